@@ -1,0 +1,48 @@
+PYTHON ?= python3
+
+VENV := .venv
+BIN := $(VENV)/bin
+# A stamp is older than what it was installed from only if that has changed since.
+SWEEP_INSTALLED := $(VENV)/.installed-sweep
+TEST_INSTALLED := $(VENV)/.installed-test
+INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt -e
+
+# Two pip processes must not change one environment at once.
+.NOTPARALLEL:
+.PHONY: install install-test sweep test lint format clean
+
+install: $(SWEEP_INSTALLED)
+
+install-test: $(TEST_INSTALLED)
+
+sweep: $(SWEEP_INSTALLED)
+	$(BIN)/decrop sweep quickstart
+
+test: $(TEST_INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(TEST_INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(TEST_INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -print | xargs rm -rf
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(SWEEP_INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) '.[sweep]'
+	touch $@
+
+# The test extra contains the sweep extra.
+$(TEST_INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) '.[test]'
+	touch $@ $(SWEEP_INSTALLED)

@@ -1,0 +1,1 @@
+"""Certified robustness for pretrained classifiers from little data (DE-CROP)."""

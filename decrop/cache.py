@@ -1,0 +1,60 @@
+"""Results that several processes and hosts share, each computed once and found by its content."""
+
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import SoftFileLease
+from safetensors.torch import load_file, save_file
+
+from decrop.files import sha256_of_json, write_json, write_whole
+
+Tensors = dict[str, torch.Tensor]
+
+# A holder that shows no sign of life for this long has died; another takes the work over.
+_LEASE_SECONDS = 30.0
+
+
+class ContentCache:
+    """A folder of tensors named by the hash of what determines them.
+
+    Processes on any host that see the folder compute an entry once: the first holds a lease that it
+    renews while it works, the others wait for the entry. If the holder dies, one of them takes over.
+    Each computation leaves a marker, so `computations` tells how often work was really done.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def get(
+        self, kind: str, determined_by: Mapping[str, Any], compute: Callable[[], Tensors]
+    ) -> Tensors:
+        """Return the tensors of an entry, computing them if nobody has.
+
+        Args:
+            kind: name of the sort of entry; a sub-folder.
+            determined_by: JSON mapping of everything that the result depends on.
+            compute: makes the tensors; called at most once among all processes that stay alive.
+        """
+        key = sha256_of_json(determined_by)
+        entry = self._folder / kind / f"{key}.safetensors"
+        if not entry.exists():
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            with SoftFileLease(entry.with_suffix(".lease"), lease_duration=_LEASE_SECONDS):
+                if not entry.exists():
+                    self._compute(entry, determined_by, compute)
+        return load_file(entry)
+
+    def computations(self, kind: str) -> int:
+        """Count how many times entries of `kind` have been computed."""
+        return sum(1 for _ in (self._folder / kind).glob("*.computed.json"))
+
+    def _compute(
+        self, entry: Path, determined_by: Mapping[str, Any], compute: Callable[[], Tensors]
+    ) -> None:
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in compute().items()}
+        marker = f"{entry.stem}.{uuid.uuid4().hex}.computed.json"
+        write_json(entry.with_name(marker), dict(determined_by))
+        write_whole(entry, lambda temporary: save_file(tensors, temporary))

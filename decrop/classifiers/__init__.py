@@ -1,0 +1,1 @@
+"""Where the classifier to protect comes from."""

@@ -1,0 +1,27 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a setting by its dotted path; repeatable."
+    ),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the result as one JSON object on the last line.")
+]
+DatasetPath = Annotated[
+    str | None,
+    typer.Option(help="Folder of the dataset; bundles do not record where it lay."),
+]
+ClassifierWeights = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights",
+        help="safetensors file of the classifier, for a bundle exported without it.",
+    ),
+]

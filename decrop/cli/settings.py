@@ -1,0 +1,36 @@
+"""From a preset or file and `--set` to the settings of a trial."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from decrop.config import TrialConfig
+from decrop.documents import load_trial_document, parse_assignment, set_dotted, trial_config
+
+
+def load_trial(name_or_path: str, assignments: Sequence[str]) -> TrialConfig:
+    """Read a trial preset or YAML file and apply `KEY=VALUE` assignments.
+
+    Raises:
+        InputError: the file, a key or a value cannot be used.
+    """
+    return _assigned(load_trial_document(name_or_path), assignments, source=name_or_path)
+
+
+def change(config: TrialConfig, assignments: Sequence[str]) -> TrialConfig:
+    """Apply `KEY=VALUE` assignments to settings.
+
+    Raises:
+        InputError: a key or a value cannot be used.
+    """
+    return _assigned(config.model_dump(mode="json"), assignments, source="settings")
+
+
+def _assigned(
+    document: Mapping[str, Any], assignments: Sequence[str], *, source: str
+) -> TrialConfig:
+    paths = []
+    for assignment in assignments:
+        path, value = parse_assignment(assignment)
+        document = set_dotted(document, path, value)
+        paths.append(path)
+    return trial_config(document, source=source, assigned=paths)

@@ -1,0 +1,83 @@
+"""`decrop train`: one trial, without Ray."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from decrop.cli.options import AsJson, Assignments
+from decrop.cli.output import accuracy_table, console, print_json, progress_bars
+from decrop.errors import InputError
+
+_ORIGIN = "Trained with settings given by the user; nothing was searched."
+
+
+def train(
+    settings: Annotated[str, typer.Argument(help="digits, cifar10, or a YAML file of settings.")],
+    assignments: Assignments = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to write; a folder of an earlier run with these settings goes on."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train one denoiser on the whole limited data, certify it on test images, export it.
+
+    Example: [bold]decrop train digits --set sigma=0.5 --out runs/digits[/bold]
+    """
+    from decrop.bundle import export_bundle
+    from decrop.cache import ContentCache
+    from decrop.cli.settings import load_trial
+    from decrop.files import read_json
+    from decrop.inputs import load_inputs
+    from decrop.result import TrialResult
+    from decrop.smoothing.execution import resolve_device
+    from decrop.trial import certify_undefended, run_trial
+    from decrop.trial_folder import TrialFolder
+
+    config = load_trial(settings, assignments or [])
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    out = out or Path("runs") / f"{Path(settings).stem}-{stamp}"
+    folder, undefended = TrialFolder(out / "trial"), TrialFolder(out / "undefended")
+    if folder.config_path.exists() and read_json(folder.config_path) != config.model_dump(
+        mode="json"
+    ):
+        raise InputError(
+            f"{folder.path} holds a run with other settings; choose another folder with --out."
+        )
+    cache = ContentCache(out / "cache")
+    with console.status("loading data and classifier"):
+        inputs = load_inputs(config, cache, resolve_device(config.execution.device))
+    with progress_bars() as bar:
+        reports = run_trial(
+            config,
+            inputs,
+            folder,
+            cache,
+            split="test",
+            on_epoch=bar("training, epochs"),
+            on_certified=bar("certifying, images"),
+        )
+        for _ in reports:
+            pass
+        reference = certify_undefended(
+            config, inputs, undefended, on_certified=bar("certifying without denoiser, images")
+        )
+    result = TrialResult.from_json(read_json(folder.result_path))
+    bundle = out / "bundle"
+    if not bundle.exists():
+        export_bundle(folder, inputs.classifier, inputs.class_names, bundle, origin=_ORIGIN)
+    rows = {"denoiser": result.scores, "no denoiser": reference.scores}
+    console.print(accuracy_table("Certified accuracy on test images, % (95 % interval)", rows))
+    console.print(f"bundle: {bundle}", soft_wrap=True, highlight=False)
+    if as_json:
+        print_json(
+            {
+                "bundle": str(bundle),
+                "denoiser": result.to_json(),
+                "undefended": reference.to_json(),
+            }
+        )

@@ -1,0 +1,44 @@
+"""`decrop verify`: repeat the certificates a bundle records."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from decrop.cli.options import AsJson, ClassifierWeights, DatasetPath
+from decrop.cli.output import console, print_json, progress_bars
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    dataset_path: DatasetPath = None,
+    weights: ClassifierWeights = None,
+    as_json: AsJson = False,
+) -> None:
+    """Repeat all certificates recorded in a bundle and say how many are identical.
+
+    Checksums, classifier and data are compared with the recorded hashes first. Exit code 1 if a
+    certificate differs.
+
+    Example: [bold]decrop verify runs/digits/bundle[/bold]
+    """
+    from decrop.bundle import load_bundle, verify_bundle
+
+    loaded = load_bundle(bundle, classifier_weights=weights)
+    with progress_bars() as bar:
+        identical = verify_bundle(
+            loaded, dataset_path=dataset_path, on_certified=bar("certifying, images")
+        )
+    recorded = len(loaded.certificates.idx)
+    if identical == recorded:
+        console.print(f"all {recorded} recorded certificates are identical", highlight=False)
+    else:
+        console.print(
+            f"{identical} of {recorded} recorded certificates are identical; "
+            f"{recorded - identical} differ",
+            highlight=False,
+        )
+    if as_json:
+        print_json({"recorded": recorded, "identical": identical})
+    if identical != recorded:
+        raise typer.Exit(1)

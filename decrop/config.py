@@ -1,0 +1,252 @@
+"""The settings of one trial: what a sweep samples, a run logs, a bundle carries and reproduces."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+DatasetName = Literal["digits", "cifar10"]
+ClassifierArchitecture = Literal["small_cnn", "cifar_resnet20", "cifar_resnet56", "cifar_resnet110"]
+DenoiserArchitecture = Literal["dncnn"]
+Attack = Literal["pgd"]
+Optimizer = Literal["adam", "adam_then_sgd", "sgd"]
+
+Probability = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseModel):
+    """A frozen group of fields that refuses unknown names, infinities and NaN."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DatasetSettings(Settings):
+    """Where the images come from."""
+
+    name: DatasetName = Field("cifar10", description="Registered dataset.")
+    path: str | None = Field(
+        None,
+        description="Folder of the dataset: torchvision's own layout or train.parquet and "
+        "test.parquet. Without it, cifar10 is downloaded by torchvision.",
+    )
+
+
+class LimitedDataSettings(Settings):
+    """The class-balanced part of the training split that is available (DE-CROP, section 5)."""
+
+    fraction: float = Field(
+        0.01, gt=0, le=1, description="Share of the training split (paper: 0.01 for CIFAR-10)."
+    )
+    held_out_fraction: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="Share of the limited data kept out of training, to score trials on.",
+    )
+    seed: int = Field(0, ge=0, description="Seed of both draws; the same in every trial.")
+
+
+class ClassifierTrainingSettings(Settings):
+    """How the classifier is trained when no weights are given."""
+
+    epochs: Count = Field(30, description="Epochs over the whole training split.")
+    batch_size: Count = Field(128, description="Images a step.")
+    learning_rate: Positive = Field(0.01, description="Peak of the one-cycle schedule (Adam).")
+    seed: int = Field(0, ge=0, description="Seed of initialisation and shuffling.")
+
+
+class ClassifierSettings(Settings):
+    """The pretrained classifier to protect; exactly one of `weights` and `training` is given."""
+
+    architecture: ClassifierArchitecture = Field(
+        "cifar_resnet110", description="Registered network."
+    )
+    weights: str | None = Field(None, description="safetensors file with the network's weights.")
+    training: ClassifierTrainingSettings | None = Field(
+        None, description="Train the classifier instead of loading weights."
+    )
+    mean: tuple[float, ...] | None = Field(
+        None, description="Channel means in [0,1] pixels; the dataset's own where not given."
+    )
+    std: tuple[Positive, ...] | None = Field(
+        None, description="Channel standard deviations; the dataset's own where not given."
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.weights is not None and self.training is not None:
+            raise ValueError("give weights or training, not both")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("give mean and std together, or neither")
+        return self
+
+
+class BoundarySettings(Settings):
+    """Boundary samples (eq. 5): adversarial examples of the limited data."""
+
+    attack: Attack = Field("pgd", description="Attack that crosses the decision boundary.")
+    epsilon: float = Field(
+        8 / 255, gt=0, le=1, description="L-infinity bound in [0,1] pixels (published: 8/255)."
+    )
+    step_size: float = Field(
+        2 / 255, gt=0, le=1, description="Step in [0,1] pixels (published: 2/255)."
+    )
+    steps: Count = Field(20, description="Attack steps (published: 20).")
+    on_failure: Literal["keep", "drop"] = Field(
+        "keep",
+        description="What to do with images whose prediction the attack did not change "
+        "(published: keep).",
+    )
+
+
+class InterpolationSettings(Settings):
+    """Interpolated samples (eqs. 6 and 7)."""
+
+    mixing_coefficient: float = Field(
+        0.5, ge=0, le=1, description="Weight of the clean logits in eq. 6."
+    )
+    count: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="Interpolated samples an image, with distinct mixing coefficients whose "
+        "median is mixing_coefficient (paper: 1; ablation 2 and 5).",
+    )
+    steps: Count = Field(50, description="Adam steps on the pixels in eq. 7 (published: up to 50).")
+    learning_rate: Positive = Field(0.001, description="Adam step in [0,1] pixels.")
+    mode: Literal["as_written", "published"] = Field(
+        "as_written",
+        description="as_written solves eq. 7; published does one step and floors to 8 bits, as the "
+        "published code does.",
+    )
+
+
+class DenoiserSettings(Settings):
+    """The denoiser in front of the classifier."""
+
+    architecture: DenoiserArchitecture = Field("dncnn", description="Registered network.")
+    depth: int = Field(17, ge=3, le=64, description="Convolution layers (paper: 17).")
+    channels: int = Field(64, ge=4, le=512, description="Hidden channels (paper: 64).")
+
+
+class LossWeights(Settings):
+    """The weights beta of eq. 12."""
+
+    label_consistency: NonNegative = Field(1.0, description="beta 1 (paper: 1).")
+    cosine: NonNegative = Field(4.0, description="beta 2 (paper: 4).")
+    mmd: NonNegative = Field(4.0, description="beta 3 (paper: 4).")
+    discriminator: NonNegative = Field(1.0, description="beta 4 (paper: 1).")
+
+
+class DiscriminatorSettings(Settings):
+    """The domain discriminator (eq. 11) behind a gradient reversal layer."""
+
+    hidden_units: Count = Field(100, description="Units of the hidden layer (paper: 100).")
+    learning_rate: Positive = Field(1e-5, description="Adam learning rate (paper: 1e-5).")
+    reversal_scale: NonNegative = Field(
+        1.0, description="Scale of the reversed gradient before beta 4 and the ramp (published: 2)."
+    )
+
+
+class AugmentationSettings(Settings):
+    """Random crop and flip of the training images (policy 1 of the paper's supplement)."""
+
+    crop_padding: int = Field(4, ge=0, description="Zero pixels added on each side before a crop.")
+    flip_probability: float = Field(0.5, ge=0, le=1, description="Of a horizontal flip.")
+    views: Literal["matched", "independent"] = Field(
+        "matched",
+        description="Whether the three views of an image share crop and flip "
+        "(published: independent).",
+    )
+
+
+class TrainingSettings(Settings):
+    """The two training phases of the denoiser."""
+
+    epochs: Count = Field(600, description="Epochs without the discriminator (paper: 600).")
+    discriminator_epochs: int = Field(
+        600, ge=0, description="Epochs with the discriminator (paper: 600)."
+    )
+    batch_size: Count = Field(200, description="Images a step (published: 200).")
+    optimizer: Optimizer = Field(
+        "adam",
+        description="adam (published code), adam_then_sgd (paper: SGD after adam_epochs) or sgd.",
+    )
+    learning_rate: Positive = Field(1e-3, description="Initial learning rate (paper: 1e-3).")
+    learning_rate_drop_every: Count = Field(
+        200, description="Epochs of a phase between drops of the learning rate (paper: 200)."
+    )
+    learning_rate_drop_factor: float = Field(
+        0.1, gt=0, le=1, description="Factor of a drop (paper: 0.1)."
+    )
+    adam_epochs: Count = Field(50, description="Epochs of Adam in adam_then_sgd (paper: 50).")
+    weight_decay: NonNegative = Field(1e-4, description="L2 weight decay (published: 1e-4).")
+    loss_weights: LossWeights = LossWeights()
+    discriminator: DiscriminatorSettings = DiscriminatorSettings()
+    augmentation: AugmentationSettings = AugmentationSettings()
+    evaluations: Count = Field(
+        4,
+        description="Held-out scores of a trial, the last after the last epoch; used for pruning.",
+    )
+
+
+class CertificationSettings(Settings):
+    """Randomised smoothing certificates (CERTIFY of Cohen et al. 2019)."""
+
+    selection_samples: Count = Field(100, description="N0: samples that choose the top class.")
+    estimation_samples: Count = Field(
+        10_000, description="N: samples that bound its probability, on the test split."
+    )
+    held_out_samples: Count = Field(1_000, description="N on held-out images, once trained.")
+    pruning_samples: Count = Field(100, description="N on held-out images, while training.")
+    failure_probability: Probability = Field(
+        0.001, description="Probability per image that a certificate is wrong."
+    )
+    radii: tuple[NonNegative, ...] = Field(
+        (0.0, 0.25, 0.5, 0.75),
+        min_length=1,
+        description="L2 radii in [0,1] pixels at which certified accuracy is reported.",
+    )
+    test_images: Count = Field(
+        500, description="Evenly spaced test images to certify (paper: every 20th, 500)."
+    )
+
+    @model_validator(mode="after")
+    def _increasing(self) -> Self:
+        if list(self.radii) != sorted(set(self.radii)):
+            raise ValueError("radii must increase")
+        return self
+
+
+class ExecutionSettings(Settings):
+    """How the computation runs; part of what is certified, so it is recorded."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto prefers CUDA.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="Of the certified function; auto is bf16 where the hardware computes in it.",
+    )
+    chunk_size: Count = Field(
+        50, description="Noise draws of one image that share a random stream and go together."
+    )
+    chunks_per_batch: Count = Field(8, description="Chunks in one forward pass, padded if fewer.")
+
+
+class TrialConfig(Settings):
+    """Everything that determines one trial."""
+
+    seed: int = Field(0, ge=0, description="Seed of synthesis, training and certification noise.")
+    sigma: Positive = Field(
+        0.25, description="Standard deviation of the Gaussian noise, in [0,1] pixels."
+    )
+    dataset: DatasetSettings = DatasetSettings()
+    limited: LimitedDataSettings = LimitedDataSettings()
+    classifier: ClassifierSettings = ClassifierSettings()
+    boundary: BoundarySettings = BoundarySettings()
+    interpolation: InterpolationSettings = InterpolationSettings()
+    denoiser: DenoiserSettings = DenoiserSettings()
+    training: TrainingSettings = TrainingSettings()
+    certification: CertificationSettings = CertificationSettings()
+    execution: ExecutionSettings = ExecutionSettings()

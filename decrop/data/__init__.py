@@ -1,0 +1,1 @@
+"""Datasets, the limited data and their augmentation."""

@@ -1,0 +1,87 @@
+"""The limited data: the class-balanced part of the training split that is available."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from decrop.config import LimitedDataSettings
+from decrop.data.datasets import Dataset
+from decrop.data.sources import ImageSource
+from decrop.errors import InputError
+from decrop.files import sha256_of_tensors
+from decrop.seeds import numpy_generator
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images uint8 [n, C, H, W], labels int64 [n] and their positions in the split, int64 [n]."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, mask: Tensor) -> "LabelledImages":
+        """Return the images where `mask` (bool [n]) is true."""
+        return LabelledImages(self.images[mask], self.labels[mask], self.indices[mask])
+
+    def content_hash(self) -> str:
+        """Hash images and labels, in order."""
+        return sha256_of_tensors({"images": self.images, "labels": self.labels})
+
+
+@dataclass(frozen=True)
+class LimitedData:
+    """The limited data and which of it is held out of training, bool [n]."""
+
+    all: LabelledImages
+    held_out_mask: Tensor
+
+
+def limited_data(dataset: Dataset, settings: LimitedDataSettings) -> LimitedData:
+    """Draw the limited data: equally many images a class, and of those the same share held out.
+
+    A class with fewer images than its share gives all it has. The draw depends on the labels and
+    `settings.seed` only (DE-CROP, section 5).
+
+    Raises:
+        InputError: a class would be left without an image to train on or to hold out.
+    """
+    labels = dataset.train.labels.numpy()
+    per_class = round(settings.fraction * len(labels) / dataset.class_count)
+    chosen: list[np.ndarray] = []
+    held_out: list[np.ndarray] = []
+    for label in range(dataset.class_count):
+        members = np.flatnonzero(labels == label)
+        taken = min(per_class, len(members))
+        held = round(settings.held_out_fraction * taken)
+        if taken - held < 1 or held < 1:
+            raise InputError(
+                f"limited.fraction {settings.fraction} with limited.held_out_fraction "
+                f"{settings.held_out_fraction} leaves class {dataset.class_names[label]} "
+                f"{taken - held} images to train on and {held} held out; both need at least 1."
+            )
+        order = numpy_generator(settings.seed, "limited", label).permutation(members)[:taken]
+        chosen.append(order)
+        held_out.append(np.arange(taken) < held)
+    indices = torch.from_numpy(np.concatenate(chosen))
+    order_in_split = torch.argsort(indices)
+    indices = indices[order_in_split]
+    mask = torch.from_numpy(np.concatenate(held_out))[order_in_split]
+    return LimitedData(take(dataset.train, indices), mask)
+
+
+def evenly_spaced(source: ImageSource, count: int) -> LabelledImages:
+    """Take `count` evenly spaced images of a split, or all if it has fewer."""
+    total = len(source.labels)
+    count = min(count, total)
+    return take(source, torch.arange(count) * total // count)
+
+
+def take(source: ImageSource, indices: Tensor) -> LabelledImages:
+    """Decode the images of a split at `indices`, int64 [n]."""
+    return LabelledImages(source.images(indices), source.labels[indices], indices)

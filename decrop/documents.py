@@ -1,0 +1,303 @@
+"""Settings as YAML documents: read, addressed by dotted paths, merged, and validated."""
+
+import difflib
+import re
+import reprlib
+from collections.abc import Collection, Hashable, Iterable, Mapping
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from decrop.config import TrialConfig
+from decrop.errors import InputError
+
+Document = dict[str, Any]
+Model = TypeVar("Model", bound=BaseModel)
+
+_KEY = re.compile(r"[^.\s]+(\.[^.\s]+)*")
+_VALUE_LENGTH = 60
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe loading that also reads `1e-3` as a number and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} appears twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+# PyYAML follows YAML 1.1, where an exponent without a decimal point is a string.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def read_yaml(file: Traversable) -> Document:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        InputError: the file is missing or unreadable, is not YAML, or holds no mapping.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{file} does not exist.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(_one_line(f"{file} cannot be read: {error}.")) from None
+    value = _load(text, str(file))
+    if not isinstance(value, dict):
+        raise InputError(f"{file} must hold a mapping of settings, not {show(value)}.")
+    return value
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """Split `KEY=VALUE` into the dotted key and the value, which is read as YAML.
+
+    Raises:
+        InputError: there is no `=`, the key is no dotted path, or the value is not YAML.
+    """
+    path, equals, value = text.partition("=")
+    if not equals or not _KEY.fullmatch(path):
+        raise InputError(f"--set {show(text)}: write KEY=VALUE, as in training.epochs=30.")
+    return path, _load(value, f"--set {path}")
+
+
+def get_dotted(document: Mapping[str, Any], path: str) -> Any:
+    """Return the value at a dotted path.
+
+    Raises:
+        KeyError: the document has no such value.
+    """
+    value: Any = document
+    for name in path.split("."):
+        if not isinstance(value, Mapping) or name not in value:
+            raise KeyError(path)
+        value = value[name]
+    return value
+
+
+def set_dotted(document: Mapping[str, Any], path: str, value: Any) -> Document:
+    """Return a copy of the document with the value at a dotted path replaced or added.
+
+    Raises:
+        InputError: a part of the path before the last already holds a value that is no mapping.
+    """
+    name, _, rest = path.partition(".")
+    if not rest:
+        return {**document, name: value}
+    inner = document.get(name)
+    if inner is not None and not isinstance(inner, Mapping):
+        raise InputError(
+            f"{path} cannot be set: {name} is {show(inner)}, which must be a mapping for that."
+        )
+    return {**document, name: set_dotted(inner or {}, rest, value)}
+
+
+def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> Document:
+    """Return `base` with `overrides` laid over it, mapping by mapping; other values replace."""
+    merged = dict(base)
+    for name, value in overrides.items():
+        below = merged.get(name)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        merged[name] = merge(below, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def trial_config(
+    document: Mapping[str, Any], *, source: str, assigned: Collection[str] = ()
+) -> TrialConfig:
+    """Validate the settings of a trial.
+
+    Args:
+        document: Nested settings; fields that are not given keep their defaults.
+        source: The file or preset the document comes from, for the message.
+        assigned: Dotted paths that `--set` gave; their mistakes are blamed on `--set`.
+
+    Raises:
+        InputError: a setting is unknown or its value is not allowed.
+    """
+    return validated(TrialConfig, document, source=source, assigned=assigned)
+
+
+def validated(
+    model: type[Model],
+    document: Mapping[str, Any],
+    *,
+    source: str,
+    assigned: Collection[str] = (),
+) -> Model:
+    """Validate a document against a model (see `trial_config`)."""
+    try:
+        return model.model_validate(dict(document))
+    except ValidationError as error:
+        blamed = blame(_path(_problems(error)[0]["loc"]), source, assigned)
+        raise InputError(f"{blamed}: {explain(error, model)}.") from None
+
+
+def blame(path: str, source: str, assigned: Collection[str]) -> str:
+    """Return `--set` where a dotted path lies at, under or above an assigned one, else `source`."""
+    path = path.partition("[")[0]
+    related = any(
+        path == other or path.startswith(f"{other}.") or other.startswith(f"{path}.")
+        for other in assigned
+    )
+    return "--set" if related else source
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """Say in one line what is wrong: dotted path, value, what is allowed, and how many more."""
+    problems = _problems(error)
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return _one_line(_explain(problems[0], model) + more)
+
+
+def field_paths(model: type[BaseModel] = TrialConfig) -> dict[str, FieldInfo]:
+    """Return every setting that is no group by its dotted path, in the order of declaration."""
+    paths = {}
+    for name, field in model.model_fields.items():
+        group = None if get_origin(field.annotation) is dict else _group(field)
+        if group is None:
+            paths[name] = field
+        else:
+            paths |= {f"{name}.{inner}": found for inner, found in field_paths(group).items()}
+    return paths
+
+
+def unknown(path: str, same_level: Iterable[str], elsewhere: Iterable[str] = ()) -> str:
+    """Say that a dotted path is no setting, and which one is meant.
+
+    That is the nearest of its level, else those of the same name elsewhere, else any of its level.
+    """
+    name = path.rpartition(".")[2]
+    by_name = {other.rpartition(".")[2]: other for other in same_level}
+    near = [by_name[other] for other in difflib.get_close_matches(name, by_name, n=1)]
+    # A setting written without its group is likelier than one that resembles nothing.
+    meant = near or [other for other in elsewhere if other.rpartition(".")[2] == name]
+    hint = (
+        f"nearest: {' or '.join(meant)}" if meant else f"valid here: {', '.join(by_name.values())}"
+    )
+    return _one_line(f"{path} is not a setting; {hint}")
+
+
+def show(value: Any) -> str:
+    """Return a short one-line form of a value, for a message."""
+    shortener = reprlib.Repr()
+    shortener.maxstring = shortener.maxother = _VALUE_LENGTH
+    return shortener.repr(value)
+
+
+def load_trial_document(name_or_path: str, *, folder: Path | None = None) -> Document:
+    """Read a trial preset by name, or a YAML file by path (see `load_document`)."""
+    presets = files("decrop") / "presets"
+    return load_document(name_or_path, presets, kind="trial preset", folder=folder)
+
+
+def load_document(
+    name_or_path: str, presets: Traversable, *, kind: str, folder: Path | None = None
+) -> Document:
+    """Read a preset by name, or a YAML file by path.
+
+    What ends in .yaml or .yml or has a slash is a path.
+
+    Args:
+        name_or_path: For example `digits` or `./mine.yaml`.
+        presets: Folder of the presets, found also in an installed wheel.
+        kind: What the presets are called in messages.
+        folder: Where a relative path starts; the working directory if not given.
+
+    Raises:
+        InputError: there is no such preset or file, or it cannot be read.
+    """
+    if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
+        return read_yaml((folder or Path()) / name_or_path)
+    names = sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in presets.iterdir()
+        if entry.name.endswith(".yaml")
+    )
+    if name_or_path not in names:
+        raise InputError(
+            f"There is no {kind} {show(name_or_path)}; choose one of {', '.join(names)}, or give "
+            "a path that ends in .yaml."
+        )
+    return read_yaml(presets / f"{name_or_path}.yaml")
+
+
+def _load(text: str, source: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        position = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise InputError(_one_line(f"{source}{position}: not YAML: {error.problem}.")) from None
+    except (yaml.YAMLError, ValueError) as error:
+        # Characters that YAML forbids, and impossible dates.
+        raise InputError(_one_line(f"{source}: not YAML: {error}.")) from None
+
+
+def _problems(error: ValidationError) -> list[ErrorDetails]:
+    located = {problem["loc"]: problem for problem in error.errors()}
+    # A list with a bad item is also reported as too short.
+    return [
+        problem
+        for location, problem in located.items()
+        if not any(other[:-1] == location for other in located if other)
+    ]
+
+
+def _explain(problem: ErrorDetails, model: type[BaseModel]) -> str:
+    location, kind = problem["loc"], problem["type"]
+    path = _path(location)
+    if kind == "extra_forbidden":
+        prefix = "".join(f"{name}." for name in location[:-1])
+        same_level = _model_at(location[:-1], model).model_fields
+        return unknown(path, [f"{prefix}{name}" for name in same_level], field_paths(model))
+    if kind == "missing":
+        return f"{path} is missing"
+    if kind == "model_type":
+        group = _model_at(location, model)
+        needed = f"must be a mapping of {', '.join(group.model_fields)}"
+    else:
+        needed = problem["msg"].removeprefix("Value error, ")
+        needed = re.sub(r"^\w+ should", "must", needed).replace("valid dictionary", "mapping")
+    return f"{path} = {show(problem['input'])}: {needed}" if path else needed
+
+
+def _model_at(location: tuple[int | str, ...], model: type[BaseModel]) -> type[BaseModel]:
+    """Return the group of settings at the location of an error, past keys of plain mappings."""
+    found = model
+    for name in location:
+        field = found.model_fields.get(str(name))
+        found = (_group(field) if field else None) or found
+    return found
+
+
+def _group(field: FieldInfo) -> type[BaseModel] | None:
+    """Return the nested model of a field, also of an optional one or of a mapping's values."""
+    for candidate in (field.annotation, *get_args(field.annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return "".join(parts).removeprefix(".")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

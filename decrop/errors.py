@@ -1,0 +1,5 @@
+"""Errors that name a mistake a user can correct."""
+
+
+class InputError(ValueError):
+    """A value from outside that cannot be used; the message is one line and says what to do."""

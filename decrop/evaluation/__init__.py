@@ -1,0 +1,1 @@
+"""Certified accuracy, comparisons and plots."""

@@ -1,0 +1,142 @@
+"""Certificates of a set of images as the field's tab-separated table."""
+
+import csv
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from decrop.errors import InputError
+from decrop.files import write_text
+from decrop.smoothing.certificates import ABSTAIN
+
+_COLUMNS = ["idx", "label", "predict", "radius", "correct", "time"]
+_HEADER_LINES = 1
+
+
+@dataclass(frozen=True, eq=False)
+class CertificateTable:
+    """One row an image.
+
+    Attributes:
+        idx: int64 [B], number of the image in its split.
+        label: int64 [B], true class.
+        predict: int64 [B], certified class, or -1 for abstention.
+        radius: float64 [B], certified L2 radius in [0,1] pixels; 0 where it abstains.
+        seconds: float64 [B], time the image took.
+    """
+
+    idx: NDArray[np.int64]
+    label: NDArray[np.int64]
+    predict: NDArray[np.int64]
+    radius: NDArray[np.float64]
+    seconds: NDArray[np.float64]
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether the certified class is the true one, bool [B]."""
+        correct: NDArray[np.bool_] = self.predict == self.label
+        return correct
+
+    def write_tsv(self, path: Path) -> None:
+        """Write idx, label, predict, radius, correct (0 or 1) and time (seconds), exactly."""
+        frame = pd.DataFrame(
+            {
+                "idx": self.idx,
+                "label": self.label,
+                "predict": self.predict,
+                "radius": self.radius,
+                "correct": self.correct.astype(np.int64),
+                "time": self.seconds,
+            }
+        )
+        write_text(path, frame.to_csv(sep="\t", index=False, lineterminator="\n"))
+
+    @classmethod
+    def read_tsv(cls, path: Path) -> Self:
+        """Read a table with those six columns first; `time` is seconds or H:MM:SS[.ffffff].
+
+        Raises:
+            InputError: the file is missing or malformed; the message names line and column.
+        """
+        frame = _read_text_frame(path)
+        values = {name: _numbers(path, frame, name) for name in _COLUMNS}
+        for name in ("idx", "label", "predict", "correct"):
+            _require(path, values[name] % 1 == 0, name, frame[name], "an integer")
+        for name in ("idx", "label", "radius", "time"):
+            _require(path, values[name] >= 0, name, frame[name], "at least 0")
+        abstains = values["predict"] == ABSTAIN
+        _require(
+            path, abstains | (values["predict"] >= 0), "predict", frame["predict"], "-1 or a class"
+        )
+        _require(
+            path, ~abstains | (values["radius"] == 0), "radius", frame["radius"], "0 on abstention"
+        )
+        correct = (values["predict"] == values["label"]).astype(np.float64)
+        _require(
+            path,
+            values["correct"] == correct,
+            "correct",
+            frame["correct"],
+            "1 where predict is label, else 0",
+        )
+        return cls(
+            idx=values["idx"].astype(np.int64),
+            label=values["label"].astype(np.int64),
+            predict=values["predict"].astype(np.int64),
+            radius=values["radius"],
+            seconds=values["time"],
+        )
+
+
+def _read_text_frame(path: Path) -> pd.DataFrame:
+    try:
+        with warnings.catch_warnings():
+            # pandas only warns where a row has one field more than the header.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(
+                path,
+                sep="\t",
+                dtype=str,
+                keep_default_na=False,
+                skip_blank_lines=False,
+                quoting=csv.QUOTE_NONE,
+                index_col=False,
+            )
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist.") from None
+    except (OSError, ValueError, pd.errors.ParserWarning) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not a tab-separated table: {reason}") from None
+    if list(frame.columns[: len(_COLUMNS)]) != _COLUMNS:
+        raise InputError(
+            f"{path}, line 1: the first columns must be {' '.join(_COLUMNS)}, but are "
+            f"{' '.join(frame.columns[: len(_COLUMNS)])}."
+        )
+    return frame
+
+
+def _numbers(path: Path, frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    texts = frame[name]
+    numbers = pd.to_numeric(texts, errors="coerce")
+    if name == "time":
+        durations = texts[texts.str.contains(":", regex=False, na=False)]
+        numbers.update(pd.to_timedelta(durations, errors="coerce").dt.total_seconds())
+    values = numbers.to_numpy(dtype=np.float64)
+    _require(path, np.isfinite(values), name, texts, "a finite number")
+    return values
+
+
+def _require(
+    path: Path, valid: NDArray[np.bool_], name: str, texts: "pd.Series[str]", expected: str
+) -> None:
+    if not valid.all():
+        row = int(np.argmin(valid))
+        raise InputError(
+            f"{path}, line {row + 1 + _HEADER_LINES}, column {name}: {texts.iloc[row]!r} must be "
+            f"{expected}."
+        )

@@ -1,0 +1,92 @@
+"""The result of a trial, as it is written to its folder."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from decrop.evaluation.accuracy import (
+    abstention_rate,
+    average_certified_radius,
+    certified_accuracy,
+)
+from decrop.evaluation.table import CertificateTable
+
+Split = Literal["held_out", "test"]
+
+
+def radius_key(radius: float) -> str:
+    """Name a radius in maps from radius to value: the shortest decimal, such as 0.0 or 0.25."""
+    return repr(float(radius))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Certified performance on one split.
+
+    Attributes:
+        images: number of certified images.
+        average_certified_radius: mean over images of the radius where correct, else 0.
+        certified_accuracy: share of all images that are correct with at least the radius.
+        abstention_rate: share of images without a prediction.
+    """
+
+    images: int
+    average_certified_radius: float
+    certified_accuracy: dict[str, float]
+    abstention_rate: float
+
+    @classmethod
+    def of(cls, table: CertificateTable, radii: tuple[float, ...]) -> Self:
+        """Summarise per-image certificates at `radii`."""
+        accuracy: NDArray[np.float64] = certified_accuracy(
+            table.predict, table.radius, table.label, np.asarray(radii)
+        )
+        return cls(
+            images=len(table.idx),
+            average_certified_radius=float(
+                average_certified_radius(table.predict, table.radius, table.label)
+            ),
+            certified_accuracy={
+                radius_key(r): float(a) for r, a in zip(radii, accuracy, strict=True)
+            },
+            abstention_rate=float(abstention_rate(table.predict)),
+        )
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What a finished trial found and what it was computed from.
+
+    Attributes:
+        split: where the certificates come from.
+        scores: certified performance.
+        clean_accuracy: accuracy of denoiser and classifier on images without noise.
+        flip_rate: share of boundary samples that changed the prediction; None without a denoiser.
+        precision: of the certified function.
+        device: kind of device the certificates were drawn on.
+        hashes: content of the classifier, the limited data and the certified images.
+        seconds: duration of stage1, training and certification.
+    """
+
+    split: Split
+    scores: Scores
+    clean_accuracy: float
+    flip_rate: float | None
+    precision: str
+    device: str
+    hashes: dict[str, str]
+    seconds: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the flat mapping of `result.json`."""
+        document = asdict(self)
+        return {"split": document.pop("split"), **document.pop("scores"), **document}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Self:
+        """Read what `to_json` returned."""
+        rest = dict(document)
+        names = ("images", "average_certified_radius", "certified_accuracy", "abstention_rate")
+        return cls(scores=Scores(**{name: rest.pop(name) for name in names}), **rest)

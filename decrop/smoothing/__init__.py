@@ -1,0 +1,1 @@
+"""Randomised smoothing: sampling under noise and certificates."""

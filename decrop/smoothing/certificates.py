@@ -1,0 +1,166 @@
+"""From class counts under noise to certificates: statistics only, no sampling.
+
+Counts are int64 [B, K+1]: for B images, how many noise draws fell in each of K classes, and in the
+last column how many had logits that are not finite.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import binom, norm
+from statsmodels.stats.proportion import proportion_confint
+
+from decrop.errors import InputError
+
+ABSTAIN = -1
+
+Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Certificates:
+    """What the smoothed classifier certifiably answers.
+
+    Attributes:
+        prediction: int64 [B], the class, or `ABSTAIN`.
+        radius: float64 [B], L2 radius in [0,1] pixels; 0 where it abstains.
+    """
+
+    prediction: Integers
+    radius: Floats
+
+
+def lower_confidence_bound(
+    successes: ArrayLike, trials: ArrayLike, failure_probability: float
+) -> Floats:
+    """Bound a binomial proportion from below: one-sided Clopper-Pearson.
+
+    The bound exceeds the true proportion with probability at most `failure_probability`, whatever
+    the proportion and the number of trials (Clopper and Pearson 1934, Biometrika 26(4)).
+
+    Args:
+        successes: integers in [0, trials].
+        trials: integers >= 1; broadcast against `successes`.
+        failure_probability: in (0, 1).
+
+    Returns:
+        float64 in [0, 1), in the broadcast shape; 0 where there is no success.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+    check_failure_probability(failure_probability)
+    successes, trials = np.broadcast_arrays(np.asarray(successes), np.asarray(trials))
+    if np.any(trials < 1):
+        raise InputError(f"trials must be at least 1, but one is {trials.min()}.")
+    if np.any((successes < 0) | (successes > trials)):
+        raise InputError("successes must lie between 0 and the number of trials.")
+    # The two-sided interval puts half of its error on each side.
+    low, _ = proportion_confint(successes, trials, 2 * failure_probability, method="beta")
+    return np.asarray(low, dtype=np.float64)
+
+
+def cohen_certificates(
+    selection_counts: Integers,
+    estimation_counts: Integers,
+    sigma: float,
+    failure_probability: float,
+) -> Certificates:
+    """Certify with CERTIFY (Cohen, Rosenfeld and Kolter 2019, section 3.2.2 and proposition 2).
+
+    The class with most selection draws is the candidate; p_A, the lower confidence bound of its
+    probability, comes from the estimation draws alone. Where p_A > 1/2 the radius is
+    sigma * Phi^-1(p_A), else the image abstains. For each image the probability that a certificate
+    is given and wrong is at most `failure_probability`.
+
+    Draws with non-finite logits count as an outcome of their own that is never the candidate, and
+    an image with any such draw abstains. Abstaining is never wrong, so turning some certificates
+    into abstentions, by whatever rule, cannot raise the probability of a wrong one.
+
+    Args:
+        selection_counts: int64 [B, K+1], each row with the same sum N0 >= 1.
+        estimation_counts: int64 [B, K+1] of draws independent of the selection, rows sum to N >= 1.
+        sigma: standard deviation of the noise, in [0,1] pixels, > 0.
+        failure_probability: in (0, 1).
+
+    Raises:
+        InputError: a value is out of its range or the counts do not fit together.
+    """
+    check_sigma(sigma)
+    _draws_per_image(selection_counts)
+    trials = _draws_per_image(estimation_counts)
+    if selection_counts.shape != estimation_counts.shape:
+        raise InputError(
+            f"selection counts {selection_counts.shape} and estimation counts "
+            f"{estimation_counts.shape} must have the same shape."
+        )
+    candidate = selection_counts[:, :-1].argmax(axis=1)
+    successes = np.take_along_axis(estimation_counts, candidate[:, None], axis=1)[:, 0]
+    bound = lower_confidence_bound(successes, trials, failure_probability)
+    certified = (bound > 0.5) & (selection_counts[:, -1] == 0) & (estimation_counts[:, -1] == 0)
+    return Certificates(
+        prediction=np.where(certified, candidate, ABSTAIN),
+        radius=np.where(certified, sigma * norm.ppf(bound), 0.0),
+    )
+
+
+def smoothed_predictions(counts: Integers, failure_probability: float) -> Integers:
+    """Predict with PREDICT (Cohen, Rosenfeld and Kolter 2019, section 3.2.1 and proposition 1).
+
+    The class with most draws is returned where the exact two-sided binomial test rejects that it
+    and the runner-up are equally likely, else `ABSTAIN`. The probability that a class is returned
+    that is not the smoothed classifier's is at most `failure_probability` (Hung and Fithian 2019,
+    Annals of Statistics 47(2)). Images with non-finite draws abstain, as in `cohen_certificates`.
+
+    Args:
+        counts: int64 [B, K+1] with K >= 2, each row with the same sum >= 1.
+        failure_probability: in (0, 1).
+
+    Returns:
+        int64 [B].
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+    check_failure_probability(failure_probability)
+    _draws_per_image(counts)
+    runner_up, most = np.sort(counts[:, :-1], axis=1)[:, -2:].T
+    # The binomial at p = 1/2 is symmetric, so both tails weigh the same.
+    p_value = np.minimum(1.0, 2 * binom.sf(most - 1, most + runner_up, 0.5))
+    decided = (p_value <= failure_probability) & (counts[:, -1] == 0)
+    return np.where(decided, counts[:, :-1].argmax(axis=1), ABSTAIN)
+
+
+def check_sigma(sigma: float) -> None:
+    """Raise InputError unless `sigma` is positive and finite."""
+    if not 0 < sigma < np.inf:
+        raise InputError(f"sigma must be positive and finite, but is {sigma}.")
+
+
+def check_failure_probability(failure_probability: float) -> None:
+    """Raise InputError unless `failure_probability` is in (0, 1)."""
+    if not 0 < failure_probability < 1:
+        raise InputError(
+            f"failure_probability must lie between 0 and 1, but is {failure_probability}."
+        )
+
+
+def _draws_per_image(counts: Integers) -> int:
+    if counts.ndim != 2 or counts.shape[0] < 1 or counts.shape[1] < 3:
+        raise InputError(
+            f"counts must be [images, classes + 1] with at least one image and two classes, "
+            f"but have shape {counts.shape}."
+        )
+    if counts.min() < 0:
+        raise InputError(f"counts must not be negative, but one is {counts.min()}.")
+    totals = counts.sum(axis=1)
+    if totals.min() != totals.max():
+        raise InputError(
+            f"every image needs the same number of draws, but they have from {totals.min()} "
+            f"to {totals.max()}."
+        )
+    if totals[0] < 1:
+        raise InputError("there are no samples; at least one draw an image is needed.")
+    return int(totals[0])

@@ -1,0 +1,42 @@
+"""The device and the precision that a computation runs in."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from decrop.errors import InputError
+
+Precision = Literal["fp32", "bf16"]
+
+_CPU_INFO = Path("/proc/cpuinfo")
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+
+
+def resolve_device(setting: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """Return the device that `setting` asks for; auto prefers CUDA.
+
+    Raises:
+        InputError: CUDA is asked for and there is none.
+    """
+    has_cuda = torch.cuda.is_available()
+    if setting == "cuda" and not has_cuda:
+        raise InputError("device is cuda, but PyTorch finds no CUDA device; use auto or cpu.")
+    return torch.device("cuda" if has_cuda and setting != "cpu" else "cpu")
+
+
+def resolve_precision(setting: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
+    """Return the precision that `setting` asks for; auto is bf16 where `device` computes in it.
+
+    PyTorch emulates bf16 on processors without it, several times slower than fp32.
+    """
+    if setting != "auto":
+        return setting
+    return "bf16" if _computes_in_bf16(device) else "fp32"
+
+
+def _computes_in_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # PyTorch has no public way to ask in all the versions that are supported.
+    return _CPU_INFO.exists() and not _BF16_FLAGS.isdisjoint(_CPU_INFO.read_text().split())

@@ -1,0 +1,230 @@
+"""Class counts of a network under Gaussian noise.
+
+Shapes: B images, C channels, H height, W width, K classes, S noise draws in a chunk, P chunks in a
+batch. A chunk is the unit of work: S draws of the noise of one image from a random stream of their
+own, named by (seed, image id, stream, chunk).
+
+Counts do not depend on how the work is cut. Kernels give other last bits in other batch shapes, in
+other rows of a batch and on other numbers of threads (seen in fp32 with MKL and oneDNN), so a batch
+always has P*S rows, a chunk always takes the same rows of it, and kernels on the CPU run on one
+thread each; several batches run at once instead.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from decrop.errors import InputError
+from decrop.seeds import torch_generator
+from decrop.smoothing.certificates import check_sigma
+from decrop.smoothing.execution import Precision
+from decrop.smoothing.folding import fold_batch_norms
+
+SELECTION = 0
+ESTIMATION = 1
+
+Work = TypeVar("Work")
+Result = TypeVar("Result")
+
+_DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class CountRequest:
+    """The first draws of one chunk of one image.
+
+    Attributes:
+        image: position in the task's images.
+        stream: purpose of the draws (`SELECTION`, `ESTIMATION`); streams are independent.
+        chunk: number of the chunk in the stream, from 0.
+        draws: in [1, chunk_size].
+    """
+
+    image: int
+    stream: int
+    chunk: int
+    draws: int
+
+
+@dataclass(frozen=True, eq=False)
+class SamplingTask:
+    """Everything that a process needs to count classes.
+
+    Attributes:
+        network: maps noisy images, float [N, C, H, W] in [0,1] pixels plus noise, to logits [N, K];
+            one row's logits must not depend on other rows.
+        images: uint8 [B, C, H, W].
+        image_ids: int64 [B], numbers of the images in their split; they name the noise, so the
+            counts of an image are the same in whichever selection of images it stands.
+        class_count: K.
+        sigma: standard deviation of the noise, in [0,1] pixels, > 0.
+        seed: of the noise.
+        chunk_size: S.
+        chunks_per_batch: P.
+        precision: in which the network computes; the noise is added in fp32 before.
+
+    Raises:
+        InputError: a value is out of its range or has another shape or dtype.
+    """
+
+    network: nn.Module
+    images: Tensor
+    image_ids: Tensor
+    class_count: int
+    sigma: float
+    seed: int
+    chunk_size: int
+    chunks_per_batch: int
+    precision: Precision
+
+    def __post_init__(self) -> None:
+        check_sigma(self.sigma)
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise InputError(
+                f"images must be uint8 [images, channels, height, width], but are "
+                f"{self.images.dtype} {list(self.images.shape)}."
+            )
+        if self.image_ids.shape != self.images.shape[:1]:
+            raise InputError(
+                f"{len(self.images)} images need as many image_ids, but those have shape "
+                f"{list(self.image_ids.shape)}."
+            )
+        for name in ("class_count", "chunk_size", "chunks_per_batch"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+
+
+class Sampler(Protocol):
+    """Counts classes under noise, in this process or elsewhere."""
+
+    def class_counts(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
+        """Return int64 [len(requests), K+1]: draws of each class, last those not finite."""
+        ...
+
+
+class LocalSampler:
+    """Counts classes in this process.
+
+    The counts of a request are the same, bit for bit, whatever other requests come with it, on the
+    same kind of device with the same task settings.
+    """
+
+    def __init__(self, task: SamplingTask, device: torch.device) -> None:
+        """Prepare a copy of the task's network: eval mode, BatchNorm folded, in its precision.
+
+        Raises:
+            InputError: the network normalises by the batch, so draws would not be independent.
+        """
+        self._task = task
+        self._device = device
+        self._images = task.images.to(device)
+        self._image_ids = [int(image_id) for image_id in task.image_ids]
+        self._network = _prepared(task.network, _DTYPES[task.precision], device)
+
+    def class_counts(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
+        """Return int64 [len(requests), K+1]: draws of each class, last those not finite.
+
+        Raises:
+            InputError: a request asks for no draws or more than a chunk, or the network's logits
+                do not have K classes.
+        """
+        counts = np.zeros((len(requests), self._task.class_count + 1), dtype=np.int64)
+        if not requests:
+            return counts
+        rows = self._batch_rows(requests)
+        batches = [[requests[row] if row >= 0 else None for row in batch] for batch in rows]
+        slot_counts = torch.cat(self._run(batches)).cpu().numpy()
+        counts[rows[rows >= 0]] = slot_counts[rows.reshape(-1) >= 0]
+        return counts
+
+    def _batch_rows(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
+        """Return int64 [batches, P]: which request takes each slot, or -1."""
+        rows_by_slot: list[list[int]] = [[] for _ in range(self._task.chunks_per_batch)]
+        for row, request in enumerate(requests):
+            if not 1 <= request.draws <= self._task.chunk_size:
+                raise InputError(
+                    f"a request must ask for 1 to {self._task.chunk_size} draws (chunk_size), "
+                    f"not {request.draws}."
+                )
+            slot = (self._image_ids[request.image] + request.chunk) % len(rows_by_slot)
+            rows_by_slot[slot].append(row)
+        return np.array(list(zip_longest(*rows_by_slot, fillvalue=-1)), dtype=np.int64)
+
+    def _run(self, batches: list[list[CountRequest | None]]) -> list[Tensor]:
+        # cuDNN otherwise rounds fp32 to TF32 and picks its algorithm by timing.
+        with torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+        ):
+            if self._device.type == "cpu":
+                return _on_single_threads(self._batch_counts, batches)
+            return [self._batch_counts(batch) for batch in batches]
+
+    @torch.inference_mode()
+    def _batch_counts(self, batch: list[CountRequest | None]) -> Tensor:
+        """Return int64 [P, K+1], zero where a slot is empty."""
+        task = self._task
+        noisy = torch.stack([self._noisy_images(request) for request in batch]).flatten(0, 1)
+        logits = self._network(noisy.to(_DTYPES[task.precision], memory_format=torch.channels_last))
+        if logits.shape != (len(noisy), task.class_count):
+            raise InputError(
+                f"the network gives logits {list(logits.shape)} for {len(noisy)} images of "
+                f"{task.class_count} classes."
+            )
+        finite = logits.isfinite().all(dim=1)
+        classes = torch.where(finite, logits.argmax(dim=1), task.class_count)
+        draws = torch.tensor([request.draws if request else 0 for request in batch])
+        drawn = (torch.arange(task.chunk_size) < draws[:, None]).long().to(self._device)
+        counts = torch.zeros(
+            len(batch), task.class_count + 1, dtype=torch.int64, device=self._device
+        )
+        return counts.scatter_add_(1, classes.reshape(drawn.shape), drawn)
+
+    def _noisy_images(self, request: CountRequest | None) -> Tensor:
+        """Return float32 [S, C, H, W], zero where there is no request."""
+        task = self._task
+        shape = (task.chunk_size, *task.images.shape[1:])
+        if request is None:
+            return torch.zeros(shape, device=self._device)
+        generator = torch_generator(
+            task.seed,
+            "certification noise",
+            self._image_ids[request.image],
+            request.stream,
+            request.chunk,
+            device=self._device,
+        )
+        noise = torch.randn(shape, generator=generator, device=self._device)
+        return noise.mul_(task.sigma).add_(self._images[request.image].float() / 255)
+
+
+def _prepared(network: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    network = copy.deepcopy(network).eval()
+    for name, module in network.named_modules():
+        if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
+            raise InputError(
+                f"{name} normalises by the batch, so that draws would not be independent; "
+                "certify a network with running statistics."
+            )
+    fold_batch_norms(network)
+    network.to(device=device, dtype=dtype)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
+
+
+def _on_single_threads(function: Callable[[Work], Result], work: Sequence[Work]) -> list[Result]:
+    threads = torch.get_num_threads()
+    try:
+        # Each thread of the pool sets its own number of kernel threads.
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(function, work))
+    finally:
+        torch.set_num_threads(threads)

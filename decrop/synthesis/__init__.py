@@ -1,0 +1,1 @@
+"""Stage 1: boundary and interpolated samples."""

@@ -1,0 +1,1 @@
+"""Stage 2: losses and training of the denoiser."""

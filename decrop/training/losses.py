@@ -1,0 +1,78 @@
+"""The losses of DE-CROP, one function an equation.
+
+B batch, K classes, F features. Logits and features are the frozen classifier's.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from decrop.config import LossWeights
+
+_KERNEL_EXPONENTS = (-2, -1, 0, 1, 2)
+
+
+def label_consistency_loss(denoised_logits: Tensor, clean_logits: Tensor) -> Tensor:
+    """Cross-entropy of denoised noisy images to the label predicted on the clean ones (eq. 8).
+
+    The equation writes its target on the noisy image; the text and the published code use the clean
+    one, as here. Both arguments are [B, K].
+    """
+    return F.cross_entropy(denoised_logits, clean_logits.argmax(1))
+
+
+def cosine_similarity(denoised_logits: Tensor, clean_logits: Tensor) -> Tensor:
+    """Mean cosine of logits [B, K] of a denoised view to the clean ones; one term of eq. 9.
+
+    Lies in [-1, 1] and is maximised.
+    """
+    return F.cosine_similarity(denoised_logits, clean_logits, dim=1).mean()
+
+
+def maximum_mean_discrepancy(first: Tensor, second: Tensor) -> Tensor:
+    """Squared MMD of two feature samples [m, F] and [n, F]; one term of eq. 10.
+
+    The biased estimate (Gretton et al. 2012, eq. 5) with the published kernel: a sum of five RBF
+    kernels exp(-|u-v|^2 / w), w = 2^-2 ... 2^2 times the mean squared distance over distinct pairs of
+    the joint sample, which is constant in the gradient. Zero for equal samples.
+    """
+    joint = torch.cat([first, second])
+    squared = (joint[:, None] - joint[None, :]).square().sum(2)
+    pairs = len(joint) * (len(joint) - 1)
+    width = (squared.detach().sum() / pairs).clamp_min(torch.finfo(squared.dtype).tiny)
+    kernel = torch.stack([torch.exp(-squared / (width * 2.0**e)) for e in _KERNEL_EXPONENTS]).sum(0)
+    m = len(first)
+    return kernel[:m, :m].mean() + kernel[m:, m:].mean() - 2 * kernel[:m, m:].mean()
+
+
+def domain_loss(clean_scores: Tensor, denoised_scores: Tensor) -> Tensor:
+    """Binary cross-entropy of the discriminator, clean 1 and denoised 0 (eq. 11); scores are [B]."""
+    return F.binary_cross_entropy_with_logits(
+        clean_scores, torch.ones_like(clean_scores)
+    ) + F.binary_cross_entropy_with_logits(denoised_scores, torch.zeros_like(denoised_scores))
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """The terms of eq. 12, scalars; `domain` is None in the phase without the discriminator."""
+
+    label_consistency: Tensor
+    cosine_similarity: Tensor
+    mmd: Tensor
+    domain: Tensor | None
+
+
+def total_loss(terms: LossTerms, weights: LossWeights) -> Tensor:
+    """Combine the terms into the minimised objective (eq. 12).
+
+    The weight of the domain loss is not applied here: it scales the reversed gradient, so that the
+    discriminator itself always learns at full rate.
+    """
+    total = (
+        weights.label_consistency * terms.label_consistency
+        - weights.cosine * terms.cosine_similarity
+        + weights.mmd * terms.mmd
+    )
+    return total if terms.domain is None else total + terms.domain

@@ -1,0 +1,257 @@
+"""One whole trial without Ray: samples, denoiser, class counts, certificates, result."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import nn
+
+from decrop.cache import ContentCache
+from decrop.certification import (
+    MakeSampler,
+    certificate_table,
+    clean_accuracy,
+    local_sampler,
+    precision_of,
+)
+from decrop.config import TrialConfig
+from decrop.data.limited import LabelledImages
+from decrop.files import write_json
+from decrop.inputs import TrialInputs
+from decrop.result import Scores, Split, TrialResult
+from decrop.smoothing.execution import resolve_device
+from decrop.synthesis.stage_one import StageOne, stage_one
+from decrop.training.denoiser import DenoiserTrainer
+from decrop.trial_files import (
+    load_progress,
+    read_reports,
+    save_denoiser,
+    save_outcome,
+    save_progress,
+    save_training_figure,
+)
+from decrop.trial_folder import TrialFolder
+
+# Between saves inside an evaluation period; a trial that is cut off loses no more work than this.
+_SAVE_EVERY_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Report:
+    """A held-out (or, at the end of a final training, test) score of a trial.
+
+    Attributes:
+        evaluation: counted from 1.
+        epoch: epochs trained so far.
+        average_certified_radius: the sweep's objective.
+        certified_accuracy: by radius.
+        finished: whether this is the trial's last report.
+    """
+
+    evaluation: int
+    epoch: int
+    average_certified_radius: float
+    certified_accuracy: dict[str, float]
+    finished: bool
+
+
+def run_trial(
+    config: TrialConfig,
+    inputs: TrialInputs,
+    folder: TrialFolder,
+    cache: ContentCache,
+    *,
+    split: Split,
+    make_sampler: MakeSampler | None = None,
+    on_epoch: Callable[[int, int], None] | None = None,
+    on_certified: Callable[[int, int], None] | None = None,
+) -> Iterator[Report]:
+    """Train a denoiser and certify it, yielding a report at each evaluation.
+
+    On `held_out` the denoiser is trained without the held-out images and scored on them; on `test` it
+    is trained on the whole limited data and certified on the test split, once, at the end. Work
+    already in the folder is not done again: reports are repeated, training goes on from its
+    checkpoint, and the result is the one an uninterrupted trial gives. Closing the iterator stops the
+    trial.
+
+    Args:
+        config: the trial's settings.
+        inputs: classifier and data.
+        folder: where everything is written.
+        cache: where stage-1 samples are shared.
+        split: what to train on and certify.
+        make_sampler: who draws class counts; the own process by default.
+        on_epoch: called with epochs done and in all.
+        on_certified: called with images certified and in all.
+    """
+    device = resolve_device(config.execution.device)
+    make_sampler = make_sampler or local_sampler(config)
+    write_json(folder.config_path, config.model_dump(mode="json"))
+    reports = [Report(**report) for report in read_reports(folder)]
+    yield from reports
+    if reports and reports[-1].finished:
+        return
+
+    started = time.monotonic()
+    samples = _stage_one(config, inputs, cache, device)
+    stage_one_seconds = time.monotonic() - started
+    if split == "held_out":
+        training_mask = ~inputs.limited.held_out_mask
+        images = inputs.limited.all.subset(inputs.limited.held_out_mask)
+        evaluations = config.training.evaluations
+    else:
+        training_mask = torch.ones_like(inputs.limited.held_out_mask)
+        images = inputs.test
+        evaluations = 1
+    trainer = DenoiserTrainer(config, inputs.classifier, samples.subset(training_mask), device)
+    load_progress(folder, trainer)
+
+    epochs = config.training.epochs + config.training.discriminator_epochs
+    for evaluation in range(len(reports) + 1, evaluations + 1):
+        _train_until(trainer, evaluation * epochs // evaluations, epochs, folder, on_epoch)
+        finished = evaluation == evaluations
+        started = time.monotonic()
+        network = nn.Sequential(trainer.denoiser, inputs.classifier)
+        table = certificate_table(
+            config,
+            network,
+            images,
+            split=split,
+            class_count=inputs.classifier.class_count,
+            estimation_samples=_estimation_samples(config, split, finished=finished),
+            make_sampler=make_sampler,
+            on_certified=on_certified if finished else None,
+        )
+        scores = Scores.of(table, config.certification.radii)
+        if finished:
+            save_denoiser(folder, trainer.denoiser)
+            result = _result(
+                config,
+                inputs,
+                split,
+                scores,
+                images,
+                clean_accuracy=clean_accuracy(network, images, device),
+                flip_rate=samples.subset(training_mask).flip_rate,
+                seconds={
+                    "stage1": stage_one_seconds,
+                    "training": sum(record.seconds for record in trainer.history),
+                    "certification": time.monotonic() - started,
+                },
+            )
+            save_training_figure(folder, trainer)
+            save_outcome(folder, result, table, title="this denoiser")
+        report = Report(
+            evaluation=evaluation,
+            epoch=trainer.epochs_done,
+            average_certified_radius=scores.average_certified_radius,
+            certified_accuracy=scores.certified_accuracy,
+            finished=finished,
+        )
+        reports.append(report)
+        write_json(folder.reports_path, [asdict(report) for report in reports])
+        yield report
+
+
+def certify_undefended(
+    config: TrialConfig,
+    inputs: TrialInputs,
+    folder: TrialFolder,
+    *,
+    make_sampler: MakeSampler | None = None,
+    on_certified: Callable[[int, int], None] | None = None,
+) -> TrialResult:
+    """Certify the classifier on the test split with no denoiser in front, as a reference."""
+    device = resolve_device(config.execution.device)
+    started = time.monotonic()
+    table = certificate_table(
+        config,
+        inputs.classifier,
+        inputs.test,
+        split="test",
+        class_count=inputs.classifier.class_count,
+        estimation_samples=config.certification.estimation_samples,
+        make_sampler=make_sampler or local_sampler(config),
+        on_certified=on_certified,
+    )
+    result = _result(
+        config,
+        inputs,
+        "test",
+        Scores.of(table, config.certification.radii),
+        inputs.test,
+        clean_accuracy=clean_accuracy(inputs.classifier, inputs.test, device),
+        flip_rate=None,
+        seconds={"certification": time.monotonic() - started},
+    )
+    save_outcome(folder, result, table, title="no denoiser")
+    return result
+
+
+def _stage_one(
+    config: TrialConfig, inputs: TrialInputs, cache: ContentCache, device: torch.device
+) -> StageOne:
+    # Held-out images are included, so that trial and final training share an entry; trials drop them.
+    return stage_one(
+        inputs.classifier,
+        inputs.limited.all,
+        config.boundary,
+        config.interpolation,
+        seed=config.seed,
+        cache=cache,
+        device=device,
+    )
+
+
+def _train_until(
+    trainer: DenoiserTrainer,
+    epoch: int,
+    epochs: int,
+    folder: TrialFolder,
+    on_epoch: Callable[[int, int], None] | None,
+) -> None:
+    saved = time.monotonic()
+    while trainer.epochs_done < epoch:
+        trainer.run_epoch()
+        if on_epoch is not None:
+            on_epoch(trainer.epochs_done, epochs)
+        if time.monotonic() - saved > _SAVE_EVERY_SECONDS:
+            save_progress(folder, trainer)
+            saved = time.monotonic()
+    save_progress(folder, trainer)
+
+
+def _estimation_samples(config: TrialConfig, split: Split, *, finished: bool) -> int:
+    if split == "test":
+        return config.certification.estimation_samples
+    if finished:
+        return config.certification.held_out_samples
+    return config.certification.pruning_samples
+
+
+def _result(
+    config: TrialConfig,
+    inputs: TrialInputs,
+    split: Split,
+    scores: Scores,
+    images: LabelledImages,
+    *,
+    clean_accuracy: float,
+    flip_rate: float | None,
+    seconds: dict[str, float],
+) -> TrialResult:
+    return TrialResult(
+        split=split,
+        scores=scores,
+        clean_accuracy=clean_accuracy,
+        flip_rate=flip_rate,
+        precision=precision_of(config),
+        device=resolve_device(config.execution.device).type,
+        hashes={
+            "classifier": inputs.classifier.content_hash(),
+            "limited_data": inputs.limited.all.content_hash(),
+            "certified_images": images.content_hash(),
+        },
+        seconds={name: round(value, 3) for name, value in seconds.items()},
+    )

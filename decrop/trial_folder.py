@@ -1,0 +1,30 @@
+"""Where the files of one trial lie."""
+
+from pathlib import Path
+
+
+class TrialFolder:
+    """The files of one training with its certification; any may be missing while it runs.
+
+    Attributes:
+        path: the folder.
+        config_path: the settings.
+        checkpoint_path: the state to resume from.
+        history_path: one record an epoch.
+        reports_path: one record an evaluation.
+        denoiser_path: the trained weights.
+        certificates_path: one row an image.
+        result_path: the result, written last.
+        figures_path: folder of pictures.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_path = path / "config.json"
+        self.checkpoint_path = path / "checkpoint.pt"
+        self.history_path = path / "history.json"
+        self.reports_path = path / "reports.json"
+        self.denoiser_path = path / "denoiser.safetensors"
+        self.certificates_path = path / "certificates.tsv"
+        self.result_path = path / "result.json"
+        self.figures_path = path / "figures"

@@ -1,0 +1,89 @@
+"""The command `python -m mlflow_server`."""
+
+import importlib.util
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from mlflow_server.errors import InputError, ServerError
+
+_STORE_VARIABLE = "MLFLOW_BACKEND_STORE_URI"
+# Locals in a traceback would show the store's password.
+app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
+
+
+@app.command()
+def serve(
+    context: typer.Context,
+    store: Annotated[
+        str,
+        typer.Option(
+            envvar=_STORE_VARIABLE,
+            help="Database URI of experiments and runs, such as sqlite:///PATH. One with a "
+            "password is only taken from the environment variable.",
+        ),
+    ],
+    artifacts: Annotated[
+        str, typer.Option(help="Folder or URI (s3://BUCKET/PATH) under which artifacts are kept.")
+    ],
+    host: Annotated[
+        str,
+        typer.Option(
+            help="Interface to listen on; 0.0.0.0 is all of them, without any password asked."
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+    startup_timeout: Annotated[
+        float, typer.Option(help="Seconds that MLflow may take until it answers.")
+    ] = 120.0,
+    log_file: Annotated[
+        Path | None, typer.Option(help="File to append MLflow's own log to.")
+    ] = None,
+) -> None:
+    """Run an MLflow tracking server until SIGTERM or Ctrl-C.
+
+    Exit codes: 0 stopped by a signal, 1 the server failed, 2 bad input.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
+    if importlib.util.find_spec("mlflow") is None:
+        _fail("MLflow is not installed; pip install 'decrop[sweep]'", code=1)
+    # Here, not at the top, because both need packages that come with MLflow.
+    from mlflow_server.server import TrackingServer
+    from mlflow_server.settings import ServerSettings
+    from mlflow_server.store import contains_password
+
+    try:
+        source = context.get_parameter_source("store")
+        if contains_password(store) and source is not None and source.name == "COMMANDLINE":
+            raise InputError(
+                "every user of this machine can read a password in --store; "
+                f"set the environment variable {_STORE_VARIABLE} instead"
+            )
+        settings = ServerSettings(store, artifacts, host, port, startup_timeout, log_file)
+        with TrackingServer(settings) as server:
+            typer.echo(f"MLflow is ready at {server.url}")
+            server.wait()
+    except InputError as error:
+        _fail(str(error), code=2)
+    except ServerError as error:
+        _fail(str(error), code=1)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    # A second signal must not interrupt the stop that the first one begins.
+    for handled in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(handled, signal.SIG_IGN)
+    raise SystemExit(0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.echo(f"mlflow_server: {message}", err=True)
+    raise typer.Exit(code)
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m mlflow_server")

@@ -1,0 +1,9 @@
+"""What goes wrong around the tracking server; the command makes one line and an exit code of it."""
+
+
+class ServerError(Exception):
+    """The server did not start, or ended by itself."""
+
+
+class InputError(ServerError):
+    """What the user asked for cannot work: a bad URI, an unknown host, an occupied port."""

@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from decrop.errors import InputError
+from decrop.evaluation.accuracy import (
+    abstention_rate,
+    average_certified_radius,
+    certified_accuracy,
+    certified_correct,
+    exact_interval,
+)
+
+# The first rows of the published results of Cohen et al. (2019), CIFAR-10 at sigma = 0.25.
+LABELS = [3, 7, 4, 7, 8, 4, 8, 6, 2, 0]
+PREDICTION = [3, -1, 4, 7, 8, -1, 8, 6, 2, 0]
+RADIUS = [0.378, 0.0, 0.341, 0.941, 0.755, 0.0, 0.163, 0.203, 0.548, 0.557]
+
+
+def test_certified_accuracy_of_published_rows() -> None:
+    accuracies = certified_accuracy(PREDICTION, RADIUS, LABELS, [0, 0.25, 0.5, 0.75, 1])
+    assert accuracies.tolist() == [0.8, 0.6, 0.4, 0.2, 0.0]
+
+
+def test_abstentions_and_wrong_classes_count_against_and_a_radius_is_enough_for_itself() -> None:
+    prediction, radius, labels = [1, 0, -1, 1], [0.5, 0.9, 0.0, 0.25], [1, 1, 1, 1]
+    assert certified_accuracy(prediction, radius, labels, [0, 0.25, 0.5]).tolist() == [
+        0.5,
+        0.5,
+        0.25,
+    ]
+    assert certified_correct(prediction, radius, labels, [0.5]).tolist() == [
+        [True, False, False, False]
+    ]
+
+
+def test_an_abstention_is_not_correct_even_where_its_label_is_unknown() -> None:
+    assert certified_accuracy([-1], [0.0], [-1], [0.0]).tolist() == [0.0]
+
+
+def test_average_certified_radius_counts_wrong_images_as_zero() -> None:
+    assert average_certified_radius([1, 0, -1, 1], [0.5, 0.9, 0.0, 0.25], [1] * 4) == 0.1875
+    assert average_certified_radius(PREDICTION, RADIUS, LABELS) == pytest.approx(0.3886)
+
+
+def test_average_certified_radius_is_the_area_under_the_curve() -> None:
+    radii = np.linspace(0, 1, 100_001)
+    area = np.trapezoid(certified_accuracy(PREDICTION, RADIUS, LABELS, radii), radii)
+    assert average_certified_radius(PREDICTION, RADIUS, LABELS) == pytest.approx(area, abs=1e-4)
+
+
+def test_abstention_rate() -> None:
+    assert abstention_rate(PREDICTION) == 0.2
+
+
+def test_exact_interval_inverts_both_binomial_tails() -> None:
+    low, high = exact_interval([0, 7, 20], 20)
+    assert (low[0], high[2]) == (0.0, 1.0)
+    assert binom.sf(6, 20, low[1]) == pytest.approx(0.025)
+    assert binom.cdf(7, 20, high[1]) == pytest.approx(0.025)
+    assert binom.cdf(0, 20, high[0]) == pytest.approx(0.025)
+
+
+def test_exact_interval_follows_its_level() -> None:
+    low, high = exact_interval(7, 20, level=0.8)
+    assert binom.sf(6, 20, low) == pytest.approx(0.1)
+    assert binom.cdf(7, 20, high) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_exact_interval_covers_at_least_its_level(level: float) -> None:
+    successes = np.arange(51)
+    low, high = exact_interval(successes, 50, level)
+    proportions = np.linspace(0.01, 0.99, 99)[:, None]
+    covered = (low <= proportions) & (proportions <= high)
+    coverage = (binom.pmf(successes, 50, proportions) * covered).sum(axis=1)
+    assert coverage.min() >= level
+    assert coverage.min() < level + 0.05
+
+
+@pytest.mark.parametrize(
+    ("prediction", "radius", "labels"),
+    [([], [], []), ([1], [0.5], [1, 2]), ([1], [0.5, 0.1], [1]), ([[1]], [[0.5]], [[1]])],
+)
+def test_missing_or_mismatched_images_are_refused(
+    prediction: list[int], radius: list[float], labels: list[int]
+) -> None:
+    with pytest.raises(InputError, match="image"):
+        certified_accuracy(prediction, radius, labels, [0.0])
+    with pytest.raises(InputError, match="image"):
+        average_certified_radius(prediction, radius, labels)

@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+
+from decrop.errors import InputError
+from decrop.evaluation.comparison import holm_adjusted, mcnemar_p_values, paired_difference
+
+
+def paired(
+    both: int, only_first: int, only_second: int, neither: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return two bool [1, B] with the given numbers of images."""
+    counts = [both, only_first, only_second, neither]
+    return (
+        np.repeat([True, True, False, False], counts)[None],
+        np.repeat([True, False, True, False], counts)[None],
+    )
+
+
+def test_mcnemar_is_the_two_sided_sign_test_of_the_discordant_images() -> None:
+    # P(Bin(9, 1/2) <= 1) = (1 + 9) / 512, doubled.
+    assert mcnemar_p_values(*paired(30, 8, 1, 11)) == pytest.approx([20 / 512])
+    assert mcnemar_p_values(*paired(30, 1, 8, 11)) == pytest.approx([20 / 512])
+    assert mcnemar_p_values(*paired(0, 6, 0, 0)) == pytest.approx([2 / 64])
+
+
+def test_mcnemar_sees_only_discordant_images() -> None:
+    assert mcnemar_p_values(*paired(0, 8, 1, 0)) == pytest.approx(
+        mcnemar_p_values(*paired(500, 8, 1, 900))
+    )
+    assert mcnemar_p_values(*paired(10, 0, 0, 5)).tolist() == [1.0]
+    assert mcnemar_p_values(*paired(10, 3, 3, 5)).tolist() == [1.0]
+
+
+def test_each_radius_has_its_own_test() -> None:
+    rows = [paired(30, 8, 1, 11), paired(50, 0, 0, 0), paired(10, 20, 20, 0)]
+    first, second = (np.concatenate(part) for part in zip(*rows, strict=True))
+    assert mcnemar_p_values(first, second) == pytest.approx([20 / 512, 1, 1])
+    assert paired_difference(first, second).points.tolist() == [14.0, 0.0, 0.0]
+
+
+def test_mcnemar_rarely_rejects_equal_accuracies() -> None:
+    generator = np.random.default_rng(0)
+    # Both certify 40 % of the images, and agree on most of them.
+    outcome = generator.choice(4, p=[0.35, 0.05, 0.05, 0.55], size=(4_000, 300))
+    p_values = mcnemar_p_values(outcome <= 1, (outcome == 0) | (outcome == 2))
+    assert 0.01 < (p_values <= 0.05).mean() <= 0.05
+
+
+def test_holm_multiplies_the_least_most_and_keeps_the_order() -> None:
+    assert holm_adjusted([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm_adjusted([0.5, 0.9]).tolist() == [1.0, 1.0]
+    assert holm_adjusted([]).tolist() == []
+
+
+def test_paired_difference_by_hand() -> None:
+    result = paired_difference(*paired(40, 18, 8, 32))
+    # p = 19/100 and q = 9/100 with two images added, z = 1.959964.
+    half_width = 1.959964 * np.sqrt((0.28 - 0.01) / 100)
+    assert result.points == pytest.approx([100 * 10 / 98])
+    assert result.low == pytest.approx([100 * (0.1 - half_width)])
+    assert result.high == pytest.approx([100 * (0.1 + half_width)])
+
+
+def test_paired_difference_is_antisymmetric_and_bounded() -> None:
+    forward = paired_difference(*paired(0, 3, 0, 0))
+    backward = paired_difference(*paired(0, 0, 3, 0))
+    assert forward.points.tolist() == [100.0]
+    assert forward.high.tolist() == [100.0]
+    assert backward.low.tolist() == [-100.0]
+    assert backward.high == pytest.approx(-forward.low)
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95])
+@pytest.mark.parametrize("agreement", [0.9, 0.5])
+def test_paired_interval_covers_the_true_difference_as_often_as_it_says(
+    level: float, agreement: float
+) -> None:
+    generator = np.random.default_rng(1)
+    only_first, only_second = (1 - agreement) * 0.7, (1 - agreement) * 0.3
+    outcome = generator.choice(
+        4, p=[agreement / 2, only_first, only_second, agreement / 2], size=(8_000, 200)
+    )
+    result = paired_difference(outcome <= 1, (outcome == 0) | (outcome == 2), level)
+    truth = 100 * (only_first - only_second)
+    coverage = ((result.low <= truth) & (truth <= result.high)).mean()
+    assert coverage == pytest.approx(level, abs=0.02)
+
+
+def test_different_images_are_refused() -> None:
+    first, second = paired(1, 1, 1, 1)
+    for other in (second[:, :3], second[0], np.zeros((2, 4), dtype=bool)):
+        with pytest.raises(InputError, match="same images"):
+            mcnemar_p_values(first, other)
+        with pytest.raises(InputError, match="same images"):
+            paired_difference(first, other)

@@ -1,0 +1,174 @@
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.stats import norm
+from torch import Tensor, nn
+
+from decrop.errors import InputError
+from decrop.smoothing import certify as certify_module
+from decrop.smoothing.certificates import cohen_certificates
+from decrop.smoothing.certify import CertificationOutcome, certify
+from decrop.smoothing.sampling import SELECTION, CountRequest, LocalSampler, SamplingTask
+
+SIGMA = 0.25
+SETTINGS: dict[str, Any] = {
+    "class_count": 2,
+    "sigma": SIGMA,
+    "selection_samples": 100,
+    "estimation_samples": 1_000,
+    "failure_probability": 0.001,
+    "chunk_size": 30,
+}
+
+
+class Linear(nn.Module):
+    """Two logits whose difference is linear in the pixels."""
+
+    def __init__(self, weight: Tensor, bias: float) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(torch.tensor(bias))
+
+    def forward(self, images: Tensor) -> Tensor:
+        margin = images.flatten(1) @ self.weight + self.bias
+        return torch.stack([-margin / 2, margin / 2], dim=1)
+
+
+class RecordingSampler:
+    """Sends draws of image i to class i % 2, and of chosen images to the non-finite column."""
+
+    def __init__(self, non_finite_images: Sequence[int] = ()) -> None:
+        self.groups: list[list[CountRequest]] = []
+        self.non_finite_images = non_finite_images
+
+    def class_counts(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
+        self.groups.append(list(requests))
+        counts = np.zeros((len(requests), 3), dtype=np.int64)
+        for row, request in enumerate(requests):
+            not_finite = int(request.image in self.non_finite_images and request.chunk == 1)
+            counts[row, request.image % 2] = request.draws - not_finite
+            counts[row, 2] = not_finite
+        return counts
+
+
+def linear_problem() -> tuple[Linear, Tensor, NDArray[np.float64]]:
+    """Return a classifier, 40 images and their signed exact distances from its boundary."""
+    generator = torch.Generator().manual_seed(2)
+    images = torch.randint(0, 256, (40, 1, 4, 4), dtype=torch.uint8, generator=generator)
+    weight = torch.randn(16, generator=generator)
+    network = Linear(weight, -0.5 * float(weight.sum()))
+    pixels = images.flatten(1).double().numpy() / 255
+    margins = pixels @ weight.double().numpy() + network.bias.item()
+    return network, images, margins / float(weight.double().norm())
+
+
+def certify_linear(**changes: Any) -> tuple[CertificationOutcome, NDArray[np.float64]]:
+    network, images, distances = linear_problem()
+    task = SamplingTask(
+        network=network,
+        images=images,
+        image_ids=torch.arange(40),
+        class_count=2,
+        sigma=SIGMA,
+        seed=0,
+        chunk_size=30,
+        chunks_per_batch=4,
+        precision="fp32",
+    )
+    settings = SETTINGS | changes
+    return certify(LocalSampler(task, torch.device("cpu")), 40, **settings), distances
+
+
+def test_radii_of_a_linear_classifier_are_below_the_exact_ones_and_near_them() -> None:
+    outcome, distances = certify_linear()
+    exact = np.abs(distances)
+    assert np.all(outcome.radius <= exact)
+    certified = outcome.prediction >= 0
+    assert np.array_equal(outcome.prediction[certified], (distances > 0)[certified])
+    # The largest radius that 1,000 draws of one class give, and what sampling error leaves of it.
+    reach = SIGMA * norm.ppf(0.001 ** (1 / 1_000))
+    far = exact > 0.5 * SIGMA
+    assert far.sum() >= 15
+    assert np.all(outcome.radius[far] > 0.65 * np.minimum(exact, reach)[far])
+    assert outcome.radius[far].mean() > 0.8 * np.minimum(exact, reach)[far].mean()
+
+
+def test_the_outcome_is_that_of_its_counts() -> None:
+    outcome, _ = certify_linear()
+    assert np.all(outcome.selection_counts.sum(axis=1) == 100)
+    assert np.all(outcome.estimation_counts.sum(axis=1) == 1_000)
+    expected = cohen_certificates(outcome.selection_counts, outcome.estimation_counts, SIGMA, 0.001)
+    assert np.array_equal(outcome.prediction, expected.prediction)
+    assert np.array_equal(outcome.radius, expected.radius)
+    assert np.all(outcome.seconds > 0)
+
+
+def test_the_size_of_groups_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual, _ = certify_linear()
+    monkeypatch.setattr(certify_module, "_CHUNKS_PER_GROUP", 7)
+    small, _ = certify_linear()
+    assert np.array_equal(small.selection_counts, usual.selection_counts)
+    assert np.array_equal(small.estimation_counts, usual.estimation_counts)
+
+
+def test_each_image_gets_its_draws_once_in_bounded_groups() -> None:
+    sampler = RecordingSampler()
+    progress: list[tuple[int, int]] = []
+    outcome = certify(
+        sampler,
+        50,
+        **SETTINGS,
+        on_progress=lambda done, total: progress.append((done, total)),
+    )
+    assert outcome.prediction.tolist() == [0, 1] * 25
+    requests = [request for group in sampler.groups for request in group]
+    assert len({(request.image, request.stream, request.chunk) for request in requests}) == len(
+        requests
+    )
+    assert all(1 <= request.draws <= 30 for request in requests)
+    selection = [request.draws for request in requests if request.stream == SELECTION]
+    assert sum(selection) == 50 * 100
+    assert max(len(group) for group in sampler.groups) <= 128
+    done, totals = zip(*progress, strict=True)
+    assert set(totals) == {50 * 1_100}
+    assert done[0] == 0
+    assert done[-1] == 50 * 1_100
+    assert list(done) == sorted(set(done))
+    assert len(done) == len(sampler.groups) + 1
+
+
+def test_images_with_non_finite_draws_are_named_and_abstain() -> None:
+    with pytest.warns(RuntimeWarning, match=r"^2 images abstain because 4 .* logits: 1, 3 "):
+        outcome = certify(RecordingSampler(non_finite_images=(1, 3)), 5, **SETTINGS)
+    assert outcome.prediction.tolist() == [0, -1, 0, -1, 0]
+    assert outcome.radius[[1, 3]].tolist() == [0, 0]
+
+
+def test_the_warning_names_only_the_first_images() -> None:
+    with pytest.warns(RuntimeWarning, match=r": 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, \.\.\. "):
+        certify(RecordingSampler(non_finite_images=range(20)), 20, **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sigma": -1.0}, "sigma"),
+        ({"failure_probability": 2.0}, "failure_probability"),
+        ({"selection_samples": 0}, "selection_samples"),
+        ({"estimation_samples": 0}, "estimation_samples"),
+        ({"chunk_size": 0}, "chunk_size"),
+    ],
+)
+def test_bad_settings_are_refused_before_sampling(changes: dict[str, Any], message: str) -> None:
+    sampler = RecordingSampler()
+    with pytest.raises(InputError, match=message):
+        certify(sampler, 5, **SETTINGS | changes)
+    assert not sampler.groups
+
+
+def test_no_images_are_refused() -> None:
+    with pytest.raises(InputError, match="image_count"):
+        certify(RecordingSampler(), 0, **SETTINGS)

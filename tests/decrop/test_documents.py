@@ -1,0 +1,219 @@
+"""Settings as documents: every mistake is one line that says what to write instead."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from decrop.config import ClassifierTrainingSettings, TrialConfig
+from decrop.documents import (
+    field_paths,
+    get_dotted,
+    load_trial_document,
+    merge,
+    parse_assignment,
+    read_yaml,
+    set_dotted,
+    trial_config,
+)
+from decrop.errors import InputError
+
+PRESETS = sorted(
+    entry.name.removesuffix(".yaml")
+    for entry in (files("decrop") / "presets").iterdir()
+    if entry.name.endswith(".yaml")
+)
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "trial.yaml"
+    path.write_text(text)
+    return path
+
+
+def message(error: pytest.ExceptionInfo[InputError]) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_preset_is_a_trial(name: str) -> None:
+    config = trial_config(load_trial_document(name), source=name)
+    assert config.dataset.name == name
+    assert config.sigma == 0.25
+    # Ready to run: the classifier comes from somewhere.
+    assert config.classifier.training is not None
+
+
+def test_cifar10_preset_is_the_default_in_all_but_the_classifier() -> None:
+    config = trial_config(load_trial_document("cifar10"), source="cifar10")
+    assert config.model_copy(update={"classifier": TrialConfig().classifier}) == TrialConfig()
+    assert config.classifier.architecture == "cifar_resnet110"
+
+
+def test_unknown_preset_lists_the_presets() -> None:
+    with pytest.raises(InputError) as error:
+        load_trial_document("digit")
+    assert all(name in message(error) for name in ["'digit'", *PRESETS])
+
+
+def test_file_is_read_by_path(tmp_path: Path) -> None:
+    path = written(tmp_path, "sigma: 0.5")
+    assert load_trial_document(str(path)) == {"sigma": 0.5}
+    assert load_trial_document("trial.yaml", folder=tmp_path) == {"sigma": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("sigma: [0.25", "line 1, column 13"),
+        ("seed: 1\nsigma: 0.25\nseed: 2\n", "line 3, column 1: not YAML: the key 'seed' appears"),
+        ("training: {epochs: 1, epochs: 2}", "column 23"),
+        ("- sigma", "must hold a mapping of settings, not ['sigma']"),
+        ("", "must hold a mapping of settings, not None"),
+        ("sigma: !!python/name:os.system", "line 1, column 8"),
+        ("sigma: 2025-02-31", "not YAML"),
+        ("sigma: \x00", "not YAML"),
+    ],
+)
+def test_unusable_file_is_named_with_the_position(tmp_path: Path, text: str, expected: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(InputError) as error:
+        read_yaml(path)
+    assert message(error).startswith(str(path))
+    assert expected in message(error)
+
+
+def test_missing_and_binary_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.yaml does not exist"):
+        read_yaml(tmp_path / "none.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(InputError, match=r"binary\.yaml cannot be read"):
+        read_yaml(tmp_path / "binary.yaml")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_yaml(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("seed=3", ("seed", 3)),
+        ("training.learning_rate=1e-3", ("training.learning_rate", 0.001)),
+        ("sigma=2E5", ("sigma", 200000.0)),
+        ("certification.radii=[0, 0.5]", ("certification.radii", [0, 0.5])),
+        ("dataset.path=/data/a=b", ("dataset.path", "/data/a=b")),
+        ("classifier.training=null", ("classifier.training", None)),
+        ("dataset.path=", ("dataset.path", None)),
+        ("space.sigma={uniform: [0.1, 1]}", ("space.sigma", {"uniform": [0.1, 1]})),
+    ],
+)
+def test_assignment_is_a_path_and_a_yaml_value(text: str, expected: tuple[str, Any]) -> None:
+    parsed = parse_assignment(text)
+    assert parsed == expected
+    assert type(parsed[1]) is type(expected[1])
+
+
+@pytest.mark.parametrize("text", ["seed", "=3", ".seed=3", "a..b=3", "a.=3", "a b=3", "seed=[1"])
+def test_malformed_assignment_is_refused(text: str) -> None:
+    with pytest.raises(InputError) as error:
+        parse_assignment(text)
+    assert message(error).startswith("--set")
+
+
+def test_set_and_get_leave_the_document_alone() -> None:
+    document = {"a": {"b": 1, "c": 2}, "d": None}
+    changed = set_dotted(set_dotted(document, "a.b", 5), "d.e.f", 6)
+    assert changed == {"a": {"b": 5, "c": 2}, "d": {"e": {"f": 6}}}
+    assert document == {"a": {"b": 1, "c": 2}, "d": None}
+    assert get_dotted(changed, "d.e.f") == 6
+    assert get_dotted(changed, "a") == {"b": 5, "c": 2}
+    with pytest.raises(KeyError):
+        get_dotted(changed, "a.b.c")
+
+
+def test_setting_below_a_value_is_refused() -> None:
+    with pytest.raises(InputError, match="seed is 3"):
+        set_dotted({"seed": 3}, "seed.x", 1)
+
+
+def test_merge_goes_into_mappings_only() -> None:
+    base = {"a": {"b": 1, "c": [1, 2]}, "d": {"e": 1}}
+    assert merge(base, {"a": {"c": [3]}, "d": None, "f": 1}) == {
+        "a": {"b": 1, "c": [3]},
+        "d": None,
+        "f": 1,
+    }
+    assert base == {"a": {"b": 1, "c": [1, 2]}, "d": {"e": 1}}
+
+
+@pytest.mark.parametrize(
+    ("document", "parts"),
+    [
+        ({"training": {"epochs": 0}}, ["training.epochs = 0", "greater than or equal to 1"]),
+        ({"sigma": "wide"}, ["sigma = 'wide'", "valid number"]),
+        ({"sigma": float("nan")}, ["sigma = nan", "finite"]),
+        ({"limited": {"fraction": 1.5}}, ["limited.fraction = 1.5", "less than or equal to 1"]),
+        ({"interpolation": {"mode": "x"}}, ["mode = 'x'", "'as_written' or 'published'"]),
+        ({"dataset": "cifar10"}, ["dataset = 'cifar10'", "mapping of name, path"]),
+        ({"certification": {"radii": [0, -1]}}, ["certification.radii[1] = -1", "0"]),
+        ({"certification": {"radii": [1, 0]}}, ["radii must increase"]),
+        (
+            {"classifier": {"weights": "w", "training": {}}},
+            ["classifier = ", "give weights or training, not both"],
+        ),
+        (
+            {"classifier": {"training": {"epoch": 3}}},
+            ["classifier.training.epoch is not a setting", "nearest: classifier.training.epochs"],
+        ),
+        ({"sigmas": 1}, ["sigmas is not a setting", "nearest: sigma."]),
+        ({"mixing_coefficient": 1}, ["nearest: interpolation.mixing_coefficient"]),
+        ({"denoiser": {"xyz": 1}}, ["valid here: denoiser.architecture, denoiser.depth"]),
+        ({"seed": -1, "sigma": -1}, ["seed = -1", "(and 1 more)"]),
+        ({"dataset": {"path": "x\ny" * 100, "nam": 1}}, ["dataset.nam"]),
+        ({"dataset": {"name": "a\nb" * 100}}, ["dataset.name"]),
+        ({"training": {1: 2}}, ["training"]),
+    ],
+)
+def test_mistake_in_a_trial_is_one_line(document: dict[str, Any], parts: list[str]) -> None:
+    with pytest.raises(InputError) as error:
+        trial_config(document, source="my.yaml")
+    text = message(error)
+    assert text.startswith("my.yaml: ")
+    assert len(text) < 400
+    for part in parts:
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("assigned", "blamed"),
+    [
+        (["training.epochs"], "--set: "),
+        (["training"], "--set: "),
+        (["training.epochs.x"], "--set: "),
+        (["training.epoch", "seed"], "my.yaml: "),
+    ],
+)
+def test_mistake_is_blamed_on_set_only_if_made_there(assigned: list[str], blamed: str) -> None:
+    with pytest.raises(InputError) as error:
+        trial_config({"training": {"epochs": 0}}, source="my.yaml", assigned=assigned)
+    assert message(error).startswith(blamed)
+
+
+def test_mistake_inside_a_list_is_blamed_on_set() -> None:
+    document = {"certification": {"radii": [-1]}}
+    with pytest.raises(InputError, match=r"^--set"):
+        trial_config(document, source="my.yaml", assigned=["certification.radii"])
+
+
+def test_field_paths_are_all_leaves_and_each_can_be_set() -> None:
+    paths = field_paths()
+    assert paths["training.loss_weights.cosine"].description == "beta 2 (paper: 4)."
+    assert "training.loss_weights" not in paths
+    nested = [path for path in paths if path.startswith("classifier.training.")]
+    assert len(nested) == len(ClassifierTrainingSettings.model_fields)
+    for path, field in paths.items():
+        default = field.get_default()
+        config = trial_config(set_dotted({}, path, default), source="defaults")
+        assert get_dotted(config.model_dump(), path) == default

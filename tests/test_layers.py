@@ -1,0 +1,74 @@
+"""Who may import whom: import-linter's contracts, as pyproject.toml states them."""
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+CONFIGURATION = REPOSITORY / "pyproject.toml"
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Check the packages that lie in `folder`."""
+    command = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    return subprocess.run(
+        [sys.executable, "-c", command, "--config", str(CONFIGURATION), "--no-cache"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def empty_packages(tmp_path: Path) -> Path:
+    """Empty modules under all the names that the contracts mention."""
+    settings = tomllib.loads(CONFIGURATION.read_text())["tool"]["importlinter"]
+    names = set(settings["root_packages"])
+    for contract in settings["contracts"]:
+        for layer in contract.get("layers", []):
+            names.update(part.strip(" ()") for part in layer.replace(":", "|").split("|"))
+    for name in names:
+        folder = tmp_path.joinpath(*name.split("."))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "__init__.py").touch()
+    return tmp_path
+
+
+def test_the_packages_keep_to_their_layers() -> None:
+    result = lint_imports(REPOSITORY)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_packages_that_import_nothing_pass(empty_packages: Path) -> None:
+    result = lint_imports(empty_packages)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "imported"),
+    [
+        ("decrop.trial", "ray"),
+        ("decrop.trial", "optuna"),
+        ("decrop.trial", "mlflow"),
+        ("decrop.cli", "tune"),
+        ("decrop.cli", "mlflow_server"),
+        ("mlflow_server", "decrop.config"),
+        ("mlflow_server", "tune"),
+        ("tune", "mlflow_server"),
+        ("decrop.config", "decrop.cli"),
+        ("decrop.networks", "decrop.training"),
+        ("decrop.synthesis", "decrop.training"),
+    ],
+)
+def test_a_forbidden_import_is_found(empty_packages: Path, module: str, imported: str) -> None:
+    file = empty_packages.joinpath(*module.split("."), "__init__.py")
+    file.write_text(f"import {imported}\n")
+    result = lint_imports(empty_packages)
+    assert result.returncode == 1
+    assert f"{module} -> {imported}" in result.stdout

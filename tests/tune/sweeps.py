@@ -1,0 +1,108 @@
+"""Sweep directories as trials on any host leave them, written file by file."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from decrop.config import TrialConfig
+from decrop.files import write_json, write_text
+from tune.directory import State, SweepDirectory, SweepTrialFolder, TrialRecord, TrialState
+
+STARTED = datetime(2025, 3, 1, 12, 0, 0, tzinfo=UTC)
+ENDED = STARTED + timedelta(minutes=5)
+LOSSES = ("label_consistency", "cosine_similarity", "mmd")
+
+# Ten images: 7 right with these radii, 1 wrong with a large radius, 2 abstentions.
+RIGHT_RADII = (0.1, 0.2, 0.25, 0.4, 0.5, 0.8, 1.2)
+CERTIFICATES = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n" + "".join(
+    [f"{index}\t3\t3\t{radius}\t1\t0:00:01\n" for index, radius in enumerate(RIGHT_RADII)]
+    + ["7\t3\t5\t0.9\t0\t0:00:01\n", "8\t3\t-1\t0.0\t0\t0:00:01\n", "9\t3\t-1\t0.0\t0\t0:00:01\n"]
+)
+
+
+def make_sweep(parent: Path, name: str = "digits") -> SweepDirectory:
+    return SweepDirectory.create(parent, name, {"search": "tpe", "trials": 3})
+
+
+def history_row(epoch: int, phase: int = 1) -> dict[str, Any]:
+    return {
+        "epoch": epoch,
+        "phase": phase,
+        "learning_rate": 0.001,
+        **dict.fromkeys(LOSSES, 1.0 / epoch),
+        "discriminator": None if phase == 1 else 0.7,
+        "total": 3.0 / epoch,
+        "seconds": 2.0,
+    }
+
+
+def report_row(evaluation: int, finished: bool = False) -> dict[str, Any]:
+    return {
+        "evaluation": evaluation,
+        "epoch": evaluation,
+        "average_certified_radius": 0.1 * evaluation,
+        "certified_accuracy": {"0.0": 0.5, "0.25": 0.05 * evaluation},
+        "finished": finished,
+    }
+
+
+def result(split: str = "held_out", radius: float = 0.3) -> dict[str, Any]:
+    return {
+        "split": split,
+        "images": 10,
+        "average_certified_radius": radius,
+        "certified_accuracy": {"0.0": 0.7, "0.25": 0.5},
+        "abstention_rate": 0.2,
+        "clean_accuracy": 0.9,
+        "flip_rate": 0.95,
+        "precision": "fp32",
+        "hashes": {"classifier": "c" * 64, "dataset": "d" * 64},
+        "seconds": {"stage1": 1.5, "training": 6.0, "certification": 3.25},
+    }
+
+
+def begin(folder: SweepTrialFolder, number: int, config: TrialConfig | None = None) -> None:
+    """Write what is there from a trial's first moment."""
+    folder.write_record(
+        TrialRecord(
+            number=number,
+            reference=number == 0,
+            parameters={"sigma": 0.25},
+            config=config or TrialConfig(),
+        )
+    )
+    folder.write_state(TrialState(state="running", started=STARTED))
+
+
+def end(folder: SweepTrialFolder, state: State = "complete", error: str | None = None) -> None:
+    folder.write_state(TrialState(state=state, started=STARTED, ended=ENDED, error=error))
+
+
+def write_progress(folder: SweepTrialFolder, epochs: int, evaluations: int) -> None:
+    write_json(folder.history_path, [history_row(epoch) for epoch in range(1, epochs + 1)])
+    write_json(folder.reports_path, [report_row(number) for number in range(1, evaluations + 1)])
+
+
+def write_outcome(folder: SweepTrialFolder, split: str = "held_out", radius: float = 0.3) -> None:
+    write_text(folder.certificates_path, CERTIFICATES)
+    folder.figures_path.mkdir(exist_ok=True)
+    (folder.figures_path / "certified_accuracy.png").write_bytes(b"\x89PNG curve")
+    save_file({"weight": torch.arange(6.0)}, folder.denoiser_path)
+    (folder.path / "checkpoint.pt").write_bytes(b"state of the optimiser")
+    write_json(folder.result_path, result(split, radius))
+
+
+def write_complete_trial(
+    folder: SweepTrialFolder,
+    number: int,
+    epochs: int = 3,
+    split: str = "held_out",
+    radius: float = 0.3,
+) -> None:
+    begin(folder, number)
+    write_progress(folder, epochs, evaluations=2 if split == "held_out" else 0)
+    write_outcome(folder, split, radius)
+    end(folder)

@@ -1,0 +1,221 @@
+"""Domains: one contract for all kinds, and every way to write a wrong one."""
+
+from typing import Any
+
+import optuna
+import pytest
+from pydantic import ValidationError
+
+from decrop.errors import InputError
+from tune.domains import Domain, check_space, ordered, require_choices
+
+# Kind, a value inside, values outside.
+KINDS: dict[str, tuple[dict[str, Any], Any, list[Any]]] = {
+    "uniform": ({"uniform": [0, 8]}, 0.3, [-0.1, 8.1, "1", True, None]),
+    "single value": ({"uniform": [2, 2]}, 2.0, [1.9, 2.1]),
+    "loguniform": ({"loguniform": [1e-4, 1e-2]}, 1e-3, [9e-5, 0.011, "x"]),
+    "int": ({"int": [1, 16]}, 16, [0, 17, 1.5, "1", False]),
+    "int with step": ({"int": [10, 100], "step": 10}, 50, [5, 55, 110]),
+    "choice of words": ({"choice": ["adam", "sgd"]}, "sgd", ["adamw", None, 0]),
+    "choice of numbers": ({"choice": [1, 2, 5]}, 5, [3, "1"]),
+    "choice with null": ({"choice": [None, True]}, None, ["null", 2]),
+}
+
+
+def domain(**given: Any) -> Domain:
+    return Domain.model_validate(given)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_domain_and_its_distribution_hold_the_same_values(kind: str) -> None:
+    given, inside, outside = KINDS[kind]
+    made = domain(**given)
+    assert made.contains(inside)
+    distribution = made.distribution()
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn = {study.ask({"x": distribution}).params["x"] for _ in range(100)}
+    assert all(made.contains(value) for value in drawn)
+    assert distribution.to_external_repr(distribution.to_internal_repr(inside)) == inside
+    assert not any(made.contains(value) for value in outside)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_domain_survives_json(kind: str) -> None:
+    made = domain(**KINDS[kind][0])
+    assert Domain.model_validate_json(made.model_dump_json()) == made
+
+
+def test_ends_and_choices_are_checked_values() -> None:
+    assert domain(int=[3, 7]).values_to_check() == (3, 7)
+    assert domain(choice=["a", "b"]).values_to_check() == ("a", "b")
+    low, high, between = domain(uniform=[1, 3]).values_to_check()
+    assert (low, high) == (1, 3)
+    assert low < between < high and between != int(between)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "must be one of"),
+        ({"uniform": [0, 1], "choice": [1]}, "must be one of"),
+        ({"uniform": [1, 0]}, "must not exceed"),
+        ({"uniform": [0]}, "required"),
+        ({"uniform": [0, float("inf")]}, "finite"),
+        ({"loguniform": [0, 1]}, "greater than 0"),
+        ({"int": [0.5, 1]}, "integer"),
+        ({"int": [0, 10], "step": 3}, "multiple of step"),
+        ({"int": [0, 10], "step": 0}, "greater than or equal to 1"),
+        ({"uniform": [0, 1], "step": 2}, "step belongs to int"),
+        ({"choice": []}, "at least 1"),
+        ({"choice": [[1], [2]]}, "must be a string"),
+        ({"choice": [1, 1.0]}, "must differ"),
+        ({"choise": [1]}, "Extra inputs"),
+        ({"uniform": [0, 1], "when": {"a": [1]}}, "must be a string"),
+    ],
+)
+def test_wrong_domain_is_refused(given: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValidationError, match=expected):
+        domain(**given)
+
+
+def checked(space: dict[str, dict[str, Any]], document: dict[str, Any] | None = None) -> str:
+    """Return the message with which a space is refused."""
+    made = {path: domain(**given) for path, given in space.items()}
+    with pytest.raises(InputError) as error:
+        check_space(made, document or {}, source="my.yaml")
+    text = str(error.value)
+    assert "\n" not in text and text.startswith("my.yaml: space")
+    return text
+
+
+@pytest.mark.parametrize(
+    ("path", "given", "parts"),
+    [
+        ("interpolation.mixing_coefficient", {"uniform": [-0.5, 1]}, ["= -0.5", "equal to 0"]),
+        ("interpolation.mixing_coefficient", {"uniform": [0, 1.5]}, ["= 1.5", "equal to 1"]),
+        ("interpolation.count", {"int": [1, 17]}, ["= 17", "16"]),
+        ("training.learning_rate", {"uniform": [0, 1]}, ["= 0.0", "greater than 0"]),
+        ("denoiser.channels", {"uniform": [16, 64]}, ["valid integer", "fractional part"]),
+        ("denoiser.channels", {"loguniform": [16, 64]}, ["valid integer"]),
+        ("boundary.attack", {"choice": ["pgd", "pdg"]}, ["boundary.attack = 'pdg'", "'pgd'"]),
+        ("boundary.attack", {"uniform": [0, 1]}, ["boundary.attack"]),
+        ("certification.radii", {"choice": [0.5]}, ["certification.radii", "tuple"]),
+        ("training.loss_weights", {"uniform": [0, 1]}, ["mapping of label_consistency, cosine"]),
+        (
+            "training.loss_weights.cosin",
+            {"uniform": [0, 1]},
+            ["not a setting", "nearest: training.loss_weights.cosine"],
+        ),
+        ("learning_rate", {"uniform": [0.1, 1]}, ["not a setting", "training.learning_rate"]),
+        ("training.epochs.x", {"int": [1, 2]}, ["training.epochs"]),
+    ],
+)
+def test_space_outside_the_schema_is_refused(
+    path: str, given: dict[str, Any], parts: list[str]
+) -> None:
+    text = checked({path: given})
+    assert f"space.{path}: " in text
+    for part in parts:
+        assert part in text
+
+
+def test_domain_is_checked_in_place() -> None:
+    epochs = {"classifier.training.epochs": domain(int=[1, 5])}
+    check_space(epochs, {"classifier": {"training": None}}, source="my.yaml")
+    text = checked(
+        {"classifier.training.epochs": {"int": [1, 5]}}, {"classifier": {"weights": "w"}}
+    )
+    assert "not both" in text
+
+
+def test_domain_is_checked_under_its_conditions() -> None:
+    def space(when: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        return {
+            "classifier.weights": {"choice": [None, "w.safetensors"]},
+            "classifier.training.epochs": {"int": [1, 5], "when": when},
+        }
+
+    made = {path: domain(**given) for path, given in space({"classifier.weights": None}).items()}
+    check_space(made, {}, source="my.yaml")
+    assert "not both" in checked(space({"classifier.weights": "w.safetensors"}))
+
+
+OPTIMIZER = {"choice": ["adam", "sgd", "adam_then_sgd"]}
+
+
+@pytest.mark.parametrize(
+    ("space", "parts"),
+    [
+        (
+            {"training.adam_epochs": {"int": [1, 9], "when": {"training.optimiser": "adam"}}},
+            ["training.optimiser", "no choice of this space"],
+        ),
+        (
+            {
+                "training.optimizer": OPTIMIZER,
+                "training.adam_epochs": {"int": [1, 9], "when": {"training.optimizer": "adamw"}},
+            },
+            ["training.optimizer = 'adamw'", "'adam', 'sgd', 'adam_then_sgd'"],
+        ),
+        (
+            {
+                "seed": {"int": [1, 9]},
+                "training.adam_epochs": {"int": [1, 9], "when": {"seed": 3}},
+            },
+            ["seed", "no choice of this space"],
+        ),
+        (
+            {
+                "training.optimizer": {**OPTIMIZER, "when": {"interpolation.mode": "published"}},
+                "interpolation.mode": {
+                    "choice": ["as_written", "published"],
+                    "when": {"training.optimizer": "sgd"},
+                },
+            },
+            ["circle", "training.optimizer -> "],
+        ),
+        (
+            {"training.optimizer": {**OPTIMIZER, "when": {"training.optimizer": "sgd"}}},
+            ["circle"],
+        ),
+        (
+            {
+                "interpolation.mode": {"choice": ["as_written", "published"]},
+                "training.optimizer": {**OPTIMIZER, "when": {"interpolation.mode": "published"}},
+                "training.adam_epochs": {
+                    "int": [1, 9],
+                    "when": {"training.optimizer": "adam", "interpolation.mode": "as_written"},
+                },
+            },
+            ["space.training.adam_epochs", "no trial has it", "interpolation.mode"],
+        ),
+    ],
+)
+def test_wrong_condition_is_refused(space: dict[str, Any], parts: list[str]) -> None:
+    text = checked(space)
+    for part in parts:
+        assert part in text
+
+
+def test_conditions_come_first_in_the_order() -> None:
+    space = {
+        "a": domain(uniform=[0, 1], when={"b": 1}),
+        "b": domain(choice=[1], when={"c": 1}),
+        "c": domain(choice=[1]),
+        "d": domain(choice=[1]),
+    }
+    paths = ordered(space)
+    assert sorted(paths) == ["a", "b", "c", "d"]
+    assert paths.index("c") < paths.index("b") < paths.index("a")
+
+
+def test_mistake_is_blamed_on_set() -> None:
+    space = {"seed": domain(int=[-1, 3])}
+    with pytest.raises(InputError, match=r"^--set: space\.seed: seed = -1"):
+        check_space(space, {}, source="my.yaml", assigned=["space.seed"])
+
+
+def test_grid_takes_choices_only() -> None:
+    require_choices({"seed": domain(choice=[1, 2])})
+    with pytest.raises(InputError, match=r"space\.sigma: a grid takes choice domains only"):
+        require_choices({"seed": domain(choice=[1]), "sigma": domain(uniform=[0.1, 1])})

@@ -1,0 +1,222 @@
+"""Trial 0, suggestions under conditions, and grids."""
+
+from typing import Any
+
+import optuna
+import pytest
+
+from decrop.config import LossWeights, TrialConfig
+from decrop.errors import InputError
+from tune.domains import Domain
+from tune.space import (
+    contains,
+    distributions,
+    grid_points,
+    grid_trials,
+    reference_config,
+    reference_parameters,
+    suggest,
+    total_trials,
+    trial_config_for,
+)
+from tune.sweep_file import SweepConfig, load_sweep
+
+CONDITIONAL = {
+    # Written before what it depends on.
+    "training.adam_epochs": {
+        "int": [10, 50],
+        "step": 10,
+        "when": {"training.optimizer": "adam_then_sgd"},
+    },
+    "training.optimizer": {
+        "choice": ["adam", "adam_then_sgd"],
+        "when": {"interpolation.mode": "as_written"},
+    },
+    "interpolation.mode": {"choice": ["as_written", "published"]},
+    "training.learning_rate": {"loguniform": [1e-4, 1e-2]},
+    "interpolation.mixing_coefficient": {"uniform": [0.1, 0.9]},
+}
+
+
+def made(space: dict[str, Any]) -> dict[str, Domain]:
+    return {path: Domain.model_validate(given) for path, given in space.items()}
+
+
+def sweep(space: dict[str, Any] | None = None, **given: Any) -> SweepConfig:
+    return SweepConfig.model_validate(
+        {"name": "test", "trials": 5, "space": CONDITIONAL if space is None else space, **given}
+    )
+
+
+def test_trial_0_is_the_papers_choice_at_the_sweeps_own_schedule_data_and_denoiser() -> None:
+    trial = {
+        "sigma": 0.5,
+        "limited": {"fraction": 0.1},
+        "denoiser": {"depth": 5},
+        "training": {"epochs": 7, "loss_weights": {"cosine": 9, "discriminator": 0}},
+        "interpolation": {"mixing_coefficient": 0.8, "count": 5, "mode": "published", "steps": 9},
+    }
+    config = reference_config(sweep(trial=trial))
+    weights = config.training.loss_weights
+    assert (weights.label_consistency, weights.cosine, weights.mmd, weights.discriminator) == (
+        (1, 4, 4, 1)
+    )
+    assert config.interpolation.mixing_coefficient == 0.5
+    assert config.interpolation.count == 1
+    assert config.interpolation.mode == "as_written"
+    assert config.boundary.attack == "pgd"
+    assert (config.sigma, config.limited.fraction, config.denoiser.depth) == (0.5, 0.1, 5)
+    assert (config.training.epochs, config.interpolation.steps) == (7, 9)
+
+
+def test_trial_0_does_not_depend_on_the_space() -> None:
+    outside = {"training.loss_weights.cosine": {"uniform": [6, 8]}}
+    assert reference_config(sweep(outside)) == reference_config(sweep({}, trials=1))
+    parameters = reference_parameters(sweep(outside))
+    assert parameters == {"training.loss_weights.cosine": 4}
+    assert not contains(made(outside), parameters)
+
+
+def test_parameters_of_trial_0_follow_the_conditions() -> None:
+    assert set(reference_parameters(sweep())) == set(CONDITIONAL) - {"training.adam_epochs"}
+    started = sweep(trial={"training": {"optimizer": "adam_then_sgd", "adam_epochs": 30}})
+    parameters = reference_parameters(started)
+    assert parameters["training.adam_epochs"] == 30
+    assert contains(started.space, parameters)
+
+
+def test_trial_0_without_a_varied_setting_lies_outside() -> None:
+    space = {"classifier.training.epochs": {"int": [1, 5]}}
+    assert reference_parameters(sweep(space)) == {}
+    assert not contains(made(space), {})
+
+
+def test_published_settings_are_trial_1_and_the_papers_are_trial_0() -> None:
+    published = load_sweep("paper_as_published")
+    reference = reference_config(published)
+    assert reference.training.augmentation.views == "matched"
+    assert reference.training.discriminator.reversal_scale == 1
+    (point,) = grid_trials(published)
+    config = trial_config_for(published, point)
+    assert config.interpolation.mode == "published"
+    assert config.interpolation.mixing_coefficient == 0.8
+    assert config.training.discriminator.reversal_scale == 2
+    assert config.training.augmentation.views == "independent"
+    assert config.training.loss_weights == LossWeights()
+
+
+def test_suggestions_have_what_their_conditions_ask_and_nothing_else() -> None:
+    space = made(CONDITIONAL)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    seen = set()
+    for _ in range(60):
+        parameters = suggest(study.ask(), space)
+        written = parameters["interpolation.mode"] == "as_written"
+        assert ("training.optimizer" in parameters) == written
+        sgd = parameters.get("training.optimizer") == "adam_then_sgd"
+        assert ("training.adam_epochs" in parameters) == sgd
+        assert contains(space, parameters)
+        trial_config_for(sweep(), parameters)
+        seen.add((written, sgd))
+    assert seen == {(True, True), (True, False), (False, False)}
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"interpolation.mode": "published", "training.learning_rate": 1e-3},
+        {
+            "interpolation.mode": "published",
+            "training.learning_rate": 1e-3,
+            "interpolation.mixing_coefficient": 0.5,
+            "training.optimizer": "adam",
+        },
+        {
+            "interpolation.mode": "published",
+            "training.learning_rate": 1.0,
+            "interpolation.mixing_coefficient": 0.5,
+        },
+        {
+            "interpolation.mode": "published",
+            "training.learning_rate": 1e-3,
+            "interpolation.mixing_coefficient": 0.5,
+            "sigma": 1.0,
+        },
+    ],
+)
+def test_parameters_that_no_suggestion_has_are_not_contained(parameters: dict[str, Any]) -> None:
+    assert not contains(made(CONDITIONAL), parameters)
+
+
+def test_optuna_accepts_the_distributions_of_a_suggestion() -> None:
+    space = made(CONDITIONAL)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=2))
+    for _ in range(10):
+        trial = study.ask()
+        parameters = suggest(trial, space)
+        assert distributions(space, parameters) == trial.distributions
+        study.add_trial(
+            optuna.create_trial(
+                value=1.0, params=parameters, distributions=distributions(space, parameters)
+            )
+        )
+
+
+def test_trial_takes_its_parameters_and_shares_the_rest() -> None:
+    shared = sweep(trial={"training": {"epochs": 7, "learning_rate": 0.5}})
+    config = trial_config_for(shared, {"training.learning_rate": 0.25, "denoiser.channels": 8})
+    assert (config.training.learning_rate, config.denoiser.channels) == (0.25, 8)
+    assert config.training.epochs == 7
+    assert shared.trial == {"training": {"epochs": 7, "learning_rate": 0.5}}
+
+
+GRID = {
+    "training.adam_epochs": {"choice": [10, 20], "when": {"training.optimizer": "adam_then_sgd"}},
+    "training.optimizer": {"choice": ["adam", "adam_then_sgd"]},
+    "seed": {"choice": [0, 1]},
+}
+
+
+def test_grid_has_each_combination_once_and_no_conditional_duplicates() -> None:
+    points = grid_points(made(GRID))
+    as_sets = {frozenset(point.items()) for point in points}
+    expected = {
+        frozenset({"training.optimizer": optimizer, "seed": seed, **more}.items())
+        for seed in (0, 1)
+        for optimizer, more in [
+            ("adam", {}),
+            ("adam_then_sgd", {"training.adam_epochs": 10}),
+            ("adam_then_sgd", {"training.adam_epochs": 20}),
+        ]
+    }
+    assert as_sets == expected
+    assert len(points) == 6
+    assert grid_points(made(GRID)) == points
+
+
+def test_grid_without_domains_is_the_trial_section_itself() -> None:
+    assert grid_points({}) == [{}]
+
+
+def test_grid_does_not_repeat_trial_0() -> None:
+    grid = sweep(GRID, search="grid", trials=None)
+    assert reference_config(grid) == TrialConfig()
+    trials = grid_trials(grid)
+    assert len(trials) == 5
+    assert {"training.optimizer": "adam", "seed": 0} not in trials
+    assert total_trials(grid) == 6
+
+
+def test_grid_refuses_what_it_cannot_enumerate() -> None:
+    with pytest.raises(InputError, match=r"training\.learning_rate: a grid takes choice"):
+        grid_points(made({"training.learning_rate": {"loguniform": [1e-4, 1e-2]}}))
+
+
+def test_grid_refuses_a_combination_that_no_trial_can_have() -> None:
+    space = {
+        "classifier.weights": {"choice": [None, "w.safetensors"]},
+        "classifier.training.epochs": {"choice": [1, 2]},
+    }
+    with pytest.raises(InputError, match="give weights or training, not both"):
+        grid_trials(sweep(space, search="grid", trials=None))

@@ -1,0 +1,200 @@
+"""Sweep files and presets: what loads is complete and valid, what is wrong is one line."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from decrop.config import TrialConfig
+from decrop.documents import field_paths, load_trial_document, set_dotted, trial_config
+from decrop.errors import InputError
+from tune.space import contains, reference_config, reference_parameters, total_trials
+from tune.sweep_file import SweepConfig, load_sweep
+
+PRESETS = sorted(
+    entry.name.removesuffix(".yaml")
+    for entry in (files("tune") / "presets").iterdir()
+    if entry.name.endswith(".yaml")
+)
+SWEEP: dict[str, Any] = {
+    "name": "mine",
+    "base": "digits",
+    "trial": {"training": {"epochs": 3}},
+    "space": {"training.loss_weights.cosine": {"uniform": [0, 8]}},
+    "trials": 5,
+}
+
+
+def written(folder: Path, sweep: dict[str, Any]) -> str:
+    path = folder / "sweep.yaml"
+    path.write_text(yaml.safe_dump(sweep))
+    return str(path)
+
+
+def refused(name: str, assignments: list[str]) -> str:
+    with pytest.raises(InputError) as error:
+        load_sweep(name, assignments)
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_preset_is_a_sweep(name: str) -> None:
+    sweep = load_sweep(name)
+    assert sweep.name == name
+    assert sweep.description
+    assert total_trials(sweep) >= 2
+    assert set(sweep.space) <= set(field_paths())
+
+
+@pytest.mark.parametrize("name", sorted(set(PRESETS) - {"paper_as_published"}))
+def test_search_of_a_preset_learns_from_trial_0(name: str) -> None:
+    sweep = load_sweep(name)
+    assert contains(sweep.space, reference_parameters(sweep))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_loaded_sweep_depends_on_no_other_file_and_survives_json(name: str) -> None:
+    sweep = load_sweep(name)
+    assert sweep.base is None
+    assert SweepConfig.model_validate_json(sweep.model_dump_json()) == sweep
+
+
+def test_names_of_a_sweep_and_of_a_trial_differ() -> None:
+    # An assignment's first name says whose setting it is.
+    assert not set(SweepConfig.model_fields) & set(TrialConfig.model_fields)
+
+
+def test_base_lies_under_the_trial_section(tmp_path: Path) -> None:
+    sweep = load_sweep(written(tmp_path, SWEEP))
+    expected = set_dotted(load_trial_document("digits"), "training.epochs", 3)
+    assert trial_config(sweep.trial, source="") == trial_config(expected, source="")
+
+
+def test_base_of_a_file_starts_at_the_files_folder(tmp_path: Path) -> None:
+    (tmp_path / "trial.yaml").write_text("sigma: 0.5")
+    sweep = load_sweep(written(tmp_path, {**SWEEP, "base": "trial.yaml"}))
+    assert reference_config(sweep).sigma == 0.5
+
+
+def test_base_of_an_assignment_starts_at_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "trial.yaml").write_text("sigma: 0.5")
+    monkeypatch.chdir(tmp_path / "here")
+    sweep = load_sweep(written(tmp_path, SWEEP), ["base=trial.yaml"])
+    assert reference_config(sweep).sigma == 0.5
+
+
+def test_sweep_without_base_has_the_defaults(tmp_path: Path) -> None:
+    sweep = load_sweep(written(tmp_path, {**SWEEP, "base": None, "trial": {}}))
+    assert reference_config(sweep) == TrialConfig()
+
+
+def test_assignments_reach_the_sweep_the_trial_and_the_space(tmp_path: Path) -> None:
+    sweep = load_sweep(
+        written(tmp_path, SWEEP),
+        [
+            "trials=7",
+            "pruning.enabled=false",
+            "training.epochs=9",
+            "trial.sigma=0.5",
+            "space.seed={choice: [1, 2]}",
+            "space.training.learning_rate={loguniform: [1e-4, 1e-2]}",
+            "space.training.loss_weights.cosine=null",
+            "training.loss_weights.cosine=2",
+        ],
+    )
+    assert sweep.trials == 7
+    assert not sweep.pruning.enabled
+    config = trial_config(sweep.trial, source="")
+    assert (config.training.epochs, config.sigma) == (9, 0.5)
+    assert config.training.loss_weights.cosine == 2
+    assert list(sweep.space) == ["seed", "training.learning_rate"]
+    assert sweep.space["training.learning_rate"].loguniform == (1e-4, 1e-2)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "parts"),
+    [
+        ("trails=3", ["trails is not a setting", "nearest: trials"]),
+        ("trials=0", ["trials = 0", "greater than or equal to 1"]),
+        ("search=tpr", ["search = 'tpr'", "'tpe', 'random' or 'grid'"]),
+        ("pruning.enable=true", ["nearest: pruning.enabled"]),
+        ("resources.trial.gpu=1.5", ["resources.trial", "gpu (1.5)"]),
+        ("name=a/b", ["name = 'a/b'"]),
+        ("epochs=3", ["epochs is not a setting", "training.epochs"]),
+        ("training.epoch=3", ["nearest: training.epochs"]),
+        ("training.epochs=0", ["training.epochs = 0", "greater than or equal to 1"]),
+        ("trial.training.epochs=0", ["training.epochs = 0"]),
+        ("space.seed={int: [-1, 1]}", ["space.seed", "seed = -1", "equal to 0"]),
+        ("space.sead={int: [0, 1]}", ["space.sead", "nearest: seed"]),
+        ("space.seed={itn: [0, 1]}", ["space.seed.itn", "nearest: space.seed.int"]),
+        ("space.seed=3", ["space.seed = 3", "mapping of uniform, loguniform, int"]),
+        ("space.seed=null", ["does not vary seed", "training.loss_weights.cosine"]),
+        (
+            "training.loss_weights.cosine=2",
+            ["has no effect", "--set space.training.loss_weights.cosine=null"],
+        ),
+        ("zzz=1", ["valid here: name, description", "certification"]),
+    ],
+)
+def test_wrong_assignment_is_refused_in_one_line(
+    tmp_path: Path, assignment: str, parts: list[str]
+) -> None:
+    text = refused(written(tmp_path, SWEEP), [assignment])
+    assert text.startswith("--set")
+    for part in parts:
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"name": None}, ["name"]),
+        ({"trails": 3}, ["trails", "nearest: trials"]),
+        ({"trials": None}, ["trials is missing"]),
+        ({"space": {}}, ["trials = 5", "space is empty"]),
+        ({"search": "grid"}, ["trials = 5", "grid"]),
+        ({"search": "grid", "trials": None}, ["loss_weights.cosine", "choice domains only"]),
+        ({"trial": {"training": {"epochs": 0}}}, ["trial: training.epochs = 0"]),
+        ({"trial": {"trainin": {}}}, ["trial: trainin is not a setting", "nearest: training"]),
+        ({"trial": 3}, ["trial = 3", "mapping"]),
+        (
+            {"space": {"training.learning_rate": {"uniform": [0, 1]}}},
+            ["space.training.learning_rate", "= 0.0", "greater than 0"],
+        ),
+        ({"space": {"seed": {"int": [0, 5], "step": 2}}}, ["space.seed", "multiple of step"]),
+        ({"space": {"training": {"epochs": {"int": [1, 2]}}}}, ["space.training.epochs"]),
+    ],
+)
+def test_wrong_file_is_refused_in_one_line(
+    tmp_path: Path, changes: dict[str, Any], parts: list[str]
+) -> None:
+    path = written(tmp_path, {**SWEEP, **changes})
+    text = refused(path, [])
+    assert text.startswith(path)
+    for part in parts:
+        assert part in text
+
+
+def test_wrong_base_is_blamed_for_its_own_mistake(tmp_path: Path) -> None:
+    base = tmp_path / "trial.yaml"
+    base.write_text("sigma: -1")
+    text = refused(written(tmp_path, {**SWEEP, "base": str(base)}), [])
+    assert text.startswith(f"{base}: sigma = -1")
+    assert "cifar10, digits" in refused(written(tmp_path, {**SWEEP, "base": "digit"}), [])
+
+
+def test_unknown_preset_lists_the_presets() -> None:
+    text = refused("quick", [])
+    assert all(name in text for name in PRESETS)
+
+
+def test_assignment_may_supply_what_the_file_lacks(tmp_path: Path) -> None:
+    path = written(tmp_path, {**SWEEP, "trials": None})
+    assert load_sweep(path, ["trials=2"]).trials == 2

@@ -1,0 +1,1 @@
+"""Hyperparameter sweeps over DE-CROP with Ray Tune, Optuna and MLflow."""

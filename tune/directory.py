@@ -1,0 +1,256 @@
+"""The sweep directory: one folder that holds all a sweep knows, and where each thing lies."""
+
+import os
+import re
+import reprlib
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import AwareDatetime, BaseModel, Field, JsonValue, ValidationError, model_validator
+
+from decrop.config import Settings, TrialConfig
+from decrop.errors import InputError
+from decrop.files import read_json, write_json
+from decrop.trial_folder import TrialFolder
+
+State = Literal["running", "complete", "pruned", "failed"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_Record = TypeVar("_Record", bound=BaseModel)
+
+
+class SweepRecord(Settings):
+    """What `sweep.json` says: which sweep this is, and its settings."""
+
+    format: Literal[1] = Field(default=1, description="Version of the directory's layout.")
+    id: str = Field(min_length=1, description="Unique name of the sweep, kept when it moves.")
+    name: str = Field(min_length=1, description="Name that a person gave it.")
+    created: AwareDatetime = Field(description="When the folder was made.")
+    sweep: dict[str, JsonValue] = Field(description="The sweep's settings as JSON.")
+
+
+class TrialRecord(Settings):
+    """What `trial.json` says: the settings of one trial, fixed before it starts."""
+
+    number: int = Field(ge=0, description="Number of the trial; 0 is the reference.")
+    reference: bool = Field(description="Whether it is the trial that the others are compared to.")
+    parameters: dict[str, JsonValue] = Field(description="Sampled values by dotted path.")
+    config: TrialConfig = Field(description="All settings, the sampled ones included.")
+
+
+class TrialState(Settings):
+    """What `state.json` says: how far a trial has come."""
+
+    state: State = Field(description="running until it ended one way or another.")
+    started: AwareDatetime = Field(description="When the trial first ran.")
+    ended: AwareDatetime | None = Field(default=None, description="When it ended.")
+    error: str | None = Field(default=None, description="Traceback of what ended it, if it failed.")
+
+    @model_validator(mode="after")
+    def _ended_unless_running(self) -> Self:
+        if (self.ended is None) != (self.state == "running"):
+            raise ValueError("ended must be given exactly when the trial is not running")
+        return self
+
+
+class SweepTrialFolder(TrialFolder):
+    """A trial's folder with what the sweep knows of it; any file may be missing at any time."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.record_path = path / "trial.json"
+        self.state_path = path / "state.json"
+
+    def read_record(self) -> TrialRecord | None:
+        """Read `trial.json`, None if absent.
+
+        Raises:
+            InputError: the file is not a trial's record.
+        """
+        return _read_record(self.record_path, TrialRecord)
+
+    def write_record(self, record: TrialRecord) -> None:
+        """Write `trial.json` whole."""
+        write_json(self.record_path, record.model_dump(mode="json"))
+
+    def read_state(self) -> TrialState | None:
+        """Read `state.json`, None if absent.
+
+        Raises:
+            InputError: the file is not a trial's state.
+        """
+        return _read_record(self.state_path, TrialState)
+
+    def write_state(self, state: TrialState) -> None:
+        """Write `state.json` whole."""
+        write_json(self.state_path, state.model_dump(mode="json"))
+
+    def read_history(self) -> list[dict[str, Any]]:
+        """Read the losses of every epoch so far, [] if absent.
+
+        Raises:
+            InputError: the file is not a JSON list of objects.
+        """
+        return _read_rows(self.history_path)
+
+    def read_reports(self) -> list[dict[str, Any]]:
+        """Read the held-out scores so far, [] if absent.
+
+        Raises:
+            InputError: the file is not a JSON list of objects.
+        """
+        return _read_rows(self.reports_path)
+
+    def read_result(self) -> dict[str, Any] | None:
+        """Read the result of certification, None if absent.
+
+        Raises:
+            InputError: the file is not a JSON object.
+        """
+        if not self.result_path.exists():
+            return None
+        result = read_json(self.result_path)
+        if not isinstance(result, dict):
+            raise InputError(f"{self.result_path} is not a JSON object; restore or delete it.")
+        return result
+
+
+class SweepDirectory:
+    """Where the files of a sweep lie, and typed access to those that every reader needs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.record_path = path / "sweep.json"
+        self.cache_path = path / "cache"
+        self.trials_path = path / "trials"
+        self.final_path = path / "final"
+        self.leaderboard_json_path = path / "leaderboard.json"
+        self.leaderboard_markdown_path = path / "leaderboard.md"
+        self.bundle_path = path / "bundle"
+        self.mlflow_database_path = path / "mlflow.db"
+        self.mlflow_artifacts_path = path / "mlflow-artifacts"
+
+    @classmethod
+    def create(cls, parent: Path, name: str, sweep: dict[str, JsonValue]) -> Self:
+        """Make a new folder `<parent>/<name>-<UTC time>` with its `sweep.json`.
+
+        An existing folder is never used: the next free `-2`, `-3`, … is appended.
+
+        Raises:
+            InputError: the name cannot be a folder's name, or the parent cannot be written to.
+        """
+        if not _NAME.fullmatch(name):
+            raise InputError(
+                f"Sweep name {name!r} cannot be used for a folder: use letters, digits, '.', '_' "
+                "and '-', beginning with a letter or digit."
+            )
+        created = _now()
+        directory = cls(_make_folder(parent, f"{name}-{created:%Y%m%d-%H%M%S}"))
+        record = SweepRecord(id=uuid.uuid4().hex, name=name, created=created, sweep=sweep)
+        write_json(directory.record_path, record.model_dump(mode="json"))
+        return directory
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open an existing sweep directory.
+
+        Raises:
+            InputError: the path is no sweep directory.
+        """
+        directory = cls(path)
+        directory.read_record()
+        return directory
+
+    def read_record(self) -> SweepRecord:
+        """Read `sweep.json`.
+
+        Raises:
+            InputError: the path is no sweep directory.
+        """
+        record = _read_record(self.record_path, SweepRecord)
+        if record is None:
+            raise InputError(
+                f"{self.path} is no sweep directory: it has no sweep.json. Give the folder that "
+                "the sweep printed when it started."
+            )
+        return record
+
+    def classifier_path(self, content_hash: str) -> Path:
+        """Return the folder of a classifier that trials protect."""
+        return self.path / "classifiers" / content_hash
+
+    def trial(self, number: int) -> SweepTrialFolder:
+        """Return the folder of a trial, whether it exists yet or not."""
+        return SweepTrialFolder(self.trials_path / str(number))
+
+    def final(self, number: int) -> SweepTrialFolder:
+        """Return the folder of a trial's retraining on all limited data, certified on test."""
+        return SweepTrialFolder(self.final_path / str(number))
+
+    @property
+    def undefended(self) -> SweepTrialFolder:
+        """The folder of the classifier without a denoiser, certified on test."""
+        return SweepTrialFolder(self.path / "undefended")
+
+    def trial_numbers(self) -> list[int]:
+        """Return the numbers of the trials that have a folder, increasing."""
+        return _numbered_folders(self.trials_path)
+
+    def final_numbers(self) -> list[int]:
+        """Return the numbers of the trials that have a retraining's folder, increasing."""
+        return _numbered_folders(self.final_path)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def _make_folder(parent: Path, name: str) -> Path:
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        attempt = 1
+        while True:
+            path = parent / (name if attempt == 1 else f"{name}-{attempt}")
+            try:
+                path.mkdir()
+                return path
+            except FileExistsError:
+                attempt += 1
+    except OSError as error:
+        raise InputError(
+            f"Cannot make a sweep directory in {parent}: {error.strerror}. Give another folder."
+        ) from error
+
+
+def _numbered_folders(path: Path) -> list[int]:
+    try:
+        with os.scandir(path) as entries:
+            names = [entry.name for entry in entries if entry.is_dir()]
+    except FileNotFoundError:
+        return []
+    return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]*", name))
+
+
+def _read_record(path: Path, record_type: type[_Record]) -> _Record | None:
+    if not path.exists():
+        return None
+    try:
+        return record_type.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise InputError(
+            f"{path}: {field}: {first['msg']} (found {reprlib.repr(first['input'])}). "
+            "It was written by another version or edited; restore it."
+        ) from None
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    rows = read_json(path)
+    if not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
+        raise InputError(f"{path} is not a JSON list of objects; restore or delete it.")
+    return rows

@@ -1,0 +1,221 @@
+"""What a sweep may vary: domains of settings, checked against the schema of a trial."""
+
+from collections.abc import Callable, Collection, Mapping
+from graphlib import CycleError, TopologicalSorter
+from typing import Annotated, Any, Self
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from decrop.config import Count, Settings, TrialConfig
+from decrop.documents import Document, blame, explain, set_dotted, show
+from decrop.errors import InputError
+
+# A field of a domain is called `int`, as it is in a sweep file.
+Integer = int
+
+_GOLDEN_SECTION = 0.6180339887498949
+
+
+def _scalar(value: Any) -> Any:
+    if value is not None and not isinstance(value, str | int | float):
+        raise ValueError("must be a string, a number, true, false or null")
+    return value
+
+
+Scalar = Annotated[Any, AfterValidator(_scalar)]
+
+
+class Domain(Settings):
+    """The values one setting may take; exactly one of the four kinds is given."""
+
+    uniform: tuple[float, float] | None = Field(
+        default=None, description="[low, high], both included."
+    )
+    loguniform: tuple[float, float] | None = Field(
+        default=None, description="[low, high], both included, uniform in the logarithm."
+    )
+    int: tuple[Integer, Integer] | None = Field(
+        default=None, description="[low, high], both included, whole numbers."
+    )
+    step: Count = Field(default=1, description="Distance of the whole numbers of `int`.")
+    choice: tuple[Scalar, ...] | None = Field(default=None, min_length=1, description="The values.")
+    when: dict[str, Scalar] = Field(
+        default={},
+        description="Other choices' paths and the values for which this setting is varied.",
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        bounds = [b for b in (self.uniform, self.loguniform, self.int) if b is not None]
+        if len(bounds) + (self.choice is not None) != 1:
+            raise ValueError(
+                "must be one of {uniform: [low, high]}, {loguniform: [low, high]}, "
+                "{int: [low, high]} and {choice: [...]}"
+            )
+        for low, high in bounds:
+            if low > high:
+                raise ValueError(f"low ({low}) must not exceed high ({high})")
+        if self.loguniform is not None and self.loguniform[0] <= 0:
+            raise ValueError("low must be greater than 0, for its logarithm is taken")
+        if self.int is None and self.step != 1:
+            raise ValueError("step belongs to int")
+        if self.int is not None and (self.int[1] - self.int[0]) % self.step:
+            raise ValueError("high must be low plus a multiple of step")
+        if self.choice is not None and len(set(self.choice)) < len(self.choice):
+            raise ValueError("the choices must differ")
+        return self
+
+    def distribution(self) -> BaseDistribution:
+        """Return Optuna's description of the domain."""
+        if self.uniform is not None:
+            return FloatDistribution(*self.uniform)
+        if self.loguniform is not None:
+            return FloatDistribution(*self.loguniform, log=True)
+        if self.int is not None:
+            return IntDistribution(*self.int, step=self.step)
+        assert self.choice is not None
+        return CategoricalDistribution(self.choice)
+
+    def contains(self, value: Any) -> bool:
+        """Return whether the domain has a value."""
+        if self.choice is not None:
+            return value in self.choice
+        if isinstance(value, bool) or not isinstance(value, float | Integer):
+            return False
+        if self.int is not None:
+            return self.int[0] <= value <= self.int[1] and (value - self.int[0]) % self.step == 0
+        bounds = self.uniform or self.loguniform
+        assert bounds is not None
+        return bounds[0] <= value <= bounds[1]
+
+    def values_to_check(self) -> tuple[Any, ...]:
+        """Return values of which all are allowed only if the whole domain is.
+
+        A setting's limits are intervals, so that both ends stand for what is between; one value
+        between the ends of a continuous domain tells whether the setting takes fractions.
+        """
+        if self.choice is not None:
+            return self.choice
+        if self.int is not None:
+            return self.int
+        bounds = self.uniform or self.loguniform
+        assert bounds is not None
+        low, high = bounds
+        return (low, high, low + _GOLDEN_SECTION * (high - low))
+
+
+Space = Mapping[str, Domain]
+
+
+def ordered(space: Space) -> list[str]:
+    """Return the paths of a space, each after those that its `when` names.
+
+    Raises:
+        InputError: domains depend on each other in a circle.
+    """
+    graph = {path: tuple(domain.when) for path, domain in space.items()}
+    try:
+        return list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        circle = " -> ".join(reversed(error.args[1]))
+        raise InputError(f"space: `when` goes in a circle: {circle}.") from None
+
+
+def exists(domain: Domain, parameters: Mapping[str, Any]) -> bool:
+    """Return whether a domain exists beside the values drawn so far (see `ordered`)."""
+    return all(
+        path in parameters and parameters[path] == value for path, value in domain.when.items()
+    )
+
+
+def require_choices(space: Space) -> None:
+    """Refuse what a grid cannot enumerate.
+
+    Raises:
+        InputError: a domain is no choice.
+    """
+    for path, domain in space.items():
+        if domain.choice is None:
+            raise InputError(
+                f"space.{path}: a grid takes choice domains only; write its values as "
+                "{choice: [...]}, or use search tpe or random."
+            )
+
+
+def check_space(
+    space: Space, document: Mapping[str, Any], *, source: str, assigned: Collection[str] = ()
+) -> None:
+    """Check that every domain is a setting's, exists for some trial, and holds allowed values only.
+
+    Args:
+        space: Domains by dotted path.
+        document: The settings of a trial that the space does not vary.
+        source: The file or preset of the space, for the message.
+        assigned: Dotted paths given by `--set`, those of domains starting with `space.`.
+
+    Raises:
+        InputError: a path is no setting, `when` names no choice or none of its values or goes in a
+            circle, no trial can have the domain, or the schema refuses one of its values.
+    """
+
+    def check_each(check: Callable[[str], None]) -> None:
+        for path in space:
+            try:
+                check(path)
+            except InputError as error:
+                blamed = blame(f"space.{path}", source, assigned)
+                raise InputError(f"{blamed}: space.{path}: {error}") from None
+
+    check_each(lambda path: _check_when(space[path], space))
+    try:
+        ordered(space)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+    check_each(lambda path: _check_values(path, space, document))
+
+
+def _check_when(domain: Domain, space: Space) -> None:
+    for other, value in domain.when.items():
+        choices = space[other].choice if other in space else None
+        if choices is None:
+            names = [name for name in space if space[name].choice is not None]
+            raise InputError(
+                f"when names {other}, which is no choice of this space "
+                f"(choices: {', '.join(names) or 'none'})."
+            )
+        if value not in choices:
+            allowed = ", ".join(map(show, choices))
+            raise InputError(f"when {other} = {show(value)}: must be one of {allowed}.")
+
+
+def _check_values(path: str, space: Space, document: Mapping[str, Any]) -> None:
+    in_place: Document = dict(document)
+    for other, value in _conditions(space[path], space).items():
+        in_place = set_dotted(in_place, other, value)
+    for value in space[path].values_to_check():
+        try:
+            TrialConfig.model_validate(set_dotted(in_place, path, value))
+        except ValidationError as error:
+            raise InputError(f"{explain(error, TrialConfig)}.") from None
+
+
+def _conditions(domain: Domain, space: Space) -> dict[str, Any]:
+    """Return all that must hold for a domain to exist, through the whole chain of `when`."""
+    found: dict[str, Any] = {}
+    waiting = list(domain.when.items())
+    while waiting:
+        other, value = waiting.pop()
+        if other in found and found[other] != value:
+            raise InputError(
+                f"no trial has it: its conditions ask {other} to be both {show(value)} and "
+                f"{show(found[other])}."
+            )
+        found[other] = value
+        waiting.extend(space[other].when.items())
+    return found

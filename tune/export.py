@@ -1,0 +1,60 @@
+"""From a sweep directory to a bundle."""
+
+from pathlib import Path
+
+from decrop.bundle import export_bundle
+from decrop.classifiers.stored import load_stored_classifier
+from decrop.errors import InputError
+from tune.directory import SweepDirectory
+from tune.leaderboard import REFERENCE, ranking
+
+
+def best_trial(directory: SweepDirectory) -> int:
+    """Return the trial with the best held-out score.
+
+    Raises:
+        InputError: no trial has finished.
+    """
+    scores = ranking(directory)
+    if not scores:
+        raise InputError(f"{directory.path} has no finished trial to export.")
+    return scores[0][0]
+
+
+def export_trial(
+    directory: SweepDirectory, number: int, destination: Path, *, with_classifier: bool = True
+) -> None:
+    """Export a trial: trained on the whole limited data if it was chosen, else as it was ranked.
+
+    Raises:
+        InputError: there is no such finished trial, or the destination exists.
+    """
+    scores = dict(ranking(directory))
+    if number not in scores:
+        finished = ", ".join(str(n) for n in sorted(scores)) or "none"
+        raise InputError(f"--trial {number}: not a finished trial; finished are {finished}.")
+    final = directory.final(number)
+    folder = final if final.result_path.exists() else directory.trial(number)
+    result = folder.read_result()
+    if result is None:
+        raise InputError(f"{folder.path} has no result.json.")
+    stored = directory.classifier_path(result["hashes"]["classifier"])
+    classifier, class_names = load_stored_classifier(stored)
+    position = list(scores).index(number) + 1
+    name = directory.read_record().name
+    origin = (
+        f"Trial {number} of the sweep `{name}`"
+        + (" (the paper's choice)" if number == REFERENCE else "")
+        + f", rank {position} of {len(scores)} finished trials by average certified radius on "
+        f"held-out images ({scores[number]:.3f})."
+    )
+    if folder is final:
+        origin += " Trained once more on the whole limited data before it was certified."
+    export_bundle(
+        folder,
+        classifier,
+        class_names,
+        destination,
+        origin=origin,
+        with_classifier=with_classifier,
+    )

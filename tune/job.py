@@ -1,0 +1,116 @@
+"""What every worker of a sweep needs to know, and how it runs one trial."""
+
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from decrop.cache import ContentCache
+from decrop.certification import MakeSampler
+from decrop.config import TrialConfig
+from decrop.inputs import TrialInputs, load_inputs
+from decrop.result import Split
+from decrop.smoothing.execution import resolve_device
+from decrop.trial import Report, run_trial
+from tune.directory import State, SweepDirectory, SweepTrialFolder, TrialRecord, TrialState
+from tune.shards import ShardedSampler
+from tune.space import reference_config, trial_config_for
+from tune.sweep_file import SweepConfig
+
+# Settings that decide what the inputs are; where none of them is swept all trials share one copy.
+_INPUT_GROUPS = ("dataset", "limited", "classifier")
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """A sweep as its workers see it.
+
+    Attributes:
+        path: the sweep directory, seen by every host.
+        sweep: its settings.
+        inputs: classifier and data, None where trials differ in them and load their own.
+    """
+
+    path: Path
+    sweep: SweepConfig
+    inputs: TrialInputs | None
+
+    @property
+    def directory(self) -> SweepDirectory:
+        """The sweep directory."""
+        return SweepDirectory(self.path)
+
+    @property
+    def cache(self) -> ContentCache:
+        """Where stage-1 samples and trained classifiers are shared."""
+        return ContentCache(self.directory.cache_path)
+
+    def config(self, number: int, parameters: Mapping[str, Any]) -> TrialConfig:
+        """Return the settings of a trial."""
+        if number == 0:
+            return reference_config(self.sweep)
+        return trial_config_for(self.sweep, parameters)
+
+    def inputs_for(self, config: TrialConfig) -> TrialInputs:
+        """Return the shared inputs, or load those of this trial."""
+        if self.inputs is not None:
+            return self.inputs
+        return load_inputs(config, self.cache, resolve_device(config.execution.device))
+
+    def make_sampler(self, config: TrialConfig) -> MakeSampler:
+        """Return the maker of samplers that helpers in the cluster take part in."""
+        resources = self.sweep.resources
+        device = resolve_device(config.execution.device)
+        return lambda task: ShardedSampler(
+            task, device, helper=resources.helper, max_helpers=resources.max_helpers
+        )
+
+
+def shares_inputs(sweep: SweepConfig) -> bool:
+    """Tell whether all trials of a sweep work on the same classifier and data."""
+    return not any(path.split(".")[0] in _INPUT_GROUPS for path in sweep.space)
+
+
+def run_recorded(
+    job: SweepJob, record: TrialRecord, folder: SweepTrialFolder, split: Split
+) -> Iterator[Report]:
+    """Run a trial in its folder, recording what it is and how far it has come.
+
+    A failure is written down with its traceback before it is raised.
+    """
+    folder.write_record(record)
+    earlier = folder.read_state()
+    started = earlier.started if earlier is not None else _now()
+    folder.write_state(TrialState(state="running", started=started))
+    torch.set_num_threads(max(1, int(job.sweep.resources.trial.cpu)))
+    try:
+        inputs = job.inputs_for(record.config)
+        for report in run_trial(
+            record.config,
+            inputs,
+            folder,
+            job.cache,
+            split=split,
+            make_sampler=job.make_sampler(record.config),
+        ):
+            if report.finished:
+                end_trial(folder, "complete")
+            yield report
+    except Exception:
+        end_trial(folder, "failed", error=traceback.format_exc())
+        raise
+
+
+def end_trial(folder: SweepTrialFolder, state: State, *, error: str | None = None) -> None:
+    """Write down that a trial has ended, and how."""
+    earlier = folder.read_state()
+    started = earlier.started if earlier is not None else _now()
+    folder.write_state(TrialState(state=state, started=started, ended=_now(), error=error))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)

@@ -1,0 +1,179 @@
+"""What a person sees while a sweep runs: a live table, or plain lines where there is no terminal."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray.tune import Callback
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from tune.directory import SweepDirectory
+from tune.job import end_trial
+from tune.trial import METRIC
+
+
+@dataclass
+class _Row:
+    number: int
+    state: str
+    parameters: dict[str, Any]
+    evaluation: int = 0
+    epoch: int = 0
+    score: float | None = None
+
+
+@dataclass
+class SweepProgress:
+    """The state of all trials, drawn anew after each event.
+
+    Attributes:
+        total: trials of the sweep.
+        evaluations: scores of a trial.
+        done_before: trials that an earlier run finished.
+    """
+
+    total: int
+    evaluations: int
+    console: Console
+    done_before: int = 0
+    _rows: dict[int, _Row] = field(default_factory=dict)
+    _started: float = field(default_factory=time.monotonic)
+    _live: Live | None = None
+
+    def __enter__(self) -> "SweepProgress":
+        if self.console.is_terminal:
+            self._live = Live(self._render(), console=self.console, refresh_per_second=2)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.update(self._render())
+            self._live.stop()
+
+    def started(self, number: int, parameters: dict[str, Any]) -> None:
+        """A trial runs."""
+        self._rows[number] = _Row(number, "running", parameters)
+        self._show(f"trial {number} started{' (the paper’s choice)' if number == 0 else ''}")
+
+    def scored(self, number: int, result: dict[str, Any]) -> None:
+        """A trial has a held-out score."""
+        row = self._rows[number]
+        row.evaluation, row.epoch, row.score = (
+            result["evaluation"],
+            result["epoch"],
+            result[METRIC],
+        )
+        self._show(
+            f"trial {number}: epoch {row.epoch}, average certified radius {row.score:.3f} held out"
+        )
+
+    def ended(self, number: int, state: str) -> None:
+        """A trial has ended."""
+        self._rows[number].state = state
+        self._show(f"trial {number} {state}; {self._summary()}")
+
+    def _show(self, line: str) -> None:
+        if self._live is not None:
+            self._live.update(self._render())
+        else:
+            self.console.print(line, highlight=False, soft_wrap=True)
+
+    def _ended(self) -> int:
+        return sum(row.state != "running" for row in self._rows.values())
+
+    def _summary(self) -> str:
+        done = self.done_before + self._ended()
+        text = f"{done} of {self.total} trials done"
+        best = self._best()
+        if best is not None:
+            text += f", best so far trial {best.number} with {best.score:.3f}"
+        left = self._seconds_left()
+        return text if left is None else f"{text}, about {_duration(left)} left"
+
+    def _best(self) -> _Row | None:
+        # Scores of unfinished trials rest on fewer samples and are not comparable.
+        complete = [row for row in self._rows.values() if row.state == "complete"]
+        return max(complete, key=lambda row: row.score or 0.0, default=None)
+
+    def _seconds_left(self) -> float | None:
+        work = sum(
+            1.0 if row.state != "running" else row.evaluation / self.evaluations
+            for row in self._rows.values()
+        )
+        if not self._ended():
+            return None
+        return (time.monotonic() - self._started) * (self.total - self.done_before - work) / work
+
+    def _render(self) -> Group:
+        table = Table(title="Trials", expand=False)
+        for name in ("trial", "state", "epoch", "average radius, held out", "settings"):
+            table.add_column(name, no_wrap=name != "settings", overflow="ellipsis")
+        for number in sorted(self._rows):
+            row = self._rows[number]
+            score = "" if row.score is None else f"{row.score:.3f}"
+            settings = "the paper’s choice" if number == 0 else _settings(row.parameters)
+            table.add_row(str(number), row.state, str(row.epoch or ""), score, settings)
+        return Group(table, Text(self._summary()))
+
+
+class ProgressCallback(Callback):
+    """Tells a sweep's progress what Ray Tune does, and writes down what only Tune knows."""
+
+    def __init__(self, progress: SweepProgress, directory: SweepDirectory) -> None:
+        self._progress = progress
+        self._directory = directory
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the terminal out: Ray Tune pickles callbacks to a directory nobody reads again."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Show a trial that starts."""
+        self._progress.started(trial.config["number"], trial.config["parameters"])
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Show a score."""
+        self._progress.scored(trial.config["number"], result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Show how a trial ended; one that the scheduler stopped does not know it itself."""
+        finished = trial.last_result.get("finished") is True
+        if not finished:
+            end_trial(self._directory.trial(trial.config["number"]), "pruned")
+        self._progress.ended(trial.config["number"], "complete" if finished else "pruned")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Show a failure; one whose process died could not write it down."""
+        folder = self._directory.trial(trial.config["number"])
+        state = folder.read_state()
+        if state is None or state.state == "running":
+            end_trial(folder, "failed", error=_error_text(trial))
+        self._progress.ended(trial.config["number"], "failed")
+
+
+def _error_text(trial: Any) -> str:
+    error = trial.get_error()
+    return str(error) if error is not None else "the trial's process died"
+
+
+def _settings(parameters: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{path.rsplit('.', 1)[-1]} {value:.3g}"
+        if isinstance(value, float)
+        else f"{path.rsplit('.', 1)[-1]} {value}"
+        for path, value in parameters.items()
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,180 @@
+"""Sweep files: what a sweep fixes, what it varies, how it searches, and on what it runs."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from decrop.config import Count, NonNegative, Settings, TrialConfig
+from decrop.documents import (
+    Document,
+    field_paths,
+    load_document,
+    load_trial_document,
+    merge,
+    parse_assignment,
+    set_dotted,
+    trial_config,
+    unknown,
+    validated,
+)
+from decrop.errors import InputError
+from tune.domains import Domain, check_space, require_choices
+
+
+class PruningSettings(Settings):
+    """Asynchronous successive halving (Li et al. 2020) on the held-out score while training."""
+
+    enabled: bool = Field(
+        default=True, description="Whether weak trials end before their last epoch."
+    )
+    grace_evaluations: Count = Field(
+        default=1, description="Held-out scores before a trial may end."
+    )
+    reduction_factor: int = Field(
+        default=3, ge=2, description="One trial in so many goes on from each rung to the next."
+    )
+
+
+class Resources(Settings):
+    """What one process claims of a machine."""
+
+    cpu: Annotated[float, Field(gt=0)] = Field(default=1.0, description="CPU cores.")
+    gpu: NonNegative = Field(default=0.0, description="GPUs; a fraction shares one.")
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> Self:
+        if self.gpu > 1 and self.gpu != int(self.gpu):
+            raise ValueError(f"gpu ({self.gpu}) must be a whole number above 1")
+        return self
+
+
+class ResourceSettings(Settings):
+    """What the sweep's processes claim, and how many there are."""
+
+    trial: Resources = Field(default=Resources(), description="Of a trial.")
+    helper: Resources = Field(
+        default=Resources(),
+        description="Of a helper, which takes over part of a trial's certification.",
+    )
+    max_helpers: int = Field(default=4, ge=0, description="Helpers of all trials together.")
+    max_concurrent: Count | None = Field(
+        default=None, description="Trials at once; as many as fit if not given."
+    )
+
+
+class LeaderboardSettings(Settings):
+    """What is certified on the test split at the end."""
+
+    top: Count = Field(
+        default=3, description="Trials with the best held-out score, beside trial 0."
+    )
+
+
+class SweepConfig(Settings):
+    """A sweep; `load_sweep` has merged `base` into `trial`, so it depends on no other file."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Part of the name of its folder."
+    )
+    description: str = Field(default="", description="One sentence for readers of the results.")
+    base: str | None = Field(
+        default=None, description="Trial preset or YAML file that `trial` overrides."
+    )
+    trial: dict[str, Any] = Field(
+        default={}, description="Settings that all trials share (TrialConfig)."
+    )
+    space: dict[str, Domain] = Field(
+        default={}, description="Domains of the others, by dotted path."
+    )
+    search: Literal["tpe", "random", "grid"] = Field(
+        default="tpe", description="How settings are chosen."
+    )
+    search_seed: int = Field(default=0, ge=0, description="Seed of the search.")
+    trials: Count | None = Field(
+        default=None,
+        description="Trials in total with trial 0; not given for a grid, which has its own.",
+    )
+    pruning: PruningSettings = PruningSettings()
+    resources: ResourceSettings = ResourceSettings()
+    leaderboard: LeaderboardSettings = LeaderboardSettings()
+
+    @model_validator(mode="after")
+    def _count_fits_search(self) -> Self:
+        if self.search == "grid":
+            if self.trials is not None:
+                raise ValueError(
+                    f"trials = {self.trials}: must not be given for a grid, which runs every "
+                    "combination of its choices and trial 0"
+                )
+        elif self.trials is None:
+            raise ValueError(
+                f"trials is missing: give the number of trials of search {self.search}"
+            )
+        elif self.trials > 1 and not self.space:
+            raise ValueError(f"trials = {self.trials}: must be 1, for space is empty")
+        return self
+
+
+def load_sweep(name_or_path: str, assignments: Sequence[str] = ()) -> SweepConfig:
+    """Read a sweep preset by name or a sweep file by path, and check all of it.
+
+    Args:
+        name_or_path: For example `quickstart` or `./mine.yaml`. A relative `base` of a file starts
+            at the file's folder.
+        assignments: `KEY=VALUE`, laid over the file in order. KEY is a dotted path of a sweep's
+            setting (`trials`, `pruning.enabled`), of a trial's (`training.epochs`), or `space.`
+            and a trial's, whose VALUE is a domain, or null to vary it no longer.
+
+    Raises:
+        InputError: the file, a setting, a domain or an assignment cannot be used.
+    """
+    document = load_document(name_or_path, files("tune") / "presets", kind="sweep preset")
+    assigned: list[str] = []
+    for text in assignments:
+        path, value = parse_assignment(text)
+        document = _assign(document, path, value)
+        assigned.append(path.removeprefix("trial."))
+    sweep = validated(SweepConfig, document, source=name_or_path, assigned=assigned)
+    for path in sweep.space:
+        if path in assigned:
+            raise InputError(
+                f"--set {path}: the sweep varies it, so that a fixed value has no effect; add "
+                f"--set space.{path}=null to vary it no longer."
+            )
+    trial = sweep.trial
+    if sweep.base is not None:
+        folder = None if "base" in assigned else Path(name_or_path).parent
+        base = load_trial_document(sweep.base, folder=folder)
+        trial_config(base, source=sweep.base)
+        trial = merge(base, trial)
+    trial_config(trial, source=f"{name_or_path}, trial", assigned=assigned)
+    check_space(sweep.space, trial, source=name_or_path, assigned=assigned)
+    if sweep.search == "grid":
+        try:
+            require_choices(sweep.space)
+        except InputError as error:
+            raise InputError(f"{name_or_path}: {error}") from None
+    return sweep.model_copy(update={"base": None, "trial": trial})
+
+
+def _assign(document: Document, path: str, value: Any) -> Document:
+    """Lay one assignment over a sweep document (see `load_sweep`)."""
+    first, _, rest = path.partition(".")
+    if first == "space" and rest:
+        # The keys of a space are dotted paths themselves.
+        space = document.get("space") or {}
+        if value is not None:
+            return {**document, "space": {**space, rest: value}}
+        if rest not in space:
+            names = ", ".join(space) or "nothing"
+            raise InputError(f"--set {path}: the sweep does not vary {rest}; it varies {names}.")
+        return {**document, "space": {name: space[name] for name in space if name != rest}}
+    if first in SweepConfig.model_fields:
+        return set_dotted(document, path, value)
+    if first in TrialConfig.model_fields:
+        return set_dotted(document, f"trial.{path}", value)
+    known = [*SweepConfig.model_fields, *TrialConfig.model_fields]
+    raise InputError(f"--set: {unknown(first, known, field_paths())}.")
