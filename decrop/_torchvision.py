@@ -1,7 +1,7 @@
 """The one place that imports torchvision: other modules take it from here.
 
-PyPI has no CPU build of torchvision, and beside a CPU build of PyTorch the compiled operators of the
-CUDA build do not load, so that `import torchvision` fails while registering its fake kernels.
+PyPI has no CPU build of torchvision, and beside a CPU build of PyTorch the compiled operators of
+the CUDA build do not load, so that `import torchvision` fails while registering its fake kernels.
 Declaring the schemas those kernels refer to is enough for datasets, transforms and models.
 """
 

@@ -130,7 +130,7 @@ def load_bundle(path: Path, *, classifier_weights: Path | None = None) -> Bundle
         classifier_weights: safetensors file, for a bundle exported without its classifier.
 
     Raises:
-        InputError: files are missing or changed, or the classifier is another than the protected one.
+        InputError: files are missing or changed, or the classifier is not the protected one.
     """
     document = _checked_document(path)
     config = TrialConfig.model_validate(document["trial"])

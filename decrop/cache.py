@@ -21,7 +21,7 @@ class ContentCache:
     """A folder of tensors named by the hash of what determines them.
 
     Processes on any host that see the folder compute an entry once: the first holds a lease that it
-    renews while it works, the others wait for the entry. If the holder dies, one of them takes over.
+    renews while it works, the others wait for the entry. If the holder dies, another takes over.
     Each computation leaves a marker, so `computations` tells how often work was really done.
     """
 

@@ -63,8 +63,8 @@ Average certified radius {result.scores.average_certified_radius:.3f}; abstentio
 CERTIFY (Cohen et al. 2019) with {settings.selection_samples} selection and {estimation_samples}
 estimation samples an image. Each certificate is wrong with a probability of at most
 {settings.failure_probability:g}. It holds for the function that was sampled: this denoiser, this
-classifier, {result.precision} on {result.device}. It says nothing about perturbations larger than the
-radius or measured in another norm, nor about images unlike the data. The noise is added in
+classifier, {result.precision} on {result.device}. It says nothing about perturbations larger than
+the radius or measured in another norm, nor about images unlike the data. The noise is added in
 floating point.
 
 ## Data
@@ -81,7 +81,9 @@ def _rows(result: TrialResult) -> str:
     for radius, accuracy in result.scores.certified_accuracy.items():
         successes = round(accuracy * result.scores.images)
         low, high = exact_interval(successes, result.scores.images)
-        rows.append(f"| {radius} | {_percent(accuracy)} | {_percent(low)} – {_percent(high)} |")
+        rows.append(
+            f"| {radius} | {_percent(accuracy)} | {_percent(float(low))} – {_percent(float(high))} |"
+        )
     return "\n".join(rows)
 
 

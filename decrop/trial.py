@@ -69,11 +69,11 @@ def run_trial(
 ) -> Iterator[Report]:
     """Train a denoiser and certify it, yielding a report at each evaluation.
 
-    On `held_out` the denoiser is trained without the held-out images and scored on them; on `test` it
-    is trained on the whole limited data and certified on the test split, once, at the end. Work
+    On `held_out` the denoiser is trained without the held-out images and scored on them; on `test`
+    it is trained on the whole limited data and certified on the test split, once, at the end. Work
     already in the folder is not done again: reports are repeated, training goes on from its
-    checkpoint, and the result is the one an uninterrupted trial gives. Closing the iterator stops the
-    trial.
+    checkpoint, and the result is the one an uninterrupted trial gives. Closing the iterator stops
+    the trial.
 
     Args:
         config: the trial's settings.
@@ -192,7 +192,7 @@ def certify_undefended(
 def _stage_one(
     config: TrialConfig, inputs: TrialInputs, cache: ContentCache, device: torch.device
 ) -> StageOne:
-    # Held-out images are included, so that trial and final training share an entry; trials drop them.
+    # Of all limited images, so that trial and final training share an entry; trials drop some.
     return stage_one(
         inputs.classifier,
         inputs.limited.all,

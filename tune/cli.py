@@ -15,7 +15,6 @@ from decrop.errors import InputError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tune.directory import SweepDirectory
     from tune.leaderboard import Entry, Leaderboard
     from tune.sweep import SweepOutcome
 

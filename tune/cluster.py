@@ -10,11 +10,11 @@ from dataclasses import dataclass
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
-import ray  # noqa: E402
-import torch  # noqa: E402
+import ray
+import torch
 
-from decrop.errors import InputError  # noqa: E402
-from tune.sweep_file import ResourceSettings  # noqa: E402
+from decrop.errors import InputError
+from tune.sweep_file import ResourceSettings
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,22 @@ def cluster(address: str | None) -> Iterator[ClusterSize]:
     """Connect to a cluster, or start one on this machine, for the length of a block.
 
     Args:
-        address: of a running cluster (`auto` or HOST:PORT); None starts one of this machine's cores.
+        address: of a running cluster (`auto` or HOST:PORT); None starts one on this machine.
 
     Raises:
         InputError: there is no cluster at the address.
     """
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
         size = local_size()
-        ray.init(num_cpus=int(size.cpu), include_dashboard=False, **quiet)
+        ray.init(
+            num_cpus=int(size.cpu),
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
     else:
         try:
-            ray.init(address=address, **quiet)
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
         except ConnectionError as error:
             raise InputError(
                 f"--address {address}: no Ray cluster answers there ({_first_line(error)}); start "

@@ -93,7 +93,7 @@ def chosen(scores: list[tuple[int, float]], top: int) -> list[int]:
     """Return the trials to certify on test: the `top` best held-out scores, and trial 0."""
     numbers = [number for number, _ in scores]
     first = numbers[:top]
-    return first + [REFERENCE] if REFERENCE in numbers[top:] else first
+    return [*first, REFERENCE] if REFERENCE in numbers[top:] else first
 
 
 def build_leaderboard(directory: SweepDirectory, radii: tuple[float, ...]) -> Leaderboard:

@@ -1,6 +1,6 @@
 """Which trials end early."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +15,7 @@ EVALUATION = "evaluation"
 class SparingScheduler(AsyncHyperBandScheduler):
     """Asynchronous successive halving (Li et al. 2020) that never stops the reference trial."""
 
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Record a score; decide whether its trial goes on."""
         decision: str = super().on_trial_result(tune_controller, trial, result)
         return TrialScheduler.CONTINUE if trial.config["reference"] else decision
@@ -44,11 +44,13 @@ def build_scheduler(
         max_t=max(evaluations + 1, settings.grace_evaluations + 1),
     )
     for trial in past:
-        replayed = SimpleNamespace(
+        # The scheduler reads no more than this of a trial, and nothing of the controller.
+        replayed: Any = SimpleNamespace(
             trial_id=f"past {trial.number}", config={"reference": trial.number == 0}
         )
-        scheduler.on_trial_add(None, replayed)
+        controller: Any = None
+        scheduler.on_trial_add(controller, replayed)
         for step, value in sorted(trial.intermediate.items()):
-            scheduler.on_trial_result(None, replayed, {EVALUATION: step, metric: value})
-        scheduler.on_trial_remove(None, replayed)
+            scheduler.on_trial_result(controller, replayed, {EVALUATION: step, metric: value})
+        scheduler.on_trial_remove(controller, replayed)
     return scheduler

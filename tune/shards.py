@@ -54,7 +54,9 @@ class ShardedSampler:
             num_cpus=helper.cpu,
             num_gpus=helper.gpu if device.type == "cuda" else 0,
             max_retries=0,
-            scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=None),
+            scheduling_strategy=PlacementGroupSchedulingStrategy(
+                placement_group=None  # type: ignore[arg-type]  # outside the trial's group
+            ),
         )
         self._threads = max(1, int(helper.cpu))
         self._key = uuid.uuid4().hex

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # Ray Tune's own loggers and tables; the sweep directory and our progress take their place.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -236,16 +237,16 @@ def _search(job: SweepJob, console: Console) -> None:
 
 def _earlier(
     directory: SweepDirectory,
-) -> tuple[list[PastTrial], list[tuple[int, dict[str, object]]]]:
+) -> tuple[list[PastTrial], list[tuple[int, dict[str, Any]]]]:
     """Return the trials that ended, and number and parameters of those that did not."""
     past: list[PastTrial] = []
-    unfinished: list[tuple[int, dict[str, object]]] = []
+    unfinished: list[tuple[int, dict[str, Any]]] = []
     for number in directory.trial_numbers():
         folder = directory.trial(number)
         record, state = folder.read_record(), folder.read_state()
         if record is None:
             continue
-        parameters = dict(record.parameters)
+        parameters: dict[str, Any] = dict(record.parameters)
         if state is None or state.state == "running":
             unfinished.append((number, parameters))
             continue

@@ -20,7 +20,9 @@ class SweepTrial(Trainable):
     function's thread would have to be waited for.
     """
 
-    def setup(self, config: dict[str, Any], job: SweepJob) -> None:
+    def setup(  # type: ignore[override]  # with_parameters adds the job
+        self, config: dict[str, Any], job: SweepJob
+    ) -> None:
         """Take up the trial that the searcher proposed."""
         self._job = job
         self._begin(config)

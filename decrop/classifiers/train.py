@@ -31,8 +31,9 @@ def train_classifier_network(
     """
     with seeded_globals(settings.seed, "classifier initialisation"):
         for module in network.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            reset = getattr(module, "reset_parameters", None)
+            if reset is not None:
+                reset()
     network = network.to(device).train()
     statistics = torch.tensor([mean, std])[:, :, None, None].to(device)
     images = (images.to(device).float() / 255 - statistics[0]) / statistics[1]

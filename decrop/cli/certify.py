@@ -29,17 +29,19 @@ def certify(
 ) -> None:
     """Certify test images anew, with other sample sizes, images or radii if so wished.
 
-    Writes the field's tab-separated idx, label, predict, radius, correct, time; -1 means abstention.
+    Writes one row an image: idx, label, predict (-1 where it abstains), radius, correct, time.
 
-    Example: [bold]decrop certify runs/digits/bundle --set certification.estimation_samples=10000[/bold]
+    Example: [bold]decrop certify runs/digits/bundle --set
+    certification.estimation_samples=10000[/bold]
     """
     import torch
+
     from decrop.bundle import load_bundle
     from decrop.cache import ContentCache
     from decrop.certification import certificate_table, local_sampler
+    from decrop.cli.settings import change, load_trial
     from decrop.data.datasets import load_dataset
     from decrop.data.limited import evenly_spaced
-    from decrop.cli.settings import change, load_trial
     from decrop.files import write_whole
     from decrop.inputs import load_inputs
     from decrop.result import Scores

@@ -1,4 +1,4 @@
-"""Assemble the command from this package's and other packages' commands, and map errors to codes."""
+"""Assemble the command line from all packages' commands, and map errors to exit codes."""
 
 import sys
 from importlib.metadata import entry_points

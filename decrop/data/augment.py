@@ -13,7 +13,7 @@ def augment_views(
     """Crop and flip views of the same images.
 
     Policy 1 of DE-CROP's supplement, section 4: zero padding, a random crop of the original size,
-    then a horizontal flip with some probability, drawn for each image. Matched views share the draws.
+    then a horizontal flip with some probability, drawn for each image. Matched views share draws.
 
     Args:
         views: tensors [B, C, H, W] of one shape; row i of each shows the same image.

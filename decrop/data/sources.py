@@ -62,10 +62,10 @@ class ParquetImages:
                 f"dataset.path: {path} has the columns {', '.join(self._table.column_names)}; "
                 f"expected image (bytes) and label (integer)."
             )
-        if not pa.types.is_integer(self._table.schema.field("label").type):
+        label_type = self._table.schema.field("label").type
+        if not pa.types.is_integer(label_type):
             raise InputError(
-                f"dataset.path: column label of {path} is {self._table.schema.field('label').type}; "
-                "expected an integer type."
+                f"dataset.path: column label of {path} is {label_type}; expected an integer type."
             )
         self.labels = torch.from_numpy(self._table["label"].to_numpy().astype(np.int64, copy=True))
 

@@ -27,7 +27,7 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """A 3x3 stem, three stages of `blocks` basic blocks with 16, 32, 64 channels, and 64 features."""
+    """A 3x3 stem, three stages of `blocks` basic blocks (16, 32, 64 channels), 64 features."""
 
     def __init__(self, *, blocks: int, image_channels: int, class_count: int) -> None:
         super().__init__()

@@ -43,5 +43,5 @@ def reverse_gradient(values: Tensor, scale: float) -> Tensor:
 
     Ganin and Lempitsky, Unsupervised Domain Adaptation by Backpropagation, ICML 2015, section 3.
     """
-    reversed_: Tensor = _ReverseGradient.apply(values, scale)
+    reversed_: Tensor = _ReverseGradient.apply(values, scale)  # type: ignore[no-untyped-call]
     return reversed_

@@ -55,14 +55,15 @@ def boundary_samples(
         )
     delta = torch.from_numpy(adversarial) - images.cpu()
     # The library's projection is exact up to rounding; the bound of eq. 5 is kept to the last bit.
-    bounded = images.cpu() + delta.clamp(-settings.epsilon, settings.epsilon)
+    bounded: Tensor = images.cpu() + delta.clamp(-settings.epsilon, settings.epsilon)
     return bounded.clamp(0, 1)
 
 
 def flipped(classifier: Classifier, images: Tensor, boundary: Tensor) -> Tensor:
-    """Tell for which images the classifier's prediction on the boundary sample differs, bool [n]."""
+    """Tell for which images the prediction on the boundary sample is another, bool [n]."""
     with torch.inference_mode():
-        return classifier(images).argmax(1) != classifier(boundary).argmax(1)
+        changed: Tensor = classifier(images).argmax(1) != classifier(boundary).argmax(1)
+    return changed
 
 
 def _pgd(

@@ -86,7 +86,7 @@ class DenoiserTrainer:
         self._history: list[EpochRecord] = []
         with seeded_globals(self._seed, "denoiser initialisation"):
             denoiser = build_denoiser(config.denoiser, image_channels=self._clean.shape[1])
-        self.denoiser = denoiser.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.denoiser = denoiser.to(device, memory_format=torch.channels_last)
         with seeded_globals(self._seed, "discriminator initialisation"):
             self._discriminator = Discriminator(
                 features=self._classifier.feature_count,

@@ -35,8 +35,8 @@ def maximum_mean_discrepancy(first: Tensor, second: Tensor) -> Tensor:
     """Squared MMD of two feature samples [m, F] and [n, F]; one term of eq. 10.
 
     The biased estimate (Gretton et al. 2012, eq. 5) with the published kernel: a sum of five RBF
-    kernels exp(-|u-v|^2 / w), w = 2^-2 ... 2^2 times the mean squared distance over distinct pairs of
-    the joint sample, which is constant in the gradient. Zero for equal samples.
+    kernels exp(-|u-v|^2 / w), w = 2^-2 ... 2^2 times the mean squared distance over distinct pairs
+    of the joint sample, which is constant in the gradient. Zero for equal samples.
     """
     joint = torch.cat([first, second])
     squared = (joint[:, None] - joint[None, :]).square().sum(2)
@@ -48,7 +48,7 @@ def maximum_mean_discrepancy(first: Tensor, second: Tensor) -> Tensor:
 
 
 def domain_loss(clean_scores: Tensor, denoised_scores: Tensor) -> Tensor:
-    """Binary cross-entropy of the discriminator, clean 1 and denoised 0 (eq. 11); scores are [B]."""
+    """Binary cross-entropy of the discriminator's scores [B], clean 1 and denoised 0 (eq. 11)."""
     return F.binary_cross_entropy_with_logits(
         clean_scores, torch.ones_like(clean_scores)
     ) + F.binary_cross_entropy_with_logits(denoised_scores, torch.zeros_like(denoised_scores))

@@ -30,10 +30,10 @@ def build_optimizer(
     settings: TrainingSettings, kind: OptimizerKind, parameters: Iterable[nn.Parameter]
 ) -> torch.optim.Optimizer:
     """Make a fresh optimiser; its learning rate is set anew in each epoch."""
-    common = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    rate, decay = settings.learning_rate, settings.weight_decay
     if kind == "adam":
-        return torch.optim.Adam(parameters, **common)
-    return torch.optim.SGD(parameters, momentum=_SGD_MOMENTUM, **common)
+        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
+    return torch.optim.SGD(parameters, lr=rate, weight_decay=decay, momentum=_SGD_MOMENTUM)
 
 
 def reversal_scale(settings: TrainingSettings, progress: float) -> float:
