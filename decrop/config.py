@@ -60,8 +60,8 @@ class ClassifierTrainingSettings(Settings):
 class ClassifierSettings(Settings):
     """The pretrained classifier to protect; exactly one of `weights` and `training` is given."""
 
-    architecture: ClassifierArchitecture = Field(
-        "cifar_resnet110", description="Registered network."
+    architecture: ClassifierArchitecture | Literal["auto"] = Field(
+        "auto", description="Registered network; auto finds the one that the weights fit."
     )
     weights: str | None = Field(None, description="safetensors file with the network's weights.")
     training: ClassifierTrainingSettings | None = Field(
@@ -78,6 +78,8 @@ class ClassifierSettings(Settings):
     def _one_source(self) -> Self:
         if self.weights is not None and self.training is not None:
             raise ValueError("give weights or training, not both")
+        if self.training is not None and self.architecture == "auto":
+            raise ValueError("name the architecture to train")
         if (self.mean is None) != (self.std is None):
             raise ValueError("give mean and std together, or neither")
         return self

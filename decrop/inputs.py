@@ -6,7 +6,7 @@ import torch
 
 from decrop.cache import ContentCache
 from decrop.classifiers.classifier import Classifier
-from decrop.classifiers.load import check_classifier, load_classifier
+from decrop.classifiers.load import load_classifier, untrained_classifier
 from decrop.config import TrialConfig
 from decrop.data.datasets import load_dataset
 from decrop.data.limited import LabelledImages, LimitedData, evenly_spaced, limited_data
@@ -47,4 +47,4 @@ def check_inputs(config: TrialConfig) -> None:
     dataset = load_dataset(config.dataset)
     limited_data(dataset, config.limited)
     evenly_spaced(dataset.test, 1)
-    check_classifier(config.classifier, dataset)
+    untrained_classifier(config.classifier, dataset)

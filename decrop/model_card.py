@@ -80,10 +80,8 @@ def _rows(result: TrialResult) -> str:
     rows = []
     for radius, accuracy in result.scores.certified_accuracy.items():
         successes = round(accuracy * result.scores.images)
-        low, high = exact_interval(successes, result.scores.images)
-        rows.append(
-            f"| {radius} | {_percent(accuracy)} | {_percent(float(low))} – {_percent(float(high))} |"
-        )
+        low, high = map(float, exact_interval(successes, result.scores.images))
+        rows.append(f"| {radius} | {_percent(accuracy)} | {_percent(low)} – {_percent(high)} |")
     return "\n".join(rows)
 
 

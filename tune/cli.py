@@ -201,7 +201,7 @@ def _require_sweep_extra() -> None:
 
 
 def _dry_run(loaded: Any, address: str | None, *, as_json: bool) -> None:
-    from tune.cluster import check_resources, cluster, local_size
+    from tune.cluster import claims, cluster, local_size
     from tune.plan import plan_sweep
     from tune.sweep import check_sweep
 
@@ -211,8 +211,7 @@ def _dry_run(loaded: Any, address: str | None, *, as_json: bool) -> None:
     else:
         with cluster(address) as size:
             pass
-    check_resources(loaded.resources, size)
-    plan = plan_sweep(loaded, size)
+    plan = plan_sweep(loaded, claims(loaded.resources, size), size)
     lines = [
         f"{loaded.name}: {plan.trials} trials by {loaded.search}, {plan.at_once} at once on "
         f"{size.cpu:g} CPUs and {size.gpu:g} GPUs",

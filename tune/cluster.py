@@ -14,7 +14,10 @@ import ray
 import torch
 
 from decrop.errors import InputError
-from tune.sweep_file import ResourceSettings
+from tune.sweep_file import Resources, ResourceSettings
+
+# Shares of a GPU where a sweep does not say: two trials, or four helpers, keep one busy.
+_TRIAL_GPU, _HELPER_GPU = 0.5, 0.25
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,31 @@ class ClusterSize:
 
     cpu: float
     gpu: float
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What one process takes of a machine; a fraction of a GPU shares it."""
+
+    cpu: float
+    gpu: float
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What the processes of a sweep take.
+
+    Attributes:
+        trial: each trial.
+        helper: each helper.
+        max_helpers: helpers of one trial at a time.
+        max_concurrent: trials at a time; None for as many as fit.
+    """
+
+    trial: Claim
+    helper: Claim
+    max_helpers: int
+    max_concurrent: int | None
 
 
 def local_size() -> ClusterSize:
@@ -63,22 +91,29 @@ def cluster(address: str | None) -> Iterator[ClusterSize]:
         ray.shutdown()
 
 
-def check_resources(settings: ResourceSettings, size: ClusterSize) -> None:
-    """Refuse claims that no node together could ever meet.
+def claims(settings: ResourceSettings, size: ClusterSize) -> Claims:
+    """Fill in the GPU shares that a sweep leaves open, and refuse what could never be met.
 
     Raises:
         InputError: a trial or a helper claims more CPUs or GPUs than the cluster has.
     """
-    for name, claim in (("trial", settings.trial), ("helper", settings.helper)):
-        for kind, wanted, there in (
-            ("cpu", claim.cpu, size.cpu),
-            ("gpu", claim.gpu, size.gpu),
-        ):
-            if wanted > there:
-                raise InputError(
-                    f"resources.{name}.{kind} = {wanted:g}, but the cluster has {there:g}; "
-                    f"use --set resources.{name}.{kind}={there:g} or less."
-                )
+    return Claims(
+        trial=_claim("trial", settings.trial, _TRIAL_GPU, size),
+        helper=_claim("helper", settings.helper, _HELPER_GPU, size),
+        max_helpers=settings.max_helpers,
+        max_concurrent=settings.max_concurrent,
+    )
+
+
+def _claim(name: str, asked: Resources, gpu_share: float, size: ClusterSize) -> Claim:
+    gpu = asked.gpu if asked.gpu is not None else gpu_share if size.gpu > 0 else 0.0
+    for kind, wanted, there in (("cpu", asked.cpu, size.cpu), ("gpu", gpu, size.gpu)):
+        if wanted > there:
+            raise InputError(
+                f"resources.{name}.{kind} = {wanted:g}, but the cluster has {there:g}; "
+                f"use --set resources.{name}.{kind}={there:g} or less."
+            )
+    return Claim(asked.cpu, gpu)
 
 
 def _first_line(error: Exception) -> str:

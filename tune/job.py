@@ -16,6 +16,7 @@ from decrop.inputs import TrialInputs, load_inputs
 from decrop.result import Split
 from decrop.smoothing.execution import resolve_device
 from decrop.trial import Report, run_trial
+from tune.cluster import Claims
 from tune.directory import State, SweepDirectory, SweepTrialFolder, TrialRecord, TrialState
 from tune.shards import ShardedSampler
 from tune.space import reference_config, trial_config_for
@@ -32,11 +33,13 @@ class SweepJob:
     Attributes:
         path: the sweep directory, seen by every host.
         sweep: its settings.
+        claims: what its processes take of the cluster.
         inputs: classifier and data, None where trials differ in them and load their own.
     """
 
     path: Path
     sweep: SweepConfig
+    claims: Claims
     inputs: TrialInputs | None
 
     @property
@@ -63,10 +66,9 @@ class SweepJob:
 
     def make_sampler(self, config: TrialConfig) -> MakeSampler:
         """Return the maker of samplers that helpers in the cluster take part in."""
-        resources = self.sweep.resources
         device = resolve_device(config.execution.device)
         return lambda task: ShardedSampler(
-            task, device, helper=resources.helper, max_helpers=resources.max_helpers
+            task, device, helper=self.claims.helper, max_helpers=self.claims.max_helpers
         )
 
 
@@ -86,7 +88,7 @@ def run_recorded(
     earlier = folder.read_state()
     started = earlier.started if earlier is not None else _now()
     folder.write_state(TrialState(state="running", started=started))
-    torch.set_num_threads(max(1, int(job.sweep.resources.trial.cpu)))
+    torch.set_num_threads(max(1, int(job.claims.trial.cpu)))
     try:
         inputs = job.inputs_for(record.config)
         for report in run_trial(

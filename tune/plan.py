@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from decrop.classifiers.classifier import Classifier
+from decrop.classifiers.load import untrained_classifier
 from decrop.config import TrialConfig
 from decrop.data.datasets import Dataset, load_dataset
 from decrop.data.limited import limited_data
-from decrop.networks.registry import build_classifier_network, build_denoiser
+from decrop.networks.registry import build_denoiser
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler, SamplingTask
-from tune.cluster import ClusterSize
+from tune.cluster import Claims, ClusterSize
 from tune.space import reference_config, total_trials
 from tune.sweep_file import SweepConfig
 
@@ -43,7 +43,7 @@ class Plan:
     hours: float
 
 
-def plan_sweep(sweep: SweepConfig, size: ClusterSize) -> Plan:
+def plan_sweep(sweep: SweepConfig, claims: Claims, size: ClusterSize) -> Plan:
     """Count the work of a sweep and time a small part of it."""
     config = reference_config(sweep)
     dataset = load_dataset(config.dataset)
@@ -62,7 +62,7 @@ def plan_sweep(sweep: SweepConfig, size: ClusterSize) -> Plan:
         finals + 1
     ) * test_images * (certification.estimation_samples + selection)
     training_images = epochs * (trials * trained_on + finals * len(limited.all))
-    at_once = _at_once(sweep, size, trials)
+    at_once = _at_once(claims, size, trials)
     passes = noisy_samples + _PASSES_OF_A_TRAINING_IMAGE * training_images
     # The probe uses the whole machine, which the trials share.
     return Plan(
@@ -75,29 +75,19 @@ def plan_sweep(sweep: SweepConfig, size: ClusterSize) -> Plan:
     )
 
 
-def _at_once(sweep: SweepConfig, size: ClusterSize, trials: int) -> int:
-    claim = sweep.resources.trial
+def _at_once(claims: Claims, size: ClusterSize, trials: int) -> int:
+    claim = claims.trial
     fits = int(size.cpu / claim.cpu + 1e-9)
     if claim.gpu > 0:
         fits = min(fits, int(size.gpu / claim.gpu + 1e-9))
-    return max(1, min(fits, sweep.resources.max_concurrent or fits, trials))
+    return max(1, min(fits, claims.max_concurrent or fits, trials))
 
 
 def _samples_a_second(config: TrialConfig, dataset: Dataset) -> float:
     device = resolve_device(config.execution.device)
     network = nn.Sequential(
         build_denoiser(config.denoiser, image_channels=dataset.channels),
-        Classifier(
-            build_classifier_network(
-                config.classifier.architecture,
-                image_channels=dataset.channels,
-                class_count=dataset.class_count,
-            ),
-            architecture=config.classifier.architecture,
-            mean=dataset.mean,
-            std=dataset.std,
-            class_count=dataset.class_count,
-        ),
+        untrained_classifier(config.classifier, dataset),
     )
     execution = config.execution
     task = SamplingTask(

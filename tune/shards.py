@@ -19,7 +19,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from decrop.smoothing.sampling import CountRequest, LocalSampler, SamplingTask
-from tune.sweep_file import Resources
+from tune.cluster import Claim
 
 # The length of a lease on this process's device; a helper holds its resources no longer at a time.
 _LEASE_SECONDS = 2.0
@@ -34,7 +34,7 @@ class ShardedSampler:
     """Answers requests for class counts together with helpers (`decrop.smoothing.Sampler`)."""
 
     def __init__(
-        self, task: SamplingTask, device: torch.device, *, helper: Resources, max_helpers: int
+        self, task: SamplingTask, device: torch.device, *, helper: Claim, max_helpers: int
     ) -> None:
         """Prepare the own sampler and send the task to the object store, once.
 

@@ -24,7 +24,7 @@ from decrop.inputs import TrialInputs, check_inputs, load_inputs
 from decrop.smoothing.execution import resolve_device
 from decrop.synthesis.stage_one import INTERPOLATED
 from decrop.trial import certify_undefended
-from tune.cluster import ClusterSize, check_resources, cluster, local_size
+from tune.cluster import Claims, claims, cluster, local_size
 from tune.directory import SweepDirectory, TrialRecord
 from tune.export import export_trial
 from tune.job import SweepJob, run_recorded, shares_inputs
@@ -107,12 +107,12 @@ def start_sweep(
     """
     check_sweep(sweep)
     if address is None:
-        check_resources(sweep.resources, local_size())
+        claims(sweep.resources, local_size())
     with cluster(address) as size:
-        check_resources(sweep.resources, size)
+        claimed = claims(sweep.resources, size)
         directory = SweepDirectory.create(parent, sweep.name, sweep.model_dump(mode="json"))
         console.print(f"sweep directory: {directory.path}", soft_wrap=True, highlight=False)
-        return _run(sweep, directory, size, console, tracking_uri)
+        return _run(sweep, directory, claimed, console, tracking_uri)
 
 
 def resume_sweep(
@@ -132,28 +132,28 @@ def resume_sweep(
     sweep = SweepConfig.model_validate(directory.read_record().sweep)
     check_sweep(sweep)
     with cluster(address) as size:
-        check_resources(sweep.resources, size)
-        return _run(sweep, directory, size, console, tracking_uri)
+        claimed = claims(sweep.resources, size)
+        return _run(sweep, directory, claimed, console, tracking_uri)
 
 
 def _run(
     sweep: SweepConfig,
     directory: SweepDirectory,
-    size: ClusterSize,
+    claimed: Claims,
     console: Console,
     tracking_uri: str | None,
 ) -> SweepOutcome:
     tracker = Tracker(directory, tracking_uri)
     with _tracked(tracker) as thread:
         reference = reference_config(sweep)
-        job = SweepJob(directory.path.absolute(), sweep, None)
+        job = SweepJob(directory.path.absolute(), sweep, claimed, None)
         if shares_inputs(sweep):
             with console.status("loading data and classifier"):
                 inputs = load_inputs(
                     reference, job.cache, resolve_device(reference.execution.device)
                 )
             _store(inputs, directory)
-            job = SweepJob(job.path, sweep, inputs)
+            job = SweepJob(job.path, sweep, claimed, inputs)
         _search(job, console)
         numbers = chosen(ranking(directory), sweep.leaderboard.top)
         if not numbers:
@@ -199,7 +199,7 @@ def _search(job: SweepJob, console: Console) -> None:
     evaluations = reference_config(sweep).training.evaluations
     disposable = tempfile.mkdtemp(prefix="decrop-ray-tune-")
     progress = SweepProgress(total, evaluations, console, done_before=len(past))
-    claim = sweep.resources.trial
+    claim = job.claims.trial
     trainable = ray_tune.with_resources(
         ray_tune.with_parameters(SweepTrial, job=job), {"cpu": claim.cpu, "gpu": claim.gpu}
     )
@@ -213,7 +213,7 @@ def _search(job: SweepJob, console: Console) -> None:
                 sweep.pruning, metric=METRIC, evaluations=evaluations, past=past
             ),
             num_samples=missing,
-            max_concurrent_trials=sweep.resources.max_concurrent,
+            max_concurrent_trials=job.claims.max_concurrent,
             reuse_actors=True,
         ),
         run_config=ray_tune.RunConfig(
@@ -265,7 +265,7 @@ def _earlier(
 
 def _certify_finals(job: SweepJob, numbers: list[int], console: Console) -> None:
     """Train the chosen trials on the whole limited data and certify them on the test split."""
-    claim = job.sweep.resources.trial
+    claim = job.claims.trial
     options = {"num_cpus": claim.cpu, "num_gpus": claim.gpu}
     shared = ray.put(job)
     running = {

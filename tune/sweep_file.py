@@ -41,12 +41,16 @@ class PruningSettings(Settings):
 class Resources(Settings):
     """What one process claims of a machine."""
 
-    cpu: Annotated[float, Field(gt=0)] = Field(default=1.0, description="CPU cores.")
-    gpu: NonNegative = Field(default=0.0, description="GPUs; a fraction shares one.")
+    cpu: Annotated[float, Field(gt=0)] = Field(1.0, description="CPU cores.")
+    gpu: NonNegative | None = Field(
+        None,
+        description="GPUs; a fraction shares one. Without it, half a GPU for a trial and a quarter "
+        "for a helper where the cluster has any.",
+    )
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> Self:
-        if self.gpu > 1 and self.gpu != int(self.gpu):
+        if self.gpu is not None and self.gpu > 1 and self.gpu != int(self.gpu):
             raise ValueError(f"gpu ({self.gpu}) must be a whole number above 1")
         return self
 
@@ -59,7 +63,9 @@ class ResourceSettings(Settings):
         default=Resources(),
         description="Of a helper, which takes over part of a trial's certification.",
     )
-    max_helpers: int = Field(default=4, ge=0, description="Helpers of all trials together.")
+    max_helpers: int = Field(
+        default=4, ge=0, description="Helpers that one trial may have at a time."
+    )
     max_concurrent: Count | None = Field(
         default=None, description="Trials at once; as many as fit if not given."
     )

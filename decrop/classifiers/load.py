@@ -3,13 +3,16 @@
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from decrop.cache import ContentCache, Tensors
 from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.train import train_classifier_network
-from decrop.classifiers.weights import load_weights
-from decrop.config import ClassifierSettings, ClassifierTrainingSettings
+from decrop.classifiers.weights import load_weights, matching_architecture
+from decrop.config import (
+    ClassifierArchitecture,
+    ClassifierSettings,
+    ClassifierTrainingSettings,
+)
 from decrop.data.datasets import Dataset
 from decrop.errors import InputError
 from decrop.files import sha256_of_tensors
@@ -26,28 +29,33 @@ def load_classifier(
     Raises:
         InputError: neither weights nor training is given, or weights or statistics do not fit.
     """
-    mean, std = _statistics(settings, dataset)
-    network = _untrained(settings, dataset)
+    classifier = untrained_classifier(settings, dataset)
     if settings.training is not None:
-        weights = _trained(settings, settings.training, dataset, network, mean, std, cache, device)
-        network.load_state_dict(weights)
-    return Classifier(
-        network,
-        architecture=settings.architecture,
-        mean=mean,
-        std=std,
-        class_count=dataset.class_count,
-    )
+        weights = _trained(classifier, settings.training, dataset, cache, device)
+        classifier.network.load_state_dict(weights)
+    return classifier
 
 
-def check_classifier(settings: ClassifierSettings, dataset: Dataset) -> None:
-    """Raise what `load_classifier` would, without training.
+def untrained_classifier(settings: ClassifierSettings, dataset: Dataset) -> Classifier:
+    """Build the classifier as far as it goes without training: with weights where there is a file.
 
     Raises:
         InputError: neither weights nor training is given, or weights or statistics do not fit.
     """
-    _statistics(settings, dataset)
-    _untrained(settings, dataset)
+    mean, std = _statistics(settings, dataset)
+    architecture = _architecture(settings, dataset)
+    network = build_classifier_network(
+        architecture, image_channels=dataset.channels, class_count=dataset.class_count
+    )
+    if settings.weights is not None:
+        load_weights(network, Path(settings.weights), architecture=architecture)
+    return Classifier(
+        network,
+        architecture=architecture,
+        mean=mean,
+        std=std,
+        class_count=dataset.class_count,
+    )
 
 
 def _statistics(
@@ -63,44 +71,41 @@ def _statistics(
     return mean, std
 
 
-def _untrained(settings: ClassifierSettings, dataset: Dataset) -> nn.Module:
-    """Build the network, with its weights where a file is given."""
-    network = build_classifier_network(
-        settings.architecture,
+def _architecture(settings: ClassifierSettings, dataset: Dataset) -> ClassifierArchitecture:
+    if settings.weights is None and settings.training is None:
+        raise InputError(
+            "classifier.weights: no file is given for the pretrained classifier; give one with "
+            "--set classifier.weights=FILE, or train one with --set classifier.training.epochs=30 "
+            "and a classifier.architecture."
+        )
+    if settings.architecture != "auto":
+        return settings.architecture
+    assert settings.weights is not None
+    return matching_architecture(
+        Path(settings.weights),
         image_channels=dataset.channels,
         class_count=dataset.class_count,
     )
-    if settings.weights is not None:
-        load_weights(network, Path(settings.weights), architecture=settings.architecture)
-    elif settings.training is None:
-        raise InputError(
-            "classifier.weights: no file is given for the pretrained classifier; give one with "
-            "--set classifier.weights=PATH, or train one with --set classifier.training.epochs=30."
-        )
-    return network
 
 
 def _trained(
-    settings: ClassifierSettings,
+    classifier: Classifier,
     training: ClassifierTrainingSettings,
     dataset: Dataset,
-    network: nn.Module,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
     cache: ContentCache,
     device: torch.device,
 ) -> Tensors:
     labels = dataset.train.labels
     images = dataset.train.images(torch.arange(len(labels)))
     determined_by = {
-        "architecture": settings.architecture,
+        "architecture": classifier.architecture,
         "training": training.model_dump(),
-        "mean": mean,
-        "std": std,
+        "mean": classifier.mean.flatten().tolist(),
+        "std": classifier.std.flatten().tolist(),
         "data": sha256_of_tensors({"images": images, "labels": labels}),
     }
-
-    def train() -> Tensors:
-        return train_classifier_network(network, images, labels, training, mean, std, device)
-
-    return cache.get("classifier", determined_by, train)
+    return cache.get(
+        "classifier",
+        determined_by,
+        lambda: train_classifier_network(classifier, images, labels, training, device),
+    )

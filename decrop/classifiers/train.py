@@ -1,42 +1,43 @@
 """Plain training of a classifier where no pretrained one is given."""
 
+import copy
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from decrop.cache import Tensors
+from decrop.classifiers.classifier import Classifier
 from decrop.config import ClassifierTrainingSettings
 from decrop.seeds import seeded_globals, torch_generator
 
 
 def train_classifier_network(
-    network: nn.Module,
+    classifier: Classifier,
     images: Tensor,
     labels: Tensor,
     settings: ClassifierTrainingSettings,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
     device: torch.device,
 ) -> Tensors:
-    """Train a network from scratch by cross-entropy on clean images; return its weights.
+    """Train a copy of a classifier's network from scratch; return the weights.
+
+    Cross-entropy on clean images, Adam with a one-cycle schedule.
 
     Args:
-        network: re-initialised before training.
+        classifier: whose architecture and channel standardisation are taken.
         images: uint8 [N, C, H, W].
         labels: int64 [N].
-        settings: Adam with a one-cycle schedule.
-        mean: channel means in [0,1] pixels.
-        std: channel standard deviations in [0,1] pixels.
+        settings: epochs, batch size, peak learning rate and seed.
         device: where to train.
     """
+    network = copy.deepcopy(classifier.network).requires_grad_()
     with seeded_globals(settings.seed, "classifier initialisation"):
         for module in network.modules():
             reset = getattr(module, "reset_parameters", None)
             if reset is not None:
                 reset()
     network = network.to(device).train()
-    statistics = torch.tensor([mean, std])[:, :, None, None].to(device)
-    images = (images.to(device).float() / 255 - statistics[0]) / statistics[1]
+    standardised = ((images.float() / 255 - classifier.mean) / classifier.std).to(device)
     labels = labels.to(device)
     batches = -(-len(labels) // settings.batch_size)
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
@@ -49,7 +50,7 @@ def train_classifier_network(
         # Equal parts: no batch is left with a single image, which BatchNorm could not take.
         for batch in order.tensor_split(batches):
             optimizer.zero_grad()
-            F.cross_entropy(network(images[batch]), labels[batch]).backward()
+            F.cross_entropy(network(standardised[batch]), labels[batch]).backward()
             optimizer.step()
             schedule.step()
     return {name: tensor.detach() for name, tensor in network.eval().state_dict().items()}

@@ -1,12 +1,16 @@
 """Weights of a registered architecture, from a safetensors file."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
+from decrop.config import ClassifierArchitecture
 from decrop.errors import InputError
+from decrop.networks.registry import CLASSIFIERS, build_classifier_network
 
 # A counter that no forward pass in eval mode reads; many published files leave it out.
 _OPTIONAL = "num_batches_tracked"
@@ -18,29 +22,68 @@ def load_weights(network: nn.Module, path: Path, *, architecture: str) -> None:
     Raises:
         InputError: the file is missing, is not safetensors, or does not fit; names key or shape.
     """
+    weights = _read(path)
+    problems = _problems(network, weights)
+    if problems:
+        raise InputError(
+            f"classifier.weights: {path} does not fit {architecture}: {_listed(problems)}."
+        )
+    network.load_state_dict(weights, strict=False)
+
+
+def matching_architecture(
+    path: Path, *, image_channels: int, class_count: int
+) -> ClassifierArchitecture:
+    """Find the registered architecture that a safetensors file belongs to.
+
+    Raises:
+        InputError: the file is missing or is not safetensors, or no architecture fits.
+    """
+    weights = _read(path)
+    problems: dict[ClassifierArchitecture, list[str]] = {}
+    for architecture in CLASSIFIERS:
+        # Without memory for weights: only names and shapes are compared.
+        with torch.device("meta"):
+            network = build_classifier_network(
+                architecture, image_channels=image_channels, class_count=class_count
+            )
+        problems[architecture] = _problems(network, weights)
+        if not problems[architecture]:
+            return architecture
+    nearest = min(problems, key=lambda name: len(problems[name]))
+    raise InputError(
+        f"classifier.weights: {path} fits none of {', '.join(problems)} with {class_count} classes "
+        f"and {image_channels} channels; nearest is {nearest}: {_listed(problems[nearest])}."
+    )
+
+
+def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"classifier.weights: {path} does not exist.")
     try:
-        weights = load_file(path)
+        return load_file(path)
     except SafetensorError as error:
         raise InputError(
             f"classifier.weights: {path} is not a safetensors file ({error}); "
             "convert it with safetensors.torch.save_file."
         ) from None
+
+
+def _problems(network: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
     expected = network.state_dict()
     missing = sorted(k for k in expected.keys() - weights.keys() if not k.endswith(_OPTIONAL))
-    unexpected = sorted(weights.keys() - expected.keys())
-    if missing or unexpected:
-        problems = [f"misses {key}" for key in missing[:1]]
-        problems += [f"has the unknown key {key}" for key in unexpected[:1]]
-        raise InputError(
-            f"classifier.weights: {path} does not fit {architecture}: it {' and '.join(problems)} "
-            f"({len(missing)} missing, {len(unexpected)} unknown in all)."
-        )
-    for key, tensor in weights.items():
-        if tensor.shape != expected[key].shape:
-            raise InputError(
-                f"classifier.weights: {path} does not fit {architecture}: {key} has the shape "
-                f"{tuple(tensor.shape)}, expected {tuple(expected[key].shape)}."
-            )
-    network.load_state_dict(weights, strict=False)
+    problems = [f"it misses {key}" for key in missing]
+    problems += [
+        f"it has the unknown key {key}" for key in sorted(weights.keys() - expected.keys())
+    ]
+    problems += [
+        f"{key} has the shape {tuple(tensor.shape)}, expected {tuple(expected[key].shape)}"
+        for key, tensor in weights.items()
+        if key in expected and tensor.shape != expected[key].shape
+    ]
+    return problems
+
+
+def _listed(problems: list[str]) -> str:
+    more = len(problems) - 1
+    return problems[0] + (f" (and {more} more)" if more else "")

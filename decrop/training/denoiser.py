@@ -86,7 +86,8 @@ class DenoiserTrainer:
         self._history: list[EpochRecord] = []
         with seeded_globals(self._seed, "denoiser initialisation"):
             denoiser = build_denoiser(config.denoiser, image_channels=self._clean.shape[1])
-        self.denoiser = denoiser.to(device, memory_format=torch.channels_last)
+        # No overload of `to` in PyTorch's annotations takes a memory format.
+        self.denoiser = denoiser.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         with seeded_globals(self._seed, "discriminator initialisation"):
             self._discriminator = Discriminator(
                 features=self._classifier.feature_count,
@@ -218,7 +219,7 @@ class DenoiserTrainer:
         total = total_loss(terms, self._settings.loss_weights)
         self._optimizer.zero_grad()
         self._discriminator_optimizer.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         self._optimizer.step()
         if terms.domain is not None:
             self._discriminator_optimizer.step()
