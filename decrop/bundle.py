@@ -102,7 +102,7 @@ def export_bundle(
         if result.split == "test"
         else config.certification.held_out_samples
     )
-    portable = _portable(config, result)
+    portable = _portable(config, classifier, result)
     document = {
         "format": FORMAT,
         "trial": portable.model_dump(mode="json"),
@@ -159,7 +159,7 @@ def verify_bundle(
     Args:
         bundle: to verify.
         dataset_path: folder of the dataset, where it has one.
-        on_certified: called with images certified and in all.
+        on_certified: called with noise draws done and in all.
 
     Raises:
         InputError: the data are not those the certificates were computed on, or the recorded device
@@ -197,12 +197,14 @@ def _checked_document(path: Path) -> dict[str, Any]:
     return document
 
 
-def _portable(config: TrialConfig, result: TrialResult) -> TrialConfig:
+def _portable(config: TrialConfig, classifier: Classifier, result: TrialResult) -> TrialConfig:
     execution = {"device": result.device, "precision": result.precision}
+    # `auto` found the architecture by weights that may lie elsewhere, or nowhere, from now on.
+    found = {"weights": None, "architecture": classifier.architecture}
     return config.model_copy(
         update={
             "dataset": config.dataset.model_copy(update={"path": None}),
-            "classifier": config.classifier.model_copy(update={"weights": None}),
+            "classifier": config.classifier.model_copy(update=found),
             "execution": config.execution.model_copy(update=execution),
         }
     )

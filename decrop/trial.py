@@ -17,7 +17,7 @@ from decrop.certification import (
 )
 from decrop.config import TrialConfig
 from decrop.data.limited import LabelledImages
-from decrop.files import write_json
+from decrop.files import read_json, write_json
 from decrop.inputs import TrialInputs
 from decrop.result import Scores, Split, TrialResult
 from decrop.smoothing.execution import resolve_device
@@ -83,7 +83,7 @@ def run_trial(
         split: what to train on and certify.
         make_sampler: who draws class counts; the own process by default.
         on_epoch: called with epochs done and in all.
-        on_certified: called with images certified and in all.
+        on_certified: called with noise draws done and in all.
     """
     device = resolve_device(config.execution.device)
     make_sampler = make_sampler or local_sampler(config)
@@ -162,7 +162,12 @@ def certify_undefended(
     make_sampler: MakeSampler | None = None,
     on_certified: Callable[[int, int], None] | None = None,
 ) -> TrialResult:
-    """Certify the classifier on the test split with no denoiser in front, as a reference."""
+    """Certify the classifier on the test split with no denoiser in front, as a reference.
+
+    A result that is in the folder already is returned as it is.
+    """
+    if folder.result_path.exists():
+        return TrialResult.from_json(read_json(folder.result_path))
     device = resolve_device(config.execution.device)
     started = time.monotonic()
     table = certificate_table(

@@ -237,7 +237,9 @@ def _trial_view(source: TrialSource) -> RunView | None:
     history, result = folder.read_history(), folder.read_result()
     times = _epoch_times(state.started, history)
     measurements = _history_measurements(history, times)
-    measurements += _report_measurements(folder.read_reports(), times, state.started)
+    if source.kind == "trial":
+        # The one report of a final training is its test score, which the result has too.
+        measurements += _report_measurements(folder.read_reports(), times, state.started)
     if result is not None:
         measurements += _result_measurements(folder, result, state.ended or state.started)
     return RunView(

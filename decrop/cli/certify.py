@@ -70,7 +70,7 @@ def certify(
             class_count=class_count,
             estimation_samples=config.certification.estimation_samples,
             make_sampler=local_sampler(config),
-            on_certified=bar("certifying, images"),
+            on_certified=bar("certifying, noise draws"),
         )
     write_whole(out, table.write_tsv)
     scores = Scores.of(table, config.certification.radii)

@@ -59,12 +59,12 @@ def train(
             cache,
             split="test",
             on_epoch=bar("training, epochs"),
-            on_certified=bar("certifying, images"),
+            on_certified=bar("certifying, noise draws"),
         )
         for _ in reports:
             pass
         reference = certify_undefended(
-            config, inputs, undefended, on_certified=bar("certifying without denoiser, images")
+            config, inputs, undefended, on_certified=bar("certifying without denoiser, noise draws")
         )
     result = TrialResult.from_json(read_json(folder.result_path))
     bundle = out / "bundle"

@@ -27,7 +27,7 @@ def verify(
     loaded = load_bundle(bundle, classifier_weights=weights)
     with progress_bars() as bar:
         identical = verify_bundle(
-            loaded, dataset_path=dataset_path, on_certified=bar("certifying, images")
+            loaded, dataset_path=dataset_path, on_certified=bar("certifying, noise draws")
         )
     recorded = len(loaded.certificates.idx)
     if identical == recorded:

@@ -546,7 +546,7 @@ def test_the_thread_outlives_errors_and_logs_them_once(
 def test_the_charts_have_their_address() -> None:
     assert experiment_url("http://127.0.0.1:5000/", "3") == (
         "http://127.0.0.1:5000/#/experiments/3/runs"
-        "?workflowType=machine_learning&compareRunsMode=CHART"
+        "?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey=all-trials"
     )
 
 

@@ -1,0 +1,136 @@
+"""The protected classifier: frozen, standardised first, its features those of its last layer."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from decrop.classifiers.classifier import Classifier
+from decrop.errors import InputError
+from decrop.networks.registry import CLASSIFIERS, build_classifier_network
+from tests.decrop.tiny import FEATURES, random_images, tiny_classifier
+
+
+class TwoHeads(nn.Module):
+    """A linear layer before the last, and BatchNorm and dropout that training would change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 5), nn.Dropout(0.5)
+        )
+        self.head = nn.Linear(5, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(F.relu(self.body(images)))
+        return logits
+
+
+def two_heads(
+    mean: tuple[float, ...] = (0.1, 0.6), std: tuple[float, ...] = (0.5, 0.2)
+) -> Classifier:
+    torch.manual_seed(0)
+    return Classifier(TwoHeads(), architecture="two_heads", mean=mean, std=std, class_count=4)
+
+
+IMAGES = torch.rand(6, 2, 4, 4, generator=torch.Generator().manual_seed(1))
+
+
+def test_standardisation_comes_first() -> None:
+    classifier = two_heads()
+    standardised = IMAGES.clone()
+    standardised[:, 0] = (standardised[:, 0] - 0.1) / 0.5
+    standardised[:, 1] = (standardised[:, 1] - 0.6) / 0.2
+    torch.testing.assert_close(classifier(IMAGES), classifier.network(standardised))
+
+
+def test_features_are_the_normalised_input_of_the_last_linear_layer() -> None:
+    classifier = two_heads()
+    logits, features = classifier.logits_and_features(IMAGES)
+    assert torch.equal(logits, classifier(IMAGES))
+    assert features.shape == (6, classifier.feature_count) == (6, 5)
+    network = classifier.network
+    assert isinstance(network, TwoHeads)
+    mean, std = torch.tensor([0.1, 0.6])[:, None, None], torch.tensor([0.5, 0.2])[:, None, None]
+    raw = F.relu(network.body((IMAGES - mean) / std))
+    torch.testing.assert_close(features, raw / raw.square().sum(1, keepdim=True).sqrt())
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(6))
+
+
+def test_reading_features_leaves_no_hook() -> None:
+    classifier = two_heads()
+    for _ in range(2):
+        classifier.logits_and_features(IMAGES)
+    assert not any(module._forward_pre_hooks for module in classifier.modules())
+
+
+@pytest.mark.parametrize("architecture", CLASSIFIERS)
+def test_features_of_every_architecture_explain_the_logits(architecture: str) -> None:
+    network = build_classifier_network(architecture, image_channels=1, class_count=3)  # type: ignore[arg-type]
+    classifier = Classifier(
+        network, architecture=architecture, mean=(0.5,), std=(0.5,), class_count=3
+    )
+    images = random_images(4, size=8).float() / 255
+    logits, features = classifier.logits_and_features(images)
+    assert features.shape == (4, 64)
+    # Undo the normalisation: logits minus bias are proportional to weight times features.
+    rest = logits - network.fc.bias
+    torch.testing.assert_close(
+        F.normalize(features @ network.fc.weight.T), F.normalize(rest), atol=1e-4, rtol=1e-3
+    )
+
+
+def test_gradient_reaches_the_images_and_not_the_weights() -> None:
+    classifier = two_heads()
+    images = IMAGES.clone().requires_grad_()
+    logits, features = classifier.logits_and_features(images)
+    (logits.sum() + features.sum()).backward()
+    assert images.grad is not None and images.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in classifier.parameters())
+    assert not any(parameter.requires_grad for parameter in classifier.parameters())
+
+
+def test_classifier_stays_in_eval_mode() -> None:
+    classifier = two_heads()
+    before = classifier(IMAGES)
+    nn.Sequential(nn.Identity(), classifier).train()
+    assert classifier.train() is classifier
+    assert not any(module.training for module in classifier.modules())
+    assert torch.equal(classifier(IMAGES), before)
+
+
+def test_network_in_training_mode_is_put_into_eval_mode() -> None:
+    network = TwoHeads().train()
+    classifier = Classifier(
+        network, architecture="x", mean=(0.0, 0.0), std=(1.0, 1.0), class_count=4
+    )
+    assert not any(module.training for module in classifier.modules())
+
+
+def test_content_hash_follows_weights_and_standardisation() -> None:
+    reference = two_heads().content_hash()
+    assert two_heads().content_hash() == reference
+    changed = two_heads()
+    with torch.no_grad():
+        weight = changed.network.get_parameter("head.weight")
+        weight[0, 0] = torch.nextafter(weight[0, 0], torch.tensor(9.0))
+    buffer = two_heads()
+    buffer.network.get_buffer("body.1.running_mean")[0] = 0.5
+    renamed = two_heads()
+    renamed.architecture = "other"
+    others = [changed, buffer, renamed, two_heads(mean=(0.1, 0.7)), two_heads(std=(0.5, 0.3))]
+    hashes = {other.content_hash() for other in others}
+    assert len(hashes | {reference}) == len(others) + 1
+
+
+def test_features_of_the_tiny_classifier() -> None:
+    # Other tests rely on it.
+    assert tiny_classifier().feature_count == FEATURES
+    assert tiny_classifier(1).content_hash() != tiny_classifier(2).content_hash()
+
+
+def test_network_without_a_linear_layer_is_refused() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 3, 2), nn.Flatten())
+    classifier = Classifier(network, architecture="conv", mean=(0.0,), std=(1.0,), class_count=3)
+    with pytest.raises(InputError, match=r"classifier\.architecture: conv has no linear layer"):
+        _ = classifier.feature_count

@@ -1,0 +1,127 @@
+"""From settings to a classifier: weights or training, and what is missing for either."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from decrop.cache import ContentCache
+from decrop.classifiers.load import load_classifier, untrained_classifier
+from decrop.config import ClassifierSettings, TrialConfig
+from decrop.data.datasets import Dataset
+from decrop.documents import load_trial_document, trial_config
+from decrop.errors import InputError
+from decrop.networks.registry import build_classifier_network
+from tests.decrop.tiny import CPU, random_images, tiny_dataset
+
+TRAINING = {"epochs": 1, "batch_size": 16}
+
+
+def dataset(seed: int = 0, channels: int = 1) -> Dataset:
+    images = random_images(24, seed).expand(-1, channels, -1, -1)
+    return tiny_dataset(torch.arange(24) % 4, class_count=4, images=images, channels=channels)
+
+
+def settings(**given: Any) -> ClassifierSettings:
+    return ClassifierSettings.model_validate(given)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    torch.manual_seed(3)
+    network = build_classifier_network("cifar_resnet20", image_channels=1, class_count=4)
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    return tmp_path / "w.safetensors"
+
+
+@pytest.mark.parametrize("architecture", ["auto", "cifar_resnet20"])
+def test_weights_are_loaded(tmp_path: Path, weights: Path, architecture: str) -> None:
+    given = settings(weights=str(weights), architecture=architecture)
+    cache = ContentCache(tmp_path / "cache")
+    classifier = load_classifier(given, dataset(), cache, CPU)
+    assert classifier.architecture == "cifar_resnet20"
+    torch.manual_seed(3)
+    network = build_classifier_network("cifar_resnet20", image_channels=1, class_count=4).eval()
+    images = torch.rand(2, 1, 8, 8)
+    torch.testing.assert_close(classifier(images), network((images - 0.5) / 0.25))
+    assert cache.computations("classifier") == 0
+    assert classifier.class_count == 4
+
+
+def test_statistics_are_the_datasets_unless_given(weights: Path) -> None:
+    default = untrained_classifier(settings(weights=str(weights)), dataset())
+    assert (default.mean.item(), default.std.item()) == (0.5, 0.25)
+    given = untrained_classifier(
+        settings(weights=str(weights), mean=[0.125], std=[0.75]), dataset()
+    )
+    assert (given.mean.item(), given.std.item()) == (0.125, 0.75)
+
+
+@pytest.mark.parametrize("name", ["small_cnn", "cifar_resnet56"])
+def test_weights_of_another_architecture_are_refused(weights: Path, name: str) -> None:
+    with pytest.raises(InputError, match=f"does not fit {name}"):
+        untrained_classifier(settings(weights=str(weights), architecture=name), dataset())
+
+
+def test_classifier_without_a_source_is_refused(tmp_path: Path) -> None:
+    for given in (settings(), settings(architecture="small_cnn")):
+        with pytest.raises(InputError) as error:
+            load_classifier(given, dataset(), ContentCache(tmp_path), CPU)
+        assert "--set classifier.weights=FILE" in str(error.value)
+        assert "--set classifier.training.epochs=30" in str(error.value)
+
+
+def test_cifar10_preset_asks_for_weights() -> None:
+    config = trial_config(load_trial_document("cifar10"), source="cifar10")
+    assert config.classifier == TrialConfig().classifier
+    with pytest.raises(InputError, match=r"classifier\.weights: no file is given"):
+        untrained_classifier(config.classifier, dataset(channels=3))
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [
+        ([0.5, 0.5, 0.5], [0.2], r"classifier\.mean: 3 values given; tiny has 1 channels"),
+        ([0.5], [0.2, 0.2], r"classifier\.std: 2 values given; tiny has 1 channels"),
+    ],
+)
+def test_statistics_of_other_channels_are_refused(
+    weights: Path, mean: list[float], std: list[float], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        untrained_classifier(settings(weights=str(weights), mean=mean, std=std), dataset())
+
+
+def test_trained_classifier_is_trained_once(tmp_path: Path) -> None:
+    cache = ContentCache(tmp_path)
+    given = settings(architecture="small_cnn", training=TRAINING)
+    first = load_classifier(given, dataset(), cache, CPU)
+    again = load_classifier(given, dataset(), cache, CPU)
+    assert cache.computations("classifier") == 1
+    assert first.content_hash() == again.content_hash()
+    anew = load_classifier(given, dataset(), ContentCache(tmp_path / "other"), CPU)
+    assert anew.content_hash() == first.content_hash()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"training": {**TRAINING, "seed": 1}},
+        {"training": {**TRAINING, "epochs": 2}},
+        {"training": {**TRAINING, "learning_rate": 0.02}},
+        {"training": {**TRAINING, "batch_size": 12}},
+        {"mean": [0.4], "std": [0.25]},
+        {"architecture": "cifar_resnet20"},
+        {"data": 1},
+    ],
+)
+def test_other_training_is_another_classifier(tmp_path: Path, change: dict[str, Any]) -> None:
+    cache = ContentCache(tmp_path)
+    given = {"architecture": "small_cnn", "training": TRAINING}
+    first = load_classifier(settings(**given), dataset(), cache, CPU)
+    data = dataset(seed=change.pop("data", 0))
+    other = load_classifier(settings(**given | change), data, cache, CPU)
+    assert cache.computations("classifier") == 2
+    assert other.content_hash() != first.content_hash()

@@ -1,0 +1,169 @@
+"""Weights from safetensors files: those that fit load, all others are told apart."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from decrop.classifiers.weights import load_weights, matching_architecture
+from decrop.config import ClassifierArchitecture
+from decrop.errors import InputError
+from decrop.networks.registry import CLASSIFIERS, build_classifier_network
+
+
+def network(architecture: ClassifierArchitecture = "cifar_resnet20", classes: int = 10) -> nn.Module:
+    return build_classifier_network(architecture, image_channels=3, class_count=classes)
+
+
+def written(path: Path, weights: dict[str, Tensor]) -> Path:
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path)
+    return path
+
+
+@pytest.fixture
+def weights() -> dict[str, Tensor]:
+    """A state dict of which no tensor has its initial value."""
+    torch.manual_seed(0)
+    state = network().state_dict()
+    return {
+        name: torch.rand(tensor.shape) if tensor.is_floating_point() else tensor + 5
+        for name, tensor in state.items()
+    }
+
+
+def message(network_: nn.Module, path: Path) -> str:
+    with pytest.raises(InputError) as error:
+        load_weights(network_, path, architecture="cifar_resnet20")
+    text = str(error.value)
+    assert text.startswith("classifier.weights: ")
+    assert str(path) in text
+    return text
+
+
+def test_weights_that_fit_are_loaded(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+    loaded = network()
+    load_weights(loaded, written(tmp_path / "w", weights), architecture="cifar_resnet20")
+    for name, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, weights[name])
+
+
+def test_batch_counters_may_be_missing(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+    kept = {name: value for name, value in weights.items() if "num_batches" not in name}
+    assert len(kept) < len(weights)
+    path = written(tmp_path / "w", kept)
+    loaded = network()
+    load_weights(loaded, path, architecture="cifar_resnet20")
+    for name, tensor in kept.items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
+    assert matching_architecture(path, image_channels=3, class_count=10) == "cifar_resnet20"
+
+
+@pytest.mark.parametrize(
+    "key", ["layer2.0.downsample.0.weight", "bn1.running_var", "fc.bias", "layer3.2.conv2.weight"]
+)
+def test_missing_key_is_named(tmp_path: Path, weights: dict[str, Tensor], key: str) -> None:
+    del weights[key]
+    text = message(network(), written(tmp_path / "w", weights))
+    assert f"does not fit cifar_resnet20: it misses {key}." in text
+
+
+def test_unknown_key_is_named(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+    weights["head.weight"] = torch.zeros(2)
+    assert "it has the unknown key head.weight." in message(
+        network(), written(tmp_path / "w", weights)
+    )
+
+
+def test_wrong_shape_is_named(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+    weights["fc.weight"] = torch.zeros(100, 64)
+    text = message(network(), written(tmp_path / "w", weights))
+    assert "fc.weight has the shape (100, 64), expected (10, 64)." in text
+
+
+def test_further_problems_are_counted_and_nothing_is_loaded(
+    tmp_path: Path, weights: dict[str, Tensor]
+) -> None:
+    del weights["fc.bias"], weights["fc.weight"]
+    weights["head"] = torch.zeros(2)
+    untouched = network()
+    before = {name: tensor.clone() for name, tensor in untouched.state_dict().items()}
+    assert "it misses fc.bias (and 2 more)." in message(
+        untouched, written(tmp_path / "w", weights)
+    )
+    for name, tensor in untouched.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    assert "does not exist" in message(network(), tmp_path / "none.safetensors")
+    assert "does not exist" in message(network(), tmp_path)
+
+
+def test_pickle_is_refused_unread(tmp_path: Path) -> None:
+    class Armed:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (tmp_path / "executed",)  # type: ignore[return-value]
+
+    path = tmp_path / "w.pth"
+    path.write_bytes(pickle.dumps(Armed()))
+    text = message(network(), path)
+    assert "is not a safetensors file" in text
+    assert "safetensors.torch.save_file" in text
+    torch.save(network().state_dict(), path)
+    assert "is not a safetensors file" in message(network(), path)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("architecture", CLASSIFIERS)
+@pytest.mark.parametrize(("image_channels", "class_count"), [(3, 10), (1, 4)])
+def test_every_architecture_is_recognised(
+    tmp_path: Path, architecture: ClassifierArchitecture, image_channels: int, class_count: int
+) -> None:
+    made = build_classifier_network(
+        architecture, image_channels=image_channels, class_count=class_count
+    )
+    path = written(tmp_path / "w", made.state_dict())
+    found = matching_architecture(path, image_channels=image_channels, class_count=class_count)
+    assert found == architecture
+
+
+@pytest.mark.parametrize(
+    ("architecture", "problem"),
+    [
+        ("small_cnn", "fc.weight has the shape (7, 64), expected (10, 64)"),
+        ("cifar_resnet20", "fc.weight has the shape (7, 64), expected (10, 64)"),
+        ("cifar_resnet56", "fc.weight has the shape (7, 64), expected (10, 64)"),
+    ],
+)
+def test_misfit_names_the_nearest(
+    tmp_path: Path, architecture: ClassifierArchitecture, problem: str
+) -> None:
+    state = dict(reversed(network(architecture, classes=7).state_dict().items()))
+    del state["fc.bias"]
+    state["fc.bias"] = torch.zeros(10)
+    path = written(tmp_path / "w", state)
+    with pytest.raises(InputError) as error:
+        matching_architecture(path, image_channels=3, class_count=10)
+    text = str(error.value)
+    assert all(name in text for name in CLASSIFIERS)
+    assert "with 10 classes and 3 channels" in text
+    assert f"nearest is {architecture}: {problem}." in text
+
+
+def test_deeper_network_than_registered_is_no_match(
+    tmp_path: Path, weights: dict[str, Tensor]
+) -> None:
+    weights["layer1.3.conv1.weight"] = torch.zeros(16, 16, 3, 3)
+    with pytest.raises(InputError, match=r"cifar_resnet20: it has the unknown key layer1\.3\.conv1"):
+        matching_architecture(written(tmp_path / "w", weights), image_channels=3, class_count=10)
+
+
+def test_unreadable_file_matches_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        matching_architecture(tmp_path / "none", image_channels=3, class_count=10)
+    (tmp_path / "w").write_bytes(b"x" * 100)
+    with pytest.raises(InputError, match="is not a safetensors file"):
+        matching_architecture(tmp_path / "w", image_channels=3, class_count=10)

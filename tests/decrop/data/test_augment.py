@@ -1,0 +1,120 @@
+"""Crop and flip against an explicit loop over pixels, and the distribution of their draws."""
+
+from collections import Counter
+from itertools import product
+
+import pytest
+import torch
+from scipy.stats import binomtest, chisquare
+from torch import Tensor
+
+from decrop.config import AugmentationSettings
+from decrop.data.augment import augment_views
+from decrop.seeds import torch_generator
+
+# Shift down, shift right, flipped.
+Draw = tuple[int, int, bool]
+
+
+def settings(padding: int, flip: float, views: str = "matched") -> AugmentationSettings:
+    return AugmentationSettings.model_validate(
+        {"crop_padding": padding, "flip_probability": flip, "views": views}
+    )
+
+
+def distinct_images(batch: int, channels: int, height: int, width: int) -> Tensor:
+    """Images of which no pixel has the value of another, none zero."""
+    count = batch * channels * height * width
+    return torch.arange(1.0, count + 1).reshape(batch, channels, height, width)
+
+
+def explicit(image: Tensor, padding: int, draw: Draw) -> Tensor:
+    """Pad with zeros, crop at (top, left), then flip, pixel by pixel."""
+    top, left, flip = draw
+    channels, height, width = image.shape
+    result = torch.zeros_like(image)
+    for channel, row, column in product(range(channels), range(height), range(width)):
+        source_row, source_column = row + top - padding, column + left - padding
+        if 0 <= source_row < height and 0 <= source_column < width:
+            to = width - 1 - column if flip else column
+            result[channel, row, to] = image[channel, source_row, source_column]
+    return result
+
+
+def draws_of(images: Tensor, augmented: Tensor, padding: int) -> list[Draw]:
+    """Find the one draw that explains each augmented image."""
+    shifts = range(2 * padding + 1)
+    found = []
+    for image, result in zip(images, augmented, strict=True):
+        explaining = [
+            draw
+            for draw in product(shifts, shifts, (False, True))
+            if torch.equal(explicit(image, padding, draw), result)
+        ]
+        assert len(explaining) == 1
+        found.append(explaining[0])
+    return found
+
+
+def test_every_image_is_a_crop_and_flip_of_its_own() -> None:
+    images = distinct_images(40, 2, 4, 5)
+    before = images.clone()
+    (augmented,) = augment_views([images], settings(2, 0.5), torch_generator(0))
+    assert augmented.shape == images.shape
+    assert torch.equal(images, before)
+    draws = draws_of(images, augmented, padding=2)
+    assert len(set(draws)) > 20
+
+
+def test_draws_are_uniform_over_crops_and_independent_of_the_flip() -> None:
+    images = distinct_images(1, 1, 3, 3).expand(900, -1, -1, -1)
+    (augmented,) = augment_views([images], settings(1, 0.3), torch_generator(1))
+    # Each distinct result is explained once.
+    results, inverse = augmented.unique(dim=0, return_inverse=True)
+    draws = draws_of(images[: len(results)], results, padding=1)
+    counts = Counter(draws[index] for index in inverse.tolist())
+    assert len(counts) == 18
+    expected = [900 / 9 * (0.3 if flip else 0.7) for _, _, flip in counts]
+    assert chisquare(list(counts.values()), expected).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("views", ["matched", "independent"])
+def test_no_padding_and_no_flip_is_the_identity(views: str) -> None:
+    images = distinct_images(5, 3, 4, 6)
+    for augmented in augment_views([images, -images], settings(0, 0, views), torch_generator(2)):
+        assert torch.equal(augmented.abs(), images)
+
+
+def test_flip_probability_1_mirrors_every_image() -> None:
+    images = distinct_images(5, 3, 4, 6)
+    (augmented,) = augment_views([images], settings(0, 1), torch_generator(3))
+    assert torch.equal(augmented, images.flip(3))
+
+
+def test_matched_views_share_crop_and_flip() -> None:
+    images = distinct_images(30, 1, 3, 4)
+    views = [images, images + 1000, images + 2000]
+    augmented = augment_views(views, settings(1, 0.5), torch_generator(4))
+    draws = [draws_of(view, result, 1) for view, result in zip(views, augmented, strict=True)]
+    assert draws[0] == draws[1] == draws[2]
+    assert len(set(draws[0])) > 8
+
+
+def test_independent_views_do_not() -> None:
+    images = distinct_images(200, 1, 3, 4)
+    views = [images, images + 1000, images + 4000]
+    augmented = augment_views(views, settings(1, 0.5, "independent"), torch_generator(5))
+    draws = [draws_of(view, result, 1) for view, result in zip(views, augmented, strict=True)]
+    for one, other in [(0, 1), (0, 2), (1, 2)]:
+        equal = sum(a == b for a, b in zip(draws[one], draws[other], strict=True))
+        assert binomtest(equal, 200, 1 / 18).pvalue > 1e-3
+
+
+def test_draws_follow_the_generator() -> None:
+    images = distinct_images(20, 1, 4, 4)
+
+    def augmented(seed: int) -> Tensor:
+        return augment_views([images], settings(1, 0.5), torch_generator(seed))[0]
+
+    assert torch.equal(augmented(6), augmented(6))
+    assert not torch.equal(augmented(6), augmented(7))

@@ -1,0 +1,154 @@
+"""The schema: the paper's values as defaults, and no value that the method cannot use."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from decrop.config import TrialConfig
+from decrop.documents import field_paths, get_dotted, set_dotted
+
+# METHODS: DE-CROP, its published code, and Cohen et al. for certification.
+PUBLISHED = {
+    "sigma": 0.25,
+    "dataset.name": "cifar10",
+    "limited.fraction": 0.01,
+    "boundary.attack": "pgd",
+    "boundary.epsilon": 8 / 255,
+    "boundary.step_size": 2 / 255,
+    "boundary.steps": 20,
+    "boundary.on_failure": "keep",
+    "interpolation.mixing_coefficient": 0.5,
+    "interpolation.count": 1,
+    "interpolation.steps": 50,
+    "interpolation.learning_rate": 0.001,
+    "interpolation.mode": "as_written",
+    "denoiser.architecture": "dncnn",
+    "denoiser.depth": 17,
+    "denoiser.channels": 64,
+    "training.epochs": 600,
+    "training.discriminator_epochs": 600,
+    "training.batch_size": 200,
+    "training.optimizer": "adam",
+    "training.learning_rate": 1e-3,
+    "training.learning_rate_drop_every": 200,
+    "training.learning_rate_drop_factor": 0.1,
+    "training.adam_epochs": 50,
+    "training.weight_decay": 1e-4,
+    "training.loss_weights.label_consistency": 1,
+    "training.loss_weights.cosine": 4,
+    "training.loss_weights.mmd": 4,
+    "training.loss_weights.discriminator": 1,
+    "training.discriminator.hidden_units": 100,
+    "training.discriminator.learning_rate": 1e-5,
+    "training.discriminator.reversal_scale": 1,
+    "training.augmentation.crop_padding": 4,
+    "training.augmentation.flip_probability": 0.5,
+    "training.augmentation.views": "matched",
+    "certification.selection_samples": 100,
+    "certification.estimation_samples": 10_000,
+    "certification.failure_probability": 0.001,
+    "certification.radii": (0, 0.25, 0.5, 0.75),
+    "certification.test_images": 500,
+}
+
+
+@pytest.mark.parametrize("path", PUBLISHED)
+def test_default_is_the_papers(path: str) -> None:
+    assert get_dotted(TrialConfig().model_dump(), path) == PUBLISHED[path]
+
+
+def test_every_setting_says_what_it_is() -> None:
+    undocumented = [path for path, field in field_paths().items() if not field.description]
+    assert undocumented == []
+
+
+def test_settings_do_not_change() -> None:
+    config = TrialConfig()
+    with pytest.raises(ValidationError, match="frozen"):
+        config.sigma = 0.5  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        config.training.loss_weights.cosine = 0.5  # type: ignore[misc]
+    assert hash(TrialConfig()) == hash(config)
+
+
+def test_settings_survive_json() -> None:
+    config = TrialConfig.model_validate(
+        {
+            "classifier": {"weights": "w", "mean": [0.5], "std": [0.25]},
+            "certification": {"radii": [0, 1e-3]},
+        }
+    )
+    assert TrialConfig.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed", "refused"),
+    [
+        ("sigma", [1e-6, 2], [0, -0.25, float("nan"), float("inf")]),
+        ("seed", [0, 2**40], [-1, 0.5]),
+        ("limited.fraction", [1e-6, 1], [0, 1.01]),
+        ("limited.held_out_fraction", [1e-6, 0.99], [0, 1]),
+        ("boundary.epsilon", [1e-6, 1], [0, 1.01]),
+        ("boundary.step_size", [1e-6, 1], [0, 1.01]),
+        ("boundary.steps", [1, 1000], [0]),
+        ("boundary.attack", ["pgd"], ["fgsm", None]),
+        ("interpolation.mixing_coefficient", [0, 1], [-0.01, 1.01]),
+        ("interpolation.count", [1, 16], [0, 17]),
+        ("interpolation.steps", [1], [0]),
+        ("interpolation.learning_rate", [1e-9], [0]),
+        ("denoiser.depth", [3, 64], [2, 65]),
+        ("denoiser.channels", [4, 512], [3, 513]),
+        ("training.epochs", [1], [0]),
+        ("training.discriminator_epochs", [0], [-1]),
+        ("training.batch_size", [1], [0]),
+        ("training.learning_rate", [1e-9], [0, float("inf")]),
+        ("training.learning_rate_drop_factor", [1e-3, 1], [0, 1.1]),
+        ("training.loss_weights.label_consistency", [0, 1e6], [-1, float("nan")]),
+        ("training.loss_weights.cosine", [0], [-1]),
+        ("training.loss_weights.mmd", [0], [-1]),
+        ("training.loss_weights.discriminator", [0], [-1]),
+        ("training.augmentation.crop_padding", [0], [-1]),
+        ("training.augmentation.flip_probability", [0, 1], [-0.1, 1.1]),
+        ("certification.failure_probability", [1e-9, 0.99], [0, 1]),
+        ("certification.radii", [[0], [0, 1]], [[], [1, 0], [0, 0], [-1]]),
+        ("classifier.std", [], [[0.0], [-1.0]]),
+    ],
+)
+def test_limits_of_a_setting(path: str, allowed: list[Any], refused: list[Any]) -> None:
+    for value in allowed:
+        config = TrialConfig.model_validate(set_dotted({}, path, value))
+        assert TrialConfig.model_validate(config.model_dump()) == config
+    for value in refused:
+        with pytest.raises(ValidationError):
+            TrialConfig.model_validate(set_dotted({}, path, value))
+
+
+@pytest.mark.parametrize(
+    ("classifier", "message"),
+    [
+        ({"weights": "w", "training": {}}, "not both"),
+        ({"weights": "w", "architecture": "small_cnn", "training": {}}, "not both"),
+        ({"training": {}}, "name the architecture to train"),
+        ({"training": {}, "architecture": "auto"}, "name the architecture to train"),
+        ({"architecture": "vgg"}, "auto"),
+        ({"mean": [0.5]}, "mean and std together"),
+        ({"std": [0.5]}, "mean and std together"),
+    ],
+)
+def test_classifier_has_one_source(classifier: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TrialConfig.model_validate({"classifier": classifier})
+
+
+@pytest.mark.parametrize(
+    "classifier",
+    [
+        {"weights": "w"},
+        {"weights": "w", "architecture": "cifar_resnet20"},
+        {"training": {"epochs": 1}, "architecture": "small_cnn"},
+        {"mean": [0.5], "std": [0.5]},
+    ],
+)
+def test_classifier_settings_that_go_together(classifier: dict[str, Any]) -> None:
+    assert TrialConfig.model_validate({"classifier": classifier})

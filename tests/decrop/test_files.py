@@ -1,0 +1,117 @@
+"""Files that are whole or absent, and hashes that follow content only."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from decrop.errors import InputError
+from decrop.files import (
+    read_json,
+    sha256_of_file,
+    sha256_of_json,
+    sha256_of_tensors,
+    write_json,
+    write_text,
+    write_whole,
+)
+
+
+def test_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write(temporary: Path) -> None:
+        assert temporary.parent == path.parent  # another file system could not rename
+        temporary.write_text("ne")
+        assert path.read_text() == "old"
+        temporary.write_text("new")
+
+    write_whole(path, write)
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("existing", [None, "old"])
+def test_failed_write_leaves_nothing_behind(tmp_path: Path, existing: str | None) -> None:
+    path = tmp_path / "file"
+    if existing is not None:
+        path.write_text(existing)
+
+    def write(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(path, write)
+    assert (path.read_text() if path.exists() else None) == existing
+    assert len(list(tmp_path.iterdir())) == (existing is not None)
+
+
+def test_folders_are_made(tmp_path: Path) -> None:
+    write_text(tmp_path / "a" / "b" / "file", "σ\n")
+    assert (tmp_path / "a" / "b" / "file").read_bytes() == "σ\n".encode()
+
+
+def test_json_round_trip(tmp_path: Path) -> None:
+    value = {"b": [1, 2.5, None], "a": {"σ": "x\ny"}}
+    write_json(tmp_path / "value.json", value)
+    assert read_json(tmp_path / "value.json") == value
+    assert (tmp_path / "value.json").read_text().startswith('{\n "b"')
+
+
+def test_unreadable_json_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.json does not exist"):
+        read_json(tmp_path / "none.json")
+    (tmp_path / "torn.json").write_text('{"a": ')
+    with pytest.raises(InputError, match=r"torn\.json is not JSON"):
+        read_json(tmp_path / "torn.json")
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match=r"binary\.json is not JSON"):
+        read_json(tmp_path / "binary.json")
+
+
+def test_json_hash_ignores_the_order_of_keys_only() -> None:
+    value = {"a": 1, "b": [1, 2]}
+    assert sha256_of_json(value) == hashlib.sha256(b'{"a":1,"b":[1,2]}').hexdigest()
+    assert sha256_of_json({"b": [1, 2], "a": 1}) == sha256_of_json(value)
+    others = [{"a": 1, "b": [2, 1]}, {"a": "1", "b": [1, 2]}, {"a": 1}, {"a": {"b": [1, 2]}}]
+    assert len({sha256_of_json(other) for other in [value, *others]}) == 5
+
+
+def test_tensor_hash_follows_name_type_shape_and_bytes() -> None:
+    tensor = torch.arange(6, dtype=torch.float32)
+    same = sha256_of_tensors({"a": tensor, "b": tensor})
+    assert sha256_of_tensors({"b": tensor.clone(), "a": tensor.clone()}) == same
+    last_bit = tensor.clone()
+    last_bit[5] = torch.nextafter(last_bit[5], torch.tensor(9.0))
+    others = [
+        {"a": tensor, "c": tensor},
+        {"a": tensor},
+        {"a": tensor, "b": last_bit},
+        {"a": last_bit, "b": tensor},
+        {"a": tensor, "b": tensor.reshape(2, 3)},
+        {"a": tensor, "b": tensor.view(torch.int32)},
+        {"a": tensor, "b": -tensor},
+        {"a": tensor, "b": tensor.double()},
+        {},
+    ]
+    assert len({sha256_of_tensors(other) for other in others} | {same}) == len(others) + 1
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.bool, torch.uint8, torch.int64, torch.bfloat16, torch.float16]
+)
+def test_tensor_hash_takes_every_type_and_layout(dtype: torch.dtype) -> None:
+    tensor = torch.tensor([[0, 1, 1], [1, 0, 0]]).to(dtype)
+    strided = tensor.t().contiguous().t()
+    assert not strided.is_contiguous()
+    assert sha256_of_tensors({"a": strided}) == sha256_of_tensors({"a": tensor})
+    scalar, empty = tensor[0, 0], tensor[:0]
+    assert sha256_of_tensors({"a": scalar}) != sha256_of_tensors({"a": empty})
+
+
+def test_file_hash_is_that_of_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    assert sha256_of_file(tmp_path / "file") == hashlib.sha256(b"abc").hexdigest()

@@ -1,0 +1,67 @@
+"""The one place that imports torchvision works beside any build of PyTorch."""
+
+import ast
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import pytest
+import torch
+
+import decrop
+from decrop import _torchvision
+from decrop._torchvision import torchvision
+
+PACKAGE = Path(decrop.__file__).parent
+
+
+def test_datasets_transforms_and_models_are_usable() -> None:
+    from torchvision.transforms import v2
+
+    image = torch.arange(12, dtype=torch.uint8).reshape(3, 2, 2)
+    assert torch.equal(v2.functional.horizontal_flip(image), image.flip(2))
+    assert torchvision.datasets.CIFAR10.base_folder == "cifar-10-batches-py"
+    block = torchvision.models.resnet.BasicBlock(4, 4)
+    assert block(torch.zeros(1, 4, 8, 8)).shape == (1, 4, 8, 8)
+
+
+def test_no_other_module_imports_it() -> None:
+    importers = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            else:
+                continue
+            if any(name.split(".")[0] == "torchvision" for name in names):
+                importers.add(path.relative_to(PACKAGE).as_posix())
+    assert importers == {"_torchvision.py"}
+
+
+def test_schemas_are_declared_exactly_where_the_operators_are_missing() -> None:
+    assert (_torchvision._library is None) == _torchvision._compiled_operators_load()
+
+
+@pytest.mark.parametrize(
+    ("extensions", "loadable", "expected"),
+    [([], [], False), (["_C.so"], [], False), (["_C.so", "_C_stable.so"], ["_C_stable.so"], True)],
+)
+def test_operators_load_if_any_extension_does(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    extensions: list[str],
+    loadable: list[str],
+    expected: bool,
+) -> None:
+    for name in extensions:
+        (tmp_path / name).touch()
+
+    def load_library(path: Path) -> None:
+        if path.name not in loadable:
+            raise OSError("undefined symbol")
+
+    spec = ModuleSpec("torchvision", None, origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(_torchvision.importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(torch.ops, "load_library", load_library)
+    assert _torchvision._compiled_operators_load() == expected

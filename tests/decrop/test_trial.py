@@ -1,0 +1,500 @@
+"""A trial gives the same result however often it is cut off, and uses only the data it may."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+
+import decrop.trial
+import decrop.training.denoiser
+from decrop.cache import ContentCache
+from decrop.certification import MakeSampler
+from decrop.config import TrialConfig
+from decrop.data.limited import LabelledImages
+from decrop.evaluation.table import CertificateTable
+from decrop.files import read_json
+from decrop.inputs import TrialInputs, load_inputs
+from decrop.networks.registry import build_denoiser
+from decrop.result import Scores, TrialResult
+from decrop.smoothing.sampling import CountRequest, LocalSampler, SamplingTask
+from decrop.synthesis.stage_one import StageOne
+from decrop.trial import Report, certify_undefended, run_trial
+from decrop.trial_folder import TrialFolder
+from tests.decrop.tiny import (
+    CPU,
+    EPOCHS,
+    ESTIMATION_SAMPLES,
+    EVALUATIONS,
+    HELD_OUT_SAMPLES,
+    PHASE_ONE_EPOCHS,
+    PRUNING_SAMPLES,
+    SELECTION_SAMPLES,
+    TEST_IMAGES,
+    certificates,
+    files_in,
+    outcome,
+    tiny_config,
+)
+
+HELD_OUT_IMAGES = 10
+STEPS_AN_EPOCH = 2
+
+
+class Cut(Exception):
+    """The process ends here."""
+
+
+class Unreadable:
+    """Data that a trial must not touch."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"{name} was read")
+
+    def __len__(self) -> int:
+        raise AssertionError("the length was read")
+
+
+class Session:
+    """Trials as several processes would run them, with a count of the work in all of them."""
+
+    def __init__(self, inputs: TrialInputs, cache: ContentCache) -> None:
+        self.inputs = inputs
+        self.cache = cache
+        self.epochs_trained: list[int] = []
+        self.draws = 0
+        self.sampler_calls = 0
+        self.cut_at_sampler_call: int | None = None
+
+    def run(self, folder: TrialFolder, config: TrialConfig | None = None) -> Iterator[Report]:
+        return run_trial(
+            config or tiny_config(),
+            self.inputs,
+            folder,
+            self.cache,
+            split="held_out",
+            make_sampler=self.make_sampler,
+            on_epoch=lambda done, total: self.epochs_trained.append(done),
+        )
+
+    def make_sampler(self, task: SamplingTask) -> "CountingSampler":
+        return CountingSampler(LocalSampler(task, CPU), self)
+
+
+class CountingSampler:
+    def __init__(self, sampler: LocalSampler, session: Session) -> None:
+        self._sampler = sampler
+        self._session = session
+
+    def class_counts(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
+        self._session.sampler_calls += 1
+        if self._session.sampler_calls == self._session.cut_at_sampler_call:
+            raise Cut
+        self._session.draws += sum(request.draws for request in requests)
+        return self._sampler.class_counts(requests)
+
+
+@pytest.fixture
+def session(inputs: TrialInputs, cache: ContentCache) -> Session:
+    return Session(inputs, cache)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> TrialFolder:
+    return TrialFolder(tmp_path / "trial")
+
+
+@pytest.fixture
+def trained_on(monkeypatch: pytest.MonkeyPatch) -> list[StageOne]:
+    """The samples that trainers are given."""
+    given: list[StageOne] = []
+
+    class Spy(decrop.trial.DenoiserTrainer):
+        def __init__(
+            self, config: TrialConfig, classifier: Any, samples: StageOne, device: torch.device
+        ) -> None:
+            given.append(samples)
+            super().__init__(config, classifier, samples, device)
+
+    monkeypatch.setattr(decrop.trial, "DenoiserTrainer", Spy)
+    return given
+
+
+def pixels(images: LabelledImages) -> torch.Tensor:
+    return images.images.float() / 255
+
+
+# What a trial does
+
+
+def test_held_out_trial_reports_at_each_evaluation(
+    session: Session, folder: TrialFolder, held_out_trial: TrialFolder
+) -> None:
+    reports = list(session.run(folder))
+    assert [report.evaluation for report in reports] == [1, 2, 3]
+    assert [report.epoch for report in reports] == [1, 3, 5]
+    assert [report.finished for report in reports] == [False, False, True]
+    assert [dataclasses.asdict(report) for report in reports] == read_json(folder.reports_path)
+    images = HELD_OUT_IMAGES
+    pruning = (EVALUATIONS - 1) * images * (SELECTION_SAMPLES + PRUNING_SAMPLES)
+    assert session.draws == pruning + images * (SELECTION_SAMPLES + HELD_OUT_SAMPLES)
+    assert outcome(folder) == outcome(held_out_trial)
+
+
+def test_last_report_scores_the_recorded_certificates(held_out_trial: TrialFolder) -> None:
+    table = CertificateTable.read_tsv(held_out_trial.certificates_path)
+    scores = Scores.of(table, tiny_config().certification.radii)
+    result = TrialResult.from_json(read_json(held_out_trial.result_path))
+    last = Report(**read_json(held_out_trial.reports_path)[-1])
+    assert result.scores == scores
+    assert last.average_certified_radius == scores.average_certified_radius > 0
+    assert last.certified_accuracy == scores.certified_accuracy
+
+
+def test_trial_writes_its_files_and_no_others(held_out_trial: TrialFolder) -> None:
+    assert files_in(held_out_trial.path) == {
+        "config.json",
+        "checkpoint.pt",
+        "history.json",
+        "reports.json",
+        "denoiser.safetensors",
+        "certificates.tsv",
+        "result.json",
+        "figures/training.png",
+        "figures/certified_accuracy.png",
+    }
+    config = TrialConfig.model_validate(read_json(held_out_trial.config_path))
+    assert config == tiny_config()
+
+
+def test_history_counts_epochs_through_both_phases(held_out_trial: TrialFolder) -> None:
+    history = read_json(held_out_trial.history_path)
+    assert [row["epoch"] for row in history] == list(range(1, EPOCHS + 1))
+    assert [row["phase"] for row in history] == [1] * PHASE_ONE_EPOCHS + [2] * (
+        EPOCHS - PHASE_ONE_EPOCHS
+    )
+    assert [row["discriminator"] is None for row in history] == [
+        row["phase"] == 1 for row in history
+    ]
+
+
+def test_held_out_images_are_certified_and_not_trained_on(
+    session: Session, folder: TrialFolder, trained_on: list[StageOne]
+) -> None:
+    list(session.run(folder))
+    limited = session.inputs.limited
+    kept, held_out = limited.all.subset(~limited.held_out_mask), limited.held_out_mask
+    (samples,) = trained_on
+    assert torch.equal(samples.clean, pixels(kept))
+    # The other views are of the same images: the attack and eq. 7 stay near.
+    assert (samples.boundary - samples.clean).abs().max() <= tiny_config().boundary.epsilon + 1e-6
+    assert (samples.interpolated - samples.clean).abs().max() <= 0.05
+    table = CertificateTable.read_tsv(folder.certificates_path)
+    assert table.idx.tolist() == limited.all.indices[held_out].tolist()
+    assert table.label.tolist() == limited.all.labels[held_out].tolist()
+    assert not set(table.idx.tolist()) & set(kept.indices.tolist())
+
+
+def test_held_out_trial_never_reads_test_images(
+    session: Session, folder: TrialFolder, held_out_trial: TrialFolder
+) -> None:
+    session.inputs = dataclasses.replace(session.inputs, test=Unreadable())  # type: ignore[arg-type]
+    list(session.run(folder))
+    assert outcome(folder) == outcome(held_out_trial)
+
+
+def test_final_training_takes_all_limited_images_and_reports_once(
+    inputs: TrialInputs,
+    cache: ContentCache,
+    folder: TrialFolder,
+    final_trial: TrialFolder,
+    trained_on: list[StageOne],
+) -> None:
+    session = Session(inputs, cache)
+    progress: list[tuple[int, int]] = []
+    (report,) = run_trial(
+        tiny_config(),
+        inputs,
+        folder,
+        cache,
+        split="test",
+        make_sampler=session.make_sampler,
+        on_certified=lambda done, total: progress.append((done, total)),
+    )
+    (samples,) = trained_on
+    assert torch.equal(samples.clean, pixels(inputs.limited.all))
+    assert (report.evaluation, report.epoch, report.finished) == (1, EPOCHS, True)
+    table = CertificateTable.read_tsv(folder.certificates_path)
+    assert table.idx.tolist() == list(range(0, 500, 500 // TEST_IMAGES))
+    draws = TEST_IMAGES * (SELECTION_SAMPLES + ESTIMATION_SAMPLES)
+    assert session.draws == draws
+    assert progress[0] == (0, draws)
+    assert progress[-1] == (draws, draws)
+    assert outcome(folder) == outcome(final_trial)
+
+
+@pytest.mark.parametrize("split", ["held_out", "test"])
+def test_result_says_what_it_was_computed_from(
+    split: str, request: pytest.FixtureRequest, inputs: TrialInputs
+) -> None:
+    folder = request.getfixturevalue("held_out_trial" if split == "held_out" else "final_trial")
+    limited = inputs.limited
+    held_out = limited.all.subset(limited.held_out_mask)
+    images = held_out if split == "held_out" else inputs.test
+    result = TrialResult.from_json(read_json(folder.result_path))
+    assert result.split == split
+    assert result.scores.images == len(images)
+    assert result.device == "cpu"
+    assert result.hashes == {
+        "classifier": inputs.classifier.content_hash(),
+        "limited_data": limited.all.content_hash(),
+        "certified_images": images.content_hash(),
+    }
+    assert result.seconds.keys() == {"stage1", "training", "certification"}
+    trained_seconds = sum(row["seconds"] for row in read_json(folder.history_path))
+    assert result.seconds["training"] == pytest.approx(trained_seconds, abs=1e-3)
+    denoiser = build_denoiser(tiny_config().denoiser, image_channels=1).eval()
+    denoiser.load_state_dict(load_file(folder.denoiser_path))
+    with torch.no_grad():
+        predicted = inputs.classifier(denoiser(pixels(images))).argmax(1)
+    right = (predicted == images.labels).float().mean().item()
+    assert result.clean_accuracy == pytest.approx(right)
+
+
+def test_flip_rate_is_of_the_images_trained_on(
+    session: Session, folder: TrialFolder, trained_on: list[StageOne]
+) -> None:
+    list(session.run(folder))
+    (samples,) = trained_on
+    with torch.no_grad():
+        clean, boundary = (
+            session.inputs.classifier(views).argmax(1)
+            for views in (samples.clean, samples.boundary)
+        )
+    rate = (clean != boundary).float().mean().item()
+    assert 0 < rate < 1
+    result = TrialResult.from_json(read_json(folder.result_path))
+    assert result.flip_rate == pytest.approx(rate)
+
+
+# Seeds
+
+
+def test_same_seed_gives_the_same_trial_from_nothing(
+    held_out_trial: TrialFolder, tmp_path: Path
+) -> None:
+    cache = ContentCache(tmp_path / "cache")
+    inputs = load_inputs(tiny_config(), cache, CPU)
+    folder = TrialFolder(tmp_path / "trial")
+    torch.manual_seed(1)
+    np.random.seed(1)
+    list(run_trial(tiny_config(), inputs, folder, cache, split="held_out"))
+    assert cache.computations("classifier") == cache.computations("boundary") == 1
+    assert outcome(folder) == outcome(held_out_trial)
+
+
+def test_another_seed_gives_another_denoiser_and_other_certificates(
+    session: Session, folder: TrialFolder, held_out_trial: TrialFolder
+) -> None:
+    list(session.run(folder, tiny_config("seed=1")))
+    other, one = outcome(folder), outcome(held_out_trial)
+    assert other["denoiser"] != one["denoiser"]
+    assert other["certificates"] != one["certificates"]
+    # The limited data have a seed of their own.
+    assert other["result"]["hashes"] == one["result"]["hashes"]
+
+
+# Cut off and run again
+
+
+@pytest.mark.parametrize("reports_before", [1, 2, 3])
+def test_trial_closed_after_a_report_goes_on_from_there(
+    session: Session, folder: TrialFolder, held_out_trial: TrialFolder, reports_before: int
+) -> None:
+    trial = session.run(folder)
+    before = list(islice(trial, reports_before))
+    trial.close()  # type: ignore[attr-defined]
+    after = list(session.run(folder))
+    assert after[:reports_before] == before
+    assert outcome(folder) == outcome(held_out_trial)
+    assert session.epochs_trained == list(range(1, EPOCHS + 1))
+    uninterrupted = HELD_OUT_IMAGES * (
+        EVALUATIONS * SELECTION_SAMPLES + (EVALUATIONS - 1) * PRUNING_SAMPLES + HELD_OUT_SAMPLES
+    )
+    assert session.draws == uninterrupted
+
+
+def test_finished_trial_only_repeats_its_reports(
+    held_out_trial: TrialFolder, tmp_path: Path
+) -> None:
+    before = outcome(held_out_trial)
+    written = {path: path.stat().st_mtime_ns for path in held_out_trial.path.rglob("*.*")}
+
+    def make_sampler(task: SamplingTask) -> Any:
+        raise AssertionError("a finished trial samples nothing")
+
+    inputs: Any = Unreadable()
+    empty_cache = ContentCache(tmp_path)
+    reports = list(
+        run_trial(
+            tiny_config(),
+            inputs,
+            held_out_trial,
+            empty_cache,
+            split="held_out",
+            make_sampler=make_sampler,
+        )
+    )
+    assert [dataclasses.asdict(report) for report in reports] == before["reports"]
+    assert outcome(held_out_trial) == before
+    changed = {p for p, time in written.items() if p.stat().st_mtime_ns != time}
+    assert changed <= {held_out_trial.config_path}
+    assert not list(tmp_path.iterdir())
+
+
+# In the first epoch of all, after the optimiser has changed, and in phase 2.
+@pytest.mark.parametrize("step", [2, 2 * STEPS_AN_EPOCH + 2, 4 * STEPS_AN_EPOCH + 2])
+@pytest.mark.parametrize("saves", ["at evaluations", "after every epoch"])
+def test_trial_cut_off_in_the_middle_of_an_epoch_goes_on(
+    session: Session,
+    folder: TrialFolder,
+    held_out_trial: TrialFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+    saves: str,
+) -> None:
+    if saves == "after every epoch":
+        monkeypatch.setattr(decrop.trial, "_SAVE_EVERY_SECONDS", -1.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            decrop.training.denoiser,
+            "total_loss",
+            raising_at(step, decrop.training.denoiser.total_loss),
+        )
+        with pytest.raises(Cut):
+            list(session.run(folder))
+    trained_before = list(session.epochs_trained)
+    list(session.run(folder))
+    assert outcome(folder) == outcome(held_out_trial)
+    finished = (step - 1) // STEPS_AN_EPOCH
+    assert trained_before == list(range(1, finished + 1))
+    saved = finished if saves == "after every epoch" else {0: 0, 2: 1, 4: 3}[finished]
+    assert session.epochs_trained[len(trained_before) :] == list(range(saved + 1, EPOCHS + 1))
+
+
+@pytest.mark.parametrize("evaluation", [1, 2, 3])
+def test_trial_cut_off_while_it_certifies_trains_no_epoch_twice(
+    session: Session, folder: TrialFolder, held_out_trial: TrialFolder, evaluation: int
+) -> None:
+    # Each evaluation of so few images is one call.
+    session.cut_at_sampler_call = evaluation
+    with pytest.raises(Cut):
+        list(session.run(folder))
+    assert len(read_json(folder.reports_path) if folder.reports_path.exists() else []) == (
+        evaluation - 1
+    )
+    assert not folder.result_path.exists()
+    list(session.run(folder))
+    assert outcome(folder) == outcome(held_out_trial)
+    assert session.epochs_trained == list(range(1, EPOCHS + 1))
+
+
+def test_trial_cut_off_at_each_of_its_writes_in_turn_goes_on(
+    session: Session,
+    folder: TrialFolder,
+    held_out_trial: TrialFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each attempt ends one file later than the last: just before that file appears."""
+    session.cache = ContentCache(tmp_path / "cache")
+    replace = Path.replace
+    attempts, without_last_report = 0, 0
+    while not folder.reports_path.exists() or not read_json(folder.reports_path)[-1]["finished"]:
+        attempts += 1
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "replace", raising_at(attempts, replace))
+            try:
+                list(session.run(folder))
+            except Cut:
+                # The result comes after everything else, but for the last report.
+                if folder.result_path.exists():
+                    without_last_report += 1
+                    found, expected = outcome(folder), outcome(held_out_trial)
+                    assert found.pop("reports") == expected.pop("reports")[:-1]
+                    assert found == expected
+        assert attempts < 40
+    assert without_last_report >= 1
+    assert attempts > EVALUATIONS
+    assert outcome(folder) == outcome(held_out_trial)
+    assert files_in(folder.path) == files_in(held_out_trial.path)
+
+
+def raising_at(call: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    calls = 0
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise Cut
+        return function(*args, **kwargs)
+
+    return counting
+
+
+# Without a denoiser
+
+
+def undefended(
+    inputs: TrialInputs, folder: TrialFolder, make_sampler: MakeSampler | None = None
+) -> TrialResult:
+    return certify_undefended(tiny_config(), inputs, folder, make_sampler=make_sampler)
+
+
+def test_undefended_classifier_is_certified_on_test_images(
+    inputs: TrialInputs, folder: TrialFolder, session: Session
+) -> None:
+    result = undefended(inputs, folder, session.make_sampler)
+    table = CertificateTable.read_tsv(folder.certificates_path)
+    assert result == TrialResult.from_json(read_json(folder.result_path))
+    assert result.split == "test"
+    assert result.flip_rate is None
+    assert result.scores == Scores.of(table, tiny_config().certification.radii)
+    assert result.hashes["certified_images"] == inputs.test.content_hash()
+    assert table.idx.tolist() == inputs.test.indices.tolist()
+    assert session.draws == TEST_IMAGES * (SELECTION_SAMPLES + ESTIMATION_SAMPLES)
+    with torch.no_grad():
+        right = inputs.classifier(pixels(inputs.test)).argmax(1) == inputs.test.labels
+    assert result.clean_accuracy == pytest.approx(right.float().mean().item())
+    assert result.clean_accuracy > 0.5
+
+
+def test_undefended_classifier_is_certified_once(
+    inputs: TrialInputs, folder: TrialFolder, session: Session
+) -> None:
+    first = undefended(inputs, folder, session.make_sampler)
+    draws = session.draws
+    assert undefended(inputs, folder, session.make_sampler) == first
+    assert session.draws == draws
+
+
+def test_an_untrained_denoiser_changes_no_certificate(
+    inputs: TrialInputs, cache: ContentCache, folder: TrialFolder, tmp_path: Path
+) -> None:
+    """It is the identity, and sees the noise that the undefended classifier sees."""
+    # A learning rate that rounds away.
+    config = tiny_config("training.learning_rate=1e-30", "training.optimizer=sgd")
+    list(run_trial(config, inputs, folder, cache, split="test"))
+    reference = TrialFolder(tmp_path / "undefended")
+    certify_undefended(config, inputs, reference)
+    with_denoiser, without = (
+        certificates(CertificateTable.read_tsv(f.certificates_path)) for f in (folder, reference)
+    )
+    assert with_denoiser == without
