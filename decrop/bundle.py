@@ -82,7 +82,8 @@ def export_bundle(
         with_classifier: whether to include the classifier's weights.
 
     Raises:
-        InputError: the trial has not finished, or the destination exists.
+        InputError: the trial has not finished or protected another classifier, or the destination
+            exists.
     """
     if not folder.result_path.exists():
         raise InputError(f"{folder.path} holds no finished trial; there is no result.json.")
@@ -90,6 +91,11 @@ def export_bundle(
         raise InputError(f"{destination} exists already; choose a folder that does not.")
     config = TrialConfig.model_validate(read_json(folder.config_path))
     result = TrialResult.from_json(read_json(folder.result_path))
+    if classifier.content_hash() != result.hashes["classifier"]:
+        raise InputError(
+            f"{folder.path} protected another classifier than the one to export; its weights have "
+            "changed since, so train again with another --out."
+        )
     partial = destination.with_name(f".{destination.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

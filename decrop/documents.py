@@ -96,15 +96,19 @@ def set_dotted(document: Mapping[str, Any], path: str, value: Any) -> Document:
     Raises:
         InputError: a part of the path before the last already holds a value that is no mapping.
     """
-    name, _, rest = path.partition(".")
-    if not rest:
-        return {**document, name: value}
-    inner = document.get(name)
-    if inner is not None and not isinstance(inner, Mapping):
-        raise InputError(
-            f"{path} cannot be set: {name} is {show(inner)}, which must be a mapping for that."
-        )
-    return {**document, name: set_dotted(inner or {}, rest, value)}
+    *groups, name = path.split(".")
+    changed = dict(document)
+    inner = changed
+    for group in groups:
+        below = inner.get(group)
+        if below is not None and not isinstance(below, Mapping):
+            raise InputError(
+                f"{path} cannot be set: {group} is {show(below)}, which must be a mapping for that."
+            )
+        inner[group] = dict(below or {})
+        inner = inner[group]
+    inner[name] = value
+    return changed
 
 
 def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> Document:

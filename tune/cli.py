@@ -137,7 +137,7 @@ def export(
     from tune.export import best_trial, export_trial
 
     opened = SweepDirectory.open(directory)
-    if trial != "best" and not trial.isdigit():
+    if trial != "best" and not trial.isdecimal():
         raise InputError(f"--trial {trial}: give best or a trial's number.")
     number = best_trial(opened) if trial == "best" else int(trial)
     export_trial(opened, number, to, with_classifier=not without_classifier)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from tune.sweep_file import Resources, ResourceSettings
 
 # Shares of a GPU where a sweep does not say: two trials, or four helpers, keep one busy.
 _TRIAL_GPU, _HELPER_GPU = 0.5, 0.25
+_ANSWER_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,13 @@ def cluster(address: str | None) -> Iterator[ClusterSize]:
         address: of a running cluster (`auto` or HOST:PORT); None starts one on this machine.
 
     Raises:
-        InputError: there is no cluster at the address.
+        InputError: the address cannot be used, or there is no cluster at it.
     """
     if address is None:
         size = local_size()
+        # `local`, for Ray would otherwise join a cluster that runs on this machine.
         ray.init(
+            address="local",
             num_cpus=int(size.cpu),
             include_dashboard=False,
             logging_level=logging.ERROR,
@@ -78,8 +82,10 @@ def cluster(address: str | None) -> Iterator[ClusterSize]:
         )
     else:
         try:
+            if address != "auto":
+                _require_listener(address)
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-        except ConnectionError as error:
+        except OSError as error:
             raise InputError(
                 f"--address {address}: no Ray cluster answers there ({_first_line(error)}); start "
                 "one with `ray start --head`, or leave the option out to use this machine."
@@ -114,6 +120,14 @@ def _claim(name: str, asked: Resources, gpu_share: float, size: ClusterSize) -> 
                 f"use --set resources.{name}.{kind}={there:g} or less."
             )
     return Claim(asked.cpu, gpu)
+
+
+def _require_listener(address: str) -> None:
+    """Refuse at once what Ray would try to reach for a quarter of an hour."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise InputError(f"--address {address}: must be auto or HOST:PORT.")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
 
 
 def _first_line(error: Exception) -> str:

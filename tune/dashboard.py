@@ -38,5 +38,6 @@ def serve(directory: SweepDirectory, port: int) -> int:
         try:
             return server.wait()
         except KeyboardInterrupt:
-            # The terminal sends Ctrl-C to the server too; it stops by itself.
+            # A terminal sends Ctrl-C to the server too, but other senders may not.
+            server.terminate()
             return server.wait()

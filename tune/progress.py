@@ -72,8 +72,8 @@ class SweepProgress:
         )
 
     def ended(self, number: int, state: str) -> None:
-        """A trial has ended."""
-        self._rows[number].state = state
+        """A trial has ended, perhaps before it ran."""
+        self._rows.setdefault(number, _Row(number, state, {})).state = state
         self._show(f"trial {number} {state}; {self._summary()}")
 
     def _show(self, line: str) -> None:

@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -144,7 +146,7 @@ def _run(
     tracking_uri: str | None,
 ) -> SweepOutcome:
     tracker = Tracker(directory, tracking_uri)
-    with _tracked(tracker) as thread:
+    with _resumable(directory), _tracked(tracker) as thread:
         reference = reference_config(sweep)
         job = SweepJob(directory.path.absolute(), sweep, claimed, None)
         if shares_inputs(sweep):
@@ -172,6 +174,14 @@ def _run(
         stage1_computed=job.cache.computations(INTERPOLATED),
         warning=thread.closing_warning(),
     )
+
+
+@contextmanager
+def _resumable(directory: SweepDirectory) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise SweepInterruptedError(directory) from None
 
 
 @contextmanager
@@ -226,13 +236,24 @@ def _search(job: SweepJob, console: Console) -> None:
         ),
     )
     try:
-        with progress:
+        with progress, _own_interrupt_handler():
             tuner.fit()
     finally:
         shutil.rmtree(disposable, ignore_errors=True)
     past, _ = _earlier(directory)
     if len(past) < total:
         raise SweepInterruptedError(directory)
+
+
+@contextmanager
+def _own_interrupt_handler() -> Iterator[None]:
+    """Put back what handles Ctrl-C: Ray Tune leaves its own handler, which only stops a search."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
 
 
 def _earlier(

@@ -45,7 +45,7 @@ class ParquetImages:
     The Hugging Face layout, where `image` is a struct with the field `bytes`, is read as well.
 
     Raises:
-        InputError: the file is missing, is not parquet, or has other columns.
+        InputError: the file is missing, is not parquet, has other columns, or holds no images.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,6 +67,8 @@ class ParquetImages:
             raise InputError(
                 f"dataset.path: column label of {path} is {label_type}; expected an integer type."
             )
+        if not self._table.num_rows:
+            raise InputError(f"dataset.path: {path} holds no images.")
         self.labels = torch.from_numpy(self._table["label"].to_numpy().astype(np.int64, copy=True))
 
     def images(self, indices: Tensor) -> Tensor:

@@ -232,17 +232,20 @@ class DenoiserTrainer:
             clean_logits, clean_features = self._classifier.logits_and_features(batch.clean)
         # The clean view goes last: with DnCNN's momentum the running statistics are then its own,
         # as where the published code runs it once more for the discriminator.
-        boundary_logits, boundary_features = self._denoised(batch.boundary + batch.noise)
         interpolated_logits, interpolated_features = self._denoised(
             batch.interpolated + batch.noise
         )
-        logits, features = self._denoised(batch.clean + batch.noise)
         cosine = cosine_similarity(interpolated_logits, clean_logits)
         mmd = maximum_mean_discrepancy(interpolated_features, clean_features)
         kept = batch.boundary_used
         if kept.any():
-            cosine = cosine + cosine_similarity(boundary_logits[kept], clean_logits[kept])
-            mmd = mmd + maximum_mean_discrepancy(boundary_features[kept], clean_features)
+            # Left out before the denoiser, where BatchNorm would let them act on the others.
+            boundary_logits, boundary_features = self._denoised(
+                (batch.boundary + batch.noise)[kept]
+            )
+            cosine = cosine + cosine_similarity(boundary_logits, clean_logits[kept])
+            mmd = mmd + maximum_mean_discrepancy(boundary_features, clean_features)
+        logits, features = self._denoised(batch.clean + batch.noise)
         domain = None
         if scale is not None:
             joint = torch.cat([clean_features, reverse_gradient(features, scale)])

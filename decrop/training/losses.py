@@ -41,7 +41,9 @@ def maximum_mean_discrepancy(first: Tensor, second: Tensor) -> Tensor:
     joint = torch.cat([first, second])
     squared = (joint[:, None] - joint[None, :]).square().sum(2)
     pairs = len(joint) * (len(joint) - 1)
-    width = (squared.detach().sum() / pairs).clamp_min(torch.finfo(squared.dtype).tiny)
+    # Where all points coincide; not so small that the slope of the narrowest kernel overflows.
+    smallest = torch.finfo(squared.dtype).tiny * 2.0 ** (1 - min(_KERNEL_EXPONENTS))
+    width = (squared.detach().sum() / pairs).clamp_min(smallest)
     kernel = torch.stack([torch.exp(-squared / (width * 2.0**e)) for e in _KERNEL_EXPONENTS]).sum(0)
     m = len(first)
     return kernel[:m, :m].mean() + kernel[m:, m:].mean() - 2 * kernel[:m, m:].mean()

@@ -1,15 +1,26 @@
-"""Finished tiny trials, made once; tests only read them."""
+"""Finished short trials, made once; tests only read them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from decrop.bundle import export_bundle
 from decrop.cache import ContentCache
 from decrop.inputs import TrialInputs, load_inputs
 from decrop.trial import run_trial
 from decrop.trial_folder import TrialFolder
-from tests.decrop.tiny import CPU, tiny_config
+from tests.decrop.digits_trial import CPU, short_trial
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kernels_on_one_thread() -> Iterator[None]:
+    """Small tensors wait for a second thread longer than they take, above all on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +30,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> ContentCache:
 
 @pytest.fixture(scope="session")
 def inputs(cache: ContentCache) -> TrialInputs:
-    return load_inputs(tiny_config(), cache, CPU)
+    return load_inputs(short_trial(), cache, CPU)
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +39,7 @@ def held_out_trial(
 ) -> TrialFolder:
     """An uninterrupted trial, scored on held-out images."""
     folder = TrialFolder(tmp_path_factory.mktemp("held_out"))
-    list(run_trial(tiny_config(), inputs, folder, cache, split="held_out"))
+    list(run_trial(short_trial(), inputs, folder, cache, split="held_out"))
     return folder
 
 
@@ -38,7 +49,7 @@ def final_trial(
 ) -> TrialFolder:
     """An uninterrupted training on the whole limited data, certified on test images."""
     folder = TrialFolder(tmp_path_factory.mktemp("final"))
-    list(run_trial(tiny_config(), inputs, folder, cache, split="test"))
+    list(run_trial(short_trial(), inputs, folder, cache, split="test"))
     return folder
 
 

@@ -1,4 +1,4 @@
-"""A result is computed once among threads, processes and restarts, and never lost with its maker."""
+"""Results are computed once among threads, processes and restarts, and outlive their makers."""
 
 import os
 import signal

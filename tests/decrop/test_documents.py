@@ -38,19 +38,31 @@ def message(error: pytest.ExceptionInfo[InputError]) -> str:
     return text
 
 
+def preset(name: str) -> TrialConfig:
+    return trial_config(load_trial_document(name), source=name)
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_preset_is_a_trial(name: str) -> None:
-    config = trial_config(load_trial_document(name), source=name)
-    assert config.dataset.name == name
-    assert config.sigma == 0.25
-    # Ready to run: the classifier comes from somewhere.
+    assert preset(name).dataset.name == name
+
+
+def test_digits_preset_runs_as_it_is() -> None:
+    config = preset("digits")
+    assert config.sigma == 0.35
+    assert config.classifier.architecture == "small_cnn"
     assert config.classifier.training is not None
 
 
-def test_cifar10_preset_is_the_default_in_all_but_the_classifier() -> None:
-    config = trial_config(load_trial_document("cifar10"), source="cifar10")
-    assert config.model_copy(update={"classifier": TrialConfig().classifier}) == TrialConfig()
-    assert config.classifier.architecture == "cifar_resnet110"
+def test_cifar10_preset_is_the_default_and_asks_for_weights_that_any_network_may_fit() -> None:
+    config = preset("cifar10")
+    assert config == TrialConfig()
+    assert config.sigma == 0.25
+    assert config.classifier.architecture == "auto"
+    assert config.classifier.training is None
+    assert config.classifier.weights is None
+    given = set_dotted(load_trial_document("cifar10"), "classifier.weights", "w.safetensors")
+    assert trial_config(given, source="cifar10").classifier.weights == "w.safetensors"
 
 
 def test_unknown_preset_lists_the_presets() -> None:
@@ -163,6 +175,11 @@ def test_merge_goes_into_mappings_only() -> None:
             {"classifier": {"weights": "w", "training": {}}},
             ["classifier = ", "give weights or training, not both"],
         ),
+        ({"classifier": {"training": {}}}, ["classifier = ", "name the architecture to train"]),
+        (
+            {"classifier": {"training": {}, "architecture": "auto"}},
+            ["name the architecture to train"],
+        ),
         (
             {"classifier": {"training": {"epoch": 3}}},
             ["classifier.training.epoch is not a setting", "nearest: classifier.training.epochs"],
@@ -215,5 +232,7 @@ def test_field_paths_are_all_leaves_and_each_can_be_set() -> None:
     assert len(nested) == len(ClassifierTrainingSettings.model_fields)
     for path, field in paths.items():
         default = field.get_default()
-        config = trial_config(set_dotted({}, path, default), source="defaults")
+        # Only a named architecture can be trained.
+        base = {"classifier": {"architecture": "small_cnn"}} if path in nested else {}
+        config = trial_config(set_dotted(base, path, default), source="defaults")
         assert get_dotted(config.model_dump(), path) == default

@@ -15,8 +15,8 @@ from decrop.seeds import derive_seed, numpy_generator, seeded_globals, torch_gen
 
 def test_seed_of_a_stream_is_the_same_on_every_machine() -> None:
     # Recorded once: certificates of earlier versions are repeated with these streams.
-    assert derive_seed(0) == PINNED_BARE
-    assert derive_seed(7, "noise", 3) == PINNED_NAMED
+    assert derive_seed(0) == 3456079177858693020
+    assert derive_seed(7, "noise", 3) == 1143751153701848708
 
 
 @given(st.integers(), st.lists(st.text() | st.integers(), max_size=3))
@@ -69,7 +69,7 @@ def test_generators_follow_the_stream() -> None:
 def test_block_has_its_own_global_stream() -> None:
     def draw(seed: int, name: str) -> list[float]:
         with seeded_globals(seed, name):
-            return [torch.rand(()).item(), np.random.rand()]  # noqa: NPY002
+            return [torch.rand(()).item(), np.random.rand()]
 
     assert draw(0, "a") == draw(0, "a")
     for other in (draw(1, "a"), draw(0, "b")):

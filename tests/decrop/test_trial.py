@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 import decrop.trial
-import decrop.training.denoiser
+import decrop.trial_files
 from decrop.cache import ContentCache
 from decrop.certification import MakeSampler
 from decrop.config import TrialConfig
@@ -25,9 +26,12 @@ from decrop.networks.registry import build_denoiser
 from decrop.result import Scores, TrialResult
 from decrop.smoothing.sampling import CountRequest, LocalSampler, SamplingTask
 from decrop.synthesis.stage_one import StageOne
+from decrop.training import denoiser
+from decrop.training.denoiser import DenoiserTrainer
+from decrop.training.losses import total_loss
 from decrop.trial import Report, certify_undefended, run_trial
 from decrop.trial_folder import TrialFolder
-from tests.decrop.tiny import (
+from tests.decrop.digits_trial import (
     CPU,
     EPOCHS,
     ESTIMATION_SAMPLES,
@@ -40,14 +44,14 @@ from tests.decrop.tiny import (
     certificates,
     files_in,
     outcome,
-    tiny_config,
+    short_trial,
 )
 
 HELD_OUT_IMAGES = 10
 STEPS_AN_EPOCH = 2
 
 
-class Cut(Exception):
+class CutOffError(Exception):
     """The process ends here."""
 
 
@@ -74,7 +78,7 @@ class Session:
 
     def run(self, folder: TrialFolder, config: TrialConfig | None = None) -> Iterator[Report]:
         return run_trial(
-            config or tiny_config(),
+            config or short_trial(),
             self.inputs,
             folder,
             self.cache,
@@ -95,9 +99,16 @@ class CountingSampler:
     def class_counts(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
         self._session.sampler_calls += 1
         if self._session.sampler_calls == self._session.cut_at_sampler_call:
-            raise Cut
+            raise CutOffError
         self._session.draws += sum(request.draws for request in requests)
         return self._sampler.class_counts(requests)
+
+
+@pytest.fixture(autouse=True)
+def plain_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw nothing: it takes longer than the rest of a trial."""
+    for name in ("training_curves_figure", "certified_accuracy_figure"):
+        monkeypatch.setattr(decrop.trial_files, name, lambda *arguments, **named: Figure())
 
 
 @pytest.fixture
@@ -115,7 +126,7 @@ def trained_on(monkeypatch: pytest.MonkeyPatch) -> list[StageOne]:
     """The samples that trainers are given."""
     given: list[StageOne] = []
 
-    class Spy(decrop.trial.DenoiserTrainer):
+    class Spy(DenoiserTrainer):
         def __init__(
             self, config: TrialConfig, classifier: Any, samples: StageOne, device: torch.device
         ) -> None:
@@ -149,7 +160,7 @@ def test_held_out_trial_reports_at_each_evaluation(
 
 def test_last_report_scores_the_recorded_certificates(held_out_trial: TrialFolder) -> None:
     table = CertificateTable.read_tsv(held_out_trial.certificates_path)
-    scores = Scores.of(table, tiny_config().certification.radii)
+    scores = Scores.of(table, short_trial().certification.radii)
     result = TrialResult.from_json(read_json(held_out_trial.result_path))
     last = Report(**read_json(held_out_trial.reports_path)[-1])
     assert result.scores == scores
@@ -170,7 +181,7 @@ def test_trial_writes_its_files_and_no_others(held_out_trial: TrialFolder) -> No
         "figures/certified_accuracy.png",
     }
     config = TrialConfig.model_validate(read_json(held_out_trial.config_path))
-    assert config == tiny_config()
+    assert config == short_trial()
 
 
 def test_history_counts_epochs_through_both_phases(held_out_trial: TrialFolder) -> None:
@@ -193,7 +204,7 @@ def test_held_out_images_are_certified_and_not_trained_on(
     (samples,) = trained_on
     assert torch.equal(samples.clean, pixels(kept))
     # The other views are of the same images: the attack and eq. 7 stay near.
-    assert (samples.boundary - samples.clean).abs().max() <= tiny_config().boundary.epsilon + 1e-6
+    assert (samples.boundary - samples.clean).abs().max() <= short_trial().boundary.epsilon + 1e-6
     assert (samples.interpolated - samples.clean).abs().max() <= 0.05
     table = CertificateTable.read_tsv(folder.certificates_path)
     assert table.idx.tolist() == limited.all.indices[held_out].tolist()
@@ -219,7 +230,7 @@ def test_final_training_takes_all_limited_images_and_reports_once(
     session = Session(inputs, cache)
     progress: list[tuple[int, int]] = []
     (report,) = run_trial(
-        tiny_config(),
+        short_trial(),
         inputs,
         folder,
         cache,
@@ -259,10 +270,10 @@ def test_result_says_what_it_was_computed_from(
     assert result.seconds.keys() == {"stage1", "training", "certification"}
     trained_seconds = sum(row["seconds"] for row in read_json(folder.history_path))
     assert result.seconds["training"] == pytest.approx(trained_seconds, abs=1e-3)
-    denoiser = build_denoiser(tiny_config().denoiser, image_channels=1).eval()
-    denoiser.load_state_dict(load_file(folder.denoiser_path))
+    network = build_denoiser(short_trial().denoiser, image_channels=1).eval()
+    network.load_state_dict(load_file(folder.denoiser_path))
     with torch.no_grad():
-        predicted = inputs.classifier(denoiser(pixels(images))).argmax(1)
+        predicted = inputs.classifier(network(pixels(images))).argmax(1)
     right = (predicted == images.labels).float().mean().item()
     assert result.clean_accuracy == pytest.approx(right)
 
@@ -290,11 +301,11 @@ def test_same_seed_gives_the_same_trial_from_nothing(
     held_out_trial: TrialFolder, tmp_path: Path
 ) -> None:
     cache = ContentCache(tmp_path / "cache")
-    inputs = load_inputs(tiny_config(), cache, CPU)
+    inputs = load_inputs(short_trial(), cache, CPU)
     folder = TrialFolder(tmp_path / "trial")
     torch.manual_seed(1)
     np.random.seed(1)
-    list(run_trial(tiny_config(), inputs, folder, cache, split="held_out"))
+    list(run_trial(short_trial(), inputs, folder, cache, split="held_out"))
     assert cache.computations("classifier") == cache.computations("boundary") == 1
     assert outcome(folder) == outcome(held_out_trial)
 
@@ -302,7 +313,7 @@ def test_same_seed_gives_the_same_trial_from_nothing(
 def test_another_seed_gives_another_denoiser_and_other_certificates(
     session: Session, folder: TrialFolder, held_out_trial: TrialFolder
 ) -> None:
-    list(session.run(folder, tiny_config("seed=1")))
+    list(session.run(folder, short_trial("seed=1")))
     other, one = outcome(folder), outcome(held_out_trial)
     assert other["denoiser"] != one["denoiser"]
     assert other["certificates"] != one["certificates"]
@@ -310,7 +321,7 @@ def test_another_seed_gives_another_denoiser_and_other_certificates(
     assert other["result"]["hashes"] == one["result"]["hashes"]
 
 
-# Cut off and run again
+# CutOffError off and run again
 
 
 @pytest.mark.parametrize("reports_before", [1, 2, 3])
@@ -343,7 +354,7 @@ def test_finished_trial_only_repeats_its_reports(
     empty_cache = ContentCache(tmp_path)
     reports = list(
         run_trial(
-            tiny_config(),
+            short_trial(),
             inputs,
             held_out_trial,
             empty_cache,
@@ -372,12 +383,8 @@ def test_trial_cut_off_in_the_middle_of_an_epoch_goes_on(
     if saves == "after every epoch":
         monkeypatch.setattr(decrop.trial, "_SAVE_EVERY_SECONDS", -1.0)
     with monkeypatch.context() as patched:
-        patched.setattr(
-            decrop.training.denoiser,
-            "total_loss",
-            raising_at(step, decrop.training.denoiser.total_loss),
-        )
-        with pytest.raises(Cut):
+        patched.setattr(denoiser, "total_loss", raising_at(step, total_loss))
+        with pytest.raises(CutOffError):
             list(session.run(folder))
     trained_before = list(session.epochs_trained)
     list(session.run(folder))
@@ -394,7 +401,7 @@ def test_trial_cut_off_while_it_certifies_trains_no_epoch_twice(
 ) -> None:
     # Each evaluation of so few images is one call.
     session.cut_at_sampler_call = evaluation
-    with pytest.raises(Cut):
+    with pytest.raises(CutOffError):
         list(session.run(folder))
     assert len(read_json(folder.reports_path) if folder.reports_path.exists() else []) == (
         evaluation - 1
@@ -422,7 +429,7 @@ def test_trial_cut_off_at_each_of_its_writes_in_turn_goes_on(
             patched.setattr(Path, "replace", raising_at(attempts, replace))
             try:
                 list(session.run(folder))
-            except Cut:
+            except CutOffError:
                 # The result comes after everything else, but for the last report.
                 if folder.result_path.exists():
                     without_last_report += 1
@@ -443,7 +450,7 @@ def raising_at(call: int, function: Callable[..., Any]) -> Callable[..., Any]:
         nonlocal calls
         calls += 1
         if calls == call:
-            raise Cut
+            raise CutOffError
         return function(*args, **kwargs)
 
     return counting
@@ -455,7 +462,7 @@ def raising_at(call: int, function: Callable[..., Any]) -> Callable[..., Any]:
 def undefended(
     inputs: TrialInputs, folder: TrialFolder, make_sampler: MakeSampler | None = None
 ) -> TrialResult:
-    return certify_undefended(tiny_config(), inputs, folder, make_sampler=make_sampler)
+    return certify_undefended(short_trial(), inputs, folder, make_sampler=make_sampler)
 
 
 def test_undefended_classifier_is_certified_on_test_images(
@@ -466,7 +473,7 @@ def test_undefended_classifier_is_certified_on_test_images(
     assert result == TrialResult.from_json(read_json(folder.result_path))
     assert result.split == "test"
     assert result.flip_rate is None
-    assert result.scores == Scores.of(table, tiny_config().certification.radii)
+    assert result.scores == Scores.of(table, short_trial().certification.radii)
     assert result.hashes["certified_images"] == inputs.test.content_hash()
     assert table.idx.tolist() == inputs.test.indices.tolist()
     assert session.draws == TEST_IMAGES * (SELECTION_SAMPLES + ESTIMATION_SAMPLES)
@@ -490,7 +497,7 @@ def test_an_untrained_denoiser_changes_no_certificate(
 ) -> None:
     """It is the identity, and sees the noise that the undefended classifier sees."""
     # A learning rate that rounds away.
-    config = tiny_config("training.learning_rate=1e-30", "training.optimizer=sgd")
+    config = short_trial("training.learning_rate=1e-30", "training.optimizer=sgd")
     list(run_trial(config, inputs, folder, cache, split="test"))
     reference = TrialFolder(tmp_path / "undefended")
     certify_undefended(config, inputs, reference)

@@ -15,7 +15,6 @@ from decrop.seeds import seeded_globals, torch_generator
 from decrop.synthesis.stage_one import StageOne
 
 CPU = torch.device("cpu")
-DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 SIZE = 6
 FEATURES = 5
 CLASSES = 4

@@ -10,6 +10,8 @@ from decrop.errors import InputError
 from decrop.networks.registry import CLASSIFIERS, build_classifier_network
 from tests.decrop.tiny import FEATURES, random_images, tiny_classifier
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 class TwoHeads(nn.Module):
     """A linear layer before the last, and BatchNorm and dropout that training would change."""

@@ -16,6 +16,8 @@ from decrop.errors import InputError
 from decrop.networks.registry import build_classifier_network
 from tests.decrop.tiny import CPU, random_images, tiny_dataset
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TRAINING = {"epochs": 1, "batch_size": 16}
 
 
@@ -111,7 +113,7 @@ def test_trained_classifier_is_trained_once(tmp_path: Path) -> None:
         {"training": {**TRAINING, "seed": 1}},
         {"training": {**TRAINING, "epochs": 2}},
         {"training": {**TRAINING, "learning_rate": 0.02}},
-        {"training": {**TRAINING, "batch_size": 12}},
+        {"training": {**TRAINING, "batch_size": 8}},
         {"mean": [0.4], "std": [0.25]},
         {"architecture": "cifar_resnet20"},
         {"data": 1},

@@ -11,7 +11,9 @@ from decrop.networks.small_cnn import SmallCNN
 from decrop.seeds import torch_generator
 from tests.decrop.tiny import CPU
 
-SETTINGS = ClassifierTrainingSettings(epochs=3, batch_size=20, learning_rate=0.02)
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SETTINGS = ClassifierTrainingSettings(epochs=2, batch_size=20, learning_rate=0.02)
 
 
 def bright_quadrants(count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -32,7 +34,7 @@ def untrained(seed: int = 0) -> Classifier:
     return Classifier(network, architecture="small_cnn", mean=(0.3,), std=(0.3,), class_count=4)
 
 
-IMAGES, LABELS = bright_quadrants(201, seed=0)
+IMAGES, LABELS = bright_quadrants(101, seed=0)
 
 
 def trained(
@@ -60,10 +62,8 @@ def test_trained_weights_classify_new_images() -> None:
 
 def test_training_is_determined_by_its_seed() -> None:
     first = trained(untrained(seed=0))
-    state = torch.get_rng_state()
     # Neither the weights of the given network nor the global generators matter.
     assert same(first, trained(untrained(seed=1)))
-    assert torch.equal(torch.get_rng_state(), torch.manual_seed(1).get_state()) or state is not None
     other = trained(untrained(), SETTINGS.model_copy(update={"seed": 1}))
     assert not same(first, other)
 
@@ -80,14 +80,12 @@ def test_training_leaves_classifier_and_generators_alone() -> None:
 
 def test_every_image_is_seen_once_an_epoch() -> None:
     weights = trained(untrained())
-    # 201 images in steps of at most 20: 11 steps an epoch.
-    assert weights["maps.1.num_batches_tracked"] == 3 * 11
+    # 101 images in steps of at most 20: 6 steps an epoch.
+    assert weights["maps.1.num_batches_tracked"] == 2 * 6
 
 
 @pytest.mark.parametrize("images", [1, 2, 21])
 def test_few_images_and_steps_are_enough(images: int) -> None:
     settings = ClassifierTrainingSettings(epochs=1, batch_size=20)
-    weights = train_classifier_network(
-        untrained(), IMAGES[:images], LABELS[:images], settings, CPU
-    )
+    weights = train_classifier_network(untrained(), IMAGES[:images], LABELS[:images], settings, CPU)
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())

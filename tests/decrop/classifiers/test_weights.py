@@ -13,8 +13,12 @@ from decrop.config import ClassifierArchitecture
 from decrop.errors import InputError
 from decrop.networks.registry import CLASSIFIERS, build_classifier_network
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 
-def network(architecture: ClassifierArchitecture = "cifar_resnet20", classes: int = 10) -> nn.Module:
+
+def network(
+    architecture: ClassifierArchitecture = "cifar_resnet20", classes: int = 10
+) -> nn.Module:
     return build_classifier_network(architecture, image_channels=3, class_count=classes)
 
 
@@ -90,9 +94,7 @@ def test_further_problems_are_counted_and_nothing_is_loaded(
     weights["head"] = torch.zeros(2)
     untouched = network()
     before = {name: tensor.clone() for name, tensor in untouched.state_dict().items()}
-    assert "it misses fc.bias (and 2 more)." in message(
-        untouched, written(tmp_path / "w", weights)
-    )
+    assert "it misses fc.bias (and 2 more)." in message(untouched, written(tmp_path / "w", weights))
     for name, tensor in untouched.state_dict().items():
         assert torch.equal(tensor, before[name])
 
@@ -157,7 +159,9 @@ def test_deeper_network_than_registered_is_no_match(
     tmp_path: Path, weights: dict[str, Tensor]
 ) -> None:
     weights["layer1.3.conv1.weight"] = torch.zeros(16, 16, 3, 3)
-    with pytest.raises(InputError, match=r"cifar_resnet20: it has the unknown key layer1\.3\.conv1"):
+    with pytest.raises(
+        InputError, match=r"cifar_resnet20: it has the unknown key layer1\.3\.conv1"
+    ):
         matching_architecture(written(tmp_path / "w", weights), image_channels=3, class_count=10)
 
 

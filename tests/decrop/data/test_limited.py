@@ -99,9 +99,7 @@ def test_paper_has_500_images_of_cifar10() -> None:
         (0.025, 0.1, ["2 images to train on and 0 held out"]),
     ],
 )
-def test_part_without_images_is_refused(
-    fraction: float, held_out: float, parts: list[str]
-) -> None:
+def test_part_without_images_is_refused(fraction: float, held_out: float, parts: list[str]) -> None:
     with pytest.raises(InputError) as error:
         draw(fraction=fraction, held_out=held_out)
     for part in parts:

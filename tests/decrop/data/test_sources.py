@@ -90,7 +90,10 @@ def test_other_columns_are_refused(tmp_path: Path, columns: dict[str, Any], mess
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        ([png(PIXELS[0]), b"GIF89a but no image"], r"row 1 of .*a\.parquet is not a readable image"),
+        (
+            [png(PIXELS[0]), b"GIF89a but no image"],
+            r"row 1 of .*a\.parquet is not a readable image",
+        ),
         ([png(PIXELS[0]), png(PIXELS[1])[:60]], "row 1 of .* is not a readable image"),
         ([png(PIXELS[0]), b""], "row 1 of .* is not a readable image"),
         ([png(PIXELS[0]), png(PIXELS[1, :2])], r"different shapes, \(2, 5, 3\) and \(4, 5, 3\)"),

@@ -8,6 +8,8 @@ from decrop._torchvision import torchvision
 from decrop.networks.cifar_resnet import BasicBlock
 from decrop.networks.registry import build_classifier_network
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CONVOLUTIONS = ["conv1.weight", "conv2.weight"]
 NORMS = [
     f"{norm}.{name}"

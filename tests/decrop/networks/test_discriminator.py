@@ -6,6 +6,8 @@ from torch import nn
 
 from decrop.networks.discriminator import Discriminator, reverse_gradient
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def test_layers_are_the_published_ones() -> None:
     discriminator = Discriminator(features=64, hidden_units=100)

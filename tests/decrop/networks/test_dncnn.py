@@ -6,6 +6,8 @@ from torch import nn
 
 from decrop.networks.dncnn import DnCNN
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())

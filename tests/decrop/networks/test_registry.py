@@ -14,6 +14,8 @@ from decrop.networks.registry import (
     build_denoiser,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def test_registries_have_what_the_schema_allows() -> None:
     assert set(CLASSIFIERS) == set(get_args(ClassifierArchitecture))
@@ -25,6 +27,7 @@ def test_registries_have_what_the_schema_allows() -> None:
 def test_classifier_maps_images_to_logits(
     architecture: ClassifierArchitecture, image_channels: int, class_count: int, size: int
 ) -> None:
+    torch.manual_seed(0)
     network = build_classifier_network(
         architecture, image_channels=image_channels, class_count=class_count
     ).eval()

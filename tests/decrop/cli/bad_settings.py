@@ -1,0 +1,80 @@
+"""Mistakes that a user can make in the settings of a trial."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import save_file
+
+from decrop.networks.registry import build_classifier_network
+
+# Arguments and what the message must name.
+BAD_ARGUMENTS = {
+    "unknown key": (
+        ["digits", "--set", "training.epoch=3"],
+        ["--set", "training.epoch is not a setting", "training.epochs"],
+    ),
+    "key without a value": (["digits", "--set", "sigma"], ["--set 'sigma'", "KEY=VALUE"]),
+    "bad value": (["digits", "--set", "sigma=-1"], ["--set", "sigma = -1", "greater than 0"]),
+    "value of another type": (
+        ["digits", "--set", "training.epochs=many"],
+        ["--set", "training.epochs = 'many'", "integer"],
+    ),
+    "infinite value": (["digits", "--set", "sigma=.inf"], ["--set", "sigma"]),
+    "unknown preset": (["digit"], ["'digit'", "digits"]),
+    "missing file": (["nowhere.yaml"], ["nowhere.yaml does not exist"]),
+    "not YAML": (["broken.yaml"], ["broken.yaml, line 1", "not YAML"]),
+    "not settings": (["list.yaml"], ["list.yaml must hold a mapping"]),
+    "unknown key in the file": (["unknown.yaml"], ["unknown.yaml", "sigmas", "nearest: sigma"]),
+    "missing dataset path": (
+        ["cifar10", "--set", "dataset.path=nowhere", "--set", "classifier.weights=fits"],
+        ["dataset.path", "nowhere is not a folder"],
+    ),
+    "wrong columns": (
+        ["cifar10", "--set", "dataset.path=columns", "--set", "classifier.weights=fits"],
+        ["dataset.path", "train.parquet has the columns img, label"],
+    ),
+    "no classifier": (
+        ["digits", "--set", "classifier.training=null"],
+        ["--set classifier.weights=FILE", "--set classifier.training"],
+    ),
+    "missing weights": (
+        ["digits", "--set", "classifier.training=null", "--set", "classifier.weights=nowhere"],
+        ["classifier.weights: nowhere does not exist"],
+    ),
+    "weights that do not fit": (
+        ["digits", "--set", "classifier.training=null", "--set", "classifier.weights=colour"],
+        ["classifier.weights: colour does not fit small_cnn", "maps.0.weight"],
+    ),
+    "weights that fit nothing": (
+        [
+            "digits",
+            *("--set", "classifier={weights: colour, architecture: auto}"),
+        ],
+        ["classifier.weights: colour fits none of small_cnn"],
+    ),
+    "weights that are no weights": (
+        ["digits", "--set", "classifier.training=null", "--set", "classifier.weights=list.yaml"],
+        ["classifier.weights: list.yaml is not a safetensors file"],
+    ),
+    "fraction that leaves a class empty": (
+        ["digits", "--set", "limited.fraction=0.001"],
+        ["limited.fraction 0.001", "leaves class 0"],
+    ),
+}
+
+
+def write_bad_files(folder: Path) -> None:
+    """Write the files that the arguments name."""
+    (folder / "broken.yaml").write_text("sigma: [0.25")
+    (folder / "list.yaml").write_text("- sigma")
+    (folder / "unknown.yaml").write_text("sigmas: 0.25")
+    (folder / "columns").mkdir()
+    columns = {"img": [b""], "label": [0]}
+    for split in ("train", "test"):
+        pq.write_table(pa.table(columns), folder / "columns" / f"{split}.parquet")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = build_classifier_network("small_cnn", image_channels=3, class_count=10)
+    save_file(network.state_dict(), folder / "colour")

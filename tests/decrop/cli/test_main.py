@@ -1,0 +1,131 @@
+"""The command line starts quickly, explains itself, and ends with codes that mean something."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer.main
+
+import decrop
+from decrop.cli import main as run_and_exit
+from decrop.cli.main import build_app, run
+from decrop.errors import InputError
+
+# mypy takes `decrop.cli.main` for the function of that name in the package.
+main_module = sys.modules["decrop.cli.main"]
+COMMANDS = sorted(typer.main.get_command(build_app()).commands)  # type: ignore[attr-defined]
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def replace_commands(
+    monkeypatch: pytest.MonkeyPatch, command: typer.models.CommandFunctionType
+) -> None:
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command("do")(command)
+    app.command("other")(lambda: None)
+    monkeypatch.setattr(main_module, "build_app", lambda: app)
+
+
+def test_there_are_the_commands_of_this_package() -> None:
+    assert {"train", "certify", "verify"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_shows_an_example_of_itself(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run([command, "--help"]) == 0
+    shown = ANSI.sub("", capsys.readouterr().out)
+    assert re.search(rf"Example:\s+decrop {command}\b", shown), shown
+
+
+def test_help_lists_commands_and_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--help"], ["-h"]):
+        assert run(arguments) == 0
+        shown = " ".join(ANSI.sub("", capsys.readouterr().out).split())
+        assert "0 done, 1 failed, 2 bad input, 130 interrupted" in shown
+        assert all(f" {command} " in shown for command in COMMANDS)
+
+
+def test_help_imports_no_heavy_library(tmp_path: Path) -> None:
+    script = """
+import sys
+from decrop.cli.main import build_app, run
+build_app()
+try:
+    code = run(["--help"])
+finally:
+    heavy = {"torch", "torchvision", "ray", "mlflow", "optuna", "art", "sklearn", "matplotlib"}
+    print("imported:", sorted(heavy & set(sys.modules)), "code:", code)
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(decrop.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.splitlines()[-1] == "imported: [] code: 0"
+
+
+def test_a_command_that_is_done_gives_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_commands(monkeypatch, lambda: None)
+    assert run(["do"]) == 0
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 7])
+def test_a_command_chooses_its_code(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def command() -> None:
+        raise typer.Exit(code)
+
+    replace_commands(monkeypatch, command)
+    assert run(["do"]) == code
+
+
+def test_bad_input_is_one_line_and_gives_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command() -> None:
+        raise InputError("sigma = [0]: must be greater than 0.")
+
+    replace_commands(monkeypatch, command)
+    assert run(["do"]) == 2
+    shown = capsys.readouterr()
+    assert shown.err == "error: sigma = [0]: must be greater than 0.\n"
+    assert shown.out == ""
+
+
+def test_ctrl_c_gives_130_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command() -> None:
+        raise KeyboardInterrupt
+
+    replace_commands(monkeypatch, command)
+    assert run(["do"]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["nothing"], ["train"], ["train", "digits", "--nothing"]])
+def test_wrong_usage_gives_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_main_exits_with_the_code_of_its_arguments(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        run_and_exit(["nothing"])
+    assert exit_.value.code == 2
+    monkeypatch.setattr(sys, "argv", ["decrop", "--help"])
+    with pytest.raises(SystemExit) as exit_:
+        run_and_exit()
+    assert exit_.value.code == 0
+    assert "Usage: decrop" in capsys.readouterr().out

@@ -1,0 +1,80 @@
+"""Progress and results as they are printed where there is no terminal, and where there is one."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from decrop.cli import output
+from decrop.cli.output import accuracy_cell, accuracy_table, print_json, progress_bars
+from decrop.evaluation.accuracy import exact_interval
+from decrop.result import Scores
+
+
+def scores(accuracy: float) -> Scores:
+    return Scores(
+        images=40,
+        average_certified_radius=0.12345,
+        certified_accuracy={"0.0": accuracy, "0.25": 0.0},
+        abstention_rate=0.1,
+    )
+
+
+def test_progress_prints_a_line_at_each_tenth(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bars() as bar:
+        show = bar("training, epochs")
+        for done in range(31):
+            show(done, 30)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"training, epochs: {3 * tenth} of 30" for tenth in range(1, 11)]
+
+
+def test_bars_count_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bars() as bar:
+        first, second = bar("first"), bar("second")
+        first(2, 2)
+        second(1, 2)
+    assert capsys.readouterr().out.splitlines() == ["first: 2 of 2", "second: 1 of 2"]
+
+
+def test_bars_are_live_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.StringIO()
+    monkeypatch.setattr(output, "console", Console(file=file, force_terminal=True, width=100))
+    with progress_bars() as bar:
+        show = bar("training, epochs")
+        show(1, 4)
+        show(4, 4)
+    assert "training, epochs" in file.getvalue()
+    assert "4/4" in file.getvalue()
+    assert "\x1b[" in file.getvalue()
+
+
+def test_cell_shows_percent_and_exact_interval() -> None:
+    low, high = (float(end) for end in exact_interval(11, 40))
+    assert accuracy_cell(0.275, 40) == f"27.5 [dim]({100 * low:.0f}–{100 * high:.0f})[/dim]"
+
+
+def test_table_has_a_row_a_name_and_a_column_a_radius(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = accuracy_table("Title", {"denoiser": scores(0.525), "no denoiser": scores(0.275)})
+    assert [column.header for column in table.columns] == [
+        "",
+        "r = 0.0",
+        "r = 0.25",
+        "average radius",
+    ]
+    Console(width=120).print(table)
+    shown = capsys.readouterr().out
+    denoiser = next(line for line in shown.splitlines() if "denoiser" in line)
+    assert "52.5 (" in denoiser
+    assert "0.0 (0–" in denoiser
+    assert "0.123" in denoiser
+
+
+def test_json_is_one_line_however_long(capsys: pytest.CaptureFixture[str]) -> None:
+    document = {"bundle": "/a/path [bold] " * 50, "σ": 0.25}
+    print_json(document)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line) == document

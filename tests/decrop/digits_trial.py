@@ -1,0 +1,82 @@
+"""A trial on digits that takes a second, in both phases and three evaluations, and what it left."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from decrop.cli.settings import load_trial
+from decrop.config import TrialConfig
+from decrop.evaluation.table import CertificateTable
+from decrop.files import read_json, sha256_of_tensors
+from decrop.trial_folder import TrialFolder
+
+CPU = torch.device("cpu")
+EVALUATIONS, EPOCHS, PHASE_ONE_EPOCHS = 3, 5, 3
+SELECTION_SAMPLES, ESTIMATION_SAMPLES = 10, 60
+HELD_OUT_SAMPLES, PRUNING_SAMPLES = 40, 20
+TEST_IMAGES = 20
+
+# Over the preset `digits`. 40 limited images, 10 of them held out; two steps an epoch; the
+# optimiser changes between the first and the second evaluation, the phase after the second.
+SHORT = (
+    "sigma=0.25",
+    "limited.fraction=0.03",
+    "limited.held_out_fraction=0.25",
+    "classifier.training.epochs=2",
+    "boundary.epsilon=0.2",
+    "boundary.step_size=0.05",
+    "boundary.steps=3",
+    "interpolation.steps=3",
+    "interpolation.learning_rate=0.005",
+    "denoiser.depth=3",
+    "denoiser.channels=4",
+    f"training.epochs={PHASE_ONE_EPOCHS}",
+    f"training.discriminator_epochs={EPOCHS - PHASE_ONE_EPOCHS}",
+    "training.batch_size=20",
+    "training.optimizer=adam_then_sgd",
+    "training.adam_epochs=2",
+    f"training.evaluations={EVALUATIONS}",
+    f"certification.selection_samples={SELECTION_SAMPLES}",
+    f"certification.estimation_samples={ESTIMATION_SAMPLES}",
+    f"certification.held_out_samples={HELD_OUT_SAMPLES}",
+    f"certification.pruning_samples={PRUNING_SAMPLES}",
+    "certification.failure_probability=0.05",
+    f"certification.test_images={TEST_IMAGES}",
+    "execution.device=cpu",
+    "execution.chunk_size=20",
+    "execution.chunks_per_batch=4",
+)
+
+
+def short_trial(*assignments: str) -> TrialConfig:
+    """Return the settings, with some changed."""
+    return load_trial("digits", [*SHORT, *assignments])
+
+
+def certificates(table: CertificateTable) -> list[tuple[int, int, int, float]]:
+    """Return idx, label, predict and radius of each image, without the time it took."""
+    columns = (table.idx, table.label, table.predict, table.radius)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def outcome(folder: TrialFolder) -> dict[str, Any]:
+    """Return everything that a finished trial left, without the time it took."""
+    return {
+        "config": read_json(folder.config_path),
+        "reports": read_json(folder.reports_path),
+        "history": [_untimed(record) for record in read_json(folder.history_path)],
+        "denoiser": sha256_of_tensors(load_file(folder.denoiser_path)),
+        "certificates": certificates(CertificateTable.read_tsv(folder.certificates_path)),
+        "result": _untimed(read_json(folder.result_path)),
+    }
+
+
+def files_in(folder: Path) -> set[str]:
+    """Return the paths of all files under a folder, relative to it."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def _untimed(document: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if name != "seconds"}

@@ -1,0 +1,107 @@
+"""A model card says what was certified, on which images, and what is not claimed."""
+
+from typing import Any
+
+import pytest
+import yaml
+
+from decrop.config import TrialConfig
+from decrop.evaluation.accuracy import exact_interval
+from decrop.model_card import model_card
+from decrop.result import Scores, Split, TrialResult
+from tests.decrop.digits_trial import short_trial
+
+ACCURACY = {"0.0": 0.525, "0.25": 0.275, "0.5": 0.0}
+
+
+def card(
+    *assignments: str,
+    split: Split = "test",
+    estimation_samples: int = 60,
+    with_classifier: bool = True,
+) -> str:
+    config: TrialConfig = short_trial(*assignments)
+    result = TrialResult(
+        split=split,
+        scores=Scores(
+            images=40,
+            average_certified_radius=0.1234,
+            certified_accuracy=ACCURACY,
+            abstention_rate=0.175,
+        ),
+        clean_accuracy=0.925,
+        flip_rate=0.5,
+        precision="bf16",
+        device="cuda",
+        hashes={},
+        seconds={},
+    )
+    return model_card(
+        config,
+        result,
+        estimation_samples,
+        origin="Chosen by a fair die.",
+        with_classifier=with_classifier,
+    )
+
+
+def header(text: str) -> Any:
+    start, front_matter, _ = text.split("---\n", maxsplit=2)
+    assert start == ""
+    return yaml.safe_load(front_matter)
+
+
+def body(text: str) -> str:
+    """The text behind the header, without line breaks in sentences."""
+    return " ".join(text.split("---\n", maxsplit=2)[2].split())
+
+
+def test_header_is_yaml() -> None:
+    found = header(card())
+    assert found["library_name"] == "decrop"
+    assert found["datasets"] == ["digits"]
+    assert {"certified-robustness", "randomized-smoothing"} <= set(found["tags"])
+
+
+def test_certified_accuracies_are_tabulated_with_exact_intervals() -> None:
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in card().splitlines()
+        if line.startswith("|")
+    ]
+    assert rows[0] == ["radius", "certified accuracy", "interval"]
+    for row, (radius, accuracy) in zip(rows[2:], ACCURACY.items(), strict=True):
+        low, high = (float(end) for end in exact_interval(round(accuracy * 40), 40))
+        assert row == [radius, f"{100 * accuracy:.1f} %", f"{100 * low:.1f} % – {100 * high:.1f} %"]
+
+
+def test_numbers_that_a_certificate_rests_on_are_given() -> None:
+    text = body(card("sigma=0.125", "certification.failure_probability=0.002"))
+    assert "σ = 0.125 in [0,1] pixels" in text
+    assert "10 selection and 60 estimation samples" in text
+    assert "wrong with a probability of at most 0.002" in text
+    assert "bf16 on cuda" in text
+    assert "Average certified radius 0.123" in text
+    assert "abstentions 17.5 %" in text
+    assert "accuracy without noise 92.5 %" in text
+    assert "Chosen by a fair die." in text
+    assert "3.00% of the training split" in text
+
+
+@pytest.mark.parametrize(
+    ("split", "said", "not_said"),
+    [
+        ("test", "40 test images, which chose nothing", "held-out"),
+        ("held_out", "40 held-out images of the limited data", "test images"),
+    ],
+)
+def test_the_split_is_named(split: Split, said: str, not_said: str) -> None:
+    text = body(card(split=split))
+    assert said in text
+    assert not_said not in text
+
+
+def test_the_architecture_and_whether_its_weights_are_here_are_said() -> None:
+    assert "pretrained small_cnn classifier" in body(card())
+    assert "The classifier's weights are included." in body(card())
+    assert "The classifier's weights are not included" in body(card(with_classifier=False))

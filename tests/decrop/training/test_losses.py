@@ -1,0 +1,228 @@
+"""Every loss against its equation worked out by hand, and where its gradient points."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from decrop.config import LossWeights
+from decrop.seeds import torch_generator
+from decrop.training.losses import (
+    LossTerms,
+    cosine_similarity,
+    domain_loss,
+    label_consistency_loss,
+    maximum_mean_discrepancy,
+    total_loss,
+)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch_generator(seed, "losses"))
+
+
+def gradient(loss: Tensor, values: Tensor) -> Tensor:
+    (found,) = torch.autograd.grad(loss, values)
+    return found
+
+
+# Eq. 8.
+
+
+def test_label_consistency_is_cross_entropy_to_the_clean_prediction() -> None:
+    denoised = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 3.0]])
+    clean = torch.tensor([[0.1, 0.0, 0.0], [-5.0, -1.0, -2.0]])
+    first = math.log(math.exp(2) + 2) - 2
+    second = math.log(1 + math.e + math.exp(3)) - 1
+    loss = label_consistency_loss(denoised, clean)
+    assert loss.item() == pytest.approx((first + second) / 2, rel=1e-6)
+
+
+def test_label_consistency_pulls_towards_the_clean_prediction_only() -> None:
+    denoised = normal(4, 3).requires_grad_()
+    clean = normal(4, 3, seed=1).requires_grad_()
+    label_consistency_loss(denoised, clean).backward()
+    expected = (denoised.softmax(1) - F.one_hot(clean.argmax(1), 3)) / 4
+    torch.testing.assert_close(denoised.grad, expected.detach())
+    assert clean.grad is None
+
+
+# Eq. 9.
+
+
+def test_cosine_similarity_is_the_mean_over_images() -> None:
+    denoised = torch.tensor([[3.0, 4.0], [1.0, 0.0], [2.0, 2.0]])
+    clean = torch.tensor([[4.0, 3.0], [0.0, 5.0], [-1.0, -1.0]])
+    similarity = cosine_similarity(denoised, clean).item()
+    assert similarity == pytest.approx((24 / 25 + 0 - 1) / 3, abs=1e-6)
+
+
+def test_cosine_similarity_ignores_the_scale_of_logits() -> None:
+    denoised, clean = normal(5, 4), normal(5, 4, seed=1)
+    scaled = cosine_similarity(denoised * 7, clean * torch.arange(1.0, 6)[:, None])
+    torch.testing.assert_close(scaled, cosine_similarity(denoised, clean))
+    assert cosine_similarity(clean, clean).item() == pytest.approx(1)
+
+
+def test_gradient_of_the_cosine_similarity_turns_logits_towards_the_clean_ones() -> None:
+    denoised, clean = normal(5, 4).requires_grad_(), normal(5, 4, seed=1)
+    direction = gradient(cosine_similarity(denoised, clean), denoised)
+    # d cos / d w = (z/|z| - cos w/|w|) / |w|, over the number of images.
+    w, z = F.normalize(denoised, dim=1), F.normalize(clean, dim=1)
+    cosine = (w * z).sum(1, keepdim=True)
+    expected = (z - cosine * w) / denoised.norm(dim=1, keepdim=True) / 5
+    torch.testing.assert_close(direction, expected)
+    assert ((direction * clean).sum(1) > 0).all()
+
+
+# Eq. 10.
+
+
+def mean_squared_distance(points: Tensor) -> Tensor:
+    pairs = list(itertools.permutations(range(len(points)), 2))
+    return torch.stack([(points[i] - points[j]).square().sum() for i, j in pairs]).mean()
+
+
+def mmd_by_loops(first: Tensor, second: Tensor, width: Tensor | None = None) -> Tensor:
+    """Gretton et al. 2012, eq. 5, pair by pair, with the published kernel."""
+    if width is None:
+        width = mean_squared_distance(torch.cat([first, second])).detach()
+
+    def mean_kernel(one: Tensor, other: Tensor) -> Tensor:
+        values = [
+            sum(
+                torch.exp(-(u - v).square().sum() / (width * factor))
+                for factor in (1 / 4, 1 / 2, 1, 2, 4)
+            )
+            for u in one
+            for v in other
+        ]
+        return torch.stack([torch.as_tensor(value) for value in values]).mean()
+
+    return mean_kernel(first, first) + mean_kernel(second, second) - 2 * mean_kernel(first, second)
+
+
+def test_mmd_of_two_points_by_hand() -> None:
+    # One pair of distinct points: w is their squared distance, whatever it is.
+    expected = 2 * 5 - 2 * sum(math.exp(-1 / factor) for factor in (0.25, 0.5, 1, 2, 4))
+    for distance in (0.1, 1.0, 30.0):
+        value = maximum_mean_discrepancy(torch.zeros(1, 2), torch.tensor([[distance, 0.0]]))
+        assert value.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("m", "n"), [(4, 4), (3, 5), (6, 2)])
+def test_mmd_and_its_gradient_are_those_of_the_definition(m: int, n: int) -> None:
+    first, second = normal(m, 3).requires_grad_(), 0.5 + normal(n, 3, seed=1)
+    value, expected = maximum_mean_discrepancy(first, second), mmd_by_loops(first, second)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(gradient(value, first), gradient(expected, first))
+
+
+def test_width_of_the_kernel_is_constant_in_the_gradient() -> None:
+    first, second = normal(4, 3).requires_grad_(), 0.5 + normal(4, 3, seed=1)
+    found = gradient(maximum_mean_discrepancy(first, second), first)
+    moving = mean_squared_distance(torch.cat([first, second]))
+    through_width = gradient(mmd_by_loops(first, second, width=moving), first)
+    assert (found - through_width).abs().max() > 0.01 * found.abs().max()
+
+
+def test_mmd_of_equal_samples_is_zero() -> None:
+    sample = normal(6, 4)
+    assert maximum_mean_discrepancy(sample, sample).item() == pytest.approx(0, abs=1e-12)
+    assert maximum_mean_discrepancy(sample, sample.flip(0)).item() == pytest.approx(0, abs=1e-12)
+    assert maximum_mean_discrepancy(sample.repeat(2, 1), sample).item() == pytest.approx(
+        0, abs=1e-12
+    )
+
+
+@given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 6))
+def test_mmd_of_other_samples_is_positive_bounded_and_symmetric(seed: int, m: int, n: int) -> None:
+    first, second = normal(m, 3, seed=seed), normal(n, 3, seed=seed + 1)
+    value = maximum_mean_discrepancy(first, second).item()
+    assert 0 < value < 10
+    assert maximum_mean_discrepancy(second, first).item() == pytest.approx(value)
+
+
+def test_mmd_grows_with_the_distance_of_the_samples() -> None:
+    sample = normal(20, 3)
+    values = [maximum_mean_discrepancy(sample, sample + shift).item() for shift in (0.1, 0.5, 2.0)]
+    assert values == sorted(values)
+
+
+def test_descending_the_mmd_brings_samples_together() -> None:
+    second = normal(10, 3)
+    first = (second + 1).requires_grad_()
+    step = gradient(maximum_mean_discrepancy(first, second), first)
+    assert (step.sum(0) > 0).all()
+    nearer = maximum_mean_discrepancy(first - 0.1 * step, second)
+    assert nearer < maximum_mean_discrepancy(first, second)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_mmd_of_coinciding_points_has_no_gradient(count: int) -> None:
+    # A classifier may give all images of a batch the same features.
+    first = torch.ones(count, 3, requires_grad=True)
+    value = maximum_mean_discrepancy(first, torch.ones(count, 3))
+    assert value.item() == 0
+    assert gradient(value, first).abs().max() == 0
+
+
+# Eq. 11.
+
+
+def test_domain_loss_is_cross_entropy_with_clean_1_and_denoised_0() -> None:
+    clean, denoised = torch.tensor([2.0, -1.0]), torch.tensor([0.5, 3.0])
+    clean_part = (math.log(1 + math.exp(-2)) + math.log(1 + math.e)) / 2
+    denoised_part = (math.log(1 + math.exp(0.5)) + math.log(1 + math.exp(3))) / 2
+    loss = domain_loss(clean, denoised)
+    assert loss.item() == pytest.approx(clean_part + denoised_part, rel=1e-6)
+
+
+def test_domain_loss_raises_clean_scores_and_lowers_denoised_ones() -> None:
+    clean, denoised = normal(4).requires_grad_(), normal(4, seed=1).requires_grad_()
+    loss = domain_loss(clean, denoised)
+    torch.testing.assert_close(gradient(loss, clean), (clean.sigmoid() - 1).detach() / 4)
+    loss = domain_loss(clean, denoised)
+    torch.testing.assert_close(gradient(loss, denoised), denoised.sigmoid().detach() / 4)
+
+
+def test_undecided_discriminator_has_twice_the_entropy_of_a_coin() -> None:
+    assert domain_loss(torch.zeros(3), torch.zeros(3)).item() == pytest.approx(2 * math.log(2))
+
+
+# Eq. 12.
+
+
+def terms(domain: bool = True) -> LossTerms:
+    values = [torch.tensor(value, requires_grad=True) for value in (2.0, 0.5, 0.25, 7.0)]
+    return LossTerms(values[0], values[1], values[2], values[3] if domain else None)
+
+
+WEIGHTS = LossWeights(label_consistency=3, cosine=5, mmd=8, discriminator=11)
+
+
+def test_total_subtracts_the_similarity_and_adds_the_others() -> None:
+    assert total_loss(terms(domain=False), WEIGHTS).item() == 3 * 2 - 5 * 0.5 + 8 * 0.25
+    # The discriminator learns at full rate: its weight is in the reversed gradient.
+    assert total_loss(terms(), WEIGHTS).item() == 3 * 2 - 5 * 0.5 + 8 * 0.25 + 7
+
+
+def test_gradient_of_the_total_has_the_weights_of_equation_12() -> None:
+    given_terms = terms()
+    total_loss(given_terms, WEIGHTS).backward()
+    parts = (
+        given_terms.label_consistency,
+        given_terms.cosine_similarity,
+        given_terms.mmd,
+        given_terms.domain,
+    )
+    assert [None if part is None else part.grad for part in parts] == [3, -5, 8, 1]
+
+
+def test_default_weights_are_the_papers() -> None:
+    assert total_loss(terms(domain=False), LossWeights()).item() == 2 - 4 * 0.5 + 4 * 0.25
