@@ -93,8 +93,8 @@ def export_bundle(
     result = TrialResult.from_json(read_json(folder.result_path))
     if classifier.content_hash() != result.hashes["classifier"]:
         raise InputError(
-            f"{folder.path} protected another classifier than the one to export; its weights have "
-            "changed since, so train again with another --out."
+            f"{folder.path} protected another classifier than the one to export: its weights have "
+            "changed since; train again in another folder."
         )
     partial = destination.with_name(f".{destination.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -43,7 +43,7 @@ TINY: dict[str, Any] = {
         "interpolation.count": {"choice": [1, 2]},
     },
     "pruning": {"enabled": False},
-    "resources": {"max_helpers": 1, "max_concurrent": 2},
+    "resources": {"trial": {"cpu": 2}, "helper": {"cpu": 1}, "max_helpers": 1},
     "leaderboard": {"top": 2},
 }
 
