@@ -22,7 +22,7 @@ from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, sha256_of_file, write_json, write_text
 from decrop.model_card import model_card
 from decrop.networks.registry import build_denoiser
-from decrop.result import TrialResult
+from decrop.result import Scores, TrialResult
 from decrop.trial_folder import TrialFolder
 
 FORMAT = 1
@@ -31,6 +31,8 @@ _DENOISER = "denoiser.safetensors"
 _CERTIFICATES = "certificates.tsv"
 _CLASSIFIER = "classifier"
 _CHECKSUMS = "checksums.json"
+# What use and verification read; other files are checked where they are listed.
+_PROTECTED = {_CONFIG, _DENOISER, _CERTIFICATES, "classifier/classifier.json"}
 
 
 @dataclass(frozen=True)
@@ -141,14 +143,18 @@ def load_bundle(path: Path, *, classifier_weights: Path | None = None) -> Bundle
     document = _checked_document(path)
     config = TrialConfig.model_validate(document["trial"])
     classifier, class_names = load_stored_classifier(path / _CLASSIFIER, weights=classifier_weights)
+    certificates = CertificateTable.read_tsv(path / _CERTIFICATES)
+    result = TrialResult.from_json(document["result"])
+    if Scores.of(certificates, config.certification.radii) != result.scores:
+        raise InputError(f"{path} was changed: its certificates do not add up to its summary.")
     denoiser = build_denoiser(config.denoiser, image_channels=len(classifier.mean))
     denoiser.load_state_dict(load_file(path / _DENOISER))
     return Bundle(
         config=config,
         denoiser=denoiser.eval(),
         classifier=classifier,
-        certificates=CertificateTable.read_tsv(path / _CERTIFICATES),
-        result=TrialResult.from_json(document["result"]),
+        certificates=certificates,
+        result=result,
         estimation_samples=document["estimation_samples"],
         class_names=class_names,
     )
@@ -194,7 +200,12 @@ def _checked_document(path: Path) -> dict[str, Any]:
     document: dict[str, Any] = read_json(path / _CONFIG)
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise InputError(f"{path / _CONFIG} is not of bundle format {FORMAT}.")
-    for name, checksum in read_json(path / _CHECKSUMS).items():
+    checksums = read_json(path / _CHECKSUMS)
+    if not isinstance(checksums, dict) or not checksums.keys() >= _PROTECTED:
+        raise InputError(
+            f"{path / _CHECKSUMS} must list {', '.join(sorted(_PROTECTED))}; export it anew."
+        )
+    for name, checksum in checksums.items():
         file = path / name
         if not file.is_file():
             raise InputError(f"{path} is incomplete: {name} is missing.")

@@ -67,6 +67,8 @@ class ShardedSampler:
 
     def class_counts(self, requests: Sequence[CountRequest]) -> Counts:
         """Return int64 [len(requests), K+1], as `LocalSampler` would."""
+        if not requests:
+            return self._own.class_counts(requests)
         pending = deque(self._leases(len(requests)))
         answers: dict[Lease, Counts] = {}
         helpers: dict[Any, Lease] = {}

@@ -17,6 +17,7 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 import ray
 from ray import tune as ray_tune
+from ray.exceptions import RayError
 from rich.console import Console
 
 from decrop.classifiers.stored import store_classifier
@@ -42,7 +43,7 @@ from tune.pruning import EVALUATION, build_scheduler
 from tune.search import PastTrial, SweepSearcher
 from tune.space import reference_config, total_trials, trial_config_for
 from tune.sweep_file import SweepConfig
-from tune.tracking import Tracker, TrackingThread
+from tune.tracking import Tracker, TrackingThread, check_tracking_uri
 from tune.trial import METRIC, SweepTrial
 
 
@@ -108,6 +109,8 @@ def start_sweep(
         SweepFailedError: no trial finished.
     """
     check_sweep(sweep)
+    if tracking_uri is not None:
+        check_tracking_uri(tracking_uri)
     if address is None:
         claims(sweep.resources, local_size())
     with cluster(address) as size:
@@ -286,15 +289,15 @@ def _earlier(
 
 def _certify_finals(job: SweepJob, numbers: list[int], console: Console) -> None:
     """Train the chosen trials on the whole limited data and certify them on the test split."""
-    claim = job.claims.trial
+    directory, claim = job.directory, job.claims.trial
     options = {"num_cpus": claim.cpu, "num_gpus": claim.gpu}
     shared = ray.put(job)
     running = {
         _final.options(**options).remote(shared, number): f"trial {number}"
         for number in numbers
-        if not job.directory.final(number).result_path.exists()
+        if not directory.final(number).result_path.exists()
     }
-    if not job.directory.undefended.result_path.exists():
+    if not directory.undefended.result_path.exists():
         config = reference_config(job.sweep)
         running[_undefended.options(**options).remote(shared, config)] = "no denoiser"
     total = len(running)
@@ -305,8 +308,17 @@ def _certify_finals(job: SweepJob, numbers: list[int], console: Console) -> None
     while running:
         ready, _ = ray.wait(list(running), num_returns=1)
         name = running.pop(ready[0])
-        ray.get(ready[0])
-        console.print(f"{name} certified ({total - len(running)} of {total})", highlight=False)
+        try:
+            ray.get(ready[0])
+        except RayError as error:
+            # The traceback is in the trial's folder; the others are still worth certifying.
+            console.print(f"{name} failed: {_last_line(str(error))}", highlight=False)
+        else:
+            console.print(f"{name} certified ({total - len(running)} of {total})", highlight=False)
+    if not directory.undefended.result_path.exists():
+        raise SweepFailedError("the classifier without a denoiser could not be certified")
+    if not any(directory.final(number).result_path.exists() for number in numbers):
+        raise SweepFailedError("none of the chosen trials could be trained on all limited data")
 
 
 @ray.remote
@@ -339,8 +351,12 @@ def _common_failure(directory: SweepDirectory) -> str:
     for number in directory.trial_numbers():
         state = directory.trial(number).read_state()
         if state is not None and state.error:
-            errors.append(state.error.strip().splitlines()[-1])
+            errors.append(_last_line(state.error))
     if not errors:
         return "no trial finished"
     common = max(set(errors), key=errors.count)
     return f"no trial finished; {errors.count(common)} of {len(errors)} failed with: {common}"
+
+
+def _last_line(text: str) -> str:
+    return text.strip().splitlines()[-1]

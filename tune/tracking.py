@@ -70,7 +70,7 @@ class Tracker:
             InputError: the directory is no sweep directory, or the URI is not http(s).
         """
         if tracking_uri is not None:
-            _check_server_uri(tracking_uri)
+            check_tracking_uri(tracking_uri)
         _set_up_mlflow()
         self.directory = directory
         self._record = directory.read_record()
@@ -370,7 +370,12 @@ def _set_up_mlflow() -> None:
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
 
 
-def _check_server_uri(uri: str) -> None:
+def check_tracking_uri(uri: str) -> None:
+    """Refuse what is no address of an MLflow server, without asking for it.
+
+    Raises:
+        InputError: the URI is not http(s), or holds credentials.
+    """
     parts = urlsplit(uri)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError(

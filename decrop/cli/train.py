@@ -51,6 +51,7 @@ def train(
     cache = ContentCache(out / "cache")
     with console.status("loading data and classifier"):
         inputs = load_inputs(config, cache, resolve_device(config.execution.device))
+    console.print(f"folder: {out}", soft_wrap=True, highlight=False)
     with progress_bars() as bar:
         reports = run_trial(
             config,

@@ -109,7 +109,7 @@ def test_silent_holder_is_superseded(
     lease_seconds = 1.5
     monkeypatch.setattr(cache_module, "_LEASE_SECONDS", lease_seconds)
     folder, started = tmp_path / "cache", tmp_path / "started"
-    holder = SPAWN.Process(target=hold, args=(folder, started, 3.0, lease_seconds))
+    holder = SPAWN.Process(target=hold, args=(folder, started, 5.0, lease_seconds))
     holder.start()
     assert holder.pid is not None
     try:
@@ -138,9 +138,9 @@ def test_silent_holder_is_superseded(
 def test_holder_that_renews_its_lease_is_not_superseded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_module, "_LEASE_SECONDS", 0.6)
+    monkeypatch.setattr(cache_module, "_LEASE_SECONDS", 1.0)
     with ThreadPoolExecutor(2) as pool:
-        slow = pool.submit(get, tmp_path, 2.0, tmp_path / "started")
+        slow = pool.submit(get, tmp_path, 2.5, tmp_path / "started")
         while not (tmp_path / "started").exists():
             time.sleep(0.01)
         impatient = pool.submit(get, tmp_path, 0.0)

@@ -28,7 +28,10 @@ def test_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> 
         assert path.read_text() == "old"
         temporary.write_text("new")
 
-    write_whole(path, write)
+    with path.open() as reader:
+        write_whole(path, write)
+        # Who has begun to read the old file reads it to its end.
+        assert reader.read() == "old"
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -25,9 +25,7 @@ def local_ray() -> Iterator[ClusterSize]:
 
 
 @pytest.fixture(scope="session")
-def finished(
-    local_ray: ClusterSize, tmp_path_factory: pytest.TempPathFactory
-) -> FinishedSweep:
+def finished(local_ray: ClusterSize, tmp_path_factory: pytest.TempPathFactory) -> FinishedSweep:
     folder = tmp_path_factory.mktemp("finished")
     with running_on(local_ray):
         ran = decrop("sweep", write_sweep(folder), "--out", folder / "sweeps", "--json")

@@ -2,6 +2,9 @@
 
 import io
 import json
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -10,6 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
+from mlflow.entities import ViewType
+from mlflow.tracking import MlflowClient
 
 from decrop.cli.main import run
 from decrop.documents import merge
@@ -43,9 +48,24 @@ TINY: dict[str, Any] = {
         "interpolation.count": {"choice": [1, 2]},
     },
     "pruning": {"enabled": False},
-    "resources": {"trial": {"cpu": 2}, "helper": {"cpu": 1}, "max_helpers": 1},
+    # One trial at a time, with room for a helper and for two final trainings.
+    "resources": {
+        "trial": {"cpu": 1.5},
+        "helper": {"cpu": 1},
+        "max_helpers": 1,
+        "max_concurrent": 1,
+    },
     "leaderboard": {"top": 2},
 }
+
+
+# As a terminal starts it: a shell may have told its background processes to ignore Ctrl-C.
+COMMAND = [
+    sys.executable,
+    "-c",
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from decrop.cli import main; main()",
+]
 
 
 @dataclass(frozen=True)
@@ -80,6 +100,17 @@ def decrop(*arguments: object) -> Ran:
     return Ran(code, out.getvalue(), err.getvalue())
 
 
+def started(*arguments: object) -> subprocess.Popen[str]:
+    """Start the command as a process in a session of its own, what it prints in one pipe."""
+    return subprocess.Popen(
+        [*COMMAND, *(str(argument) for argument in arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
 @contextmanager
 def running_on(size: ClusterSize) -> Iterator[None]:
     """Let sweeps use the Ray that runs already instead of starting one each."""
@@ -104,11 +135,15 @@ def only_sweep(parent: Path) -> SweepDirectory:
     return SweepDirectory.open(path)
 
 
-def contents(*folders: Path) -> dict[Path, bytes]:
-    """Return the bytes of all files below folders."""
-    return {
-        path: path.read_bytes()
-        for folder in folders
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return the bytes of all files below a folder, by their path in it."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def tracked_runs(directory: SweepDirectory) -> Counter[str]:
+    """Count the runs in a sweep's own MLflow store by what they show: `trials/0`, `final/0`, …"""
+    client = MlflowClient(f"sqlite:///{directory.mlflow_database_path}")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(experiments, run_view_type=ViewType.ALL)
+    return Counter(run.data.tags["decrop.key"].partition("/")[2] for run in runs)

@@ -122,8 +122,11 @@ def test_best_so_far_is_among_complete_trials() -> None:
         progress.started(number, {})
         progress.scored(number, score(value))
         progress.ended(number, state)
-    best = [line.split("best so far ")[1].split(",")[0] for line in text.getvalue().splitlines()
-            if "best so far" in line]
+    best = [
+        line.split("best so far ")[1].split(",")[0]
+        for line in text.getvalue().splitlines()
+        if "best so far" in line
+    ]
     assert best == ["trial 0 with 0.300"] * 2 + ["trial 2 with 0.500"] * 2
 
 

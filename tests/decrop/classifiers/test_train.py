@@ -78,10 +78,26 @@ def test_training_leaves_classifier_and_generators_alone() -> None:
     assert not any(tensor.requires_grad for tensor in weights.values())
 
 
-def test_every_image_is_seen_once_an_epoch() -> None:
-    weights = trained(untrained())
-    # 101 images in steps of at most 20: 6 steps an epoch.
-    assert weights["maps.1.num_batches_tracked"] == 2 * 6
+def orders(seed: int) -> list[list[int]]:
+    """Train and return in which order each epoch took the images."""
+    classifier = untrained()
+    standardised = (IMAGES.float() / 255 - classifier.mean) / classifier.std
+    steps: list[Tensor] = []
+    classifier.network.register_forward_pre_hook(lambda _, inputs: steps.append(inputs[0]))
+    trained(classifier, SETTINGS.model_copy(update={"seed": seed}))
+    sizes = [len(step) for step in steps]
+    assert len(sizes) == SETTINGS.epochs * 6 and max(sizes) <= SETTINGS.batch_size
+    equal = (torch.cat(steps)[:, None] == standardised[None]).flatten(2).all(2)
+    assert (equal.sum(1) == 1).all()
+    positions: list[int] = equal.int().argmax(1).tolist()
+    return [positions[: len(IMAGES)], positions[len(IMAGES) :]]
+
+
+def test_every_epoch_takes_each_image_once_in_an_order_of_its_own() -> None:
+    taken = orders(seed=0) + orders(seed=1)
+    assert all(sorted(order) == list(range(len(IMAGES))) for order in taken)
+    assert len({tuple(order) for order in taken}) == 4
+    assert orders(seed=0) == taken[:2]
 
 
 @pytest.mark.parametrize("images", [1, 2, 21])

@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from decrop.cli.main import run
+from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, sha256_of_file, write_json
+from decrop.result import Scores
 from tests.decrop.digits_trial import TEST_IMAGES
 
 
@@ -17,15 +20,23 @@ def bundle(exported: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported, tmp_path / "bundle"))
 
 
-def change_one_radius(bundle: Path) -> None:
-    """Change the first certificate, and its checksum with it."""
+def change_one_radius(bundle: Path, *, summary_too: bool) -> None:
+    """Change the first certificate, and its checksum with it; perhaps also the summary."""
     path = bundle / "certificates.tsv"
     header, row, *rest = path.read_text().splitlines()
     idx, label, _, _, _, seconds = row.split("\t")
     changed = "\t".join([idx, label, label, "0.7654321", "1", seconds])
     path.write_text("\n".join([header, changed, *rest]) + "\n")
+    config = bundle / "config.json"
+    if summary_too:
+        document = read_json(config)
+        table = CertificateTable.read_tsv(path)
+        radii = tuple(document["trial"]["certification"]["radii"])
+        document["result"] |= asdict(Scores.of(table, radii))
+        write_json(config, document)
     checksums = read_json(bundle / "checksums.json")
-    write_json(bundle / "checksums.json", checksums | {path.name: sha256_of_file(path)})
+    changed_files = {file.name: sha256_of_file(file) for file in (path, config)}
+    write_json(bundle / "checksums.json", checksums | changed_files)
 
 
 def test_an_exported_bundle_is_verified(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,13 +49,27 @@ def test_an_exported_bundle_is_verified(exported: Path, capsys: pytest.CaptureFi
 def test_a_changed_certificate_is_counted_and_gives_1(
     bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change_one_radius(bundle)
+    change_one_radius(bundle, summary_too=True)
     assert run(["verify", str(bundle), "--json"]) == 1
     *_, sentence, last = capsys.readouterr().out.splitlines()
     assert sentence == (
         f"{TEST_IMAGES - 1} of {TEST_IMAGES} recorded certificates are identical; 1 differ"
     )
     assert json.loads(last) == {"recorded": TEST_IMAGES, "identical": TEST_IMAGES - 1}
+
+
+def test_certificates_that_contradict_the_summary_are_refused(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change_one_radius(bundle, summary_too=False)
+    assert run(["verify", str(bundle)]) == 2
+    assert "do not add up to its summary" in capsys.readouterr().err
+
+
+def test_checksums_cannot_be_left_out(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_json(bundle / "checksums.json", {})
+    assert run(["verify", str(bundle)]) == 2
+    assert "must list" in capsys.readouterr().err
 
 
 def test_weights_of_the_classifier_can_be_given(bundle: Path, tmp_path: Path) -> None:

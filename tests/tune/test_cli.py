@@ -1,0 +1,252 @@
+"""The commands of sweeps: what they print, how they exit, and what bad input leaves behind."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+from safetensors.torch import save_file
+
+from tests.mlflow_server.processes import free_port
+from tests.tune.runs import (
+    FinishedSweep,
+    contents,
+    decrop,
+    running_on,
+    tracked_runs,
+    write_sweep,
+)
+from tests.tune.sweeps import make_sweep
+from tune.cli import app
+from tune.cluster import ClusterSize
+from tune.directory import SweepDirectory
+
+COMMANDS = sorted(
+    command.callback.__name__ for command in app.registered_commands if command.callback
+)
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*_: Any, **__: Any) -> None:
+        raise AssertionError("Ray is started")
+
+    monkeypatch.setattr(ray, "init", start)
+
+
+@pytest.fixture
+def copied(finished: FinishedSweep, tmp_path: Path) -> SweepDirectory:
+    shutil.copytree(finished.directory.path, tmp_path / "copied")
+    return SweepDirectory.open(tmp_path / "copied")
+
+
+def refusal(*arguments: object) -> str:
+    """Run a command that must refuse its input, and return the one line it says."""
+    ran = decrop(*arguments)
+    assert ran.code == 2
+    assert ran.out == ""
+    assert ran.err.startswith("error: ") and ran.err.count("\n") == 1
+    return ran.err.strip()
+
+
+def test_there_are_the_commands_of_a_sweep() -> None:
+    assert COMMANDS == ["dashboard", "export", "leaderboard", "resume", "sweep", "sync"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(command: str) -> None:
+    ran = decrop(command, "--help")
+    assert ran.code == 0
+    assert f"Example: decrop {command} " in " ".join(ran.out.split())
+
+
+def test_commands_import_what_they_need_only(finished: FinishedSweep) -> None:
+    script = (
+        "import sys; from decrop.cli.main import run; assert run(['--help']) == 0; "
+        "slow = {'ray', 'mlflow', 'optuna'}; "
+        "assert not (slow | {'torch'}) & set(sys.modules), set(sys.modules); "
+        f"assert run(['leaderboard', {str(finished.directory.path)!r}]) == 0; "
+        "assert not slow & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+def test_a_sweep_ends_with_its_outcome_as_json(finished: FinishedSweep) -> None:
+    said, directory = finished.ran.last_line, finished.directory
+    assert set(said) == {
+        *("sweep_dir", "bundle", "experiment_url", "trials", "stage1_computed"),
+        *("best", "reference", "undefended"),
+    }
+    assert said["sweep_dir"] == str(directory.path)
+    assert said["bundle"] == str(directory.bundle_path)
+    assert said["experiment_url"].startswith("http://127.0.0.1:5000/#/experiments/1/runs?")
+    assert said["trials"] == 4
+    for name, trial in (("best", None), ("reference", 0), ("undefended", None)):
+        entry = said[name]
+        accuracy = entry["certified_accuracy"]
+        assert list(accuracy) == ["0.0", "0.25", "0.5", "0.75"]
+        assert all(0 <= value <= 1 for value in accuracy.values())
+        if trial is not None:
+            assert entry["trial"] == trial
+    assert said["undefended"]["trial"] is None
+    lines = finished.ran.out.splitlines()
+    assert lines[0] == f"sweep directory: {directory.path}"
+    for line in (
+        f"bundle:    {directory.bundle_path}",
+        f"verify:    decrop verify {directory.bundle_path}",
+        f"dashboard: decrop dashboard {directory.path}",
+        f"opens at:  {said['experiment_url']}",
+    ):
+        assert line in lines
+    assert finished.ran.err == ""
+    assert "\x1b" not in finished.ran.out
+
+
+def test_dry_run_says_what_would_run_and_starts_nothing(no_ray: None, tmp_path: Path) -> None:
+    file = write_sweep(tmp_path)
+    ran = decrop("sweep", file, "--out", tmp_path / "out", "--trials", 7, "--dry-run", "--json")
+    assert ran.code == 0, ran.err
+    assert set(ran.last_line) == {
+        *("trials", "at_once", "finals", "training_images", "noisy_samples", "hours")
+    }
+    assert ran.last_line["trials"] == 7
+    assert "tiny: 7 trials by random, 1 at once on " in ran.out
+    assert f"{ran.last_line['noisy_samples']:,} noisy samples" in ran.out
+    assert "nothing was started" in ran.out
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def misfit(folder: Path) -> Path:
+    save_file({"conv.weight": torch.zeros(3, 3)}, folder / "misfit.safetensors")
+    return folder / "misfit.safetensors"
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--set", "trainig.epochs=3"], "trainig"),
+        (["--set", "training.epochs=0"], "training.epochs"),
+        (["--set", "space.training.learning_rate={uniform: [-1, 1]}"], "learning_rate"),
+        (["--set", "space.boundary.epsilon={uniform: [0.1, 1.5]}"], "epsilon"),
+        (["--set", "dataset.name=cifar10", "--set", "dataset.path=HERE/none"], "HERE/none"),
+        (
+            [
+                *("--set", "classifier.training=null"),
+                *("--set", "classifier.weights=HERE/misfit.safetensors"),
+            ],
+            "HERE/misfit.safetensors",
+        ),
+        (
+            ["--set", "classifier.training=null", "--set", "classifier.weights=HERE/none"],
+            "HERE/none",
+        ),
+        (["--set", "limited.fraction=0.005"], "limited.fraction 0.005"),
+        (["--set", "space.limited.fraction={uniform: [0.005, 0.1]}"], "limited.fraction 0.005"),
+        (["--set", "resources.trial.cpu=1000"], "resources.trial.cpu = 1000"),
+        (["--set", "resources.helper.gpu=99"], "resources.helper.gpu = 99"),
+        (["--trials", "0"], "trials"),
+        (["--address", "127.0.0.1"], "--address 127.0.0.1"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    no_ray: None, tmp_path: Path, options: list[str], named: str, dry_run: bool
+) -> None:
+    file = write_sweep(tmp_path)
+    misfit(tmp_path)
+    before = contents(tmp_path)
+    given = [option.replace("HERE", str(tmp_path)) for option in options]
+    arguments = ["sweep", file, "--out", tmp_path / "out", *given]
+    said = refusal(*arguments, *(["--dry-run"] if dry_run else []))
+    assert named.replace("HERE", str(tmp_path)) in said
+    assert contents(tmp_path) == before
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "uri", ["mlflow.example", "ftp://127.0.0.1", "http://", "http://me:secret@127.0.0.1:5000"]
+)
+def test_a_wrong_tracking_uri_is_refused_before_anything_is_made(
+    no_ray: None, tmp_path: Path, uri: str
+) -> None:
+    file = write_sweep(tmp_path)
+    said = refusal("sweep", file, "--out", tmp_path / "out", "--tracking-uri", uri)
+    assert "racking URI" in said
+    assert "secret" not in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["none.yaml", "nonesuch"])
+def test_a_sweep_that_is_not_there_is_refused(no_ray: None, tmp_path: Path, name: str) -> None:
+    assert name in refusal("sweep", name, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_address_without_a_cluster_is_refused(no_ray: None, tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    arguments = ["sweep", write_sweep(tmp_path), "--out", tmp_path / "out", "--address", address]
+    assert f"--address {address}: no Ray cluster answers there" in refusal(*arguments)
+    assert f"--address {address}: no Ray cluster" in refusal(*arguments, "--dry-run")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    file = write_sweep(tmp_path)
+    with running_on(ClusterSize(4, 0)):
+        said = refusal("sweep", file, "--out", file / "out")
+    assert "Cannot make a sweep directory" in said
+
+
+@pytest.mark.parametrize(
+    "command", ["resume", "leaderboard", "sync", "dashboard", "export", "export --trial 1"]
+)
+def test_what_is_no_sweep_directory_is_refused(no_ray: None, tmp_path: Path, command: str) -> None:
+    name, *options = command.split()
+    if name == "export":
+        options += ["--to", str(tmp_path / "bundle")]
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "empty", tmp_path / "none"):
+        assert refusal(name, path, *options).startswith(f"error: {path} is no sweep directory")
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
+
+
+def test_leaderboard_shows_ranks_and_intervals(finished: FinishedSweep) -> None:
+    ran = decrop("leaderboard", finished.directory.path, "--json")
+    assert ran.code == 0
+    assert ran.last_line == json.loads(finished.directory.leaderboard_json_path.read_text())
+    words = " ".join(ran.out.split())
+    assert "Certified accuracy on test images, % (95 % interval)" in words
+    assert "(paper's" in words and "denoiser" in words
+    assert ran.last_line["summary"] in words
+
+
+def test_leaderboard_of_an_unfinished_sweep_says_how_to_go_on(tmp_path: Path) -> None:
+    path = make_sweep(tmp_path).path
+    assert f"`decrop resume {path}`" in refusal("leaderboard", path)
+
+
+def test_sync_catches_up_once(copied: SweepDirectory) -> None:
+    expected = tracked_runs(copied)
+    folder = copied.trial(1).path
+    shutil.copytree(folder, copied.trial(4).path)
+    record = copied.trial(4).read_record()
+    assert record is not None
+    copied.trial(4).write_record(record.model_copy(update={"number": 4}))
+    for _ in range(2):
+        ran = decrop("sync", copied.path)
+        assert (ran.code, ran.out.strip()) == (0, "MLflow is up to date")
+        assert tracked_runs(copied) == expected + type(expected)({"trials/4": 1})
+
+
+def test_sync_says_that_a_server_is_away(copied: SweepDirectory) -> None:
+    before = contents(copied.path)
+    ran = decrop("sync", copied.path, "--tracking-uri", f"http://127.0.0.1:{free_port()}")
+    assert ran.code == 1
+    assert ran.out.startswith("error: MLflow cannot be updated: ") and ran.out.count("\n") == 1
+    after = contents(copied.path)
+    assert {name: after[name] for name in before} == before

@@ -1,0 +1,109 @@
+"""Bundles of a finished sweep's trials, through the command that makes them."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from decrop.bundle import load_bundle, verify_bundle
+from decrop.errors import InputError
+from tests.tune.runs import FinishedSweep, contents, decrop
+from tests.tune.sweeps import begin, make_sweep
+from tune.export import best_trial, export_trial
+from tune.leaderboard import ranking
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_best_is_exported_as_it_was_certified_on_test(
+    finished: FinishedSweep, tmp_path: Path
+) -> None:
+    ran = decrop("export", finished.directory.path, "--to", tmp_path / "bundle", "--json")
+    best, score = ranking(finished.directory)[0]
+    assert ran.code == 0
+    assert ran.last_line == {"trial": best, "bundle": str(tmp_path / "bundle")}
+    assert best_trial(finished.directory) == best
+    assert contents(tmp_path / "bundle") == contents(finished.directory.bundle_path)
+    card = (tmp_path / "bundle" / "README.md").read_text()
+    assert f"Trial {best} of the sweep `tiny`" in card
+    assert "rank 1 of 4 finished trials" in card
+    assert f"({score:.3f})" in card
+    assert "Trained once more on the whole limited data" in card
+    bundle = load_bundle(tmp_path / "bundle")
+    assert bundle.result.split == "test"
+    assert verify_bundle(bundle) == len(bundle.certificates.idx) == 20
+
+
+def test_a_trial_that_was_not_chosen_is_exported_as_it_was_ranked(
+    finished: FinishedSweep, tmp_path: Path
+) -> None:
+    directory = finished.directory
+    (number,) = set(directory.trial_numbers()) - set(directory.final_numbers())
+    ran = decrop("export", directory.path, "--trial", number, "--to", tmp_path / "bundle")
+    assert ran.code == 0 and f"bundle of trial {number}" in ran.out
+    bundle = load_bundle(tmp_path / "bundle")
+    assert bundle.result.split == "held_out"
+    assert bundle.estimation_samples == 100
+    assert verify_bundle(bundle) == len(bundle.certificates.idx)
+    card = (tmp_path / "bundle" / "README.md").read_text()
+    position = [n for n, _ in ranking(directory)].index(number) + 1
+    assert f"rank {position} of 4 finished trials" in card
+    assert "Trained once more" not in card
+
+
+def test_trial_0_is_called_the_papers_choice(finished: FinishedSweep, tmp_path: Path) -> None:
+    to = tmp_path / "made" / "bundle"
+    ran = decrop(
+        "export", finished.directory.path, "--trial", 0, "--to", to, "--without-classifier"
+    )
+    assert ran.code == 0
+    assert "(the paper's choice)" in (to / "README.md").read_text()
+    assert not list((to / "classifier").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("trial", "message"),
+    [
+        ("99", "--trial 99: not a finished trial; finished are 0, 1, 2, 3."),
+        ("last", "--trial last: give best or a trial's number."),
+        ("²", "--trial ²: give best or a trial's number."),
+        ("-1", "--trial -1: give best or a trial's number."),
+    ],
+)
+def test_what_is_no_finished_trial_is_refused(
+    finished: FinishedSweep, tmp_path: Path, trial: str, message: str
+) -> None:
+    ran = decrop("export", finished.directory.path, "--trial", trial, "--to", tmp_path / "bundle")
+    assert (ran.code, ran.err) == (2, f"error: {message}\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_destination_is_left_alone(finished: FinishedSweep, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text("precious")
+    ran = decrop("export", finished.directory.path, "--to", mine)
+    assert ran.code == 2
+    assert ran.err == f"error: {mine} exists already; choose a folder that does not.\n"
+    assert contents(tmp_path) == {"mine": b"precious"}
+
+
+def test_a_sweep_without_finished_trials_has_no_best(tmp_path: Path) -> None:
+    directory = make_sweep(tmp_path)
+    begin(directory.trial(0), 0)
+    with pytest.raises(InputError, match="has no finished trial to export"):
+        best_trial(directory)
+    with pytest.raises(InputError, match="finished are none"):
+        export_trial(directory, 0, tmp_path / "bundle")
+
+
+def test_a_sweep_may_be_moved_before_it_is_exported(
+    finished: FinishedSweep, tmp_path: Path
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(finished.directory.path, moved)
+    ran = decrop("export", moved, "--to", tmp_path / "bundle")
+    assert ran.code == 0
+    assert (
+        load_bundle(tmp_path / "bundle").config
+        == load_bundle(finished.directory.bundle_path).config
+    )

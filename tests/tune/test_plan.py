@@ -1,0 +1,113 @@
+"""Plans of sweeps against the work that such trials really do."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from decrop.cache import ContentCache
+from decrop.inputs import load_inputs
+from decrop.smoothing.sampling import CountRequest, LocalSampler, SamplingTask
+from decrop.trial import certify_undefended, run_trial
+from decrop.trial_folder import TrialFolder
+from tests.tune.runs import TINY
+from tune.cluster import Claim, Claims, ClusterSize
+from tune.plan import Plan, plan_sweep
+from tune.space import reference_config
+from tune.sweep_file import SweepConfig, load_sweep
+from tests.tune.runs import write_sweep
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CPU = torch.device("cpu")
+ONE_CORE = Claim(cpu=1, gpu=0)
+TWO_CORES = ClusterSize(cpu=2, gpu=0)
+
+
+@pytest.fixture(autouse=True)
+def short_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tune.plan._PROBE_SECONDS", 0.05)
+
+
+def plan(sweep: SweepConfig, size: ClusterSize = TWO_CORES, **claimed: Any) -> Plan:
+    given: dict[str, Any] = {
+        "trial": ONE_CORE,
+        "helper": ONE_CORE,
+        "max_helpers": 1,
+        "max_concurrent": None,
+    }
+    return plan_sweep(sweep, Claims(**{**given, **claimed}), size)
+
+
+def test_the_work_is_what_trials_do(tmp_path: Path) -> None:
+    sweep = load_sweep(str(write_sweep(tmp_path)))
+    planned = plan(sweep)
+    config = reference_config(sweep)
+    drawn = 0
+
+    class Counting:
+        """Counts draws, and answers that all were of the first class."""
+
+        def __init__(self, task: SamplingTask) -> None:
+            self._classes = task.class_count
+
+        def class_counts(self, requests: list[CountRequest]) -> NDArray[np.int64]:
+            nonlocal drawn
+            drawn += sum(request.draws for request in requests)
+            counts = np.zeros((len(requests), self._classes + 1), dtype=np.int64)
+            counts[:, 0] = [request.draws for request in requests]
+            return counts
+
+    cache = ContentCache(tmp_path / "cache")
+    inputs = load_inputs(config, cache, CPU)
+    trial, final, bare = (TrialFolder(tmp_path / name) for name in ("trial", "final", "bare"))
+    list(run_trial(config, inputs, trial, cache, split="held_out", make_sampler=Counting))
+    of_a_trial, drawn = drawn, 0
+    list(run_trial(config, inputs, final, cache, split="test", make_sampler=Counting))
+    of_a_final, drawn = drawn, 0
+    certify_undefended(config, inputs, bare, make_sampler=Counting)
+    assert (planned.trials, planned.finals) == (4, 3)
+    assert planned.noisy_samples == 4 * of_a_trial + 3 * of_a_final + drawn
+    epochs = len(json.loads(trial.history_path.read_text()))
+    images = len(inputs.limited.all)
+    trained_on = images - int(inputs.limited.held_out_mask.sum())
+    assert planned.training_images == epochs * (4 * trained_on + 3 * images)
+
+
+@pytest.mark.parametrize(
+    ("size", "claimed", "at_once"),
+    [
+        (ClusterSize(2, 0), {}, 2),
+        (ClusterSize(2, 0), {"trial": Claim(0.75, 0)}, 2),
+        (ClusterSize(0.3, 0), {"trial": Claim(0.1, 0)}, 3),
+        (ClusterSize(64, 0), {}, 4),
+        (ClusterSize(64, 0), {"max_concurrent": 3}, 3),
+        (ClusterSize(64, 1), {"trial": Claim(1, 0.5)}, 2),
+        (ClusterSize(2, 8), {"trial": Claim(1, 0.5)}, 2),
+    ],
+)
+def test_as_many_trials_run_at_once_as_fit(
+    tmp_path: Path, size: ClusterSize, claimed: dict[str, Any], at_once: int
+) -> None:
+    sweep = load_sweep(str(write_sweep(tmp_path)))
+    assert plan(sweep, size, **claimed).at_once == at_once
+
+
+def test_no_more_finals_are_planned_than_there_are_trials(tmp_path: Path) -> None:
+    sweep = load_sweep(str(write_sweep(tmp_path, leaderboard={"top": 9})))
+    assert plan(sweep).finals == TINY["trials"]
+
+
+def test_more_work_takes_longer(tmp_path: Path) -> None:
+    small = plan(load_sweep(str(write_sweep(tmp_path))))
+    # The classifier is not trained for a plan.
+    many = {"estimation_samples": 1_000_000, "test_images": 20}
+    large = plan(load_sweep(str(write_sweep(tmp_path, trial={"certification": many}))))
+    assert 0 < small.hours < 1
+    assert large.noisy_samples - small.noisy_samples == 4 * 20 * (1_000_000 - 100)
+    # The probes are short and the machine may be busy.
+    assert 100 < large.hours / small.hours < 100_000

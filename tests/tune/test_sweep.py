@@ -1,0 +1,435 @@
+"""Whole sweeps: what they record, how they resume, and what they make of what goes wrong."""
+
+import os
+import shutil
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from decrop.bundle import load_bundle, verify_bundle
+from decrop.config import LossWeights
+from decrop.evaluation.table import CertificateTable
+from decrop.files import read_json, write_json
+from decrop.inputs import load_inputs
+from decrop.smoothing.execution import resolve_device
+from tests.mlflow_server.processes import (
+    command_line,
+    descendants,
+    eventually,
+    free_port,
+    is_alive,
+)
+from tests.tune.runs import (
+    FinishedSweep,
+    contents,
+    decrop,
+    only_sweep,
+    running_on,
+    started,
+    tracked_runs,
+    write_sweep,
+)
+from tune.cluster import ClusterSize
+from tune.directory import SweepDirectory, SweepTrialFolder, TrialState
+from tune.job import SweepJob
+from tune.leaderboard import build_leaderboard, chosen, markdown, ranking, read_leaderboard
+from tune.space import reference_config
+from tune.sweep_file import SweepConfig
+
+TRIALS = [0, 1, 2, 3]
+
+
+def sweep_of(directory: SweepDirectory) -> SweepConfig:
+    return SweepConfig.model_validate(directory.read_record().sweep)
+
+
+def state_of(folder: SweepTrialFolder) -> TrialState:
+    state = folder.read_state()
+    assert state is not None
+    return state
+
+
+def states_of(directory: SweepDirectory) -> dict[int, str]:
+    return {n: state_of(directory.trial(n)).state for n in directory.trial_numbers()}
+
+
+def outcome_of(folder: SweepTrialFolder) -> tuple[dict[str, Any], list[list[Any]]]:
+    """What a trial found, without how long it took."""
+    result = folder.read_result()
+    assert result is not None
+    table = CertificateTable.read_tsv(folder.certificates_path)
+    columns = (table.idx, table.label, table.predict, table.radius)
+    return {**result, "seconds": None}, [column.tolist() for column in columns]
+
+
+def test_every_trial_is_recorded_with_its_result(finished: FinishedSweep) -> None:
+    directory = finished.directory
+    assert states_of(directory) == dict.fromkeys(TRIALS, "complete")
+    parameters = []
+    for number in TRIALS:
+        folder = directory.trial(number)
+        record, result = folder.read_record(), folder.read_result()
+        assert record is not None and result is not None
+        assert (record.number, record.reference) == (number, number == 0)
+        assert read_json(folder.config_path) == record.config.model_dump(mode="json")
+        assert [report["finished"] for report in folder.read_reports()] == [False, True]
+        assert [row["epoch"] for row in folder.read_history()] == [1, 2, 3]
+        assert len(CertificateTable.read_tsv(folder.certificates_path).idx) == result["images"]
+        assert folder.denoiser_path.exists() and list(folder.figures_path.glob("*.png"))
+        if number:
+            weights, count = record.config.training.loss_weights, record.config.interpolation.count
+            assert record.parameters == {
+                "training.loss_weights.cosine": weights.cosine,
+                "interpolation.count": count,
+            }
+        parameters.append(tuple(record.parameters.values()))
+    assert len(set(parameters)) == 4
+
+
+def test_trial_0_has_the_papers_choices(finished: FinishedSweep) -> None:
+    record = finished.directory.trial(0).read_record()
+    assert record is not None
+    assert record.config == reference_config(sweep_of(finished.directory))
+    assert record.config.training.loss_weights == LossWeights(
+        label_consistency=1.0, cosine=4.0, mmd=4.0, discriminator=1.0
+    )
+    assert record.config.interpolation.mixing_coefficient == 0.5
+    assert record.config.interpolation.count == 1
+    assert record.config.boundary.attack == "pgd"
+
+
+def test_best_is_rank_1_by_held_out_score(finished: FinishedSweep) -> None:
+    directory = finished.directory
+    scores = ranking(directory)
+    for number, score in scores:
+        result = directory.trial(number).read_result()
+        assert result is not None and result["average_certified_radius"] == score
+    assert [score for _, score in scores] == sorted((s for _, s in scores), reverse=True)
+    board = read_leaderboard(directory)
+    assert board is not None
+    assert board.best.number == scores[0][0] == finished.ran.last_line["best"]["trial"]
+    assert [entry.number for entry in board.entries] == sorted(
+        chosen(scores, 2), key=[number for number, _ in scores].index
+    )
+    assert board == build_leaderboard(directory, board.radii)
+    assert directory.leaderboard_markdown_path.read_text() == markdown(board)
+
+
+def test_only_the_chosen_are_certified_on_test(finished: FinishedSweep) -> None:
+    directory = finished.directory
+    sweep = sweep_of(directory)
+    config = reference_config(sweep)
+    cache = SweepJob(directory.path, sweep, None, None).cache  # type: ignore[arg-type]
+    inputs = load_inputs(config, cache, resolve_device(config.execution.device))
+    held_out = inputs.limited.all.subset(inputs.limited.held_out_mask)
+    for number in TRIALS:
+        result, (indices, *_) = outcome_of(directory.trial(number))
+        assert result["split"] == "held_out"
+        assert result["hashes"]["certified_images"] == held_out.content_hash()
+        assert indices == held_out.indices.tolist()
+    finals = chosen(ranking(directory), 2)
+    assert len(finals) < len(TRIALS)
+    assert sorted(directory.final_numbers()) == sorted(finals)
+    certified = [directory.undefended]
+    for number in finals:
+        folder = directory.final(number)
+        assert state_of(folder).state == "complete"
+        final, trial = folder.read_record(), directory.trial(number).read_record()
+        assert final == trial
+        # One report, after the last epoch: nothing is chosen along the way.
+        assert [report["finished"] for report in folder.read_reports()] == [True]
+        assert folder.denoiser_path.read_bytes() != (
+            directory.trial(number).denoiser_path.read_bytes()
+        )
+        certified.append(folder)
+    for folder in certified:
+        result, (indices, *_) = outcome_of(folder)
+        assert (result["split"], result["images"]) == ("test", 20)
+        assert result["hashes"]["certified_images"] == inputs.test.content_hash()
+        assert indices == inputs.test.indices.tolist()
+
+
+def test_the_bundle_repeats_its_certificates(finished: FinishedSweep) -> None:
+    bundle = load_bundle(finished.directory.bundle_path)
+    assert verify_bundle(bundle) == len(bundle.certificates.idx) == 20
+    best = finished.directory.final(finished.ran.last_line["best"]["trial"])
+    assert (
+        bundle.result.scores.certified_accuracy
+        == (finished.ran.last_line["best"]["certified_accuracy"])
+    )
+    certified = CertificateTable.read_tsv(best.certificates_path)
+    assert bundle.certificates.radius.tolist() == certified.radius.tolist()
+
+
+def test_stage_1_is_computed_once_for_trials_that_share_its_settings(
+    finished: FinishedSweep,
+) -> None:
+    records = [finished.directory.trial(number).read_record() for number in TRIALS]
+    counts = Counter(record.config.interpolation.count for record in records if record is not None)
+    assert len(counts) == 2 and max(counts.values()) >= 2
+    assert finished.ran.last_line["stage1_computed"] == 2
+
+
+def test_mlflow_has_every_trial_once(finished: FinishedSweep) -> None:
+    directory = finished.directory
+    finals = {f"final/{number}" for number in directory.final_numbers()}
+    runs = tracked_runs(directory)
+    assert set(runs) >= {f"trials/{number}" for number in TRIALS} | finals | {"undefended"}
+    assert len(runs) == len(TRIALS) + len(finals) + 2
+    assert set(runs.values()) == {1}
+
+
+@contextmanager
+def interrupt_between_search_and_finals() -> Iterator[None]:
+    """Send this process what Ctrl-C sends, once, where the trials to certify are chosen."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def choose(*given: Any) -> list[int]:
+        signal.raise_signal(signal.SIGINT)
+        return chosen(*given)
+
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("tune.sweep.chosen", choose)
+            yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def test_a_resumed_sweep_does_what_was_left_and_nothing_else(
+    finished: FinishedSweep, local_ray: ClusterSize, tmp_path: Path
+) -> None:
+    shutil.copytree(finished.directory.path, tmp_path / "copied")
+    directory = SweepDirectory.open(tmp_path / "copied")
+    best = finished.ran.last_line["best"]["trial"]
+    # Trial 2 was cut off in its last evaluation, trial 3 never began, one final is missing.
+    cut_off = directory.trial(2)
+    expected = {number: outcome_of(directory.trial(number)) for number in (2, 3)}
+    losses = {
+        n: [{**row, "seconds": 0} for row in directory.trial(n).read_history()] for n in (2, 3)
+    }
+    history = cut_off.history_path.read_bytes()
+    write_json(cut_off.reports_path, cut_off.read_reports()[:1])
+    cut_off.write_state(TrialState(state="running", started=state_of(cut_off).started))
+    for path in (cut_off.result_path, cut_off.certificates_path, cut_off.denoiser_path):
+        path.unlink()
+    for path in (
+        *(cut_off.figures_path, directory.trial(3).path, directory.final(best).path),
+        *(directory.bundle_path,),
+    ):
+        shutil.rmtree(path)
+    directory.leaderboard_json_path.unlink()
+    directory.leaderboard_markdown_path.unlink()
+    untouched = [
+        *(directory.trial(0).path, directory.trial(1).path, directory.undefended.path),
+        *(directory.final(number).path for number in directory.final_numbers()),
+    ]
+    before = [contents(path) for path in untouched]
+    runs = tracked_runs(directory)
+
+    with running_on(local_ray), interrupt_between_search_and_finals():
+        interrupted = decrop("resume", directory.path, "--json")
+    assert interrupted.code == 130
+    assert (
+        interrupted.out.splitlines()[-1] == f"stopped; go on with: decrop resume {directory.path}"
+    )
+    assert "Traceback" not in interrupted.out + interrupted.err
+    assert states_of(directory) == dict.fromkeys(TRIALS, "complete")
+    assert {n: outcome_of(directory.trial(n)) for n in (2, 3)} == expected
+    assert cut_off.history_path.read_bytes() == history
+    retrained = directory.trial(3).read_history()
+    assert [{**row, "seconds": 0} for row in retrained] == losses[3]
+    assert "trial 0" not in interrupted.out and "trial 1 " not in interrupted.out
+
+    with running_on(local_ray):
+        resumed = decrop("resume", directory.path, "--json")
+    assert resumed.code == 0, resumed.out + resumed.err
+    assert "started" not in resumed.out
+    assert [line for line in resumed.out.splitlines() if "certified (" in line] == [
+        f"trial {best} certified (1 of 1)"
+    ]
+    places = {"sweep_dir": str(directory.path), "bundle": str(directory.bundle_path)}
+    assert resumed.last_line == finished.ran.last_line | places
+    assert [contents(path) for path in untouched] == before
+    assert tracked_runs(directory) == runs
+    assert (
+        load_bundle(directory.bundle_path).result.scores.certified_accuracy
+        == (finished.ran.last_line["best"]["certified_accuracy"])
+    )
+
+    before_all = contents(directory.path)
+    with running_on(local_ray):
+        again = decrop("resume", directory.path, "--json")
+    assert again.code == 0
+    assert again.last_line == resumed.last_line
+    assert "started" not in again.out and "certified (" not in again.out
+    after_all = contents(directory.path)
+    assert {name for name in before_all if before_all[name] != after_all[name]} <= {"mlflow.db"}
+    assert set(after_all) == set(before_all)
+    assert tracked_runs(directory) == runs
+
+
+def kill_the_trial(parent: Path, number: int, seconds: float) -> None:
+    """Kill the process of a trial once it runs, as a host that is out of memory would."""
+
+    def runs() -> bool:
+        return any(parent.glob(f"*/trials/{number}/state.json"))
+
+    assert eventually(runs, seconds)
+    for pid, command in descendants(os.getpid()).items():
+        if command.startswith("ray::ResourceTrainable"):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_sweep_goes_on_whatever_becomes_of_its_trials(
+    local_ray: ClusterSize, tmp_path: Path
+) -> None:
+    file = write_sweep(
+        tmp_path,
+        search="grid",
+        trials=None,
+        # Trial 1 diverges, trial 2 forgets all it could, trial 3 does not end by itself.
+        trial={"training": {"batch_size": 30}},
+        space={
+            "training.learning_rate": {"choice": [1.0e30, 0.5, 0.0015]},
+            "training.epochs": {
+                "choice": [1_000_000],
+                "when": {"training.learning_rate": 0.0015},
+            },
+        },
+        pruning={"enabled": True, "grace_evaluations": 1, "reduction_factor": 3},
+    )
+    out = tmp_path / "sweeps"
+    killer = threading.Thread(target=kill_the_trial, args=(out, 3, 200), daemon=True)
+    killer.start()
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    with running_on(local_ray):
+        ran = decrop("sweep", file, "--out", out, "--tracking-uri", nowhere, "--json")
+    killer.join()
+    assert ran.code == 0, ran.out + ran.err
+    directory = only_sweep(out)
+    assert states_of(directory) == {0: "complete", 1: "failed", 2: "pruned", 3: "failed"}
+    diverged, killed = (state_of(directory.trial(number)).error for number in (1, 3))
+    assert diverged is not None and diverged.startswith("Traceback")
+    assert "TrainingDivergedError: the loss is" in diverged.splitlines()[-1]
+    assert killed is not None and "died" in killed
+    assert len(directory.trial(2).read_reports()) == 1
+    assert not directory.trial(2).result_path.exists()
+    assert "trial 1 failed; 2 of 4 trials done" in ran.out
+    assert "trial 2 pruned; 3 of 4 trials done" in ran.out
+    assert "Traceback" not in ran.out + ran.err
+
+    assert directory.final_numbers() == [0]
+    assert ran.last_line["best"]["trial"] == ran.last_line["reference"]["trial"] == 0
+    board = read_leaderboard(directory)
+    assert board is not None
+    assert board.summary.endswith("The search found nothing better than the paper's choice.")
+    # MLflow was away all the time.
+    assert ran.last_line["experiment_url"] is None
+    (warning,) = [line for line in ran.out.splitlines() if line.startswith("warning:")]
+    assert f"decrop sync {directory.path}" in warning
+
+
+def test_a_sweep_of_which_every_trial_fails_names_the_cause(
+    local_ray: ClusterSize, tmp_path: Path
+) -> None:
+    training = {"learning_rate": 1e30, "batch_size": 30}
+    file = write_sweep(tmp_path, trials=2, trial={"training": training})
+    out, nowhere = tmp_path / "sweeps", f"http://127.0.0.1:{free_port()}"
+    with running_on(local_ray):
+        ran = decrop("sweep", file, "--out", out, "--tracking-uri", nowhere)
+    directory = only_sweep(out)
+    said = ran.out.splitlines()[-1]
+    assert ran.code == 1
+    assert said.startswith("error: no trial finished; 2 of 2 failed with: ")
+    assert "TrainingDivergedError: the loss is" in said
+    assert "try a lower training.learning_rate" in said
+    assert "Traceback" not in ran.out + ran.err
+    assert states_of(directory) == {0: "failed", 1: "failed"}
+    assert not directory.bundle_path.exists() and not directory.final_numbers()
+    with running_on(local_ray):
+        again = decrop("resume", directory.path, "--tracking-uri", nowhere)
+    assert (again.code, again.out.splitlines()[-1]) == (1, said)
+
+
+def test_a_sweep_outlives_ctrl_c_and_kill(local_ray: ClusterSize, tmp_path: Path) -> None:
+    """The driver is interrupted, then killed, then the sweep ends in this process."""
+    file = write_sweep(
+        tmp_path,
+        search="tpe",
+        trials=2,
+        trial={"training": {"epochs": 80, "discriminator_epochs": 80, "evaluations": 8}},
+        leaderboard={"top": 1},
+        resources={"trial": {"cpu": 1}, "max_helpers": 0, "max_concurrent": 2},
+    )
+    out = tmp_path / "sweeps"
+
+    def reports() -> int:
+        return sum(len(read_json(path)) for path in out.glob("*/trials/*/reports.json"))
+
+    driver = started("sweep", file, "--out", out)
+    try:
+        assert eventually(lambda: reports() > 0 or driver.poll() is not None, 120)
+        below = descendants(driver.pid)
+        # As a terminal does, to all processes of the group.
+        os.killpg(driver.pid, signal.SIGINT)
+        printed, _ = driver.communicate(timeout=60)
+    finally:
+        end_session(driver.pid)
+    directory = only_sweep(out)
+    assert driver.returncode == 130, printed
+    assert printed.splitlines()[-1] == f"stopped; go on with: decrop resume {directory.path}"
+    assert "Traceback" not in printed
+    assert below and eventually(lambda: not any(map(is_alive, below)), 30)
+    assert set(states_of(directory).values()) == {"running"}
+    assert directory.trial(0).checkpoint_path.exists()
+
+    done = reports()
+    driver = started("resume", directory.path)
+    try:
+        assert eventually(lambda: reports() > done or driver.poll() is not None, 120)
+        below = descendants(driver.pid)
+        driver.kill()
+        driver.communicate()
+        assert driver.returncode == -signal.SIGKILL
+        working = [
+            pid for pid in below if "ResourceTrainable" in below[pid] or "raylet" in below[pid]
+        ]
+        assert working and eventually(lambda: not any(map(is_alive, working)), 30)
+    finally:
+        end_session(driver.pid)
+    assert "running" in states_of(directory).values()
+    assert set(states_of(directory).values()) <= {"running", "complete"}
+    history = {n: directory.trial(n).read_history() for n in directory.trial_numbers()}
+
+    with running_on(local_ray):
+        ran = decrop("resume", directory.path, "--json")
+    assert ran.code == 0, ran.out + ran.err
+    assert states_of(directory) == {0: "complete", 1: "complete"}
+    assert ran.last_line["trials"] == 2
+    for number, rows in history.items():
+        # What was trained before is not trained again: the rows tell how long it took.
+        assert rows and directory.trial(number).read_history()[: len(rows)] == rows
+    for number in (0, 1):
+        folder = directory.trial(number)
+        assert [row["epoch"] for row in folder.read_history()] == list(range(1, 161))
+        assert [report["evaluation"] for report in folder.read_reports()] == list(range(1, 9))
+    assert set(tracked_runs(directory).values()) == {1}
+
+
+def end_session(leader: int) -> None:
+    """Kill what is left of the processes that a driver, the leader of a session, has started."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getsid(int(folder.name)) == leader:
+                os.kill(int(folder.name), signal.SIGKILL)
+        except ProcessLookupError:
+            continue

@@ -1,0 +1,93 @@
+"""The adapter between reports of a trial and steps of Ray Tune, without Ray Tune."""
+
+from typing import Any
+
+import pytest
+
+from decrop.inputs import load_inputs
+from decrop.smoothing.execution import resolve_device
+from tests.tune.runs import write_sweep
+from tune.cluster import Claim, Claims
+from tune.directory import SweepDirectory
+from tune.job import SweepJob
+from tune.pruning import EVALUATION
+from tune.space import reference_config
+from tune.sweep_file import load_sweep
+from tune.trial import METRIC, SweepTrial
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def proposal(number: int, cosine: float = 4.0) -> dict[str, Any]:
+    """What the searcher gives a trial."""
+    return {
+        "number": number,
+        "reference": number == 0,
+        "parameters": {"training.loss_weights.cosine": cosine, "interpolation.count": 1},
+    }
+
+
+def states(directory: SweepDirectory) -> dict[int, str]:
+    read = {n: directory.trial(n).read_state() for n in directory.trial_numbers()}
+    return {number: state.state for number, state in read.items() if state is not None}
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> SweepJob:
+    path = tmp_path_factory.mktemp("job")
+    sweep = load_sweep(str(write_sweep(path)))
+    claims = Claims(Claim(1, 0), Claim(1, 0), max_helpers=0, max_concurrent=None)
+    config = reference_config(sweep)
+    job = SweepJob(path, sweep, claims, None)
+    inputs = load_inputs(config, job.cache, resolve_device(config.execution.device))
+    return SweepJob(path, sweep, claims, inputs)
+
+
+def test_a_process_runs_one_trial_after_another(job: SweepJob) -> None:
+    class OfThisJob(SweepTrial):
+        def setup(self, config: dict[str, Any]) -> None:  # type: ignore[override]
+            super().setup(config, job)
+
+    trial = OfThisJob(config=proposal(0))
+    first, last = trial.step(), trial.step()
+    assert (first["done"], first["finished"], last["done"], last["finished"]) == (
+        *(False, False),
+        *(True, True),
+    )
+    assert (first[EVALUATION], last[EVALUATION]) == (1, 2)
+    result = job.directory.trial(0).read_result()
+    assert result is not None and last[METRIC] == result["average_certified_radius"]
+    assert states(job.directory) == {0: "complete"}
+
+    assert trial.reset_config(proposal(1, cosine=2.5))
+    assert trial.step()[EVALUATION] == 1
+    assert states(job.directory) == {0: "complete", 1: "running"}
+
+    # The second trial is stopped where it is, and can be taken up again.
+    assert trial.reset_config(proposal(2))
+    trial.step()
+    trial.cleanup()
+    assert states(job.directory) == {0: "complete", 1: "running", 2: "running"}
+    with pytest.raises(StopIteration):
+        trial.step()
+    again = OfThisJob(config=proposal(1, cosine=2.5))
+    assert again.step()["finished"] is False
+    assert again.step()["finished"] is True
+    assert states(job.directory) == {0: "complete", 1: "complete", 2: "running"}
+
+
+def test_a_trial_is_what_the_searcher_proposed(job: SweepJob) -> None:
+    class OfThisJob(SweepTrial):
+        def setup(self, config: dict[str, Any]) -> None:  # type: ignore[override]
+            super().setup(config, job)
+
+    for number, cosine in ((0, 4.0), (3, 1.5)):
+        trial = OfThisJob(config=proposal(number, cosine))
+        trial.step()
+        trial.cleanup()
+        record = job.directory.trial(number).read_record()
+        assert record is not None
+        assert (record.number, record.reference) == (number, number == 0)
+        assert record.parameters["training.loss_weights.cosine"] == cosine
+        assert record.config.training.loss_weights.cosine == cosine
+        assert record.config == job.config(number, record.parameters)
