@@ -36,6 +36,7 @@ from tune.leaderboard import (
     build_leaderboard,
     chosen,
     ranking,
+    read_leaderboard,
     write_leaderboard,
 )
 from tune.progress import ProgressCallback, SweepProgress
@@ -164,7 +165,11 @@ def _run(
         if not numbers:
             raise SweepFailedError(_common_failure(directory))
         _certify_finals(job, numbers, console)
+        earlier = read_leaderboard(directory)
         leaderboard = build_leaderboard(directory, reference.certification.radii)
+        if earlier is not None and earlier.best.number != leaderboard.best.number:
+            # A final training failed then and succeeded now.
+            shutil.rmtree(directory.bundle_path, ignore_errors=True)
         write_leaderboard(directory, leaderboard)
         if not directory.bundle_path.exists():
             assert leaderboard.best.number is not None

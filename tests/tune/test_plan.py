@@ -1,6 +1,7 @@
 """Plans of sweeps against the work that such trials really do."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,14 @@ from numpy.typing import NDArray
 
 from decrop.cache import ContentCache
 from decrop.inputs import load_inputs
-from decrop.smoothing.sampling import CountRequest, LocalSampler, SamplingTask
+from decrop.smoothing.sampling import CountRequest, SamplingTask
 from decrop.trial import certify_undefended, run_trial
 from decrop.trial_folder import TrialFolder
-from tests.tune.runs import TINY
+from tests.tune.runs import TINY, write_sweep
 from tune.cluster import Claim, Claims, ClusterSize
 from tune.plan import Plan, plan_sweep
 from tune.space import reference_config
 from tune.sweep_file import SweepConfig, load_sweep
-from tests.tune.runs import write_sweep
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -55,7 +55,7 @@ def test_the_work_is_what_trials_do(tmp_path: Path) -> None:
         def __init__(self, task: SamplingTask) -> None:
             self._classes = task.class_count
 
-        def class_counts(self, requests: list[CountRequest]) -> NDArray[np.int64]:
+        def class_counts(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
             nonlocal drawn
             drawn += sum(request.draws for request in requests)
             counts = np.zeros((len(requests), self._classes + 1), dtype=np.int64)

@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +19,6 @@ from decrop.files import read_json, write_json
 from decrop.inputs import load_inputs
 from decrop.smoothing.execution import resolve_device
 from tests.mlflow_server.processes import (
-    command_line,
     descendants,
     eventually,
     free_port,
@@ -276,6 +274,37 @@ def test_a_resumed_sweep_does_what_was_left_and_nothing_else(
     assert tracked_runs(directory) == runs
 
 
+def test_a_final_training_that_failed_is_done_again_by_a_resumption(
+    finished: FinishedSweep, local_ray: ClusterSize, tmp_path: Path
+) -> None:
+    shutil.copytree(finished.directory.path, tmp_path / "copied")
+    directory = SweepDirectory.open(tmp_path / "copied")
+    first, second = (number for number, _ in ranking(directory)[:2])
+    final = directory.final(first)
+    for path in (final.path, directory.bundle_path):
+        shutil.rmtree(path)
+    directory.leaderboard_json_path.unlink()
+    final.path.mkdir()
+    final.checkpoint_path.write_bytes(b"no checkpoint")
+    with running_on(local_ray):
+        ran = decrop("resume", directory.path, "--json")
+    assert ran.code == 0, ran.out + ran.err
+    assert f"trial {first} failed: " in ran.out
+    assert "Traceback" not in ran.out + ran.err
+    failure = state_of(final)
+    assert failure.state == "failed" and failure.error is not None
+    assert failure.error.startswith("Traceback")
+    assert ran.last_line["best"]["trial"] == second
+    assert f"Trial {second} of" in (directory.bundle_path / "README.md").read_text()
+
+    final.checkpoint_path.unlink()
+    with running_on(local_ray):
+        ran = decrop("resume", directory.path, "--json")
+    assert state_of(final).state == "complete"
+    assert ran.last_line["best"] == finished.ran.last_line["best"]
+    assert f"Trial {first} of" in (directory.bundle_path / "README.md").read_text()
+
+
 def kill_the_trial(parent: Path, number: int, seconds: float) -> None:
     """Kill the process of a trial once it runs, as a host that is out of memory would."""
 
@@ -342,7 +371,8 @@ def test_a_sweep_of_which_every_trial_fails_names_the_cause(
     local_ray: ClusterSize, tmp_path: Path
 ) -> None:
     training = {"learning_rate": 1e30, "batch_size": 30}
-    file = write_sweep(tmp_path, trials=2, trial={"training": training})
+    resources = {"max_concurrent": 2}
+    file = write_sweep(tmp_path, trials=2, trial={"training": training}, resources=resources)
     out, nowhere = tmp_path / "sweeps", f"http://127.0.0.1:{free_port()}"
     with running_on(local_ray):
         ran = decrop("sweep", file, "--out", out, "--tracking-uri", nowhere)
@@ -366,9 +396,9 @@ def test_a_sweep_outlives_ctrl_c_and_kill(local_ray: ClusterSize, tmp_path: Path
         tmp_path,
         search="tpe",
         trials=2,
-        trial={"training": {"epochs": 80, "discriminator_epochs": 80, "evaluations": 8}},
+        trial={"training": {"epochs": 50, "discriminator_epochs": 50, "evaluations": 10}},
         leaderboard={"top": 1},
-        resources={"trial": {"cpu": 1}, "max_helpers": 0, "max_concurrent": 2},
+        resources={"trial": {"cpu": 1}, "max_helpers": 0},
     )
     out = tmp_path / "sweeps"
 
@@ -389,7 +419,7 @@ def test_a_sweep_outlives_ctrl_c_and_kill(local_ray: ClusterSize, tmp_path: Path
     assert printed.splitlines()[-1] == f"stopped; go on with: decrop resume {directory.path}"
     assert "Traceback" not in printed
     assert below and eventually(lambda: not any(map(is_alive, below)), 30)
-    assert set(states_of(directory).values()) == {"running"}
+    assert states_of(directory) == {0: "running"}
     assert directory.trial(0).checkpoint_path.exists()
 
     done = reports()
@@ -420,8 +450,8 @@ def test_a_sweep_outlives_ctrl_c_and_kill(local_ray: ClusterSize, tmp_path: Path
         assert rows and directory.trial(number).read_history()[: len(rows)] == rows
     for number in (0, 1):
         folder = directory.trial(number)
-        assert [row["epoch"] for row in folder.read_history()] == list(range(1, 161))
-        assert [report["evaluation"] for report in folder.read_reports()] == list(range(1, 9))
+        assert [row["epoch"] for row in folder.read_history()] == list(range(1, 101))
+        assert [report["evaluation"] for report in folder.read_reports()] == list(range(1, 11))
     assert set(tracked_runs(directory).values()) == {1}
 
 
