@@ -76,6 +76,9 @@ def cluster(address: str | None) -> Iterator[ClusterSize]:
         ray.init(
             address="local",
             num_cpus=int(size.cpu),
+            # Idle workers that are kept. Ray keeps as many as CPUs are free, so on a busy machine
+            # it would kill each helper between two leases, and importing PyTorch takes longer.
+            _system_config={"num_workers_soft_limit": 2 * int(size.cpu)},
             include_dashboard=False,
             logging_level=logging.ERROR,
             log_to_driver=False,
