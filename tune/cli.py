@@ -185,8 +185,8 @@ def dashboard(
         tracker = Tracker(opened)
         tracker.sync()
         url = dashboard_url(tracker.experiment_id(), port)
-    console.print(f"opens at {url}", soft_wrap=True, highlight=False)
-    raise typer.Exit(serve(opened, port))
+    console.print(f"as soon as MLflow is ready: {url}", soft_wrap=True, highlight=False)
+    serve(opened, port)
 
 
 def _require_sweep_extra() -> None:

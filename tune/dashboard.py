@@ -1,8 +1,9 @@
-"""The MLflow server of one sweep, started as a process of its own."""
+"""The MLflow server of one sweep, served by this process."""
 
+import os
 import shlex
-import subprocess
 import sys
+from typing import NoReturn
 
 from tune.directory import SweepDirectory
 from tune.tracking import experiment_url
@@ -21,8 +22,8 @@ def dashboard_url(experiment_id: str, port: int = DEFAULT_PORT) -> str:
     return experiment_url(f"http://127.0.0.1:{port}", experiment_id)
 
 
-def serve(directory: SweepDirectory, port: int) -> int:
-    """Serve the sweep's own store on loopback until interrupted; return the server's exit code."""
+def serve(directory: SweepDirectory, port: int) -> NoReturn:
+    """Become the server of the sweep's own store, on loopback, so that signals reach it itself."""
     command = [
         sys.executable,
         "-m",
@@ -34,10 +35,5 @@ def serve(directory: SweepDirectory, port: int) -> int:
         "--port",
         str(port),
     ]
-    with subprocess.Popen(command) as server:
-        try:
-            return server.wait()
-        except KeyboardInterrupt:
-            # A terminal sends Ctrl-C to the server too, but other senders may not.
-            server.terminate()
-            return server.wait()
+    sys.stdout.flush()
+    os.execv(sys.executable, command)

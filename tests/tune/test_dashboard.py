@@ -7,6 +7,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 from tests.mlflow_server.processes import descendants, eventually, free_port, is_alive, is_free
 from tests.tune.runs import FinishedSweep, started
 from tune.dashboard import dashboard_command, dashboard_url
@@ -22,7 +24,10 @@ def answers(url: str) -> bool:
         return False
 
 
-def test_the_page_is_served_until_an_interrupt(finished: FinishedSweep, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_page_is_served_until_a_signal(
+    number: signal.Signals, finished: FinishedSweep, tmp_path: Path
+) -> None:
     path = tmp_path / "a sweep"
     shutil.copytree(finished.directory.path, path)
     port = free_port()
@@ -32,7 +37,7 @@ def test_the_page_is_served_until_an_interrupt(finished: FinishedSweep, tmp_path
         assert eventually(lambda: answers(f"http://127.0.0.1:{port}/health"), 100)
         below = descendants(server.pid)
         # Only the command gets it, as from a process manager.
-        server.send_signal(signal.SIGINT)
+        server.send_signal(number)
         printed, _ = server.communicate(timeout=60)
         assert server.returncode == 0
         left = [pid for pid in below if is_alive(pid)]
@@ -44,7 +49,9 @@ def test_the_page_is_served_until_an_interrupt(finished: FinishedSweep, tmp_path
                 os.kill(pid, signal.SIGKILL)
         server.communicate()
     experiment = Tracker(SweepDirectory.open(path)).experiment_id()
-    assert printed.splitlines()[0] == f"opens at {dashboard_url(experiment, port)}"
+    assert printed.splitlines()[0] == (
+        f"as soon as MLflow is ready: {dashboard_url(experiment, port)}"
+    )
     assert "Traceback" not in printed
     assert is_free(port)
 
