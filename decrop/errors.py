@@ -3,3 +3,7 @@
 
 class InputError(ValueError):
     """A value from outside that cannot be used; the message is one line and says what to do."""
+
+
+class RunError(RuntimeError):
+    """A computation that started cannot be finished; the message says why."""

@@ -8,7 +8,7 @@ import typer
 from decrop.cli.certify import certify
 from decrop.cli.train import train
 from decrop.cli.verify import verify
-from decrop.errors import InputError
+from decrop.errors import InputError, RunError
 
 FAILED, BAD_INPUT = 1, 2
 _COMMAND_GROUP = "decrop.commands"
@@ -53,6 +53,9 @@ def run(arguments: list[str]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
+    except (RunError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else FAILED
     return 0

@@ -10,6 +10,7 @@ from torch import Tensor
 from decrop.classifiers.classifier import Classifier
 from decrop.config import TrialConfig
 from decrop.data.augment import augment_views
+from decrop.errors import RunError
 from decrop.networks.discriminator import Discriminator, reverse_gradient
 from decrop.networks.registry import build_denoiser
 from decrop.seeds import seeded_globals, torch_generator
@@ -30,7 +31,7 @@ from decrop.training.schedule import (
 )
 
 
-class TrainingDivergedError(RuntimeError):
+class TrainingDivergedError(RunError):
     """The loss is no longer a finite number."""
 
 

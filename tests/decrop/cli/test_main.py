@@ -13,6 +13,7 @@ import decrop
 from decrop.cli import main as run_and_exit
 from decrop.cli.main import build_app, run
 from decrop.errors import InputError
+from decrop.training.denoiser import TrainingDivergedError
 
 # mypy takes `decrop.cli.main` for the function of that name in the package.
 main_module = sys.modules["decrop.cli.main"]
@@ -99,6 +100,18 @@ def test_bad_input_is_one_line_and_gives_2(
     shown = capsys.readouterr()
     assert shown.err == "error: sigma = [0]: must be greater than 0.\n"
     assert shown.out == ""
+
+
+@pytest.mark.parametrize("error", [TrainingDivergedError("the loss is nan"), OSError("disk full")])
+def test_a_failure_is_one_line_and_gives_1(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command() -> None:
+        raise error
+
+    replace_commands(monkeypatch, command)
+    assert run(["do"]) == 1
+    assert capsys.readouterr().err == f"error: {error}\n"
 
 
 def test_ctrl_c_gives_130_without_a_traceback(
