@@ -1,7 +1,6 @@
 """An exported denoiser: a folder that carries what it takes to use and to check it."""
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from decrop.certification import certificate_table, local_sampler
+from decrop.certification import certificate_table, local_sampler, most_estimation_samples
 from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.stored import load_stored_classifier, store_classifier
 from decrop.config import TrialConfig
@@ -23,6 +22,7 @@ from decrop.files import read_json, sha256_of_file, write_json, write_text
 from decrop.model_card import model_card
 from decrop.networks.registry import build_denoiser
 from decrop.result import Scores, TrialResult
+from decrop.smoothing.collect import OnProgress
 from decrop.trial_folder import TrialFolder
 
 FORMAT = 1
@@ -40,13 +40,13 @@ class Bundle:
     """A loaded bundle.
 
     Attributes:
-        config: the settings of the trial, without the paths of the machine it ran on; device kind
-            and precision are those the certificates were drawn with.
+        config: the settings of the trial, without the paths of the machine it ran on; device kind,
+            precision and batch size are those the certificates were drawn with.
         denoiser: in eval mode; noisy images [B, C, H, W] to images of the same shape.
         classifier: the protected classifier.
         certificates: one row an image.
         result: the summary of the certificates.
-        estimation_samples: N of the certificates.
+        estimation_samples: N of the certificates, or the most of them where images stop early.
         class_names: in the order of the logits.
     """
 
@@ -106,7 +106,7 @@ def export_bundle(
     shutil.copytree(folder.figures_path, partial / "figures")
     store_classifier(classifier, class_names, partial / _CLASSIFIER, with_weights=with_classifier)
     estimation_samples = (
-        config.certification.estimation_samples
+        most_estimation_samples(config.certification)
         if result.split == "test"
         else config.certification.held_out_samples
     )
@@ -164,14 +164,14 @@ def verify_bundle(
     bundle: Bundle,
     *,
     dataset_path: str | None = None,
-    on_certified: Callable[[int, int], None] | None = None,
+    on_certified: OnProgress | None = None,
 ) -> int:
     """Repeat the recorded certificates and return how many are identical, time aside.
 
     Args:
         bundle: to verify.
         dataset_path: folder of the dataset, where it has one.
-        on_certified: called with noise draws done and in all.
+        on_certified: called with the progress.
 
     Raises:
         InputError: the data are not those the certificates were computed on, or the recorded device
@@ -215,7 +215,11 @@ def _checked_document(path: Path) -> dict[str, Any]:
 
 
 def _portable(config: TrialConfig, classifier: Classifier, result: TrialResult) -> TrialConfig:
-    execution = {"device": result.device, "precision": result.precision}
+    execution = {
+        "device": result.device,
+        "precision": result.precision,
+        "chunks_per_batch": result.chunks_per_batch,
+    }
     # `auto` found the architecture by weights that may lie elsewhere, or nowhere, from now on.
     found = {"weights": None, "architecture": classifier.architecture}
     return config.model_copy(

@@ -1,26 +1,88 @@
 """Certificates of images under a trial's settings."""
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
-from decrop.config import TrialConfig
+from decrop.config import CertificationSettings, TrialConfig
 from decrop.data.limited import LabelledImages
 from decrop.evaluation.table import CertificateTable
+from decrop.files import read_json, write_json
 from decrop.result import Split
 from decrop.seeds import derive_seed
-from decrop.smoothing.certify import certify
+from decrop.smoothing.certificates import cohen_certificates
+from decrop.smoothing.certify import (
+    CertificateRule,
+    CertificationOutcome,
+    certify_adaptive,
+    certify_fixed,
+    radius_grid,
+)
+from decrop.smoothing.collect import OnProgress
 from decrop.smoothing.execution import Precision, resolve_device, resolve_precision
+from decrop.smoothing.journal import RecordedSampler
+from decrop.smoothing.plan import worth_of_radii
+from decrop.smoothing.probe import probe_chunks_per_batch
 from decrop.smoothing.sampling import LocalSampler, Sampler, SamplingTask
+from decrop.smoothing.two_sided import Variant, two_sided_certificates
 
 MakeSampler = Callable[[SamplingTask], Sampler]
+
+# Worth of a radius that only fills the grid, in that of a radius whose accuracy is asked for.
+_WORTH_BETWEEN = 0.1
+_T_CERTIFY: dict[str, Variant] = {
+    "t_certify_published": "published",
+    "t_certify_preselected": "preselected",
+    "t_certify_grid": "grid",
+}
 
 
 def local_sampler(config: TrialConfig) -> MakeSampler:
     """Return the maker of samplers that draw in this process, on the configured device."""
     device = resolve_device(config.execution.device)
     return lambda task: LocalSampler(task, device)
+
+
+def with_batch_size(
+    config: TrialConfig, network: nn.Module, images: LabelledImages, *, class_count: int
+) -> TrialConfig:
+    """Return the settings with a number in place of `auto` for chunks_per_batch.
+
+    Raises:
+        InputError: not even a batch of one chunk fits into the device's memory.
+    """
+    execution = config.execution
+    if execution.chunks_per_batch != "auto":
+        return config
+    task = _task(config, network, images, split="test", class_count=class_count, chunks_per_batch=1)
+    chunks = probe_chunks_per_batch(task, resolve_device(execution.device))
+    return _with_chunks_per_batch(config, chunks)
+
+
+def with_recorded_batch_size(
+    config: TrialConfig, network: nn.Module, images: LabelledImages, *, class_count: int, path: Path
+) -> TrialConfig:
+    """Return the settings with the batch size for `auto` that `path` records, after the first time.
+
+    A certification that goes on must not find another one, for its counts could differ.
+    """
+    if config.execution.chunks_per_batch != "auto":
+        return config
+    if not path.exists():
+        found = with_batch_size(config, network, images, class_count=class_count)
+        write_json(path, {"chunks_per_batch": found.execution.chunks_per_batch})
+    return _with_chunks_per_batch(config, read_json(path)["chunks_per_batch"])
+
+
+def most_estimation_samples(settings: CertificationSettings) -> int:
+    """Return N of the test split, or the most of them where images stop early."""
+    if settings.procedure == "fixed":
+        return settings.estimation_samples
+    return settings.max_samples - settings.selection_samples
 
 
 def certificate_table(
@@ -32,43 +94,67 @@ def certificate_table(
     class_count: int,
     estimation_samples: int,
     make_sampler: MakeSampler,
-    on_certified: Callable[[int, int], None] | None = None,
+    journal: Path | None = None,
+    on_certified: OnProgress | None = None,
 ) -> CertificateTable:
-    """Certify images by CERTIFY (Cohen et al. 2019, section 3.2.2), one row each.
+    """Certify images by the configured procedure, one row each.
 
     The noise depends on the trial's seed, the split, the image's position in it and the draw alone,
     so equal settings give equal certificates and different denoisers see the same noise.
+
+    Args:
+        config: the trial's settings; chunks_per_batch is a number (`with_batch_size`).
+        network: noisy images [B, C, H, W] to logits [B, K].
+        images: to certify.
+        split: they are from.
+        class_count: K.
+        estimation_samples: N, or the most of them where images stop early.
+        make_sampler: who draws class counts.
+        journal: file that keeps counts while they are drawn, so that a killed certification goes
+            on from it; deleted by the caller once the table is safe.
+        on_certified: called with the progress.
     """
-    device = resolve_device(config.execution.device)
-    settings, execution = config.certification, config.execution
-    task = SamplingTask(
-        network=network,
-        images=images.images,
-        image_ids=images.indices,
+    if config.execution.chunks_per_batch == "auto":
+        raise ValueError("chunks_per_batch is auto; with_batch_size puts a number in its place")
+    task = _task(
+        config,
+        network,
+        images,
+        split=split,
         class_count=class_count,
-        sigma=config.sigma,
-        seed=derive_seed(config.seed, "certification", split),
-        chunk_size=execution.chunk_size,
-        chunks_per_batch=execution.chunks_per_batch,
-        precision=resolve_precision(execution.precision, device),
+        chunks_per_batch=config.execution.chunks_per_batch,
     )
-    outcome = certify(
-        make_sampler(task),
-        len(images),
-        class_count=class_count,
-        sigma=config.sigma,
-        selection_samples=settings.selection_samples,
-        estimation_samples=estimation_samples,
-        failure_probability=settings.failure_probability,
-        chunk_size=execution.chunk_size,
-        on_progress=on_certified,
-    )
+    sampler = make_sampler(task)
+    if journal is None:
+        outcome = _certify(sampler, config, images, class_count, estimation_samples, on_certified)
+    else:
+        device = resolve_device(config.execution.device)
+        with RecordedSampler(sampler, journal, task, device) as recorded:
+            outcome = _certify(
+                recorded, config, images, class_count, estimation_samples, on_certified
+            )
     return CertificateTable(
         idx=images.indices.numpy(),
         label=images.labels.numpy(),
         predict=outcome.prediction,
         radius=outcome.radius,
         seconds=outcome.seconds,
+        samples=outcome.samples,
+        ending=outcome.ending,
+    )
+
+
+def certificate_rule(settings: CertificationSettings, sigma: float) -> CertificateRule:
+    """Return what turns the counts of the fixed procedure into certificates."""
+    if settings.certificate == "cohen":
+        return partial(
+            cohen_certificates, sigma=sigma, failure_probability=settings.failure_probability
+        )
+    return partial(
+        two_sided_certificates,
+        sigma=sigma,
+        failure_probability=settings.failure_probability,
+        variant=_T_CERTIFY[settings.certificate],
     )
 
 
@@ -89,3 +175,73 @@ def clean_accuracy(network: nn.Module, images: LabelledImages, device: torch.dev
             ]
         )
     return (predictions == images.labels).float().mean().item()
+
+
+def _with_chunks_per_batch(config: TrialConfig, chunks_per_batch: int) -> TrialConfig:
+    execution = config.execution.model_copy(update={"chunks_per_batch": chunks_per_batch})
+    return config.model_copy(update={"execution": execution})
+
+
+def _certify(
+    sampler: Sampler,
+    config: TrialConfig,
+    images: LabelledImages,
+    class_count: int,
+    estimation_samples: int,
+    on_certified: OnProgress | None,
+) -> CertificationOutcome:
+    settings = config.certification
+    if settings.procedure == "fixed":
+        return certify_fixed(
+            sampler,
+            len(images),
+            certificate_rule(settings, config.sigma),
+            class_count=class_count,
+            selection_samples=settings.selection_samples,
+            estimation_samples=estimation_samples,
+            chunk_size=config.execution.chunk_size,
+            on_progress=on_certified,
+        )
+    radii = radius_grid(
+        settings.radii,
+        settings.radius_step,
+        sigma=config.sigma,
+        draws=estimation_samples,
+        failure_probability=settings.failure_probability,
+    )
+    return certify_adaptive(
+        sampler,
+        images.labels.numpy(),
+        class_count=class_count,
+        sigma=config.sigma,
+        radii=radii,
+        worth=worth_of_radii(radii, config.sigma)
+        * np.where(np.isin(radii, settings.radii), 1.0, _WORTH_BETWEEN),
+        selection_samples=settings.selection_samples,
+        max_samples=settings.selection_samples + estimation_samples,
+        failure_probability=settings.failure_probability,
+        chunk_size=config.execution.chunk_size,
+        on_progress=on_certified,
+    )
+
+
+def _task(
+    config: TrialConfig,
+    network: nn.Module,
+    images: LabelledImages,
+    *,
+    split: Split,
+    class_count: int,
+    chunks_per_batch: int,
+) -> SamplingTask:
+    return SamplingTask(
+        network=network,
+        images=images.images,
+        image_ids=images.indices,
+        class_count=class_count,
+        sigma=config.sigma,
+        seed=derive_seed(config.seed, "certification", split),
+        chunk_size=config.execution.chunk_size,
+        chunks_per_batch=chunks_per_batch,
+        precision=precision_of(config),
+    )

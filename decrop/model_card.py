@@ -10,6 +10,11 @@ _SPLITS = {
     "test": "test images, which chose nothing",
     "held_out": "held-out images of the limited data, on which trials were ranked",
 }
+_PROCEDURES = {
+    "fixed": "Certified by {certificate} from equally many noise draws of each image",
+    "adaptive": "Certified by exact sequential tests of a grid of radii, whose guarantee does not "
+    "depend on\nwhen an image stops",
+}
 
 
 def model_card(
@@ -33,6 +38,8 @@ def model_card(
         else "The classifier's weights are not included; its content hash is in `config.json`."
     )
     settings = config.certification
+    procedure = _PROCEDURES[settings.procedure].format(certificate=settings.certificate)
+    draws = f"{'at most ' if settings.procedure == 'adaptive' else ''}{estimation_samples}"
     return f"""---
 {yaml.safe_dump(header, sort_keys=False).strip()}
 ---
@@ -60,7 +67,7 @@ Average certified radius {result.scores.average_certified_radius:.3f}; abstentio
 
 ## What a certificate means
 
-CERTIFY (Cohen et al. 2019) with {settings.selection_samples} selection and {estimation_samples}
+{procedure}: {settings.selection_samples} selection and {draws}
 estimation samples an image. Each certificate is wrong with a probability of at most
 {settings.failure_probability:g}. It holds for the function that was sampled: this denoiser, this
 classifier, {result.precision} on {result.device}. It says nothing about perturbations larger than

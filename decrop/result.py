@@ -66,6 +66,7 @@ class TrialResult:
         flip_rate: share of boundary samples that changed the prediction; None without a denoiser.
         precision: of the certified function.
         device: kind of device the certificates were drawn on.
+        chunks_per_batch: chunks in one forward pass of the certified function.
         hashes: content of the classifier, the limited data and the certified images.
         seconds: duration of stage1, training and certification.
     """
@@ -76,6 +77,7 @@ class TrialResult:
     flip_rate: float | None
     precision: str
     device: str
+    chunks_per_batch: int
     hashes: dict[str, str]
     seconds: dict[str, float]
 

@@ -13,13 +13,16 @@ from decrop.certification import (
     certificate_table,
     clean_accuracy,
     local_sampler,
+    most_estimation_samples,
     precision_of,
+    with_recorded_batch_size,
 )
 from decrop.config import TrialConfig
 from decrop.data.limited import LabelledImages
 from decrop.files import read_json, write_json
 from decrop.inputs import TrialInputs
 from decrop.result import Scores, Split, TrialResult
+from decrop.smoothing.collect import OnProgress
 from decrop.smoothing.execution import resolve_device
 from decrop.synthesis.stage_one import StageOne, stage_one
 from decrop.training.denoiser import DenoiserTrainer
@@ -65,7 +68,7 @@ def run_trial(
     split: Split,
     make_sampler: MakeSampler | None = None,
     on_epoch: Callable[[int, int], None] | None = None,
-    on_certified: Callable[[int, int], None] | None = None,
+    on_certified: OnProgress | None = None,
 ) -> Iterator[Report]:
     """Train a denoiser and certify it, yielding a report at each evaluation.
 
@@ -83,7 +86,7 @@ def run_trial(
         split: what to train on and certify.
         make_sampler: who draws class counts; the own process by default.
         on_epoch: called with epochs done and in all.
-        on_certified: called with noise draws done and in all.
+        on_certified: called with the progress of the last certification.
     """
     device = resolve_device(config.execution.device)
     make_sampler = make_sampler or local_sampler(config)
@@ -107,20 +110,25 @@ def run_trial(
     trainer = DenoiserTrainer(config, inputs.classifier, samples.subset(training_mask), device)
     load_progress(folder, trainer)
 
+    network = nn.Sequential(trainer.denoiser, inputs.classifier)
+    class_count = inputs.classifier.class_count
+    config = with_recorded_batch_size(
+        config, network, images, class_count=class_count, path=folder.execution_path
+    )
     epochs = config.training.epochs + config.training.discriminator_epochs
     for evaluation in range(len(reports) + 1, evaluations + 1):
         _train_until(trainer, evaluation * epochs // evaluations, epochs, folder, on_epoch)
         finished = evaluation == evaluations
         started = time.monotonic()
-        network = nn.Sequential(trainer.denoiser, inputs.classifier)
         table = certificate_table(
             config,
             network,
             images,
             split=split,
-            class_count=inputs.classifier.class_count,
+            class_count=class_count,
             estimation_samples=_estimation_samples(config, split, finished=finished),
             make_sampler=make_sampler,
+            journal=folder.counts_path if finished else None,
             on_certified=on_certified if finished else None,
         )
         scores = Scores.of(table, config.certification.radii)
@@ -160,7 +168,7 @@ def certify_undefended(
     folder: TrialFolder,
     *,
     make_sampler: MakeSampler | None = None,
-    on_certified: Callable[[int, int], None] | None = None,
+    on_certified: OnProgress | None = None,
 ) -> TrialResult:
     """Certify the classifier on the test split with no denoiser in front, as a reference.
 
@@ -170,14 +178,23 @@ def certify_undefended(
         return TrialResult.from_json(read_json(folder.result_path))
     device = resolve_device(config.execution.device)
     started = time.monotonic()
+    class_count = inputs.classifier.class_count
+    config = with_recorded_batch_size(
+        config,
+        inputs.classifier,
+        inputs.test,
+        class_count=class_count,
+        path=folder.execution_path,
+    )
     table = certificate_table(
         config,
         inputs.classifier,
         inputs.test,
         split="test",
-        class_count=inputs.classifier.class_count,
-        estimation_samples=config.certification.estimation_samples,
+        class_count=class_count,
+        estimation_samples=most_estimation_samples(config.certification),
         make_sampler=make_sampler or local_sampler(config),
+        journal=folder.counts_path,
         on_certified=on_certified,
     )
     result = _result(
@@ -229,7 +246,7 @@ def _train_until(
 
 def _estimation_samples(config: TrialConfig, split: Split, *, finished: bool) -> int:
     if split == "test":
-        return config.certification.estimation_samples
+        return most_estimation_samples(config.certification)
     if finished:
         return config.certification.held_out_samples
     return config.certification.pruning_samples
@@ -253,6 +270,7 @@ def _result(
         flip_rate=flip_rate,
         precision=precision_of(config),
         device=resolve_device(config.execution.device).type,
+        chunks_per_batch=int(config.execution.chunks_per_batch),
         hashes={
             "classifier": inputs.classifier.content_hash(),
             "limited_data": inputs.limited.all.content_hash(),

@@ -62,6 +62,7 @@ def save_outcome(
     )
     _save_figure(figure, folder.figures_path / "certified_accuracy.png")
     write_json(folder.result_path, result.to_json())
+    folder.counts_path.unlink(missing_ok=True)
 
 
 def _save_figure(figure: Figure, path: Path) -> None:

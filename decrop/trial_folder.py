@@ -9,11 +9,13 @@ class TrialFolder:
     Attributes:
         path: the folder.
         config_path: the settings.
+        execution_path: the batch size that its certificates are computed in.
         checkpoint_path: the state to resume from.
         history_path: one record an epoch.
         reports_path: one record an evaluation.
         denoiser_path: the trained weights.
         certificates_path: one row an image.
+        counts_path: class counts, while the final certification runs.
         result_path: the result, written last.
         figures_path: folder of pictures.
     """
@@ -21,10 +23,12 @@ class TrialFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config_path = path / "config.json"
+        self.execution_path = path / "execution.json"
         self.checkpoint_path = path / "checkpoint.pt"
         self.history_path = path / "history.json"
         self.reports_path = path / "reports.json"
         self.denoiser_path = path / "denoiser.safetensors"
         self.certificates_path = path / "certificates.tsv"
+        self.counts_path = path / "certification.counts"
         self.result_path = path / "result.json"
         self.figures_path = path / "figures"

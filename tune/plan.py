@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from decrop.certification import most_estimation_samples, with_batch_size
 from decrop.classifiers.load import untrained_classifier
 from decrop.config import TrialConfig
 from decrop.data.datasets import Dataset, load_dataset
-from decrop.data.limited import limited_data
+from decrop.data.limited import limited_data, take
 from decrop.networks.registry import build_denoiser
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler, SamplingTask
@@ -31,7 +32,7 @@ class Plan:
         at_once: trials that run at the same time.
         finals: trainings on the whole limited data.
         training_images: that go through the denoiser while training, three views counted once.
-        noisy_samples: drawn for certificates, in all.
+        noisy_samples: drawn for certificates, in all; at most, where images stop early.
         hours: rough, from a second's probe of trial 0's denoiser on this machine.
     """
 
@@ -60,7 +61,7 @@ def plan_sweep(sweep: SweepConfig, claims: Claims, size: ClusterSize) -> Plan:
     selection = certification.selection_samples
     noisy_samples = trials * held_out * (scores + training.evaluations * selection) + (
         finals + 1
-    ) * test_images * (certification.estimation_samples + selection)
+    ) * test_images * (most_estimation_samples(certification) + selection)
     training_images = epochs * (trials * trained_on + finals * len(limited.all))
     at_once = _at_once(claims, size, trials)
     passes = noisy_samples + _PASSES_OF_A_TRAINING_IMAGE * training_images
@@ -89,22 +90,24 @@ def _samples_a_second(config: TrialConfig, dataset: Dataset) -> float:
         build_denoiser(config.denoiser, image_channels=dataset.channels),
         untrained_classifier(config.classifier, dataset),
     )
-    execution = config.execution
+    image = take(dataset.test, torch.zeros(1, dtype=torch.int64))
+    execution = with_batch_size(config, network, image, class_count=dataset.class_count).execution
+    chunks_per_batch = int(execution.chunks_per_batch)
     task = SamplingTask(
         network=network,
-        images=dataset.test.images(torch.arange(1)),
-        image_ids=torch.zeros(1, dtype=torch.int64),
+        images=image.images,
+        image_ids=image.indices,
         class_count=dataset.class_count,
         sigma=config.sigma,
         seed=0,
         chunk_size=execution.chunk_size,
-        chunks_per_batch=execution.chunks_per_batch,
+        chunks_per_batch=chunks_per_batch,
         precision=resolve_precision(execution.precision, device),
     )
     sampler = LocalSampler(task, device)
     batch = [
         CountRequest(0, ESTIMATION, chunk, execution.chunk_size)
-        for chunk in range(execution.chunks_per_batch * max(1, torch.get_num_threads()))
+        for chunk in range(chunks_per_batch * max(1, torch.get_num_threads()))
     ]
     sampler.class_counts(batch)
     started, drawn = time.monotonic(), 0

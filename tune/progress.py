@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from decrop.cli.output import duration
 from tune.directory import SweepDirectory
 from tune.job import end_trial
 from tune.trial import METRIC
@@ -92,7 +93,7 @@ class SweepProgress:
         if best is not None:
             text += f", best so far trial {best.number} with {best.score:.3f}"
         left = self._seconds_left()
-        return text if left is None else f"{text}, about {_duration(left)} left"
+        return text if left is None else f"{text}, about {duration(left)} left"
 
     def _best(self) -> _Row | None:
         # Scores of unfinished trials rest on fewer samples and are not comparable.
@@ -169,11 +170,3 @@ def _settings(parameters: dict[str, Any]) -> str:
         else f"{path.rsplit('.', 1)[-1]} {value}"
         for path, value in parameters.items()
     )
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

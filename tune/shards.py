@@ -8,8 +8,9 @@ or die. Counts depend on the request alone, so whoever answers first is right an
 import time
 import uuid
 from collections import deque
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any, NamedTuple
 
 import numpy as np
 import ray
@@ -23,11 +24,21 @@ from tune.cluster import Claim
 
 # The length of a lease on this process's device; a helper holds its resources no longer at a time.
 _LEASE_SECONDS = 2.0
+# After so many times the seconds that it should take, a helper's lease is drawn here too.
+_OVERDUE = 1.5
 # A cluster in which helpers keep dying is left alone.
 _LOST_LEASES = 3
 
 Counts = NDArray[np.int64]
 Lease = tuple[int, int]
+
+
+class Helped(NamedTuple):
+    """A lease that a helper holds, the reference to its answer, and when that is overdue."""
+
+    reference: Any
+    lease: Lease
+    overdue: float
 
 
 class ShardedSampler:
@@ -48,6 +59,8 @@ class ShardedSampler:
         self._batch = task.chunks_per_batch
         self._own = LocalSampler(task, device)
         self._device = device.type
+        # On a CPU each thread of the own sampler takes a batch.
+        self._own_batches = torch.get_num_threads() if device.type == "cpu" else 1
         helps = device.type == "cpu" or helper.gpu > 0
         self._max_helpers = max_helpers if helps else 0
         self._draw = _draw.options(
@@ -62,83 +75,129 @@ class ShardedSampler:
         self._key = uuid.uuid4().hex
         self._task = ray.put(task) if self._max_helpers else None
         self._lost = 0
-        self._lease_batches = 1
+        self._seconds_a_request: float | None = None
         self.leases_by_helpers = 0
 
     def class_counts(self, requests: Sequence[CountRequest]) -> Counts:
         """Return int64 [len(requests), K+1], as `LocalSampler` would."""
         if not requests:
             return self._own.class_counts(requests)
-        pending = deque(self._leases(len(requests)))
+        pending = deque([(0, len(requests))])
         answers: dict[Lease, Counts] = {}
-        helpers: dict[Any, Lease] = {}
-        leases = len(pending)
+        helpers: dict[Future[Counts], Helped] = {}
+        own: tuple[Lease, Future[Counts]] | None = None
         try:
-            while len(answers) < leases:
-                self._collect(helpers, answers, pending)
-                self._hand_out(requests, pending, helpers)
-                lease = self._next_own(pending, helpers, answers)
-                if lease is not None:
-                    answers.setdefault(lease, self._draw_own(requests, lease))
+            # This thread hands out work while another draws, so that no helper waits for a lease.
+            with ThreadPoolExecutor(1) as thread:
+                while _requests_in(answers) < len(requests):
+                    self._hand_out(requests, pending, helpers)
+                    if own is None and (lease := self._next_own(pending, helpers, answers)):
+                        own = lease, thread.submit(self._draw_own, requests, lease)
+                    if own is None:
+                        wait(helpers, _patience(helpers, answers), return_when=FIRST_COMPLETED)
+                    else:
+                        wait([*helpers, own[1]], return_when=FIRST_COMPLETED)
+                    lost = self._collect(helpers, answers)
+                    if own is not None and own[1].done():
+                        answers.setdefault(own[0], own[1].result())
+                        own = None
+                    # What the own process is drawing already must not be answered in other parts.
+                    drawn = {*answers, *([own[0]] if own else [])}
+                    pending.extend(lease for lease in lost if lease not in drawn)
         finally:
-            for reference in helpers:
-                ray.cancel(reference)
+            for helped in helpers.values():
+                ray.cancel(helped.reference)
         return np.concatenate([answers[lease] for lease in sorted(answers)])
-
-    def _leases(self, requests: int) -> list[Lease]:
-        size = self._batch * self._lease_batches
-        return [(start, min(start + size, requests)) for start in range(0, requests, size)]
 
     def _draw_own(self, requests: Sequence[CountRequest], lease: Lease) -> Counts:
         started = time.monotonic()
         counts = self._own.class_counts(requests[slice(*lease)])
-        seconds_a_batch = (time.monotonic() - started) * self._batch / (lease[1] - lease[0])
-        self._lease_batches = max(1, int(_LEASE_SECONDS / max(seconds_a_batch, 1e-9)))
+        self._seconds_a_request = (time.monotonic() - started) / (lease[1] - lease[0])
         return counts
+
+    def _lease_size(self, pending: deque[Lease], least_batches: int) -> int:
+        """Return requests of the next lease: fewer as the end nears, so that all end together."""
+        if self._seconds_a_request is None:
+            return self._batch * least_batches
+        longest = int(_LEASE_SECONDS / max(self._seconds_a_request, 1e-9))
+        share = _requests_in(pending) // (2 * (self._max_helpers + 1))
+        return self._batch * max(least_batches, min(longest, share) // self._batch)
 
     def _hand_out(
         self,
         requests: Sequence[CountRequest],
         pending: deque[Lease],
-        helpers: dict[Any, Lease],
+        helpers: dict[Future[Counts], Helped],
     ) -> None:
-        # The last lease stays with the own process, which would otherwise have nothing to do.
-        while len(pending) > 1 and len(helpers) < self._max_helpers and self._lost < _LOST_LEASES:
-            lease = pending.pop()
-            part = list(requests[slice(*lease)])
+        while (
+            # What the own process draws next stays with it.
+            _requests_in(pending) > self._own_batches * self._batch
+            and len(helpers) < self._max_helpers
+            and self._lost < _LOST_LEASES
+        ):
+            size = self._lease_size(pending, 1)
+            start, end = pending.pop()
+            cut = max(start, end - size)
+            if cut > start:
+                pending.append((start, cut))
+            part = list(requests[cut:end])
             # In a list, so that the helper fetches the task once and not with each lease.
             reference = self._draw.remote(
                 self._key, [self._task], self._device, self._threads, part
             )
-            helpers[reference] = lease
+            # A helper may have one thread where the own process has several.
+            seconds = (end - cut) * self._own_batches * (self._seconds_a_request or 0.0)
+            overdue = time.monotonic() + _OVERDUE * seconds
+            helpers[reference.future()] = Helped(reference, (cut, end), overdue)
 
     def _collect(
-        self, helpers: dict[Any, Lease], answers: dict[Lease, Counts], pending: deque[Lease]
-    ) -> None:
-        if not helpers:
-            return
-        ready, _ = ray.wait(list(helpers), num_returns=len(helpers), timeout=0)
-        for reference in ready:
-            lease = helpers.pop(reference)
+        self, helpers: dict[Future[Counts], Helped], answers: dict[Lease, Counts]
+    ) -> list[Lease]:
+        """Take the answers that helpers have given; return the leases that they lost."""
+        lost = []
+        for future in [future for future in helpers if future.done()]:
+            lease = helpers.pop(future).lease
             try:
-                counts = ray.get(reference)
+                counts = future.result()
             except RayError:
                 self._lost += 1
-                if lease not in answers:
-                    pending.append(lease)
+                lost.append(lease)
             else:
                 self._lost = 0
                 self.leases_by_helpers += 1
                 answers.setdefault(lease, counts)
+        return lost
 
     def _next_own(
-        self, pending: deque[Lease], helpers: dict[Any, Lease], answers: dict[Lease, Counts]
+        self,
+        pending: deque[Lease],
+        helpers: dict[Future[Counts], Helped],
+        answers: dict[Lease, Counts],
     ) -> Lease | None:
         if pending:
-            return pending.popleft()
+            size = self._lease_size(pending, self._own_batches)
+            start, end = pending.popleft()
+            cut = min(end, start + size)
+            if cut < end:
+                pending.appendleft((cut, end))
+            return start, cut
         # A helper may not even have started; what it holds is drawn here too.
-        held = [lease for lease in helpers.values() if lease not in answers]
+        held = [
+            helped.lease
+            for helped in helpers.values()
+            if helped.lease not in answers and helped.overdue <= time.monotonic()
+        ]
         return held[-1] if held else None
+
+
+def _patience(helpers: dict[Future[Counts], Helped], answers: dict[Lease, Counts]) -> float:
+    """Return the seconds until the next lease is overdue."""
+    overdue = [helped.overdue for helped in helpers.values() if helped.lease not in answers]
+    return max(0.0, min(overdue) - time.monotonic())
+
+
+def _requests_in(leases: Iterable[Lease]) -> int:
+    return sum(end - start for start, end in leases)
 
 
 @ray.remote

@@ -1,14 +1,27 @@
 """`decrop certify`: certificates for a bundle, or for a classifier without a denoiser."""
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import entry_points
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from decrop.cli.options import AsJson, Assignments, ClassifierWeights, DatasetPath
 from decrop.cli.output import accuracy_table, console, print_json, progress_bars
 from decrop.config import TrialConfig
+from decrop.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from decrop.certification import MakeSampler
+    from decrop.data.limited import LabelledImages
+
+# What the denoiser and the classifier of a bundle do not depend on.
+_CHANGEABLE = ("certification", "execution", "seed")
 
 
 def certify(
@@ -25,64 +38,138 @@ def certify(
     assignments: Assignments = None,
     dataset_path: DatasetPath = None,
     weights: ClassifierWeights = None,
+    helpers: Annotated[
+        int, typer.Option(min=0, help="Processes of a Ray cluster that draw samples too.")
+    ] = 0,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Of the cluster, auto or HOST:PORT; without it one is started here."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Certify test images anew, with other sample sizes, images or radii if so wished.
+    """Certify test images anew, with other samples, images or radii if so wished.
 
-    Writes one row an image: idx, label, predict (-1 where it abstains), radius, correct, time.
+    Writes one row an image: idx, label, predict (-1 where it abstains), radius, correct, time,
+    samples, and why no more were drawn. Counts are kept beside it until it is written, so that the
+    same command goes on after it was killed.
 
-    Example: [bold]decrop certify runs/digits/bundle --set
-    certification.estimation_samples=10000[/bold]
+    Example: [bold]decrop certify runs/digits/bundle --set certification.max_samples=20000[/bold]
     """
-    import torch
-
-    from decrop.bundle import load_bundle
-    from decrop.cache import ContentCache
-    from decrop.certification import certificate_table, local_sampler
-    from decrop.cli.settings import change, load_trial
-    from decrop.data.datasets import load_dataset
-    from decrop.data.limited import evenly_spaced
+    from decrop.certification import (
+        certificate_table,
+        local_sampler,
+        most_estimation_samples,
+        precision_of,
+        with_recorded_batch_size,
+    )
     from decrop.files import write_whole
-    from decrop.inputs import load_inputs
     from decrop.result import Scores
     from decrop.smoothing.execution import resolve_device
 
-    if Path(target).is_dir():
-        bundle = load_bundle(Path(target), classifier_weights=weights)
-        config = change(bundle.config, assignments or [])
-        if dataset_path is not None:
-            config = change(config, [f"dataset.path={dataset_path}"])
-        network: torch.nn.Module = bundle.network
-        class_count = len(bundle.class_names)
-        images = evenly_spaced(load_dataset(config.dataset).test, config.certification.test_images)
-    else:
-        config = load_trial(target, assignments or [])
-        with TemporaryDirectory() as cache:
-            device = resolve_device(config.execution.device)
-            inputs = load_inputs(config, ContentCache(Path(cache)), device)
-        network, class_count, images = inputs.classifier, inputs.classifier.class_count, inputs.test
-    with progress_bars() as bar:
+    if address is not None and not helpers:
+        raise InputError(f"--address {address} needs --helpers, the processes that draw there.")
+    config, network, images, class_count = _load(
+        target, list(assignments or []), dataset_path, weights
+    )
+    counts, execution = (out.with_name(f"{out.name}.{part}") for part in ("counts", "execution"))
+    config = with_recorded_batch_size(
+        config, network, images, class_count=class_count, path=execution
+    )
+    with _samplers(config, helpers, address) as on_cluster, progress_bars() as bars:
         table = certificate_table(
             config,
             network,
             images,
             split="test",
             class_count=class_count,
-            estimation_samples=config.certification.estimation_samples,
-            make_sampler=local_sampler(config),
-            on_certified=bar("certifying, noise draws"),
+            estimation_samples=most_estimation_samples(config.certification),
+            make_sampler=on_cluster or local_sampler(config),
+            journal=counts,
+            on_certified=bars.certification("certifying"),
         )
     write_whole(out, table.write_tsv)
+    for path in (counts, execution):
+        path.unlink(missing_ok=True)
     scores = Scores.of(table, config.certification.radii)
-    title = _title(config)
-    console.print(accuracy_table(title, {target: scores}))
+    samples = 0 if table.samples is None else int(table.samples.sum())
+    console.print(accuracy_table(_title(config), {target: scores}))
+    console.print(
+        f"{samples / len(images):,.0f} samples an image, in {precision_of(config)} on "
+        f"{resolve_device(config.execution.device).type}",
+        highlight=False,
+    )
     console.print(f"certificates: {out}", soft_wrap=True, highlight=False)
     if as_json:
-        print_json({"certificates": str(out), "certified_accuracy": scores.certified_accuracy})
+        print_json(
+            {
+                "certificates": str(out),
+                "certified_accuracy": scores.certified_accuracy,
+                "samples": samples,
+                "precision": precision_of(config),
+            }
+        )
+
+
+def _load(
+    target: str, assignments: list[str], dataset_path: str | None, weights: Path | None
+) -> "tuple[TrialConfig, nn.Module, LabelledImages, int]":
+    """Return settings, network to certify, images and number of classes."""
+    from decrop.bundle import load_bundle
+    from decrop.cache import ContentCache
+    from decrop.cli.settings import change, load_trial
+    from decrop.data.datasets import load_dataset
+    from decrop.data.limited import evenly_spaced
+    from decrop.inputs import load_inputs
+    from decrop.smoothing.execution import resolve_device
+
+    if Path(target).is_dir():
+        _refuse_what_a_bundle_fixes(assignments)
+    if dataset_path is not None:
+        assignments = [*assignments, f"dataset.path={dataset_path}"]
+    if Path(target).is_dir():
+        bundle = load_bundle(Path(target), classifier_weights=weights)
+        config = change(bundle.config, assignments)
+        test = load_dataset(config.dataset).test
+        images = evenly_spaced(test, config.certification.test_images)
+        return config, bundle.network, images, len(bundle.class_names)
+    if weights is not None:
+        assignments = [*assignments, f"classifier.weights={weights}"]
+    config = load_trial(target, assignments)
+    with TemporaryDirectory() as cache:
+        device = resolve_device(config.execution.device)
+        inputs = load_inputs(config, ContentCache(Path(cache)), device)
+    return config, inputs.classifier, inputs.test, inputs.classifier.class_count
+
+
+def _refuse_what_a_bundle_fixes(assignments: Sequence[str]) -> None:
+    for assignment in assignments:
+        key = assignment.partition("=")[0].strip()
+        if key.split(".")[0] not in _CHANGEABLE and key != "dataset.path":
+            raise InputError(
+                f"--set {key}: the bundle fixes it; what can be changed is in "
+                f"{', '.join(_CHANGEABLE)}, and dataset.path."
+            )
+
+
+def _samplers(
+    config: TrialConfig, helpers: int, address: str | None
+) -> "AbstractContextManager[MakeSampler | None]":
+    """Find who draws on a cluster, if asked to; this package does not know Ray."""
+    if not helpers:
+        return nullcontext()
+    providers = entry_points(group="decrop.samplers", name="ray")
+    if not providers:
+        raise InputError("--helpers needs Ray; install it with pip install 'decrop[sweep]'.")
+    provider = next(iter(providers)).load()
+    on_cluster: AbstractContextManager[MakeSampler] = provider(config, helpers, address)
+    return on_cluster
 
 
 def _title(config: TrialConfig) -> str:
-    return (
-        f"Certified accuracy on test images, % (95 % interval), σ = {config.sigma:g}, "
-        f"N = {config.certification.estimation_samples}"
+    settings = config.certification
+    draws = (
+        f"N = {settings.estimation_samples}"
+        if settings.procedure == "fixed"
+        else f"at most {settings.max_samples} samples"
     )
+    return f"Certified accuracy on test images, % (95 % interval), σ = {config.sigma:g}, {draws}"

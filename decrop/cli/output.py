@@ -1,58 +1,84 @@
 """How commands show progress and results."""
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
     from decrop.result import Scores
-
-OnProgress = Callable[[int, int], None]
+    from decrop.smoothing.collect import CertificationProgress, OnProgress
 
 console = Console()
 
 
+class ProgressBars:
+    """Shows how far work has come: bars on a terminal, elsewhere a line at each tenth."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+
+    def counted(self, description: str) -> Callable[[int, int], None]:
+        """Begin a bar; its callback takes what is done, and how much there is in all."""
+        show = self._begin()
+        return lambda done, total: show(f"{description}: {done} of {total}", done, total)
+
+    def certification(self, description: str) -> "OnProgress":
+        """Begin a bar of images done, samples a second and time left."""
+        show = self._begin()
+        started = time.monotonic()
+
+        def update(progress: "CertificationProgress") -> None:
+            text = f"{description}: {progress.images_done} of {progress.images} images"
+            elapsed = time.monotonic() - started
+            if progress.draws and elapsed > 0:
+                rate = progress.draws / elapsed
+                left = (progress.draws_expected - progress.draws) / rate
+                text += f", {rate:,.0f} samples a second, about {duration(left)} left"
+            show(text, progress.draws, progress.draws_expected)
+
+        return update
+
+    def _begin(self) -> Callable[[str, int, int], None]:
+        if self._progress is not None:
+            progress, bar = self._progress, self._progress.add_task("", total=None)
+            return lambda text, done, total: progress.update(
+                bar, description=text, completed=done, total=total
+            )
+        printed = 0
+
+        def line(text: str, done: int, total: int) -> None:
+            nonlocal printed
+            tenths = 10 * done // total
+            if tenths > printed:
+                printed = tenths
+                console.print(text, highlight=False, soft_wrap=True)
+
+        return line
+
+
 @contextmanager
-def progress_bars() -> Iterator[Callable[[str], OnProgress]]:
-    """Show bars while a block runs; call the yielded function for a new bar's callback.
-
-    On a terminal the bars are live, elsewhere a line is printed at each tenth of the way.
-    """
+def progress_bars() -> Iterator[ProgressBars]:
+    """Show bars while a block runs."""
     if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-
-            def live(description: str) -> OnProgress:
-                bar = progress.add_task(description, total=None)
-                return lambda done, total: progress.update(bar, completed=done, total=total)
-
-            yield live
+        with Progress(TextColumn("{task.description}"), BarColumn(), console=console) as progress:
+            yield ProgressBars(progress)
     else:
-        yield _lines
+        yield ProgressBars(None)
 
 
-def _lines(description: str) -> OnProgress:
-    printed = 0
-
-    def show(done: int, total: int) -> None:
-        nonlocal printed
-        tenths = 10 * done // total
-        if tenths > printed:
-            printed = tenths
-            console.print(f"{description}: {done} of {total}", highlight=False)
-
-    return show
+def duration(seconds: float) -> str:
+    """Write a duration in its two largest units, such as 2 min 5 s."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def accuracy_table(title: str, rows: "Mapping[str, Scores]") -> Table:

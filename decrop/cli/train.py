@@ -52,20 +52,23 @@ def train(
     with console.status("loading data and classifier"):
         inputs = load_inputs(config, cache, resolve_device(config.execution.device))
     console.print(f"folder: {out}", soft_wrap=True, highlight=False)
-    with progress_bars() as bar:
+    with progress_bars() as bars:
         reports = run_trial(
             config,
             inputs,
             folder,
             cache,
             split="test",
-            on_epoch=bar("training, epochs"),
-            on_certified=bar("certifying, noise draws"),
+            on_epoch=bars.counted("training, epochs"),
+            on_certified=bars.certification("certifying"),
         )
         for _ in reports:
             pass
         reference = certify_undefended(
-            config, inputs, undefended, on_certified=bar("certifying without denoiser, noise draws")
+            config,
+            inputs,
+            undefended,
+            on_certified=bars.certification("certifying without denoiser"),
         )
     result = TrialResult.from_json(read_json(folder.result_path))
     bundle = out / "bundle"

@@ -25,9 +25,9 @@ def verify(
     from decrop.bundle import load_bundle, verify_bundle
 
     loaded = load_bundle(bundle, classifier_weights=weights)
-    with progress_bars() as bar:
+    with progress_bars() as bars:
         identical = verify_bundle(
-            loaded, dataset_path=dataset_path, on_certified=bar("certifying, noise draws")
+            loaded, dataset_path=dataset_path, on_certified=bars.certification("certifying")
         )
     recorded = len(loaded.certificates.idx)
     if identical == recorded:

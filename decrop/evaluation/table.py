@@ -4,7 +4,7 @@ import csv
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,8 @@ class CertificateTable:
         predict: int64 [B], certified class, or -1 for abstention.
         radius: float64 [B], certified L2 radius in [0,1] pixels; 0 where it abstains.
         seconds: float64 [B], time the image took.
+        samples: int64 [B], noise draws, those that chose the class included; None if unknown.
+        ending: [B], why no more was drawn (`decrop.smoothing.certify.Ending`); None if unknown.
     """
 
     idx: NDArray[np.int64]
@@ -35,6 +37,8 @@ class CertificateTable:
     predict: NDArray[np.int64]
     radius: NDArray[np.float64]
     seconds: NDArray[np.float64]
+    samples: NDArray[np.int64] | None = None
+    ending: NDArray[np.str_] | None = None
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -43,22 +47,30 @@ class CertificateTable:
         return correct
 
     def write_tsv(self, path: Path) -> None:
-        """Write idx, label, predict, radius, correct (0 or 1) and time (seconds), exactly."""
-        frame = pd.DataFrame(
-            {
-                "idx": self.idx,
-                "label": self.label,
-                "predict": self.predict,
-                "radius": self.radius,
-                "correct": self.correct.astype(np.int64),
-                "time": self.seconds,
-            }
-        )
+        """Write idx, label, predict, radius, correct (0 or 1) and time (seconds), exactly.
+
+        Columns samples and ending follow where they are known.
+        """
+        columns: dict[str, NDArray[Any]] = {
+            "idx": self.idx,
+            "label": self.label,
+            "predict": self.predict,
+            "radius": self.radius,
+            "correct": self.correct.astype(np.int64),
+            "time": self.seconds,
+        }
+        if self.samples is not None:
+            columns["samples"] = self.samples
+        if self.ending is not None:
+            columns["ending"] = self.ending
+        frame = pd.DataFrame(columns)
         write_text(path, frame.to_csv(sep="\t", index=False, lineterminator="\n"))
 
     @classmethod
     def read_tsv(cls, path: Path) -> Self:
         """Read a table with those six columns first; `time` is seconds or H:MM:SS[.ffffff].
+
+        Further columns other than samples and ending are passed over.
 
         Raises:
             InputError: the file is missing or malformed; the message names line and column.
@@ -84,12 +96,20 @@ class CertificateTable:
             frame["correct"],
             "1 where predict is label, else 0",
         )
+        samples = None
+        if "samples" in frame:
+            numbers = _numbers(path, frame, "samples")
+            valid = (numbers >= 0) & (numbers % 1 == 0)
+            _require(path, valid, "samples", frame["samples"], "an integer of at least 0")
+            samples = numbers.astype(np.int64)
         return cls(
             idx=values["idx"].astype(np.int64),
             label=values["label"].astype(np.int64),
             predict=values["predict"].astype(np.int64),
             radius=values["radius"],
             seconds=values["time"],
+            samples=samples,
+            ending=frame["ending"].to_numpy(dtype=np.str_) if "ending" in frame else None,
         )
 
 

@@ -89,21 +89,36 @@ def cohen_certificates(
         InputError: a value is out of its range or the counts do not fit together.
     """
     check_sigma(sigma)
-    _draws_per_image(selection_counts)
-    trials = _draws_per_image(estimation_counts)
-    if selection_counts.shape != estimation_counts.shape:
-        raise InputError(
-            f"selection counts {selection_counts.shape} and estimation counts "
-            f"{estimation_counts.shape} must have the same shape."
-        )
+    draws_per_image(selection_counts)
+    trials = draws_per_image(estimation_counts)
+    check_same_shape(selection_counts, estimation_counts)
     candidate = selection_counts[:, :-1].argmax(axis=1)
-    successes = np.take_along_axis(estimation_counts, candidate[:, None], axis=1)[:, 0]
-    bound = lower_confidence_bound(successes, trials, failure_probability)
-    certified = (bound > 0.5) & (selection_counts[:, -1] == 0) & (estimation_counts[:, -1] == 0)
+    successes = draws_of_class(estimation_counts, candidate)
+    radius = sigma * norm.ppf(lower_confidence_bound(successes, trials, failure_probability))
+    return certificates_from_radii(candidate, radius, selection_counts, estimation_counts)
+
+
+def certificates_from_radii(
+    candidate: Integers, radius: Floats, selection_counts: Integers, estimation_counts: Integers
+) -> Certificates:
+    """Certify the candidates where the radius is positive and no draw has non-finite logits.
+
+    Args:
+        candidate: int64 [B], classes.
+        radius: float64 [B], L2 radii in [0,1] pixels; 0 or less where there is no certificate.
+        selection_counts: int64 [B, columns], last the draws with non-finite logits.
+        estimation_counts: int64 [B, columns], likewise.
+    """
+    certified = (radius > 0) & (selection_counts[:, -1] == 0) & (estimation_counts[:, -1] == 0)
     return Certificates(
         prediction=np.where(certified, candidate, ABSTAIN),
-        radius=np.where(certified, sigma * norm.ppf(bound), 0.0),
+        radius=np.where(certified, radius, 0.0),
     )
+
+
+def draws_of_class(counts: Integers, classes: Integers) -> Integers:
+    """Count each image's draws of its own class: int64 [B] from int64 [B, columns] and [B]."""
+    return np.take_along_axis(counts, classes[:, None], axis=1)[:, 0]
 
 
 def smoothed_predictions(counts: Integers, failure_probability: float) -> Integers:
@@ -125,7 +140,7 @@ def smoothed_predictions(counts: Integers, failure_probability: float) -> Intege
         InputError: a value is out of its range.
     """
     check_failure_probability(failure_probability)
-    _draws_per_image(counts)
+    draws_per_image(counts)
     runner_up, most = np.sort(counts[:, :-1], axis=1)[:, -2:].T
     # The binomial at p = 1/2 is symmetric, so both tails weigh the same.
     p_value = np.minimum(1.0, 2 * binom.sf(most - 1, most + runner_up, 0.5))
@@ -147,7 +162,21 @@ def check_failure_probability(failure_probability: float) -> None:
         )
 
 
-def _draws_per_image(counts: Integers) -> int:
+def check_same_shape(selection_counts: Integers, estimation_counts: Integers) -> None:
+    """Raise InputError unless both counts have the same shape."""
+    if selection_counts.shape != estimation_counts.shape:
+        raise InputError(
+            f"selection counts {selection_counts.shape} and estimation counts "
+            f"{estimation_counts.shape} must have the same shape."
+        )
+
+
+def draws_of_each_image(counts: Integers) -> Integers:
+    """Sum the rows of counts, int64 [B], which may differ.
+
+    Raises:
+        InputError: the shape is not [images, classes + 1], or a count is negative.
+    """
     if counts.ndim != 2 or counts.shape[0] < 1 or counts.shape[1] < 3:
         raise InputError(
             f"counts must be [images, classes + 1] with at least one image and two classes, "
@@ -155,7 +184,16 @@ def _draws_per_image(counts: Integers) -> int:
         )
     if counts.min() < 0:
         raise InputError(f"counts must not be negative, but one is {counts.min()}.")
-    totals = counts.sum(axis=1)
+    return np.asarray(counts.sum(axis=1))
+
+
+def draws_per_image(counts: Integers) -> int:
+    """Return the number of draws that all images have in common, at least 1.
+
+    Raises:
+        InputError: as `draws_of_each_image`, or the rows have different sums, or no draws.
+    """
+    totals = draws_of_each_image(counts)
     if totals.min() != totals.max():
         raise InputError(
             f"every image needs the same number of draws, but they have from {totals.min()} "

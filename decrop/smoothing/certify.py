@@ -1,25 +1,41 @@
-"""Certification of a set of images with a fixed number of draws an image."""
+"""Certification of a set of images: with a fixed number of draws each, or with as few as do."""
 
-import time
 import warnings
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from typing import Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
 
 from decrop.errors import InputError
 from decrop.smoothing.certificates import (
+    ABSTAIN,
+    Certificates,
     Floats,
     Integers,
     check_failure_probability,
     check_sigma,
-    cohen_certificates,
 )
-from decrop.smoothing.sampling import ESTIMATION, SELECTION, CountRequest, Sampler
+from decrop.smoothing.collect import CertificationProgress, CountCollector, OnProgress
+from decrop.smoothing.plan import worthwhile
+from decrop.smoothing.sampling import ESTIMATION, SELECTION, Sampler
+from decrop.smoothing.sequential import look_schedule, sequential_design
 
-_CHUNKS_PER_GROUP = 128
+_STREAMS = 2
 _IMAGES_NAMED = 10
+
+Ending = Literal[
+    "complete", "largest_radius", "out_of_reach", "most_samples", "misclassified", "not_finite"
+]
+
+
+class CertificateRule(Protocol):
+    """Counts in, certificate out."""
+
+    def __call__(self, selection_counts: Integers, estimation_counts: Integers) -> Certificates:
+        """Certify from counts int64 [B, K+1] of two independent streams, all images at once."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +47,7 @@ class CertificationOutcome:
         radius: float64 [B], L2 radius in [0,1] pixels; 0 where it abstains.
         selection_counts: int64 [B, K+1], last the draws with non-finite logits.
         estimation_counts: int64 [B, K+1], likewise.
+        ending: [B], why no more was drawn (`Ending`).
         seconds: float64 [B], share of each image in the time of sampling.
     """
 
@@ -38,88 +55,227 @@ class CertificationOutcome:
     radius: Floats
     selection_counts: Integers
     estimation_counts: Integers
+    ending: NDArray[np.str_]
     seconds: Floats
 
+    @property
+    def samples(self) -> Integers:
+        """Noise draws of each image, those that chose the class included, int64 [B]."""
+        samples: Integers = self.selection_counts.sum(1) + self.estimation_counts.sum(1)
+        return samples
 
-def certify(
+
+def certify_fixed(
     sampler: Sampler,
     image_count: int,
+    rule: CertificateRule,
+    *,
+    class_count: int,
+    selection_samples: int,
+    estimation_samples: int,
+    chunk_size: int,
+    on_progress: OnProgress | None = None,
+) -> CertificationOutcome:
+    """Certify images 0 to `image_count` - 1 of a sampler's task with equally many draws each.
+
+    Warns of images that abstain because some of their draws have non-finite logits.
+
+    Args:
+        sampler: counts classes of the task; `class_count` and `chunk_size` are the task's.
+        image_count: B >= 1.
+        rule: turns the counts into certificates.
+        class_count: K >= 2.
+        selection_samples: N0 >= 1.
+        estimation_samples: N >= 1.
+        chunk_size: most draws of one request, >= 1.
+        on_progress: called with none done first, then after each group of draws.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+    samples = {SELECTION: selection_samples, ESTIMATION: estimation_samples}
+    _require_samples(selection_samples=selection_samples, estimation_samples=estimation_samples)
+    collector = _collector(sampler, image_count, class_count, chunk_size)
+    all_draws = sum(samples.values())
+
+    def report() -> None:
+        draws = collector.draws
+        if on_progress is not None:
+            done = int((draws == all_draws).sum())
+            on_progress(
+                CertificationProgress(done, image_count, int(draws.sum()), image_count * all_draws)
+            )
+
+    report()
+    for stream, count in samples.items():
+        collector.draw(stream, range(image_count), 0, count, report)
+    _warn_of_non_finite(collector.counts)
+    certificates = rule(collector.counts[SELECTION], collector.counts[ESTIMATION])
+    finite = collector.counts[:, :, -1].sum(axis=0) == 0
+    return CertificationOutcome(
+        prediction=certificates.prediction,
+        radius=certificates.radius,
+        selection_counts=collector.counts[SELECTION],
+        estimation_counts=collector.counts[ESTIMATION],
+        ending=np.where(finite, "complete", "not_finite"),
+        seconds=collector.seconds,
+    )
+
+
+def certify_adaptive(
+    sampler: Sampler,
+    labels: Integers,
     *,
     class_count: int,
     sigma: float,
+    radii: Floats,
+    worth: Floats,
     selection_samples: int,
-    estimation_samples: int,
+    max_samples: int,
     failure_probability: float,
     chunk_size: int,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> CertificationOutcome:
-    """Certify images 0 to `image_count` - 1 of a sampler's task with `cohen_certificates`.
+    """Certify images of a sampler's task at a grid of radii, each with as few draws as do.
+
+    The class with most selection draws is the candidate. Its probability is then tested on fresh
+    draws, in rounds of all images that are still drawing (`sequential_design`). An image stops once
+    it is certified at the largest radius, once the next radius costs more draws than it is worth
+    (`worthwhile`), or after `max_samples`. It also stops, abstaining, where the candidate is not
+    its label, for no further draw could make it count for certified accuracy. The certified radius
+    is a member of the grid. For each image the probability that a certificate is given and wrong is
+    at most `failure_probability`.
 
     Warns of images that abstain because some of their draws have non-finite logits.
 
     Args:
         sampler: counts classes of the task; `class_count`, `sigma` and `chunk_size` are the task's.
-        image_count: B >= 1.
+        labels: int64 [B], true classes; they decide how much is drawn, not what is certified.
         class_count: K >= 2.
         sigma: standard deviation of the noise, in [0,1] pixels, > 0.
+        radii: float64 [R], increasing, >= 0, in [0,1] pixels.
+        worth: float64 [R], of certifying each radius (`worth_of_radii`).
         selection_samples: N0 >= 1.
-        estimation_samples: N >= 1.
+        max_samples: most draws of an image, > N0.
         failure_probability: probability per image that a certificate is wrong, in (0, 1).
         chunk_size: most draws of one request, >= 1.
-        on_progress: called with the draws done and the draws in total, first with none done.
+        on_progress: called with none done first, then after each group of draws.
 
     Raises:
         InputError: a value is out of its range.
     """
+    _require_samples(selection_samples=selection_samples)
+    if max_samples <= selection_samples:
+        raise InputError(
+            f"max_samples must exceed selection_samples ({selection_samples}), which it includes, "
+            f"but is {max_samples}."
+        )
+    looks = look_schedule(max_samples - selection_samples, chunk_size)
+    design = sequential_design(radii, sigma, failure_probability, looks)
+    images = len(labels)
+    collector = _collector(sampler, images, class_count, chunk_size)
+    ending = np.full(images, "most_samples", dtype="<U16")
+    succeeded = np.zeros((images, len(radii)), dtype=bool)
+    expected = np.zeros(images)
+    drawing = np.arange(images)
+
+    def report() -> None:
+        if on_progress is not None:
+            drawn = collector.draws
+            in_all = np.maximum(drawn, expected).sum()
+            on_progress(
+                CertificationProgress(
+                    images - len(drawing), images, int(drawn.sum()), int(np.ceil(in_all))
+                )
+            )
+
+    def stop(stopping: NDArray[np.bool_], reason: Ending) -> None:
+        nonlocal drawing
+        ending[drawing[stopping]] = reason
+        expected[drawing[stopping]] = 0
+        drawing = drawing[~stopping]
+
+    expected[:] = selection_samples
+    report()
+    collector.draw(SELECTION, drawing.tolist(), 0, selection_samples, report)
+    selection, estimation = collector.counts[SELECTION], collector.counts[ESTIMATION]
+    candidate = selection[:, :-1].argmax(axis=1)
+    stop(selection[drawing, -1] > 0, "not_finite")
+    stop(candidate[drawing] != labels[drawing], "misclassified")
+    taken = 0
+    for number, look in enumerate(looks.tolist()):
+        if not len(drawing):
+            break
+        expected[drawing] = np.maximum(expected[drawing], selection_samples + look)
+        collector.draw(ESTIMATION, drawing.tolist(), taken, look, report)
+        taken = look
+        stop(estimation[drawing, -1] > 0, "not_finite")
+        other_draws = look - estimation[drawing, candidate[drawing]]
+        succeeded[drawing] |= other_draws[:, None] <= design.limits[:, number]
+        reached = _reached(succeeded[drawing])
+        complete = reached == len(radii)
+        stop(complete, "largest_radius")
+        if number < len(looks) - 1 and len(drawing):
+            other_draws = other_draws[~complete]
+            known_others = other_draws + selection_samples
+            known_others -= selection[drawing, candidate[drawing]]
+            going_on, further = worthwhile(
+                design,
+                number,
+                other_draws=other_draws,
+                reached=reached[~complete],
+                worth=worth,
+                known_draws=np.full(len(drawing), selection_samples + look),
+                known_other_draws=known_others,
+            )
+            expected[drawing] = selection_samples + look + further
+            stop(~going_on, "out_of_reach")
+    drawing = drawing[:0]
+    report()
+    _warn_of_non_finite(collector.counts)
+    reached = _reached(succeeded)
+    certified = (reached > 0) & (ending != "not_finite")
+    return CertificationOutcome(
+        prediction=np.where(certified, candidate, ABSTAIN),
+        radius=np.where(certified, radii[np.maximum(reached, 1) - 1], 0.0),
+        selection_counts=selection,
+        estimation_counts=estimation,
+        ending=ending,
+        seconds=collector.seconds,
+    )
+
+
+def radius_grid(
+    radii: tuple[float, ...], step: float, *, sigma: float, draws: int, failure_probability: float
+) -> Floats:
+    """Return the given radii and the multiples of `step` that `draws` could certify, increasing.
+
+    With all of N draws in one class the Clopper-Pearson bound is failure_probability^(1/N).
+    """
     check_sigma(sigma)
     check_failure_probability(failure_probability)
-    for name, value in (
-        ("image_count", image_count),
-        ("selection_samples", selection_samples),
-        ("estimation_samples", estimation_samples),
-        ("chunk_size", chunk_size),
-    ):
+    reachable = sigma * norm.ppf(failure_probability ** (1 / draws))
+    # Multiples as decimals print them, so that 3 * 0.05 is the radius 0.15 that a user asks for.
+    multiples = np.arange(int(max(reachable, 0.0) / step) + 1) * step
+    return np.unique(np.concatenate([multiples.round(10), radii]))
+
+
+def _collector(sampler: Sampler, images: int, class_count: int, chunk_size: int) -> CountCollector:
+    return CountCollector(
+        sampler, images=images, streams=_STREAMS, class_count=class_count, chunk_size=chunk_size
+    )
+
+
+def _require_samples(**samples: int) -> None:
+    for name, value in samples.items():
         if value < 1:
             raise InputError(f"{name} must be at least 1, but is {value}.")
-    report = on_progress or (lambda done, total: None)
-    total = image_count * (selection_samples + estimation_samples)
-    counts = np.zeros((2, image_count, class_count + 1), dtype=np.int64)
-    seconds = np.zeros(image_count)
-    done = 0
-    report(done, total)
-    requests = _requests(
-        image_count, {SELECTION: selection_samples, ESTIMATION: estimation_samples}, chunk_size
-    )
-    while group := list(islice(requests, _CHUNKS_PER_GROUP)):
-        started = time.monotonic()
-        group_counts = sampler.class_counts(group)
-        elapsed = time.monotonic() - started
-        images = [request.image for request in group]
-        draws = np.array([request.draws for request in group])
-        np.add.at(counts, ([request.stream for request in group], images), group_counts)
-        np.add.at(seconds, images, elapsed * draws / draws.sum())
-        done += int(draws.sum())
-        report(done, total)
-    _warn_of_non_finite(counts)
-    certificates = cohen_certificates(
-        counts[SELECTION], counts[ESTIMATION], sigma, failure_probability
-    )
-    return CertificationOutcome(
-        prediction=certificates.prediction,
-        radius=certificates.radius,
-        selection_counts=counts[SELECTION],
-        estimation_counts=counts[ESTIMATION],
-        seconds=seconds,
-    )
 
 
-def _requests(
-    image_count: int, samples_by_stream: dict[int, int], chunk_size: int
-) -> Iterator[CountRequest]:
-    for stream, samples in samples_by_stream.items():
-        for image in range(image_count):
-            for chunk, start in enumerate(range(0, samples, chunk_size)):
-                yield CountRequest(image, stream, chunk, min(chunk_size, samples - start))
+def _reached(succeeded: NDArray[np.bool_]) -> Integers:
+    """Return how many radii from the smallest on have succeeded without a gap, int64 [B]."""
+    reached: Integers = np.cumprod(succeeded, axis=1, dtype=np.int64).sum(axis=1)
+    return reached
 
 
 def _warn_of_non_finite(counts: Integers) -> None:

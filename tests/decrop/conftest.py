@@ -11,7 +11,7 @@ from decrop.cache import ContentCache
 from decrop.inputs import TrialInputs, load_inputs
 from decrop.trial import run_trial
 from decrop.trial_folder import TrialFolder
-from tests.decrop.digits_trial import CPU, short_trial
+from tests.decrop.digits_trial import CPU, FIXED, short_trial
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -54,6 +54,16 @@ def final_trial(
 
 
 @pytest.fixture(scope="session")
+def fixed_trial(
+    inputs: TrialInputs, cache: ContentCache, tmp_path_factory: pytest.TempPathFactory
+) -> TrialFolder:
+    """The same training, certified with equally many draws of each image."""
+    folder = TrialFolder(tmp_path_factory.mktemp("fixed"))
+    list(run_trial(short_trial(FIXED), inputs, folder, cache, split="test"))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def exported(
     final_trial: TrialFolder, inputs: TrialInputs, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
@@ -61,5 +71,17 @@ def exported(
     path = tmp_path_factory.mktemp("exported") / "bundle"
     export_bundle(
         final_trial, inputs.classifier, inputs.class_names, path, origin="Made for tests."
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def fixed_exported(
+    fixed_trial: TrialFolder, inputs: TrialInputs, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The bundle of `fixed_trial`, with its classifier."""
+    path = tmp_path_factory.mktemp("fixed_exported") / "bundle"
+    export_bundle(
+        fixed_trial, inputs.classifier, inputs.class_names, path, origin="Made for tests."
     )
     return path

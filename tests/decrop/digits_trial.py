@@ -40,6 +40,7 @@ SHORT = (
     f"training.evaluations={EVALUATIONS}",
     f"certification.selection_samples={SELECTION_SAMPLES}",
     f"certification.estimation_samples={ESTIMATION_SAMPLES}",
+    f"certification.max_samples={SELECTION_SAMPLES + ESTIMATION_SAMPLES}",
     f"certification.held_out_samples={HELD_OUT_SAMPLES}",
     f"certification.pruning_samples={PRUNING_SAMPLES}",
     "certification.failure_probability=0.05",
@@ -49,16 +50,20 @@ SHORT = (
     "execution.chunks_per_batch=4",
 )
 
+# Equally many draws for each image, of which tests know the number.
+FIXED = "certification.procedure=fixed"
+
 
 def short_trial(*assignments: str) -> TrialConfig:
     """Return the settings, with some changed."""
     return load_trial("digits", [*SHORT, *assignments])
 
 
-def certificates(table: CertificateTable) -> list[tuple[int, int, int, float]]:
-    """Return idx, label, predict and radius of each image, without the time it took."""
-    columns = (table.idx, table.label, table.predict, table.radius)
-    return list(zip(*(column.tolist() for column in columns), strict=True))
+def certificates(table: CertificateTable) -> list[tuple[Any, ...]]:
+    """Return all columns of each image that are known, without the time it took."""
+    columns = (table.idx, table.label, table.predict, table.radius, table.samples, table.ending)
+    known = (column.tolist() for column in columns if column is not None)
+    return list(zip(*known, strict=True))
 
 
 def outcome(folder: TrialFolder) -> dict[str, Any]:

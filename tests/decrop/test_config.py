@@ -112,6 +112,10 @@ def test_settings_survive_json() -> None:
         ("training.augmentation.flip_probability", [0, 1], [-0.1, 1.1]),
         ("certification.failure_probability", [1e-9, 0.99], [0, 1]),
         ("certification.radii", [[0], [0, 1]], [[], [1, 0], [0, 0], [-1]]),
+        ("certification.procedure", ["adaptive", "fixed"], ["sequential", None]),
+        ("certification.max_samples", [101, 10**9], [0, 99, 100]),
+        ("certification.radius_step", [1e-3, 0.05], [0, 0.051]),
+        ("execution.chunks_per_batch", ["auto", 1, 1024], [0, "fastest", None]),
         ("classifier.std", [], [[0.0], [-1.0]]),
     ],
 )
@@ -122,6 +126,19 @@ def test_limits_of_a_setting(path: str, allowed: list[Any], refused: list[Any]) 
     for value in refused:
         with pytest.raises(ValidationError):
             TrialConfig.model_validate(set_dotted({}, path, value))
+
+
+@pytest.mark.parametrize(
+    ("certification", "message"),
+    [
+        ({"max_samples": 50}, r"max_samples \(50\) must exceed selection_samples \(100\)"),
+        ({"certificate": "t_certify_grid"}, "t_certify_grid needs procedure fixed"),
+    ],
+)
+def test_certification_fits_its_procedure(certification: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TrialConfig.model_validate({"certification": certification})
+    assert TrialConfig.model_validate({"certification": {"procedure": "fixed"} | certification})
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ def card(
         flip_rate=0.5,
         precision="bf16",
         device="cuda",
+        chunks_per_batch=32,
         hashes={},
         seconds={},
     )
@@ -78,7 +79,7 @@ def test_certified_accuracies_are_tabulated_with_exact_intervals() -> None:
 def test_numbers_that_a_certificate_rests_on_are_given() -> None:
     text = body(card("sigma=0.125", "certification.failure_probability=0.002"))
     assert "σ = 0.125 in [0,1] pixels" in text
-    assert "10 selection and 60 estimation samples" in text
+    assert "10 selection and at most 60 estimation samples" in text
     assert "wrong with a probability of at most 0.002" in text
     assert "bf16 on cuda" in text
     assert "Average certified radius 0.123" in text
@@ -86,6 +87,29 @@ def test_numbers_that_a_certificate_rests_on_are_given() -> None:
     assert "accuracy without noise 92.5 %" in text
     assert "Chosen by a fair die." in text
     assert "3.00% of the training split" in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "said", "not_said"),
+    [
+        ((), "exact sequential tests of a grid of radii", "equally many"),
+        (
+            ("certification.procedure=fixed",),
+            "by cohen from equally many noise draws of each image: "
+            "10 selection and 60 estimation samples",
+            "at most 60",
+        ),
+        (
+            ("certification.procedure=fixed", "certification.certificate=t_certify_grid"),
+            "by t_certify_grid from equally many",
+            "cohen",
+        ),
+    ],
+)
+def test_the_procedure_is_named(settings: tuple[str, ...], said: str, not_said: str) -> None:
+    text = body(card(*settings))
+    assert said in text
+    assert not_said not in text
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ def result(flip_rate: float | None = 0.75) -> TrialResult:
         flip_rate=flip_rate,
         precision="bf16",
         device="cpu",
+        chunks_per_batch=4,
         hashes={"classifier": "c" * 64, "limited_data": "d" * 64, "certified_images": "e" * 64},
         seconds={"stage1": 1.5, "training": 2.25, "certification": 0.125},
     )
@@ -76,6 +77,7 @@ def test_result_is_flat_in_json() -> None:
         "flip_rate",
         "precision",
         "device",
+        "chunks_per_batch",
         "hashes",
         "seconds",
     ]

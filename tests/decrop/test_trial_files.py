@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from decrop.cache import ContentCache
 from decrop.evaluation.table import CertificateTable
-from decrop.files import read_json
+from decrop.files import read_json, write_text
 from decrop.inputs import TrialInputs
 from decrop.networks.registry import build_denoiser
 from decrop.result import Scores, TrialResult
@@ -72,6 +72,7 @@ def result_of(rows: CertificateTable) -> TrialResult:
         flip_rate=0.5,
         precision="fp32",
         device="cpu",
+        chunks_per_batch=4,
         hashes={},
         seconds={},
     )
@@ -126,6 +127,7 @@ def test_denoiser_is_read_back_from_safetensors(folder: TrialFolder) -> None:
 @pytest.mark.parametrize("radii", [[0.0, 0.0], [0.0, 0.2], [0.1, 1.5]])
 def test_outcome_is_read_back(folder: TrialFolder, radii: list[float]) -> None:
     rows = table(radii)
+    write_text(folder.counts_path, "counts while it was certified")
     save_outcome(folder, result_of(rows), rows, title="this denoiser")
     assert certificates(CertificateTable.read_tsv(folder.certificates_path)) == certificates(rows)
     assert TrialResult.from_json(read_json(folder.result_path)) == result_of(rows)
@@ -143,9 +145,12 @@ def test_result_appears_after_the_files_it_speaks_of(
 ) -> None:
     written: list[str] = []
     replace = Path.replace
+    write_text(folder.counts_path, "counts while it was certified")
 
     def recording(source: Path, target: Path) -> Any:
         written.append(target.name)
+        # Until all is safe a killed trial goes on from the counts.
+        assert folder.counts_path.exists()
         return replace(source, target)
 
     monkeypatch.setattr(Path, "replace", recording)
@@ -153,6 +158,7 @@ def test_result_appears_after_the_files_it_speaks_of(
     save_outcome(folder, result_of(rows), rows, title="this denoiser")
     assert written[-1] == "result.json"
     assert {"certificates.tsv", "certified_accuracy.png"} < set(written)
+    assert not folder.counts_path.exists()
 
 
 def test_training_figure_is_drawn(trainer: DenoiserTrainer, folder: TrialFolder) -> None:

@@ -37,7 +37,7 @@ TINY: dict[str, Any] = {
         "training": {"epochs": 2, "discriminator_epochs": 1, "evaluations": 2},
         "certification": {
             "selection_samples": 20,
-            "estimation_samples": 100,
+            "max_samples": 120,
             "held_out_samples": 100,
             "pruning_samples": 20,
             "test_images": 20,

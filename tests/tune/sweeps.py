@@ -59,6 +59,8 @@ def result(split: str = "held_out", radius: float = 0.3) -> dict[str, Any]:
         "clean_accuracy": 0.9,
         "flip_rate": 0.95,
         "precision": "fp32",
+        "device": "cpu",
+        "chunks_per_batch": 4,
         "hashes": {"classifier": "c" * 64, "dataset": "d" * 64},
         "seconds": {"stage1": 1.5, "training": 6.0, "certification": 3.25},
     }

@@ -47,6 +47,7 @@ def write_test_outcome(folder: SweepTrialFolder, robust: Iterable[int]) -> None:
         flip_rate=None,
         precision="fp32",
         device="cpu",
+        chunks_per_batch=4,
         hashes={},
         seconds={},
     )

@@ -12,7 +12,7 @@ import typer.main
 import decrop
 from decrop.cli import main as run_and_exit
 from decrop.cli.main import build_app, run
-from decrop.errors import InputError
+from decrop.errors import InputError, RunError
 from decrop.training.denoiser import TrainingDivergedError
 
 # mypy takes `decrop.cli.main` for the function of that name in the package.
@@ -102,7 +102,14 @@ def test_bad_input_is_one_line_and_gives_2(
     assert shown.out == ""
 
 
-@pytest.mark.parametrize("error", [TrainingDivergedError("the loss is nan"), OSError("disk full")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        RunError("a sampler gave wrong counts"),
+        TrainingDivergedError("the loss is nan"),
+        OSError("disk full"),
+    ],
+)
 def test_a_failure_is_one_line_and_gives_1(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,14 +2,16 @@
 
 import io
 import json
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from decrop.cli import output
-from decrop.cli.output import accuracy_cell, accuracy_table, print_json, progress_bars
+from decrop.cli.output import accuracy_cell, accuracy_table, duration, print_json, progress_bars
 from decrop.evaluation.accuracy import exact_interval
 from decrop.result import Scores
+from decrop.smoothing.collect import CertificationProgress
 
 
 def scores(accuracy: float) -> Scores:
@@ -22,8 +24,8 @@ def scores(accuracy: float) -> Scores:
 
 
 def test_progress_prints_a_line_at_each_tenth(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress_bars() as bar:
-        show = bar("training, epochs")
+    with progress_bars() as bars:
+        show = bars.counted("training, epochs")
         for done in range(31):
             show(done, 30)
     lines = capsys.readouterr().out.splitlines()
@@ -31,22 +33,61 @@ def test_progress_prints_a_line_at_each_tenth(capsys: pytest.CaptureFixture[str]
 
 
 def test_bars_count_apart(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress_bars() as bar:
-        first, second = bar("first"), bar("second")
+    with progress_bars() as bars:
+        first, second = bars.counted("first"), bars.counted("second")
         first(2, 2)
         second(1, 2)
     assert capsys.readouterr().out.splitlines() == ["first: 2 of 2", "second: 1 of 2"]
 
 
+def test_a_certification_tells_rate_and_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(output, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    with progress_bars() as bars:
+        show = bars.certification("certifying")
+        # At once, after little, and after two minutes, when it turns out that less is to be drawn.
+        for seconds, images, draws, expected in (
+            (0.0, 0, 0, 1_000_000),
+            (6.0, 0, 60_000, 1_000_000),
+            (120.0, 3, 1_200_000, 6_000_000),
+            (150.0, 7, 1_500_000, 2_000_000),
+            (160.0, 10, 1_600_000, 1_600_000),
+        ):
+            clock.now = seconds
+            show(CertificationProgress(images, 10, draws, expected))
+    assert capsys.readouterr().out.splitlines() == [
+        "certifying: 3 of 10 images, 10,000 samples a second, about 8 min 0 s left",
+        "certifying: 7 of 10 images, 10,000 samples a second, about 50 s left",
+        "certifying: 10 of 10 images, 10,000 samples a second, about 0 s left",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"),
+    [
+        (0.4, "0 s"),
+        (59.6, "1 min 0 s"),
+        (125, "2 min 5 s"),
+        (3_599.6, "1 h 0 min"),
+        (100_000, "27 h 46 min"),
+    ],
+)
+def test_a_duration_is_in_its_two_largest_units(seconds: float, written: str) -> None:
+    assert duration(seconds) == written
+
+
 def test_bars_are_live_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     file = io.StringIO()
     monkeypatch.setattr(output, "console", Console(file=file, force_terminal=True, width=100))
-    with progress_bars() as bar:
-        show = bar("training, epochs")
+    with progress_bars() as bars:
+        show = bars.counted("training, epochs")
         show(1, 4)
         show(4, 4)
-    assert "training, epochs" in file.getvalue()
-    assert "4/4" in file.getvalue()
+        bars.certification("certifying")(CertificationProgress(2, 2, 50, 50))
+    assert "training, epochs: 4 of 4" in file.getvalue()
+    assert "certifying: 2 of 2 images" in file.getvalue()
     assert "\x1b[" in file.getvalue()
 
 

@@ -62,6 +62,42 @@ def test_written_text_is_the_fields(tmp_path: Path) -> None:
     )
 
 
+def test_what_was_drawn_follows_where_it_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "certificates.tsv"
+    CertificateTable(
+        idx=np.array([0, 20]),
+        label=np.array([3, 7]),
+        predict=np.array([3, -1]),
+        radius=np.array([0.25, 0.0]),
+        seconds=np.array([1.5, 2.0]),
+        samples=np.array([1_100, 2**40]),
+        ending=np.array(["out_of_reach", "misclassified"]),
+    ).write_tsv(path)
+    assert path.read_text() == (
+        HEADER.replace("\n", "\tsamples\tending\n")
+        + "0\t3\t3\t0.25\t1\t1.5\t1100\tout_of_reach\n"
+        + f"20\t7\t-1\t0.0\t0\t2.0\t{2**40}\tmisclassified\n"
+    )
+    table = CertificateTable.read_tsv(path)
+    assert table.samples is not None and table.ending is not None
+    assert table.samples.dtype == np.int64
+    assert table.samples.tolist() == [1_100, 2**40]
+    assert table.ending.tolist() == ["out_of_reach", "misclassified"]
+
+
+def test_tables_of_others_do_not_say_what_was_drawn(tmp_path: Path) -> None:
+    table = CertificateTable.read_tsv(written(tmp_path, HEADER + SECONDS_ROWS))
+    assert table.samples is None
+    assert table.ending is None
+
+
+@pytest.mark.parametrize("samples", ["1.5", "-1", "", "many", "nan"])
+def test_samples_that_are_no_number_of_draws_are_refused(tmp_path: Path, samples: str) -> None:
+    text = HEADER.replace("\n", "\tsamples\n") + f"0\t1\t1\t0.5\t1\t2\t{samples}\n"
+    with pytest.raises(InputError, match=f"line 2, column samples: '{samples}' must be"):
+        CertificateTable.read_tsv(written(tmp_path, text))
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(
     st.lists(

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,18 +10,18 @@ from scipy.stats import norm
 from torch import Tensor, nn
 
 from decrop.errors import InputError
-from decrop.smoothing import certify as certify_module
-from decrop.smoothing.certificates import cohen_certificates
-from decrop.smoothing.certify import CertificationOutcome, certify
+from decrop.smoothing import collect
+from decrop.smoothing.certificates import Certificates, Integers, cohen_certificates
+from decrop.smoothing.certify import CertificationOutcome, certify_fixed
+from decrop.smoothing.collect import CertificationProgress
 from decrop.smoothing.sampling import SELECTION, CountRequest, LocalSampler, SamplingTask
 
 SIGMA = 0.25
+CERTIFY = partial(cohen_certificates, sigma=SIGMA, failure_probability=0.001)
 SETTINGS: dict[str, Any] = {
     "class_count": 2,
-    "sigma": SIGMA,
     "selection_samples": 100,
     "estimation_samples": 1_000,
-    "failure_probability": 0.001,
     "chunk_size": 30,
 }
 
@@ -79,7 +80,8 @@ def certify_linear(**changes: Any) -> tuple[CertificationOutcome, NDArray[np.flo
         precision="fp32",
     )
     settings = SETTINGS | changes
-    return certify(LocalSampler(task, torch.device("cpu")), 40, **settings), distances
+    sampler = LocalSampler(task, torch.device("cpu"))
+    return certify_fixed(sampler, 40, CERTIFY, **settings), distances
 
 
 def test_radii_of_a_linear_classifier_are_below_the_exact_ones_and_near_them() -> None:
@@ -100,6 +102,8 @@ def test_the_outcome_is_that_of_its_counts() -> None:
     outcome, _ = certify_linear()
     assert np.all(outcome.selection_counts.sum(axis=1) == 100)
     assert np.all(outcome.estimation_counts.sum(axis=1) == 1_000)
+    assert outcome.samples.tolist() == [1_100] * 40
+    assert outcome.ending.tolist() == ["complete"] * 40
     expected = cohen_certificates(outcome.selection_counts, outcome.estimation_counts, SIGMA, 0.001)
     assert np.array_equal(outcome.prediction, expected.prediction)
     assert np.array_equal(outcome.radius, expected.radius)
@@ -108,21 +112,32 @@ def test_the_outcome_is_that_of_its_counts() -> None:
 
 def test_the_size_of_groups_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     usual, _ = certify_linear()
-    monkeypatch.setattr(certify_module, "_CHUNKS_PER_GROUP", 7)
+    monkeypatch.setattr(collect, "_FIRST_GROUP", 7)
+    monkeypatch.setattr(collect, "_GROUP_SECONDS", 0.0)
     small, _ = certify_linear()
     assert np.array_equal(small.selection_counts, usual.selection_counts)
     assert np.array_equal(small.estimation_counts, usual.estimation_counts)
 
 
+def test_another_rule_gets_both_streams_of_all_images() -> None:
+    given: list[tuple[Integers, Integers]] = []
+
+    def rule(selection_counts: Integers, estimation_counts: Integers) -> Certificates:
+        given.append((selection_counts, estimation_counts))
+        return Certificates(prediction=np.array([1, -1, 0]), radius=np.array([0.5, 0.0, 0.25]))
+
+    outcome = certify_fixed(RecordingSampler(), 3, rule, **SETTINGS)
+    assert outcome.prediction.tolist() == [1, -1, 0]
+    assert outcome.radius.tolist() == [0.5, 0.0, 0.25]
+    ((selection, estimation),) = given
+    assert selection.tolist() == [[100, 0, 0], [0, 100, 0], [100, 0, 0]]
+    assert estimation.tolist() == [[1_000, 0, 0], [0, 1_000, 0], [1_000, 0, 0]]
+
+
 def test_each_image_gets_its_draws_once_in_bounded_groups() -> None:
     sampler = RecordingSampler()
-    progress: list[tuple[int, int]] = []
-    outcome = certify(
-        sampler,
-        50,
-        **SETTINGS,
-        on_progress=lambda done, total: progress.append((done, total)),
-    )
+    progress: list[CertificationProgress] = []
+    outcome = certify_fixed(sampler, 50, CERTIFY, **SETTINGS, on_progress=progress.append)
     assert outcome.prediction.tolist() == [0, 1] * 25
     requests = [request for group in sampler.groups for request in group]
     assert len({(request.image, request.stream, request.chunk) for request in requests}) == len(
@@ -131,32 +146,38 @@ def test_each_image_gets_its_draws_once_in_bounded_groups() -> None:
     assert all(1 <= request.draws <= 30 for request in requests)
     selection = [request.draws for request in requests if request.stream == SELECTION]
     assert sum(selection) == 50 * 100
-    assert max(len(group) for group in sampler.groups) <= 128
-    done, totals = zip(*progress, strict=True)
-    assert set(totals) == {50 * 1_100}
+    # However fast a sampler seems, groups begin small.
+    assert all(len(group) <= 64 * 2**number for number, group in enumerate(sampler.groups))
+    assert {(report.images, report.draws_expected) for report in progress} == {(50, 50 * 1_100)}
+    draws = [report.draws for report in progress]
+    assert draws[0] == 0
+    assert draws[-1] == 50 * 1_100
+    assert draws == sorted(set(draws))
+    assert len(draws) == len(sampler.groups) + 1
+    done = [report.images_done for report in progress]
     assert done[0] == 0
-    assert done[-1] == 50 * 1_100
-    assert list(done) == sorted(set(done))
-    assert len(done) == len(sampler.groups) + 1
+    assert done[-1] == 50
+    assert done == sorted(done)
+    # An image is done with its last draw, not before.
+    assert all(1_100 * report.images_done <= report.draws for report in progress)
 
 
 def test_images_with_non_finite_draws_are_named_and_abstain() -> None:
     with pytest.warns(RuntimeWarning, match=r"^2 images abstain because 4 .* logits: 1, 3 "):
-        outcome = certify(RecordingSampler(non_finite_images=(1, 3)), 5, **SETTINGS)
+        outcome = certify_fixed(RecordingSampler(non_finite_images=(1, 3)), 5, CERTIFY, **SETTINGS)
     assert outcome.prediction.tolist() == [0, -1, 0, -1, 0]
     assert outcome.radius[[1, 3]].tolist() == [0, 0]
+    assert outcome.ending.tolist() == ["complete", "not_finite"] * 2 + ["complete"]
 
 
 def test_the_warning_names_only_the_first_images() -> None:
     with pytest.warns(RuntimeWarning, match=r": 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, \.\.\. "):
-        certify(RecordingSampler(non_finite_images=range(20)), 20, **SETTINGS)
+        certify_fixed(RecordingSampler(non_finite_images=range(20)), 20, CERTIFY, **SETTINGS)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sigma": -1.0}, "sigma"),
-        ({"failure_probability": 2.0}, "failure_probability"),
         ({"selection_samples": 0}, "selection_samples"),
         ({"estimation_samples": 0}, "estimation_samples"),
         ({"chunk_size": 0}, "chunk_size"),
@@ -165,10 +186,10 @@ def test_the_warning_names_only_the_first_images() -> None:
 def test_bad_settings_are_refused_before_sampling(changes: dict[str, Any], message: str) -> None:
     sampler = RecordingSampler()
     with pytest.raises(InputError, match=message):
-        certify(sampler, 5, **SETTINGS | changes)
+        certify_fixed(sampler, 5, CERTIFY, **SETTINGS | changes)
     assert not sampler.groups
 
 
 def test_no_images_are_refused() -> None:
-    with pytest.raises(InputError, match="image_count"):
-        certify(RecordingSampler(), 0, **SETTINGS)
+    with pytest.raises(InputError, match="images must be at least 1"):
+        certify_fixed(RecordingSampler(), 0, CERTIFY, **SETTINGS)

@@ -1,0 +1,36 @@
+"""Samplers on a Ray cluster for `decrop certify`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from decrop.certification import MakeSampler
+from decrop.config import TrialConfig
+from decrop.smoothing.execution import resolve_device
+from tune.cluster import claims, cluster
+from tune.shards import ShardedSampler
+from tune.sweep_file import ResourceSettings
+
+
+@contextmanager
+def cluster_samplers(
+    config: TrialConfig, helpers: int, address: str | None
+) -> Iterator[MakeSampler]:
+    """Yield the maker of samplers that draw in this process and in helpers on a cluster.
+
+    Args:
+        config: says on which kind of device.
+        helpers: processes that draw too, one CPU each and a share of a GPU where there are any.
+        address: of a running cluster (`auto` or HOST:PORT); None starts one on this machine.
+
+    Raises:
+        InputError: the address cannot be used, or there is no cluster at it.
+    """
+    device = resolve_device(config.execution.device)
+    with cluster(address) as size:
+        helper = claims(ResourceSettings(), size).helper
+        if address is None:
+            # This process and the helpers share one machine.
+            torch.set_num_threads(max(1, torch.get_num_threads() - helpers))
+        yield lambda task: ShardedSampler(task, device, helper=helper, max_helpers=helpers)
