@@ -25,7 +25,7 @@ from decrop.result import Scores, TrialResult
 from decrop.smoothing.collect import OnProgress
 from decrop.trial_folder import TrialFolder
 
-FORMAT = 1
+FORMAT = 2
 _CONFIG = "config.json"
 _DENOISER = "denoiser.safetensors"
 _CERTIFICATES = "certificates.tsv"

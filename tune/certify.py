@@ -30,7 +30,11 @@ def cluster_samplers(
     device = resolve_device(config.execution.device)
     with cluster(address) as size:
         helper = claims(ResourceSettings(), size).helper
+        threads = torch.get_num_threads()
         if address is None:
             # This process and the helpers share one machine.
-            torch.set_num_threads(max(1, torch.get_num_threads() - helpers))
-        yield lambda task: ShardedSampler(task, device, helper=helper, max_helpers=helpers)
+            torch.set_num_threads(max(1, threads - helpers))
+        try:
+            yield lambda task: ShardedSampler(task, device, helper=helper, max_helpers=helpers)
+        finally:
+            torch.set_num_threads(threads)

@@ -1,6 +1,6 @@
 """`decrop certify`: certificates for a bundle, or for a classifier without a denoiser."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
     from decrop.certification import MakeSampler
     from decrop.data.limited import LabelledImages
+
+    # Settings, number of helpers and address to who makes samplers, while the cluster is there.
+    ClusterProvider = Callable[
+        [TrialConfig, int, str | None], AbstractContextManager[MakeSampler | None]
+    ]
 
 # What the denoiser and the classifier of a bundle do not depend on.
 _CHANGEABLE = ("certification", "execution", "seed")
@@ -68,14 +73,16 @@ def certify(
 
     if address is not None and not helpers:
         raise InputError(f"--address {address} needs --helpers, the processes that draw there.")
+    provider = _cluster_provider() if helpers else None
     config, network, images, class_count = _load(
         target, list(assignments or []), dataset_path, weights
     )
     counts, execution = (out.with_name(f"{out.name}.{part}") for part in ("counts", "execution"))
-    config = with_recorded_batch_size(
-        config, network, images, class_count=class_count, path=execution
-    )
-    with _samplers(config, helpers, address) as on_cluster, progress_bars() as bars:
+    samplers = provider(config, helpers, address) if provider else nullcontext()
+    with samplers as on_cluster, progress_bars() as bars:
+        config = with_recorded_batch_size(
+            config, network, images, class_count=class_count, path=execution
+        )
         table = certificate_table(
             config,
             network,
@@ -133,7 +140,9 @@ def _load(
         images = evenly_spaced(test, config.certification.test_images)
         return config, bundle.network, images, len(bundle.class_names)
     if weights is not None:
-        assignments = [*assignments, f"classifier.weights={weights}"]
+        # Presets may train the classifier, in place of which these weights are.
+        given = ("classifier.training=null", f"classifier.weights={weights}")
+        assignments = [*assignments, *given]
     config = load_trial(target, assignments)
     with TemporaryDirectory() as cache:
         device = resolve_device(config.execution.device)
@@ -151,18 +160,13 @@ def _refuse_what_a_bundle_fixes(assignments: Sequence[str]) -> None:
             )
 
 
-def _samplers(
-    config: TrialConfig, helpers: int, address: str | None
-) -> "AbstractContextManager[MakeSampler | None]":
-    """Find who draws on a cluster, if asked to; this package does not know Ray."""
-    if not helpers:
-        return nullcontext()
+def _cluster_provider() -> "ClusterProvider":
+    """Find who makes samplers on a cluster; this package does not know Ray."""
     providers = entry_points(group="decrop.samplers", name="ray")
     if not providers:
         raise InputError("--helpers needs Ray; install it with pip install 'decrop[sweep]'.")
-    provider = next(iter(providers)).load()
-    on_cluster: AbstractContextManager[MakeSampler] = provider(config, helpers, address)
-    return on_cluster
+    provider: ClusterProvider = next(iter(providers)).load()
+    return provider
 
 
 def _title(config: TrialConfig) -> str:

@@ -53,7 +53,8 @@ def virtual_images(
     radii = np.array([*RADII, profile.largest_radius])
 
     def radius_with_share_above(above: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.interp(-above, -accuracy, radii)
+        interpolated: NDArray[np.float64] = np.interp(-above, -accuracy, radii)
+        return interpolated
 
     correct = share < accuracy[0]
     wrong = ~correct & (share < accuracy[0] + profile.misclassified)

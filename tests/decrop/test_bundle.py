@@ -16,6 +16,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import decrop.bundle
+import decrop.certification
 from decrop.bundle import Bundle, export_bundle, load_bundle, verify_bundle
 from decrop.cache import ContentCache
 from decrop.classifiers.classifier import Classifier
@@ -26,13 +27,17 @@ from decrop.files import read_json, sha256_of_file, write_json
 from decrop.inputs import TrialInputs, load_inputs
 from decrop.networks.registry import build_classifier_network
 from decrop.result import TrialResult
+from decrop.smoothing.sampling import LocalSampler, SamplingTask
 from decrop.trial import run_trial
 from decrop.trial_folder import TrialFolder
 from tests.decrop.colour_images import write_colour_images
 from tests.decrop.digits_trial import (
     CPU,
     EPOCHS,
+    ESTIMATION_SAMPLES,
+    FIXED,
     HELD_OUT_SAMPLES,
+    SELECTION_SAMPLES,
     TEST_IMAGES,
     certificates,
     files_in,
@@ -167,6 +172,96 @@ def test_verify_notices_another_denoiser(exported: Path) -> None:
     assert verify_bundle(bundle) < TEST_IMAGES
 
 
+# Procedures
+
+
+@pytest.fixture(scope="module")
+def t_certify_exported(
+    inputs: TrialInputs, cache: ContentCache, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The training of `fixed_trial`, certified by another rule, in batches found by a probe."""
+    folder = tmp_path_factory.mktemp("t_certify")
+    config = short_trial(
+        FIXED, "certification.certificate=t_certify_grid", "execution.chunks_per_batch=auto"
+    )
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(decrop.certification, "probe_chunks_per_batch", lambda task, device: 3)
+        list(run_trial(config, inputs, TrialFolder(folder / "trial"), cache, split="test"))
+    return export(TrialFolder(folder / "trial"), inputs, folder / "bundle")
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("exported", "exact sequential tests of a grid of radii"),
+        ("fixed_exported", "Certified by cohen from equally many noise draws"),
+        ("t_certify_exported", "Certified by t_certify_grid from equally many noise draws"),
+    ],
+)
+def test_each_procedure_is_carried_and_verified(
+    name: str, sentence: str, request: pytest.FixtureRequest
+) -> None:
+    path = request.getfixturevalue(name)
+    bundle = load_bundle(path)
+    assert bundle.estimation_samples == ESTIMATION_SAMPLES
+    assert verify_bundle(bundle) == TEST_IMAGES
+    table = bundle.certificates
+    assert table.samples is not None
+    assert table.ending is not None
+    fixed = name != "exported"
+    most = SELECTION_SAMPLES + ESTIMATION_SAMPLES
+    assert (table.samples.min() == most) == fixed
+    assert table.samples.max() == most
+    assert (set(table.ending.tolist()) == {"complete"}) == fixed
+    card = " ".join((path / "README.md").read_text().split())
+    assert sentence in card
+    most_said = f"{ESTIMATION_SAMPLES} estimation samples an image"
+    assert (f"at most {most_said}" in card) != fixed
+    assert most_said in card
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("exported", {"procedure": "fixed"}),
+        ("fixed_exported", {"procedure": "adaptive"}),
+        ("fixed_exported", {"certificate": "t_certify_grid"}),
+        ("t_certify_exported", {"certificate": "cohen"}),
+        ("fixed_exported", {"failure_probability": 0.06}),
+    ],
+)
+def test_verify_certifies_by_the_recorded_settings(
+    name: str, changes: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    bundle = load_bundle(request.getfixturevalue(name))
+    certification = bundle.config.certification.model_copy(update=changes)
+    config = bundle.config.model_copy(update={"certification": certification})
+    assert verify_bundle(dataclasses.replace(bundle, config=config)) < TEST_IMAGES
+
+
+def test_verify_takes_the_batch_size_that_was_found(
+    t_certify_exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[int] = []
+
+    class Watched(LocalSampler):
+        def __init__(self, task: SamplingTask, device: torch.device) -> None:
+            batches.append(task.chunks_per_batch)
+            super().__init__(task, device)
+
+    def probing(*arguments: object) -> int:
+        raise AssertionError("verification repeats, it does not search")
+
+    monkeypatch.setattr(decrop.certification, "LocalSampler", Watched)
+    monkeypatch.setattr(decrop.certification, "probe_chunks_per_batch", probing)
+    bundle = load_bundle(t_certify_exported)
+    assert bundle.result.chunks_per_batch == 3
+    assert bundle.config.execution.chunks_per_batch == 3
+    assert read_json(t_certify_exported / "config.json")["result"]["chunks_per_batch"] == 3
+    assert verify_bundle(bundle) == TEST_IMAGES
+    assert batches == [3]
+
+
 # Changed on the way
 
 
@@ -190,7 +285,7 @@ def test_a_folder_that_is_no_bundle_is_refused(bundle_path: Path, name: str) -> 
     assert refusal(bundle_path) == f"{bundle_path / name} does not exist."
 
 
-@pytest.mark.parametrize("document", [{"format": 2}, {}, [1]])
+@pytest.mark.parametrize("document", [{"format": 1}, {}, [1]])
 def test_another_format_is_refused(bundle_path: Path, document: Any) -> None:
     write_json(bundle_path / "config.json", document)
     assert refusal(bundle_path) == f"{bundle_path / 'config.json'} is not of bundle format 1."

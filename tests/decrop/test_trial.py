@@ -12,11 +12,12 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from safetensors.torch import load_file
+from scipy.stats import norm
 
+import decrop.certification
 import decrop.trial
 import decrop.trial_files
 from decrop.cache import ContentCache
-from decrop.certification import MakeSampler
 from decrop.config import TrialConfig
 from decrop.data.limited import LabelledImages
 from decrop.evaluation.table import CertificateTable
@@ -24,6 +25,8 @@ from decrop.files import read_json
 from decrop.inputs import TrialInputs, load_inputs
 from decrop.networks.registry import build_denoiser
 from decrop.result import Scores, TrialResult
+from decrop.smoothing import collect
+from decrop.smoothing.collect import CertificationProgress
 from decrop.smoothing.sampling import CountRequest, LocalSampler, SamplingTask
 from decrop.synthesis.stage_one import StageOne
 from decrop.training import denoiser
@@ -36,6 +39,7 @@ from tests.decrop.digits_trial import (
     EPOCHS,
     ESTIMATION_SAMPLES,
     EVALUATIONS,
+    FIXED,
     HELD_OUT_SAMPLES,
     PHASE_ONE_EPOCHS,
     PRUNING_SAMPLES,
@@ -49,6 +53,7 @@ from tests.decrop.digits_trial import (
 
 HELD_OUT_IMAGES = 10
 STEPS_AN_EPOCH = 2
+PROCEDURES = ["certification.procedure=adaptive", FIXED]
 
 
 class CutOffError(Exception):
@@ -72,9 +77,13 @@ class Session:
         self.inputs = inputs
         self.cache = cache
         self.epochs_trained: list[int] = []
-        self.draws = 0
-        self.sampler_calls = 0
-        self.cut_at_sampler_call: int | None = None
+        self.samplers: list[CountingSampler] = []
+        self.cut_at: tuple[int, int] | None = None
+
+    @property
+    def draws(self) -> list[int]:
+        """What each sampler has drawn; each certification makes one."""
+        return [sampler.draws for sampler in self.samplers]
 
     def run(self, folder: TrialFolder, config: TrialConfig | None = None) -> Iterator[Report]:
         return run_trial(
@@ -88,19 +97,26 @@ class Session:
         )
 
     def make_sampler(self, task: SamplingTask) -> "CountingSampler":
-        return CountingSampler(LocalSampler(task, CPU), self)
+        """Count what is drawn, and end at a call of a sampler if asked to, both from 1."""
+        number, call = self.cut_at or (0, 0)
+        cut = call if number == len(self.samplers) + 1 else None
+        self.samplers.append(CountingSampler(task, cut))
+        return self.samplers[-1]
 
 
 class CountingSampler:
-    def __init__(self, sampler: LocalSampler, session: Session) -> None:
-        self._sampler = sampler
-        self._session = session
+    def __init__(self, task: SamplingTask, cut_at_call: int | None) -> None:
+        self.chunks_per_batch = task.chunks_per_batch
+        self.draws = 0
+        self.calls = 0
+        self._sampler = LocalSampler(task, CPU)
+        self._cut_at_call = cut_at_call
 
     def class_counts(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
-        self._session.sampler_calls += 1
-        if self._session.sampler_calls == self._session.cut_at_sampler_call:
+        self.calls += 1
+        if self.calls == self._cut_at_call:
             raise CutOffError
-        self._session.draws += sum(request.draws for request in requests)
+        self.draws += sum(request.draws for request in requests)
         return self._sampler.class_counts(requests)
 
 
@@ -114,6 +130,16 @@ def plain_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def session(inputs: TrialInputs, cache: ContentCache) -> Session:
     return Session(inputs, cache)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted_draws(
+    inputs: TrialInputs, cache: ContentCache, tmp_path_factory: pytest.TempPathFactory
+) -> list[int]:
+    """Draws of each evaluation of `held_out_trial`."""
+    session = Session(inputs, cache)
+    list(session.run(TrialFolder(tmp_path_factory.mktemp("uninterrupted"))))
+    return session.draws
 
 
 @pytest.fixture
@@ -137,6 +163,12 @@ def trained_on(monkeypatch: pytest.MonkeyPatch) -> list[StageOne]:
     return given
 
 
+def samples_of(folder: TrialFolder) -> int:
+    samples = CertificateTable.read_tsv(folder.certificates_path).samples
+    assert samples is not None
+    return int(samples.sum())
+
+
 def pixels(images: LabelledImages) -> torch.Tensor:
     return images.images.float() / 255
 
@@ -152,10 +184,32 @@ def test_held_out_trial_reports_at_each_evaluation(
     assert [report.epoch for report in reports] == [1, 3, 5]
     assert [report.finished for report in reports] == [False, False, True]
     assert [dataclasses.asdict(report) for report in reports] == read_json(folder.reports_path)
-    images = HELD_OUT_IMAGES
-    pruning = (EVALUATIONS - 1) * images * (SELECTION_SAMPLES + PRUNING_SAMPLES)
-    assert session.draws == pruning + images * (SELECTION_SAMPLES + HELD_OUT_SAMPLES)
+    # Images stop early.
+    *pruning, last = session.draws
+    most_pruning = SELECTION_SAMPLES + PRUNING_SAMPLES
+    assert len(pruning) == EVALUATIONS - 1
+    fewest, most = HELD_OUT_IMAGES * SELECTION_SAMPLES, HELD_OUT_IMAGES * most_pruning
+    assert all(fewest < draws < most for draws in pruning)
+    assert last == samples_of(folder)
+    samples = CertificateTable.read_tsv(folder.certificates_path).samples
+    assert samples is not None
+    assert most_pruning < samples.max() <= SELECTION_SAMPLES + HELD_OUT_SAMPLES
+    assert samples.min() == SELECTION_SAMPLES
     assert outcome(folder) == outcome(held_out_trial)
+
+
+def test_fixed_procedure_draws_equally_often_of_each_image(
+    session: Session, folder: TrialFolder
+) -> None:
+    list(session.run(folder, short_trial(FIXED)))
+    pruning = HELD_OUT_IMAGES * (SELECTION_SAMPLES + PRUNING_SAMPLES)
+    last = HELD_OUT_IMAGES * (SELECTION_SAMPLES + HELD_OUT_SAMPLES)
+    assert session.draws == [pruning] * (EVALUATIONS - 1) + [last]
+    table = CertificateTable.read_tsv(folder.certificates_path)
+    assert table.samples is not None
+    assert set(table.samples.tolist()) == {SELECTION_SAMPLES + HELD_OUT_SAMPLES}
+    assert table.ending is not None
+    assert set(table.ending.tolist()) == {"complete"}
 
 
 def test_last_report_scores_the_recorded_certificates(held_out_trial: TrialFolder) -> None:
@@ -220,34 +274,59 @@ def test_held_out_trial_never_reads_test_images(
     assert outcome(folder) == outcome(held_out_trial)
 
 
+@pytest.mark.parametrize("procedure", PROCEDURES)
 def test_final_training_takes_all_limited_images_and_reports_once(
-    inputs: TrialInputs,
-    cache: ContentCache,
+    procedure: str,
+    session: Session,
     folder: TrialFolder,
-    final_trial: TrialFolder,
     trained_on: list[StageOne],
+    request: pytest.FixtureRequest,
 ) -> None:
-    session = Session(inputs, cache)
-    progress: list[tuple[int, int]] = []
+    inputs = session.inputs
+    progress: list[CertificationProgress] = []
     (report,) = run_trial(
-        short_trial(),
+        short_trial(procedure),
         inputs,
         folder,
-        cache,
+        session.cache,
         split="test",
         make_sampler=session.make_sampler,
-        on_certified=lambda done, total: progress.append((done, total)),
+        on_certified=progress.append,
     )
     (samples,) = trained_on
     assert torch.equal(samples.clean, pixels(inputs.limited.all))
     assert (report.evaluation, report.epoch, report.finished) == (1, EPOCHS, True)
     table = CertificateTable.read_tsv(folder.certificates_path)
     assert table.idx.tolist() == list(range(0, 500, 500 // TEST_IMAGES))
-    draws = TEST_IMAGES * (SELECTION_SAMPLES + ESTIMATION_SAMPLES)
-    assert session.draws == draws
-    assert progress[0] == (0, draws)
-    assert progress[-1] == (draws, draws)
-    assert outcome(folder) == outcome(final_trial)
+    draws = samples_of(folder)
+    most = TEST_IMAGES * (SELECTION_SAMPLES + ESTIMATION_SAMPLES)
+    assert draws == most if procedure == FIXED else draws < most
+    assert session.draws == [draws]
+    assert (progress[0].images, progress[0].draws) == (TEST_IMAGES, 0)
+    assert progress[-1] == CertificationProgress(TEST_IMAGES, TEST_IMAGES, draws, draws)
+    same = request.getfixturevalue("fixed_trial" if procedure == FIXED else "final_trial")
+    assert outcome(folder) == outcome(same)
+
+
+def test_procedures_certify_the_same_denoiser(
+    final_trial: TrialFolder, fixed_trial: TrialFolder
+) -> None:
+    """Only what comes after training differs, and the reach of 60 draws bounds both."""
+    adaptive, fixed = outcome(final_trial), outcome(fixed_trial)
+    for name in ("denoiser", "history"):
+        assert adaptive[name] == fixed[name]
+    for name in ("hashes", "clean_accuracy"):
+        assert adaptive["result"][name] == fixed["result"][name]
+    settings = short_trial().certification
+    reach = 0.25 * norm.ppf(settings.failure_probability ** (1 / ESTIMATION_SAMPLES))
+    radii = [
+        CertificateTable.read_tsv(trial.certificates_path).radius
+        for trial in (final_trial, fixed_trial)
+    ]
+    assert 0.5 * reach < radii[0].max() <= reach
+    assert radii[1].max() == pytest.approx(reach, rel=1e-12)
+    on_grid = (radii[0] / settings.radius_step).round(6)
+    assert (on_grid == on_grid.round()).all()
 
 
 @pytest.mark.parametrize("split", ["held_out", "test"])
@@ -321,12 +400,16 @@ def test_another_seed_gives_another_denoiser_and_other_certificates(
     assert other["result"]["hashes"] == one["result"]["hashes"]
 
 
-# CutOffError off and run again
+# Cut off and run again
 
 
 @pytest.mark.parametrize("reports_before", [1, 2, 3])
 def test_trial_closed_after_a_report_goes_on_from_there(
-    session: Session, folder: TrialFolder, held_out_trial: TrialFolder, reports_before: int
+    session: Session,
+    folder: TrialFolder,
+    held_out_trial: TrialFolder,
+    uninterrupted_draws: list[int],
+    reports_before: int,
 ) -> None:
     trial = session.run(folder)
     before = list(islice(trial, reports_before))
@@ -335,10 +418,7 @@ def test_trial_closed_after_a_report_goes_on_from_there(
     assert after[:reports_before] == before
     assert outcome(folder) == outcome(held_out_trial)
     assert session.epochs_trained == list(range(1, EPOCHS + 1))
-    uninterrupted = HELD_OUT_IMAGES * (
-        EVALUATIONS * SELECTION_SAMPLES + (EVALUATIONS - 1) * PRUNING_SAMPLES + HELD_OUT_SAMPLES
-    )
-    assert session.draws == uninterrupted
+    assert session.draws == uninterrupted_draws
 
 
 def test_finished_trial_only_repeats_its_reports(
@@ -395,21 +475,98 @@ def test_trial_cut_off_in_the_middle_of_an_epoch_goes_on(
     assert session.epochs_trained[len(trained_before) :] == list(range(saved + 1, EPOCHS + 1))
 
 
+@pytest.mark.parametrize("call", [1, 2])
 @pytest.mark.parametrize("evaluation", [1, 2, 3])
 def test_trial_cut_off_while_it_certifies_trains_no_epoch_twice(
-    session: Session, folder: TrialFolder, held_out_trial: TrialFolder, evaluation: int
+    session: Session,
+    folder: TrialFolder,
+    held_out_trial: TrialFolder,
+    uninterrupted_draws: list[int],
+    evaluation: int,
+    call: int,
 ) -> None:
-    # Each evaluation of so few images is one call.
-    session.cut_at_sampler_call = evaluation
+    session.cut_at = evaluation, call
     with pytest.raises(CutOffError):
         list(session.run(folder))
     assert len(read_json(folder.reports_path) if folder.reports_path.exists() else []) == (
         evaluation - 1
     )
     assert not folder.result_path.exists()
+    before, cut_off = session.draws[:-1], session.draws[-1]
+    assert (cut_off > 0) == (call > 1)
     list(session.run(folder))
     assert outcome(folder) == outcome(held_out_trial)
+    assert files_in(folder.path) == files_in(held_out_trial.path)
     assert session.epochs_trained == list(range(1, EPOCHS + 1))
+    after = session.draws[evaluation:]
+    # The last certification, which is long, keeps its counts.
+    after[0] += cut_off if evaluation == EVALUATIONS else 0
+    assert before + after == uninterrupted_draws
+
+
+@pytest.fixture
+def short_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Certifications can be cut off in many places."""
+    monkeypatch.setattr(collect, "_FIRST_GROUP", 4)
+    monkeypatch.setattr(collect, "_GROUP_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("short_groups")
+@pytest.mark.parametrize("procedure", PROCEDURES)
+def test_final_certification_cut_off_half_way_draws_only_the_rest(
+    procedure: str, session: Session, folder: TrialFolder, request: pytest.FixtureRequest
+) -> None:
+    same = request.getfixturevalue("fixed_trial" if procedure == FIXED else "final_trial")
+    cuts = (1, 15, 30)
+    for number, call in enumerate(cuts, start=1):
+        session.cut_at = number, call
+        with pytest.raises(CutOffError):
+            list(final_training(session, folder, procedure))
+        assert folder.counts_path.exists()
+    session.cut_at = None
+    list(final_training(session, folder, procedure))
+    assert outcome(folder) == outcome(same)
+    assert files_in(folder.path) == files_in(same.path)
+    assert session.draws[0] == 0
+    assert all(draws > 0 for draws in session.draws[1:])
+    assert sum(session.draws) == samples_of(folder)
+    assert session.epochs_trained == list(range(1, EPOCHS + 1))
+
+
+def final_training(session: Session, folder: TrialFolder, procedure: str) -> Iterator[Report]:
+    return run_trial(
+        short_trial(procedure),
+        session.inputs,
+        folder,
+        session.cache,
+        split="test",
+        make_sampler=session.make_sampler,
+        on_epoch=lambda done, total: session.epochs_trained.append(done),
+    )
+
+
+def test_a_trial_that_goes_on_keeps_the_batch_size_it_found(
+    session: Session, folder: TrialFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another probe would find another one, of which counts may depend."""
+    probed = iter([3, 5])
+    monkeypatch.setattr(
+        decrop.certification, "probe_chunks_per_batch", lambda task, device: next(probed)
+    )
+    auto = short_trial("execution.chunks_per_batch=auto")
+    session.cut_at = EVALUATIONS, 2
+    with pytest.raises(CutOffError):
+        list(session.run(folder, auto))
+    list(session.run(folder, auto))
+    result = TrialResult.from_json(read_json(folder.result_path))
+    assert result.chunks_per_batch == 3
+    # What was asked for stays what it was.
+    assert read_json(folder.config_path) == auto.model_dump(mode="json")
+    assert {sampler.chunks_per_batch for sampler in session.samplers} == {3}
+    assert sum(session.draws[EVALUATIONS - 1 :]) == samples_of(folder)
+    other = TrialFolder(tmp_path / "other")
+    list(session.run(other, auto))
+    assert TrialResult.from_json(read_json(other.result_path)).chunks_per_batch == 5
 
 
 def test_trial_cut_off_at_each_of_its_writes_in_turn_goes_on(
@@ -459,16 +616,16 @@ def raising_at(call: int, function: Callable[..., Any]) -> Callable[..., Any]:
 # Without a denoiser
 
 
-def undefended(
-    inputs: TrialInputs, folder: TrialFolder, make_sampler: MakeSampler | None = None
-) -> TrialResult:
-    return certify_undefended(short_trial(), inputs, folder, make_sampler=make_sampler)
+def undefended(session: Session, folder: TrialFolder, *assignments: str) -> TrialResult:
+    config = short_trial(*assignments)
+    return certify_undefended(config, session.inputs, folder, make_sampler=session.make_sampler)
 
 
+@pytest.mark.parametrize("procedure", PROCEDURES)
 def test_undefended_classifier_is_certified_on_test_images(
-    inputs: TrialInputs, folder: TrialFolder, session: Session
+    inputs: TrialInputs, folder: TrialFolder, session: Session, procedure: str
 ) -> None:
-    result = undefended(inputs, folder, session.make_sampler)
+    result = undefended(session, folder, procedure)
     table = CertificateTable.read_tsv(folder.certificates_path)
     assert result == TrialResult.from_json(read_json(folder.result_path))
     assert result.split == "test"
@@ -476,20 +633,42 @@ def test_undefended_classifier_is_certified_on_test_images(
     assert result.scores == Scores.of(table, short_trial().certification.radii)
     assert result.hashes["certified_images"] == inputs.test.content_hash()
     assert table.idx.tolist() == inputs.test.indices.tolist()
-    assert session.draws == TEST_IMAGES * (SELECTION_SAMPLES + ESTIMATION_SAMPLES)
+    assert session.draws == [samples_of(folder)]
+    most = TEST_IMAGES * (SELECTION_SAMPLES + ESTIMATION_SAMPLES)
+    assert session.draws == [most] if procedure == FIXED else session.draws < [most]
     with torch.no_grad():
         right = inputs.classifier(pixels(inputs.test)).argmax(1) == inputs.test.labels
     assert result.clean_accuracy == pytest.approx(right.float().mean().item())
     assert result.clean_accuracy > 0.5
 
 
-def test_undefended_classifier_is_certified_once(
-    inputs: TrialInputs, folder: TrialFolder, session: Session
+def test_undefended_classifier_is_certified_once(folder: TrialFolder, session: Session) -> None:
+    first = undefended(session, folder)
+    assert undefended(session, folder) == first
+    assert len(session.samplers) == 1
+
+
+@pytest.mark.usefixtures("short_groups")
+def test_undefended_certification_cut_off_half_way_draws_only_the_rest(
+    folder: TrialFolder, session: Session, tmp_path: Path
 ) -> None:
-    first = undefended(inputs, folder, session.make_sampler)
-    draws = session.draws
-    assert undefended(inputs, folder, session.make_sampler) == first
-    assert session.draws == draws
+    session.cut_at = 1, 25
+    with pytest.raises(CutOffError):
+        undefended(session, folder)
+    assert folder.counts_path.exists()
+    undefended(session, folder)
+    before, after = session.draws
+    assert before > 0
+    assert after > 0
+    assert before + after == samples_of(folder)
+    uninterrupted = TrialFolder(tmp_path / "uninterrupted")
+    undefended(session, uninterrupted)
+    found, expected = (
+        certificates(CertificateTable.read_tsv(one.certificates_path))
+        for one in (folder, uninterrupted)
+    )
+    assert found == expected
+    assert files_in(folder.path) == files_in(uninterrupted.path)
 
 
 def test_an_untrained_denoiser_changes_no_certificate(

@@ -2,11 +2,13 @@
 
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from mlflow.tracking import MlflowClient
 
 from decrop.cli.main import run
 from decrop.documents import merge
+from tests.mlflow_server.processes import is_alive
 from tune.cluster import ClusterSize
 from tune.directory import SweepDirectory
 
@@ -109,6 +112,25 @@ def started(*arguments: object) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
+
+
+def session(leader: int) -> set[int]:
+    """Return the processes that run in the session of a started command, itself included."""
+    members = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getsid(int(folder.name)) == leader and is_alive(int(folder.name)):
+                members.add(int(folder.name))
+        except ProcessLookupError:
+            continue
+    return members
+
+
+def end_session(leader: int) -> None:
+    """Kill what is left of the processes that a started command has started."""
+    for pid in session(leader):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Plans of sweeps against the work that such trials really do."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from decrop.cache import ContentCache
 from decrop.inputs import load_inputs
+from decrop.result import Split
 from decrop.smoothing.sampling import CountRequest, SamplingTask
-from decrop.trial import certify_undefended, run_trial
+from decrop.trial import Report, certify_undefended, run_trial
 from decrop.trial_folder import TrialFolder
 from tests.tune.runs import TINY, write_sweep
 from tune.cluster import Claim, Claims, ClusterSize
@@ -43,39 +44,66 @@ def plan(sweep: SweepConfig, size: ClusterSize = TWO_CORES, **claimed: Any) -> P
     return plan_sweep(sweep, Claims(**{**given, **claimed}), size)
 
 
-def test_the_work_is_what_trials_do(tmp_path: Path) -> None:
-    sweep = load_sweep(str(write_sweep(tmp_path)))
-    planned = plan(sweep)
-    config = reference_config(sweep)
+class Counting:
+    """Counts draws, and answers that all were of the first class."""
+
     drawn = 0
 
-    class Counting:
-        """Counts draws, and answers that all were of the first class."""
+    def __init__(self, task: SamplingTask) -> None:
+        self._classes = task.class_count
 
-        def __init__(self, task: SamplingTask) -> None:
-            self._classes = task.class_count
+    def class_counts(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
+        Counting.drawn += sum(request.draws for request in requests)
+        counts = np.zeros((len(requests), self._classes + 1), dtype=np.int64)
+        counts[:, 0] = [request.draws for request in requests]
+        return counts
 
-        def class_counts(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
-            nonlocal drawn
-            drawn += sum(request.draws for request in requests)
-            counts = np.zeros((len(requests), self._classes + 1), dtype=np.int64)
-            counts[:, 0] = [request.draws for request in requests]
-            return counts
 
+FIXED = {"certification": {"procedure": "fixed", "estimation_samples": 150}}
+
+
+@pytest.mark.parametrize("procedure", ["fixed", "adaptive"])
+def test_the_work_is_what_trials_do(tmp_path: Path, procedure: str) -> None:
+    changes = FIXED if procedure == "fixed" else {}
+    sweep = load_sweep(str(write_sweep(tmp_path, trial=changes)))
+    planned = plan(sweep)
+    config = reference_config(sweep)
+    assert config.certification.procedure == procedure
     cache = ContentCache(tmp_path / "cache")
     inputs = load_inputs(config, cache, CPU)
     trial, final, bare = (TrialFolder(tmp_path / name) for name in ("trial", "final", "bare"))
-    list(run_trial(config, inputs, trial, cache, split="held_out", make_sampler=Counting))
-    of_a_trial, drawn = drawn, 0
-    list(run_trial(config, inputs, final, cache, split="test", make_sampler=Counting))
-    of_a_final, drawn = drawn, 0
-    certify_undefended(config, inputs, bare, make_sampler=Counting)
+
+    def draws_of(work: Callable[[], object]) -> int:
+        before = Counting.drawn
+        work()
+        return Counting.drawn - before
+
+    def train(folder: TrialFolder, split: Split) -> list[Report]:
+        return list(run_trial(config, inputs, folder, cache, split=split, make_sampler=Counting))
+
+    of_a_trial = draws_of(lambda: train(trial, "held_out"))
+    of_a_final = draws_of(lambda: train(final, "test"))
+    of_none = draws_of(lambda: certify_undefended(config, inputs, bare, make_sampler=Counting))
     assert (planned.trials, planned.finals) == (4, 3)
-    assert planned.noisy_samples == 4 * of_a_trial + 3 * of_a_final + drawn
+    drawn = 4 * of_a_trial + 3 * of_a_final + of_none
+    if procedure == "fixed":
+        assert planned.noisy_samples == drawn
+    else:
+        # Most images are of other classes than the first, and stop early.
+        assert 0 < drawn < planned.noisy_samples / 2
     epochs = len(json.loads(trial.history_path.read_text()))
     images = len(inputs.limited.all)
     trained_on = images - int(inputs.limited.held_out_mask.sum())
     assert planned.training_images == epochs * (4 * trained_on + 3 * images)
+
+
+def test_images_that_may_stop_early_are_planned_with_the_most_draws(tmp_path: Path) -> None:
+    selection = TINY["trial"]["certification"]["selection_samples"]
+    most = {"certification": {"procedure": "adaptive", "max_samples": selection + 150}}
+    adaptive, fixed = (
+        plan(load_sweep(str(write_sweep(tmp_path, trial=changes)))) for changes in (most, FIXED)
+    )
+    assert adaptive.noisy_samples == fixed.noisy_samples
 
 
 @pytest.mark.parametrize(
@@ -105,9 +133,9 @@ def test_no_more_finals_are_planned_than_there_are_trials(tmp_path: Path) -> Non
 def test_more_work_takes_longer(tmp_path: Path) -> None:
     small = plan(load_sweep(str(write_sweep(tmp_path))))
     # The classifier is not trained for a plan.
-    many = {"estimation_samples": 1_000_000, "test_images": 20}
+    many = {"max_samples": 1_000_000, "test_images": 20}
     large = plan(load_sweep(str(write_sweep(tmp_path, trial={"certification": many}))))
     assert 0 < small.hours < 1
-    assert large.noisy_samples - small.noisy_samples == 4 * 20 * (1_000_000 - 100)
+    assert large.noisy_samples - small.noisy_samples == 4 * 20 * (1_000_000 - 120)
     # The probes are short and the machine may be busy.
     assert 100 < large.hours / small.hours < 100_000

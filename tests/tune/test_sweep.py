@@ -28,6 +28,7 @@ from tests.tune.runs import (
     FinishedSweep,
     contents,
     decrop,
+    end_session,
     only_sweep,
     running_on,
     started,
@@ -453,13 +454,3 @@ def test_a_sweep_outlives_ctrl_c_and_kill(local_ray: ClusterSize, tmp_path: Path
         assert [row["epoch"] for row in folder.read_history()] == list(range(1, 101))
         assert [report["evaluation"] for report in folder.read_reports()] == list(range(1, 11))
     assert set(tracked_runs(directory).values()) == {1}
-
-
-def end_session(leader: int) -> None:
-    """Kill what is left of the processes that a driver, the leader of a session, has started."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if os.getsid(int(folder.name)) == leader:
-                os.kill(int(folder.name), signal.SIGKILL)
-        except ProcessLookupError:
-            continue

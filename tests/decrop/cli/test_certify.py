@@ -1,20 +1,49 @@
 """`decrop certify` certifies a bundle anew, or a classifier alone, and writes one row an image."""
 
 import json
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import EntryPoints
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
+from scipy.stats import norm
 
+import decrop.certification
+import decrop.classifiers.load
 from decrop.bundle import load_bundle
+from decrop.certification import MakeSampler
 from decrop.cli.main import run
+from decrop.config import TrialConfig
 from decrop.evaluation.table import CertificateTable
 from decrop.inputs import TrialInputs
 from decrop.result import Scores
+from decrop.smoothing import collect
+from decrop.smoothing.execution import resolve_precision
+from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler, SamplingTask
 from decrop.trial import certify_undefended
 from decrop.trial_folder import TrialFolder
 from tests.decrop.cli.bad_settings import BAD_ARGUMENTS, write_bad_files
-from tests.decrop.digits_trial import SHORT, certificates, short_trial
+from tests.decrop.digits_trial import (
+    CPU,
+    ESTIMATION_SAMPLES,
+    FIXED,
+    SELECTION_SAMPLES,
+    SHORT,
+    TEST_IMAGES,
+    certificates,
+    short_trial,
+)
+
+# mypy takes `decrop.cli.certify` for the function of that name.
+certify_module = sys.modules["decrop.cli.certify"]
+PROCEDURES = ["certification.procedure=adaptive", FIXED]
 
 
 def set_options(*assignments: str) -> list[str]:
@@ -24,6 +53,15 @@ def set_options(*assignments: str) -> list[str]:
 def certified(target: str, out: Path, *options: str) -> CertificateTable:
     assert run(["certify", target, "--out", str(out), *options]) == 0
     return CertificateTable.read_tsv(out)
+
+
+def samples_of(table: CertificateTable) -> int:
+    assert table.samples is not None
+    return int(table.samples.sum())
+
+
+def unwrapped(shown: str) -> str:
+    return " ".join(shown.split())
 
 
 def test_certificates_of_a_bundle_are_those_it_records(exported: Path, tmp_path: Path) -> None:
@@ -40,11 +78,61 @@ def test_last_line_is_one_json_object(
     shown = capsys.readouterr()
     assert shown.err == ""
     scores = Scores.of(table, short_trial().certification.radii)
+    precision = resolve_precision("auto", CPU)
     assert json.loads(shown.out.splitlines()[-1]) == {
         "certificates": str(out),
         "certified_accuracy": scores.certified_accuracy,
+        "samples": samples_of(table),
+        "precision": precision,
     }
-    assert "σ = 0.25, N = 60" in shown.out
+    title = f"σ = 0.25, at most {SELECTION_SAMPLES + ESTIMATION_SAMPLES} samples"
+    assert title in unwrapped(shown.out)
+    assert (
+        f"\n{samples_of(table) / TEST_IMAGES:,.0f} samples an image, in {precision} on cpu\n"
+        in shown.out
+    )
+    assert [path.name for path in out.parent.iterdir()] == ["certificates.tsv"]
+
+
+def test_precision_is_the_one_that_was_asked_for(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = "bf16" if resolve_precision("auto", CPU) == "fp32" else "fp32"
+    options = set_options("certification.test_images=2", f"execution.precision={other}")
+    certified(str(exported), tmp_path / "certificates.tsv", *options, "--json")
+    shown = capsys.readouterr().out
+    assert json.loads(shown.splitlines()[-1])["precision"] == other
+    assert f"in {other} on cpu" in shown
+
+
+@pytest.mark.parametrize("procedure", PROCEDURES)
+def test_rows_say_how_many_samples_were_drawn_and_why_no_more(
+    procedure: str,
+    exported: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    watched: "Watched",
+) -> None:
+    out = tmp_path / "certificates.tsv"
+    table = certified(str(exported), out, *set_options(procedure), "--json")
+    header, *rows = out.read_text().splitlines()
+    assert header == "idx\tlabel\tpredict\tradius\tcorrect\ttime\tsamples\tending"
+    samples, endings = zip(*(row.split("\t")[6:] for row in rows), strict=True)
+    assert [int(number) for number in samples] == watched.draws_by_image(table.idx.tolist())
+    most = SELECTION_SAMPLES + ESTIMATION_SAMPLES
+    if procedure == FIXED:
+        assert set(samples) == {str(most)}
+        assert set(endings) == {"complete"}
+    else:
+        assert set(samples) > {str(SELECTION_SAMPLES)}
+        assert {int(n) for n, e in zip(samples, endings, strict=True) if e == "misclassified"} == {
+            SELECTION_SAMPLES
+        }
+        assert set(endings) <= {"misclassified", "out_of_reach", "most_samples", "largest_radius"}
+    shown = capsys.readouterr().out
+    assert json.loads(shown.splitlines()[-1])["samples"] == watched.draws == samples_of(table)
+    draws = f"N = {ESTIMATION_SAMPLES}" if procedure == FIXED else f"at most {most} samples"
+    assert f"σ = 0.25, {draws}" in unwrapped(shown)
 
 
 def test_settings_of_certification_can_be_changed(
@@ -52,13 +140,13 @@ def test_settings_of_certification_can_be_changed(
 ) -> None:
     options = set_options(
         "certification.test_images=7",
-        "certification.estimation_samples=200",
+        "certification.max_samples=210",
         "certification.radii=[0.1]",
     )
     table = certified(str(exported), tmp_path / "certificates.tsv", *options, "--json")
     assert len(table.idx) == 7
     # More than 60 draws can certify.
-    assert table.radius.max() > 0.25 * 1.7
+    assert table.radius.max() > 0.25 * norm.ppf(0.05 ** (1 / ESTIMATION_SAMPLES))
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert list(document["certified_accuracy"]) == ["0.1"]
 
@@ -82,7 +170,7 @@ def test_settings_can_come_from_a_file(tmp_path: Path, monkeypatch: pytest.Monke
         "dataset: {name: digits}\n"
         "limited: {fraction: 0.1}\n"
         "classifier: {architecture: small_cnn, training: {epochs: 1}}\n"
-        "certification: {test_images: 3, estimation_samples: 10, selection_samples: 5}\n"
+        "certification: {test_images: 3, max_samples: 15, selection_samples: 5}\n"
     )
     assert run(["certify", "mine.yaml"]) == 0
     table = CertificateTable.read_tsv(Path("certificates.tsv"))
@@ -98,6 +186,226 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert shown.err.startswith("error: ")
     assert shown.err.count("\n") == 1, shown.err
     return shown.err
+
+
+# The classifier of settings
+
+
+def test_weights_are_taken_in_place_of_training(
+    exported: Path, inputs: TrialInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other weights than the preset would train; the classifier of a bundle is one."""
+    weights = tmp_path / "mine.safetensors"
+    shutil.copy(exported / "classifier" / "weights.safetensors", weights)
+    reference = TrialFolder(tmp_path / "reference")
+    certify_undefended(short_trial(), inputs, reference)
+
+    def training(*arguments: object, **named: object) -> None:
+        raise AssertionError("the classifier is given")
+
+    monkeypatch.setattr(decrop.classifiers.load, "train_classifier_network", training)
+    options = [*set_options(*SHORT), "--weights", str(weights)]
+    table = certified("digits", tmp_path / "certificates.tsv", *options)
+    assert certificates(table) == certificates(
+        CertificateTable.read_tsv(reference.certificates_path)
+    )
+
+
+def test_other_weights_give_other_certificates(exported: Path, tmp_path: Path) -> None:
+    tensors = load_file(exported / "classifier" / "weights.safetensors")
+    weights = tmp_path / "other.safetensors"
+    # The classes in another order: right becomes wrong.
+    save_file(
+        {k: v.roll(1, 0).contiguous() if k.startswith("fc.") else v for k, v in tensors.items()},
+        weights,
+    )
+    options = [*set_options(*SHORT, "certification.test_images=4"), "--weights", str(weights)]
+    table = certified("digits", tmp_path / "certificates.tsv", *options)
+    assert not table.correct.any()
+
+
+# Killed and run again
+
+
+class Watched:
+    """What all samplers of this process were asked; may be interrupted before a call."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[tuple[int, CountRequest]] = []
+        self.calls = 0
+        self.interrupt_at: int | None = None
+        answer = LocalSampler.class_counts
+
+        def class_counts(sampler: LocalSampler, requests: Sequence[CountRequest]) -> Any:
+            self.calls += 1
+            if self.calls == self.interrupt_at:
+                raise KeyboardInterrupt
+            ids = sampler._image_ids
+            self.asked += [(ids[request.image], request) for request in requests]
+            return answer(sampler, requests)
+
+        monkeypatch.setattr(LocalSampler, "class_counts", class_counts)
+
+    @property
+    def draws(self) -> int:
+        return sum(request.draws for _, request in self.asked)
+
+    def draws_by_image(self, ids: list[int]) -> list[int]:
+        drawn = Counter[int]()
+        for image, request in self.asked:
+            drawn[image] += request.draws
+        return [drawn[image] for image in ids]
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
+    return Watched(monkeypatch)
+
+
+@pytest.mark.parametrize("procedure", PROCEDURES)
+@pytest.mark.parametrize("chunks_per_batch", ["4", "auto"])
+def test_an_interrupted_run_goes_on_and_draws_only_the_rest(
+    procedure: str,
+    chunks_per_batch: str,
+    exported: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    watched: Watched,
+) -> None:
+    monkeypatch.setattr(collect, "_FIRST_GROUP", 4)
+    monkeypatch.setattr(collect, "_GROUP_SECONDS", 0.0)
+    probed = iter([3, 5, 3])
+    monkeypatch.setattr(
+        decrop.certification, "probe_chunks_per_batch", lambda task, device: next(probed)
+    )
+    options = set_options(procedure, f"execution.chunks_per_batch={chunks_per_batch}")
+    out = tmp_path / "certificates.tsv"
+    watched.interrupt_at = 25
+    assert run(["certify", str(exported), "--out", str(out), *options]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+    auto = chunks_per_batch == "auto"
+    kept = {"certificates.tsv.counts", *(["certificates.tsv.execution"] if auto else [])}
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    before, watched.asked = watched.asked, []
+    assert before
+    table = certified(str(exported), out, *options)
+    assert [path.name for path in tmp_path.iterdir()] == ["certificates.tsv"]
+    after, watched.asked = watched.asked, []
+    assert after
+    assert not set(before) & set(after)
+    # Another file knows nothing of the first; with batches of the same size it is the same.
+    if auto:
+        assert next(probed) == 5
+    uninterrupted = certified(str(exported), tmp_path / "other.tsv", *options)
+    assert certificates(table) == certificates(uninterrupted)
+    assert Counter([*before, *after]) == Counter(watched.asked)
+
+
+def test_images_that_are_finished_draw_nothing_again(
+    exported: Path, tmp_path: Path, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted where most images have ended, and only some of the rest have drawn on."""
+    out, last = tmp_path / "certificates.tsv", ESTIMATION_SAMPLES // 20 - 1
+    whole = certified(str(exported), tmp_path / "whole.tsv")
+    rounds = watched.calls
+    watched.calls, watched.asked = 0, []
+    watched.interrupt_at = rounds
+    assert run(["certify", str(exported), "--out", str(out)]) == 130
+    watched.asked = []
+    table = certified(str(exported), out)
+    assert certificates(table) == certificates(whole)
+    assert {(request.stream, request.chunk) for _, request in watched.asked} == {(ESTIMATION, last)}
+    assert table.samples is not None
+    to_the_end = table.idx[table.samples == SELECTION_SAMPLES + ESTIMATION_SAMPLES].tolist()
+    assert 0 < len(to_the_end) < TEST_IMAGES
+    assert sorted(image for image, _ in watched.asked) == to_the_end
+
+
+def test_counts_of_other_settings_are_not_taken(
+    exported: Path, tmp_path: Path, watched: Watched
+) -> None:
+    out = tmp_path / "certificates.tsv"
+    watched.interrupt_at = 3
+    assert run(["certify", str(exported), "--out", str(out)]) == 130
+    assert out.with_name("certificates.tsv.counts").exists()
+    watched.asked = []
+    other = certified(str(exported), out, *set_options("seed=1"))
+    assert watched.draws == samples_of(other)
+    same = certified(str(exported), tmp_path / "same.tsv", *set_options("seed=1"))
+    assert certificates(other) == certificates(same)
+
+
+# On a cluster
+
+
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certify_module, "entry_points", lambda **selection: EntryPoints())
+
+
+def test_helpers_need_ray(
+    exported: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    without_ray(monkeypatch)
+    auto = set_options("execution.chunks_per_batch=auto")
+    assert refused([str(exported), *auto, "--helpers", "1"], capsys) == (
+        "error: --helpers needs Ray; install it with pip install 'decrop[sweep]'.\n"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_helpers_ray_is_not_needed(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_ray(monkeypatch)
+    options = set_options("certification.test_images=2")
+    assert len(certified(str(exported), tmp_path / "certificates.tsv", *options).idx) == 2
+
+
+def test_an_address_without_helpers_is_refused(
+    exported: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = refused([str(exported), "--address", "auto"], capsys)
+    assert "--address auto needs --helpers" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cluster_is_asked_for_its_samplers_and_let_go(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[Any] = []
+
+    @contextmanager
+    def cluster(config: TrialConfig, helpers: int, address: str | None) -> Iterator[MakeSampler]:
+        events.append((config.sigma, helpers, address))
+
+        def make_sampler(task: SamplingTask) -> LocalSampler:
+            events.append(len(task.images))
+            return LocalSampler(task, CPU)
+
+        yield make_sampler
+        events.append("let go")
+
+    class Ray:
+        def load(self) -> Any:
+            return cluster
+
+    monkeypatch.setattr(certify_module, "entry_points", lambda **selection: [Ray()])
+    out = tmp_path / "certificates.tsv"
+    table = certified(str(exported), out, "--helpers", "2", "--address", "10.0.0.1:6379")
+    assert events == [(0.25, 2, "10.0.0.1:6379"), TEST_IMAGES, "let go"]
+    assert certificates(table) == certificates(load_bundle(exported).certificates)
+
+
+# What is refused
 
 
 @pytest.mark.parametrize("mistake", BAD_ARGUMENTS)
@@ -130,3 +438,22 @@ def test_bad_input_to_a_bundle_is_one_line_and_nothing_is_created(
     (tmp_path / "empty").mkdir()
     assert "config.json does not exist" in refused(["empty"], capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+@pytest.mark.parametrize(
+    "assignment", ["denoiser.depth=5", "sigma=0.5", "dataset.name=cifar10", "classifier.weights=w"]
+)
+def test_what_a_bundle_fixes_is_not_changed(
+    exported: Path,
+    assignment: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = assignment.partition("=")[0]
+    assert refused([str(exported), *set_options(assignment)], capsys) == (
+        f"error: --set {name}: the bundle fixes it; what can be changed is in certification, "
+        "execution, seed, and dataset.path.\n"
+    )
+    assert not list(tmp_path.iterdir())

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-import decrop.certification
 import decrop.trial
 from decrop.bundle import load_bundle, verify_bundle
 from decrop.cli.main import run
 from decrop.files import read_json
 from decrop.result import TrialResult
+from decrop.smoothing.sampling import LocalSampler
 from decrop.training.denoiser import DenoiserTrainer
 from decrop.trial_folder import TrialFolder
 from tests.decrop.cli.bad_settings import BAD_ARGUMENTS, write_bad_files
@@ -41,7 +41,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("this is work")
 
     monkeypatch.setattr(DenoiserTrainer, "run_epoch", working)
-    monkeypatch.setattr(decrop.certification, "certify", working)
+    monkeypatch.setattr(LocalSampler, "class_counts", working)
 
 
 def test_last_line_is_one_json_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
