@@ -8,7 +8,8 @@ DatasetName = Literal["digits", "cifar10"]
 ClassifierArchitecture = Literal["small_cnn", "cifar_resnet20", "cifar_resnet56", "cifar_resnet110"]
 DenoiserArchitecture = Literal["dncnn"]
 Attack = Literal["pgd"]
-Optimizer = Literal["adam", "adam_then_sgd", "sgd"]
+Optimizer = Literal["adam", "adam_then_sgd", "sgd", "one_cycle"]
+Objective = Literal["decrop", "stability", "mse"]
 
 Probability = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -165,16 +166,32 @@ class AugmentationSettings(Settings):
 
 
 class TrainingSettings(Settings):
-    """The two training phases of the denoiser."""
+    """The phases of training the denoiser."""
 
+    objective: Objective = Field(
+        "decrop",
+        description="decrop: eq. 12. Baselines of denoised smoothing (Salman et al. 2020): "
+        "stability is eq. 8 alone, mse the squared error to the clean image.",
+    )
+    generated_samples: Literal["boundary_and_interpolated", "boundary", "interpolated"] = Field(
+        "boundary_and_interpolated",
+        description="decrop: samples whose losses eqs. 9 and 10 sum (paper: both).",
+    )
+    mse_epochs: int = Field(
+        0,
+        ge=0,
+        description="Epochs of the squared error to the clean image before the others (denoised "
+        "smoothing's MSE, then stability).",
+    )
     epochs: Count = Field(600, description="Epochs without the discriminator (paper: 600).")
     discriminator_epochs: int = Field(
-        600, ge=0, description="Epochs with the discriminator (paper: 600)."
+        600, ge=0, description="decrop: epochs with the discriminator (paper: 600)."
     )
     batch_size: Count = Field(200, description="Images a step (published: 200).")
     optimizer: Optimizer = Field(
         "adam",
-        description="adam (published code), adam_then_sgd (paper: SGD after adam_epochs) or sgd.",
+        description="adam (published code), adam_then_sgd (paper: SGD after adam_epochs), sgd, or "
+        "one_cycle: Adam whose learning rate rises to learning_rate and falls to zero in a phase.",
     )
     learning_rate: Positive = Field(1e-3, description="Initial learning rate (paper: 1e-3).")
     learning_rate_drop_every: Count = Field(
@@ -185,6 +202,16 @@ class TrainingSettings(Settings):
     )
     adam_epochs: Count = Field(50, description="Epochs of Adam in adam_then_sgd (paper: 50).")
     weight_decay: NonNegative = Field(1e-4, description="L2 weight decay (published: 1e-4).")
+    l1_penalty: NonNegative = Field(
+        0.0, description="Weight of the L1 norm of the denoiser's weights in the loss."
+    )
+    averaging_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Decay a step of the moving average of the weights that is kept as the "
+        "denoiser; 0 keeps the last weights.",
+    )
     loss_weights: LossWeights = LossWeights()
     discriminator: DiscriminatorSettings = DiscriminatorSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
@@ -192,6 +219,12 @@ class TrainingSettings(Settings):
         4,
         description="Held-out scores of a trial, the last after the last epoch; used for pruning.",
     )
+
+    @property
+    def phase_epochs(self) -> tuple[int, int, int]:
+        """Epochs of phase 0 (squared error), 1 (the objective) and 2 (with the discriminator)."""
+        with_discriminator = self.discriminator_epochs if self.objective == "decrop" else 0
+        return self.mse_epochs, self.epochs, with_discriminator
 
 
 class CertificationSettings(Settings):
@@ -267,6 +300,10 @@ class ExecutionSettings(Settings):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
         description="Of the certified function; auto is bf16 where the hardware computes in it.",
+    )
+    training_precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="Of the networks while the denoiser is trained; weights and losses are fp32.",
     )
     chunk_size: Count = Field(
         50, description="Noise draws of one image that share a random stream and go together."
