@@ -236,7 +236,7 @@ def operations(architecture: DenoiserArchitecture, **settings: Any) -> int:
     network = denoiser_network(architecture, **settings).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(random_images((32, 32), count=1))
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 @pytest.mark.parametrize(
