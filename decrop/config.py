@@ -5,8 +5,17 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 DatasetName = Literal["digits", "cifar10"]
-ClassifierArchitecture = Literal["small_cnn", "cifar_resnet20", "cifar_resnet56", "cifar_resnet110"]
-DenoiserArchitecture = Literal["dncnn"]
+ClassifierArchitecture = Literal[
+    "small_cnn",
+    "cifar_resnet20",
+    "cifar_resnet56",
+    "cifar_resnet110",
+    "resnet12",
+    "resnet18",
+    "alexnet",
+    "half_alexnet",
+]
+DenoiserArchitecture = Literal["dncnn", "dncnn_wide", "memnet", "unet"]
 Attack = Literal["pgd"]
 Optimizer = Literal["adam", "adam_then_sgd", "sgd", "one_cycle"]
 Objective = Literal["decrop", "stability", "mse"]
@@ -61,7 +70,7 @@ class ClassifierTrainingSettings(Settings):
 class ClassifierSettings(Settings):
     """The pretrained classifier to protect; exactly one of `weights` and `training` is given."""
 
-    architecture: ClassifierArchitecture | Literal["auto"] = Field(
+    architecture: Literal["auto", ClassifierArchitecture] = Field(
         "auto", description="Registered network; auto finds the one that the weights fit."
     )
     weights: str | None = Field(None, description="safetensors file with the network's weights.")
@@ -130,8 +139,20 @@ class DenoiserSettings(Settings):
     """The denoiser in front of the classifier."""
 
     architecture: DenoiserArchitecture = Field("dncnn", description="Registered network.")
-    depth: int = Field(17, ge=3, le=64, description="Convolution layers (paper: 17).")
-    channels: int = Field(64, ge=4, le=512, description="Hidden channels (paper: 64).")
+    depth: int = Field(
+        17,
+        ge=3,
+        le=64,
+        description="Convolution layers of dncnn and dncnn_wide (paper: 17); memnet (41) and unet "
+        "(20) have theirs whatever stands here.",
+    )
+    channels: int = Field(
+        64,
+        ge=4,
+        le=512,
+        description="Hidden channels (paper: 64); dncnn_wide has twice as many (paper: 128), unet "
+        "twice and four times as many at its lower resolutions.",
+    )
 
 
 class LossWeights(Settings):
