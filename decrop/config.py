@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-DatasetName = Literal["digits", "cifar10"]
+DatasetName = Literal["digits", "cifar10", "fashion_mnist", "parquet", "image_folder"]
 ClassifierArchitecture = Literal[
     "small_cnn",
     "cifar_resnet20",
@@ -19,6 +19,8 @@ DenoiserArchitecture = Literal["dncnn", "dncnn_wide", "memnet", "unet"]
 Attack = Literal["pgd"]
 Optimizer = Literal["adam", "adam_then_sgd", "sgd", "one_cycle"]
 Objective = Literal["decrop", "stability", "mse"]
+AugmentationPolicy = Literal["none", 1, 2, 3]
+Mixing = Literal["none", "mixup", "cutmix"]
 
 Probability = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -35,11 +37,17 @@ class Settings(BaseModel):
 class DatasetSettings(Settings):
     """Where the images come from."""
 
-    name: DatasetName = Field("cifar10", description="Registered dataset.")
+    name: DatasetName = Field(
+        "cifar10",
+        description="Registered dataset; parquet and image_folder are data of yours, with images "
+        "of one shape, and need classifier.mean and classifier.std.",
+    )
     path: str | None = Field(
         None,
-        description="Folder of the dataset: torchvision's own layout or train.parquet and "
-        "test.parquet. Without it, cifar10 is downloaded by torchvision.",
+        description="Folder of the dataset. parquet: train.parquet and test.parquet with the "
+        "columns image and label; image_folder: train/<class>/ and test/<class>/ (or val); "
+        "cifar10 and fashion_mnist: torchvision's layout or parquet files, downloaded by "
+        "torchvision if not given.",
     )
 
 
@@ -47,7 +55,11 @@ class LimitedDataSettings(Settings):
     """The class-balanced part of the training split that is available (DE-CROP, section 5)."""
 
     fraction: float = Field(
-        0.01, gt=0, le=1, description="Share of the training split (paper: 0.01 for CIFAR-10)."
+        0.01,
+        gt=0,
+        le=1,
+        description="Share of the training split, equally many images a class (paper: 0.01 for "
+        "CIFAR-10).",
     )
     held_out_fraction: float = Field(
         0.2,
@@ -78,7 +90,9 @@ class ClassifierSettings(Settings):
         None, description="Train the classifier instead of loading weights."
     )
     mean: tuple[float, ...] | None = Field(
-        None, description="Channel means in [0,1] pixels; the dataset's own where not given."
+        None,
+        description="Channel means in [0,1] pixels the classifier was trained with; the dataset's "
+        "own where not given (parquet and image_folder have none).",
     )
     std: tuple[Positive, ...] | None = Field(
         None, description="Channel standard deviations; the dataset's own where not given."
@@ -175,14 +189,28 @@ class DiscriminatorSettings(Settings):
 
 
 class AugmentationSettings(Settings):
-    """Random crop and flip of the training images (policy 1 of the paper's supplement)."""
+    """Augmentation of the training images (section 4 of the paper's supplement)."""
 
+    policy: AugmentationPolicy = Field(
+        1,
+        description="1: random crop, then horizontal flip; 2: one of horizontal flip, vertical "
+        "flip, random crop and affine; 3: all four (paper's best: 1).",
+    )
     crop_padding: int = Field(4, ge=0, description="Zero pixels added on each side before a crop.")
-    flip_probability: float = Field(0.5, ge=0, le=1, description="Of a horizontal flip.")
+    flip_probability: float = Field(0.5, ge=0, le=1, description="Of each flip of the policy.")
+    mixing: Mixing = Field(
+        "none",
+        description="After the policy, mix images of a batch: mixup (Zhang et al. 2018) or cutmix "
+        "(Yun et al. 2019).",
+    )
+    mixing_alpha: Positive = Field(
+        1.0,
+        description="The share of an image in its mixture is drawn from Beta(alpha, alpha) "
+        "(CIFAR-10 in both papers: 1).",
+    )
     views: Literal["matched", "independent"] = Field(
         "matched",
-        description="Whether the three views of an image share crop and flip "
-        "(published: independent).",
+        description="Whether the three views of an image share all draws (published: independent).",
     )
 
 

@@ -64,6 +64,13 @@ def _statistics(
     settings: ClassifierSettings, dataset: Dataset
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     mean, std = settings.mean or dataset.mean, settings.std or dataset.std
+    if mean is None or std is None:
+        example = ",".join(["0.5"] * dataset.channels)
+        raise InputError(
+            f"classifier.mean: {dataset.name} has no channel statistics of its own; give those the "
+            f"classifier is trained with, as in --set classifier.mean=[{example}] "
+            f"--set classifier.std=[{example}]."
+        )
     for name, values in (("mean", mean), ("std", std)):
         if len(values) != dataset.channels:
             raise InputError(
