@@ -4,11 +4,23 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-DatasetName = Literal["digits", "cifar10"]
-ClassifierArchitecture = Literal["small_cnn", "cifar_resnet20", "cifar_resnet56", "cifar_resnet110"]
-DenoiserArchitecture = Literal["dncnn"]
+DatasetName = Literal["digits", "cifar10", "fashion_mnist", "parquet", "image_folder"]
+ClassifierArchitecture = Literal[
+    "small_cnn",
+    "cifar_resnet20",
+    "cifar_resnet56",
+    "cifar_resnet110",
+    "resnet12",
+    "resnet18",
+    "alexnet",
+    "half_alexnet",
+]
+DenoiserArchitecture = Literal["dncnn", "dncnn_wide", "memnet", "unet"]
 Attack = Literal["pgd"]
-Optimizer = Literal["adam", "adam_then_sgd", "sgd"]
+Optimizer = Literal["adam", "adam_then_sgd", "sgd", "one_cycle"]
+Objective = Literal["decrop", "stability", "mse"]
+AugmentationPolicy = Literal["none", 1, 2, 3]
+Mixing = Literal["none", "mixup", "cutmix"]
 
 Probability = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -25,11 +37,17 @@ class Settings(BaseModel):
 class DatasetSettings(Settings):
     """Where the images come from."""
 
-    name: DatasetName = Field("cifar10", description="Registered dataset.")
+    name: DatasetName = Field(
+        "cifar10",
+        description="Registered dataset; parquet and image_folder are data of yours, with images "
+        "of one shape, and need classifier.mean and classifier.std.",
+    )
     path: str | None = Field(
         None,
-        description="Folder of the dataset: torchvision's own layout or train.parquet and "
-        "test.parquet. Without it, cifar10 is downloaded by torchvision.",
+        description="Folder of the dataset. parquet: train.parquet and test.parquet with the "
+        "columns image and label; image_folder: train/<class>/ and test/<class>/ (or val); "
+        "cifar10 and fashion_mnist: torchvision's layout or parquet files, downloaded by "
+        "torchvision if not given.",
     )
 
 
@@ -37,7 +55,11 @@ class LimitedDataSettings(Settings):
     """The class-balanced part of the training split that is available (DE-CROP, section 5)."""
 
     fraction: float = Field(
-        0.01, gt=0, le=1, description="Share of the training split (paper: 0.01 for CIFAR-10)."
+        0.01,
+        gt=0,
+        le=1,
+        description="Share of the training split, equally many images a class (paper: 0.01 for "
+        "CIFAR-10).",
     )
     held_out_fraction: float = Field(
         0.2,
@@ -60,7 +82,7 @@ class ClassifierTrainingSettings(Settings):
 class ClassifierSettings(Settings):
     """The pretrained classifier to protect; exactly one of `weights` and `training` is given."""
 
-    architecture: ClassifierArchitecture | Literal["auto"] = Field(
+    architecture: Literal["auto", ClassifierArchitecture] = Field(
         "auto", description="Registered network; auto finds the one that the weights fit."
     )
     weights: str | None = Field(None, description="safetensors file with the network's weights.")
@@ -68,7 +90,9 @@ class ClassifierSettings(Settings):
         None, description="Train the classifier instead of loading weights."
     )
     mean: tuple[float, ...] | None = Field(
-        None, description="Channel means in [0,1] pixels; the dataset's own where not given."
+        None,
+        description="Channel means in [0,1] pixels the classifier was trained with; the dataset's "
+        "own where not given (parquet and image_folder have none).",
     )
     std: tuple[Positive, ...] | None = Field(
         None, description="Channel standard deviations; the dataset's own where not given."
@@ -129,8 +153,20 @@ class DenoiserSettings(Settings):
     """The denoiser in front of the classifier."""
 
     architecture: DenoiserArchitecture = Field("dncnn", description="Registered network.")
-    depth: int = Field(17, ge=3, le=64, description="Convolution layers (paper: 17).")
-    channels: int = Field(64, ge=4, le=512, description="Hidden channels (paper: 64).")
+    depth: int = Field(
+        17,
+        ge=3,
+        le=64,
+        description="Convolution layers of dncnn and dncnn_wide (paper: 17); memnet (41) and unet "
+        "(20) have theirs whatever stands here.",
+    )
+    channels: int = Field(
+        64,
+        ge=4,
+        le=512,
+        description="Hidden channels (paper: 64); dncnn_wide has twice as many (paper: 128), unet "
+        "twice and four times as many at its lower resolutions.",
+    )
 
 
 class LossWeights(Settings):
@@ -153,28 +189,58 @@ class DiscriminatorSettings(Settings):
 
 
 class AugmentationSettings(Settings):
-    """Random crop and flip of the training images (policy 1 of the paper's supplement)."""
+    """Augmentation of the training images (section 4 of the paper's supplement)."""
 
+    policy: AugmentationPolicy = Field(
+        1,
+        description="1: random crop, then horizontal flip; 2: one of horizontal flip, vertical "
+        "flip, random crop and affine; 3: all four (paper's best: 1).",
+    )
     crop_padding: int = Field(4, ge=0, description="Zero pixels added on each side before a crop.")
-    flip_probability: float = Field(0.5, ge=0, le=1, description="Of a horizontal flip.")
+    flip_probability: float = Field(0.5, ge=0, le=1, description="Of each flip of the policy.")
+    mixing: Mixing = Field(
+        "none",
+        description="After the policy, mix images of a batch: mixup (Zhang et al. 2018) or cutmix "
+        "(Yun et al. 2019).",
+    )
+    mixing_alpha: Positive = Field(
+        1.0,
+        description="The share of an image in its mixture is drawn from Beta(alpha, alpha) "
+        "(CIFAR-10 in both papers: 1).",
+    )
     views: Literal["matched", "independent"] = Field(
         "matched",
-        description="Whether the three views of an image share crop and flip "
-        "(published: independent).",
+        description="Whether the three views of an image share all draws (published: independent).",
     )
 
 
 class TrainingSettings(Settings):
-    """The two training phases of the denoiser."""
+    """The phases of training the denoiser."""
 
+    objective: Objective = Field(
+        "decrop",
+        description="decrop: eq. 12. Baselines of denoised smoothing (Salman et al. 2020): "
+        "stability is eq. 8 alone, mse the squared error to the clean image.",
+    )
+    generated_samples: Literal["boundary_and_interpolated", "boundary", "interpolated"] = Field(
+        "boundary_and_interpolated",
+        description="decrop: samples whose losses eqs. 9 and 10 sum (paper: both).",
+    )
+    mse_epochs: int = Field(
+        0,
+        ge=0,
+        description="Epochs of the squared error to the clean image before the others (denoised "
+        "smoothing's MSE, then stability).",
+    )
     epochs: Count = Field(600, description="Epochs without the discriminator (paper: 600).")
     discriminator_epochs: int = Field(
-        600, ge=0, description="Epochs with the discriminator (paper: 600)."
+        600, ge=0, description="decrop: epochs with the discriminator (paper: 600)."
     )
     batch_size: Count = Field(200, description="Images a step (published: 200).")
     optimizer: Optimizer = Field(
         "adam",
-        description="adam (published code), adam_then_sgd (paper: SGD after adam_epochs) or sgd.",
+        description="adam (published code), adam_then_sgd (paper: SGD after adam_epochs), sgd, or "
+        "one_cycle: Adam whose learning rate rises to learning_rate and falls to zero in a phase.",
     )
     learning_rate: Positive = Field(1e-3, description="Initial learning rate (paper: 1e-3).")
     learning_rate_drop_every: Count = Field(
@@ -185,6 +251,16 @@ class TrainingSettings(Settings):
     )
     adam_epochs: Count = Field(50, description="Epochs of Adam in adam_then_sgd (paper: 50).")
     weight_decay: NonNegative = Field(1e-4, description="L2 weight decay (published: 1e-4).")
+    l1_penalty: NonNegative = Field(
+        0.0, description="Weight of the L1 norm of the denoiser's weights in the loss."
+    )
+    averaging_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Decay a step of the moving average of the weights that is kept as the "
+        "denoiser; 0 keeps the last weights.",
+    )
     loss_weights: LossWeights = LossWeights()
     discriminator: DiscriminatorSettings = DiscriminatorSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
@@ -192,6 +268,12 @@ class TrainingSettings(Settings):
         4,
         description="Held-out scores of a trial, the last after the last epoch; used for pruning.",
     )
+
+    @property
+    def phase_epochs(self) -> tuple[int, int, int]:
+        """Epochs of phase 0 (squared error), 1 (the objective) and 2 (with the discriminator)."""
+        with_discriminator = self.discriminator_epochs if self.objective == "decrop" else 0
+        return self.mse_epochs, self.epochs, with_discriminator
 
 
 class CertificationSettings(Settings):
@@ -267,6 +349,10 @@ class ExecutionSettings(Settings):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
         description="Of the certified function; auto is bf16 where the hardware computes in it.",
+    )
+    training_precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="Of the networks while the denoiser is trained; weights and losses are fp32.",
     )
     chunk_size: Count = Field(
         50, description="Noise draws of one image that share a random stream and go together."

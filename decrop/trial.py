@@ -115,7 +115,7 @@ def run_trial(
     config = with_recorded_batch_size(
         config, network, images, class_count=class_count, path=folder.execution_path
     )
-    epochs = config.training.epochs + config.training.discriminator_epochs
+    epochs = sum(config.training.phase_epochs)
     for evaluation in range(len(reports) + 1, evaluations + 1):
         _train_until(trainer, evaluation * epochs // evaluations, epochs, folder, on_epoch)
         finished = evaluation == evaluations

@@ -55,7 +55,7 @@ def plan_sweep(sweep: SweepConfig, claims: Claims, size: ClusterSize) -> Plan:
     test_images = min(certification.test_images, len(dataset.test.labels))
     trials = total_trials(sweep)
     finals = min(sweep.leaderboard.top + 1, trials)
-    epochs = training.epochs + training.discriminator_epochs
+    epochs = sum(training.phase_epochs)
     scores = (training.evaluations - 1) * certification.pruning_samples
     scores += certification.held_out_samples
     selection = certification.selection_samples

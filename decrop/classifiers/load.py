@@ -16,7 +16,7 @@ from decrop.config import (
 from decrop.data.datasets import Dataset
 from decrop.errors import InputError
 from decrop.files import sha256_of_tensors
-from decrop.networks.registry import build_classifier_network
+from decrop.networks.registry import CLASSIFIERS, SMALLEST_IMAGES, build_classifier_network
 
 
 def load_classifier(
@@ -40,10 +40,12 @@ def untrained_classifier(settings: ClassifierSettings, dataset: Dataset) -> Clas
     """Build the classifier as far as it goes without training: with weights where there is a file.
 
     Raises:
-        InputError: neither weights nor training is given, or weights or statistics do not fit.
+        InputError: neither weights nor training is given, or weights, statistics or the size of
+            the images do not fit.
     """
     mean, std = _statistics(settings, dataset)
     architecture = _architecture(settings, dataset)
+    _check_image_size(architecture, dataset)
     network = build_classifier_network(
         architecture, image_channels=dataset.channels, class_count=dataset.class_count
     )
@@ -62,6 +64,13 @@ def _statistics(
     settings: ClassifierSettings, dataset: Dataset
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     mean, std = settings.mean or dataset.mean, settings.std or dataset.std
+    if mean is None or std is None:
+        example = ",".join(["0.5"] * dataset.channels)
+        raise InputError(
+            f"classifier.mean: {dataset.name} has no channel statistics of its own; give those the "
+            f"classifier is trained with, as in --set classifier.mean=[{example}] "
+            f"--set classifier.std=[{example}]."
+        )
     for name, values in (("mean", mean), ("std", std)):
         if len(values) != dataset.channels:
             raise InputError(
@@ -86,6 +95,19 @@ def _architecture(settings: ClassifierSettings, dataset: Dataset) -> ClassifierA
         image_channels=dataset.channels,
         class_count=dataset.class_count,
     )
+
+
+def _check_image_size(architecture: ClassifierArchitecture, dataset: Dataset) -> None:
+    smallest = SMALLEST_IMAGES.get(architecture, 1)
+    height, width = dataset.train.images(torch.zeros(1, dtype=torch.int64)).shape[-2:]
+    if min(height, width) < smallest:
+        fitting = [
+            name for name in CLASSIFIERS if SMALLEST_IMAGES.get(name, 1) <= min(height, width)
+        ]
+        raise InputError(
+            f"classifier.architecture: {architecture} needs images of {smallest}x{smallest} pixels "
+            f"or more; {dataset.name} has {height}x{width}. Use one of {', '.join(fitting)}."
+        )
 
 
 def _trained(

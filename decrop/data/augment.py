@@ -1,46 +1,39 @@
-"""Batched augmentation on the device: random crop and horizontal flip."""
+"""Batched augmentation of training images, on their device."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from decrop.config import AugmentationSettings
+from decrop.data.mixing import mixed
+from decrop.data.policies import moved
 
 
 def augment_views(
     views: list[Tensor], settings: AugmentationSettings, generator: torch.Generator
 ) -> list[Tensor]:
-    """Crop and flip views of the same images.
+    """Move and mix views of the same images; every image has draws of its own.
 
-    Policy 1 of DE-CROP's supplement, section 4: zero padding, a random crop of the original size,
-    then a horizontal flip with some probability, drawn for each image. Matched views share draws.
+    First a policy of DE-CROP's supplement, section 4, then mixup or cutmix, if asked for. Matched
+    views share all draws; independent ones none.
+
+    No labels are mixed: the losses compare with the classifier's prediction on the clean view that
+    is returned, so that a mixed clean image gives its own target.
+
+    torchvision's transforms draw once for the whole batch, and from the global generator. Hence
+    the parameters of all images are drawn here, from `generator`, and applied to all at once.
 
     Args:
-        views: tensors [B, C, H, W] of one shape; row i of each shows the same image.
-        settings: padding, probability and whether views are matched.
+        views: tensors [B, C, H, W] of one shape, floats in [0,1]; row i of each shows the same
+            image. Shape, dtype and range are kept.
+        settings: policy, mixing and whether views are matched.
         generator: a CPU generator.
     """
     if settings.views == "independent":
-        return [_crop_and_flip([view], settings, generator)[0] for view in views]
-    return _crop_and_flip(views, settings, generator)
+        return [_augmented([view], settings, generator)[0] for view in views]
+    return _augmented(views, settings, generator)
 
 
-def _crop_and_flip(
+def _augmented(
     views: list[Tensor], settings: AugmentationSettings, generator: torch.Generator
 ) -> list[Tensor]:
-    batch, _, height, width = views[0].shape
-    padding = settings.crop_padding
-    top = torch.randint(2 * padding + 1, (batch,), generator=generator)
-    left = torch.randint(2 * padding + 1, (batch,), generator=generator)
-    flip = torch.rand(batch, generator=generator) < settings.flip_probability
-    rows = top[:, None] + torch.arange(height)
-    columns = left[:, None] + torch.arange(width)
-    columns = torch.where(flip[:, None], columns.flip(1), columns)
-    device = views[0].device
-    image = torch.arange(batch, device=device)[:, None, None]
-    rows, columns = rows[:, :, None].to(device), columns[:, None, :].to(device)
-    # Indexing [B, H, W] before the channels puts these last.
-    return [
-        F.pad(view, (padding,) * 4).permute(0, 2, 3, 1)[image, rows, columns].permute(0, 3, 1, 2)
-        for view in views
-    ]
+    return mixed(moved(views, settings, generator), settings, generator)

@@ -2,39 +2,39 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from decrop.config import DatasetName, DatasetSettings
-from decrop.data.sources import ImageSource, InMemoryImages, ParquetImages
+from decrop.data.image_folder import read_image_folder
+from decrop.data.parquet import ParquetSplit, read_parquet_split
+from decrop.data.sources import ImageSource, InMemoryImages
 from decrop.errors import InputError
 
 _DOWNLOAD_FOLDER = Path.home() / ".cache" / "decrop" / "datasets"
-_CIFAR10_CLASSES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Two splits of labelled images with the channel statistics of their [0,1] pixels."""
+    """Two splits of labelled images.
+
+    Attributes:
+        name: as registered.
+        train: the training split.
+        test: the test split, whose images have the shape of the training images.
+        class_names: in the order of the labels.
+        mean: channel means of the [0,1] training pixels, where they are known.
+        std: their standard deviations.
+    """
 
     name: str
     train: ImageSource
     test: ImageSource
     class_names: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     @property
     def class_count(self) -> int:
@@ -43,15 +43,67 @@ class Dataset:
 
     @property
     def channels(self) -> int:
-        """Number of image channels."""
-        return len(self.mean)
+        """Number of image channels, 1 or 3."""
+        return self.train.shape[0]
+
+
+@dataclass(frozen=True)
+class _Published:
+    """A dataset that torchvision downloads; `torchvision_folder` is where it then is."""
+
+    title: str
+    torchvision_name: str
+    torchvision_folder: str
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+_CIFAR10 = _Published(
+    title="CIFAR-10",
+    torchvision_name="CIFAR10",
+    torchvision_folder="cifar-10-batches-py",
+    class_names=(
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ),
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
+)
+_FASHION_MNIST = _Published(
+    title="Fashion-MNIST",
+    torchvision_name="FashionMNIST",
+    torchvision_folder="FashionMNIST/raw",
+    class_names=(
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    ),
+    mean=(0.2860,),
+    std=(0.3530,),
+)
 
 
 def load_dataset(settings: DatasetSettings) -> Dataset:
-    """Open a dataset; images are decoded later, when they are asked for.
+    """Open a dataset; encoded images are decoded later, when they are asked for.
 
     Raises:
-        InputError: the path is missing or has another layout.
+        InputError: the path is missing or has another layout, or the first image is unreadable.
     """
     return _DATASETS[settings.name](settings)
 
@@ -81,63 +133,128 @@ def _digits(settings: DatasetSettings) -> Dataset:
     )
 
 
-def _cifar10(settings: DatasetSettings) -> Dataset:
-    train, test = _cifar10_splits(settings.path)
-    for split in (train, test):
-        lowest, highest = int(split.labels.min()), int(split.labels.max())
-        if lowest < 0 or highest > 9:
-            raise InputError(
-                f"dataset.path: labels of {settings.path} range from {lowest} to {highest}; "
-                "CIFAR-10 has the classes 0 to 9."
-            )
+def _published(published: _Published, settings: DatasetSettings) -> Dataset:
+    train, test = _published_splits(published, settings.path)
+    place = settings.path or str(_DOWNLOAD_FOLDER)
+    _check_labels((train, test), len(published.class_names), f"{published.title} has", place)
+    if train.shape[0] != len(published.mean):
+        raise InputError(
+            f"dataset.path: images of {place} have {train.shape[0]} channels; "
+            f"{published.title} has {len(published.mean)}."
+        )
     return Dataset(
-        name="cifar10",
+        name=settings.name,
         train=train,
         test=test,
-        class_names=_CIFAR10_CLASSES,
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2470, 0.2435, 0.2616),
+        class_names=published.class_names,
+        mean=published.mean,
+        std=published.std,
     )
 
 
-def _cifar10_splits(path: str | None) -> tuple[ImageSource, ImageSource]:
+def _published_splits(published: _Published, path: str | None) -> tuple[ImageSource, ImageSource]:
     if path is None:
         return (
-            _torchvision_cifar10(_DOWNLOAD_FOLDER, train=True, download=True),
-            _torchvision_cifar10(_DOWNLOAD_FOLDER, train=False, download=True),
+            _torchvision_split(published, _DOWNLOAD_FOLDER, train=True, download=True),
+            _torchvision_split(published, _DOWNLOAD_FOLDER, train=False, download=True),
         )
-    folder = Path(path)
-    if not folder.is_dir():
-        raise InputError(f"dataset.path: {folder} is not a folder.")
+    folder = _existing_folder(path)
     if (folder / "train.parquet").exists() or (folder / "test.parquet").exists():
-        return ParquetImages(folder / "train.parquet"), ParquetImages(folder / "test.parquet")
+        train, test = _parquet_splits(folder)
+        return train.images, test.images
     return (
-        _torchvision_cifar10(folder, train=True, download=False),
-        _torchvision_cifar10(folder, train=False, download=False),
+        _torchvision_split(published, folder, train=True, download=False),
+        _torchvision_split(published, folder, train=False, download=False),
     )
 
 
-def _torchvision_cifar10(root: Path, *, train: bool, download: bool) -> ImageSource:
+def _torchvision_split(
+    published: _Published, root: Path, *, train: bool, download: bool
+) -> ImageSource:
     # Imported where it is used: it takes two seconds, and data in parquet files need none of it.
     from decrop._torchvision import torchvision
 
+    read = getattr(torchvision.datasets, published.torchvision_name)
     try:
-        split = torchvision.datasets.CIFAR10(str(root), train=train, download=download)
-    except RuntimeError:
+        split = read(str(root), train=train, download=download)
+    except (OSError, RuntimeError, ValueError, AssertionError) as error:
+        if download:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"dataset.path: {published.title} could not be downloaded ({reason}); "
+                "give the folder of a copy with --set dataset.path=PATH."
+            ) from None
         raise InputError(
             f"dataset.path: {root} holds neither train.parquet and test.parquet nor an intact "
-            "cifar-10-batches-py folder as torchvision stores it."
+            f"{published.torchvision_folder} folder as torchvision stores it."
         ) from None
-    except OSError as error:
+    images = torch.as_tensor(split.data)
+    images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
+    return InMemoryImages(images, torch.as_tensor(split.targets, dtype=torch.int64))
+
+
+def _parquet(settings: DatasetSettings) -> Dataset:
+    folder = _existing_folder(_required_path(settings))
+    train, test = _parquet_splits(folder)
+    if train.class_names and test.class_names and train.class_names != test.class_names:
         raise InputError(
-            f"dataset.path: CIFAR-10 could not be downloaded ({error}); "
-            "give the folder of a copy with --set dataset.path=PATH."
-        ) from None
-    images = torch.from_numpy(split.data).permute(0, 3, 1, 2)
-    return InMemoryImages(images, torch.tensor(split.targets, dtype=torch.int64))
+            f"dataset.path: train.parquet and test.parquet in {folder} name different classes; "
+            "write both with the same."
+        )
+    class_names = train.class_names or test.class_names
+    if class_names is None:
+        class_names = tuple(str(label) for label in range(int(train.images.labels.max()) + 1))
+    splits = (train.images, test.images)
+    _check_labels(splits, len(class_names), "its training split has", str(folder))
+    return Dataset(
+        name=settings.name, train=train.images, test=test.images, class_names=class_names
+    )
+
+
+def _parquet_splits(folder: Path) -> tuple[ParquetSplit, ParquetSplit]:
+    train = read_parquet_split(folder / "train.parquet")
+    return train, read_parquet_split(folder / "test.parquet", train.images.shape)
+
+
+def _image_folder(settings: DatasetSettings) -> Dataset:
+    splits = read_image_folder(_existing_folder(_required_path(settings)))
+    return Dataset(
+        name=settings.name, train=splits.train, test=splits.test, class_names=splits.class_names
+    )
+
+
+def _required_path(settings: DatasetSettings) -> str:
+    if settings.path is None:
+        raise InputError(
+            f"dataset.path: {settings.name} needs the folder of your data; "
+            "give it with --set dataset.path=PATH."
+        )
+    return settings.path
+
+
+def _existing_folder(path: str) -> Path:
+    folder = Path(path)
+    if not folder.is_dir():
+        raise InputError(f"dataset.path: {folder} is not a folder.")
+    return folder
+
+
+def _check_labels(
+    splits: tuple[ImageSource, ImageSource], class_count: int, owner_has: str, place: str
+) -> None:
+    for split in splits:
+        lowest, highest = int(split.labels.min()), int(split.labels.max())
+        if lowest < 0 or highest >= class_count:
+            raise InputError(
+                f"dataset.path: labels of {place} range from {lowest} to {highest}; "
+                f"{owner_has} the classes 0 to {class_count - 1}."
+            )
 
 
 _DATASETS: dict[DatasetName, Callable[[DatasetSettings], Dataset]] = {
     "digits": _digits,
-    "cifar10": _cifar10,
+    "cifar10": partial(_published, _CIFAR10),
+    "fashion_mnist": partial(_published, _FASHION_MNIST),
+    "parquet": _parquet,
+    "image_folder": _image_folder,
 }

@@ -63,7 +63,8 @@ def limited_data(dataset: Dataset, settings: LimitedDataSettings) -> LimitedData
             raise InputError(
                 f"limited.fraction {settings.fraction} with limited.held_out_fraction "
                 f"{settings.held_out_fraction} leaves class {dataset.class_names[label]} "
-                f"{taken - held} images to train on and {held} held out; both need at least 1."
+                f"{taken - held} images to train on and {held} held out, of the {len(members)} it "
+                "has; both need at least 1."
             )
         order = numpy_generator(settings.seed, "limited", label).permutation(members)[:taken]
         chosen.append(order)

@@ -1,17 +1,23 @@
 """Images of one split, decoded only when asked for."""
 
 import io
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from PIL import Image, UnidentifiedImageError
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from decrop.errors import InputError
+
+Shape = tuple[int, int, int]
+
+# What Pillow calls images of one channel of at most 8 bits, and those of one with more.
+_GREY_MODES = ("1", "L", "LA", "La")
+_DEEP_MODES = ("I", "F")
 
 
 class ImageSource(Protocol):
@@ -20,6 +26,11 @@ class ImageSource(Protocol):
     @property
     def labels(self) -> Tensor:
         """Class indices, int64 [N]."""
+        ...
+
+    @property
+    def shape(self) -> Shape:
+        """Channels (1 or 3), height and width of every image."""
         ...
 
     def images(self, indices: Tensor) -> Tensor:
@@ -34,69 +45,99 @@ class InMemoryImages:
         self._images = images
         self.labels = labels
 
+    @property
+    def shape(self) -> Shape:
+        """Channels, height and width of every image."""
+        channels, height, width = self._images.shape[1:]
+        return channels, height, width
+
     def images(self, indices: Tensor) -> Tensor:
         """Return the images at `indices`, uint8 [n, C, H, W]."""
         return self._images[indices]
 
 
-class ParquetImages:
-    """Encoded images in a parquet file with the columns `image` (bytes) and `label` (integer).
+class EncodedFiles(Protocol):
+    """Encoded images (PNG, JPEG and so on) by position."""
 
-    The Hugging Face layout, where `image` is a struct with the field `bytes`, is read as well.
-
-    Raises:
-        InputError: the file is missing, is not parquet, has other columns, or holds no images.
-    """
-
-    def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            raise InputError(f"dataset.path: {path} does not exist; expected a parquet file there.")
-        try:
-            self._table = pq.read_table(path)
-        except pa.ArrowInvalid as error:
-            raise InputError(f"dataset.path: {path} is not a parquet file: {error}.") from None
-        self._path = path
-        missing = [name for name in ("image", "label") if name not in self._table.column_names]
-        if missing:
-            raise InputError(
-                f"dataset.path: {path} has the columns {', '.join(self._table.column_names)}; "
-                f"expected image (bytes) and label (integer)."
-            )
-        label_type = self._table.schema.field("label").type
-        if not pa.types.is_integer(label_type):
-            raise InputError(
-                f"dataset.path: column label of {path} is {label_type}; expected an integer type."
-            )
-        if not self._table.num_rows:
-            raise InputError(f"dataset.path: {path} holds no images.")
-        self.labels = torch.from_numpy(self._table["label"].to_numpy().astype(np.int64, copy=True))
-
-    def images(self, indices: Tensor) -> Tensor:
-        """Return the images at `indices`, uint8 [n, 3, H, W].
+    def read(self, positions: Sequence[int]) -> Iterable[bytes]:
+        """Return the encoded images at `positions`, in that order.
 
         Raises:
-            InputError: an image cannot be decoded, or sizes differ.
+            InputError: one cannot be read.
         """
-        rows = self._table["image"].take(pa.array(indices.numpy())).to_pylist()
-        decoded = [self._decode(row, int(index)) for row, index in zip(rows, indices, strict=True)]
-        shapes = sorted({image.shape for image in decoded})
-        if len(shapes) > 1:
-            raise InputError(
-                f"dataset.path: images of {self._path} have different shapes, "
-                f"{shapes[0]} and {shapes[1]}; expected one."
-            )
-        return torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).contiguous()
+        ...
 
-    def _decode(self, row: object, index: int) -> np.ndarray:
-        encoded = row["bytes"] if isinstance(row, dict) and "bytes" in row else row
-        if not isinstance(encoded, bytes):
-            raise InputError(
-                f"dataset.path: column image of {self._path} holds {type(encoded).__name__} "
-                f"in row {index}; expected the bytes of an encoded image."
-            )
-        try:
-            return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
-        except (UnidentifiedImageError, OSError):
-            raise InputError(
-                f"dataset.path: row {index} of {self._path} is not a readable image."
-            ) from None
+    def name(self, position: int) -> str:
+        """Return what to call an image in a message."""
+        ...
+
+
+class EncodedImages:
+    """Encoded images of one shape with labels int64 [N].
+
+    Grey images have 1 channel, all others become RGB; alpha is dropped.
+
+    Args:
+        files: the encoded images.
+        labels: their classes.
+        shape: what every image must have; that of the first one if not given.
+    """
+
+    def __init__(self, files: EncodedFiles, labels: Tensor, shape: Shape | None = None) -> None:
+        self._files = files
+        self._expected_shape = shape
+        self.labels = labels
+
+    @cached_property
+    def shape(self) -> Shape:
+        """Channels, height and width of every image.
+
+        Raises:
+            InputError: the first image has to be decoded for that, and cannot.
+        """
+        if self._expected_shape is not None:
+            return self._expected_shape
+        (encoded,) = self._files.read([0])
+        channels, height, width = _decoded(encoded, self._files.name(0)).shape
+        return channels, height, width
+
+    def images(self, indices: Tensor) -> Tensor:
+        """Return the images at `indices`, uint8 [n, C, H, W].
+
+        Raises:
+            InputError: an image cannot be decoded, or has another size or number of channels.
+        """
+        positions = indices.tolist()
+        images = np.empty((len(positions), *self.shape), np.uint8)
+        encoded = self._files.read(positions)
+        for row, (position, content) in enumerate(zip(positions, encoded, strict=True)):
+            name = self._files.name(position)
+            image = _decoded(content, name)
+            if image.shape != self.shape:
+                raise InputError(
+                    f"dataset.path: {name} has the shape {_show(image.shape)}, but the first "
+                    f"training image {_show(self.shape)} (channels x height x width); "
+                    "resize or convert the images to one shape."
+                )
+            images[row] = image
+        return torch.from_numpy(images)
+
+
+def _decoded(encoded: bytes, name: str) -> NDArray[np.uint8]:
+    try:
+        image = Image.open(io.BytesIO(encoded))
+        grey = image.mode in _GREY_MODES
+        pixels = np.asarray(image.convert("L" if grey else "RGB"))
+    # What Pillow raises for broken files depends on the format and on where they are broken.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        raise InputError(f"dataset.path: {name} is not a readable image.") from None
+    if image.mode.startswith(_DEEP_MODES):
+        raise InputError(
+            f"dataset.path: {name} has more than 8 bits a channel (mode {image.mode}); "
+            "convert it to 8 bits."
+        )
+    return pixels[None] if grey else pixels.transpose(2, 0, 1)
+
+
+def _show(shape: tuple[int, ...]) -> str:
+    return "x".join(str(length) for length in shape)

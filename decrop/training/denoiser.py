@@ -1,34 +1,34 @@
-"""Stage 2: train the denoiser in two phases, one epoch at a time."""
+"""Stage 2: train the denoiser phase by phase, one epoch at a time."""
 
+import math
 import time
-from dataclasses import asdict, dataclass
+from collections import defaultdict
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from decrop.classifiers.classifier import Classifier
-from decrop.config import TrialConfig
+from decrop.config import Objective, TrialConfig
 from decrop.data.augment import augment_views
 from decrop.errors import RunError
-from decrop.networks.discriminator import Discriminator, reverse_gradient
+from decrop.networks.discriminator import Discriminator
 from decrop.networks.registry import build_denoiser
 from decrop.seeds import seeded_globals, torch_generator
+from decrop.smoothing.execution import resolve_precision
 from decrop.synthesis.stage_one import StageOne
-from decrop.training.losses import (
-    LossTerms,
-    cosine_similarity,
-    domain_loss,
-    label_consistency_loss,
-    maximum_mean_discrepancy,
-    total_loss,
-)
+from decrop.training.losses import LossTerms, total_loss
+from decrop.training.objectives import OBJECTIVES, Batch, Networks
 from decrop.training.schedule import (
     build_optimizer,
-    learning_rate,
+    learning_rates,
     optimizer_kind,
     reversal_scale,
 )
+
+Phase = Literal[0, 1, 2]
 
 
 class TrainingDivergedError(RunError):
@@ -37,33 +37,28 @@ class TrainingDivergedError(RunError):
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """Means over the steps of an epoch, counted from 1 through both phases."""
+    """Means over the steps of an epoch, counted from 1 through all phases.
+
+    A term is None where the phase's objective does not have it.
+    """
 
     epoch: int
-    phase: Literal[1, 2]
+    phase: Phase
     learning_rate: float
-    label_consistency: float
-    cosine_similarity: float
-    mmd: float
+    label_consistency: float | None
+    cosine_similarity: float | None
+    mmd: float | None
     discriminator: float | None
+    squared_error: float | None
     total: float
     seconds: float
-
-
-@dataclass(frozen=True)
-class _Batch:
-    clean: Tensor
-    boundary: Tensor
-    interpolated: Tensor
-    boundary_used: Tensor
-    noise: Tensor
 
 
 class DenoiserTrainer:
     """Trains a denoiser on stage-1 samples; its state can be saved between epochs.
 
     Every epoch draws from random streams of its own, so a resumed training continues exactly as an
-    uninterrupted one. The discriminator and the optimiser are fresh in the second phase.
+    uninterrupted one. The discriminator is fresh in its phase, the optimiser in every phase.
     """
 
     def __init__(
@@ -77,6 +72,7 @@ class DenoiserTrainer:
         self._seed = config.seed
         self._settings = config.training
         self._device = device
+        self._bf16 = resolve_precision(config.execution.training_precision, device) == "bf16"
         self._classifier = classifier.to(device)
         self._clean = samples.clean.to(device)
         self._boundary = samples.boundary.to(device)
@@ -88,7 +84,11 @@ class DenoiserTrainer:
         with seeded_globals(self._seed, "denoiser initialisation"):
             denoiser = build_denoiser(config.denoiser, image_channels=self._clean.shape[1])
         # No overload of `to` in PyTorch's annotations takes a memory format.
-        self.denoiser = denoiser.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._trained = denoiser.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._average = None
+        if self._settings.averaging_decay:
+            averaging = get_ema_multi_avg_fn(self._settings.averaging_decay)
+            self._average = AveragedModel(self._trained, multi_avg_fn=averaging, use_buffers=True)
         with seeded_globals(self._seed, "discriminator initialisation"):
             self._discriminator = Discriminator(
                 features=self._classifier.feature_count,
@@ -100,8 +100,13 @@ class DenoiserTrainer:
         self._optimizer = self._fresh_optimizer(0)
 
     @property
+    def denoiser(self) -> nn.Module:
+        """The denoiser as trained so far: the last weights, or their moving average."""
+        return self._trained if self._average is None else self._average.module
+
+    @property
     def epochs_done(self) -> int:
-        """Epochs trained so far, in both phases."""
+        """Epochs trained so far, in all phases."""
         return self._epochs_done
 
     @property
@@ -119,31 +124,34 @@ class DenoiserTrainer:
         phase, epoch = self._phase_and_epoch(self._epochs_done)
         if self._needs_fresh_optimizer(epoch):
             self._optimizer = self._fresh_optimizer(epoch)
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(self._settings, epoch)
-        self.denoiser.train()
-        batches = self._epoch_batches()
-        sums = torch.zeros(5, device=self._device)
-        for step, batch in enumerate(batches):
-            progress = (epoch + step / len(batches)) / max(self._settings.discriminator_epochs, 1)
-            scale = reversal_scale(self._settings, progress) if phase == 2 else None
-            sums += self._step(batch, scale)
+        self._trained.train()
+        batches = self._epoch_batches(phase)
+        phase_epochs = self._settings.phase_epochs[phase]
+        rates = learning_rates(self._settings, epoch, phase_epochs=phase_epochs, steps=len(batches))
+        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self._device))
+        for step, (batch, rate) in enumerate(zip(batches, rates, strict=True)):
+            for group in self._optimizer.param_groups:
+                group["lr"] = rate
+            progress = (epoch + step / len(batches)) / phase_epochs
+            for name, value in self._step(batch, phase, progress).items():
+                sums[name] += value
         self._epochs_done += 1
-        label, cosine, mmd, domain, total = (sums / len(batches)).tolist()
+        means = {name: value.item() / len(batches) for name, value in sums.items()}
         record = EpochRecord(
             epoch=self._epochs_done,
             phase=phase,
-            learning_rate=learning_rate(self._settings, epoch),
-            label_consistency=label,
-            cosine_similarity=cosine,
-            mmd=mmd,
-            discriminator=domain if phase == 2 else None,
-            total=total,
+            learning_rate=rates[0],
+            label_consistency=means.get("label_consistency"),
+            cosine_similarity=means.get("cosine_similarity"),
+            mmd=means.get("mmd"),
+            discriminator=means.get("domain"),
+            squared_error=means.get("squared_error"),
+            total=means["total"],
             seconds=time.monotonic() - started,
         )
-        if not torch.isfinite(sums).all():
+        if not all(math.isfinite(mean) for mean in means.values()):
             raise TrainingDivergedError(
-                f"the loss is {total} in epoch {self._epochs_done}; "
+                f"the loss is {record.total} in epoch {self._epochs_done}; "
                 "try a lower training.learning_rate or smaller training.loss_weights."
             )
         self._history.append(record)
@@ -153,7 +161,8 @@ class DenoiserTrainer:
         """Everything that a later process needs to go on; loads with `weights_only=True`."""
         return {
             "epochs_done": self._epochs_done,
-            "denoiser": self.denoiser.state_dict(),
+            "denoiser": self._trained.state_dict(),
+            "average": None if self._average is None else self._average.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "discriminator": self._discriminator.state_dict(),
             "discriminator_optimizer": self._discriminator_optimizer.state_dict(),
@@ -163,7 +172,9 @@ class DenoiserTrainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state that `state_dict` returned."""
         self._epochs_done = state["epochs_done"]
-        self.denoiser.load_state_dict(state["denoiser"])
+        self._trained.load_state_dict(state["denoiser"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
         self._discriminator.load_state_dict(state["discriminator"])
         self._discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
         self._history = [EpochRecord(**record) for record in state["history"]]
@@ -172,27 +183,31 @@ class DenoiserTrainer:
         self._optimizer = self._fresh_optimizer(epoch)
         self._optimizer.load_state_dict(state["optimizer"])
 
-    def _phase_and_epoch(self, epochs_done: int) -> tuple[Literal[1, 2], int]:
-        if epochs_done < self._settings.epochs:
-            return 1, epochs_done
-        return 2, epochs_done - self._settings.epochs
+    def _phase_and_epoch(self, epochs_done: int) -> tuple[Phase, int]:
+        squared_error, objective, _ = self._settings.phase_epochs
+        if epochs_done < squared_error:
+            return 0, epochs_done
+        if epochs_done < squared_error + objective:
+            return 1, epochs_done - squared_error
+        return 2, epochs_done - squared_error - objective
 
     def _fresh_optimizer(self, epoch: int) -> torch.optim.Optimizer:
         kind = optimizer_kind(self._settings, epoch)
-        return build_optimizer(self._settings, kind, self.denoiser.parameters())
+        return build_optimizer(self._settings, kind, self._trained.parameters())
 
     def _needs_fresh_optimizer(self, epoch: int) -> bool:
         return epoch == 0 or (
             optimizer_kind(self._settings, epoch) != optimizer_kind(self._settings, epoch - 1)
         )
 
-    def _epoch_batches(self) -> list[_Batch]:
+    def _epoch_batches(self, phase: Phase) -> list[Batch]:
         draws = torch_generator(self._seed, "training", self._epochs_done)
         noise = torch_generator(
             self._seed, "training noise", self._epochs_done, device=self._device
         )
         count, images = self._interpolated.shape[:2]
         order = torch.randperm(images, generator=draws)
+        generated = self._settings.generated_samples if self._objective(phase) == "decrop" else ""
         batches = []
         # Equal parts: no step has a single image, which BatchNorm could not take.
         for rows in order.tensor_split(-(-images // self._settings.batch_size)):
@@ -204,10 +219,10 @@ class DenoiserTrainer:
                 draws,
             )
             batches.append(
-                _Batch(
+                Batch(
                     clean=clean,
-                    boundary=boundary,
-                    interpolated=interpolated,
+                    boundary=boundary if "boundary" in generated else None,
+                    interpolated=interpolated if "interpolated" in generated else None,
                     boundary_used=self._boundary_used[rows],
                     noise=self._sigma
                     * torch.randn(clean.shape, generator=noise, device=self._device),
@@ -215,51 +230,42 @@ class DenoiserTrainer:
             )
         return batches
 
-    def _step(self, batch: _Batch, scale: float | None) -> Tensor:
-        terms = self._terms(batch, scale)
+    def _objective(self, phase: Phase) -> Objective:
+        return "mse" if phase == 0 else self._settings.objective
+
+    def _step(self, batch: Batch, phase: Phase, progress: float) -> dict[str, Tensor]:
+        """Take one step and return the terms of its loss and their total."""
+        scale = reversal_scale(self._settings, progress) if phase == 2 else None
+        networks = Networks(self._denoise, self._classify, self._discriminator)
+        terms = OBJECTIVES[self._objective(phase)](batch, networks, scale)
         total = total_loss(terms, self._settings.loss_weights)
+        if self._settings.l1_penalty:
+            norm = sum(weight.abs().sum() for weight in self._trained.parameters())
+            total = total + self._settings.l1_penalty * norm
         self._optimizer.zero_grad()
         self._discriminator_optimizer.zero_grad()
         total.backward()
         self._optimizer.step()
         if terms.domain is not None:
             self._discriminator_optimizer.step()
-        domain = total.new_zeros(()) if terms.domain is None else terms.domain
-        parts = [terms.label_consistency, terms.cosine_similarity, terms.mmd, domain, total]
-        return torch.stack(parts).detach()
+        if self._average is not None:
+            self._average.update_parameters(self._trained)
+        found = {field.name: getattr(terms, field.name) for field in fields(LossTerms)}
+        return {
+            name: value.detach()
+            for name, value in {**found, "total": total}.items()
+            if value is not None
+        }
 
-    def _terms(self, batch: _Batch, scale: float | None) -> LossTerms:
-        with torch.no_grad():
-            clean_logits, clean_features = self._classifier.logits_and_features(batch.clean)
-        # The clean view goes last: with DnCNN's momentum the running statistics are then its own,
-        # as where the published code runs it once more for the discriminator.
-        interpolated_logits, interpolated_features = self._denoised(
-            batch.interpolated + batch.noise
-        )
-        cosine = cosine_similarity(interpolated_logits, clean_logits)
-        mmd = maximum_mean_discrepancy(interpolated_features, clean_features)
-        kept = batch.boundary_used
-        if kept.any():
-            # Left out before the denoiser, where BatchNorm would let them act on the others.
-            boundary_logits, boundary_features = self._denoised(
-                (batch.boundary + batch.noise)[kept]
-            )
-            cosine = cosine + cosine_similarity(boundary_logits, clean_logits[kept])
-            mmd = mmd + maximum_mean_discrepancy(boundary_features, clean_features)
-        logits, features = self._denoised(batch.clean + batch.noise)
-        domain = None
-        if scale is not None:
-            joint = torch.cat([clean_features, reverse_gradient(features, scale)])
-            clean_scores, denoised_scores = self._discriminator(joint).chunk(2)
-            domain = domain_loss(clean_scores, denoised_scores)
-        return LossTerms(
-            label_consistency=label_consistency_loss(logits, clean_logits),
-            cosine_similarity=cosine,
-            mmd=mmd,
-            domain=domain,
-        )
+    def _denoise(self, noisy: Tensor) -> Tensor:
+        with self._autocast():
+            denoised: Tensor = self._trained(noisy.contiguous(memory_format=torch.channels_last))
+        return denoised.float()
 
-    def _denoised(self, noisy: Tensor) -> tuple[Tensor, Tensor]:
-        return self._classifier.logits_and_features(
-            self.denoiser(noisy.contiguous(memory_format=torch.channels_last))
-        )
+    def _classify(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        with self._autocast():
+            logits, features = self._classifier.logits_and_features(images)
+        return logits.float(), features.float()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bf16)

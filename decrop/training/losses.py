@@ -56,14 +56,26 @@ def domain_loss(clean_scores: Tensor, denoised_scores: Tensor) -> Tensor:
     ) + F.binary_cross_entropy_with_logits(denoised_scores, torch.zeros_like(denoised_scores))
 
 
+def squared_error(denoised: Tensor, clean: Tensor) -> Tensor:
+    """Mean squared error of denoised images [B, C, H, W] to the clean ones.
+
+    The MSE objective of denoised smoothing (Salman et al. 2020, eq. 6).
+    """
+    return F.mse_loss(denoised, clean)
+
+
 @dataclass(frozen=True)
 class LossTerms:
-    """The terms of eq. 12, scalars; `domain` is None in the phase without the discriminator."""
+    """The terms of an objective, scalars; None where it does not have them.
 
-    label_consistency: Tensor
-    cosine_similarity: Tensor
-    mmd: Tensor
-    domain: Tensor | None
+    Those of DE-CROP are the terms of eq. 12; `domain` only in the phase with the discriminator.
+    """
+
+    label_consistency: Tensor | None = None
+    cosine_similarity: Tensor | None = None
+    mmd: Tensor | None = None
+    domain: Tensor | None = None
+    squared_error: Tensor | None = None
 
 
 def total_loss(terms: LossTerms, weights: LossWeights) -> Tensor:
@@ -72,9 +84,11 @@ def total_loss(terms: LossTerms, weights: LossWeights) -> Tensor:
     The weight of the domain loss is not applied here: it scales the reversed gradient, so that the
     discriminator itself always learns at full rate.
     """
-    total = (
-        weights.label_consistency * terms.label_consistency
-        - weights.cosine * terms.cosine_similarity
-        + weights.mmd * terms.mmd
+    weighted = (
+        (weights.label_consistency, terms.label_consistency),
+        (-weights.cosine, terms.cosine_similarity),
+        (weights.mmd, terms.mmd),
+        (1.0, terms.domain),
+        (1.0, terms.squared_error),
     )
-    return total if terms.domain is None else total + terms.domain
+    return torch.stack([weight * term for weight, term in weighted if term is not None]).sum()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from functools import cache
 from typing import Literal
 
 import torch
@@ -17,23 +18,51 @@ def optimizer_kind(settings: TrainingSettings, epoch: int) -> OptimizerKind:
     """Name the optimiser of an epoch of a phase, counted from 0."""
     if settings.optimizer == "adam_then_sgd":
         return "adam" if epoch < settings.adam_epochs else "sgd"
-    return settings.optimizer
+    return "adam" if settings.optimizer == "one_cycle" else settings.optimizer
 
 
-def learning_rate(settings: TrainingSettings, epoch: int) -> float:
-    """Return the learning rate of an epoch of a phase, counted from 0."""
+def learning_rates(
+    settings: TrainingSettings, epoch: int, *, phase_epochs: int, steps: int
+) -> list[float]:
+    """Return the learning rate of each step of an epoch of a phase.
+
+    Args:
+        settings: schedule.
+        epoch: of the phase, counted from 0.
+        phase_epochs: epochs of the phase.
+        steps: of an epoch.
+    """
+    if settings.optimizer == "one_cycle":
+        rates = _one_cycle(settings.learning_rate, phase_epochs * steps)
+        return rates[epoch * steps : (epoch + 1) * steps]
     drops = epoch // settings.learning_rate_drop_every
-    return settings.learning_rate * settings.learning_rate_drop_factor**drops
+    return [settings.learning_rate * settings.learning_rate_drop_factor**drops] * steps
 
 
 def build_optimizer(
     settings: TrainingSettings, kind: OptimizerKind, parameters: Iterable[nn.Parameter]
 ) -> torch.optim.Optimizer:
-    """Make a fresh optimiser; its learning rate is set anew in each epoch."""
+    """Make a fresh optimiser; its learning rate is set anew in each step."""
     rate, decay = settings.learning_rate, settings.weight_decay
     if kind == "adam":
         return torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
     return torch.optim.SGD(parameters, lr=rate, weight_decay=decay, momentum=_SGD_MOMENTUM)
+
+
+@cache
+def _one_cycle(peak: float, steps: int) -> list[float]:
+    """Return the learning rates of Smith and Topin 2018 as PyTorch schedules them."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=peak)
+    # PyTorch's schedule has no room for fewer than a handful of steps.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=peak, total_steps=max(steps, 4), cycle_momentum=False
+    )
+    rates = []
+    for _ in range(steps):
+        rates.append(float(schedule.get_last_lr()[0]))
+        optimizer.step()
+        schedule.step()
+    return rates
 
 
 def reversal_scale(settings: TrainingSettings, progress: float) -> float:

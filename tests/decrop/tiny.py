@@ -30,6 +30,7 @@ TINY_TRIAL = {
         "discriminator": {"hidden_units": 6, "learning_rate": 0.01},
         "augmentation": {"crop_padding": 1},
     },
+    "execution": {"training_precision": "fp32"},
 }
 
 

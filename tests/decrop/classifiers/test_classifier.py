@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from decrop.classifiers.classifier import Classifier
+from decrop.config import ClassifierArchitecture
 from decrop.errors import InputError
 from decrop.networks.registry import CLASSIFIERS, build_classifier_network
 from tests.decrop.tiny import FEATURES, random_images, tiny_classifier
@@ -66,19 +67,37 @@ def test_reading_features_leaves_no_hook() -> None:
     assert not any(module._forward_pre_hooks for module in classifier.modules())
 
 
+# Of the last layer, after pooling where there is any.
+FEATURE_COUNTS: dict[ClassifierArchitecture, int] = {
+    "small_cnn": 64,
+    "cifar_resnet20": 64,
+    "cifar_resnet56": 64,
+    "cifar_resnet110": 64,
+    "resnet12": 640,
+    "resnet18": 512,
+    "alexnet": 256,
+    "half_alexnet": 128,
+}
+
+
 @pytest.mark.parametrize("architecture", CLASSIFIERS)
-def test_features_of_every_architecture_explain_the_logits(architecture: str) -> None:
-    network = build_classifier_network(architecture, image_channels=1, class_count=3)  # type: ignore[arg-type]
+@pytest.mark.parametrize("size", [16, 21])
+def test_features_of_every_architecture_explain_the_logits(
+    architecture: ClassifierArchitecture, size: int
+) -> None:
+    torch.manual_seed(0)
+    network = build_classifier_network(architecture, image_channels=1, class_count=3)
     classifier = Classifier(
         network, architecture=architecture, mean=(0.5,), std=(0.5,), class_count=3
     )
-    images = random_images(4, size=8).float() / 255
+    images = random_images(4, size=size).float() / 255
     logits, features = classifier.logits_and_features(images)
-    assert features.shape == (4, 64)
+    assert features.shape == (4, FEATURE_COUNTS[architecture])
+    last = [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1]
     # Undo the normalisation: logits minus bias are proportional to weight times features.
-    rest = logits - network.fc.bias
+    rest = logits - last.bias
     torch.testing.assert_close(
-        F.normalize(features @ network.fc.weight.T), F.normalize(rest), atol=1e-4, rtol=1e-3
+        F.normalize(features @ last.weight.T), F.normalize(rest), atol=1e-4, rtol=1e-3
     )
 
 

@@ -96,6 +96,21 @@ def test_statistics_of_other_channels_are_refused(
         untrained_classifier(settings(weights=str(weights), mean=mean, std=std), dataset())
 
 
+@pytest.mark.parametrize("name", ["resnet12", "half_alexnet"])
+def test_images_too_small_for_the_architecture_are_refused(name: str) -> None:
+    given = settings(architecture=name, training=TRAINING)
+    with pytest.raises(InputError) as error:
+        untrained_classifier(given, dataset())
+    text = str(error.value)
+    assert text.startswith(f"classifier.architecture: {name} needs images of 1")
+    assert "tiny has 6x6. Use one of small_cnn, cifar_resnet20, " in text
+    assert "resnet18" in text and "alexnet" not in text.removeprefix(
+        f"classifier.architecture: {name}"
+    )
+    enough = tiny_dataset(torch.arange(4), class_count=4, images=random_images(4, size=16))
+    assert untrained_classifier(given, enough).architecture == name
+
+
 def test_trained_classifier_is_trained_once(tmp_path: Path) -> None:
     cache = ContentCache(tmp_path)
     given = settings(architecture="small_cnn", training=TRAINING)

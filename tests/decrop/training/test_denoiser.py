@@ -119,11 +119,8 @@ def one_step(trainer: DenoiserTrainer, classifier: Classifier, samples: StageOne
     """Train an epoch of a single step without augmentation and find out what the views were."""
     found, record = record_epoch(trainer, classifier)
     assert len(found.noisy) == 3
-    (clean,) = [
-        images
-        for images in found.classified
-        if not any(torch.equal(images, denoised) for denoised in found.denoised)
-    ]
+    clean, all_denoised = found.classified
+    assert torch.equal(all_denoised, torch.cat(found.denoised))
     rows = positions(clean, samples.clean)
     views = {
         "clean": samples.clean[rows],
@@ -207,7 +204,7 @@ def test_epoch_takes_every_image_once_in_steps_of_at_most_a_batch() -> None:
     orders = []
     for _ in range(2):
         found, _ = record_epoch(trainer, classifier)
-        steps = [found.classified[call] for call in range(0, len(found.classified), 4)]
+        steps = [found.classified[call] for call in range(0, len(found.classified), 2)]
         assert sorted(len(step) for step in steps) == [4, 4, 5]
         orders.append(positions(torch.cat(steps), samples.clean))
         assert sorted(orders[-1]) == list(range(IMAGES + 1))
@@ -375,6 +372,130 @@ def test_phase_without_discriminator_epochs_is_all() -> None:
     trainer = trained(2, training={"discriminator_epochs": 0})
     assert [record.phase for record in trainer.history] == [1, 1]
     assert same(weights(trainer), weights(trained(2)))
+
+
+# Objectives.
+
+
+def terms_of(record: EpochRecord) -> set[str]:
+    names = ("label_consistency", "cosine_similarity", "mmd", "discriminator", "squared_error")
+    return {name for name in names if getattr(record, name) is not None}
+
+
+@pytest.mark.parametrize(
+    ("training", "expected"),
+    [
+        ({"objective": "mse"}, {1: {"squared_error"}}),
+        ({"objective": "stability"}, {1: {"label_consistency"}}),
+        (
+            {"objective": "stability", "mse_epochs": 2},
+            {0: {"squared_error"}, 1: {"label_consistency"}},
+        ),
+        (
+            {},
+            {
+                1: {"label_consistency", "cosine_similarity", "mmd"},
+                2: {"label_consistency", "cosine_similarity", "mmd", "discriminator"},
+            },
+        ),
+    ],
+)
+def test_phases_have_the_terms_of_their_objective(
+    training: dict[str, Any], expected: dict[int, set[str]]
+) -> None:
+    epochs = sum(tiny_config(training=training).training.phase_epochs)
+    assert epochs == 2 * len(expected)
+    trainer = trained(epochs, training=training)
+    assert [record.phase for record in trainer.history] == sorted([*expected, *expected])
+    assert {record.phase: terms_of(record) for record in trainer.history} == expected
+
+
+def test_baselines_are_their_equations() -> None:
+    classifier, samples = tiny_classifier(), random_samples(IMAGES)
+    for objective in ("mse", "stability"):
+        training = {"objective": objective, "batch_size": IMAGES, "augmentation": PLAIN}
+        trainer = make_trainer(samples, classifier, sigma=0.3, training=training)
+        found, record = record_epoch(trainer, classifier)
+        (denoised,) = found.denoised
+        (noisy,) = found.noisy
+        if objective == "mse":
+            assert not found.classified
+            errors = (denoised[:, None] - samples.clean[None]).square().flatten(2).mean(2)
+            order = errors.argmin(1)
+            assert sorted(order.tolist()) == list(range(IMAGES))
+            assert record.total == pytest.approx(errors.min(1).values.mean().item(), rel=1e-4)
+        else:
+            logits, targets = classifier(denoised), classifier(found.classified[0])
+            expected = label_consistency_loss(logits, targets).item()
+            assert record.total == pytest.approx(expected, rel=1e-4)
+        assert noisy.shape == samples.clean.shape
+
+
+@pytest.mark.parametrize("generated", ["boundary", "interpolated"])
+def test_only_the_generated_samples_asked_for_count(generated: str) -> None:
+    classifier, samples = tiny_classifier(), random_samples(IMAGES)
+    training = {"generated_samples": generated, "batch_size": IMAGES, "augmentation": PLAIN}
+    trainer = make_trainer(samples, classifier, sigma=1e-6, training=training)
+    found, record = record_epoch(trainer, classifier)
+    first, last = found.noisy
+    rows = positions(last, samples.clean)
+    views = {"boundary": samples.boundary[rows], "interpolated": samples.interpolated[0, rows]}
+    assert torch.allclose(first, views[generated], atol=1e-4)
+    logits = classifier(samples.clean[rows])
+    expected = cosine_similarity(classifier(found.denoised[0]), logits).item()
+    assert record.cosine_similarity == pytest.approx(expected, rel=1e-3)
+
+
+def test_l1_penalty_shrinks_the_weights() -> None:
+    def norm(penalty: float) -> float:
+        training = {"l1_penalty": penalty, "loss_weights": NO_WEIGHTS, "weight_decay": 0}
+        return float(
+            sum(weight.abs().sum() for weight in weights(trained(training=training)).values())
+        )
+
+    assert norm(1.0) < norm(0.0)
+
+
+def test_the_average_of_the_weights_is_the_denoiser() -> None:
+    decay = 0.75
+    training = {"averaging_decay": decay, "batch_size": IMAGES}
+    trainer, plain = make_trainer(training=training), make_trainer(training={"batch_size": IMAGES})
+    name = "noise.2.weight"
+    expected = None
+    for _ in range(4):
+        trainer.run_epoch()
+        plain.run_epoch()
+        # Averaging leaves training itself alone.
+        assert torch.equal(trainer.state_dict()["denoiser"][name], weights(plain)[name])
+        current = weights(plain)[name]
+        expected = current if expected is None else decay * expected + (1 - decay) * current
+        assert torch.allclose(weights(trainer)[name], expected, atol=1e-6)
+    assert not torch.allclose(weights(trainer)[name], weights(plain)[name], atol=1e-6)
+
+
+def test_an_average_survives_a_save() -> None:
+    training = {"averaging_decay": 0.75}
+    whole = trained(4, training=training)
+    first = trained(2, training=training)
+    buffer = io.BytesIO()
+    torch.save(first.state_dict(), buffer)
+    buffer.seek(0)
+    second = make_trainer(training=training)
+    second.load_state_dict(torch.load(buffer, weights_only=True))
+    for _ in range(2):
+        second.run_epoch()
+    assert same(weights(second), weights(whole))
+
+
+def test_bf16_trains_nearly_as_fp32_and_keeps_fp32_weights() -> None:
+    by_precision = {
+        precision: trained(execution={"training_precision": precision})
+        for precision in ("fp32", "bf16")
+    }
+    assert all(tensor.dtype != torch.bfloat16 for tensor in weights(by_precision["bf16"]).values())
+    assert not same(weights(by_precision["bf16"]), weights(by_precision["fp32"]))
+    totals = [trainer.history[0].total for trainer in by_precision.values()]
+    assert totals[0] == pytest.approx(totals[1], rel=0.02)
 
 
 # Samples whose attack failed.

@@ -10,7 +10,7 @@ from torch import nn
 from decrop.config import TrainingSettings
 from decrop.training.schedule import (
     build_optimizer,
-    learning_rate,
+    learning_rates,
     optimizer_kind,
     reversal_scale,
 )
@@ -20,16 +20,45 @@ def settings(**given: Any) -> TrainingSettings:
     return TrainingSettings.model_validate(given)
 
 
+def rate(given: TrainingSettings, epoch: int) -> float:
+    rates = learning_rates(given, epoch, phase_epochs=1_000, steps=3)
+    assert len(rates) == 3
+    assert len(set(rates)) == 1
+    return rates[0]
+
+
 def test_learning_rate_drops_by_10_every_200_epochs() -> None:
     epochs = (0, 199, 200, 399, 400, 599)
     expected = (1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5)
-    assert [learning_rate(settings(), epoch) for epoch in epochs] == pytest.approx(expected)
+    assert [rate(settings(), epoch) for epoch in epochs] == pytest.approx(expected)
 
 
 def test_drops_follow_the_settings() -> None:
     given = settings(learning_rate=0.8, learning_rate_drop_every=3, learning_rate_drop_factor=0.5)
-    rates = [learning_rate(given, epoch) for epoch in range(8)]
+    rates = [rate(given, epoch) for epoch in range(8)]
     assert rates == pytest.approx([0.8] * 3 + [0.4] * 3 + [0.2] * 2)
+
+
+def test_one_cycle_rises_to_the_learning_rate_and_falls_to_zero_in_a_phase() -> None:
+    given = settings(optimizer="one_cycle", learning_rate=0.2, learning_rate_drop_every=1)
+    epochs = [learning_rates(given, epoch, phase_epochs=10, steps=5) for epoch in range(10)]
+    assert [len(rates) for rates in epochs] == [5] * 10
+    rates = [rate for epoch in epochs for rate in epoch]
+    peak = rates.index(max(rates))
+    assert rates[peak] == pytest.approx(0.2)
+    assert 10 <= peak <= 20
+    assert rates[:peak] == sorted(rates[:peak])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[0] == pytest.approx(0.2 / 25)
+    assert rates[-1] < 1e-5
+    assert optimizer_kind(given, 7) == "adam"
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 5])
+def test_one_cycle_of_a_few_steps_moves(epochs: int) -> None:
+    given = settings(optimizer="one_cycle", learning_rate=0.2)
+    rates = [learning_rates(given, e, phase_epochs=epochs, steps=1)[0] for e in range(epochs)]
+    assert all(0 < rate <= 0.2 for rate in rates)
 
 
 def test_optimizer_changes_after_adam_epochs() -> None:

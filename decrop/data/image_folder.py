@@ -1,0 +1,102 @@
+"""Images in a tree of folders, one for each class, as torchvision's ImageFolder reads it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from decrop.data.sources import EncodedImages, Shape
+from decrop.errors import InputError
+
+
+@dataclass(frozen=True)
+class ImageFolderSplits:
+    """Both splits of an image folder and its class names, in the order of the labels."""
+
+    train: EncodedImages
+    test: EncodedImages
+    class_names: tuple[str, ...]
+
+
+def read_image_folder(folder: Path) -> ImageFolderSplits:
+    """List `train/<class>/…` and `test/<class>/…` (`val` where there is no `test`).
+
+    Classes are numbered in the order of their names, as torchvision does; the test split may lack
+    some of them. Nothing is decoded but the first training image, whose shape all must have.
+
+    Raises:
+        InputError: a split is missing, a folder holds no classes or images, the test split has a
+            class that the training split has not, or the first image cannot be decoded.
+    """
+    train_folder, test_folder = _split_folders(folder)
+    class_names = _class_names(train_folder)
+    test_names = _class_names(test_folder)
+    for name in test_names:
+        if name not in class_names:
+            raise InputError(
+                f"dataset.path: {train_folder} has no class folder {name}, but {test_folder} has; "
+                "test images must be of the classes to train on."
+            )
+    numbers = {name: number for number, name in enumerate(class_names)}
+    train = _images(train_folder, numbers)
+    test = _images(test_folder, {name: numbers[name] for name in test_names}, train.shape)
+    return ImageFolderSplits(train, test, tuple(class_names))
+
+
+def _split_folders(folder: Path) -> tuple[Path, Path]:
+    train = folder / "train"
+    tests = [folder / name for name in ("test", "val") if (folder / name).is_dir()]
+    if not train.is_dir() or not tests:
+        raise InputError(
+            f"dataset.path: {folder} has no folder {'test or val' if train.is_dir() else 'train'}; "
+            "expected train/<class>/<image> and test/<class>/<image>."
+        )
+    return train, tests[0]
+
+
+def _class_names(split: Path) -> list[str]:
+    # Imported where it is used: it takes two seconds, and other datasets need none of it.
+    from decrop._torchvision import torchvision
+
+    try:
+        names: list[str] = torchvision.datasets.folder.find_classes(split)[0]
+    except FileNotFoundError:
+        raise InputError(
+            f"dataset.path: {split} holds no class folders; expected {split}/<class>/<image>."
+        ) from None
+    return names
+
+
+def _images(split: Path, numbers: dict[str, int], shape: Shape | None = None) -> EncodedImages:
+    from decrop._torchvision import torchvision
+
+    folder = torchvision.datasets.folder
+    found = folder.make_dataset(
+        str(split), numbers, extensions=folder.IMG_EXTENSIONS, allow_empty=True
+    )
+    labels = torch.tensor([label for _, label in found], dtype=torch.int64)
+    for name, number in numbers.items():
+        if not (labels == number).any():
+            raise InputError(
+                f"dataset.path: the class folder {split / name} holds no images "
+                f"({', '.join(folder.IMG_EXTENSIONS)})."
+            )
+    return EncodedImages(_ImageFiles([Path(path) for path, _ in found]), labels, shape)
+
+
+@dataclass(frozen=True)
+class _ImageFiles:
+    paths: list[Path]
+
+    def read(self, positions: Sequence[int]) -> Iterator[bytes]:
+        for position in positions:
+            try:
+                yield self.paths[position].read_bytes()
+            except OSError as error:
+                raise InputError(
+                    f"dataset.path: {self.paths[position]} cannot be read: {error.strerror}."
+                ) from None
+
+    def name(self, position: int) -> str:
+        return str(self.paths[position])

@@ -1,0 +1,148 @@
+"""Augmentation policies: random crops, flips and affine transforms."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from decrop.config import AugmentationPolicy, AugmentationSettings
+
+_ROTATION_DEGREES = 10.0
+# Shares of the width and of the height, as torchvision's RandomAffine takes them.
+_TRANSLATION = (0.25, 0.50)
+
+
+def moved(
+    views: list[Tensor], settings: AugmentationSettings, generator: torch.Generator
+) -> list[Tensor]:
+    """Apply a policy of DE-CROP's supplement, section 4, with draws of its own for each image.
+
+    1: a crop of the original size at a random place of the zero-padded image, then a horizontal
+    flip with some probability. 2: one of a horizontal flip, a vertical flip (both with that
+    probability), the crop, and an affine transform: rotation by up to 10 degrees, translation by up
+    to a quarter of the width and half of the height. 3: all four. The affine transform takes the
+    nearest pixel, and zero outside, which is torchvision's default.
+
+    Args:
+        views: tensors [B, C, H, W] of one shape, floats; all are moved alike.
+        settings: policy, padding and probability of a flip.
+        generator: a CPU generator.
+    """
+    for move in POLICIES[settings.policy](views[0].shape, settings, generator):
+        views = [move.applied_to(view) for view in views]
+    return views
+
+
+@dataclass(frozen=True)
+class _CropAndFlips:
+    """Tensors [B]: the crop's corner in the padded image, and whether the crop is flipped."""
+
+    padding: int
+    top: Tensor
+    left: Tensor
+    horizontal: Tensor
+    vertical: Tensor
+
+    def applied_to(self, view: Tensor) -> Tensor:
+        count, _, height, width = view.shape
+        rows = self.top[:, None] + torch.arange(height)
+        columns = self.left[:, None] + torch.arange(width)
+        rows = torch.where(self.vertical[:, None], rows.flip(1), rows)
+        columns = torch.where(self.horizontal[:, None], columns.flip(1), columns)
+        image = torch.arange(count, device=view.device)[:, None, None]
+        rows, columns = rows[:, :, None].to(view.device), columns[:, None, :].to(view.device)
+        padded = F.pad(view, (self.padding,) * 4).permute(0, 2, 3, 1)
+        # Indexing [B, H, W] before the channels puts these last.
+        return padded[image, rows, columns].permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class _Affine:
+    """Tensors [B]: clockwise rotation about the centre in degrees, then a shift in pixels."""
+
+    degrees: Tensor
+    right: Tensor
+    down: Tensor
+
+    def applied_to(self, view: Tensor) -> Tensor:
+        height, width = view.shape[2:]
+        cosine, sine = self.degrees.deg2rad().cos(), self.degrees.deg2rad().sin()
+        # From a place in the result to the one it comes from: back by the shift, then back by the
+        # rotation. The grid counts both axes from -1 to 1, whatever the image's proportions.
+        x, y = -2 * self.right / width, -2 * self.down / height
+        x_by_y, y_by_x = sine * (height / width), -sine * (width / height)
+        to_source = torch.stack(
+            [
+                torch.stack([cosine, x_by_y, cosine * x + x_by_y * y], dim=1),
+                torch.stack([y_by_x, cosine, y_by_x * x + cosine * y], dim=1),
+            ],
+            dim=1,
+        ).to(view)
+        grid = F.affine_grid(to_source, list(view.shape), align_corners=False)
+        return F.grid_sample(view, grid, mode="nearest", align_corners=False)
+
+
+_Moves = tuple[_CropAndFlips | _Affine, ...]
+
+
+def _none(_: torch.Size, __: AugmentationSettings, ___: torch.Generator) -> _Moves:
+    return ()
+
+
+def _crop_then_flip(
+    shape: torch.Size, settings: AugmentationSettings, generator: torch.Generator
+) -> _Moves:
+    return (_draw_crop_and_flip(shape, settings, generator),)
+
+
+def _one_of_four(
+    shape: torch.Size, settings: AugmentationSettings, generator: torch.Generator
+) -> _Moves:
+    crop, affine = _all_four(shape, settings, generator)
+    choice = torch.randint(4, shape[:1], generator=generator)
+    # The crop that starts where the padding ends is the image.
+    image = torch.full_like(crop.top, crop.padding)
+    only_one = replace(
+        crop,
+        horizontal=crop.horizontal & (choice == 0),
+        vertical=crop.vertical & (choice == 1),
+        top=torch.where(choice == 2, crop.top, image),
+        left=torch.where(choice == 2, crop.left, image),
+    )
+    used = choice == 3
+    return only_one, _Affine(used * affine.degrees, used * affine.right, used * affine.down)
+
+
+def _all_four(
+    shape: torch.Size, settings: AugmentationSettings, generator: torch.Generator
+) -> tuple[_CropAndFlips, _Affine]:
+    count, _, height, width = shape
+    # The place of a crop is as likely as its mirror image: before a flip or after it is the same.
+    crop = _draw_crop_and_flip(shape, settings, generator)
+    vertical = torch.rand(count, generator=generator) < settings.flip_probability
+    turn, right, down = 2 * torch.rand(3, count, generator=generator) - 1
+    affine = _Affine(
+        degrees=_ROTATION_DEGREES * turn,
+        right=(_TRANSLATION[0] * width * right).round(),
+        down=(_TRANSLATION[1] * height * down).round(),
+    )
+    return replace(crop, vertical=vertical), affine
+
+
+def _draw_crop_and_flip(
+    shape: torch.Size, settings: AugmentationSettings, generator: torch.Generator
+) -> _CropAndFlips:
+    count, corners = shape[0], 2 * settings.crop_padding + 1
+    top = torch.randint(corners, (count,), generator=generator)
+    left = torch.randint(corners, (count,), generator=generator)
+    horizontal = torch.rand(count, generator=generator) < settings.flip_probability
+    upright = torch.zeros_like(horizontal)
+    return _CropAndFlips(settings.crop_padding, top, left, horizontal, vertical=upright)
+
+
+POLICIES: dict[
+    AugmentationPolicy,
+    Callable[[torch.Size, AugmentationSettings, torch.Generator], _Moves],
+] = {"none": _none, 1: _crop_then_flip, 2: _one_of_four, 3: _all_four}
