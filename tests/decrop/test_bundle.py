@@ -48,7 +48,9 @@ FILES = {
     "config.json",
     "denoiser.safetensors",
     "figures/certified_accuracy.png",
+    "figures/features.png",
     "figures/training.png",
+    "history.json",
 }
 
 
