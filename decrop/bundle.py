@@ -15,7 +15,7 @@ from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.stored import load_stored_classifier, store_classifier
 from decrop.config import TrialConfig
 from decrop.data.datasets import load_dataset
-from decrop.data.limited import LabelledImages, take
+from decrop.data.limited import LabelledImages, limited_data, take
 from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, sha256_of_file, write_json, write_text
@@ -23,12 +23,14 @@ from decrop.model_card import model_card
 from decrop.networks.registry import build_denoiser
 from decrop.result import Scores, TrialResult
 from decrop.smoothing.collect import OnProgress
+from decrop.trial_files import SAMPLES_FIGURE
 from decrop.trial_folder import TrialFolder
 
 FORMAT = 2
 _CONFIG = "config.json"
 _DENOISER = "denoiser.safetensors"
 _CERTIFICATES = "certificates.tsv"
+_HISTORY = "history.json"
 _CLASSIFIER = "classifier"
 _CHECKSUMS = "checksums.json"
 # What use and verification read; other files are checked where they are listed.
@@ -48,6 +50,7 @@ class Bundle:
         result: the summary of the certificates.
         estimation_samples: N of the certificates, or the most of them where images stop early.
         class_names: in the order of the logits.
+        history: one record an epoch of the training; empty in bundles exported without it.
     """
 
     config: TrialConfig
@@ -57,6 +60,7 @@ class Bundle:
     result: TrialResult
     estimation_samples: int
     class_names: tuple[str, ...]
+    history: tuple[dict[str, Any], ...] = ()
 
     @property
     def network(self) -> nn.Module:
@@ -103,7 +107,10 @@ def export_bundle(
     partial.mkdir(parents=True)
     shutil.copyfile(folder.denoiser_path, partial / _DENOISER)
     shutil.copyfile(folder.certificates_path, partial / _CERTIFICATES)
-    shutil.copytree(folder.figures_path, partial / "figures")
+    shutil.copyfile(folder.history_path, partial / _HISTORY)
+    # A bundle goes to others and holds none of the data.
+    no_data = shutil.ignore_patterns(SAMPLES_FIGURE)
+    shutil.copytree(folder.figures_path, partial / "figures", ignore=no_data)
     store_classifier(classifier, class_names, partial / _CLASSIFIER, with_weights=with_classifier)
     estimation_samples = (
         most_estimation_samples(config.certification)
@@ -149,6 +156,7 @@ def load_bundle(path: Path, *, classifier_weights: Path | None = None) -> Bundle
         raise InputError(f"{path} was changed: its certificates do not add up to its summary.")
     denoiser = build_denoiser(config.denoiser, image_channels=len(classifier.mean))
     denoiser.load_state_dict(load_file(path / _DENOISER))
+    history = path / _HISTORY
     return Bundle(
         config=config,
         denoiser=denoiser.eval(),
@@ -157,7 +165,28 @@ def load_bundle(path: Path, *, classifier_weights: Path | None = None) -> Bundle
         result=result,
         estimation_samples=document["estimation_samples"],
         class_names=class_names,
+        history=tuple(read_json(history)) if history.exists() else (),
     )
+
+
+def limited_images(bundle: Bundle, *, dataset_path: str | None = None) -> LabelledImages:
+    """Draw the limited data of a bundle again.
+
+    Args:
+        bundle: whose settings say which they are.
+        dataset_path: folder of the dataset, where it has one.
+
+    Raises:
+        InputError: the data are not those that the denoiser was trained on.
+    """
+    settings = bundle.config.dataset.model_copy(update={"path": dataset_path})
+    images = limited_data(load_dataset(settings), bundle.config.limited).all
+    if images.content_hash() != bundle.result.hashes["limited_data"]:
+        raise InputError(
+            f"dataset.path: the images of {dataset_path or settings.name} are not those that the "
+            "denoiser was trained on; give the dataset of the bundle with --dataset-path."
+        )
+    return images
 
 
 def verify_bundle(

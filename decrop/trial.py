@@ -32,6 +32,7 @@ from decrop.trial_files import (
     save_denoiser,
     save_outcome,
     save_progress,
+    save_sample_figures,
     save_training_figure,
 )
 from decrop.trial_folder import TrialFolder
@@ -149,6 +150,18 @@ def run_trial(
                 },
             )
             save_training_figure(folder, trainer)
+            if split == "test":
+                # Pictures take seconds, too long for every trial of a sweep.
+                save_sample_figures(
+                    folder.figures_path,
+                    config,
+                    samples,
+                    inputs.limited.all.labels,
+                    inputs.classifier,
+                    trainer.denoiser,
+                    inputs.class_names,
+                    device=device,
+                )
             save_outcome(folder, result, table, title="this denoiser")
         report = Report(
             evaluation=evaluation,

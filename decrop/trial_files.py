@@ -1,5 +1,6 @@
 """What a trial writes to its folder, each file whole."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -7,14 +8,23 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
-from decrop.evaluation.plots import certified_accuracy_figure, training_curves_figure
+from decrop.classifiers.classifier import Classifier
+from decrop.config import TrialConfig
+from decrop.evaluation.plots import certificates_figure, training_curves_figure
+from decrop.evaluation.samples import features_figure, samples_figure
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, write_json, write_whole
 from decrop.result import TrialResult
+from decrop.synthesis.stage_one import StageOne
 from decrop.training.denoiser import DenoiserTrainer
 from decrop.trial_folder import TrialFolder
+
+TRAINING_FIGURE = "training.png"
+ACCURACY_FIGURE = "certified_accuracy.png"
+SAMPLES_FIGURE = "samples.png"
+FEATURES_FIGURE = "features.png"
 
 
 def save_progress(folder: TrialFolder, trainer: DenoiserTrainer) -> None:
@@ -48,7 +58,46 @@ def save_denoiser(folder: TrialFolder, denoiser: nn.Module) -> None:
 def save_training_figure(folder: TrialFolder, trainer: DenoiserTrainer) -> None:
     """Draw the losses over epochs."""
     figure = training_curves_figure([asdict(record) for record in trainer.history])
-    _save_figure(figure, folder.figures_path / "training.png")
+    save_figure(figure, folder.figures_path / TRAINING_FIGURE)
+
+
+def save_sample_figures(
+    figures_path: Path,
+    config: TrialConfig,
+    samples: StageOne,
+    labels: Tensor,
+    classifier: Classifier,
+    denoiser: nn.Module,
+    class_names: Sequence[str],
+    *,
+    shown_class: int = 0,
+    device: torch.device,
+) -> None:
+    """Draw the limited data as pictures, and the classifier's features of one class.
+
+    Arguments as in `samples_figure` and `features_figure`; sigma and seed are the settings'.
+    """
+    pictures = samples_figure(
+        samples,
+        labels,
+        classifier,
+        denoiser,
+        class_names,
+        sigma=config.sigma,
+        seed=config.seed,
+        device=device,
+    )
+    save_figure(pictures, figures_path / SAMPLES_FIGURE)
+    features = features_figure(
+        samples,
+        labels,
+        classifier,
+        class_names,
+        shown_class=shown_class,
+        seed=config.seed,
+        device=device,
+    )
+    save_figure(features, figures_path / FEATURES_FIGURE)
 
 
 def save_outcome(
@@ -56,14 +105,11 @@ def save_outcome(
 ) -> None:
     """Write certificates, their picture and, last, the result."""
     write_whole(folder.certificates_path, table.write_tsv)
-    figure = certified_accuracy_figure(
-        {title: (table.predict, table.radius, table.label)},
-        max_radius=max(float(table.radius.max()), 0.25),
-    )
-    _save_figure(figure, folder.figures_path / "certified_accuracy.png")
+    save_figure(certificates_figure({title: table}), folder.figures_path / ACCURACY_FIGURE)
     write_json(folder.result_path, result.to_json())
     folder.counts_path.unlink(missing_ok=True)
 
 
-def _save_figure(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG."""
     write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))

@@ -128,6 +128,7 @@ class SweepDirectory:
         self.final_path = path / "final"
         self.leaderboard_json_path = path / "leaderboard.json"
         self.leaderboard_markdown_path = path / "leaderboard.md"
+        self.accuracy_figure_path = path / "figures" / "certified_accuracy.png"
         self.bundle_path = path / "bundle"
         self.mlflow_database_path = path / "mlflow.db"
         self.mlflow_artifacts_path = path / "mlflow-artifacts"

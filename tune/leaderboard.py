@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 
 from decrop.evaluation.accuracy import certified_correct, exact_interval
 from decrop.evaluation.comparison import holm_adjusted, mcnemar_p_values, paired_difference
+from decrop.evaluation.plots import certificates_figure
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, write_json, write_text
 from decrop.result import TrialResult, radius_key
+from decrop.trial_files import save_figure
 from tune.directory import SweepDirectory, SweepTrialFolder
 
 REFERENCE = 0
@@ -133,7 +135,15 @@ def build_leaderboard(directory: SweepDirectory, radii: tuple[float, ...]) -> Le
 
 
 def write_leaderboard(directory: SweepDirectory, leaderboard: Leaderboard) -> None:
-    """Write `leaderboard.json` and `leaderboard.md`."""
+    """Write a figure of all rows, `leaderboard.md` and, last, `leaderboard.json`."""
+    folders = {
+        entry_name(entry): directory.undefended
+        if entry.number is None
+        else directory.final(entry.number)
+        for entry in [*leaderboard.entries, leaderboard.undefended]
+    }
+    figure = certificates_figure({name: _table(folder) for name, folder in folders.items()})
+    save_figure(figure, directory.accuracy_figure_path)
     write_text(directory.leaderboard_markdown_path, markdown(leaderboard))
     write_json(directory.leaderboard_json_path, asdict(leaderboard))
 

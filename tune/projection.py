@@ -144,11 +144,13 @@ class SweepSource:
         )
 
     def _files(self) -> dict[str, Path]:
-        return _by_name(
+        files = _by_name(
             self.directory.record_path,
             self.directory.leaderboard_json_path,
             self.directory.leaderboard_markdown_path,
         )
+        figure = self.directory.accuracy_figure_path
+        return {**files, f"figures/{figure.name}": figure}
 
 
 Source = TrialSource | UndefendedSource | SweepSource

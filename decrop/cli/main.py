@@ -6,6 +6,7 @@ from importlib.metadata import entry_points
 import typer
 
 from decrop.cli.certify import certify
+from decrop.cli.figures import figures
 from decrop.cli.train import train
 from decrop.cli.verify import verify
 from decrop.errors import InputError, RunError
@@ -36,7 +37,7 @@ def build_app() -> typer.Typer:
     )
     for extension in sorted(entry_points(group=_COMMAND_GROUP), key=lambda point: point.name):
         app.add_typer(extension.load())
-    for command in (train, certify, verify):
+    for command in (train, certify, verify, figures):
         app.command()(command)
     return app
 

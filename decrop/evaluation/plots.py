@@ -1,6 +1,7 @@
 """Figures, drawn without global state: `figure.savefig(path)` writes them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,27 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
+from decrop.errors import InputError
 from decrop.evaluation.accuracy import certified_correct, exact_interval
+from decrop.evaluation.table import CertificateTable
 
+# Okabe and Ito's colours, which colour-blind people tell apart, without the yellow that is too pale
+# for a line on white.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_WRONG = "#D55E00"
+# Of another length than the colours, so that 28 rows differ in one or the other.
+_LINE_STYLES = ("-", "--", "-.", ":")
+_MARKERS = ("o", "^", "s", "D", "v")
+
+_LEAST_RADIUS = 0.25
+_PICTURE_INCHES = 1.0
+# For its title, where there are few columns.
+_LEAST_GRID_INCHES = 5.6
+# As many as fit under a picture.
+_NAME_CHARACTERS = 11
+_MOST_MARKED_EPOCHS = 60
 _TERMS = {
     "total": "Total loss (minimised)",
     "label_consistency": "Label consistency loss",
@@ -19,6 +37,21 @@ _TERMS = {
     "mmd": "Maximum mean discrepancy",
     "discriminator": "Domain discriminator loss",
 }
+
+
+def certificates_figure(tables: Mapping[str, CertificateTable]) -> Figure:
+    """Draw the certified accuracies of tables, by name, over all radii that they certify.
+
+    Raises:
+        InputError: a table has no images.
+    """
+    for name, table in tables.items():
+        if not len(table.idx):
+            raise InputError(f"{name}: there are no certificates to draw.")
+    return certified_accuracy_figure(
+        {name: (table.predict, table.radius, table.label) for name, table in tables.items()},
+        max_radius=max(_LEAST_RADIUS, *(float(table.radius.max()) for table in tables.values())),
+    )
 
 
 def certified_accuracy_figure(
@@ -33,7 +66,10 @@ def certified_accuracy_figure(
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for name, (prediction, radius, labels) in curves.items():
+    styles = zip(cycle(_COLOURS), cycle(_LINE_STYLES), strict=False)
+    for (name, (prediction, radius, labels)), (colour, style) in zip(
+        curves.items(), styles, strict=False
+    ):
         within = np.asarray(radius)[np.asarray(radius) < max_radius]
         radii = np.unique(np.concatenate([[0.0], within, [max_radius]]))
         certified = certified_correct(prediction, radius, labels, radii)
@@ -41,17 +77,26 @@ def certified_accuracy_figure(
         successes = certified.sum(axis=1)
         low, high = exact_interval(successes, images)
         # At an image's own radius it still counts: each value holds up to and including its radius.
-        (line,) = axes.step(radii, 100 * successes / images, where="pre", label=name)
-        axes.fill_between(
-            radii, 100 * low, 100 * high, step="pre", color=line.get_color(), alpha=0.15, lw=0
+        axes.step(
+            radii,
+            100 * successes / images,
+            where="pre",
+            label=name,
+            color=colour,
+            ls=style,
+            # At radius 0 alone a curve may be much higher than right after it.
+            marker="o",
+            markevery=[0],
+            ms=4,
         )
-    axes.set_xlim(0, max_radius)
+        axes.fill_between(radii, 100 * low, 100 * high, step="pre", color=colour, alpha=0.13, lw=0)
+    axes.set_xlim(-0.015 * max_radius, max_radius)
     axes.set_ylim(0, 100)
     axes.set_xlabel("L2 radius ([0,1] pixels)")
     axes.set_ylabel("Certified accuracy (%)")
     axes.set_title("Certified accuracy with 95 % exact intervals", fontsize="medium")
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(fontsize="small")
     return figure
 
 
@@ -76,10 +121,128 @@ def training_curves_figure(history: Sequence[Mapping[str, Any]]) -> Figure:
         axes = figure.add_subplot(-(-len(panels) // columns), columns, position)
         rows = [row for row in history if row[term] is not None]
         axes.plot(
-            [row["epoch"] for row in rows], [row[term] for row in rows], lw=1.2, marker=".", ms=3
+            [row["epoch"] for row in rows],
+            [row[term] for row in rows],
+            lw=1.2,
+            color=_COLOURS[0],
+            marker="." if len(history) <= _MOST_MARKED_EPOCHS else None,
+            ms=4,
         )
         _finish_panel(axes, title, history, boundary)
     return figure
+
+
+def sample_grid_figure(
+    rows: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    labels: ArrayLike,
+    class_names: Sequence[str],
+    *,
+    title: str,
+) -> Figure:
+    """Draw pictures in a grid, a row a kind, with the prediction under each and wrong ones marked.
+
+    Args:
+        rows: for each kind its images, floats [B, C, H, W] with C 1 or 3, drawn as if cut off to
+            [0,1]; and the classifier's predictions, integers [B].
+        labels: true classes [B], written above each column.
+        class_names: in the order of the predictions.
+        title: of the figure.
+
+    Raises:
+        InputError: images have another number of channels, or rows are not of the same pictures.
+    """
+    true = np.asarray(labels)
+    columns = len(true)
+    # In a layout of our own: one that matplotlib finds takes seconds for so many axes.
+    left, above, below, gap = 1.05, 0.62, 0.3, 0.27
+    right = max(0.15, _LEAST_GRID_INCHES - left - columns * _PICTURE_INCHES)
+    width = left + columns * _PICTURE_INCHES + right
+    height = above + len(rows) * (_PICTURE_INCHES + gap) - gap + below
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize="medium", y=1 - 0.12 / height, va="top")
+    axes = figure.subplots(
+        len(rows),
+        columns,
+        squeeze=False,
+        gridspec_kw={
+            "left": left / width,
+            "right": 1 - right / width,
+            "top": 1 - above / height,
+            "bottom": below / height,
+            "wspace": 0.06,
+            "hspace": gap / _PICTURE_INCHES,
+        },
+    )
+    for row, (kind, (images, predictions)) in zip(axes, rows.items(), strict=True):
+        predicted = np.asarray(predictions)
+        if len(np.asarray(images)) != columns or predicted.shape != true.shape:
+            raise InputError(
+                f"{kind}: {len(np.asarray(images))} images and predictions {predicted.shape} must "
+                f"be as many as labels, {columns}."
+            )
+        row[0].set_ylabel(kind, rotation=0, ha="right", va="center", labelpad=6)
+        for panel, picture, prediction, label in zip(
+            row, _pictures(images), predicted, true, strict=True
+        ):
+            _draw_picture(panel, picture, class_names[prediction], wrong=prediction != label)
+    for panel, label in zip(axes[0], true, strict=True):
+        panel.set_title(_shortened(class_names[label]), fontsize="small", pad=4)
+    return figure
+
+
+def embedding_figure(groups: Mapping[str, ArrayLike], *, title: str) -> Figure:
+    """Draw points of the plane, each group in its own colour and shape.
+
+    Args:
+        groups: points by name, floats [n, 2] in arbitrary units.
+        title: of the figure.
+    """
+    figure = Figure(figsize=(5.0, 5.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for (name, points), colour, marker in zip(
+        groups.items(), cycle(_COLOURS), cycle(_MARKERS), strict=False
+    ):
+        across, up = np.asarray(points).T
+        axes.scatter(across, up, s=26, color=colour, marker=marker, alpha=0.75, lw=0, label=name)
+    # Of an embedding only nearness means something.
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.margins(0.06)
+    axes.set_title(title, fontsize="medium")
+    figure.legend(loc="outside lower center", ncols=len(groups), frameon=False, handletextpad=0.1)
+    return figure
+
+
+def _pictures(images: ArrayLike) -> Iterator[NDArray[np.float64]]:
+    pixels = np.asarray(images, dtype=np.float64).clip(0, 1)
+    if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
+        raise InputError(f"images {pixels.shape} must be [B, C, H, W] with 1 or 3 channels.")
+    # Colour of a grey image: the same in all three channels.
+    yield from np.broadcast_to(pixels, (pixels.shape[0], 3, *pixels.shape[2:])).transpose(
+        0, 2, 3, 1
+    )
+
+
+def _draw_picture(axes: Axes, picture: NDArray[np.float64], name: str, *, wrong: bool) -> None:
+    axes.imshow(picture, interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_xlabel(
+        f"✗ {_shortened(name)}" if wrong else _shortened(name),
+        fontsize="small",
+        labelpad=2,
+        color=_WRONG if wrong else "0.2",
+        weight="bold" if wrong else "normal",
+    )
+    axes.spines[:].set_color(_WRONG if wrong else "0.7")
+    axes.spines[:].set_linewidth(2 if wrong else 0.8)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _NAME_CHARACTERS else f"{name[: _NAME_CHARACTERS - 1]}…"
 
 
 def _phase_boundary(history: Sequence[Mapping[str, Any]]) -> float | None:
@@ -98,15 +261,18 @@ def _finish_panel(
     axes.set_title(title, fontsize="medium")
     axes.grid(alpha=0.3)
     if boundary is not None:
+        axes.margins(y=0.14)  # Room for the labels above a flat curve.
         axes.axvline(boundary, color="0.4", ls="--", lw=1)
-        axes.annotate(
-            "phase 2",
-            (boundary, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(3, -3),
-            textcoords="offset points",
-            va="top",
-            fontsize="x-small",
-            color="0.3",
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},
-        )
+        for phase, points_away, alignment in (("phase 1", -3, "right"), ("phase 2", 3, "left")):
+            axes.annotate(
+                phase,
+                (boundary, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(points_away, -3),
+                textcoords="offset points",
+                ha=alignment,
+                va="top",
+                fontsize="x-small",
+                color="0.3",
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},
+            )

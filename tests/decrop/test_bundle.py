@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import decrop.bundle
 import decrop.certification
-from decrop.bundle import Bundle, export_bundle, load_bundle, verify_bundle
+from decrop.bundle import Bundle, export_bundle, limited_images, load_bundle, verify_bundle
 from decrop.cache import ContentCache
 from decrop.classifiers.classifier import Classifier
 from decrop.data.datasets import load_dataset
@@ -53,7 +53,9 @@ FILES = {
     "config.json",
     "denoiser.safetensors",
     "figures/certified_accuracy.png",
+    "figures/features.png",
     "figures/training.png",
+    "history.json",
 }
 
 
@@ -260,6 +262,31 @@ def test_verify_takes_the_batch_size_that_was_found(
     assert read_json(t_certify_exported / "config.json")["result"]["chunks_per_batch"] == 3
     assert verify_bundle(bundle) == TEST_IMAGES
     assert batches == [3]
+def test_bundle_keeps_the_history_of_the_training(exported: Path, final_trial: TrialFolder) -> None:
+    history = load_bundle(exported).history
+    assert list(history) == read_json(final_trial.history_path)
+    assert [row["epoch"] for row in history] == list(range(1, EPOCHS + 1))
+
+
+def test_a_bundle_exported_before_there_was_a_history_still_verifies(bundle_path: Path) -> None:
+    (bundle_path / "history.json").unlink()
+    checksums = read_json(bundle_path / "checksums.json")
+    del checksums["history.json"]
+    write_json(bundle_path / "checksums.json", checksums)
+    bundle = load_bundle(bundle_path)
+    assert bundle.history == ()
+    assert verify_bundle(bundle) == TEST_IMAGES
+
+
+def test_pictures_of_the_data_stay_in_the_trial(exported: Path, final_trial: TrialFolder) -> None:
+    in_trial = files_in(final_trial.figures_path)
+    assert in_trial - files_in(exported / "figures") == {"samples.png"}
+
+
+def test_the_limited_data_are_drawn_again(exported: Path, inputs: TrialInputs) -> None:
+    images = limited_images(load_bundle(exported))
+    assert images.indices.tolist() == inputs.limited.all.indices.tolist()
+    assert images.content_hash() == inputs.limited.all.content_hash()
 
 
 # Changed on the way
@@ -393,6 +420,13 @@ def test_other_data_are_refused(colour_bundle: Path, tmp_path: Path) -> None:
     assert f"the images of {other} are not those that were certified" in data_refusal(bundle, other)
     fewer = write_colour_images(tmp_path / "fewer", test_images=20)
     assert "the data have 20 images, but image 28 was certified" in data_refusal(bundle, fewer)
+
+
+def test_other_limited_data_are_refused(colour_bundle: Path, tmp_path: Path) -> None:
+    bundle = load_bundle(colour_bundle)
+    other = write_colour_images(tmp_path / "other", seed=1)
+    with pytest.raises(InputError, match=f"the images of {other} are not those that the denoiser"):
+        limited_images(bundle, dataset_path=str(other))
 
 
 def test_one_other_pixel_is_refused(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,7 +123,12 @@ class CountingSampler:
 @pytest.fixture(autouse=True)
 def plain_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw nothing: it takes longer than the rest of a trial."""
-    for name in ("training_curves_figure", "certified_accuracy_figure"):
+    for name in (
+        "training_curves_figure",
+        "certificates_figure",
+        "samples_figure",
+        "features_figure",
+    ):
         monkeypatch.setattr(decrop.trial_files, name, lambda *arguments, **named: Figure())
 
 

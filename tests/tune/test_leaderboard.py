@@ -5,7 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
+import tune.leaderboard
+from decrop.evaluation.plots import certificates_figure
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, write_json
 from decrop.result import Scores, TrialResult
@@ -222,6 +225,24 @@ def test_a_leaderboard_is_read_as_it_was_written(
     document = read_json(directory.leaderboard_json_path)
     assert [row["number"] for row in document["entries"]] == [2, 1, 0]
     assert directory.leaderboard_markdown_path.read_text() == markdown(board)
+
+
+def test_all_rows_are_drawn_in_one_figure(
+    directory: SweepDirectory, board: Leaderboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[dict[str, CertificateTable]] = []
+
+    def drawing(tables: dict[str, CertificateTable]) -> Figure:
+        drawn.append(tables)
+        return certificates_figure(tables)
+
+    monkeypatch.setattr(tune.leaderboard, "certificates_figure", drawing)
+    write_leaderboard(directory, board)
+    (tables,) = drawn
+    assert list(tables) == ["trial 2", "trial 1", "trial 0 (paper's choice)", "no denoiser"]
+    robust = [int((rows.radius == 0.3).sum()) for rows in tables.values()]
+    assert robust == [18, 10, 10, 6]
+    assert directory.accuracy_figure_path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_markdown_is_a_table_with_intervals(board: Leaderboard) -> None:

@@ -213,10 +213,16 @@ def test_the_sweep_is_running_until_its_leaderboard(tmp_path: Path) -> None:
     assert (view.name, view.status, view.ended) == ("digits", "RUNNING", None)
     write_json(directory.leaderboard_json_path, [])
     write_text(directory.leaderboard_markdown_path, "| rank |\n")
+    write_text(directory.accuracy_figure_path, "curves")
     view = view_of(directory, "sweep")
     assert view.status == "FINISHED"
     assert view.ended is not None
-    assert set(view.artifacts) == {"sweep.json", "leaderboard.json", "leaderboard.md"}
+    assert set(view.artifacts) == {
+        "sweep.json",
+        "leaderboard.json",
+        "leaderboard.md",
+        "figures/certified_accuracy.png",
+    }
 
 
 def test_a_broken_file_is_an_input_error(tmp_path: Path) -> None:

@@ -7,8 +7,16 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from decrop.errors import InputError
 from decrop.evaluation.accuracy import certified_accuracy, exact_interval
-from decrop.evaluation.plots import certified_accuracy_figure, training_curves_figure
+from decrop.evaluation.plots import (
+    certificates_figure,
+    certified_accuracy_figure,
+    embedding_figure,
+    sample_grid_figure,
+    training_curves_figure,
+)
+from decrop.evaluation.table import CertificateTable
 
 PREDICTION = np.array([3, -1, 4, 7, 8, 1])
 RADIUS = np.array([0.378, 0.0, 0.341, 0.941, 0.755, 0.9])
@@ -82,11 +90,40 @@ def test_curves_are_named_and_axes_labelled() -> None:
     assert len(np.unique(pixels(figure))) > 10
 
 
+def test_many_rows_can_be_told_apart() -> None:
+    curve = (PREDICTION, RADIUS, LABELS)
+    figure = certified_accuracy_figure({f"trial {number}": curve for number in range(28)}, 1.0)
+    (axes,) = figure.axes
+    assert len(axes.lines) == len(axes.collections) == 28
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 28
+    assert len({line.get_color() for line in axes.lines[:7]}) == 7
+
+
+def table(radius: np.ndarray) -> CertificateTable:
+    count = len(radius)
+    return CertificateTable(np.arange(count), LABELS[:count], LABELS[:count], radius, radius)
+
+
+def test_tables_are_drawn_over_all_radii_that_they_certify() -> None:
+    (axes,) = certificates_figure({"one": table(RADIUS), "other": table(2 * RADIUS)}).axes
+    assert [line.get_label() for line in axes.lines] == ["one", "other"]
+    assert axes.get_xlim()[1] == 2 * RADIUS.max()
+    (empty,) = certificates_figure({"nothing certified": table(0 * RADIUS)}).axes
+    assert empty.get_xlim()[1] == 0.25
+
+
+def test_a_table_without_images_is_refused() -> None:
+    with pytest.raises(InputError, match="other: there are no certificates"):
+        certificates_figure({"one": table(RADIUS), "other": table(RADIUS[:0])})
+
+
 def test_every_loss_term_has_a_panel_with_its_values_and_the_phase_boundary() -> None:
     figure = training_curves_figure(history())
     assert len(figure.axes) == 5
     panels = {axes.get_title(): axes for axes in figure.axes}
     values, boundary = panels["Label consistency loss"].lines
+    for axes in figure.axes:
+        assert [text.get_text() for text in axes.texts] == ["phase 1", "phase 2"]
     assert list(np.asarray(values.get_ydata())) == [2 / epoch for epoch in range(1, 11)]
     assert set(np.asarray(boundary.get_xdata()).tolist()) == {6.5}
     discriminator = panels["Domain discriminator loss"].lines[0]
@@ -98,7 +135,72 @@ def test_every_loss_term_has_a_panel_with_its_values_and_the_phase_boundary() ->
 def test_without_second_phase_there_is_no_boundary_and_no_discriminator() -> None:
     figure = training_curves_figure(history(phase_two=False))
     assert len(figure.axes) == 4
-    assert all(len(axes.lines) == 1 for axes in figure.axes)
+    assert all(len(axes.lines) == 1 and not axes.texts for axes in figure.axes)
+
+
+def grid(channels: int = 1, images: int = 3) -> Figure:
+    pictures = np.linspace(-0.5, 1.5, images * channels * 16).reshape(images, channels, 4, 4)
+    rows = {"clean": (pictures, [0, 1, 1]), "noisy": (1 - pictures, [1, 1, 0])}
+    return sample_grid_figure(rows, [0, 1, 0], ["cat", "golden retriever"], title="Samples")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grid_has_a_row_a_kind_and_a_column_a_picture(channels: int) -> None:
+    figure = grid(channels)
+    assert len(figure.axes) == 6
+    assert [figure.axes[0].get_ylabel(), figure.axes[3].get_ylabel()] == ["clean", "noisy"]
+    assert [axes.get_title() for axes in figure.axes[:3]] == ["cat", "golden ret…", "cat"]
+    assert figure.get_suptitle() == "Samples"
+    for axes in figure.axes:
+        (image,) = axes.images
+        shown = np.asarray(image.get_array())
+        assert shown.shape == (4, 4, 3)
+        assert shown.min() >= 0 and shown.max() <= 1
+    assert len(np.unique(pixels(figure))) > 10
+
+
+def test_wrong_predictions_are_marked_by_sign_and_colour() -> None:
+    axes = grid().axes
+    names = [panel.get_xlabel() for panel in axes]
+    assert names == ["cat", "golden ret…", "✗ golden ret…", "✗ golden ret…", "golden ret…", "cat"]
+    colours = {panel.spines["left"].get_edgecolor() for panel in axes}
+    marked = {axes[2].spines["left"].get_edgecolor(), axes[3].spines["left"].get_edgecolor()}
+    assert len(colours) == 2 and len(marked) == 1
+
+
+def test_nothing_in_the_grid_overlaps_or_is_cut_off() -> None:
+    figure = grid()
+    pixels(figure)
+    # Each picture with its texts.
+    tight = [panel.get_tightbbox() for panel in figure.axes]
+    boxes = [box.shrunk(0.999, 0.999) for box in tight if box is not None]
+    assert len(boxes) == len(figure.axes)
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[i + 1 :])
+        assert figure.bbox.containsx(box.x0) and figure.bbox.containsx(box.x1)
+        assert figure.bbox.containsy(box.y0) and figure.bbox.containsy(box.y1)
+
+
+@pytest.mark.parametrize("arguments", [{"channels": 2}, {"images": 2}, {"images": 4}])
+def test_a_grid_of_other_shapes_is_refused(arguments: dict[str, int]) -> None:
+    with pytest.raises(InputError, match="must be"):
+        grid(**arguments)
+
+
+def test_groups_of_an_embedding_have_a_colour_and_a_shape_each() -> None:
+    groups = {"limited": [[0, 1], [2, 3]], "boundary": [[4, 5]], "interpolated": [[6, 7]]}
+    figure = embedding_figure(groups, title="t-SNE")
+    (axes,) = figure.axes
+    for (name, points), drawn in zip(groups.items(), axes.collections, strict=True):
+        assert drawn.get_label() == name
+        assert np.asarray(drawn.get_offsets()).tolist() == points
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == list(groups)
+    colours = {np.asarray(drawn.get_facecolor()).tobytes() for drawn in axes.collections}
+    shapes = {drawn.get_paths()[0].vertices.tobytes() for drawn in axes.collections}  # type: ignore[union-attr]
+    assert len(colours) == len(shapes) == 3
+    assert axes.get_title() == "t-SNE"
+    assert len(np.unique(pixels(figure))) > 10
 
 
 def test_drawing_needs_no_global_state() -> None:

@@ -1,0 +1,127 @@
+"""`decrop figures`: draw what a bundle shows."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from decrop.cli.options import AsJson, ClassifierWeights, DatasetPath
+from decrop.cli.output import console, print_json
+from decrop.errors import InputError
+
+if TYPE_CHECKING:
+    from decrop.bundle import Bundle
+    from decrop.data.limited import LabelledImages
+    from decrop.evaluation.table import CertificateTable
+
+
+def figures(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    to: Annotated[Path, typer.Option(help="Folder to write; figures in it are replaced.")],
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE",
+            help="Draw the certified accuracy of another table of certificates too; repeatable.",
+        ),
+    ] = None,
+    shown_class: Annotated[
+        str | None,
+        typer.Option("--class", help="Whose features are drawn; the first one by default."),
+    ] = None,
+    without_data: Annotated[
+        bool, typer.Option("--without-data", help="Draw only what needs no dataset.")
+    ] = False,
+    dataset_path: DatasetPath = None,
+    weights: ClassifierWeights = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw certified accuracy, losses, pictures of the limited data, and features, as PNG.
+
+    The last two need the dataset: boundary and interpolated samples are made again.
+
+    Example: [bold]decrop figures runs/digits/bundle --to runs/digits/figures[/bold]
+    """
+    from decrop.bundle import limited_images, load_bundle
+    from decrop.evaluation.plots import certificates_figure, training_curves_figure
+    from decrop.trial_files import ACCURACY_FIGURE, TRAINING_FIGURE, save_figure
+
+    _refuse_folder(to, bundle)
+    loaded = load_bundle(bundle, classifier_weights=weights)
+    tables = {"this denoiser": loaded.certificates, **_other_tables(compare or [])}
+    class_number = _class_number(loaded, shown_class)
+    images = None if without_data else limited_images(loaded, dataset_path=dataset_path)
+    save_figure(certificates_figure(tables), to / ACCURACY_FIGURE)
+    if loaded.history:
+        save_figure(training_curves_figure(loaded.history), to / TRAINING_FIGURE)
+    else:
+        console.print("no losses are drawn: the bundle was exported without them", highlight=False)
+    if images is not None:
+        with console.status("making boundary and interpolated samples"):
+            _draw_samples(loaded, images, class_number, to)
+    console.print(f"figures: {to}", soft_wrap=True, highlight=False)
+    if as_json:
+        print_json({"figures": sorted(str(path) for path in to.glob("*.png"))})
+
+
+def _refuse_folder(to: Path, bundle: Path) -> None:
+    if to.exists() and not to.is_dir():
+        raise InputError(f"--to {to}: is a file; give a folder.")
+    if to.resolve().is_relative_to(bundle.resolve()):
+        raise InputError(
+            f"--to {to}: lies in the bundle, whose files must not change; give another folder."
+        )
+
+
+def _other_tables(assignments: Sequence[str]) -> "dict[str, CertificateTable]":
+    from decrop.evaluation.table import CertificateTable
+
+    tables = {}
+    for assignment in assignments:
+        name, separator, path = assignment.partition("=")
+        if not (name and separator and path):
+            raise InputError(f"--compare {assignment}: must be NAME=FILE.")
+        tables[name] = CertificateTable.read_tsv(Path(path))
+    return tables
+
+
+def _class_number(bundle: "Bundle", name: str | None) -> int:
+    if name is None:
+        return 0
+    if name not in bundle.class_names:
+        raise InputError(f"--class {name}: must be one of {', '.join(bundle.class_names)}.")
+    return bundle.class_names.index(name)
+
+
+def _draw_samples(bundle: "Bundle", images: "LabelledImages", class_number: int, to: Path) -> None:
+    from decrop.cache import ContentCache
+    from decrop.smoothing.execution import resolve_device
+    from decrop.synthesis.stage_one import stage_one
+    from decrop.trial_files import save_sample_figures
+
+    # Nothing is certified, so it need not be the device of the certificates.
+    device = resolve_device("auto")
+    config = bundle.config
+    with TemporaryDirectory() as folder:
+        samples = stage_one(
+            bundle.classifier,
+            images,
+            config.boundary,
+            config.interpolation,
+            seed=config.seed,
+            cache=ContentCache(Path(folder)),
+            device=device,
+        )
+    save_sample_figures(
+        to,
+        config,
+        samples,
+        images.labels,
+        bundle.classifier,
+        bundle.denoiser,
+        bundle.class_names,
+        shown_class=class_number,
+        device=device,
+    )

@@ -1,0 +1,136 @@
+"""`decrop figures` draws what the run drew, from the bundle and the dataset alone."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import decrop.bundle
+from decrop.cli.main import run
+from decrop.files import read_json, write_json
+from decrop.trial_folder import TrialFolder
+from tests.decrop.digits_trial import files_in
+
+NEED_NO_DATA = {"certified_accuracy.png", "training.png"}
+ALL = NEED_NO_DATA | {"samples.png", "features.png"}
+
+
+@pytest.fixture
+def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    def loading(settings: Any) -> None:
+        raise AssertionError("data were asked for")
+
+    monkeypatch.setattr(decrop.bundle, "load_dataset", loading)
+
+
+def test_the_figures_of_the_run_are_drawn_again(
+    exported: Path, final_trial: TrialFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = tmp_path / "new" / "figures"
+    assert run(["figures", str(exported), "--to", str(to), "--json"]) == 0
+    shown = capsys.readouterr()
+    assert files_in(to) == ALL
+    for name in ALL:
+        assert (to / name).read_bytes() == (final_trial.figures_path / name).read_bytes(), name
+    sentence, last = shown.out.splitlines()
+    assert sentence == f"figures: {to}"
+    assert json.loads(last) == {"figures": sorted(str(to / name) for name in ALL)}
+    assert shown.err == ""
+
+
+@pytest.mark.usefixtures("no_data")
+def test_without_data_what_needs_none_is_drawn(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["figures", str(exported), "--to", str(tmp_path / "figures"), "--without-data"]
+    assert run(arguments) == 0
+    assert files_in(tmp_path / "figures") == NEED_NO_DATA
+    assert capsys.readouterr().out == f"figures: {tmp_path / 'figures'}\n"
+
+
+@pytest.mark.usefixtures("no_data")
+def test_a_bundle_without_history_has_no_loss_curves(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = Path(shutil.copytree(exported, tmp_path / "bundle"))
+    (bundle / "history.json").unlink()
+    checksums = read_json(bundle / "checksums.json")
+    del checksums["history.json"]
+    write_json(bundle / "checksums.json", checksums)
+    to = tmp_path / "figures"
+    assert run(["figures", str(bundle), "--to", str(to), "--without-data"]) == 0
+    assert files_in(to) == {"certified_accuracy.png"}
+    assert "no losses are drawn" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_data")
+def test_other_certificates_are_drawn_beside_those_of_the_bundle(
+    exported: Path, held_out_trial: TrialFolder, tmp_path: Path
+) -> None:
+    command = ["figures", str(exported), "--without-data", "--to"]
+    other = f"held out={held_out_trial.certificates_path}"
+    assert run([*command, str(tmp_path / "one")]) == 0
+    assert run([*command, str(tmp_path / "two"), "--compare", other]) == 0
+    one, two = (
+        (tmp_path / folder / "certified_accuracy.png").read_bytes() for folder in ("one", "two")
+    )
+    assert one != two
+
+
+def test_the_class_whose_features_are_drawn_can_be_chosen(
+    exported: Path, final_trial: TrialFolder, tmp_path: Path
+) -> None:
+    assert run(["figures", str(exported), "--to", str(tmp_path), "--class", "7"]) == 0
+    drawn, first = (
+        (folder / "features.png").read_bytes() for folder in (tmp_path, final_trial.figures_path)
+    )
+    assert drawn != first
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--class", "ten"], "--class ten: must be one of 0, 1, 2,"),
+        (["--compare", "certificates.tsv"], "--compare certificates.tsv: must be NAME=FILE"),
+        (["--compare", "other=nowhere.tsv"], "nowhere.tsv does not exist"),
+        (["--dataset-path", "nowhere"], "dataset.path"),
+        (["--weights", "nowhere"], "classifier.weights: nowhere does not exist"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(
+    exported: Path,
+    tmp_path: Path,
+    options: list[str],
+    named: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    to = tmp_path / "figures"
+    assert run(["figures", str(exported), "--to", str(to), *options]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: ")
+    assert shown.err.count("\n") == 1
+    assert named in shown.err
+    assert shown.out == ""
+    assert not to.exists()
+
+
+def test_a_target_that_cannot_be_written_to_is_one_line(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    before = files_in(exported)
+    for to in (tmp_path / "file", exported, exported / "figures"):
+        assert run(["figures", str(exported), "--to", str(to)]) == 2
+        shown = capsys.readouterr()
+        assert shown.err.startswith(f"error: --to {to}: ")
+        assert shown.err.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "mine"
+    assert files_in(exported) == before
+
+
+def test_what_is_no_bundle_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = tmp_path / "nowhere"
+    assert run(["figures", str(missing), "--to", str(tmp_path / "figures")]) == 2
+    assert capsys.readouterr().err == f"error: {missing / 'config.json'} does not exist.\n"
