@@ -2,7 +2,7 @@
 
 import yaml
 
-from decrop.config import TrialConfig
+from decrop.config import CertificationSettings, TrialConfig
 from decrop.evaluation.accuracy import exact_interval
 from decrop.result import TrialResult
 
@@ -68,11 +68,10 @@ Average certified radius {result.scores.average_certified_radius:.3f}; abstentio
 ## What a certificate means
 
 {procedure}: {settings.selection_samples} selection and {draws}
-estimation samples an image. Each certificate is wrong with a probability of at most
-{settings.failure_probability:g}. It holds for the function that was sampled: this denoiser, this
-classifier, {result.precision} on {result.device}. It says nothing about perturbations larger than
-the radius or measured in another norm, nor about images unlike the data. The noise is added in
-floating point.
+estimation samples an image. {_guarantee(settings)}
+It holds for the function that was sampled: this denoiser, this classifier, {result.precision} on
+{result.device}. It says nothing about perturbations larger than the radius or measured in another
+norm, nor about images unlike the data. The noise is added in floating point.
 
 ## Data
 
@@ -81,6 +80,15 @@ Trained on {config.limited.fraction:.2%} of the training split. Per-image certif
 
     decrop verify FOLDER      # repeats every certificate recorded here
 """
+
+
+def _guarantee(settings: CertificationSettings) -> str:
+    promise = (
+        f"Each certificate is wrong with a probability of at most {settings.failure_probability:g}"
+    )
+    if settings.certificate == "t_certify_published":
+        return f"{promise}, for which the published proof of T-CERTIFY has a gap."
+    return f"{promise}."
 
 
 def _rows(result: TrialResult) -> str:

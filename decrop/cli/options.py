@@ -22,6 +22,6 @@ ClassifierWeights = Annotated[
     Path | None,
     typer.Option(
         "--weights",
-        help="safetensors file of the classifier, for a bundle exported without it.",
+        help="safetensors file of the classifier, where the target names or holds none.",
     ),
 ]

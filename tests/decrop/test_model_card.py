@@ -104,6 +104,16 @@ def test_numbers_that_a_certificate_rests_on_are_given() -> None:
             "by t_certify_grid from equally many",
             "cohen",
         ),
+        (
+            ("certification.procedure=fixed", "certification.certificate=t_certify_grid"),
+            "is wrong with a probability of at most 0.05.",
+            "has a gap",
+        ),
+        (
+            ("certification.procedure=fixed", "certification.certificate=t_certify_published"),
+            "published proof of T-CERTIFY has a gap",
+            "cohen",
+        ),
     ],
 )
 def test_the_procedure_is_named(settings: tuple[str, ...], said: str, not_said: str) -> None:
