@@ -230,7 +230,7 @@ def _stage_one(
     # Of all limited images, so that trial and final training share an entry; trials drop some.
     return stage_one(
         inputs.classifier,
-        inputs.limited.all,
+        inputs.limited,
         config.boundary,
         config.interpolation,
         seed=config.seed,

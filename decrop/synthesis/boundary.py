@@ -1,6 +1,9 @@
 """Boundary samples (DE-CROP, eq. 5): adversarial examples of the limited data."""
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,12 +12,33 @@ from torch import Tensor, nn
 from decrop import _torchvision  # noqa: F401  # the attacks' library imports torchvision
 from decrop.classifiers.classifier import Classifier
 from decrop.config import Attack, BoundarySettings
+from decrop.errors import InputError
 from decrop.seeds import seeded_globals
 
-from art.attacks.evasion import ProjectedGradientDescentPyTorch  # isort: skip
+from art.attacks.evasion import (  # isort: skip
+    AutoAttack,
+    AutoProjectedGradientDescent,
+    DeepFool,
+    ProjectedGradientDescentPyTorch,
+    SquareAttack,
+)
 from art.estimators.classification import PyTorchClassifier  # isort: skip
 
 _BATCH_SIZE = 256
+# A batch of DeepFool takes its steps whole until the last of its images has crossed.
+_DEEPFOOL_BATCH_SIZE = 32
+# As in the library's AutoAttack: further, and fewer of its samples would stay within epsilon.
+_OVERSHOOT_WITHIN_EPSILON = 1e-3
+# The share of the pixels that Square changes at first, as in the papers of Square and AutoAttack.
+_SQUARE_FIRST_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class _Method:
+    """An attack of the library, and the names of the settings that its samples depend on."""
+
+    generate: Callable[[PyTorchClassifier, np.ndarray, np.ndarray, BoundarySettings], np.ndarray]
+    reads: frozenset[str]
 
 
 def boundary_samples(
@@ -26,21 +50,29 @@ def boundary_samples(
     seed: int,
     device: torch.device,
 ) -> Tensor:
-    """Perturb images until the classifier's prediction changes, within an L-infinity ball.
+    """Perturb images until the classifier's prediction changes (eq. 5).
 
-    Where the attack fails the perturbed image is returned all the same; see `flipped`.
+    Where the attack fails a sample is returned all the same, see `flipped`: the perturbed image by
+    pgd and deepfool, the image itself by auto_attack.
 
     Args:
         classifier: on `device`.
         images: float32 [n, C, H, W] in [0,1].
-        labels: int64 [n], the true classes whose loss the attack ascends.
+        labels: int64 [n], the true classes whose loss pgd ascends; the other attacks leave the
+            predicted class, so that an image that is classified wrongly is moved too.
         settings: attack and its settings.
-        seed: of the random start.
+        seed: of what the attack draws.
         device: where to run.
 
     Returns:
-        float32 [n, C, H, W] in [0,1], at most `settings.epsilon` from `images` in every pixel.
+        float32 [n, C, H, W] in [0,1]. By pgd and auto_attack it is at most `settings.epsilon` from
+        `images` in every pixel. By deepfool, an L2 attack that seeks the nearest boundary, it may
+        be anywhere in [0,1].
+
+    Raises:
+        InputError: auto_attack cannot work with so few classes or pixels.
     """
+    method = _METHODS[settings.attack]
     estimator = PyTorchClassifier(
         model=classifier,
         loss=nn.CrossEntropyLoss(),
@@ -49,14 +81,14 @@ def boundary_samples(
         clip_values=(0.0, 1.0),
         device_type="gpu" if device.type == "cuda" else "cpu",
     )
+    clean = images.cpu()
     with seeded_globals(seed, "boundary samples"):
-        adversarial = _ATTACKS[settings.attack](
-            estimator, images.cpu().numpy(), labels.cpu().numpy(), settings
-        )
-    delta = torch.from_numpy(adversarial) - images.cpu()
-    # The library's projection is exact up to rounding; the bound of eq. 5 is kept to the last bit.
-    bounded: Tensor = images.cpu() + delta.clamp(-settings.epsilon, settings.epsilon)
-    return bounded.clamp(0, 1)
+        adversarial = method.generate(estimator, clean.numpy(), labels.cpu().numpy(), settings)
+    samples = torch.from_numpy(adversarial)
+    if "epsilon" in method.reads:
+        # The library's projection is exact up to rounding; eq. 5's bound is kept to the last bit.
+        samples = clean + (samples - clean).clamp(-settings.epsilon, settings.epsilon)
+    return samples.clamp(0, 1)
 
 
 def flipped(classifier: Classifier, images: Tensor, boundary: Tensor) -> Tensor:
@@ -64,6 +96,11 @@ def flipped(classifier: Classifier, images: Tensor, boundary: Tensor) -> Tensor:
     with torch.inference_mode():
         changed: Tensor = classifier(images).argmax(1) != classifier(boundary).argmax(1)
     return changed
+
+
+def determining_settings(settings: BoundarySettings) -> dict[str, Any]:
+    """Return, as JSON, the settings that the samples depend on: the attack and what it reads."""
+    return settings.model_dump(mode="json", include={"attack", *_METHODS[settings.attack].reads})
 
 
 def _pgd(
@@ -86,7 +123,101 @@ def _pgd(
     return adversarial
 
 
-_ATTACKS: dict[
-    Attack,
-    Callable[[PyTorchClassifier, np.ndarray, np.ndarray, BoundarySettings], np.ndarray],
-] = {"pgd": _pgd}
+def _auto_attack(
+    estimator: PyTorchClassifier,
+    images: np.ndarray,
+    labels: np.ndarray,
+    settings: BoundarySettings,
+) -> np.ndarray:
+    _require_what_auto_attack_needs(estimator, settings)
+    parts = [
+        _auto_pgd(estimator, "cross_entropy", settings),
+        _auto_pgd(estimator, "difference_logits_ratio", settings),
+        _deepfool(estimator, settings.steps, overshoot=_OVERSHOOT_WITHIN_EPSILON),
+    ]
+    if settings.square_queries:
+        parts.append(
+            SquareAttack(
+                estimator,
+                norm=np.inf,
+                max_iter=settings.square_queries,
+                eps=settings.epsilon,
+                p_init=_SQUARE_FIRST_SHARE,
+                nb_restarts=1,
+                batch_size=_BATCH_SIZE,
+                verbose=False,
+            )
+        )
+    attack = AutoAttack(
+        estimator,
+        norm=np.inf,
+        eps=settings.epsilon,
+        eps_step=settings.step_size,
+        attacks=parts,
+        batch_size=_BATCH_SIZE,
+    )
+    # Given true labels it would leave every image alone that is classified wrongly.
+    adversarial: np.ndarray = attack.generate(images)
+    return adversarial
+
+
+def _deepfool_samples(
+    estimator: PyTorchClassifier,
+    images: np.ndarray,
+    labels: np.ndarray,
+    settings: BoundarySettings,
+) -> np.ndarray:
+    attack = _deepfool(estimator, settings.steps, overshoot=settings.overshoot)
+    adversarial: np.ndarray = attack.generate(images)
+    return adversarial
+
+
+def _auto_pgd(
+    estimator: PyTorchClassifier, loss: str, settings: BoundarySettings
+) -> AutoProjectedGradientDescent:
+    return AutoProjectedGradientDescent(
+        estimator,
+        norm=np.inf,
+        eps=settings.epsilon,
+        eps_step=settings.step_size,
+        max_iter=settings.steps,
+        nb_random_init=1,
+        batch_size=_BATCH_SIZE,
+        loss_type=loss,
+        verbose=False,
+    )
+
+
+def _deepfool(estimator: PyTorchClassifier, steps: int, *, overshoot: float) -> DeepFool:
+    return DeepFool(
+        estimator,
+        max_iter=steps,
+        epsilon=overshoot,
+        batch_size=_DEEPFOOL_BATCH_SIZE,
+        verbose=False,
+    )
+
+
+def _require_what_auto_attack_needs(
+    estimator: PyTorchClassifier, settings: BoundarySettings
+) -> None:
+    if estimator.nb_classes < 3:
+        raise InputError(
+            f"boundary.attack auto_attack needs at least 3 classes, got {estimator.nb_classes}; "
+            "use pgd or deepfool."
+        )
+    height, width = estimator.input_shape[1:]
+    first_square = round(math.sqrt(_SQUARE_FIRST_SHARE * height * width))
+    if settings.square_queries and first_square >= min(height, width):
+        raise InputError(
+            f"boundary.square_queries: Square needs nearly square images of at least 5 pixels a "
+            f"side, got {height}x{width}; give 0 to leave it out."
+        )
+
+
+_BOUNDED = frozenset({"epsilon", "step_size", "steps"})
+_METHODS: dict[Attack, _Method] = {
+    "pgd": _Method(_pgd, _BOUNDED),
+    "auto_attack": _Method(_auto_attack, _BOUNDED | {"square_queries"}),
+    "deepfool": _Method(_deepfool_samples, frozenset({"steps", "overshoot"})),
+}

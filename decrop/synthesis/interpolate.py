@@ -1,11 +1,14 @@
 """Interpolated samples (DE-CROP, eqs. 6 and 7)."""
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from decrop.classifiers.classifier import Classifier
 from decrop.config import InterpolationSettings
+from decrop.errors import InputError
+from decrop.seeds import numpy_generator
 
 # Published, and kept: the momentum of Adam on the pixels.
 _ADAM_BETAS = (0.5, 0.999)
@@ -22,9 +25,52 @@ def mixing_coefficients(settings: InterpolationSettings) -> list[float]:
     return [2 * q * median if q <= 0.5 else median + (2 * q - 1) * (1 - median) for q in quantiles]
 
 
-def interpolated_logits(clean: Tensor, boundary: Tensor, mixing_coefficient: float) -> Tensor:
-    """Mix the logits of clean images and boundary samples, [n, K] each (eq. 6)."""
-    return mixing_coefficient * clean + (1 - mixing_coefficient) * boundary
+def same_class_partners(labels: Tensor, held_out: Tensor, *, seed: int) -> Tensor:
+    """Draw a random other image of its class for each image (DE-CROP, the ablation without boundary
+    samples).
+
+    An image to train on gets another one to train on, so that nothing held out enters training.
+
+    Args:
+        labels: int64 [n].
+        held_out: bool [n], the images kept out of training.
+        seed: of the draw.
+
+    Returns:
+        int64 [n], the partners' positions.
+
+    Raises:
+        InputError: a class has a single image to train on.
+    """
+    generator = numpy_generator(seed, "interpolation partners")
+    classes, held = labels.cpu().numpy(), held_out.cpu().numpy()
+    partners = np.empty(len(classes), dtype=np.int64)
+    for position, label in enumerate(classes):
+        allowed = (classes == label) & (held[position] | ~held)
+        allowed[position] = False
+        if not allowed.any():
+            raise InputError(
+                f"interpolation.partner same_class: class {label} has 1 image to train on and "
+                "needs 2; raise limited.fraction, or use partner boundary."
+            )
+        partners[position] = generator.choice(np.flatnonzero(allowed))
+    return torch.from_numpy(partners)
+
+
+def interpolated_logits(clean: Tensor, partner: Tensor, mixing_coefficient: float) -> Tensor:
+    """Mix the logits of clean images and of their partners, [n, K] each (eq. 6)."""
+    return mixing_coefficient * clean + (1 - mixing_coefficient) * partner
+
+
+def relative_logit_errors(reached: Tensor, target: Tensor) -> Tensor:
+    """Divide the L2 distance of logits [n, K] from their targets [n, K] by the targets' norms, [n].
+
+    0 where a target is reached.
+    """
+    smallest = torch.finfo(target.dtype).tiny
+    distances: Tensor = torch.linalg.vector_norm(reached - target, dim=1)
+    norms: Tensor = torch.linalg.vector_norm(target, dim=1)
+    return distances / norms.clamp_min(smallest)
 
 
 def interpolated_samples(

@@ -9,7 +9,7 @@ from decrop.cache import ContentCache
 from decrop.config import BoundarySettings, InterpolationSettings
 from decrop.files import write_text
 from decrop.synthesis.stage_one import StageOne, stage_one
-from tests.decrop.tiny import CPU, labelled, random_images, tiny_classifier
+from tests.decrop.tiny import CPU, labelled, limited, random_images, tiny_classifier
 
 BOUNDARY = BoundarySettings(epsilon=0.1, step_size=0.02, steps=5)
 INTERPOLATION = InterpolationSettings(steps=5)
@@ -23,7 +23,7 @@ def stage_one_at_once(barrier: Barrier, folder: Path, name: str) -> None:
     barrier.wait(120)
     samples = stage_one(
         classifier,
-        images,
+        limited(images),
         BOUNDARY,
         INTERPOLATION,
         seed=0,

@@ -17,7 +17,10 @@ PUBLISHED = {
     "boundary.epsilon": 8 / 255,
     "boundary.step_size": 2 / 255,
     "boundary.steps": 20,
+    "boundary.square_queries": 5000,
+    "boundary.overshoot": 0.02,
     "boundary.on_failure": "keep",
+    "interpolation.partner": "boundary",
     "interpolation.mixing_coefficient": 0.5,
     "interpolation.count": 1,
     "interpolation.steps": 50,
@@ -92,7 +95,10 @@ def test_settings_survive_json() -> None:
         ("boundary.epsilon", [1e-6, 1], [0, 1.01]),
         ("boundary.step_size", [1e-6, 1], [0, 1.01]),
         ("boundary.steps", [1, 1000], [0]),
-        ("boundary.attack", ["pgd"], ["fgsm", None]),
+        ("boundary.attack", ["pgd", "auto_attack", "deepfool"], ["fgsm", None]),
+        ("boundary.square_queries", [0, 5000], [-1, 0.5]),
+        ("boundary.overshoot", [0, 1], [-0.01, float("inf")]),
+        ("interpolation.partner", ["boundary", "same_class"], ["other_class", None]),
         ("interpolation.mixing_coefficient", [0, 1], [-0.01, 1.01]),
         ("interpolation.count", [1, 16], [0, 17]),
         ("interpolation.steps", [1], [0]),
@@ -126,6 +132,17 @@ def test_limits_of_a_setting(path: str, allowed: list[Any], refused: list[Any]) 
     for value in refused:
         with pytest.raises(ValidationError):
             TrialConfig.model_validate(set_dotted({}, path, value))
+
+
+@pytest.mark.parametrize("coefficient", [0, 1])
+def test_several_coefficients_need_room_around_their_median(coefficient: int) -> None:
+    interpolation = {"mixing_coefficient": coefficient, "count": 2}
+    message = f"mixing_coefficient {coefficient} with count 2 gives equal coefficients"
+    with pytest.raises(ValidationError, match=message):
+        TrialConfig.model_validate({"interpolation": interpolation})
+    assert TrialConfig.model_validate({"interpolation": interpolation | {"count": 1}})
+    inside = interpolation | {"mixing_coefficient": 0.01}
+    assert TrialConfig.model_validate({"interpolation": inside})
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,28 @@ def test_no_other_module_imports_it() -> None:
     assert importers == {"_torchvision.py"}
 
 
+def test_it_is_imported_before_the_library_that_imports_it_too() -> None:
+    users = 0
+    for path in PACKAGE.rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        attacks = [
+            node.lineno
+            for node in nodes
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "art"
+        ]
+        declared = [
+            node.lineno
+            for node in nodes
+            if isinstance(node, ast.ImportFrom)
+            and node.module == "decrop"
+            and any(alias.name == "_torchvision" for alias in node.names)
+        ]
+        if attacks:
+            users += 1
+            assert declared and min(declared) < min(attacks), path
+    assert users
+
+
 def test_schemas_are_declared_exactly_where_the_operators_are_missing() -> None:
     assert (_torchvision._library is None) == _torchvision._compiled_operators_load()
 

@@ -43,7 +43,7 @@ def new_trainer(inputs: TrialInputs, cache: ContentCache) -> DenoiserTrainer:
     config = short_trial()
     samples = stage_one(
         inputs.classifier,
-        inputs.limited.all,
+        inputs.limited,
         config.boundary,
         config.interpolation,
         seed=0,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from decrop.classifiers.classifier import Classifier
 from decrop.config import TrialConfig
 from decrop.data.datasets import Dataset
-from decrop.data.limited import LabelledImages
+from decrop.data.limited import LabelledImages, LimitedData
 from decrop.data.sources import InMemoryImages
 from decrop.documents import merge, trial_config
 from decrop.seeds import seeded_globals, torch_generator
@@ -39,13 +39,22 @@ def tiny_config(**changes: Any) -> TrialConfig:
     return trial_config(merge(TINY_TRIAL, changes), source="test")
 
 
-def tiny_classifier(seed: int = 0) -> Classifier:
-    """A smooth random network with a hidden layer, on images [B, 1, SIZE, SIZE]."""
+def tiny_classifier(seed: int = 0, channels: int = 1) -> Classifier:
+    """A smooth random network with a hidden layer, on images [B, channels, SIZE, SIZE]."""
     with seeded_globals(seed, "tiny classifier"):
         network = nn.Sequential(
-            nn.Flatten(), nn.Linear(SIZE * SIZE, FEATURES), nn.Tanh(), nn.Linear(FEATURES, CLASSES)
+            nn.Flatten(),
+            nn.Linear(channels * SIZE * SIZE, FEATURES),
+            nn.Tanh(),
+            nn.Linear(FEATURES, CLASSES),
         )
-    return Classifier(network, architecture="tiny", mean=(0.5,), std=(0.1,), class_count=CLASSES)
+    return Classifier(
+        network,
+        architecture="tiny",
+        mean=(0.5,) * channels,
+        std=(0.1,) * channels,
+        class_count=CLASSES,
+    )
 
 
 def random_images(count: int, seed: int = 0, size: int = SIZE) -> Tensor:
@@ -61,6 +70,11 @@ def labelled(classifier: Classifier, images: Tensor) -> LabelledImages:
     return LabelledImages(images, labels, torch.arange(len(images)))
 
 
+def limited(images: LabelledImages) -> LimitedData:
+    """Hold every fourth image out."""
+    return LimitedData(images, torch.arange(len(images)) % 4 == 3)
+
+
 def random_samples(count: int, *, interpolated: int = 1, seed: int = 0) -> StageOne:
     """Return stage-1 samples near each other, every third boundary sample unflipped."""
     generator = torch_generator(seed, "random samples")
@@ -72,6 +86,7 @@ def random_samples(count: int, *, interpolated: int = 1, seed: int = 0) -> Stage
         boundary=boundary.clamp(0, 1),
         flipped=torch.arange(count) % 3 != 0,
         interpolated=between.clamp(0, 1),
+        logit_errors=torch.rand(interpolated, count, generator=generator),
     )
 
 

@@ -7,25 +7,32 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from decrop.classifiers.classifier import Classifier
 from decrop.config import Attack, BoundarySettings
+from decrop.documents import trial_config
+from decrop.errors import InputError
+from decrop.seeds import seeded_globals
 from decrop.synthesis import boundary as boundary_module
-from decrop.synthesis.boundary import boundary_samples, flipped
-from tests.decrop.tiny import CLASSES, CPU, random_images, tiny_classifier
+from decrop.synthesis.boundary import boundary_samples, determining_settings, flipped
+from tests.decrop.tiny import CLASSES, CPU, SIZE, random_images, tiny_classifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ATTACKS = get_args(Attack)
+# The attacks that keep to the L-infinity ball of eq. 5; DeepFool is one of L2.
+BOUNDED = ("pgd", "auto_attack")
+# The attacks that leave the predicted class, whatever the true one is.
+FROM_THE_PREDICTION = ("auto_attack", "deepfool")
 # Rounding of float32 near 1.
 ROUNDING = 1e-7
 IMAGES = random_images(40).float() / 255
 
 
 def settings(attack: str = "pgd", **given: Any) -> BoundarySettings:
-    values = {"epsilon": 0.1, "step_size": 0.02, "steps": 10, **given}
+    values = {"epsilon": 0.1, "step_size": 0.02, "steps": 10, "square_queries": 20, **given}
     return BoundarySettings.model_validate({"attack": attack, **values})
 
 
@@ -45,8 +52,16 @@ def attacked(
     )
 
 
+def flip_rate(samples: Tensor) -> float:
+    return flipped(tiny_classifier(), IMAGES, samples).float().mean().item()
+
+
+def colour_images() -> Tensor:
+    return random_images(3 * 20).float().reshape(20, 3, SIZE, SIZE) / 255
+
+
 def test_registry_has_what_the_schema_allows() -> None:
-    assert set(boundary_module._ATTACKS) == set(ATTACKS)
+    assert set(boundary_module._METHODS) == set(ATTACKS)
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -57,7 +72,7 @@ def test_generous_ball_flips_nearly_every_prediction(attack: str) -> None:
     assert changed.float().mean() > 0.95
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("attack", BOUNDED)
 @pytest.mark.parametrize("epsilon", [8 / 255, 0.1, 0.6])
 @pytest.mark.parametrize("step_size", [0.02, 0.9])
 def test_samples_stay_in_the_ball_and_in_the_pixel_range(
@@ -72,7 +87,7 @@ def test_samples_stay_in_the_ball_and_in_the_pixel_range(
     assert boundary.max() <= 1
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("attack", BOUNDED)
 def test_wider_ball_flips_more(attack: str) -> None:
     rates = [
         flipped(tiny_classifier(), IMAGES, attacked(attack, epsilon=epsilon, step_size=epsilon / 4))
@@ -85,10 +100,27 @@ def test_wider_ball_flips_more(attack: str) -> None:
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_attack_ascends_the_loss_of_the_given_labels(attack: str) -> None:
+@pytest.mark.parametrize("channels", [1, 3])
+def test_attack_flips_more_than_chance_does(attack: str, channels: int) -> None:
+    classifier = tiny_classifier(channels=channels)
+    images = IMAGES if channels == 1 else colour_images()
+    samples = attacked(attack, images, classifier=classifier, epsilon=0.05, step_size=0.01)
+    assert samples.shape == images.shape
+    assert samples.dtype == torch.float32
+    assert samples.min() >= 0 and samples.max() <= 1
+    # As far in every pixel as the attack goes in any.
+    distance = (samples - images).abs().amax((1, 2, 3), keepdim=True)
+    signs = torch.randint(0, 2, images.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    noisy = (images + distance * signs).clamp(0, 1)
+    by_attack = flipped(classifier, images, samples).float().mean()
+    by_chance = flipped(classifier, images, noisy).float().mean()
+    assert by_attack > by_chance + 0.3
+
+
+def test_pgd_ascends_the_loss_of_the_given_labels() -> None:
     classifier = tiny_classifier()
     labels = (classifier(IMAGES).argmax(1) + torch.arange(len(IMAGES)) % 2) % CLASSES
-    boundary = attacked(attack, labels=labels)
+    boundary = attacked(labels=labels)
     before = F.cross_entropy(classifier(IMAGES), labels, reduction="none")
     after = F.cross_entropy(classifier(boundary), labels, reduction="none")
     assert (after > before).float().mean() > 0.95
@@ -96,10 +128,19 @@ def test_attack_ascends_the_loss_of_the_given_labels(attack: str) -> None:
     assert (after > before)[1::2].float().mean() > 0.9
 
 
+@pytest.mark.parametrize("attack", FROM_THE_PREDICTION)
+def test_images_that_are_classified_wrongly_are_moved_too(attack: str) -> None:
+    generous = {"epsilon": 0.3, "step_size": 0.05, "steps": 20}
+    predicted = tiny_classifier()(IMAGES).argmax(1)
+    samples = attacked(attack, labels=(predicted + 1) % CLASSES, **generous)
+    assert torch.equal(samples, attacked(attack, labels=predicted, **generous))
+    assert flip_rate(samples) > 0.95
+
+
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_samples_follow_the_seed_alone(attack: str) -> None:
     # A single small step, so that the random start shows.
-    given = {"steps": 1, "step_size": 0.001}
+    given = {"steps": 1, "step_size": 0.001, "epsilon": 0.2}
     torch.manual_seed(1)
     np.random.seed(1)
     first = attacked(attack, **given)
@@ -107,7 +148,12 @@ def test_samples_follow_the_seed_alone(attack: str) -> None:
     np.random.seed(2)
     assert torch.equal(attacked(attack, **given), first)
     other = attacked(attack, seed=1, **given)
-    assert ((other - first).flatten(1).abs().amax(1) > 0.01).all()
+    differs = (other - first).flatten(1).abs().amax(1) > 0.01
+    # DeepFool draws nothing, neither alone nor as a part of AutoAttack.
+    if attack == "deepfool":
+        assert torch.equal(other, first)
+    else:
+        assert differs.float().mean() >= {"pgd": 1.0, "auto_attack": 0.5}[attack]
 
 
 def test_pgd_starts_anywhere_in_the_ball() -> None:
@@ -125,6 +171,121 @@ def test_pgd_takes_the_steps_it_is_given() -> None:
         ((boundary - IMAGES).abs() > 0.0999).float().mean().item() for boundary in (few, many)
     ]
     assert at_face[0] < 0.4 < 0.6 < at_face[1]
+
+
+def test_auto_attack_leaves_an_image_as_it_is_where_it_fails() -> None:
+    samples = attacked("auto_attack", epsilon=0.02, step_size=0.005)
+    changed = flipped(tiny_classifier(), IMAGES, samples)
+    assert 0 < changed.sum() < len(IMAGES)
+    assert torch.equal(samples[~changed], IMAGES[~changed])
+    assert (samples[changed] != IMAGES[changed]).flatten(1).any(1).all()
+
+
+def test_auto_attack_flips_no_fewer_than_pgd() -> None:
+    rates = [flip_rate(attacked(attack, epsilon=0.05, step_size=0.01)) for attack in BOUNDED]
+    assert 0.1 < rates[0] <= rates[1]
+
+
+def test_square_takes_images_that_the_other_parts_leave() -> None:
+    weak = {"steps": 1, "step_size": 1e-6, "epsilon": 0.1}
+    without, with_square = (
+        attacked("auto_attack", square_queries=queries, **weak) for queries in (0, 200)
+    )
+    left = ~flipped(tiny_classifier(), IMAGES, without)
+    assert left.sum() > 5
+    assert flip_rate(with_square) > flip_rate(without) + 0.1
+    assert torch.equal(with_square[~left], without[~left])
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (6, 12)])
+def test_images_that_square_cannot_work_on_are_refused(height: int, width: int) -> None:
+    classifier = linear_classifier(height * width, CLASSES)
+    images = torch.full((6, 1, height, width), 0.5)
+    with pytest.raises(InputError, match=rf"square_queries.* got {height}x{width}; give 0"):
+        attacked("auto_attack", images, classifier=classifier)
+    samples = attacked("auto_attack", images, classifier=classifier, square_queries=0)
+    assert flipped(classifier, images, samples).all()
+
+
+def test_two_classes_are_refused_where_the_attack_needs_three() -> None:
+    classifier = linear_classifier(SIZE * SIZE, 2)
+    with pytest.raises(InputError, match="at least 3 classes, got 2; use pgd or deepfool"):
+        attacked("auto_attack", classifier=classifier)
+    for attack in ("pgd", "deepfool"):
+        samples = attacked(attack, classifier=classifier, epsilon=0.3, steps=20)
+        assert flipped(classifier, IMAGES, samples).float().mean() > 0.95
+
+
+def linear_classifier(inputs: int, classes: int) -> Classifier:
+    with seeded_globals(0, "linear classifier"):
+        network = nn.Sequential(nn.Flatten(), nn.Linear(inputs, classes))
+    return Classifier(network, architecture="linear", mean=(0.5,), std=(1.0,), class_count=classes)
+
+
+@pytest.mark.parametrize("overshoot", [0.02, 0.5])
+def test_deepfool_goes_the_shortest_way_in_l2(overshoot: float) -> None:
+    # Moosavi-Dezfooli et al. 2016, eq. 8: for a linear classifier it is known.
+    classifier = linear_classifier(SIZE * SIZE, CLASSES)
+    weight = classifier.network.get_submodule("1").weight
+    images = 0.5 + 0.02 * (IMAGES - 0.5)
+    samples = attacked("deepfool", images, classifier=classifier, overshoot=overshoot)
+    logits = classifier(images)
+    for image, sample, outputs in zip(images, samples, logits, strict=True):
+        predicted = outputs.argmax()
+        ways = [
+            (outputs[predicted] - outputs[other]) * direction / direction.square().sum()
+            for other, direction in enumerate(weight - weight[predicted])
+            if other != predicted
+        ]
+        shortest = min(ways, key=lambda way: way.norm().item())
+        expected = image.flatten() + (1 + overshoot) * shortest
+        assert expected.min() > 0 and expected.max() < 1
+        torch.testing.assert_close(sample.flatten(), expected, atol=1e-5, rtol=0)
+    assert flipped(classifier, images, samples).all()
+
+
+def test_deepfool_keeps_no_bound_but_the_pixel_range() -> None:
+    images = torch.cat([IMAGES, torch.zeros(2, 1, SIZE, SIZE), torch.ones(2, 1, SIZE, SIZE)])
+    samples = attacked("deepfool", images, epsilon=1e-3, overshoot=0.5)
+    assert samples.min() >= 0 and samples.max() <= 1
+    assert ((samples - images).abs().flatten(1).amax(1) > 0.01).any()
+    assert torch.equal(attacked("deepfool", images, epsilon=0.3, overshoot=0.5), samples)
+
+
+def test_deepfool_takes_no_more_steps_than_it_is_given() -> None:
+    one, many = (flip_rate(attacked("deepfool", steps=steps, overshoot=0)) for steps in (1, 30))
+    assert 0.1 < one < many - 0.1
+    assert many > 0.9
+
+
+# Every setting but the attack, with a value that differs from that of `WEAK`.
+WEAK = {"epsilon": 0.1, "step_size": 0.01, "steps": 1, "square_queries": 5, "overshoot": 0.02}
+CHANGED = {
+    "epsilon": 0.08,
+    "step_size": 0.02,
+    "steps": 2,
+    "square_queries": 30,
+    "overshoot": 0.1,
+    "on_failure": "drop",
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("field", sorted(set(BoundarySettings.model_fields) - {"attack"}))
+def test_settings_that_determine_the_samples_are_those_that_change_them(
+    attack: str, field: str
+) -> None:
+    other = WEAK | {field: CHANGED[field]}
+    same_samples = torch.equal(attacked(attack, **WEAK), attacked(attack, **other))
+    keys = [determining_settings(settings(attack, **given)) for given in (WEAK, other)]
+    assert (keys[0] == keys[1]) == same_samples
+    assert keys[0]["attack"] == attack
+
+
+def test_unknown_attack_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(InputError) as refused:
+        trial_config({"boundary": {"attack": "fgsm"}}, source="test")
+    assert all(f"'{attack}'" in str(refused.value) for attack in (*ATTACKS, "fgsm"))
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -146,9 +307,13 @@ def test_attack_leaves_no_trace(attack: str) -> None:
     )
 
 
-def test_more_images_than_the_library_takes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_more_images_than_the_library_takes_at_once(
+    attack: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(boundary_module, "_BATCH_SIZE", 16)
-    boundary = attacked(epsilon=0.3, step_size=0.05, steps=20)
+    monkeypatch.setattr(boundary_module, "_DEEPFOOL_BATCH_SIZE", 16)
+    boundary = attacked(attack, epsilon=0.3, step_size=0.05, steps=20)
     assert boundary.shape == IMAGES.shape
     assert flipped(tiny_classifier(), IMAGES, boundary).float().mean() > 0.95
 

@@ -12,10 +12,13 @@ from torch import Tensor, nn
 
 from decrop.classifiers.classifier import Classifier
 from decrop.config import InterpolationSettings
+from decrop.errors import InputError
 from decrop.synthesis.interpolate import (
     interpolated_logits,
     interpolated_samples,
     mixing_coefficients,
+    relative_logit_errors,
+    same_class_partners,
 )
 from tests.decrop.tiny import CLASSES, SIZE, random_images, tiny_classifier
 
@@ -80,6 +83,72 @@ def test_mixing_coefficients_are_distinct_around_their_median(median: float, cou
     assert low <= median <= high
     if count % 2:
         assert statistics.median(coefficients) == pytest.approx(median)
+
+
+# Partners of the same class.
+
+
+def partners(labels: Tensor, held_out: Tensor | None = None, seed: int = 0) -> Tensor:
+    if held_out is None:
+        held_out = torch.zeros(len(labels), dtype=torch.bool)
+    return same_class_partners(labels, held_out, seed=seed)
+
+
+def test_partner_is_another_image_of_the_class() -> None:
+    labels = torch.arange(60) % 3
+    drawn = partners(labels)
+    assert drawn.dtype == torch.int64
+    assert torch.equal(labels[drawn], labels)
+    assert (drawn != torch.arange(60)).all()
+
+
+def test_every_other_image_of_the_class_is_as_likely_a_partner() -> None:
+    labels = torch.tensor([0, 1, 0, 1, 0, 1, 0])
+    draws = torch.stack([partners(labels, seed=seed) for seed in range(600)])
+    for position, label in enumerate(labels.tolist()):
+        others = [other for other in range(7) if labels[other] == label and other != position]
+        counts = draws[:, position].bincount(minlength=7)
+        assert counts.sum() == counts[others].sum()
+        # Five standard deviations of a binomial count, and more.
+        assert (counts[others] - 600 / len(others)).abs().max() < 65
+
+
+def test_draw_of_partners_follows_its_seed() -> None:
+    labels = torch.arange(60) % 3
+    assert torch.equal(partners(labels), partners(labels))
+    assert (partners(labels) != partners(labels, seed=1)).float().mean() > 0.8
+
+
+def test_image_to_train_on_has_no_held_out_partner() -> None:
+    labels = torch.arange(60) % 3
+    held_out = torch.arange(60) % 4 == 0
+    draws = torch.stack([partners(labels, held_out, seed=seed) for seed in range(50)])
+    assert not held_out[draws[:, ~held_out]].any()
+    assert held_out[draws[:, held_out]].any()
+    assert not held_out[draws[:, held_out]].all()
+
+
+def test_class_without_a_second_image_to_train_on_is_refused() -> None:
+    labels = torch.tensor([0, 0, 5, 0])
+    with pytest.raises(
+        InputError, match=r"class 5 has 1 image .* needs 2; raise limited\.fraction"
+    ):
+        partners(labels)
+    with pytest.raises(InputError, match="class 0 has 1 image"):
+        partners(torch.tensor([0, 0, 0]), torch.tensor([True, False, True]))
+    # The single held-out image has partners to train on.
+    held_out = torch.tensor([True, False, False])
+    assert partners(torch.tensor([0, 0, 0]), held_out).tolist()[1:] == [2, 1]
+
+
+# How near eq. 7 comes.
+
+
+def test_error_is_the_distance_as_a_share_of_the_target() -> None:
+    target = torch.tensor([[3.0, 4.0], [3.0, 4.0], [0.0, 0.0], [-6.0, 8.0]])
+    reached = torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.0, 0.0], [-6.0, 3.0]])
+    errors = relative_logit_errors(reached, target)
+    torch.testing.assert_close(errors, torch.tensor([0.0, 1.0, 0.0, 0.5]))
 
 
 # Eq. 7 as written.

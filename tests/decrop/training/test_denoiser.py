@@ -240,7 +240,8 @@ def test_interpolated_samples_of_an_image_take_turns() -> None:
 
 def three_equal_views() -> StageOne:
     clean = random_samples(IMAGES).clean
-    return StageOne(clean, clean, torch.ones(IMAGES, dtype=torch.bool), clean[None])
+    flipped = torch.ones(IMAGES, dtype=torch.bool)
+    return StageOne(clean, clean, flipped, clean[None], torch.zeros(1, IMAGES))
 
 
 @pytest.mark.parametrize("views", ["matched", "independent"])
