@@ -1,6 +1,7 @@
 """Stage 2: train the denoiser in two phases, one epoch at a time."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -12,9 +13,9 @@ from decrop.config import TrialConfig
 from decrop.data.augment import augment_views
 from decrop.errors import RunError
 from decrop.networks.discriminator import Discriminator, reverse_gradient
-from decrop.networks.registry import build_denoiser
 from decrop.seeds import seeded_globals, torch_generator
 from decrop.synthesis.stage_one import StageOne
+from decrop.training.initial import initial_denoiser
 from decrop.training.losses import (
     LossTerms,
     cosine_similarity,
@@ -72,6 +73,7 @@ class DenoiserTrainer:
         classifier: Classifier,
         samples: StageOne,
         device: torch.device,
+        initial_weights: Mapping[str, Tensor] | None = None,
     ) -> None:
         self._sigma = config.sigma
         self._seed = config.seed
@@ -85,10 +87,11 @@ class DenoiserTrainer:
         self._boundary_used = (samples.flipped | keep_all).to(device)
         self._epochs_done = 0
         self._history: list[EpochRecord] = []
-        with seeded_globals(self._seed, "denoiser initialisation"):
-            denoiser = build_denoiser(config.denoiser, image_channels=self._clean.shape[1])
-        # No overload of `to` in PyTorch's annotations takes a memory format.
-        self.denoiser = denoiser.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.denoiser = initial_denoiser(
+            config.denoiser, image_channels=self._clean.shape[1], seed=self._seed, device=device
+        )
+        if initial_weights is not None:
+            self.denoiser.load_state_dict(initial_weights)
         with seeded_globals(self._seed, "discriminator initialisation"):
             self._discriminator = Discriminator(
                 features=self._classifier.feature_count,
