@@ -58,7 +58,7 @@ def same(one: Tensors | None, other: Tensors | None) -> bool:
 def test_denoises_images_it_has_not_seen(cache: ContentCache) -> None:
     weights = made(
         cache,
-        changed(steps=60, batch_size=16, learning_rate=0.005),
+        changed(steps=40, batch_size=16, learning_rate=0.01),
         denoiser=DenoiserSettings(depth=4, channels=16),
         image_shape=(1, 16, 16),
     )
@@ -78,7 +78,7 @@ def test_denoises_images_it_has_not_seen(cache: ContentCache) -> None:
     with torch.no_grad():
         gained = psnr(denoiser(noisy)) - psnr(noisy)
     assert psnr(noisy) == pytest.approx(-20 * np.log10(SIGMA), abs=0.2)
-    assert gained > 4
+    assert gained > 3
     blurred = F.avg_pool2d(noisy, 3, stride=1, padding=1, count_include_pad=False)
     assert psnr(denoiser(noisy)) > psnr(blurred)
 
@@ -167,13 +167,13 @@ def test_same_seed_gives_the_same_weights_from_nothing(tmp_path: Path) -> None:
 
 
 def test_divergence_is_an_error_and_leaves_no_entry(cache: ContentCache) -> None:
-    diverging = changed(steps=30, learning_rate=1e30)
+    diverging = changed(steps=5, learning_rate=1e30)
     with pytest.raises(TrainingDivergedError, match=r"prior\.learning_rate"):
         made(cache, diverging)
     assert cache.computations(PRIOR) == 0
 
 
-@pytest.mark.parametrize("steps", [1, 2, 51])
+@pytest.mark.parametrize("steps", [1, 2, 26])
 def test_progress_ends_with_the_last_step(cache: ContentCache, steps: int) -> None:
     seen: list[tuple[int, int]] = []
     made(
@@ -181,4 +181,4 @@ def test_progress_ends_with_the_last_step(cache: ContentCache, steps: int) -> No
         changed(steps=steps, batch_size=1),
         on_step=lambda done, total: seen.append((done, total)),
     )
-    assert seen == [(done, steps) for done in (25, 50) if done < steps] + [(steps, steps)]
+    assert seen == [(done, steps) for done in (25,) if done < steps] + [(steps, steps)]
