@@ -15,7 +15,7 @@ from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.stored import load_stored_classifier, store_classifier
 from decrop.config import TrialConfig
 from decrop.data.datasets import load_dataset
-from decrop.data.limited import LabelledImages, limited_data, take
+from decrop.data.limited import LabelledImages, LimitedData, limited_data, take
 from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, sha256_of_file, write_json, write_text
@@ -169,7 +169,7 @@ def load_bundle(path: Path, *, classifier_weights: Path | None = None) -> Bundle
     )
 
 
-def limited_images(bundle: Bundle, *, dataset_path: str | None = None) -> LabelledImages:
+def limited_data_of(bundle: Bundle, *, dataset_path: str | None = None) -> LimitedData:
     """Draw the limited data of a bundle again.
 
     Args:
@@ -180,13 +180,13 @@ def limited_images(bundle: Bundle, *, dataset_path: str | None = None) -> Labell
         InputError: the data are not those that the denoiser was trained on.
     """
     settings = bundle.config.dataset.model_copy(update={"path": dataset_path})
-    images = limited_data(load_dataset(settings), bundle.config.limited).all
-    if images.content_hash() != bundle.result.hashes["limited_data"]:
+    limited = limited_data(load_dataset(settings), bundle.config.limited)
+    if limited.all.content_hash() != bundle.result.hashes["limited_data"]:
         raise InputError(
             f"dataset.path: the images of {dataset_path or settings.name} are not those that the "
             "denoiser was trained on; give the dataset of the bundle with --dataset-path."
         )
-    return images
+    return limited
 
 
 def verify_bundle(

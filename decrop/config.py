@@ -215,6 +215,19 @@ class DenoiserSettings(Settings):
     )
 
 
+class PriorSettings(Settings):
+    """Pretraining of the denoiser on generated images, before any image of the data is used."""
+
+    kind: Literal["none", "dead_leaves"] = Field(
+        "none",
+        description="none starts from random weights (paper); dead_leaves pretrains on random "
+        "overlapping shapes, with mean squared error.",
+    )
+    steps: Count = Field(1000, description="Steps of pretraining.")
+    batch_size: Count = Field(100, description="Images a step, each used once.")
+    learning_rate: Positive = Field(2e-3, description="Peak of the one-cycle schedule (Adam).")
+
+
 class LossWeights(Settings):
     """The weights beta of eq. 12."""
 
@@ -423,6 +436,7 @@ class TrialConfig(Settings):
     boundary: BoundarySettings = BoundarySettings()
     interpolation: InterpolationSettings = InterpolationSettings()
     denoiser: DenoiserSettings = DenoiserSettings()
+    prior: PriorSettings = PriorSettings()
     training: TrainingSettings = TrainingSettings()
     certification: CertificationSettings = CertificationSettings()
     execution: ExecutionSettings = ExecutionSettings()

@@ -68,7 +68,7 @@ class TrialResult:
         device: kind of device the certificates were drawn on.
         chunks_per_batch: chunks in one forward pass of the certified function.
         hashes: content of the classifier, the limited data and the certified images.
-        seconds: duration of stage1, training and certification.
+        seconds: duration of stage1, prior, training and certification.
     """
 
     split: Split

@@ -1,4 +1,4 @@
-"""One whole trial without Ray: samples, denoiser, class counts, certificates, result."""
+"""One whole trial without Ray: samples, prior, denoiser, class counts, certificates, result."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import nn
 
-from decrop.cache import ContentCache
+from decrop.cache import ContentCache, Tensors
 from decrop.certification import (
     MakeSampler,
     certificate_table,
@@ -23,9 +23,10 @@ from decrop.files import read_json, write_json
 from decrop.inputs import TrialInputs
 from decrop.result import Scores, Split, TrialResult
 from decrop.smoothing.collect import OnProgress
-from decrop.smoothing.execution import resolve_device
+from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.synthesis.stage_one import StageOne, stage_one
 from decrop.training.denoiser import DenoiserTrainer
+from decrop.training.prior import prior_weights
 from decrop.trial_files import (
     load_progress,
     read_reports,
@@ -68,6 +69,7 @@ def run_trial(
     *,
     split: Split,
     make_sampler: MakeSampler | None = None,
+    on_prior_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[int, int], None] | None = None,
     on_certified: OnProgress | None = None,
 ) -> Iterator[Report]:
@@ -83,9 +85,10 @@ def run_trial(
         config: the trial's settings.
         inputs: classifier and data.
         folder: where everything is written.
-        cache: where stage-1 samples are shared.
+        cache: where stage-1 samples and the prior are shared.
         split: what to train on and certify.
         make_sampler: who draws class counts; the own process by default.
+        on_prior_step: called with steps of pretraining done and in all.
         on_epoch: called with epochs done and in all.
         on_certified: called with the progress of the last certification.
     """
@@ -108,7 +111,12 @@ def run_trial(
         training_mask = torch.ones_like(inputs.limited.held_out_mask)
         images = inputs.test
         evaluations = 1
-    trainer = DenoiserTrainer(config, inputs.classifier, samples.subset(training_mask), device)
+    started = time.monotonic()
+    prior = _prior(config, inputs, cache, device, on_prior_step)
+    prior_seconds = time.monotonic() - started
+    trainer = DenoiserTrainer(
+        config, inputs.classifier, samples.subset(training_mask), device, initial_weights=prior
+    )
     load_progress(folder, trainer)
 
     network = nn.Sequential(trainer.denoiser, inputs.classifier)
@@ -145,6 +153,7 @@ def run_trial(
                 flip_rate=samples.subset(training_mask).flip_rate,
                 seconds={
                     "stage1": stage_one_seconds,
+                    **({} if prior is None else {"prior": prior_seconds}),
                     "training": sum(record.seconds for record in trainer.history),
                     "certification": time.monotonic() - started,
                 },
@@ -236,6 +245,27 @@ def _stage_one(
         seed=config.seed,
         cache=cache,
         device=device,
+    )
+
+
+def _prior(
+    config: TrialConfig,
+    inputs: TrialInputs,
+    cache: ContentCache,
+    device: torch.device,
+    on_step: Callable[[int, int], None] | None,
+) -> Tensors | None:
+    channels, height, width = inputs.limited.all.images.shape[1:]
+    return prior_weights(
+        config.prior,
+        config.denoiser,
+        sigma=config.sigma,
+        image_shape=(channels, height, width),
+        seed=config.seed,
+        precision=resolve_precision(config.execution.training_precision, device),
+        cache=cache,
+        device=device,
+        on_step=on_step,
     )
 
 

@@ -13,6 +13,7 @@ from tune.sweep_file import SweepConfig
 
 # DE-CROP's own choices (section 4 and supplement); the rest of trial 0 is the sweep's.
 _REFERENCE = {
+    "prior": {"kind": "none"},
     "training": {
         "loss_weights": {
             "label_consistency": 1.0,

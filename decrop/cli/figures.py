@@ -13,7 +13,7 @@ from decrop.errors import InputError
 
 if TYPE_CHECKING:
     from decrop.bundle import Bundle
-    from decrop.data.limited import LabelledImages
+    from decrop.data.limited import LimitedData
     from decrop.evaluation.table import CertificateTable
 
 
@@ -44,7 +44,7 @@ def figures(
 
     Example: [bold]decrop figures runs/digits/bundle --to runs/digits/figures[/bold]
     """
-    from decrop.bundle import limited_images, load_bundle
+    from decrop.bundle import limited_data_of, load_bundle
     from decrop.evaluation.plots import certificates_figure, training_curves_figure
     from decrop.trial_files import ACCURACY_FIGURE, TRAINING_FIGURE, save_figure
 
@@ -52,15 +52,15 @@ def figures(
     loaded = load_bundle(bundle, classifier_weights=weights)
     tables = {"this denoiser": loaded.certificates, **_other_tables(compare or [])}
     class_number = _class_number(loaded, shown_class)
-    images = None if without_data else limited_images(loaded, dataset_path=dataset_path)
+    limited = None if without_data else limited_data_of(loaded, dataset_path=dataset_path)
     save_figure(certificates_figure(tables), to / ACCURACY_FIGURE)
     if loaded.history:
         save_figure(training_curves_figure(loaded.history), to / TRAINING_FIGURE)
     else:
         console.print("no losses are drawn: the bundle was exported without them", highlight=False)
-    if images is not None:
+    if limited is not None:
         with console.status("making boundary and interpolated samples"):
-            _draw_samples(loaded, images, class_number, to)
+            _draw_samples(loaded, limited, class_number, to)
     console.print(f"figures: {to}", soft_wrap=True, highlight=False)
     if as_json:
         print_json({"figures": sorted(str(path) for path in to.glob("*.png"))})
@@ -95,7 +95,7 @@ def _class_number(bundle: "Bundle", name: str | None) -> int:
     return bundle.class_names.index(name)
 
 
-def _draw_samples(bundle: "Bundle", images: "LabelledImages", class_number: int, to: Path) -> None:
+def _draw_samples(bundle: "Bundle", limited: "LimitedData", class_number: int, to: Path) -> None:
     from decrop.cache import ContentCache
     from decrop.smoothing.execution import resolve_device
     from decrop.synthesis.stage_one import stage_one
@@ -107,7 +107,7 @@ def _draw_samples(bundle: "Bundle", images: "LabelledImages", class_number: int,
     with TemporaryDirectory() as folder:
         samples = stage_one(
             bundle.classifier,
-            images,
+            limited,
             config.boundary,
             config.interpolation,
             seed=config.seed,
@@ -118,7 +118,7 @@ def _draw_samples(bundle: "Bundle", images: "LabelledImages", class_number: int,
         to,
         config,
         samples,
-        images.labels,
+        limited.all.labels,
         bundle.classifier,
         bundle.denoiser,
         bundle.class_names,

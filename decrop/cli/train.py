@@ -59,6 +59,9 @@ def train(
             folder,
             cache,
             split="test",
+            on_prior_step=None
+            if config.prior.kind == "none"
+            else bars.counted("pretraining, steps"),
             on_epoch=bars.counted("training, epochs"),
             on_certified=bars.certification("certifying"),
         )

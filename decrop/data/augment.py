@@ -8,6 +8,11 @@ from decrop.data.mixing import mixed
 from decrop.data.policies import moved
 
 
+def augments(settings: AugmentationSettings) -> bool:
+    """Tell whether views may differ from the images they are made from."""
+    return settings.policy != "none" or settings.mixing != "none"
+
+
 def augment_views(
     views: list[Tensor], settings: AugmentationSettings, generator: torch.Generator
 ) -> list[Tensor]:

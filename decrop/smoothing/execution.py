@@ -35,6 +35,11 @@ def resolve_precision(setting: Literal["auto", "fp32", "bf16"], device: torch.de
     return "bf16" if _computes_in_bf16(device) else "fp32"
 
 
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """Return the context in which networks with fp32 weights compute in `precision`."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
 def _computes_in_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

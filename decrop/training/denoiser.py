@@ -3,6 +3,7 @@
 import math
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -12,13 +13,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from decrop.classifiers.classifier import Classifier
 from decrop.config import Objective, TrialConfig
-from decrop.data.augment import augment_views
+from decrop.data.augment import augment_views, augments
 from decrop.errors import RunError
 from decrop.networks.discriminator import Discriminator
-from decrop.networks.registry import build_denoiser
 from decrop.seeds import seeded_globals, torch_generator
-from decrop.smoothing.execution import resolve_precision
+from decrop.smoothing.execution import autocast, resolve_precision
 from decrop.synthesis.stage_one import StageOne
+from decrop.training.initial import initial_denoiser
 from decrop.training.losses import LossTerms, total_loss
 from decrop.training.objectives import OBJECTIVES, Batch, Networks
 from decrop.training.schedule import (
@@ -67,24 +68,31 @@ class DenoiserTrainer:
         classifier: Classifier,
         samples: StageOne,
         device: torch.device,
+        initial_weights: Mapping[str, Tensor] | None = None,
     ) -> None:
         self._sigma = config.sigma
         self._seed = config.seed
         self._settings = config.training
         self._device = device
-        self._bf16 = resolve_precision(config.execution.training_precision, device) == "bf16"
+        self._precision = resolve_precision(config.execution.training_precision, device)
         self._classifier = classifier.to(device)
         self._clean = samples.clean.to(device)
         self._boundary = samples.boundary.to(device)
         self._interpolated = samples.interpolated.to(device)
         keep_all = config.boundary.on_failure == "keep"
         self._boundary_used = (samples.flipped | keep_all).to(device)
+        # Without augmentation the classifier sees the same clean images in every epoch.
+        self._clean_outputs = None
+        if not augments(self._settings.augmentation):
+            with torch.no_grad():
+                self._clean_outputs = self._classify(self._clean)
         self._epochs_done = 0
         self._history: list[EpochRecord] = []
-        with seeded_globals(self._seed, "denoiser initialisation"):
-            denoiser = build_denoiser(config.denoiser, image_channels=self._clean.shape[1])
-        # No overload of `to` in PyTorch's annotations takes a memory format.
-        self._trained = denoiser.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._trained = initial_denoiser(
+            config.denoiser, image_channels=self._clean.shape[1], seed=self._seed, device=device
+        )
+        if initial_weights is not None:
+            self._trained.load_state_dict(initial_weights)
         self._average = None
         if self._settings.averaging_decay:
             averaging = get_ema_multi_avg_fn(self._settings.averaging_decay)
@@ -224,11 +232,18 @@ class DenoiserTrainer:
                     boundary=boundary if "boundary" in generated else None,
                     interpolated=interpolated if "interpolated" in generated else None,
                     boundary_used=self._boundary_used[rows],
+                    clean_outputs=self._clean_outputs_of(rows),
                     noise=self._sigma
                     * torch.randn(clean.shape, generator=noise, device=self._device),
                 )
             )
         return batches
+
+    def _clean_outputs_of(self, rows: Tensor) -> tuple[Tensor, Tensor] | None:
+        if self._clean_outputs is None:
+            return None
+        logits, features = self._clean_outputs
+        return logits[rows], features[rows]
 
     def _objective(self, phase: Phase) -> Objective:
         return "mse" if phase == 0 else self._settings.objective
@@ -258,14 +273,11 @@ class DenoiserTrainer:
         }
 
     def _denoise(self, noisy: Tensor) -> Tensor:
-        with self._autocast():
+        with autocast(self._precision, self._device):
             denoised: Tensor = self._trained(noisy.contiguous(memory_format=torch.channels_last))
         return denoised.float()
 
     def _classify(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        with self._autocast():
+        with autocast(self._precision, self._device):
             logits, features = self._classifier.logits_and_features(images)
         return logits.float(), features.float()
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bf16)

@@ -38,6 +38,7 @@ SHORT = (
     "training.optimizer=adam_then_sgd",
     "training.adam_epochs=2",
     f"training.evaluations={EVALUATIONS}",
+    "execution.training_precision=fp32",
     f"certification.selection_samples={SELECTION_SAMPLES}",
     f"certification.estimation_samples={ESTIMATION_SAMPLES}",
     f"certification.max_samples={SELECTION_SAMPLES + ESTIMATION_SAMPLES}",

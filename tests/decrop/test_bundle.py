@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import decrop.bundle
 import decrop.certification
-from decrop.bundle import Bundle, export_bundle, limited_images, load_bundle, verify_bundle
+from decrop.bundle import Bundle, export_bundle, limited_data_of, load_bundle, verify_bundle
 from decrop.cache import ContentCache
 from decrop.classifiers.classifier import Classifier
 from decrop.data.datasets import load_dataset
@@ -262,6 +262,8 @@ def test_verify_takes_the_batch_size_that_was_found(
     assert read_json(t_certify_exported / "config.json")["result"]["chunks_per_batch"] == 3
     assert verify_bundle(bundle) == TEST_IMAGES
     assert batches == [3]
+
+
 def test_bundle_keeps_the_history_of_the_training(exported: Path, final_trial: TrialFolder) -> None:
     history = load_bundle(exported).history
     assert list(history) == read_json(final_trial.history_path)
@@ -284,7 +286,7 @@ def test_pictures_of_the_data_stay_in_the_trial(exported: Path, final_trial: Tri
 
 
 def test_the_limited_data_are_drawn_again(exported: Path, inputs: TrialInputs) -> None:
-    images = limited_images(load_bundle(exported))
+    images = limited_data_of(load_bundle(exported)).all
     assert images.indices.tolist() == inputs.limited.all.indices.tolist()
     assert images.content_hash() == inputs.limited.all.content_hash()
 
@@ -426,7 +428,7 @@ def test_other_limited_data_are_refused(colour_bundle: Path, tmp_path: Path) -> 
     bundle = load_bundle(colour_bundle)
     other = write_colour_images(tmp_path / "other", seed=1)
     with pytest.raises(InputError, match=f"the images of {other} are not those that the denoiser"):
-        limited_images(bundle, dataset_path=str(other))
+        limited_data_of(bundle, dataset_path=str(other))
 
 
 def test_one_other_pixel_is_refused(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ PUBLISHED = {
     "denoiser.architecture": "dncnn",
     "denoiser.depth": 17,
     "denoiser.channels": 64,
+    "prior.kind": "none",
     "training.epochs": 600,
     "training.discriminator_epochs": 600,
     "training.batch_size": 200,

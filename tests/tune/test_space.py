@@ -69,6 +69,23 @@ def test_trial_0_is_the_papers_choice_at_the_sweeps_own_schedule_data_and_denois
     assert (config.training.epochs, config.interpolation.steps) == (7, 9)
 
 
+def test_trial_0_has_no_prior_but_a_sweep_may_search_for_one() -> None:
+    space: dict[str, Any] = {
+        "prior.steps": {"choice": [10, 20], "when": {"prior.kind": "dead_leaves"}},
+        "prior.kind": {"choice": ["none", "dead_leaves"]},
+    }
+    grid = sweep(
+        space, search="grid", trials=None, trial={"prior": {"kind": "dead_leaves", "steps": 7}}
+    )
+    assert reference_config(grid).prior.kind == "none"
+    assert reference_parameters(grid) == {"prior.kind": "none"}
+    priors = [trial_config_for(grid, point).prior for point in grid_trials(grid)]
+    assert [(prior.kind, prior.steps) for prior in priors] == [
+        ("dead_leaves", 10),
+        ("dead_leaves", 20),
+    ]
+
+
 def test_trial_0_does_not_depend_on_the_space() -> None:
     outside = {"training.loss_weights.cosine": {"uniform": [6, 8]}}
     assert reference_config(sweep(outside)) == reference_config(sweep({}, trials=1))

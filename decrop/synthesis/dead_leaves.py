@@ -1,0 +1,208 @@
+"""Dead leaves: images of shapes that cover each other, made from random numbers alone.
+
+Opaque leaves of all sizes have much of the statistics of natural images: edges, flat regions,
+occlusion and scale invariance (Lee, Mumford and Huang 2001, "Occlusion models for natural images").
+What networks learn on them carries over to photographs (Baradad et al. 2021, "Learning to see by
+looking at noise").
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from decrop.synthesis.occlusion import MOST_CORNERS, Array, Leaves, topmost_leaves
+
+# Mean area of a leaf, in squared radii, over its shapes.
+_MEAN_AREA = 2.0
+# Mean number of leaves over a point; with it, about a twentieth of the images is background.
+_COVERAGE = 3.0
+# The smallest radius of an image, in pixels, is between these; the largest is half the image.
+_FINEST_RADIUS, _COARSEST_RADIUS = 1.0, 3.0
+# Colours of an image, and ranges of their mean and of their standard deviations.
+_PALETTE = (3, 10)
+_LEVEL = (0.3, 0.7)
+_CONTRAST = (0.08, 0.3)
+_SATURATION = (0.02, 0.15)
+# Standard deviation of brightness among leaves of one colour.
+_TINT = 0.03
+# Most that brightness changes from the centre of a leaf to its rim.
+_SHADING = 0.15
+# Most that illumination changes brightness, as a share, at the points of a coarse grid.
+_ILLUMINATION = 0.4
+_ILLUMINATION_GRID = 3
+# Sample points along a side of a pixel; the mean over them softens edges.
+_SUPERSAMPLING = 2
+# Images that are drawn together; for speed alone.
+_IMAGES_TOGETHER = 64
+
+
+def dead_leaves(
+    count: int,
+    *,
+    channels: int,
+    height: int,
+    width: int,
+    generator: np.random.Generator,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Draw images of discs, triangles, quadrilaterals and pentagons of many sizes.
+
+    The density of radii falls with their third power, at which the model is scale invariant (Lee,
+    Mumford and Huang 2001); leaves reach in from outside. Each image has a palette, a smallest
+    radius and a smooth illumination of its own, each leaf a linear shading.
+
+    All random numbers are drawn on the CPU, image by image: the n-th image of a generator does not
+    depend on how many are drawn in a call nor, but for the last bits, on the device.
+
+    Args:
+        count: number of images.
+        channels: 1 for grey, 3 for colour.
+        height: pixels.
+        width: pixels.
+        generator: source of all random numbers.
+        device: where the images are computed.
+
+    Returns:
+        float32 [count, channels, height, width] in [0,1].
+    """
+    sizes = _Sizes(height, width)
+    images = torch.empty(count, channels, height, width, device=device)
+    for start in range(0, count, _IMAGES_TOGETHER):
+        part = images[start : start + _IMAGES_TOGETHER]
+        part.copy_(_draw(part.shape, sizes, generator, images.device))
+    return images
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """How many leaves of which radii an image takes, in pixels."""
+
+    height: int
+    width: int
+
+    @property
+    def largest(self) -> float:
+        return max(self.height, self.width) / 2
+
+    @property
+    def finest(self) -> float:
+        return min(_FINEST_RADIUS, self.largest / 4)
+
+    @property
+    def coarsest(self) -> float:
+        return min(_COARSEST_RADIUS, self.largest / 2)
+
+    def count(self, smallest: Array) -> Array:
+        """Return how many leaves of at least this radius give the coverage."""
+        density = _COVERAGE / (_MEAN_AREA * np.log(self.largest / smallest))
+        count: Array = np.floor(density * self._measure(smallest))
+        return count
+
+    def radii(self, uniform: Array, smallest: Array) -> Array:
+        """Turn uniform numbers into radii of leaves that reach into the image."""
+        table = np.geomspace(self.largest, self.finest, 256)
+        radii: Array = np.interp(uniform * self._measure(smallest), self._measure(table), table)
+        return radii
+
+    def _measure(self, radius: Array) -> Array:
+        # The integral of r^-3 (height + 2 r) (width + 2 r) from this to the largest radius: centres
+        # lie in the image, or outside no further than the leaf reaches.
+        measure: Array = (
+            self.height * self.width * (radius**-2.0 - self.largest**-2.0) / 2
+            + 2 * (self.height + self.width) * (1 / radius - 1 / self.largest)
+            + 4 * np.log(self.largest / radius)
+        )
+        return measure
+
+
+def _draw(
+    shape: torch.Size, sizes: _Sizes, generator: np.random.Generator, device: torch.device
+) -> Tensor:
+    images, channels, height, width = shape
+    # Leaf 0 is the background.
+    leaves = 1 + int(sizes.count(np.array(sizes.finest)))
+    shapes = (
+        (5, 1),
+        (_PALETTE[1], 1 + channels),
+        (1, _ILLUMINATION_GRID, _ILLUMINATION_GRID),
+        (7, leaves),
+        (leaves, MOST_CORNERS),
+    )
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    uniform = generator.random((images, ends[-1]), np.float32)
+    of_image, palette, illumination, of_leaf, corners = (
+        part.reshape(images, *shape)
+        for part, shape in zip(np.split(uniform, ends[:-1], axis=1), shapes, strict=True)
+    )
+    fineness, level, contrast, saturation, palette_size = np.moveaxis(of_image, 1, 0)
+    size, row, column, colour, tint, shading, direction = np.moveaxis(of_leaf, 1, 0)
+
+    smallest = sizes.finest * (sizes.coarsest / sizes.finest) ** fineness
+    radius = sizes.radii(size, smallest)
+    radius[:, 0] = sizes.largest
+    row = _between(-radius, height + radius, row)
+    column = _between(-radius, width + radius, column)
+    number = np.broadcast_to(np.arange(leaves), radius.shape)
+    visible = np.where(number <= sizes.count(smallest), radius, 0)
+    topmost = topmost_leaves(
+        Leaves(number, visible, row, column, corners).at(np.s_[:, 1:]),
+        height=height,
+        width=width,
+        points_per_pixel=_SUPERSAMPLING,
+        device=device,
+    )
+
+    colours = _palette(palette, level, contrast, saturation)
+    entries = np.floor(_between(_PALETTE[0], _PALETTE[1] + 1, palette_size))
+    chosen = np.floor(colour * entries).astype(np.int64)
+    colours = np.take_along_axis(colours, chosen[..., None], axis=1)
+    slope = _SHADING * shading / radius
+    down, right = slope * np.sin(2 * np.pi * direction), slope * np.cos(2 * np.pi * direction)
+    # The plane through the leaf's colour at its centre, by its value at the corner of the image.
+    corner = colours + (_TINT * _standard(tint) - down * row - right * column)[..., None]
+    planes = np.concatenate([corner, down[..., None], right[..., None]], axis=2)
+    points = _at_points(torch.as_tensor(planes).float().to(device), topmost)
+    gain = _between(1 - _ILLUMINATION, 1 + _ILLUMINATION, illumination)
+    light = F.interpolate(
+        torch.as_tensor(gain).float().to(device),
+        size=(height, width),
+        mode="bicubic",
+        align_corners=True,
+    )
+    return (F.avg_pool2d(points, _SUPERSAMPLING) * light).clamp(0, 1)
+
+
+def _palette(uniform: Array, level: Array, contrast: Array, saturation: Array) -> Array:
+    """Turn uniform numbers [images, colours, 1 + channels] into [images, colours, channels]."""
+    brightness = _between(*_LEVEL, level) + _between(*_CONTRAST, contrast) * _standard(
+        uniform[..., 0]
+    )
+    hue = _standard(uniform[..., 1:])
+    hue = hue - hue.mean(axis=2, keepdims=True)
+    palette: Array = brightness[..., None] + _between(*_SATURATION, saturation)[..., None] * hue
+    return palette
+
+
+def _at_points(planes: Tensor, topmost: Tensor) -> Tensor:
+    """Evaluate each point's plane [images, leaves, channels + 2]: [images, channels, *points]."""
+    images, leaves, _ = planes.shape
+    _, rows, columns = topmost.shape
+    first = leaves * torch.arange(images, device=planes.device)
+    found = F.embedding(topmost + first[:, None, None], planes.flatten(0, 1)).movedim(-1, 1)
+    row = (torch.arange(rows, device=planes.device) + 0.5) / _SUPERSAMPLING
+    column = (torch.arange(columns, device=planes.device) + 0.5) / _SUPERSAMPLING
+    return found[:, :-2] + found[:, -2:-1] * row[:, None] + found[:, -1:] * column
+
+
+def _between(low: Array | float, high: Array | float, uniform: Array) -> Array:
+    between: Array = low + (high - low) * uniform
+    return between
+
+
+def _standard(uniform: Array) -> Array:
+    """Turn uniform numbers in [0,1) into ones of mean 0 and standard deviation 1."""
+    return _between(-math.sqrt(3), math.sqrt(3), uniform)

@@ -1,0 +1,185 @@
+"""Pretraining on dead leaves: it learns to denoise, once for all trials that share it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from decrop.cache import ContentCache, Tensors
+from decrop.config import DenoiserSettings, PriorSettings
+from decrop.networks.registry import build_denoiser
+from decrop.synthesis.dead_leaves import dead_leaves
+from decrop.training.denoiser import DenoiserTrainer, TrainingDivergedError
+from decrop.training.initial import initial_denoiser
+from decrop.training.prior import PRIOR, prior_weights
+from tests.decrop.tiny import CPU, random_samples, tiny_classifier, tiny_config
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SIGMA = 0.25
+DENOISER = DenoiserSettings(depth=4, channels=8)
+SETTINGS = PriorSettings(kind="dead_leaves", steps=3, batch_size=4)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> ContentCache:
+    return ContentCache(tmp_path)
+
+
+def made(cache: ContentCache, settings: PriorSettings = SETTINGS, **changes: Any) -> Tensors | None:
+    given: dict[str, Any] = {
+        "denoiser": DENOISER,
+        "sigma": SIGMA,
+        "image_shape": (1, 8, 8),
+        "seed": 0,
+        "cache": cache,
+        "device": CPU,
+        "precision": "fp32",
+    }
+    return prior_weights(settings, **(given | changes))
+
+
+def changed(**changes: Any) -> PriorSettings:
+    return SETTINGS.model_copy(update=changes)
+
+
+def same(one: Tensors | None, other: Tensors | None) -> bool:
+    assert one is not None
+    assert other is not None
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+# What it learns.
+
+
+def test_denoises_images_it_has_not_seen(cache: ContentCache) -> None:
+    weights = made(
+        cache,
+        changed(steps=40, batch_size=16, learning_rate=0.01),
+        denoiser=DenoiserSettings(depth=4, channels=16),
+        image_shape=(1, 16, 16),
+    )
+    assert weights is not None
+    denoiser = build_denoiser(DenoiserSettings(depth=4, channels=16), image_channels=1).eval()
+    denoiser.load_state_dict(weights)
+    images = dead_leaves(
+        64, channels=1, height=16, width=16, generator=np.random.default_rng(12345)
+    )
+    noisy = images + SIGMA * torch.randn(
+        images.shape, generator=torch.Generator().manual_seed(12345)
+    )
+
+    def psnr(denoised: Tensor) -> float:
+        return -10 * F.mse_loss(denoised, images).log10().item()
+
+    with torch.no_grad():
+        gained = psnr(denoiser(noisy)) - psnr(noisy)
+    assert psnr(noisy) == pytest.approx(-20 * np.log10(SIGMA), abs=0.2)
+    assert gained > 3
+    blurred = F.avg_pool2d(noisy, 3, stride=1, padding=1, count_include_pad=False)
+    assert psnr(denoiser(noisy)) > psnr(blurred)
+
+
+def test_starts_from_the_trainers_own_initialisation() -> None:
+    config = tiny_config(seed=7)
+    trainer = DenoiserTrainer(config, tiny_classifier(), random_samples(4), CPU)
+    start = initial_denoiser(config.denoiser, image_channels=1, seed=7, device=CPU)
+    assert same(dict(trainer.denoiser.state_dict()), dict(start.state_dict()))
+    other = initial_denoiser(config.denoiser, image_channels=1, seed=8, device=CPU)
+    assert not same(dict(start.state_dict()), dict(other.state_dict()))
+
+
+def test_pretraining_starts_from_the_initial_denoiser(cache: ContentCache) -> None:
+    # With almost no learning rate, the weights stay where they began.
+    weights = made(cache, changed(steps=2, learning_rate=1e-12))
+    assert weights is not None
+    start = initial_denoiser(DENOISER, image_channels=1, seed=0, device=CPU).state_dict()
+    for name, tensor in start.items():
+        if "running" not in name and "num_batches" not in name:
+            torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-9)
+
+
+def test_trainer_begins_with_the_weights_it_is_given(cache: ContentCache) -> None:
+    config = tiny_config()
+    weights = made(cache, denoiser=config.denoiser)
+    assert weights is not None
+    trainer = DenoiserTrainer(
+        config, tiny_classifier(), random_samples(4), CPU, initial_weights=weights
+    )
+    assert same(dict(trainer.denoiser.state_dict()), weights)
+    trainer.run_epoch()
+    assert not same(dict(trainer.denoiser.state_dict()), weights)
+
+
+# Sharing.
+
+
+def test_kind_none_does_nothing(cache: ContentCache) -> None:
+    assert made(cache, changed(kind="none")) is None
+    assert cache.computations(PRIOR) == 0
+
+
+def test_second_trial_draws_nothing(cache: ContentCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = made(cache)
+
+    def draw(*arguments: Any, **named: Any) -> Tensor:
+        raise AssertionError("drawn again")
+
+    monkeypatch.setattr("decrop.training.prior.dead_leaves", draw)
+    assert same(made(cache), first)
+    assert cache.computations(PRIOR) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"settings": changed(steps=4)},
+        {"settings": changed(batch_size=5)},
+        {"settings": changed(learning_rate=0.01)},
+        {"denoiser": DenoiserSettings(depth=4, channels=9)},
+        {"sigma": 0.5},
+        {"image_shape": (1, 8, 9)},
+        {"image_shape": (3, 8, 8)},
+        {"seed": 1},
+    ],
+)
+def test_whatever_has_a_say_is_another_entry(cache: ContentCache, changes: dict[str, Any]) -> None:
+    first = made(cache)
+    second = made(cache, **changes)
+    assert cache.computations(PRIOR) == 2
+    assert first is not None
+    assert second is not None
+    shapes = [{name: tensor.shape for name, tensor in made.items()} for made in (first, second)]
+    assert shapes[0] != shapes[1] or not same(first, second)
+
+
+def test_same_seed_gives_the_same_weights_from_nothing(tmp_path: Path) -> None:
+    first = made(ContentCache(tmp_path / "one"))
+    torch.manual_seed(1)
+    np.random.seed(1)
+    assert same(made(ContentCache(tmp_path / "other")), first)
+
+
+# Failures and progress.
+
+
+def test_divergence_is_an_error_and_leaves_no_entry(cache: ContentCache) -> None:
+    diverging = changed(steps=5, learning_rate=1e30)
+    with pytest.raises(TrainingDivergedError, match=r"prior\.learning_rate"):
+        made(cache, diverging)
+    assert cache.computations(PRIOR) == 0
+
+
+@pytest.mark.parametrize("steps", [1, 2, 26])
+def test_progress_ends_with_the_last_step(cache: ContentCache, steps: int) -> None:
+    seen: list[tuple[int, int]] = []
+    made(
+        cache,
+        changed(steps=steps, batch_size=1),
+        on_step=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(done, steps) for done in (25,) if done < steps] + [(steps, steps)]
