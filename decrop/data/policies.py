@@ -36,8 +36,16 @@ def moved(
 
 
 @dataclass(frozen=True)
-class _CropAndFlips:
-    """Tensors [B]: the crop's corner in the padded image, and whether the crop is flipped."""
+class CropAndFlips:
+    """A crop of each padded image, then flips.
+
+    Attributes:
+        padding: zero pixels on each side.
+        top: first row of the crop in the padded image, int64 [B].
+        left: first column, int64 [B].
+        horizontal: whether left and right are swapped, bool [B].
+        vertical: whether top and bottom are swapped, bool [B].
+    """
 
     padding: int
     top: Tensor
@@ -46,6 +54,7 @@ class _CropAndFlips:
     vertical: Tensor
 
     def applied_to(self, view: Tensor) -> Tensor:
+        """Return images [B, C, H, W] of the same shape and dtype."""
         count, _, height, width = view.shape
         rows = self.top[:, None] + torch.arange(height)
         columns = self.left[:, None] + torch.arange(width)
@@ -59,14 +68,21 @@ class _CropAndFlips:
 
 
 @dataclass(frozen=True)
-class _Affine:
-    """Tensors [B]: clockwise rotation about the centre in degrees, then a shift in pixels."""
+class Affine:
+    """A clockwise rotation of each image about its centre, then a shift.
+
+    Attributes:
+        degrees: float [B].
+        right: whole pixels, float [B].
+        down: whole pixels, float [B].
+    """
 
     degrees: Tensor
     right: Tensor
     down: Tensor
 
     def applied_to(self, view: Tensor) -> Tensor:
+        """Return images [B, C, H, W] of the same shape and dtype."""
         height, width = view.shape[2:]
         cosine, sine = self.degrees.deg2rad().cos(), self.degrees.deg2rad().sin()
         # From a place in the result to the one it comes from: back by the shift, then back by the
@@ -84,22 +100,22 @@ class _Affine:
         return F.grid_sample(view, grid, mode="nearest", align_corners=False)
 
 
-_Moves = tuple[_CropAndFlips | _Affine, ...]
+Moves = tuple[CropAndFlips | Affine, ...]
 
 
-def _none(_: torch.Size, __: AugmentationSettings, ___: torch.Generator) -> _Moves:
+def _none(_: torch.Size, __: AugmentationSettings, ___: torch.Generator) -> Moves:
     return ()
 
 
 def _crop_then_flip(
     shape: torch.Size, settings: AugmentationSettings, generator: torch.Generator
-) -> _Moves:
+) -> Moves:
     return (_draw_crop_and_flip(shape, settings, generator),)
 
 
 def _one_of_four(
     shape: torch.Size, settings: AugmentationSettings, generator: torch.Generator
-) -> _Moves:
+) -> Moves:
     crop, affine = _all_four(shape, settings, generator)
     choice = torch.randint(4, shape[:1], generator=generator)
     # The crop that starts where the padding ends is the image.
@@ -112,18 +128,18 @@ def _one_of_four(
         left=torch.where(choice == 2, crop.left, image),
     )
     used = choice == 3
-    return only_one, _Affine(used * affine.degrees, used * affine.right, used * affine.down)
+    return only_one, Affine(used * affine.degrees, used * affine.right, used * affine.down)
 
 
 def _all_four(
     shape: torch.Size, settings: AugmentationSettings, generator: torch.Generator
-) -> tuple[_CropAndFlips, _Affine]:
+) -> tuple[CropAndFlips, Affine]:
     count, _, height, width = shape
     # The place of a crop is as likely as its mirror image: before a flip or after it is the same.
     crop = _draw_crop_and_flip(shape, settings, generator)
     vertical = torch.rand(count, generator=generator) < settings.flip_probability
     turn, right, down = 2 * torch.rand(3, count, generator=generator) - 1
-    affine = _Affine(
+    affine = Affine(
         degrees=_ROTATION_DEGREES * turn,
         right=(_TRANSLATION[0] * width * right).round(),
         down=(_TRANSLATION[1] * height * down).round(),
@@ -133,16 +149,16 @@ def _all_four(
 
 def _draw_crop_and_flip(
     shape: torch.Size, settings: AugmentationSettings, generator: torch.Generator
-) -> _CropAndFlips:
+) -> CropAndFlips:
     count, corners = shape[0], 2 * settings.crop_padding + 1
     top = torch.randint(corners, (count,), generator=generator)
     left = torch.randint(corners, (count,), generator=generator)
     horizontal = torch.rand(count, generator=generator) < settings.flip_probability
     upright = torch.zeros_like(horizontal)
-    return _CropAndFlips(settings.crop_padding, top, left, horizontal, vertical=upright)
+    return CropAndFlips(settings.crop_padding, top, left, horizontal, vertical=upright)
 
 
 POLICIES: dict[
     AugmentationPolicy,
-    Callable[[torch.Size, AugmentationSettings, torch.Generator], _Moves],
+    Callable[[torch.Size, AugmentationSettings, torch.Generator], Moves],
 ] = {"none": _none, 1: _crop_then_flip, 2: _one_of_four, 3: _all_four}

@@ -1,5 +1,6 @@
 """From settings to a classifier: weights or training, and what is missing for either."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,17 @@ def test_statistics_are_the_datasets_unless_given(weights: Path) -> None:
         settings(weights=str(weights), mean=[0.125], std=[0.75]), dataset()
     )
     assert (given.mean.item(), given.std.item()) == (0.125, 0.75)
+
+
+def test_data_without_statistics_ask_for_them(weights: Path) -> None:
+    unknown = replace(dataset(), mean=None, std=None)
+    with pytest.raises(InputError) as error:
+        untrained_classifier(settings(weights=str(weights)), unknown)
+    message = str(error.value)
+    assert message.startswith("classifier.mean: tiny has no channel statistics of its own")
+    assert "--set classifier.mean=[0.5] --set classifier.std=[0.5]" in message
+    given = settings(weights=str(weights), mean=[0.125], std=[0.75])
+    assert untrained_classifier(given, unknown).std.item() == 0.75
 
 
 @pytest.mark.parametrize("name", ["small_cnn", "cifar_resnet56"])

@@ -1,9 +1,10 @@
-"""Registered datasets: digits as they are in scikit-learn, CIFAR-10 from every kind of folder."""
+"""Registered datasets: each kind of folder, and what is wrong with others."""
 
-import io
 import pickle
 import urllib.error
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,18 +13,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 from sklearn.datasets import load_digits
 
 from decrop._torchvision import torchvision
-from decrop.config import DatasetName, DatasetSettings
+from decrop.config import DatasetName, DatasetSettings, LimitedDataSettings
 from decrop.data import datasets
 from decrop.data.datasets import Dataset, load_dataset
+from decrop.data.limited import limited_data
 from decrop.data.sources import ImageSource
+from decrop.documents import trial_config
 from decrop.errors import InputError
-
-# CIFAR-10 has to be downloaded.
-OFFLINE = ["digits"]
+from tests.decrop.data.encoded import png, random_pixels
 
 
 def opened(name: str, path: Path | None = None) -> Dataset:
@@ -36,31 +36,168 @@ def all_images(source: ImageSource) -> torch.Tensor:
     return source.images(torch.arange(len(source.labels)))
 
 
+def cifar_pixels(count: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+
+
+def write_batches(folder: Path, images: int = 2) -> None:
+    """Write torchvision's layout of CIFAR-10, some images a file, of classes in turn."""
+    batches = folder / "cifar-10-batches-py"
+    batches.mkdir(parents=True)
+    for number, name in enumerate([*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]):
+        labels = [(images * number + i) % 10 for i in range(images)]
+        content = {"data": cifar_pixels(images, number).reshape(images, -1), "labels": labels}
+        (batches / name).write_bytes(pickle.dumps(content))
+    (batches / "batches.meta").write_bytes(pickle.dumps({"label_names": list("0123456789")}))
+
+
+def write_idx(folder: Path) -> None:
+    """Write torchvision's layout of Fashion-MNIST, 20 and 10 images 28x28 of classes in turn."""
+    raw = folder / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for split, count in (("train", 20), ("t10k", 10)):
+        pixels = np.random.default_rng(count).integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = np.arange(count, dtype=np.uint8) % 10
+        for kind, values in (("images-idx3", pixels), ("labels-idx1", labels)):
+            # Two zero bytes, the type (8: unsigned bytes), the number of axes, their lengths.
+            header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">i4").tobytes()
+            (raw / f"{split}-{kind}-ubyte").write_bytes(header + values.tobytes())
+
+
+def write_parquet(
+    folder: Path,
+    split: str,
+    labels: list[int],
+    pixels: np.ndarray | None = None,
+    metadata: dict[str, str] | None = None,
+) -> None:
+    if pixels is None:
+        pixels = cifar_pixels(len(labels), seed=len(split)).transpose(0, 2, 3, 1)
+    columns = {
+        "image": pa.array([png(image) for image in pixels], pa.binary()),
+        "label": pa.array(labels, pa.int64()),
+    }
+    table = pa.table(columns).replace_schema_metadata(metadata)
+    pq.write_table(table, folder / f"{split}.parquet")
+
+
+def write_grey_parquet(folder: Path) -> None:
+    for split, count in (("train", 12), ("test", 6)):
+        pixels = random_pixels(count, channels=1, seed=count)
+        write_parquet(folder, split, [i % 3 for i in range(count)], pixels)
+
+
+def write_image_folder(folder: Path) -> None:
+    for split, count in (("train", 6), ("test", 2)):
+        for number, name in enumerate(("cat", "dog")):
+            (folder / split / name).mkdir(parents=True)
+            for position, pixels in enumerate(random_pixels(count, seed=10 * number + count)):
+                (folder / split / name / f"{position}.png").write_bytes(png(pixels))
+
+
+# How to write each dataset in small, and the shape of its images; without a writer it is whole.
+SMALL: dict[str, tuple[Callable[[Path], None] | None, tuple[int, int, int]]] = {
+    "digits": (None, (1, 8, 8)),
+    "cifar10": (partial(write_batches, images=4), (3, 32, 32)),
+    "fashion_mnist": (write_idx, (1, 28, 28)),
+    "parquet": (write_grey_parquet, (1, 4, 5)),
+    "image_folder": (write_image_folder, (3, 4, 5)),
+}
+
+
+@pytest.fixture
+def any_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torchvision accept files that exist, for their checksums are those of the real ones."""
+    monkeypatch.setattr(
+        torchvision.datasets.cifar, "check_integrity", lambda path, md5: Path(path).exists()
+    )
+
+
+def small(name: str, folder: Path) -> Dataset:
+    write, _ = SMALL[name]
+    if write is None:
+        return opened(name)
+    folder.mkdir(exist_ok=True)
+    write(folder)
+    return opened(name, folder)
+
+
 def test_registry_has_what_the_schema_allows() -> None:
-    assert set(datasets._DATASETS) == set(get_args(DatasetName))
+    assert set(datasets._DATASETS) == set(get_args(DatasetName)) == set(SMALL)
 
 
-@pytest.mark.parametrize("name", OFFLINE)
-def test_splits_are_images_with_classes(name: str) -> None:
-    dataset, again = opened(name), opened(name)
+def test_unknown_dataset_lists_the_registered_ones() -> None:
+    with pytest.raises(InputError) as error:
+        trial_config({"dataset": {"name": "imagenet"}}, source="--set")
+    for name in SMALL:
+        assert f"'{name}'" in str(error.value)
+
+
+@pytest.mark.usefixtures("any_checksum")
+@pytest.mark.parametrize("name", SMALL)
+def test_splits_are_images_with_classes(name: str, tmp_path: Path) -> None:
+    dataset, again = small(name, tmp_path / "a"), small(name, tmp_path / "b")
     assert dataset.name == name
-    assert dataset.channels == len(dataset.mean) == len(dataset.std)
+    assert len(dataset.class_names) == len(set(dataset.class_names)) == dataset.class_count
     for split, repeated in ((dataset.train, again.train), (dataset.test, again.test)):
         images = all_images(split)
         assert images.dtype == torch.uint8
-        assert images.shape[:2] == (len(split.labels), dataset.channels)
+        assert images.shape == (len(split.labels), *SMALL[name][1])
+        assert images.shape[1:] == split.shape
+        assert images.shape[1] == dataset.channels
         assert split.labels.dtype == torch.int64
-        assert split.labels.unique().tolist() == list(range(dataset.class_count))
+        assert set(split.labels.tolist()) <= set(range(dataset.class_count))
         assert torch.equal(images, all_images(repeated))
         assert torch.equal(split.labels, repeated.labels)
+        some = torch.tensor([len(images) - 1, 0])
+        assert torch.equal(split.images(some), images[some])
+    assert dataset.train.labels.unique().tolist() == list(range(dataset.class_count))
+    assert not torch.equal(all_images(dataset.train)[:2], all_images(dataset.test)[:2])
 
 
-@pytest.mark.parametrize("name", OFFLINE)
-def test_statistics_are_those_of_the_training_pixels(name: str) -> None:
-    dataset = opened(name)
+@pytest.mark.usefixtures("any_checksum")
+@pytest.mark.parametrize("name", SMALL)
+def test_limited_data_may_be_the_whole_training_split(name: str, tmp_path: Path) -> None:
+    dataset = small(name, tmp_path)
+    limited = limited_data(dataset, LimitedDataSettings(fraction=1, held_out_fraction=0.5))
+    held_out = limited.all.labels[limited.held_out_mask].bincount(minlength=dataset.class_count)
+    trained_on = limited.all.labels[~limited.held_out_mask].bincount(minlength=dataset.class_count)
+    assert (held_out - trained_on).abs().max() <= 1
+    assert torch.equal(limited.all.images, dataset.train.images(limited.all.indices))
+    # Digits have a few images more of some classes than of others.
+    assert len(limited.all) == len(dataset.train.labels) or name == "digits"
+
+
+@pytest.mark.usefixtures("any_checksum")
+@pytest.mark.parametrize("name", SMALL)
+def test_statistics_fit_the_channels_where_they_are_known(name: str, tmp_path: Path) -> None:
+    dataset = small(name, tmp_path)
+    if name in ("parquet", "image_folder"):
+        assert dataset.mean is None
+        assert dataset.std is None
+    else:
+        assert dataset.mean is not None
+        assert dataset.std is not None
+        assert len(dataset.mean) == len(dataset.std) == dataset.channels
+
+
+def test_statistics_of_digits_are_those_of_the_training_pixels() -> None:
+    dataset = opened("digits")
     pixels = all_images(dataset.train).float().transpose(0, 1).flatten(1) / 255
     assert dataset.mean == pytest.approx(pixels.mean(1).tolist(), abs=0.005)
     assert dataset.std == pytest.approx(pixels.std(1).tolist(), abs=0.005)
+
+
+@pytest.mark.parametrize("name", ["parquet", "image_folder"])
+def test_data_of_ones_own_need_a_path(name: str) -> None:
+    with pytest.raises(InputError, match=rf"dataset\.path: {name} needs .* --set dataset\.path="):
+        opened(name)
+
+
+@pytest.mark.parametrize("name", [name for name, (write, _) in SMALL.items() if write])
+def test_missing_folder_is_named(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"dataset\.path: .*none is not a folder"):
+        opened(name, tmp_path / "none")
 
 
 def test_digits_are_scikit_learns_each_once() -> None:
@@ -87,29 +224,6 @@ def test_digits_are_scikit_learns_each_once() -> None:
 def test_digits_take_no_path(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"dataset\.path: digits .* take no path, got"):
         opened("digits", tmp_path)
-
-
-def cifar_pixels(count: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
-
-
-def write_batches(folder: Path, first_label: int = 0) -> None:
-    """Write torchvision's layout, two images a file; image i of batch b has class 2b + i mod 10."""
-    batches = folder / "cifar-10-batches-py"
-    batches.mkdir(parents=True)
-    for number, name in enumerate([*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]):
-        labels = [(2 * number + i) % 10 + first_label for i in range(2)]
-        content = {"data": cifar_pixels(2, number).reshape(2, -1), "labels": labels}
-        (batches / name).write_bytes(pickle.dumps(content))
-    (batches / "batches.meta").write_bytes(pickle.dumps({"label_names": list("0123456789")}))
-
-
-@pytest.fixture
-def any_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let torchvision accept files that exist, for their checksums are those of the real ones."""
-    monkeypatch.setattr(
-        torchvision.datasets.cifar, "check_integrity", lambda path, md5: Path(path).exists()
-    )
 
 
 def assert_is_written(dataset: Dataset) -> None:
@@ -144,11 +258,32 @@ def test_corrupt_folder_is_refused(tmp_path: Path) -> None:
         opened("cifar10", tmp_path)
 
 
-def test_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"dataset\.path: .*none is not a folder"):
-        opened("cifar10", tmp_path / "none")
-    with pytest.raises(InputError, match="holds neither"):
-        opened("cifar10", tmp_path)
+@pytest.mark.parametrize("name", ["cifar10", "fashion_mnist"])
+def test_folder_of_something_else_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds neither train\.parquet .* as torchvision stores"):
+        opened(name, tmp_path)
+
+
+def test_fashion_mnist_is_read(tmp_path: Path) -> None:
+    write_idx(tmp_path)
+    dataset = opened("fashion_mnist", tmp_path)
+    for split, count in ((dataset.train, 20), (dataset.test, 10)):
+        pixels = np.random.default_rng(count).integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        assert np.array_equal(all_images(split)[:, 0].numpy(), pixels)
+        assert split.labels.tolist() == [label % 10 for label in range(count)]
+    assert dataset.class_names == tuple(torchvision.datasets.FashionMNIST.classes)
+
+
+@pytest.mark.parametrize("kept", [None, 0, 10, 3000])
+def test_damaged_fashion_mnist_is_refused(tmp_path: Path, kept: int | None) -> None:
+    write_idx(tmp_path)
+    file = tmp_path / "FashionMNIST" / "raw" / "t10k-images-idx3-ubyte"
+    content = file.read_bytes()
+    file.unlink()
+    if kept is not None:
+        file.write_bytes(content[:kept])
+    with pytest.raises(InputError, match="nor an intact FashionMNIST/raw folder"):
+        opened("fashion_mnist", tmp_path)
 
 
 @pytest.mark.usefixtures("any_checksum")
@@ -168,6 +303,22 @@ def test_without_a_path_cifar10_is_downloaded_once(
     assert downloads == [torchvision.datasets.CIFAR10.url]
 
 
+def test_failed_download_of_fashion_mnist_asks_for_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(*_: Any, **__: Any) -> None:
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr(datasets, "_DOWNLOAD_FOLDER", tmp_path)
+    monkeypatch.setattr(torchvision.datasets.mnist, "download_and_extract_archive", download)
+    with pytest.raises(InputError) as error:
+        opened("fashion_mnist")
+    message = str(error.value)
+    assert message.startswith("dataset.path: Fashion-MNIST could not be downloaded (")
+    assert "no route to host" in message
+    assert "\n" not in message
+
+
 @pytest.mark.parametrize(
     "failure",
     [urllib.error.URLError("no route to host"), OSError("disk full"), TimeoutError("timed out")],
@@ -185,16 +336,6 @@ def test_failed_download_asks_for_a_copy(
     assert "could not be downloaded" in str(error.value)
     assert "--set dataset.path=PATH" in str(error.value)
     assert str(failure) in str(error.value)
-
-
-def write_parquet(folder: Path, split: str, labels: list[int]) -> None:
-    files = []
-    for pixels in cifar_pixels(len(labels), seed=len(split)):
-        file = io.BytesIO()
-        Image.fromarray(pixels.transpose(1, 2, 0)).save(file, "PNG")
-        files.append(file.getvalue())
-    columns = {"image": pa.array(files, pa.binary()), "label": pa.array(labels, pa.int64())}
-    pq.write_table(pa.table(columns), folder / f"{split}.parquet")
 
 
 def test_parquet_folder_is_read(tmp_path: Path) -> None:
@@ -231,3 +372,63 @@ def test_split_without_images_is_refused(tmp_path: Path, split: str) -> None:
         write_parquet(tmp_path, name, [] if name == split else [1])
     with pytest.raises(InputError, match=rf"dataset\.path: .*{split}\.parquet holds no images"):
         opened("cifar10", tmp_path)
+
+
+@pytest.mark.parametrize(("name", "channels"), [("cifar10", 1), ("fashion_mnist", 3)])
+def test_images_of_other_channels_are_refused(tmp_path: Path, name: str, channels: int) -> None:
+    for split in ("train", "test"):
+        write_parquet(tmp_path, split, [0], random_pixels(1, channels=channels))
+    with pytest.raises(InputError, match=rf"images of .* have {channels} channels; .* has [13]\."):
+        opened(name, tmp_path)
+
+
+def test_parquet_files_may_hold_fashion_mnist(tmp_path: Path) -> None:
+    write_grey_parquet(tmp_path)
+    dataset = opened("fashion_mnist", tmp_path)
+    assert (dataset.channels, dataset.class_names[9]) == (1, "Ankle boot")
+
+
+NAMES = {"classes": "cat,dog"}
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "names"),
+    [
+        (None, None, ("0", "1")),
+        (NAMES, NAMES, ("cat", "dog")),
+        (NAMES, None, ("cat", "dog")),
+        (None, NAMES, ("cat", "dog")),
+    ],
+)
+def test_classes_of_parquet_files_have_names_or_numbers(
+    tmp_path: Path,
+    train: dict[str, str] | None,
+    test: dict[str, str] | None,
+    names: tuple[str, ...],
+) -> None:
+    write_parquet(tmp_path, "train", [0, 1], metadata=train)
+    write_parquet(tmp_path, "test", [0], metadata=test)
+    assert opened("parquet", tmp_path).class_names == names
+
+
+def test_parquet_files_with_different_class_names_are_refused(tmp_path: Path) -> None:
+    write_parquet(tmp_path, "train", [0, 1], metadata=NAMES)
+    write_parquet(tmp_path, "test", [0, 1], metadata={"classes": "dog,cat"})
+    with pytest.raises(InputError, match=r"train\.parquet and test\.parquet .* different classes"):
+        opened("parquet", tmp_path)
+
+
+@pytest.mark.parametrize("metadata", [None, NAMES])
+def test_test_label_of_no_class_is_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
+    write_parquet(tmp_path, "train", [0, 1], metadata=metadata)
+    write_parquet(tmp_path, "test", [2], metadata=metadata)
+    with pytest.raises(InputError, match="range from 2 to 2; its training split has the classes 0"):
+        opened("parquet", tmp_path)
+
+
+def test_test_images_have_the_shape_of_training_images(tmp_path: Path) -> None:
+    write_parquet(tmp_path, "train", [0], random_pixels(1))
+    write_parquet(tmp_path, "test", [0], cifar_pixels(1, 0).transpose(0, 2, 3, 1))
+    dataset = opened("parquet", tmp_path)
+    with pytest.raises(InputError, match=r"row 0 of .*test\.parquet has the shape 3x32x32"):
+        all_images(dataset.test)

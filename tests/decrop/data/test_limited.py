@@ -90,10 +90,22 @@ def test_paper_has_500_images_of_cifar10() -> None:
     assert limited.all.labels[limited.held_out_mask].bincount().tolist() == [10] * 10
 
 
+@pytest.mark.parametrize("fraction", [0.01, 0.05, 0.1, 0.2, 1])
+def test_every_budget_of_the_paper_is_drawn(fraction: float) -> None:
+    labels = torch.arange(5_000) % 10
+    dataset = tiny_dataset(labels, class_count=10)
+    settings = LimitedDataSettings(fraction=fraction, held_out_fraction=0.2)
+    limited = limited_data(dataset, settings)
+    assert limited.all.labels.bincount().tolist() == [500 * fraction] * 10
+    assert limited.all.labels[limited.held_out_mask].bincount().tolist() == [100 * fraction] * 10
+    assert len(limited.all.indices.unique()) == 5_000 * fraction
+
+
 @pytest.mark.parametrize(
     ("fraction", "held_out", "parts"),
     [
         (0.001, 0.2, ["limited.fraction 0.001", "class 0", "0 images to train on and 0 held out"]),
+        (0.001, 0.2, ["of the 80 it has"]),
         (0.0125, 0.5, ["1 images to train on and 0 held out"]),
         (0.025, 0.9, ["limited.held_out_fraction 0.9", "0 images to train on and 2 held out"]),
         (0.025, 0.1, ["2 images to train on and 0 held out"]),

@@ -1,111 +1,122 @@
-"""Images in parquet files, in both layouts, and every file that is none."""
+"""Decoding of encoded images: what becomes of every mode, and what is refused by name."""
 
-import io
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
-from decrop.data.sources import InMemoryImages, ParquetImages
+from decrop.data.sources import EncodedImages, InMemoryImages
 from decrop.errors import InputError
+from tests.decrop.data.encoded import png, random_pixels
 
-PIXELS = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3), dtype=np.uint8)
-LABELS = [3, 1, 4, 1, 5, 9]
-
-
-def png(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
+COLOUR = random_pixels(6)
+GREY = random_pixels(3, channels=1)
 
 
-def written(path: Path, **columns: Any) -> Path:
-    pq.write_table(pa.table(columns), path)
-    return path
+class Files:
+    """Encoded images in memory that remember which of them were read."""
+
+    def __init__(self, *files: bytes) -> None:
+        self._files = files
+        self.positions: list[int] = []
+
+    def read(self, positions: Sequence[int]) -> Iterator[bytes]:
+        for position in positions:
+            self.positions.append(position)
+            yield self._files[position]
+
+    def name(self, position: int) -> str:
+        return f"file {position}"
 
 
-def images_column(layout: str) -> pa.Array:
-    encoded = [png(image) for image in PIXELS]
-    if layout == "bytes":
-        return pa.array(encoded)
-    return pa.array([{"bytes": image, "path": None} for image in encoded])
+def encoded(*files: bytes, shape: tuple[int, int, int] | None = None) -> EncodedImages:
+    return EncodedImages(Files(*files), torch.zeros(len(files), dtype=torch.int64), shape)
 
 
-@pytest.mark.parametrize("layout", ["bytes", "hugging face"])
-@pytest.mark.parametrize("label_type", [pa.int8(), pa.int64(), pa.uint16()])
-def test_images_and_labels_are_read(tmp_path: Path, layout: str, label_type: pa.DataType) -> None:
-    labels = pa.array(LABELS, label_type)
-    path = written(tmp_path / "a.parquet", label=labels, image=images_column(layout), extra=labels)
-    source = ParquetImages(path)
-    assert source.labels.dtype == torch.int64
-    assert source.labels.tolist() == LABELS
+def test_images_are_decoded_in_the_order_asked_for() -> None:
+    source = encoded(*(png(image) for image in COLOUR))
     images = source.images(torch.tensor([4, 0, 4]))
     assert images.dtype == torch.uint8
-    assert images.shape == (3, 3, 4, 5)
-    assert np.array_equal(images.permute(0, 2, 3, 1).numpy(), PIXELS[[4, 0, 4]])
+    assert source.shape == images.shape[1:] == (3, 4, 5)
+    assert np.array_equal(images.permute(0, 2, 3, 1).numpy(), COLOUR[[4, 0, 4]])
+    assert source.images(torch.tensor([], dtype=torch.int64)).shape == (0, 3, 4, 5)
 
 
-def test_rows_are_found_in_any_row_group(tmp_path: Path) -> None:
-    table = pa.table({"image": images_column("bytes"), "label": LABELS})
-    pq.write_table(table, tmp_path / "a.parquet", row_group_size=2)
-    images = ParquetImages(tmp_path / "a.parquet").images(torch.arange(6))
-    assert np.array_equal(images.permute(0, 2, 3, 1).numpy(), PIXELS)
+def test_only_what_is_asked_for_is_read() -> None:
+    files = Files(*(png(image) for image in COLOUR))
+    source = EncodedImages(files, torch.arange(6))
+    assert files.positions == []
+    source.images(torch.tensor([5, 2]))
+    source.images(torch.tensor([3]))
+    # The first image gives the shape, once.
+    assert files.positions == [0, 5, 2, 3]
 
 
-def test_grey_images_become_rgb(tmp_path: Path) -> None:
-    path = written(tmp_path / "a.parquet", image=[png(PIXELS[0, :, :, 0])], label=[0])
-    (image,) = ParquetImages(path).images(torch.tensor([0]))
-    assert image.shape == (3, 4, 5)
-    assert all(np.array_equal(channel.numpy(), PIXELS[0, :, :, 0]) for channel in image)
+def test_given_shape_needs_no_first_image() -> None:
+    files = Files(b"no image", png(COLOUR[1]))
+    source = EncodedImages(files, torch.arange(2), (3, 4, 5))
+    assert source.images(torch.tensor([1])).shape == (1, 3, 4, 5)
+    assert files.positions == [1]
 
 
-def test_missing_and_other_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"dataset\.path: .*none\.parquet does not exist"):
-        ParquetImages(tmp_path / "none.parquet")
-    (tmp_path / "text.parquet").write_text("no parquet, but long enough to have a footer")
-    with pytest.raises(InputError, match=r"text\.parquet is not a parquet file"):
-        ParquetImages(tmp_path / "text.parquet")
+@pytest.mark.parametrize("mode", ["L", "LA", "1"])
+def test_grey_images_have_one_channel(mode: str) -> None:
+    black_and_white = np.where(GREY[0] > 127, 255, 0).astype(np.uint8)
+    (image,) = encoded(png(black_and_white, mode)).images(torch.tensor([0]))
+    assert np.array_equal(image.numpy(), black_and_white[None])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_other_images_are_rgb(mode: str) -> None:
+    pixels = np.tile(np.array([255, 0, 51], np.uint8), (4, 5, 1))
+    (image,) = encoded(png(pixels, mode)).images(torch.tensor([0]))
+    assert np.array_equal(image.permute(1, 2, 0).numpy(), pixels)
+
+
+def broken_png() -> bytes:
+    """Return an image of which the pixel data are damaged, though their length is right."""
+    content = bytearray(png(random_pixels(1)[0]))
+    start = content.index(b"IDAT") + 6
+    content[start : start + 8] = bytes(8)
+    return bytes(content)
 
 
 @pytest.mark.parametrize(
-    ("columns", "message"),
-    [
-        ({"img": [b""], "label": [1]}, r"has the columns img, label; expected image .* label"),
-        ({"image": [b""], "fine_label": [1]}, "has the columns image, fine_label"),
-        ({"image": [b""], "label": ["cat"]}, r"column label .* is string; expected an integer"),
-        ({"image": [b""], "label": [0.5]}, r"column label .* is double"),
-    ],
+    "file",
+    [b"", b"GIF89a but no image", png(COLOUR[0])[:60], png(COLOUR[0])[:30], broken_png()],
+    ids=["empty", "other", "cut", "cut early", "broken"],
 )
-def test_other_columns_are_refused(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
-    path = written(tmp_path / "a.parquet", **columns)
-    with pytest.raises(InputError, match=message):
-        ParquetImages(path)
+def test_unreadable_image_is_named(file: bytes) -> None:
+    with pytest.raises(InputError, match=r"dataset\.path: file 1 is not a readable image"):
+        encoded(png(COLOUR[0]), file).images(torch.tensor([0, 1]))
+    with pytest.raises(InputError, match=r"file 0 is not a readable image"):
+        _ = encoded(file).shape
+
+
+def test_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
+    with pytest.raises(InputError, match="file 0 is not a readable image"):
+        _ = encoded(png(COLOUR[0])).shape
+
+
+def test_deep_images_are_refused() -> None:
+    deep = png(np.arange(20, dtype=np.uint16).reshape(4, 5) * 3000)
+    with pytest.raises(InputError, match=r"file 0 has more than 8 bits .*convert it to 8 bits"):
+        _ = encoded(deep).shape
 
 
 @pytest.mark.parametrize(
-    ("images", "message"),
-    [
-        (
-            [png(PIXELS[0]), b"GIF89a but no image"],
-            r"row 1 of .*a\.parquet is not a readable image",
-        ),
-        ([png(PIXELS[0]), png(PIXELS[1])[:60]], "row 1 of .* is not a readable image"),
-        ([png(PIXELS[0]), b""], "row 1 of .* is not a readable image"),
-        ([png(PIXELS[0]), png(PIXELS[1, :2])], r"different shapes, \(2, 5, 3\) and \(4, 5, 3\)"),
-        ([png(PIXELS[0]), None], "holds NoneType in row 1; expected the bytes"),
-        (["a.png", "b.png"], "holds str in row 0; expected the bytes"),
-        ([{"path": "a.png"}, {"path": "b.png"}], "holds dict in row 0; expected the bytes"),
-    ],
+    ("file", "found"),
+    [(png(COLOUR[1, :2]), "3x2x5"), (png(COLOUR[1, :, :2]), "3x4x2"), (png(GREY[1]), "1x4x5")],
 )
-def test_unusable_images_are_named(tmp_path: Path, images: list[Any], message: str) -> None:
-    source = ParquetImages(written(tmp_path / "a.parquet", image=images, label=[0, 1]))
+def test_image_of_another_shape_is_named(file: bytes, found: str) -> None:
+    message = rf"file 1 has the shape {found}, but the first training image 3x4x5 \(channels"
     with pytest.raises(InputError, match=message):
-        source.images(torch.arange(2))
+        encoded(png(COLOUR[0]), file).images(torch.tensor([1]))
+    with pytest.raises(InputError, match=message):
+        encoded(b"", file, shape=(3, 4, 5)).images(torch.tensor([1]))
 
 
 def test_images_in_memory_are_taken_by_position() -> None:
@@ -113,3 +124,4 @@ def test_images_in_memory_are_taken_by_position() -> None:
     source = InMemoryImages(images, torch.tensor([5, 6, 7]))
     assert torch.equal(source.images(torch.tensor([2, 0])), images[[2, 0]])
     assert source.labels.tolist() == [5, 6, 7]
+    assert source.shape == (1, 2, 2)
