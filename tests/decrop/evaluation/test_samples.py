@@ -32,7 +32,7 @@ def samples(inputs: TrialInputs, cache: ContentCache) -> StageOne:
     config = short_trial("interpolation.count=3")
     return stage_one(
         inputs.classifier,
-        inputs.limited.all,
+        inputs.limited,
         config.boundary,
         config.interpolation,
         seed=0,

@@ -707,3 +707,25 @@ def test_diverged_training_is_reported(make: Callable[[], DenoiserTrainer]) -> N
     assert len(trainer.history) == trainer.epochs_done - 1
     finite = [torch.tensor(record.total).isfinite() for record in trainer.history]
     assert all(finite)
+
+
+# Speed.
+
+
+def test_clean_images_are_classified_once_where_nothing_augments_them() -> None:
+    by_policy = {}
+    for policy in ("none", 1):
+        augmentation = {"policy": policy, "crop_padding": 0, "flip_probability": 0.0}
+        classifier = tiny_classifier()
+        samples = random_samples(IMAGES)
+        training = {"augmentation": augmentation, "batch_size": IMAGES}
+        trainer = make_trainer(samples, classifier, training=training)
+        found, _ = record_epoch(trainer, classifier)
+        by_policy[policy] = trainer
+        denoised = [images for images in found.classified if len(images) == 3 * IMAGES]
+        assert len(denoised) == 1
+        assert len(found.classified) == (1 if policy == "none" else 2)
+    # The same training to rounding, as policy 1 without padding and flips moves nothing.
+    once, each_time = weights(by_policy["none"]), weights(by_policy[1])
+    for name, weight in once.items():
+        assert torch.allclose(weight, each_time[name], atol=1e-3), name
