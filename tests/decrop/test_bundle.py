@@ -317,7 +317,7 @@ def test_a_folder_that_is_no_bundle_is_refused(bundle_path: Path, name: str) -> 
 @pytest.mark.parametrize("document", [{"format": 1}, {}, [1]])
 def test_another_format_is_refused(bundle_path: Path, document: Any) -> None:
     write_json(bundle_path / "config.json", document)
-    assert refusal(bundle_path) == f"{bundle_path / 'config.json'} is not of bundle format 1."
+    assert refusal(bundle_path) == f"{bundle_path / 'config.json'} is not of bundle format 2."
 
 
 # The classifier
