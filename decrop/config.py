@@ -111,10 +111,11 @@ class ClassifierSettings(Settings):
 
 _ATTACK_HELP = (
     "Attack that crosses the decision boundary. pgd (published) ascends the loss of the true class "
-    "for a set number of steps. auto_attack leaves the predicted class by AutoPGD on two losses, "
-    "then DeepFool, then Square, each on the images that the parts before it left; those that all "
-    "leave stay as they are. TIMING_AUTO deepfool leaves the predicted class by a short way "
-    "in L2, with no bound but [0,1]. TIMING_DEEPFOOL"
+    "in a set number of steps. auto_attack leaves the predicted class by AutoPGD on two losses, "
+    "DeepFool and Square, each on the images that the parts before it left, and an image that all "
+    "leave stays as it is; 1.5 to 3 times as slow as pgd, but for an image that reaches Square "
+    "about 300 times. deepfool leaves the predicted class by the shortest way in L2, with no bound "
+    "but [0,1]; about 5 times as slow as pgd in as many steps."
 )
 
 
@@ -150,7 +151,7 @@ class BoundarySettings(Settings):
     overshoot: NonNegative = Field(
         0.02,
         description="deepfool: how much further than the boundary it goes, as a share of the way "
-        "there (its paper: 0.02).",
+        "there (its paper: 0.02); with 0 many samples stop just short of it.",
     )
     on_failure: Literal["keep", "drop"] = Field(
         "keep",

@@ -25,7 +25,7 @@ from art.attacks.evasion import (  # isort: skip
 from art.estimators.classification import PyTorchClassifier  # isort: skip
 
 _BATCH_SIZE = 256
-# A batch of DeepFool takes its steps whole until the last of its images has crossed.
+# Smaller, for DeepFool holds an image's gradient of each of ten classes.
 _DEEPFOOL_BATCH_SIZE = 32
 # As in the library's AutoAttack: further, and fewer of its samples would stay within epsilon.
 _OVERSHOOT_WITHIN_EPSILON = 1e-3

@@ -130,7 +130,7 @@ def test_pgd_ascends_the_loss_of_the_given_labels() -> None:
 
 @pytest.mark.parametrize("attack", FROM_THE_PREDICTION)
 def test_images_that_are_classified_wrongly_are_moved_too(attack: str) -> None:
-    generous = {"epsilon": 0.3, "step_size": 0.05, "steps": 20}
+    generous: dict[str, Any] = {"epsilon": 0.3, "step_size": 0.05, "steps": 20}
     predicted = tiny_classifier()(IMAGES).argmax(1)
     samples = attacked(attack, labels=(predicted + 1) % CLASSES, **generous)
     assert torch.equal(samples, attacked(attack, labels=predicted, **generous))
@@ -140,7 +140,7 @@ def test_images_that_are_classified_wrongly_are_moved_too(attack: str) -> None:
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_samples_follow_the_seed_alone(attack: str) -> None:
     # A single small step, so that the random start shows.
-    given = {"steps": 1, "step_size": 0.001, "epsilon": 0.2}
+    given: dict[str, Any] = {"steps": 1, "step_size": 0.001, "epsilon": 0.2}
     torch.manual_seed(1)
     np.random.seed(1)
     first = attacked(attack, **given)
@@ -187,7 +187,7 @@ def test_auto_attack_flips_no_fewer_than_pgd() -> None:
 
 
 def test_square_takes_images_that_the_other_parts_leave() -> None:
-    weak = {"steps": 1, "step_size": 1e-6, "epsilon": 0.1}
+    weak: dict[str, Any] = {"steps": 1, "step_size": 1e-6, "epsilon": 0.1}
     without, with_square = (
         attacked("auto_attack", square_queries=queries, **weak) for queries in (0, 200)
     )
@@ -226,7 +226,7 @@ def linear_classifier(inputs: int, classes: int) -> Classifier:
 def test_deepfool_goes_the_shortest_way_in_l2(overshoot: float) -> None:
     # Moosavi-Dezfooli et al. 2016, eq. 8: for a linear classifier it is known.
     classifier = linear_classifier(SIZE * SIZE, CLASSES)
-    weight = classifier.network.get_submodule("1").weight
+    weight = classifier.network.get_parameter("1.weight")
     images = 0.5 + 0.02 * (IMAGES - 0.5)
     samples = attacked("deepfool", images, classifier=classifier, overshoot=overshoot)
     logits = classifier(images)
@@ -259,8 +259,14 @@ def test_deepfool_takes_no_more_steps_than_it_is_given() -> None:
 
 
 # Every setting but the attack, with a value that differs from that of `WEAK`.
-WEAK = {"epsilon": 0.1, "step_size": 0.01, "steps": 1, "square_queries": 5, "overshoot": 0.02}
-CHANGED = {
+WEAK: dict[str, Any] = {
+    "epsilon": 0.1,
+    "step_size": 0.01,
+    "steps": 1,
+    "square_queries": 5,
+    "overshoot": 0.02,
+}
+CHANGED: dict[str, Any] = {
     "epsilon": 0.08,
     "step_size": 0.02,
     "steps": 2,
