@@ -381,7 +381,9 @@ class CertificationSettings(Settings):
         description="adaptive: step of the grid of radii that fills the gaps between `radii`.",
     )
     test_images: Count = Field(
-        500, description="Evenly spaced test images to certify (paper: every 20th, 500)."
+        500,
+        description="Evenly spaced test images to certify (paper: every 20th, 500); spaced in the "
+        "order of the labels where that would skip a class.",
     )
 
     @model_validator(mode="after")

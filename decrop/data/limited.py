@@ -13,6 +13,8 @@ from decrop.errors import InputError
 from decrop.files import sha256_of_tensors
 from decrop.seeds import numpy_generator
 
+_SURELY_TAKEN = 10
+
 
 @dataclass(frozen=True)
 class LabelledImages:
@@ -77,10 +79,21 @@ def limited_data(dataset: Dataset, settings: LimitedDataSettings) -> LimitedData
 
 
 def evenly_spaced(source: ImageSource, count: int) -> LabelledImages:
-    """Take `count` evenly spaced images of a split, or all if it has fewer."""
-    total = len(source.labels)
+    """Take `count` evenly spaced images of a split, or all if it has fewer.
+
+    Where that would skip a class, for the labels of the split follow a pattern, the images are
+    evenly spaced in the order of the labels instead.
+    """
+    labels = source.labels
+    total = len(labels)
     count = min(count, total)
-    return take(source, torch.arange(count) * total // count)
+    indices = torch.arange(count) * total // count
+    expected = labels.bincount() * count / total
+    taken = labels[indices].bincount(minlength=len(expected))
+    # By chance a class of so many would be missing once in thousands of selections.
+    if ((taken == 0) & (expected >= _SURELY_TAKEN)).any():
+        indices = labels.argsort(stable=True)[indices].sort().values
+    return take(source, indices)
 
 
 def take(source: ImageSource, indices: Tensor) -> LabelledImages:

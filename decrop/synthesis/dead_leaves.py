@@ -21,12 +21,12 @@ _MEAN_AREA = 2.0
 # Mean number of leaves over a point; with it, about a twentieth of the images is background.
 _COVERAGE = 3.0
 # The smallest radius of an image, in pixels, is between these; the largest is half the image.
-_FINEST_RADIUS, _COARSEST_RADIUS = 1.0, 3.0
+_FINEST_RADIUS, _COARSEST_RADIUS = 0.75, 3.0
 # Colours of an image, and ranges of their mean and of their standard deviations.
 _PALETTE = (3, 10)
-_LEVEL = (0.3, 0.7)
+_LEVEL = (0.25, 0.75)
 _CONTRAST = (0.08, 0.3)
-_SATURATION = (0.02, 0.15)
+_SATURATION = (0.02, 0.2)
 # Standard deviation of brightness among leaves of one colour.
 _TINT = 0.03
 # Most that brightness changes from the centre of a leaf to its rim.

@@ -160,6 +160,7 @@ def load_problem(
         moved,
         torch.ones(images, dtype=torch.bool),
         (clean[:images] + moved)[None] / 2,
+        torch.zeros(1, images),
     )
     return classifier.to(device), samples, clean[images:], labels[images:], name
 

@@ -147,6 +147,31 @@ def test_images_are_evenly_spaced(total: int, count: int, expected: list[int] | 
     assert indices.dtype == torch.int64
 
 
+@pytest.mark.parametrize("count", [100, 250, 400, 500])
+@pytest.mark.parametrize("pattern", ["cyclic", "sorted", "shuffled"])
+def test_no_pattern_of_the_labels_hides_a_class(pattern: str, count: int) -> None:
+    labels = torch.arange(10_000) % 10
+    if pattern == "sorted":
+        labels = labels.sort().values
+    elif pattern == "shuffled":
+        labels = labels[torch.randperm(10_000, generator=torch.Generator().manual_seed(0))]
+    images = torch.zeros(10_000, 1, 1, 1, dtype=torch.uint8)
+    taken = evenly_spaced(InMemoryImages(images, labels), count)
+    assert len(taken) == count
+    assert taken.indices.tolist() == sorted(set(taken.indices.tolist()))
+    assert torch.equal(taken.labels, labels[taken.indices])
+    shares = taken.labels.bincount(minlength=10) / count
+    if pattern == "shuffled":
+        # Chance alone is no reason to leave the field's selection.
+        assert taken.indices.tolist() == list(range(0, 10_000, 10_000 // count))
+        assert shares.min() > 0.03
+    else:
+        assert shares.tolist() == pytest.approx([0.1] * 10)
+    # All of the split is represented.
+    assert taken.indices.max() >= 9_000
+    assert taken.indices.min() < 1_000
+
+
 def test_subset_keeps_rows_together() -> None:
     images = evenly_spaced(source(6), 6)
     part = images.subset(torch.tensor([True, False, False, True, True, False]))
