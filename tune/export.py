@@ -42,9 +42,12 @@ def export_trial(
     classifier, class_names = load_stored_classifier(stored)
     position = list(scores).index(number) + 1
     name = directory.read_record().name
+    record = directory.trial(number).read_record()
+    row = record is not None and record.row is not None
     origin = (
         f"Trial {number} of the sweep `{name}`"
-        + (" (the paper's choice)" if number == REFERENCE else "")
+        + (f" (row {record.name} of its table)" if record is not None and row else "")
+        + (" (the paper's choice)" if number == REFERENCE and not row else "")
         + f", rank {position} of {len(scores)} finished trials by average certified radius on "
         f"held-out images ({scores[number]:.3f})."
     )

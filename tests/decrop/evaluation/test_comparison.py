@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from decrop.errors import InputError
-from decrop.evaluation.comparison import holm_adjusted, mcnemar_p_values, paired_difference
+from decrop.evaluation.comparison import holm_adjusted, paired_difference, paired_p_values
 
 
 def paired(
@@ -18,23 +18,23 @@ def paired(
 
 def test_mcnemar_is_the_two_sided_sign_test_of_the_discordant_images() -> None:
     # P(Bin(9, 1/2) <= 1) = (1 + 9) / 512, doubled.
-    assert mcnemar_p_values(*paired(30, 8, 1, 11)) == pytest.approx([20 / 512])
-    assert mcnemar_p_values(*paired(30, 1, 8, 11)) == pytest.approx([20 / 512])
-    assert mcnemar_p_values(*paired(0, 6, 0, 0)) == pytest.approx([2 / 64])
+    assert paired_p_values(*paired(30, 8, 1, 11)) == pytest.approx([20 / 512])
+    assert paired_p_values(*paired(30, 1, 8, 11)) == pytest.approx([20 / 512])
+    assert paired_p_values(*paired(0, 6, 0, 0)) == pytest.approx([2 / 64])
 
 
 def test_mcnemar_sees_only_discordant_images() -> None:
-    assert mcnemar_p_values(*paired(0, 8, 1, 0)) == pytest.approx(
-        mcnemar_p_values(*paired(500, 8, 1, 900))
+    assert paired_p_values(*paired(0, 8, 1, 0)) == pytest.approx(
+        paired_p_values(*paired(500, 8, 1, 900))
     )
-    assert mcnemar_p_values(*paired(10, 0, 0, 5)).tolist() == [1.0]
-    assert mcnemar_p_values(*paired(10, 3, 3, 5)).tolist() == [1.0]
+    assert paired_p_values(*paired(10, 0, 0, 5)).tolist() == [1.0]
+    assert paired_p_values(*paired(10, 3, 3, 5)).tolist() == [1.0]
 
 
 def test_each_radius_has_its_own_test() -> None:
     rows = [paired(30, 8, 1, 11), paired(50, 0, 0, 0), paired(10, 20, 20, 0)]
     first, second = (np.concatenate(part) for part in zip(*rows, strict=True))
-    assert mcnemar_p_values(first, second) == pytest.approx([20 / 512, 1, 1])
+    assert paired_p_values(first, second) == pytest.approx([20 / 512, 1, 1])
     assert paired_difference(first, second).points.tolist() == [14.0, 0.0, 0.0]
 
 
@@ -42,7 +42,7 @@ def test_mcnemar_rarely_rejects_equal_accuracies() -> None:
     generator = np.random.default_rng(0)
     # Both certify 40 % of the images, and agree on most of them.
     outcome = generator.choice(4, p=[0.35, 0.05, 0.05, 0.55], size=(4_000, 300))
-    p_values = mcnemar_p_values(outcome <= 1, (outcome == 0) | (outcome == 2))
+    p_values = paired_p_values(outcome <= 1, (outcome == 0) | (outcome == 2))
     assert 0.01 < (p_values <= 0.05).mean() <= 0.05
 
 
@@ -90,6 +90,6 @@ def test_different_images_are_refused() -> None:
     first, second = paired(1, 1, 1, 1)
     for other in (second[:, :3], second[0], np.zeros((2, 4), dtype=bool)):
         with pytest.raises(InputError, match="same images"):
-            mcnemar_p_values(first, other)
+            paired_p_values(first, other)
         with pytest.raises(InputError, match="same images"):
             paired_difference(first, other)
