@@ -21,6 +21,23 @@ def best_trial(directory: SweepDirectory) -> int:
     return scores[0][0]
 
 
+def trial_number(directory: SweepDirectory, trial: str) -> int:
+    """Return the number of a trial: of the best one, of a number, or of a row by its name.
+
+    Raises:
+        InputError: there is no such row, or no trial has finished.
+    """
+    if trial == "best":
+        return best_trial(directory)
+    for number in directory.trial_numbers():
+        record = directory.trial(number).read_record()
+        if record is not None and record.row is not None and trial == record.name:
+            return number
+    if not trial.isdecimal():
+        raise InputError(f"--trial {trial}: give best, a trial's number or a row's name.")
+    return int(trial)
+
+
 def export_trial(
     directory: SweepDirectory, number: int, destination: Path, *, with_classifier: bool = True
 ) -> None:
