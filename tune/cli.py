@@ -36,7 +36,7 @@ def sweep(
     sweep_file: Annotated[
         str,
         typer.Argument(
-            metavar="SWEEP", help="quickstart, cifar10, cifar10_small, … or a YAML file."
+            metavar="SWEEP", help="quickstart, cifar10, paper_table4, … or a YAML file."
         ),
     ],
     assignments: Assignments = None,
@@ -120,10 +120,37 @@ def leaderboard(directory: Directory, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def report(
+    directories: Annotated[
+        list[Path], typer.Argument(metavar="DIRECTORY...", help="Sweep directories.")
+    ],
+    latex: Annotated[
+        bool, typer.Option("--latex", help="Print LaTeX instead of Markdown.")
+    ] = False,
+    to: Annotated[
+        Path | None,
+        typer.Option(help="Folder for report.md, report.tex and a figure of each sweep."),
+    ] = None,
+) -> None:
+    """Print what sweeps have certified as tables, beside the paper's numbers where it has any.
+
+    Example: [bold]decrop report sweeps/paper_table4-20260101-120000 --to table4[/bold]
+    """
+    from tune.directory import SweepDirectory
+    from tune.report import read_report, report_latex, report_markdown, write_report
+
+    reports = [read_report(SweepDirectory.open(directory)) for directory in directories]
+    if to is not None:
+        write_report(reports, to)
+    # As it is: no wrapping, and nothing taken for markup.
+    print(report_latex(reports) if latex else report_markdown(reports), end="")
+
+
+@app.command()
 def export(
     directory: Directory,
     to: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")],
-    trial: Annotated[str, typer.Option(help="best, or a trial's number.")] = "best",
+    trial: Annotated[str, typer.Option(help="best, a trial's number or a row's name.")] = "best",
     without_classifier: Annotated[
         bool, typer.Option("--without-classifier", help="Leave the classifier's weights out.")
     ] = False,
@@ -134,12 +161,10 @@ def export(
     Example: [bold]decrop export sweeps/quickstart-20260101-120000 --to my-denoiser[/bold]
     """
     from tune.directory import SweepDirectory
-    from tune.export import best_trial, export_trial
+    from tune.export import export_trial, trial_number
 
     opened = SweepDirectory.open(directory)
-    if trial != "best" and not trial.isdecimal():
-        raise InputError(f"--trial {trial}: give best or a trial's number.")
-    number = best_trial(opened) if trial == "best" else int(trial)
+    number = trial_number(opened, trial)
     export_trial(opened, number, to, with_classifier=not without_classifier)
     console.print(f"bundle of trial {number}: {to}", soft_wrap=True, highlight=False)
     if as_json:
@@ -212,8 +237,9 @@ def _dry_run(loaded: Any, address: str | None, *, as_json: bool) -> None:
         with cluster(address) as size:
             pass
     plan = plan_sweep(loaded, claims(loaded.resources, size), size)
+    how = f"of {len(loaded.rows)} rows" if loaded.rows else f"by {loaded.search}"
     lines = [
-        f"{loaded.name}: {plan.trials} trials by {loaded.search}, {plan.at_once} at once on "
+        f"{loaded.name}: {plan.trials} trials {how}, {plan.at_once} at once on "
         f"{size.cpu:g} CPUs and {size.gpu:g} GPUs",
         f"then {plan.finals} trained on the whole limited data and certified on test images",
         f"{plan.training_images:,} training images (three views each) and "

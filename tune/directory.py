@@ -4,6 +4,7 @@ import os
 import re
 import reprlib
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -38,6 +39,19 @@ class TrialRecord(Settings):
     reference: bool = Field(description="Whether it is the trial that the others are compared to.")
     parameters: dict[str, JsonValue] = Field(description="Sampled values by dotted path.")
     config: TrialConfig = Field(description="All settings, the sampled ones included.")
+    row: str | None = Field(default=None, description="Row of the table that it is a trial of.")
+
+    @property
+    def name(self) -> str:
+        """What people read: the row, with the seed where it is varied, or the number."""
+        return trial_name(self.number, self.row, self.parameters)
+
+
+def trial_name(number: int, row: str | None, parameters: Mapping[str, Any]) -> str:
+    """Name a trial by its row, with the seed where it is varied, or else by its number."""
+    if row is None:
+        return f"trial {number}"
+    return f"{row} (seed {parameters['seed']})" if "seed" in parameters else row
 
 
 class TrialState(Settings):

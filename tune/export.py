@@ -21,6 +21,23 @@ def best_trial(directory: SweepDirectory) -> int:
     return scores[0][0]
 
 
+def trial_number(directory: SweepDirectory, trial: str) -> int:
+    """Return the number of a trial: of the best one, of a number, or of a row by its name.
+
+    Raises:
+        InputError: there is no such row, or no trial has finished.
+    """
+    if trial == "best":
+        return best_trial(directory)
+    for number in directory.trial_numbers():
+        record = directory.trial(number).read_record()
+        if record is not None and record.row is not None and trial == record.name:
+            return number
+    if not trial.isdecimal():
+        raise InputError(f"--trial {trial}: give best, a trial's number or a row's name.")
+    return int(trial)
+
+
 def export_trial(
     directory: SweepDirectory, number: int, destination: Path, *, with_classifier: bool = True
 ) -> None:
@@ -42,9 +59,12 @@ def export_trial(
     classifier, class_names = load_stored_classifier(stored)
     position = list(scores).index(number) + 1
     name = directory.read_record().name
+    record = directory.trial(number).read_record()
+    row = record is not None and record.row is not None
     origin = (
         f"Trial {number} of the sweep `{name}`"
-        + (" (the paper's choice)" if number == REFERENCE else "")
+        + (f" (row {record.name} of its table)" if record is not None and row else "")
+        + (" (the paper's choice)" if number == REFERENCE and not row else "")
         + f", rank {position} of {len(scores)} finished trials by average certified radius on "
         f"held-out images ({scores[number]:.3f})."
     )

@@ -11,6 +11,7 @@ import torch
 
 from decrop.cache import ContentCache
 from decrop.certification import MakeSampler
+from decrop.classifiers.stored import store_classifier
 from decrop.config import TrialConfig
 from decrop.inputs import TrialInputs, load_inputs
 from decrop.result import Split
@@ -19,11 +20,11 @@ from decrop.trial import Report, run_trial
 from tune.cluster import Claims
 from tune.directory import State, SweepDirectory, SweepTrialFolder, TrialRecord, TrialState
 from tune.shards import ShardedSampler
-from tune.space import reference_config, trial_config_for
+from tune.space import reference_config, trial_config_for, varied_paths
 from tune.sweep_file import SweepConfig
 
 # Settings that decide what the inputs are; where none of them is swept all trials share one copy.
-_INPUT_GROUPS = ("dataset", "limited", "classifier")
+INPUT_GROUPS = ("dataset", "limited", "classifier")
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,14 @@ class SweepJob:
         """Return the shared inputs, or load those of this trial."""
         if self.inputs is not None:
             return self.inputs
-        return load_inputs(config, self.cache, resolve_device(config.execution.device))
+        inputs = load_inputs(config, self.cache, resolve_device(config.execution.device))
+        self.store_classifier(inputs)
+        return inputs
+
+    def store_classifier(self, inputs: TrialInputs) -> None:
+        """Keep a classifier in the sweep directory, for bundles."""
+        folder = self.directory.classifier_path(inputs.classifier.content_hash())
+        store_classifier(inputs.classifier, inputs.class_names, folder)
 
     def make_sampler(self, config: TrialConfig) -> MakeSampler:
         """Return the maker of samplers that helpers in the cluster take part in."""
@@ -74,7 +82,7 @@ class SweepJob:
 
 def shares_inputs(sweep: SweepConfig) -> bool:
     """Tell whether all trials of a sweep work on the same classifier and data."""
-    return not any(path.split(".")[0] in _INPUT_GROUPS for path in sweep.space)
+    return not any(path.split(".")[0] in INPUT_GROUPS for path in varied_paths(sweep))
 
 
 def run_recorded(

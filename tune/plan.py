@@ -8,14 +8,14 @@ from torch import nn
 
 from decrop.certification import most_estimation_samples, with_batch_size
 from decrop.classifiers.load import untrained_classifier
-from decrop.config import TrialConfig
+from decrop.config import DenoiserSettings, LimitedDataSettings, TrialConfig
 from decrop.data.datasets import Dataset, load_dataset
 from decrop.data.limited import limited_data, take
 from decrop.networks.registry import build_denoiser
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler, SamplingTask
 from tune.cluster import Claims, ClusterSize
-from tune.space import reference_config, total_trials
+from tune.space import reference_config, row_trials, total_trials, trial_config_for
 from tune.sweep_file import SweepConfig
 
 # The three views of a training image, each forward and backward, backward twice as dear.
@@ -33,7 +33,7 @@ class Plan:
         finals: trainings on the whole limited data.
         training_images: that go through the denoiser while training, three views counted once.
         noisy_samples: drawn for certificates, in all; at most, where images stop early.
-        hours: rough, from a second's probe of trial 0's denoiser on this machine.
+        hours: rough, from a second's probe of each row's denoiser, or trial 0's, on this machine.
     """
 
     trials: int
@@ -46,34 +46,67 @@ class Plan:
 
 def plan_sweep(sweep: SweepConfig, claims: Claims, size: ClusterSize) -> Plan:
     """Count the work of a sweep and time a small part of it."""
-    config = reference_config(sweep)
-    dataset = load_dataset(config.dataset)
-    limited = limited_data(dataset, config.limited)
-    held_out = int(limited.held_out_mask.sum())
-    trained_on = len(limited.all) - held_out
-    certification, training = config.certification, config.training
-    test_images = min(certification.test_images, len(dataset.test.labels))
+    reference = reference_config(sweep)
+    dataset = load_dataset(reference.dataset)
     trials = total_trials(sweep)
+    configs = [trial_config_for(sweep, trial.parameters) for trial in row_trials(sweep)]
+    configs = configs or [reference] * trials
     finals = min(sweep.leaderboard.top + 1, trials)
-    epochs = sum(training.phase_epochs)
-    scores = (training.evaluations - 1) * certification.pruning_samples
-    scores += certification.held_out_samples
-    selection = certification.selection_samples
-    noisy_samples = trials * held_out * (scores + training.evaluations * selection) + (
-        finals + 1
-    ) * test_images * (most_estimation_samples(certification) + selection)
-    training_images = epochs * (trials * trained_on + finals * len(limited.all))
-    at_once = _at_once(claims, size, trials)
-    passes = noisy_samples + _PASSES_OF_A_TRAINING_IMAGE * training_images
+    images = {
+        settings: _limited_images(dataset, settings)
+        for settings in {config.limited for config in configs}
+    }
+    work = [
+        _work(config, dataset, *images[config.limited], final=position < finals)
+        for position, config in enumerate(configs)
+    ]
+    undefended = _test_samples(reference, dataset)
+    rates: dict[DenoiserSettings, float] = {}
+    for config in [reference, *configs]:
+        if config.denoiser not in rates:
+            rates[config.denoiser] = _samples_a_second(config, dataset)
     # The probe uses the whole machine, which the trials share.
+    seconds = undefended / rates[reference.denoiser] + sum(
+        (noisy_samples + _PASSES_OF_A_TRAINING_IMAGE * training_images) / rates[config.denoiser]
+        for config, (noisy_samples, training_images) in zip(configs, work, strict=True)
+    )
     return Plan(
         trials=trials,
-        at_once=at_once,
+        at_once=_at_once(claims, size, trials),
         finals=finals,
-        training_images=training_images,
-        noisy_samples=noisy_samples,
-        hours=passes / _samples_a_second(config, dataset) / 3600,
+        training_images=sum(training_images for _, training_images in work),
+        noisy_samples=undefended + sum(noisy_samples for noisy_samples, _ in work),
+        hours=seconds / 3600,
     )
+
+
+def _work(
+    config: TrialConfig, dataset: Dataset, images: int, held_out: int, *, final: bool
+) -> tuple[int, int]:
+    """Return noisy samples and training images of a trial, with its final training's if it has one.
+
+    Of the limited `images`, `held_out` are not trained on before that.
+    """
+    certification, training = config.certification, config.training
+    scores = (training.evaluations - 1) * certification.pruning_samples
+    scores += certification.held_out_samples
+    noisy_samples = held_out * (scores + training.evaluations * certification.selection_samples)
+    trained_on = images - held_out
+    if final:
+        noisy_samples += _test_samples(config, dataset)
+        trained_on += images
+    return noisy_samples, sum(training.phase_epochs) * trained_on
+
+
+def _limited_images(dataset: Dataset, settings: LimitedDataSettings) -> tuple[int, int]:
+    limited = limited_data(dataset, settings)
+    return len(limited.all), int(limited.held_out_mask.sum())
+
+
+def _test_samples(config: TrialConfig, dataset: Dataset) -> int:
+    certification = config.certification
+    images = min(certification.test_images, len(dataset.test.labels))
+    return images * (most_estimation_samples(certification) + certification.selection_samples)
 
 
 def _at_once(claims: Claims, size: ClusterSize, trials: int) -> int:

@@ -1,6 +1,7 @@
 """What a person sees while a sweep runs: a live table, or lines where there is no terminal."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,12 +35,14 @@ class SweepProgress:
         total: trials of the sweep.
         evaluations: scores of a trial.
         done_before: trials that an earlier run finished.
+        names: of trials that are rows of a table, by number.
     """
 
     total: int
     evaluations: int
     console: Console
     done_before: int = 0
+    names: Mapping[int, str] = field(default_factory=dict)
     _rows: dict[int, _Row] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
     _live: Live | None = None
@@ -58,7 +61,8 @@ class SweepProgress:
     def started(self, number: int, parameters: dict[str, Any]) -> None:
         """A trial runs."""
         self._rows[number] = _Row(number, "running", parameters)
-        self._show(f"trial {number} started{' (the paper’s choice)' if number == 0 else ''}")
+        reference = number == 0 and not self.names
+        self._show(f"{self._name(number)} started{' (the paper’s choice)' if reference else ''}")
 
     def scored(self, number: int, result: dict[str, Any]) -> None:
         """A trial has a held-out score."""
@@ -69,13 +73,17 @@ class SweepProgress:
             result[METRIC],
         )
         self._show(
-            f"trial {number}: epoch {row.epoch}, average certified radius {row.score:.3f} held out"
+            f"{self._name(number)}: epoch {row.epoch}, average certified radius {row.score:.3f} "
+            "held out"
         )
 
     def ended(self, number: int, state: str) -> None:
         """A trial has ended, perhaps before it ran."""
         self._rows.setdefault(number, _Row(number, state, {})).state = state
-        self._show(f"trial {number} {state}; {self._summary()}")
+        self._show(f"{self._name(number)} {state}; {self._summary()}")
+
+    def _name(self, number: int) -> str:
+        return self.names.get(number, f"trial {number}")
 
     def _show(self, line: str) -> None:
         if self._live is not None:
@@ -91,7 +99,7 @@ class SweepProgress:
         text = f"{done} of {self.total} trials done"
         best = self._best()
         if best is not None:
-            text += f", best so far trial {best.number} with {best.score:.3f}"
+            text += f", best so far {self._name(best.number)} with {best.score:.3f}"
         left = self._seconds_left()
         return text if left is None else f"{text}, about {duration(left)} left"
 
@@ -116,8 +124,15 @@ class SweepProgress:
         for number in sorted(self._rows):
             row = self._rows[number]
             score = "" if row.score is None else f"{row.score:.3f}"
-            settings = "the paper’s choice" if number == 0 else _settings(row.parameters)
-            table.add_row(str(number), row.state, str(row.epoch or ""), score, settings)
+            reference = number == 0 and not self.names
+            settings = "the paper’s choice" if reference else _settings(row.parameters)
+            table.add_row(
+                self.names.get(number, str(number)),
+                row.state,
+                str(row.epoch or ""),
+                score,
+                settings,
+            )
         return Group(table, Text(self._summary()))
 
 

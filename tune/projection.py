@@ -11,7 +11,14 @@ from typing import Any, Literal, TypeGuard
 from decrop.config import TrialConfig
 from decrop.evaluation.accuracy import certified_accuracy
 from decrop.evaluation.table import CertificateTable
-from tune.directory import State, SweepDirectory, SweepRecord, SweepTrialFolder, TrialState
+from tune.directory import (
+    State,
+    SweepDirectory,
+    SweepRecord,
+    SweepTrialFolder,
+    TrialRecord,
+    TrialState,
+)
 
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 Stamp = tuple[int, int, int]
@@ -171,12 +178,21 @@ def sources(directory: SweepDirectory, record: SweepRecord) -> Iterator[Source]:
 def sweep_description(record: SweepRecord) -> str:
     """Describe a sweep in Markdown, for the head of its experiment's page."""
     settings = json.dumps(record.sweep, indent=2)
-    return (
-        f"**{record.name}**: a sweep over DE-CROP's settings, created "
-        f"{record.created:%Y-%m-%d %H:%M:%S} UTC, id `{record.id}`.\n\n"
+    trials = (
         "- `trial n` runs are scored on held-out images; trial 0 is the reference.\n"
         "- `final n (test)` runs are the best of them and trial 0, trained again on all limited "
         "data and certified once on the test split; `undefended (test)` has no denoiser.\n"
+    )
+    if record.sweep.get("search") == "rows":
+        trials = (
+            "- A run named like a row of the table is scored on held-out images.\n"
+            "- A run whose name ends in `(test)` is a row trained again on all limited data and "
+            "certified once on the test split; `undefended (test)` has no denoiser.\n"
+        )
+    return (
+        f"**{record.name}**: a sweep over DE-CROP's settings, created "
+        f"{record.created:%Y-%m-%d %H:%M:%S} UTC, id `{record.id}`.\n\n"
+        f"{trials}"
         f"- Charts of `certified/…`: certified accuracy; the step is the L2 radius × "
         f"{STEPS_PER_UNIT_RADIUS}.\n"
         "- The run named like the sweep carries the leaderboard.\n\n"
@@ -245,13 +261,14 @@ def _trial_view(source: TrialSource) -> RunView | None:
     if result is not None:
         measurements += _result_measurements(folder, result, state.ended or state.started)
     return RunView(
-        name=source.name,
+        name=source.name if record.row is None else _row_run_name(source, record),
         status=_STATUS[state.state],
         started=state.started,
         ended=state.ended,
         parameters=flatten_config(record.config),
         tags={
             "kind": source.kind,
+            **({} if record.row is None else {"row": record.row}),
             "state": state.state,
             "reference": _json(record.reference),
             "pruned": _json(state.state == "pruned"),
@@ -261,6 +278,10 @@ def _trial_view(source: TrialSource) -> RunView | None:
         measurements=measurements,
         artifacts=_artifacts(folder),
     )
+
+
+def _row_run_name(source: TrialSource, record: TrialRecord) -> str:
+    return f"{record.name} (test)" if source.kind == "final" else record.name
 
 
 def _epoch_times(started: datetime, history: list[dict[str, Any]]) -> dict[int, datetime]:

@@ -18,7 +18,7 @@ from decrop.seeds import derive_seed
 from tune.space import (
     contains,
     distributions,
-    grid_trials,
+    listed_trials,
     reference_parameters,
     suggest,
     total_trials,
@@ -201,9 +201,10 @@ def _waiting(
 
 
 def _new_trials(sweep: SweepConfig, known: set[int]) -> list[tuple[int, dict[str, Any] | None]]:
-    """Return the numbers not taken; with the grid's points, or None where Optuna chooses."""
-    if sweep.search == "grid":
-        points = enumerate(grid_trials(sweep), start=1)
+    """Return the numbers not taken; with what is listed for them, or None where Optuna chooses."""
+    listed = listed_trials(sweep)
+    if listed is not None:
+        points = enumerate(listed, start=1)
         return [(number, point) for number, point in points if number not in known]
     total = total_trials(sweep)
     numbers = [number for number in range(total) if number not in known]

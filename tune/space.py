@@ -1,14 +1,16 @@
-"""The trials of a sweep: trial 0, what Optuna may suggest, and the points of a grid."""
+"""The trials of a sweep: trial 0, what Optuna may suggest, points of a grid, rows of a table."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
 from decrop.config import TrialConfig
-from decrop.documents import get_dotted, merge, set_dotted, trial_config
+from decrop.documents import get_dotted, merge, trial_config
 from tune.domains import Domain, Space, exists, ordered, require_choices
+from tune.rows import row_document
 from tune.sweep_file import SweepConfig
 
 # DE-CROP's own choices (section 4 and supplement); the rest of trial 0 is the sweep's.
@@ -29,10 +31,12 @@ _REFERENCE = {
 
 def reference_config(sweep: SweepConfig) -> TrialConfig:
     """Return the settings of trial 0: the paper's choices with the sweep's schedule, data and
-    denoiser, whatever the sweep varies.
+    denoiser, whatever the sweep varies; of a table, its reference row.
 
     The sweep's `base` must be merged already, as `load_sweep` does.
     """
+    if sweep.search == "rows":
+        return trial_config_for(sweep, row_trials(sweep)[0].parameters)
     return trial_config(merge(sweep.trial, _REFERENCE), source=f"sweep {sweep.name}, trial")
 
 
@@ -42,6 +46,8 @@ def reference_parameters(sweep: SweepConfig) -> dict[str, Any]:
     A setting is left out where its `when` does not hold for trial 0, or where trial 0 has no such
     setting; values may lie outside the domains.
     """
+    if sweep.search == "rows":
+        return row_trials(sweep)[0].parameters
     document = reference_config(sweep).model_dump()
     parameters: dict[str, Any] = {}
     for path in ordered(sweep.space):
@@ -59,10 +65,50 @@ def trial_config_for(sweep: SweepConfig, parameters: Mapping[str, Any]) -> Trial
     Raises:
         InputError: the values do not go together.
     """
-    document = sweep.trial
-    for path, value in parameters.items():
-        document = set_dotted(document, path, value)
+    document = row_document(sweep.trial, parameters)
     return trial_config(document, source=f"sweep {sweep.name} with {dict(parameters)}")
+
+
+@dataclass(frozen=True)
+class RowTrial:
+    """A trial of a row: its settings by dotted path, with the seed where there are several."""
+
+    row: str
+    parameters: dict[str, Any]
+
+
+def row_trials(sweep: SweepConfig) -> list[RowTrial]:
+    """Return the trials of a table by number: those of its reference first, then row by row.
+
+    A sweep without rows has none.
+    """
+    reference = sweep.reference or next(iter(sweep.rows), None)
+    names = sorted(sweep.rows, key=lambda name: name != reference)
+    if sweep.seeds == 1:
+        return [RowTrial(name, dict(sweep.rows[name])) for name in names]
+    return [
+        RowTrial(name, {**sweep.rows[name], "seed": seed})
+        for name in names
+        for seed in range(sweep.seeds)
+    ]
+
+
+def trial_row(sweep: SweepConfig, number: int) -> str | None:
+    """Return the name of a trial's row, None where the sweep is no table."""
+    trials = row_trials(sweep)
+    return trials[number].row if trials else None
+
+
+def varied_paths(sweep: SweepConfig) -> set[str]:
+    """Return the settings in which trials may differ, by dotted path."""
+    return set(sweep.space).union(*sweep.rows.values())
+
+
+def listed_trials(sweep: SweepConfig) -> list[dict[str, Any]] | None:
+    """Return the parameters of trials 1, 2, …; None where Optuna is to suggest them."""
+    if sweep.search == "rows":
+        return [trial.parameters for trial in row_trials(sweep)[1:]]
+    return grid_trials(sweep) if sweep.search == "grid" else None
 
 
 def grid_trials(sweep: SweepConfig) -> list[dict[str, Any]]:
@@ -79,8 +125,9 @@ def grid_trials(sweep: SweepConfig) -> list[dict[str, Any]]:
 
 def total_trials(sweep: SweepConfig) -> int:
     """Return how many trials a sweep has, trial 0 among them."""
-    if sweep.search == "grid":
-        return 1 + len(grid_trials(sweep))
+    listed = listed_trials(sweep)
+    if listed is not None:
+        return 1 + len(listed)
     assert sweep.trials is not None
     return sweep.trials
 

@@ -20,17 +20,16 @@ from ray import tune as ray_tune
 from ray.exceptions import RayError
 from rich.console import Console
 
-from decrop.classifiers.stored import store_classifier
 from decrop.config import TrialConfig
 from decrop.errors import InputError
-from decrop.inputs import TrialInputs, check_inputs, load_inputs
+from decrop.inputs import check_inputs, load_inputs
 from decrop.smoothing.execution import resolve_device
 from decrop.synthesis.stage_one import INTERPOLATED
 from decrop.trial import certify_undefended
 from tune.cluster import Claims, claims, cluster, local_size
-from tune.directory import SweepDirectory, TrialRecord
+from tune.directory import SweepDirectory, TrialRecord, trial_name
 from tune.export import export_trial
-from tune.job import SweepJob, run_recorded, shares_inputs
+from tune.job import INPUT_GROUPS, SweepJob, run_recorded, shares_inputs
 from tune.leaderboard import (
     Leaderboard,
     build_leaderboard,
@@ -42,7 +41,7 @@ from tune.leaderboard import (
 from tune.progress import ProgressCallback, SweepProgress
 from tune.pruning import EVALUATION, build_scheduler
 from tune.search import PastTrial, SweepSearcher
-from tune.space import reference_config, total_trials, trial_config_for
+from tune.space import reference_config, row_trials, total_trials, trial_config_for
 from tune.sweep_file import SweepConfig
 from tune.tracking import Tracker, TrackingThread, check_tracking_uri
 from tune.trial import METRIC, SweepTrial
@@ -89,9 +88,19 @@ def check_sweep(sweep: SweepConfig) -> None:
     """
     check_inputs(reference_config(sweep))
     for path, domain in sweep.space.items():
-        if path.split(".")[0] in ("dataset", "limited", "classifier"):
+        if path.split(".")[0] in INPUT_GROUPS:
             for value in domain.values_to_check():
                 check_inputs(trial_config_for(sweep, {path: value}))
+    checked = [reference_config(sweep)]
+    for trial in row_trials(sweep):
+        config = trial_config_for(sweep, trial.parameters)
+        if not any(_same_inputs(config, other) for other in checked):
+            check_inputs(config)
+            checked.append(config)
+
+
+def _same_inputs(first: TrialConfig, second: TrialConfig) -> bool:
+    return all(getattr(first, group) == getattr(second, group) for group in INPUT_GROUPS)
 
 
 def start_sweep(
@@ -158,8 +167,8 @@ def _run(
                 inputs = load_inputs(
                     reference, job.cache, resolve_device(reference.execution.device)
                 )
-            _store(inputs, directory)
             job = SweepJob(job.path, sweep, claimed, inputs)
+            job.store_classifier(inputs)
         _search(job, console)
         numbers = chosen(ranking(directory), sweep.leaderboard.top)
         if not numbers:
@@ -202,11 +211,6 @@ def _tracked(tracker: Tracker) -> Iterator[TrackingThread]:
         thread.stop()
 
 
-def _store(inputs: TrialInputs, directory: SweepDirectory) -> None:
-    folder = directory.classifier_path(inputs.classifier.content_hash())
-    store_classifier(inputs.classifier, inputs.class_names, folder)
-
-
 def _search(job: SweepJob, console: Console) -> None:
     sweep, directory = job.sweep, job.directory
     past, unfinished = _earlier(directory)
@@ -216,7 +220,11 @@ def _search(job: SweepJob, console: Console) -> None:
         return
     evaluations = reference_config(sweep).training.evaluations
     disposable = tempfile.mkdtemp(prefix="decrop-ray-tune-")
-    progress = SweepProgress(total, evaluations, console, done_before=len(past))
+    names = {
+        number: trial_name(number, trial.row, trial.parameters)
+        for number, trial in enumerate(row_trials(sweep))
+    }
+    progress = SweepProgress(total, evaluations, console, done_before=len(past), names=names)
     claim = job.claims.trial
     trainable = ray_tune.with_resources(
         ray_tune.with_parameters(SweepTrial, job=job), {"cpu": claim.cpu, "gpu": claim.gpu}
@@ -298,7 +306,7 @@ def _certify_finals(job: SweepJob, numbers: list[int], console: Console) -> None
     options = {"num_cpus": claim.cpu, "num_gpus": claim.gpu}
     shared = ray.put(job)
     running = {
-        _final.options(**options).remote(shared, number): f"trial {number}"
+        _final.options(**options).remote(shared, number): _recorded(directory, number).name
         for number in numbers
         if not directory.final(number).result_path.exists()
     }
@@ -326,17 +334,16 @@ def _certify_finals(job: SweepJob, numbers: list[int], console: Console) -> None
         raise SweepFailedError("none of the chosen trials could be trained on all limited data")
 
 
+def _recorded(directory: SweepDirectory, number: int) -> TrialRecord:
+    record = directory.trial(number).read_record()
+    if record is None:
+        raise InputError(f"{directory.trial(number).path} has no trial.json.")
+    return record
+
+
 @ray.remote
 def _final(job: SweepJob, number: int) -> None:
-    trial = job.directory.trial(number).read_record()
-    if trial is None:
-        raise InputError(f"{job.directory.trial(number).path} has no trial.json.")
-    record = TrialRecord(
-        number=number,
-        reference=trial.reference,
-        parameters=trial.parameters,
-        config=trial.config,
-    )
+    record = _recorded(job.directory, number)
     for _ in run_recorded(job, record, job.directory.final(number), "test"):
         pass
 

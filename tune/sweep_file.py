@@ -22,6 +22,7 @@ from decrop.documents import (
 )
 from decrop.errors import InputError
 from tune.domains import Domain, check_space, require_choices
+from tune.rows import check_rows
 
 
 class PruningSettings(Settings):
@@ -79,6 +80,9 @@ class LeaderboardSettings(Settings):
     )
 
 
+RowName = Annotated[str, Field(pattern=r"^[^\s|]([^|\n]*[^\s|])?$", max_length=80)]
+
+
 class SweepConfig(Settings):
     """A sweep; `load_sweep` has merged `base` into `trial`, so it depends on no other file."""
 
@@ -95,8 +99,19 @@ class SweepConfig(Settings):
     space: dict[str, Domain] = Field(
         default={}, description="Domains of the others, by dotted path."
     )
-    search: Literal["tpe", "random", "grid"] = Field(
-        default="tpe", description="How settings are chosen."
+    rows: dict[RowName, dict[str, Any]] = Field(
+        default={},
+        description="Rows of a table, for search rows: settings by dotted path, by the row's name.",
+    )
+    reference: str | None = Field(
+        default=None, description="Row that the others are compared to; the first if not given."
+    )
+    seeds: Count = Field(
+        default=1, description="Trials of each row, with seeds 0, 1, … and the same limited data."
+    )
+    search: Literal["tpe", "random", "grid", "rows"] = Field(
+        default="tpe",
+        description="How settings are chosen; rows runs and certifies each row and nothing else.",
     )
     search_seed: int = Field(default=0, ge=0, description="Seed of the search.")
     trials: Count | None = Field(
@@ -109,7 +124,10 @@ class SweepConfig(Settings):
 
     @model_validator(mode="after")
     def _count_fits_search(self) -> Self:
-        if self.search == "grid":
+        if self.search == "rows":
+            if self.trials is not None or self.space:
+                raise ValueError("search rows runs its rows only: drop trials and space")
+        elif self.search == "grid":
             if self.trials is not None:
                 raise ValueError(
                     f"trials = {self.trials}: must not be given for a grid, which runs every "
@@ -121,6 +139,21 @@ class SweepConfig(Settings):
             )
         elif self.trials > 1 and not self.space:
             raise ValueError(f"trials = {self.trials}: must be 1, for space is empty")
+        return self
+
+    @model_validator(mode="after")
+    def _rows_fit_search(self) -> Self:
+        if self.search != "rows":
+            if self.rows or self.reference is not None or self.seeds != 1:
+                raise ValueError(
+                    f"rows, reference and seeds need search rows, not search {self.search}"
+                )
+        elif not self.rows:
+            raise ValueError("rows is missing: give {NAME: {PATH: VALUE, …}, …}")
+        elif self.reference is not None and self.reference not in self.rows:
+            raise ValueError(
+                f"reference = {self.reference!r}: must be one of the rows {', '.join(self.rows)}"
+            )
         return self
 
 
@@ -158,12 +191,27 @@ def load_sweep(name_or_path: str, assignments: Sequence[str] = ()) -> SweepConfi
         trial = merge(base, trial)
     trial_config(trial, source=f"{name_or_path}, trial", assigned=assigned)
     check_space(sweep.space, trial, source=name_or_path, assigned=assigned)
+    changes: Document = {"base": None, "trial": trial}
+    if sweep.search == "rows":
+        _refuse_rows_settings(document, source=name_or_path)
+        check_rows(sweep.rows, trial, seeds=sweep.seeds, source=name_or_path, assigned=assigned)
+        changes["pruning"] = PruningSettings(enabled=False)
+        changes["leaderboard"] = LeaderboardSettings(top=len(sweep.rows) * sweep.seeds)
     if sweep.search == "grid":
         try:
             require_choices(sweep.space)
         except InputError as error:
             raise InputError(f"{name_or_path}: {error}") from None
-    return sweep.model_copy(update={"base": None, "trial": trial})
+    return sweep.model_copy(update=changes)
+
+
+def _refuse_rows_settings(document: Document, *, source: str) -> None:
+    for name in ("pruning", "leaderboard"):
+        if name in document:
+            raise InputError(
+                f"{source}: {name} has no effect with search rows, which completes and certifies "
+                "every row; drop it."
+            )
 
 
 def _assign(document: Document, path: str, value: Any) -> Document:
@@ -178,6 +226,11 @@ def _assign(document: Document, path: str, value: Any) -> Document:
             names = ", ".join(space) or "nothing"
             raise InputError(f"--set {path}: the sweep does not vary {rest}; it varies {names}.")
         return {**document, "space": {name: space[name] for name in space if name != rest}}
+    if first == "rows" and rest:
+        raise InputError(
+            f"--set {path}: give all rows at once, --set 'rows={{NAME: {{PATH: VALUE}}}}', or "
+            "change the sweep file."
+        )
     if first in SweepConfig.model_fields:
         return set_dotted(document, path, value)
     if first in TrialConfig.model_fields:

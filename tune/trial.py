@@ -9,6 +9,7 @@ from ray.tune import Trainable
 from decrop.trial import Report
 from tune.directory import TrialRecord
 from tune.job import SweepJob, run_recorded
+from tune.space import trial_row
 
 METRIC = "average_certified_radius"
 
@@ -46,6 +47,7 @@ class SweepTrial(Trainable):
         number = config["number"]
         record = TrialRecord(
             number=number,
+            row=trial_row(self._job.sweep, number),
             reference=config["reference"],
             parameters=config["parameters"],
             config=self._job.config(number, config["parameters"]),

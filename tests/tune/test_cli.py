@@ -55,7 +55,7 @@ def refusal(*arguments: object) -> str:
 
 
 def test_there_are_the_commands_of_a_sweep() -> None:
-    assert COMMANDS == ["dashboard", "export", "leaderboard", "resume", "sweep", "sync"]
+    assert COMMANDS == ["dashboard", "export", "leaderboard", "report", "resume", "sweep", "sync"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -203,7 +203,8 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["resume", "leaderboard", "sync", "dashboard", "export", "export --trial 1"]
+    "command",
+    ["resume", "leaderboard", "report", "sync", "dashboard", "export", "export --trial 1"],
 )
 def test_what_is_no_sweep_directory_is_refused(no_ray: None, tmp_path: Path, command: str) -> None:
     name, *options = command.split()

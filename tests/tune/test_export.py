@@ -65,9 +65,9 @@ def test_trial_0_is_called_the_papers_choice(finished: FinishedSweep, tmp_path: 
     ("trial", "message"),
     [
         ("99", "--trial 99: not a finished trial; finished are 0, 1, 2, 3."),
-        ("last", "--trial last: give best or a trial's number."),
-        ("²", "--trial ²: give best or a trial's number."),
-        ("-1", "--trial -1: give best or a trial's number."),
+        ("last", "--trial last: give best, a trial's number or a row's name."),
+        ("²", "--trial ²: give best, a trial's number or a row's name."),
+        ("-1", "--trial -1: give best, a trial's number or a row's name."),
     ],
 )
 def test_what_is_no_finished_trial_is_refused(

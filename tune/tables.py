@@ -1,0 +1,52 @@
+"""Tables of results as Markdown and LaTeX."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+_LATEX_SIGNS = {"\\": r"\textbackslash{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"}}
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table of texts.
+
+    Attributes:
+        caption: what it shows, in one sentence or two.
+        head: names of the columns.
+        rows: as many texts each.
+    """
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def markdown(self) -> str:
+        """Write caption and table in Markdown."""
+        lines = [_line(self.head), f"|{' --- |' * len(self.head)}", *map(_line, self.rows)]
+        return f"{self.caption}\n\n" + "\n".join(lines) + "\n"
+
+    def latex(self) -> str:
+        """Write a table environment in LaTeX, for the package booktabs."""
+        frame = pd.DataFrame(self.rows, columns=list(self.head))
+        return frame.to_latex(
+            index=False,
+            escape=True,
+            caption=latex_text(self.caption),
+            column_format="l" + "r" * (len(self.head) - 1),
+        )
+
+
+def latex_text(text: str) -> str:
+    """Return a text whose signs LaTeX does not take for commands."""
+    return "".join(_LATEX_SIGNS.get(sign, sign) for sign in text)
+
+
+def percentage_cell(accuracy: float, low: float, high: float) -> str:
+    """Write a share and its interval in percent."""
+    return f"{100 * accuracy:.1f} ({100 * low:.1f}–{100 * high:.1f})"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
