@@ -44,7 +44,8 @@ from decrop.training.losses import (
     total_loss,
 )
 
-BATCH_SIZE = 100
+# Of the published code.
+BATCH_SIZE = 200
 NOISE_DRAWS = 4
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
 
@@ -149,7 +150,7 @@ def load_problem(
     classifier = Classifier(network, architecture="benchmark", mean=mean, std=std, class_count=10)
     if pixels.shape[1] == 1:
         pixels = F.interpolate(pixels, scale_factor=4).expand(-1, 3, -1, -1).contiguous()
-        training = ClassifierTrainingSettings(epochs=4)
+        training = ClassifierTrainingSettings(epochs=8)
         found = train_classifier_network(classifier, pixels, labels, training, device)
         network.load_state_dict(found)
     clean = pixels.float() / 255
@@ -171,14 +172,15 @@ def main(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     images: Annotated[int, typer.Option(help="Images to train on.")] = 500,
     epochs: Annotated[int, typer.Option(help="Epochs of each training.")] = 10,
+    depth: Annotated[int, typer.Option(help="Layers of the denoiser, of 48 channels.")] = 10,
     seeds: Annotated[int, typer.Option(help="Trainings of each kind.")] = 3,
-    quick: Annotated[bool, typer.Option("--quick", help="Few images and epochs.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Few images, epochs, layers.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure an epoch against the plain loop, and held-out accuracy after equal epochs."""
     on = resolve_device(device)  # type: ignore[arg-type]
     if quick:
-        images, epochs = 200, 3
+        images, epochs, depth = 200, 7, 6
     protected, samples, held_out, labels, data = load_problem(dataset_path, classifier, images, on)
     seconds: dict[str, list[float]] = {"plain": [], "engine": []}
     accuracy: dict[str, list[float]] = {"plain": [], "engine": []}
@@ -186,8 +188,12 @@ def main(
         config = trial_config(
             {
                 "seed": seed,
-                "denoiser": {"depth": 10, "channels": 48},
-                "training": {"batch_size": BATCH_SIZE, "augmentation": {"views": "independent"}},
+                "denoiser": {"depth": depth, "channels": 48},
+                "training": {
+                    "batch_size": BATCH_SIZE,
+                    "learning_rate": 3e-3,
+                    "augmentation": {"views": "independent"},
+                },
             },
             source="benchmark",
         )
@@ -213,6 +219,8 @@ def main(
         "precision": resolve_precision("auto", on),
         "data": data,
         "images": images,
+        "batch_size": BATCH_SIZE,
+        "depth": depth,
         "epochs": epochs,
         "seeds": seeds,
         # Medians, for the first epoch of each also prepares memory and kernels.
