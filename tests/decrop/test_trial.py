@@ -122,8 +122,13 @@ class CountingSampler:
 
 
 @pytest.fixture(autouse=True)
-def plain_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw nothing: it takes longer than the rest of a trial."""
+def plain_figures(
+    final_trial: TrialFolder, fixed_trial: TrialFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Draw nothing: it takes longer than the rest of a trial.
+
+    The trials that tests share are made before, with their figures.
+    """
     for name in (
         "training_curves_figure",
         "certificates_figure",
