@@ -99,11 +99,6 @@ class RecordedSampler:
         """Close the file; its answers stay for the next sampler of the task."""
         self._file.close()
 
-    def remove(self) -> None:
-        """Close and delete the file, once its answers are not needed any more."""
-        self.close()
-        self._path.unlink(missing_ok=True)
-
     def _key(self, request: CountRequest) -> RequestKey:
         return self._image_ids[request.image], request.stream, request.chunk, request.draws
 

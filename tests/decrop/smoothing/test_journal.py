@@ -302,15 +302,6 @@ def test_images_of_the_same_id_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "counts").exists()
 
 
-def test_the_file_is_deleted_when_asked(tmp_path: Path) -> None:
-    path = tmp_path / "counts"
-    sampler = RecordedSampler(LocalSampler(task(), CPU), path, task(), CPU)
-    sampler.class_counts(REQUESTS)
-    sampler.remove()
-    assert list(tmp_path.iterdir()) == []
-    sampler.remove()
-
-
 def test_a_killed_process_is_gone_on_with(tmp_path: Path) -> None:
     path = tmp_path / "counts"
     answered = 7
