@@ -1,13 +1,16 @@
 """Sweep directories as trials on any host leave them, written file by file."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
 from decrop.config import TrialConfig
+from decrop.evaluation.table import CertificateTable
 from decrop.files import write_json, write_text
 from tune.directory import State, SweepDirectory, SweepTrialFolder, TrialRecord, TrialState
 
@@ -21,6 +24,20 @@ CERTIFICATES = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n" + "".join(
     [f"{index}\t3\t3\t{radius}\t1\t0:00:01\n" for index, radius in enumerate(RIGHT_RADII)]
     + ["7\t3\t5\t0.9\t0\t0:00:01\n", "8\t3\t-1\t0.0\t0\t0:00:01\n", "9\t3\t-1\t0.0\t0\t0:00:01\n"]
 )
+
+
+def robust_table(robust: Iterable[int], samples: int | None = None) -> CertificateTable:
+    """Certify images 0 to 19 of class 3: correct with radius 0.3 where robust, else with 0.1."""
+    radius = np.full(20, 0.1)
+    radius[list(robust)] = 0.3
+    return CertificateTable(
+        idx=np.arange(20),
+        label=np.full(20, 3),
+        predict=np.full(20, 3),
+        radius=radius,
+        seconds=np.zeros(20),
+        samples=None if samples is None else np.full(20, samples),
+    )
 
 
 def make_sweep(parent: Path, name: str = "digits") -> SweepDirectory:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
@@ -12,7 +11,7 @@ from decrop.evaluation.plots import certificates_figure
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, write_json
 from decrop.result import Scores, TrialResult
-from tests.tune.sweeps import begin, end, make_sweep, write_outcome
+from tests.tune.sweeps import begin, end, make_sweep, robust_table, write_outcome
 from tune.directory import State, SweepDirectory, SweepTrialFolder
 from tune.leaderboard import (
     Entry,
@@ -26,21 +25,12 @@ from tune.leaderboard import (
     write_leaderboard,
 )
 
-IMAGES = 20
 RADII = (0.0, 0.25)
 
 
 def write_test_outcome(folder: SweepTrialFolder, robust: Iterable[int]) -> None:
     """Certify images 0 to 19 of class 3: correct with radius 0.3 where robust, else 0.1."""
-    radius = np.full(IMAGES, 0.1)
-    radius[list(robust)] = 0.3
-    table = CertificateTable(
-        idx=np.arange(IMAGES),
-        label=np.full(IMAGES, 3),
-        predict=np.full(IMAGES, 3),
-        radius=radius,
-        seconds=np.zeros(IMAGES),
-    )
+    table = robust_table(robust)
     folder.path.mkdir(parents=True)
     table.write_tsv(folder.certificates_path)
     outcome = TrialResult(

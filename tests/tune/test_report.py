@@ -5,34 +5,22 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from decrop.config import TrialConfig
 from decrop.errors import InputError
-from decrop.evaluation.table import CertificateTable
 from decrop.files import write_json
 from tests.tune.runs import decrop
-from tests.tune.sweeps import result
+from tests.tune.sweeps import result, robust_table
 from tune.directory import SweepDirectory, SweepTrialFolder, TrialRecord
 from tune.report import read_report, report_latex, report_markdown, write_report
 
-IMAGES = 20
 CONFIG = TrialConfig.model_validate({"certification": {"radii": [0.0, 0.25]}})
 
 
 def certify(folder: SweepTrialFolder, robust: Iterable[int], samples: int = 500) -> None:
     """Certify images 0 to 19: correct with radius 0.3 where robust, else with 0.1."""
-    radius = np.full(IMAGES, 0.1)
-    radius[list(robust)] = 0.3
-    table = CertificateTable(
-        idx=np.arange(IMAGES),
-        label=np.full(IMAGES, 3),
-        predict=np.full(IMAGES, 3),
-        radius=radius,
-        seconds=np.zeros(IMAGES),
-        samples=np.full(IMAGES, samples),
-    )
+    table = robust_table(robust, samples)
     folder.path.mkdir(parents=True, exist_ok=True)
     table.write_tsv(folder.certificates_path)
     write_json(folder.result_path, result("test"))
