@@ -328,6 +328,20 @@ class TrainingSettings(Settings):
         4,
         description="Held-out scores of a trial, the last after the last epoch; used for pruning.",
     )
+    early_stopping: bool = Field(
+        False,
+        description="Whether a trial keeps the weights of its best held-out score instead of its "
+        "last; the training on the whole limited data then ends at that epoch.",
+    )
+
+    @model_validator(mode="after")
+    def _scores_to_choose_from(self) -> Self:
+        if self.early_stopping and self.evaluations < 2:
+            raise ValueError(
+                f"evaluations ({self.evaluations}) must be at least 2 with early_stopping, which "
+                "chooses between them"
+            )
+        return self
 
     @property
     def phase_epochs(self) -> tuple[int, int, int]:

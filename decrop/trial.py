@@ -1,8 +1,9 @@
 """One whole trial without Ray: samples, prior, denoiser, class counts, certificates, result."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -28,6 +29,7 @@ from decrop.synthesis.stage_one import StageOne, stage_one
 from decrop.training.denoiser import DenoiserTrainer
 from decrop.training.prior import prior_weights
 from decrop.trial_files import (
+    load_denoiser,
     load_progress,
     read_reports,
     save_denoiser,
@@ -48,7 +50,7 @@ class Report:
 
     Attributes:
         evaluation: counted from 1.
-        epoch: epochs trained so far.
+        epoch: epochs that the scored denoiser was trained for.
         average_certified_radius: the sweep's objective.
         certified_accuracy: by radius.
         finished: whether this is the trial's last report.
@@ -68,6 +70,7 @@ def run_trial(
     cache: ContentCache,
     *,
     split: Split,
+    last_epoch: int | None = None,
     make_sampler: MakeSampler | None = None,
     on_prior_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[int, int], None] | None = None,
@@ -87,6 +90,7 @@ def run_trial(
         folder: where everything is written.
         cache: where stage-1 samples and the prior are shared.
         split: what to train on and certify.
+        last_epoch: of a `test` training, where it ends before its last phase does.
         make_sampler: who draws class counts; the own process by default.
         on_prior_step: called with steps of pretraining done and in all.
         on_epoch: called with epochs done and in all.
@@ -124,24 +128,33 @@ def run_trial(
     config = with_recorded_batch_size(
         config, network, images, class_count=class_count, path=folder.execution_path
     )
-    epochs = sum(config.training.phase_epochs)
+    certify = partial(
+        certificate_table,
+        config,
+        network,
+        images,
+        split=split,
+        class_count=class_count,
+        make_sampler=make_sampler,
+    )
+    epochs = last_epoch or sum(config.training.phase_epochs)
+    keeps_best = split == "held_out" and config.training.early_stopping
     for evaluation in range(len(reports) + 1, evaluations + 1):
         _train_until(trainer, evaluation * epochs // evaluations, epochs, folder, on_epoch)
-        finished = evaluation == evaluations
+        epoch, finished = trainer.epochs_done, evaluation == evaluations
         started = time.monotonic()
-        table = certificate_table(
-            config,
-            network,
-            images,
-            split=split,
-            class_count=class_count,
-            estimation_samples=_estimation_samples(config, split, finished=finished),
-            make_sampler=make_sampler,
-            journal=folder.counts_path if finished else None,
-            on_certified=on_certified if finished else None,
-        )
-        scores = Scores.of(table, config.certification.radii)
+        if not finished or keeps_best:
+            table = certify(estimation_samples=config.certification.pruning_samples)
+            scores = Scores.of(table, config.certification.radii)
+        if keeps_best:
+            epoch = _keep_best(folder, trainer, reports, scores, epoch, finished=finished)
         if finished:
+            table = certify(
+                estimation_samples=_last_estimation_samples(config, split),
+                journal=folder.counts_path,
+                on_certified=on_certified,
+            )
+            scores = Scores.of(table, config.certification.radii)
             save_denoiser(folder, trainer.denoiser)
             result = _result(
                 config,
@@ -174,7 +187,7 @@ def run_trial(
             save_outcome(folder, result, table, title="this denoiser")
         report = Report(
             evaluation=evaluation,
-            epoch=trainer.epochs_done,
+            epoch=epoch,
             average_certified_radius=scores.average_certified_radius,
             certified_accuracy=scores.certified_accuracy,
             finished=finished,
@@ -182,6 +195,16 @@ def run_trial(
         reports.append(report)
         write_json(folder.reports_path, [asdict(report) for report in reports])
         yield report
+
+
+def stopping_epoch(config: TrialConfig, held_out: TrialFolder) -> int | None:
+    """Return where training on the whole limited data ends, None if after its last phase.
+
+    Args:
+        config: the trial's settings.
+        held_out: folder of the finished trial with these settings on `held_out`.
+    """
+    return read_reports(held_out)[-1]["epoch"] if config.training.early_stopping else None
 
 
 def certify_undefended(
@@ -287,12 +310,34 @@ def _train_until(
     save_progress(folder, trainer)
 
 
-def _estimation_samples(config: TrialConfig, split: Split, *, finished: bool) -> int:
+def _keep_best(
+    folder: TrialFolder,
+    trainer: DenoiserTrainer,
+    reports: Sequence[Report],
+    scores: Scores,
+    epoch: int,
+    *,
+    finished: bool,
+) -> int:
+    """Leave the best denoiser so far in the folder, and in the trainer at the end.
+
+    Returns:
+        the epoch that is to be reported: this one, or at the end that of the best denoiser.
+    """
+    best = max(reports, key=lambda report: report.average_certified_radius, default=None)
+    if best is None or scores.average_certified_radius > best.average_certified_radius:
+        save_denoiser(folder, trainer.denoiser)
+        return epoch
+    if not finished:
+        return epoch
+    load_denoiser(folder, trainer.denoiser)
+    return best.epoch
+
+
+def _last_estimation_samples(config: TrialConfig, split: Split) -> int:
     if split == "test":
         return most_estimation_samples(config.certification)
-    if finished:
-        return config.certification.held_out_samples
-    return config.certification.pruning_samples
+    return config.certification.held_out_samples
 
 
 def _result(

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from decrop.classifiers.classifier import Classifier
@@ -53,6 +53,11 @@ def save_denoiser(folder: TrialFolder, denoiser: nn.Module) -> None:
     """Write the denoiser's weights as safetensors."""
     weights = {name: t.cpu().contiguous() for name, t in denoiser.state_dict().items()}
     write_whole(folder.denoiser_path, lambda temporary: save_file(weights, temporary))
+
+
+def load_denoiser(folder: TrialFolder, denoiser: nn.Module) -> None:
+    """Give a denoiser the weights in the folder."""
+    denoiser.load_state_dict(load_file(folder.denoiser_path))
 
 
 def save_training_figure(folder: TrialFolder, trainer: DenoiserTrainer) -> None:

@@ -16,7 +16,7 @@ from decrop.config import TrialConfig
 from decrop.inputs import TrialInputs, load_inputs
 from decrop.result import Split
 from decrop.smoothing.execution import resolve_device
-from decrop.trial import Report, run_trial
+from decrop.trial import Report, run_trial, stopping_epoch
 from tune.cluster import Claims
 from tune.directory import State, SweepDirectory, SweepTrialFolder, TrialRecord, TrialState
 from tune.shards import ShardedSampler
@@ -105,6 +105,9 @@ def run_recorded(
             folder,
             job.cache,
             split=split,
+            last_epoch=stopping_epoch(record.config, job.directory.trial(record.number))
+            if split == "test"
+            else None,
             make_sampler=job.make_sampler(record.config),
         ):
             if report.finished:

@@ -35,13 +35,14 @@ def train(
     from decrop.inputs import load_inputs
     from decrop.result import TrialResult
     from decrop.smoothing.execution import resolve_device
-    from decrop.trial import certify_undefended, run_trial
+    from decrop.trial import certify_undefended, run_trial, stopping_epoch
     from decrop.trial_folder import TrialFolder
 
     config = load_trial(settings, assignments or [])
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     out = out or Path("runs") / f"{Path(settings).stem}-{stamp}"
     folder, undefended = TrialFolder(out / "trial"), TrialFolder(out / "undefended")
+    held_out = TrialFolder(out / "held_out")
     if folder.config_path.exists() and read_json(folder.config_path) != config.model_dump(
         mode="json"
     ):
@@ -53,19 +54,29 @@ def train(
         inputs = load_inputs(config, cache, resolve_device(config.execution.device))
     console.print(f"folder: {out}", soft_wrap=True, highlight=False)
     with progress_bars() as bars:
-        reports = run_trial(
+        pretraining = None if config.prior.kind == "none" else bars.counted("pretraining, steps")
+        if config.training.early_stopping:
+            for _ in run_trial(
+                config,
+                inputs,
+                held_out,
+                cache,
+                split="held_out",
+                on_prior_step=pretraining,
+                on_epoch=bars.counted("training without held-out images, epochs"),
+            ):
+                pass
+        for _ in run_trial(
             config,
             inputs,
             folder,
             cache,
             split="test",
-            on_prior_step=None
-            if config.prior.kind == "none"
-            else bars.counted("pretraining, steps"),
+            last_epoch=stopping_epoch(config, held_out),
+            on_prior_step=pretraining,
             on_epoch=bars.counted("training, epochs"),
             on_certified=bars.certification("certifying"),
-        )
-        for _ in reports:
+        ):
             pass
         reference = certify_undefended(
             config,

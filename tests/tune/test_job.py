@@ -10,6 +10,7 @@ import torch
 
 from decrop.data.limited import LabelledImages
 from decrop.evaluation.table import CertificateTable
+from decrop.files import write_json
 from decrop.inputs import TrialInputs, load_inputs
 from decrop.smoothing.execution import resolve_device
 from decrop.training.denoiser import TrainingDivergedError
@@ -142,6 +143,22 @@ def test_a_search_reads_nothing_of_the_test_split(job: SweepJob, inputs: TrialIn
     assert scored.idx.tolist() == held_out.indices.tolist()
     with pytest.raises(AssertionError, match="test split is read"):
         list(run_recorded(hidden, record_of(hidden), hidden.directory.final(1), "test"))
+
+
+def test_training_on_all_limited_data_ends_where_the_held_out_score_was_best(
+    job: SweepJob, inputs: TrialInputs
+) -> None:
+    stopping = job_at(job.path, inputs, trial={"training": {"early_stopping": True}})
+    record = record_of(stopping)
+    held_out, final = stopping.directory.trial(1), stopping.directory.final(1)
+    reports = list(run_recorded(stopping, record, held_out, "held_out"))
+    # As if the first evaluation had been the best.
+    documents = [dataclasses.asdict(report) for report in reports]
+    documents[-1]["epoch"] = documents[0]["epoch"]
+    write_json(held_out.reports_path, documents)
+    (report,) = run_recorded(stopping, record, final, "test")
+    assert report.epoch == reports[0].epoch == len(final.read_history())
+    assert len(held_out.read_history()) > report.epoch
 
 
 def test_a_trial_that_is_closed_goes_on_where_it_was(job: SweepJob, tmp_path: Path) -> None:
