@@ -242,8 +242,8 @@ def _dry_run(loaded: Any, address: str | None, *, as_json: bool) -> None:
         f"{loaded.name}: {plan.trials} trials {how}, {plan.at_once} at once on "
         f"{size.cpu:g} CPUs and {size.gpu:g} GPUs",
         f"then {plan.finals} trained on the whole limited data and certified on test images",
-        f"{plan.training_images:,} training images (three views each) and "
-        f"{plan.noisy_samples:,} noisy samples",
+        f"{plan.generated_images:,} generated images, {plan.training_images:,} training images "
+        f"(three views each) and {plan.noisy_samples:,} noisy samples",
         f"roughly {plan.hours:.2g} hours on this machine if no trial is pruned",
         "everything is in order; nothing was started",
     ]

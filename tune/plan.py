@@ -18,8 +18,9 @@ from tune.cluster import Claims, ClusterSize
 from tune.space import reference_config, row_trials, total_trials, trial_config_for
 from tune.sweep_file import SweepConfig
 
-# The three views of a training image, each forward and backward, backward twice as dear.
-_PASSES_OF_A_TRAINING_IMAGE = 3 * 3
+# Forward and backward, backward twice as dear; of a training image there are three views.
+_PASSES_OF_A_VIEW = 3
+_VIEWS = 3
 _PROBE_SECONDS = 1.0
 
 
@@ -31,6 +32,7 @@ class Plan:
         trials: with trial 0.
         at_once: trials that run at the same time.
         finals: trainings on the whole limited data.
+        generated_images: that priors are trained on, each prior once.
         training_images: that go through the denoiser while training, three views counted once.
         noisy_samples: drawn for certificates, in all; at most, where images stop early.
         hours: rough, from a second's probe of each row's denoiser, or trial 0's, on this machine.
@@ -39,6 +41,7 @@ class Plan:
     trials: int
     at_once: int
     finals: int
+    generated_images: int
     training_images: int
     noisy_samples: int
     hours: float
@@ -50,7 +53,7 @@ def plan_sweep(sweep: SweepConfig, claims: Claims, size: ClusterSize) -> Plan:
     dataset = load_dataset(reference.dataset)
     trials = total_trials(sweep)
     configs = [trial_config_for(sweep, trial.parameters) for trial in row_trials(sweep)]
-    configs = configs or [reference] * trials
+    configs = configs or [reference, *[_any_trial(sweep)] * (trials - 1)]
     finals = min(sweep.leaderboard.top + 1, trials)
     images = {
         settings: _limited_images(dataset, settings)
@@ -67,16 +70,34 @@ def plan_sweep(sweep: SweepConfig, claims: Claims, size: ClusterSize) -> Plan:
             rates[config.denoiser] = _samples_a_second(config, dataset)
     # The probe uses the whole machine, which the trials share.
     seconds = undefended / rates[reference.denoiser] + sum(
-        (noisy_samples + _PASSES_OF_A_TRAINING_IMAGE * training_images) / rates[config.denoiser]
+        (noisy_samples + _PASSES_OF_A_VIEW * _VIEWS * training_images) / rates[config.denoiser]
         for config, (noisy_samples, training_images) in zip(configs, work, strict=True)
+    )
+    # Trials share a prior by all that it depends on.
+    priors = {
+        (config.prior, config.denoiser, config.sigma, config.seed)
+        for config in configs
+        if config.prior.kind != "none"
+    }
+    seconds += sum(
+        _PASSES_OF_A_VIEW * prior.steps * prior.batch_size / rates[denoiser]
+        for prior, denoiser, *_ in priors
     )
     return Plan(
         trials=trials,
         at_once=_at_once(claims, size, trials),
         finals=finals,
+        generated_images=sum(prior.steps * prior.batch_size for prior, *_ in priors),
         training_images=sum(training_images for _, training_images in work),
         noisy_samples=undefended + sum(noisy_samples for noisy_samples, _ in work),
         hours=seconds / 3600,
+    )
+
+
+def _any_trial(sweep: SweepConfig) -> TrialConfig:
+    # What is varied has its fixed value, save that a prior that may be there is there.
+    return trial_config_for(
+        sweep, {"prior.kind": "dead_leaves"} if "prior.kind" in sweep.space else {}
     )
 
 
@@ -88,9 +109,10 @@ def _work(
     Of the limited `images`, `held_out` are not trained on before that.
     """
     certification, training = config.certification, config.training
-    scores = (training.evaluations - 1) * certification.pruning_samples
-    scores += certification.held_out_samples
-    noisy_samples = held_out * (scores + training.evaluations * certification.selection_samples)
+    # With early stopping the last weights are scored as the others were, and then the best ones.
+    while_training = training.evaluations - (0 if training.early_stopping else 1)
+    scores = while_training * certification.pruning_samples + certification.held_out_samples
+    noisy_samples = held_out * (scores + (while_training + 1) * certification.selection_samples)
     trained_on = images - held_out
     if final:
         noisy_samples += _test_samples(config, dataset)

@@ -62,9 +62,15 @@ class Counting:
 FIXED = {"certification": {"procedure": "fixed", "estimation_samples": 150}}
 
 
-@pytest.mark.parametrize("procedure", ["fixed", "adaptive"])
-def test_the_work_is_what_trials_do(tmp_path: Path, procedure: str) -> None:
-    changes = FIXED if procedure == "fixed" else {}
+EARLY_STOPPING = {**FIXED, "training": {"early_stopping": True}}
+
+
+@pytest.mark.parametrize(
+    ("procedure", "changes"), [("fixed", FIXED), ("fixed", EARLY_STOPPING), ("adaptive", {})]
+)
+def test_the_work_is_what_trials_do(
+    tmp_path: Path, procedure: str, changes: dict[str, Any]
+) -> None:
     sweep = load_sweep(str(write_sweep(tmp_path, trial=changes)))
     planned = plan(sweep)
     config = reference_config(sweep)
@@ -95,6 +101,27 @@ def test_the_work_is_what_trials_do(tmp_path: Path, procedure: str) -> None:
     images = len(inputs.limited.all)
     trained_on = images - int(inputs.limited.held_out_mask.sum())
     assert planned.training_images == epochs * (4 * trained_on + 3 * images)
+
+
+def test_a_prior_is_planned_once_for_all_trials_that_share_it(tmp_path: Path) -> None:
+    prior = {"kind": "dead_leaves", "steps": 7, "batch_size": 5}
+    without = plan(load_sweep(str(write_sweep(tmp_path))))
+    shared = plan(load_sweep(str(write_sweep(tmp_path, trial={"prior": prior}))))
+    assert (without.generated_images, shared.generated_images) == (0, 7 * 5)
+    assert shared.training_images == without.training_images
+    choice = {"prior.kind": {"choice": ["none", "dead_leaves"]}}
+    tried = {**prior, "kind": "none"}
+    varied = plan(load_sweep(str(write_sweep(tmp_path, trial={"prior": tried}, space=choice))))
+    assert varied.generated_images == 7 * 5
+    table = {name: value for name, value in TINY.items() if name in ("name", "base", "trial")}
+    rows = {
+        "none": {"prior.kind": "none"},
+        "prior": {},
+        "other weights": {"training.loss_weights.mmd": 0},
+        "deep": {"denoiser.depth": 4},
+    }
+    path = write_sweep(tmp_path, table, search="rows", rows=rows, trial={"prior": prior})
+    assert plan(load_sweep(str(path))).generated_images == 2 * 7 * 5
 
 
 def test_images_that_may_stop_early_are_planned_with_the_most_draws(tmp_path: Path) -> None:
