@@ -39,8 +39,9 @@ def certified(
         "chunk_size": 50,
         **changes,
     }
-    labels = settings.pop("labels", np.zeros(len(probabilities), dtype=np.int64))
-    return certify_adaptive(sampler or VirtualSampler(probabilities, seed), labels, **settings)
+    images = len(probabilities)
+    settings.setdefault("labels", np.zeros(images, dtype=np.int64))
+    return certify_adaptive(sampler or VirtualSampler(probabilities, seed), images, **settings)
 
 
 def classes(top: float, kind: str) -> NDArray[np.float64]:

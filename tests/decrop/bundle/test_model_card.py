@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import yaml
 
+from decrop.bundle.model_card import model_card
 from decrop.config import TrialConfig
 from decrop.evaluation.accuracy import exact_interval
-from decrop.model_card import model_card
 from decrop.result import Scores, Split, TrialResult
 from tests.decrop.digits_trial import short_trial
 
@@ -19,6 +19,9 @@ def card(
     split: Split = "test",
     estimation_samples: int = 60,
     with_classifier: bool = True,
+    license_id: str = "unknown",
+    further_files: tuple[str, ...] = (),
+    image_shape: tuple[int, int, int] | None = (1, 8, 8),
 ) -> str:
     config: TrialConfig = short_trial(*assignments)
     result = TrialResult(
@@ -36,13 +39,20 @@ def card(
         chunks_per_batch=32,
         hashes={},
         seconds={},
+        image_shape=image_shape,
     )
     return model_card(
         config,
         result,
         estimation_samples,
         origin="Chosen by a fair die.",
-        with_classifier=with_classifier,
+        license_id=license_id,
+        files=[
+            "certificates.tsv",
+            "denoiser.safetensors",
+            *(["classifier/weights.safetensors"] if with_classifier else []),
+            *further_files,
+        ],
     )
 
 
