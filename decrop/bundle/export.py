@@ -82,6 +82,11 @@ def export_bundle(
             f"{folder.path} protected another classifier than the one to export: its weights have "
             "changed since; train again in another folder."
         )
+    if (onnx or torch_export) and result.image_shape is None:
+        raise InputError(
+            f"{folder.path} is of an earlier version and has not recorded the shape of its images, "
+            "which an exported program needs; train it again."
+        )
     partial = destination.with_name(f".{destination.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -124,11 +129,7 @@ def _write_programs(
     partial: Path, config: TrialConfig, result: TrialResult, *, onnx: bool, torch_export: bool
 ) -> None:
     shape = result.image_shape
-    if shape is None:
-        raise InputError(
-            "The trial is of an earlier version and has not recorded the shape of its images, "
-            "which an exported program needs; train it again."
-        )
+    assert shape is not None  # checked before anything was written
     denoiser = build_denoiser(config.denoiser, image_channels=shape[0]).eval()
     architecture = config.denoiser.architecture
     load_weights(denoiser, partial / DENOISER, architecture=architecture, setting=None)
