@@ -70,7 +70,7 @@ def export_bundle(
         raise InputError(f"{destination} exists already; choose a folder that does not.")
     if not _LICENSE.fullmatch(license_id):
         raise InputError(
-            f"license {license_id!r}: give an identifier in lower case, such as apache-2.0, mit, "
+            f"--license {license_id!r}: give an identifier in lower case, such as apache-2.0, mit, "
             "cc-by-4.0, other or unknown."
         )
     if onnx:

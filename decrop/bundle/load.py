@@ -90,11 +90,7 @@ def load_bundle(path: Path, *, classifier: Path | nn.Module | None = None) -> Bu
     protected, class_names = load_stored_classifier(path / CLASSIFIER, given=classifier)
     certificates = CertificateTable.read_tsv(path / CERTIFICATES)
     channels = len(protected.mean)
-    if result.image_shape is not None and result.image_shape[0] != channels:
-        raise InputError(
-            f"{path / CONFIG}: result.image_shape = {result.image_shape}: the classifier has "
-            f"{channels} image channels."
-        )
+    _check_record(document, protected, path / CONFIG)
     if not len(certificates.idx):
         raise InputError(f"{path / CERTIFICATES} holds no certificate.")
     if Scores.of(certificates, config.certification.radii) != result.scores:
@@ -129,6 +125,28 @@ def _read_document(path: Path) -> _Document:
             f"{path} is of bundle format {number}, which is no longer read; export it anew."
         )
     return validated(_Document, found, source=str(path))
+
+
+def _check_record(document: _Document, protected: Classifier, path: Path) -> None:
+    """Raise InputError unless what was recorded suffices to repeat the certificates."""
+    for name in ("device", "precision", "chunks_per_batch"):
+        if getattr(document.trial.execution, name) == "auto":
+            raise InputError(f"{path}: trial.execution.{name} = 'auto': must be what was used.")
+    shape, channels = document.result.image_shape, len(protected.mean)
+    if shape is not None and (shape[0] != channels or min(shape) < 1):
+        raise InputError(
+            f"{path}: result.image_shape = {shape}: must be the {channels} channels of the "
+            "classifier, height and width."
+        )
+    hashes = document.result.hashes
+    for name in ("classifier", "limited_data", "certified_images"):
+        if name not in hashes:
+            raise InputError(f"{path}: result.hashes.{name} is missing.")
+    if protected.content_hash() != hashes["classifier"]:
+        raise InputError(
+            f"{path}: result.hashes.classifier = {hashes['classifier'][:12]}…: the classifier is "
+            f"{protected.content_hash()[:12]}…."
+        )
 
 
 def _read_history(path: Path) -> tuple[dict[str, Any], ...]:

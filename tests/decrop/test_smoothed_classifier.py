@@ -1,4 +1,4 @@
-"""`decrop.load`: what was recorded comes back, guarantees hold, and what cannot be used is named."""
+"""`decrop.load`: what was recorded comes back, guarantees hold, bad input is named."""
 
 import dataclasses
 import subprocess
@@ -392,11 +392,13 @@ def test_another_classifier_is_refused_with_both_hashes(
     with torch.random.fork_rng():
         torch.manual_seed(3)
         network = build_classifier_network("small_cnn", image_channels=1, class_count=10).eval()
-    mean, std = (
-        tuple(values.flatten().tolist())
-        for values in (inputs.classifier.mean, inputs.classifier.std)
+    other = Classifier(
+        network,
+        architecture="small_cnn",
+        mean=tuple(inputs.classifier.mean.flatten().tolist()),
+        std=tuple(inputs.classifier.std.flatten().tolist()),
+        class_count=10,
     )
-    other = Classifier(network, architecture="small_cnn", mean=mean, std=std, class_count=10)
     save_file(network.state_dict(), tmp_path / "other.safetensors")
     given = {"path": tmp_path / "other.safetensors", "classifier": other, "network": network}[kind]
     with pytest.raises(InputError) as error:

@@ -106,7 +106,11 @@ def test_a_file_in_place_of_the_bundle_is_named(bundle_path: Path) -> None:
         ("result.image_shape", [1, 8], "result.image_shape"),
         ("result.image_shape", [3, 8, 8], "image_shape = (3, 8, 8)"),
         ("result.image_shape", [1, 0, 8], "image_shape = (1, 0, 8)"),
-        ("result.chunks_per_batch", 0, "chunks_per_batch"),
+        ("result.hashes", {"classifier": "f"}, "result.hashes.limited_data is missing"),
+        ("result.hashes.classifier", "f" * 64, "result.hashes.classifier = ffffffffffff…"),
+        ("trial.execution.chunks_per_batch", "auto", "chunks_per_batch = 'auto'"),
+        ("trial.execution.device", "auto", "device = 'auto'"),
+        ("trial.execution.precision", "auto", "precision = 'auto'"),
     ],
 )
 def test_wrong_settings_are_named(key: str, value: Any, said: str, bundle_path: Path) -> None:
