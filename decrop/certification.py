@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from decrop.config import CertificationSettings, TrialConfig
 from decrop.data.limited import LabelledImages
@@ -14,7 +14,7 @@ from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, write_json
 from decrop.result import Split
 from decrop.seeds import derive_seed
-from decrop.smoothing.certificates import cohen_certificates
+from decrop.smoothing.certificates import Integers, cohen_certificates
 from decrop.smoothing.certify import (
     CertificateRule,
     CertificationOutcome,
@@ -58,7 +58,14 @@ def with_batch_size(
     execution = config.execution
     if execution.chunks_per_batch != "auto":
         return config
-    task = _task(config, network, images, split="test", class_count=class_count, chunks_per_batch=1)
+    task = sampling_task(
+        _with_chunks_per_batch(config, 1),
+        network,
+        images.images,
+        images.indices,
+        split="test",
+        class_count=class_count,
+    )
     chunks = probe_chunks_per_batch(task, resolve_device(execution.device))
     return _with_chunks_per_batch(config, chunks)
 
@@ -83,6 +90,40 @@ def most_estimation_samples(settings: CertificationSettings) -> int:
     if settings.procedure == "fixed":
         return settings.estimation_samples
     return settings.max_samples - settings.selection_samples
+
+
+def sampling_task(
+    config: TrialConfig,
+    network: nn.Module,
+    images: Tensor,
+    image_ids: Tensor,
+    *,
+    split: Split,
+    class_count: int,
+) -> SamplingTask:
+    """Describe to samplers what a trial certifies, and with which noise.
+
+    Args:
+        config: the trial's settings; chunks_per_batch is a number (`with_batch_size`).
+        network: noisy images [B, C, H, W] to logits [B, K].
+        images: uint8, or float32 in [0,1], [B, C, H, W].
+        image_ids: int64 [B], their positions in the split.
+        split: they are from.
+        class_count: K.
+    """
+    if config.execution.chunks_per_batch == "auto":
+        raise ValueError("chunks_per_batch is auto; with_batch_size puts a number in its place")
+    return SamplingTask(
+        network=network,
+        images=images,
+        image_ids=image_ids,
+        class_count=class_count,
+        sigma=config.sigma,
+        seed=derive_seed(config.seed, "certification", split),
+        chunk_size=config.execution.chunk_size,
+        chunks_per_batch=config.execution.chunks_per_batch,
+        precision=precision_of(config),
+    )
 
 
 def certificate_table(
@@ -114,25 +155,17 @@ def certificate_table(
             on from it; deleted by the caller once the table is safe.
         on_certified: called with the progress.
     """
-    if config.execution.chunks_per_batch == "auto":
-        raise ValueError("chunks_per_batch is auto; with_batch_size puts a number in its place")
-    task = _task(
-        config,
-        network,
-        images,
-        split=split,
-        class_count=class_count,
-        chunks_per_batch=config.execution.chunks_per_batch,
+    task = sampling_task(
+        config, network, images.images, images.indices, split=split, class_count=class_count
     )
     sampler = make_sampler(task)
+    labels = images.labels.numpy()
     if journal is None:
-        outcome = _certify(sampler, config, images, class_count, estimation_samples, on_certified)
+        outcome = certify_task(config, task, sampler, labels, estimation_samples, on_certified)
     else:
         device = resolve_device(config.execution.device)
         with RecordedSampler(sampler, journal, task, device) as recorded:
-            outcome = _certify(
-                recorded, config, images, class_count, estimation_samples, on_certified
-            )
+            outcome = certify_task(config, task, recorded, labels, estimation_samples, on_certified)
     return CertificateTable(
         idx=images.indices.numpy(),
         label=images.labels.numpy(),
@@ -141,6 +174,60 @@ def certificate_table(
         seconds=outcome.seconds,
         samples=outcome.samples,
         ending=outcome.ending,
+    )
+
+
+def certify_task(
+    config: TrialConfig,
+    task: SamplingTask,
+    sampler: Sampler,
+    labels: Integers | None,
+    estimation_samples: int,
+    on_certified: OnProgress | None = None,
+) -> CertificationOutcome:
+    """Certify the images of a task by the configured procedure.
+
+    Args:
+        config: the trial's settings.
+        task: of `sampling_task`.
+        sampler: counts classes of the task.
+        labels: int64 [B], true classes; None where they are not known.
+        estimation_samples: N, or the most of them where images stop early.
+        on_certified: called with the progress.
+    """
+    settings = config.certification
+    if settings.procedure == "fixed":
+        return certify_fixed(
+            sampler,
+            len(task.images),
+            certificate_rule(settings, config.sigma),
+            class_count=task.class_count,
+            selection_samples=settings.selection_samples,
+            estimation_samples=estimation_samples,
+            chunk_size=task.chunk_size,
+            on_progress=on_certified,
+        )
+    radii = radius_grid(
+        settings.radii,
+        settings.radius_step,
+        sigma=config.sigma,
+        draws=estimation_samples,
+        failure_probability=settings.failure_probability,
+    )
+    return certify_adaptive(
+        sampler,
+        len(task.images),
+        labels=labels,
+        class_count=task.class_count,
+        sigma=config.sigma,
+        radii=radii,
+        worth=worth_of_radii(radii, config.sigma)
+        * np.where(np.isin(radii, settings.radii), 1.0, _WORTH_BETWEEN),
+        selection_samples=settings.selection_samples,
+        max_samples=settings.selection_samples + estimation_samples,
+        failure_probability=settings.failure_probability,
+        chunk_size=task.chunk_size,
+        on_progress=on_certified,
     )
 
 
@@ -180,68 +267,3 @@ def clean_accuracy(network: nn.Module, images: LabelledImages, device: torch.dev
 def _with_chunks_per_batch(config: TrialConfig, chunks_per_batch: int) -> TrialConfig:
     execution = config.execution.model_copy(update={"chunks_per_batch": chunks_per_batch})
     return config.model_copy(update={"execution": execution})
-
-
-def _certify(
-    sampler: Sampler,
-    config: TrialConfig,
-    images: LabelledImages,
-    class_count: int,
-    estimation_samples: int,
-    on_certified: OnProgress | None,
-) -> CertificationOutcome:
-    settings = config.certification
-    if settings.procedure == "fixed":
-        return certify_fixed(
-            sampler,
-            len(images),
-            certificate_rule(settings, config.sigma),
-            class_count=class_count,
-            selection_samples=settings.selection_samples,
-            estimation_samples=estimation_samples,
-            chunk_size=config.execution.chunk_size,
-            on_progress=on_certified,
-        )
-    radii = radius_grid(
-        settings.radii,
-        settings.radius_step,
-        sigma=config.sigma,
-        draws=estimation_samples,
-        failure_probability=settings.failure_probability,
-    )
-    return certify_adaptive(
-        sampler,
-        images.labels.numpy(),
-        class_count=class_count,
-        sigma=config.sigma,
-        radii=radii,
-        worth=worth_of_radii(radii, config.sigma)
-        * np.where(np.isin(radii, settings.radii), 1.0, _WORTH_BETWEEN),
-        selection_samples=settings.selection_samples,
-        max_samples=settings.selection_samples + estimation_samples,
-        failure_probability=settings.failure_probability,
-        chunk_size=config.execution.chunk_size,
-        on_progress=on_certified,
-    )
-
-
-def _task(
-    config: TrialConfig,
-    network: nn.Module,
-    images: LabelledImages,
-    *,
-    split: Split,
-    class_count: int,
-    chunks_per_batch: int,
-) -> SamplingTask:
-    return SamplingTask(
-        network=network,
-        images=images.images,
-        image_ids=images.indices,
-        class_count=class_count,
-        sigma=config.sigma,
-        seed=derive_seed(config.seed, "certification", split),
-        chunk_size=config.execution.chunk_size,
-        chunks_per_batch=chunks_per_batch,
-        precision=precision_of(config),
-    )

@@ -42,9 +42,11 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path} does not exist.") from None
-    except ValueError as error:
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder, not a JSON file.") from None
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}.") from None
 
 

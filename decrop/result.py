@@ -1,6 +1,6 @@
 """The result of a trial, as it is written to its folder."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -69,6 +69,7 @@ class TrialResult:
         chunks_per_batch: chunks in one forward pass of the certified function.
         hashes: content of the classifier, the limited data and the certified images.
         seconds: duration of stage1, prior, training and certification.
+        image_shape: channels, height and width; None in results of before it was recorded.
     """
 
     split: Split
@@ -80,6 +81,7 @@ class TrialResult:
     chunks_per_batch: int
     hashes: dict[str, str]
     seconds: dict[str, float]
+    image_shape: tuple[int, int, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the flat mapping of `result.json`."""
@@ -89,6 +91,13 @@ class TrialResult:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Self:
         """Read what `to_json` returned."""
-        rest = dict(document)
-        names = ("images", "average_certified_radius", "certified_accuracy", "abstention_rate")
-        return cls(scores=Scores(**{name: rest.pop(name) for name in names}), **rest)
+        shape = document.get("image_shape")
+        nested = nested_scores(document) | {"image_shape": None if shape is None else tuple(shape)}
+        return cls(**{**nested, "scores": Scores(**nested["scores"])})
+
+
+def nested_scores(document: dict[str, Any]) -> dict[str, Any]:
+    """Turn the flat mapping of `result.json` into that of the fields of `TrialResult`."""
+    names = [field.name for field in fields(Scores)]
+    rest = {name: value for name, value in document.items() if name not in names}
+    return {**rest, "scores": {name: document[name] for name in names if name in document}}

@@ -351,6 +351,7 @@ def _result(
     flip_rate: float | None,
     seconds: dict[str, float],
 ) -> TrialResult:
+    channels, height, width = images.images.shape[1:]
     return TrialResult(
         split=split,
         scores=scores,
@@ -365,4 +366,5 @@ def _result(
             "certified_images": images.content_hash(),
         },
         seconds={name: round(value, 3) for name, value in seconds.items()},
+        image_shape=(channels, height, width),
     )

@@ -154,18 +154,35 @@ def export(
     without_classifier: Annotated[
         bool, typer.Option("--without-classifier", help="Leave the classifier's weights out.")
     ] = False,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Add the denoiser as ONNX, checked against PyTorch.")
+    ] = False,
+    torch_export: Annotated[
+        bool, typer.Option("--torch-export", help="Add it as a .pt2 for torch.export.load.")
+    ] = False,
+    license_id: Annotated[
+        str, typer.Option("--license", help="Licence in the model card, such as apache-2.0.")
+    ] = "unknown",
     as_json: AsJson = False,
 ) -> None:
     """Write a trial's denoiser as a bundle: weights, settings, certificates, model card.
 
-    Example: [bold]decrop export sweeps/quickstart-20260101-120000 --to my-denoiser[/bold]
+    Example: [bold]decrop export sweeps/quickstart-20260101-120000 --to my-denoiser --onnx[/bold]
     """
     from tune.directory import SweepDirectory
     from tune.export import export_trial, trial_number
 
     opened = SweepDirectory.open(directory)
     number = trial_number(opened, trial)
-    export_trial(opened, number, to, with_classifier=not without_classifier)
+    export_trial(
+        opened,
+        number,
+        to,
+        with_classifier=not without_classifier,
+        onnx=onnx,
+        torch_export=torch_export,
+        license_id=license_id,
+    )
     console.print(f"bundle of trial {number}: {to}", soft_wrap=True, highlight=False)
     if as_json:
         print_json({"trial": number, "bundle": str(to)})

@@ -39,12 +39,23 @@ def trial_number(directory: SweepDirectory, trial: str) -> int:
 
 
 def export_trial(
-    directory: SweepDirectory, number: int, destination: Path, *, with_classifier: bool = True
+    directory: SweepDirectory,
+    number: int,
+    destination: Path,
+    *,
+    with_classifier: bool = True,
+    onnx: bool = False,
+    torch_export: bool = False,
+    license_id: str = "unknown",
 ) -> None:
     """Export a trial: trained on the whole limited data if it was chosen, else as it was ranked.
 
+    The options are those of `decrop.bundle.export_bundle`.
+
     Raises:
-        InputError: there is no such finished trial, or the destination exists.
+        InputError: there is no such finished trial, the destination exists, or an option cannot be
+            followed.
+        RunError: the exported program computes something else than the denoiser.
     """
     scores = dict(ranking(directory))
     if number not in scores:
@@ -77,4 +88,7 @@ def export_trial(
         destination,
         origin=origin,
         with_classifier=with_classifier,
+        onnx=onnx,
+        torch_export=torch_export,
+        license_id=license_id,
     )

@@ -2,16 +2,30 @@
 
 from pathlib import Path
 
+from pydantic import Field
 from safetensors.torch import save_file
+from torch import nn
 
 from decrop.classifiers.classifier import Classifier
-from decrop.classifiers.weights import load_weights
+from decrop.classifiers.weights import load_weights, take_weights
+from decrop.config import ClassifierArchitecture, Positive, Settings
+from decrop.documents import validated
 from decrop.errors import InputError
 from decrop.files import read_json, write_json, write_whole
 from decrop.networks.registry import build_classifier_network
 
 _DESCRIPTION = "classifier.json"
 _WEIGHTS = "weights.safetensors"
+
+
+class _Description(Settings):
+    """classifier.json."""
+
+    architecture: ClassifierArchitecture
+    mean: tuple[float, ...] = Field(min_length=1)
+    std: tuple[Positive, ...] = Field(min_length=1)
+    class_names: tuple[str, ...] = Field(min_length=2)
+    hash: str
 
 
 def store_classifier(
@@ -36,40 +50,57 @@ def store_classifier(
 
 
 def load_stored_classifier(
-    folder: Path, *, weights: Path | None = None
+    folder: Path, *, given: Path | nn.Module | None = None
 ) -> tuple[Classifier, tuple[str, ...]]:
     """Read a classifier and the names of its classes.
 
     Args:
         folder: that `store_classifier` wrote.
-        weights: safetensors file, where the folder has none.
+        given: where the folder has no weights: a safetensors file, the `Classifier`, or a network
+            of its architecture, whose weights are taken.
 
     Raises:
-        InputError: there are no weights, they do not fit, or they are another classifier's.
+        InputError: the description is malformed; there are no weights, they do not fit, or they are
+            another classifier's.
     """
-    description = read_json(folder / _DESCRIPTION)
-    weights = weights or folder / _WEIGHTS
-    if weights == folder / _WEIGHTS and not weights.exists():
+    path = folder / _DESCRIPTION
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise InputError(f"{path} must hold a mapping.")
+    description = validated(_Description, found, source=str(path))
+    if len(description.mean) != len(description.std):
+        raise InputError(f"{path}: mean and std must be of equally many channels.")
+    if given is None:
+        given = folder / _WEIGHTS
+        if not given.exists():
+            raise InputError(
+                f"{folder} describes a classifier without its weights; give them with "
+                "--weights FILE, or with classifier= in Python."
+            )
+    classifier = given if isinstance(given, Classifier) else _classifier(description, given)
+    if classifier.content_hash() != description.hash:
+        name = given if isinstance(given, Path) else f"The given {type(given).__name__}"
         raise InputError(
-            f"{folder} describes a classifier without its weights; give them with --weights FILE."
+            f"{name} is not the classifier that {folder} describes: its content hash is "
+            f"{classifier.content_hash()[:12]}…, recorded is {description.hash[:12]}…."
         )
-    class_names = tuple(description["class_names"])
+    return classifier, description.class_names
+
+
+def _classifier(description: _Description, given: Path | nn.Module) -> Classifier:
     network = build_classifier_network(
-        description["architecture"],
-        image_channels=len(description["mean"]),
-        class_count=len(class_names),
+        description.architecture,
+        image_channels=len(description.mean),
+        class_count=len(description.class_names),
     )
-    load_weights(network, weights, architecture=description["architecture"])
-    classifier = Classifier(
+    if isinstance(given, Path):
+        load_weights(network, given, architecture=description.architecture)
+    else:
+        take_weights(network, given, architecture=description.architecture)
+    return Classifier(
         network,
-        architecture=description["architecture"],
-        mean=tuple(description["mean"]),
-        std=tuple(description["std"]),
-        class_count=len(class_names),
+        architecture=description.architecture,
+        mean=description.mean,
+        std=description.std,
+        class_count=len(description.class_names),
     )
-    if classifier.content_hash() != description["hash"]:
-        raise InputError(
-            f"{weights} is not the classifier that {folder} describes: its content hash is "
-            f"{classifier.content_hash()[:12]}…, recorded is {description['hash'][:12]}…."
-        )
-    return classifier, class_names

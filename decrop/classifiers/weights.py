@@ -16,19 +16,31 @@ from decrop.networks.registry import CLASSIFIERS, build_classifier_network
 _OPTIONAL = "num_batches_tracked"
 
 
-def load_weights(network: nn.Module, path: Path, *, architecture: str) -> None:
+def load_weights(
+    network: nn.Module, path: Path, *, architecture: str, setting: str | None = "classifier.weights"
+) -> None:
     """Load a safetensors file into a network whose keys and shapes it must fit.
+
+    Args:
+        network: to load into.
+        path: of the file.
+        architecture: of the network, for the message.
+        setting: that named the file, for the message.
 
     Raises:
         InputError: the file is missing, is not safetensors, or does not fit; names key or shape.
     """
-    weights = _read(path)
-    problems = _problems(network, weights)
-    if problems:
-        raise InputError(
-            f"classifier.weights: {path} does not fit {architecture}: {_listed(problems)}."
-        )
-    network.load_state_dict(weights, strict=False)
+    blamed = str(path) if setting is None else f"{setting}: {path}"
+    _load(network, _read(path, blamed), blamed, architecture)
+
+
+def take_weights(network: nn.Module, source: nn.Module, *, architecture: str) -> None:
+    """Load the weights of another network of the same architecture.
+
+    Raises:
+        InputError: they do not fit; names key or shape.
+    """
+    _load(network, source.state_dict(), f"The given {type(source).__name__}", architecture)
 
 
 def matching_architecture(
@@ -39,7 +51,7 @@ def matching_architecture(
     Raises:
         InputError: the file is missing or is not safetensors, or no architecture fits.
     """
-    weights = _read(path)
+    weights = _read(path, f"classifier.weights: {path}")
     problems: dict[ClassifierArchitecture, list[str]] = {}
     for architecture in CLASSIFIERS:
         # Without memory for weights: only names and shapes are compared.
@@ -57,16 +69,25 @@ def matching_architecture(
     )
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path, blamed: str) -> dict[str, Tensor]:
     if not path.is_file():
-        raise InputError(f"classifier.weights: {path} does not exist.")
+        raise InputError(f"{blamed} does not exist.")
     try:
         return load_file(path)
     except SafetensorError as error:
         raise InputError(
-            f"classifier.weights: {path} is not a safetensors file ({error}); "
+            f"{blamed} is not a safetensors file ({error}); "
             "convert it with safetensors.torch.save_file."
         ) from None
+
+
+def _load(
+    network: nn.Module, weights: Mapping[str, Tensor], blamed: str, architecture: str
+) -> None:
+    problems = _problems(network, weights)
+    if problems:
+        raise InputError(f"{blamed} does not fit {architecture}: {_listed(problems)}.")
+    network.load_state_dict(weights, strict=False)
 
 
 def _problems(network: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:

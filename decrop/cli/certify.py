@@ -134,7 +134,7 @@ def _load(
     if dataset_path is not None:
         assignments = [*assignments, f"dataset.path={dataset_path}"]
     if Path(target).is_dir():
-        bundle = load_bundle(Path(target), classifier_weights=weights)
+        bundle = load_bundle(Path(target), classifier=weights)
         config = change(bundle.config, assignments)
         test = load_dataset(config.dataset).test
         images = evenly_spaced(test, config.certification.test_images)

@@ -49,7 +49,7 @@ def figures(
     from decrop.trial_files import ACCURACY_FIGURE, TRAINING_FIGURE, save_figure
 
     _refuse_folder(to, bundle)
-    loaded = load_bundle(bundle, classifier_weights=weights)
+    loaded = load_bundle(bundle, classifier=weights)
     tables = {"this denoiser": loaded.certificates, **_other_tables(compare or [])}
     class_number = _class_number(loaded, shown_class)
     limited = None if without_data else limited_data_of(loaded, dataset_path=dataset_path)

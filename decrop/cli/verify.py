@@ -24,7 +24,7 @@ def verify(
     """
     from decrop.bundle import load_bundle, verify_bundle
 
-    loaded = load_bundle(bundle, classifier_weights=weights)
+    loaded = load_bundle(bundle, classifier=weights)
     with progress_bars() as bars:
         identical = verify_bundle(
             loaded, dataset_path=dataset_path, on_certified=bars.certification("certifying")

@@ -124,8 +124,9 @@ def certify_fixed(
 
 def certify_adaptive(
     sampler: Sampler,
-    labels: Integers,
+    image_count: int,
     *,
+    labels: Integers | None,
     class_count: int,
     sigma: float,
     radii: Floats,
@@ -136,21 +137,23 @@ def certify_adaptive(
     chunk_size: int,
     on_progress: OnProgress | None = None,
 ) -> CertificationOutcome:
-    """Certify images of a sampler's task at a grid of radii, each with as few draws as do.
+    """Certify images 0 to `image_count` - 1 of a task at a grid of radii, with as few draws as do.
 
     The class with most selection draws is the candidate. Its probability is then tested on fresh
     draws, in rounds of all images that are still drawing (`sequential_design`). An image stops once
     it is certified at the largest radius, once the next radius costs more draws than it is worth
-    (`worthwhile`), or after `max_samples`. It also stops, abstaining, where the candidate is not
-    its label, for no further draw could make it count for certified accuracy. The certified radius
-    is a member of the grid. For each image the probability that a certificate is given and wrong is
-    at most `failure_probability`.
+    (`worthwhile`), or after `max_samples`. Where labels are known it also stops, abstaining, where
+    the candidate is not its label, for no further draw could make it count for certified accuracy.
+    The certified radius is a member of the grid. For each image the probability that a certificate
+    is given and wrong is at most `failure_probability`, whatever the labels.
 
     Warns of images that abstain because some of their draws have non-finite logits.
 
     Args:
         sampler: counts classes of the task; `class_count`, `sigma` and `chunk_size` are the task's.
-        labels: int64 [B], true classes; they decide how much is drawn, not what is certified.
+        image_count: B >= 1.
+        labels: int64 [B], true classes, which decide how much is drawn, not what is certified; None
+            where they are not known.
         class_count: K >= 2.
         sigma: standard deviation of the noise, in [0,1] pixels, > 0.
         radii: float64 [R], increasing, >= 0, in [0,1] pixels.
@@ -172,12 +175,11 @@ def certify_adaptive(
         )
     looks = look_schedule(max_samples - selection_samples, chunk_size)
     design = sequential_design(radii, sigma, failure_probability, looks)
-    images = len(labels)
-    collector = _collector(sampler, images, class_count, chunk_size)
-    ending = np.full(images, "most_samples", dtype="<U16")
-    succeeded = np.zeros((images, len(radii)), dtype=bool)
-    expected = np.zeros(images)
-    drawing = np.arange(images)
+    collector = _collector(sampler, image_count, class_count, chunk_size)
+    ending = np.full(image_count, "most_samples", dtype="<U16")
+    succeeded = np.zeros((image_count, len(radii)), dtype=bool)
+    expected = np.zeros(image_count)
+    drawing = np.arange(image_count)
 
     def report() -> None:
         if on_progress is not None:
@@ -185,7 +187,10 @@ def certify_adaptive(
             in_all = np.maximum(drawn, expected).sum()
             on_progress(
                 CertificationProgress(
-                    images - len(drawing), images, int(drawn.sum()), int(np.ceil(in_all))
+                    image_count - len(drawing),
+                    image_count,
+                    int(drawn.sum()),
+                    int(np.ceil(in_all)),
                 )
             )
 
@@ -201,7 +206,8 @@ def certify_adaptive(
     selection, estimation = collector.counts[SELECTION], collector.counts[ESTIMATION]
     candidate = selection[:, :-1].argmax(axis=1)
     stop(selection[drawing, -1] > 0, "not_finite")
-    stop(candidate[drawing] != labels[drawing], "misclassified")
+    if labels is not None:
+        stop(candidate[drawing] != labels[drawing], "misclassified")
     taken = 0
     for number, look in enumerate(looks.tolist()):
         if not len(drawing):
@@ -243,6 +249,31 @@ def certify_adaptive(
         ending=ending,
         seconds=collector.seconds,
     )
+
+
+def class_counts(
+    sampler: Sampler, image_count: int, *, samples: int, class_count: int, chunk_size: int
+) -> Integers:
+    """Draw equally often of images 0 to `image_count` - 1, int64 [B, K+1], last not finite.
+
+    Warns of images some of whose draws have non-finite logits.
+
+    Args:
+        sampler: counts classes of the task; `class_count` and `chunk_size` are the task's.
+        image_count: B >= 1.
+        samples: of each image, >= 1.
+        class_count: K >= 2.
+        chunk_size: most draws of one request, >= 1.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+    _require_samples(samples=samples)
+    collector = _collector(sampler, image_count, class_count, chunk_size)
+    collector.draw(SELECTION, range(image_count), 0, samples, lambda: None)
+    _warn_of_non_finite(collector.counts)
+    counts: Integers = collector.counts[SELECTION]
+    return counts
 
 
 def radius_grid(

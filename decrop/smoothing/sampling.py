@@ -62,7 +62,7 @@ class SamplingTask:
     Attributes:
         network: maps noisy images, float [N, C, H, W] in [0,1] pixels plus noise, to logits [N, K];
             one row's logits must not depend on other rows.
-        images: uint8 [B, C, H, W].
+        images: uint8, or float32 in [0,1], [B, C, H, W].
         image_ids: int64 [B], numbers of the images in their split; they name the noise, so the
             counts of an image are the same in whichever selection of images it stands.
         class_count: K.
@@ -88,10 +88,10 @@ class SamplingTask:
 
     def __post_init__(self) -> None:
         check_sigma(self.sigma)
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+        if self.images.ndim != 4 or not _holds_pixels(self.images):
             raise InputError(
-                f"images must be uint8 [images, channels, height, width], but are "
-                f"{self.images.dtype} {list(self.images.shape)}."
+                "images must be [images, channels, height, width], uint8 or float32 in [0,1], but "
+                f"are {self.images.dtype} {list(self.images.shape)}."
             )
         if self.image_ids.shape != self.images.shape[:1]:
             raise InputError(
@@ -203,7 +203,18 @@ class LocalSampler:
             device=self._device,
         )
         noise = torch.randn(shape, generator=generator, device=self._device)
-        return noise.mul_(task.sigma).add_(self._images[request.image].float() / 255)
+        return noise.mul_(task.sigma).add_(as_pixels(self._images[request.image]))
+
+
+def as_pixels(images: Tensor) -> Tensor:
+    """Return images uint8, or float32 in [0,1] already, as float32 in [0,1]."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+def _holds_pixels(images: Tensor) -> bool:
+    if images.dtype == torch.float32:
+        return bool(((images >= 0) & (images <= 1)).all())
+    return images.dtype == torch.uint8
 
 
 def _prepared(network: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:

@@ -125,7 +125,8 @@ def adaptive(sampler: Any, labels: NDArray[np.int64], max_samples: int) -> Certi
     """Certify at the radii asked for with as few draws as do."""
     return certify_adaptive(
         sampler,
-        labels,
+        len(labels),
+        labels=labels,
         class_count=10,
         sigma=SIGMA,
         radii=RADII,

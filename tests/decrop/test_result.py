@@ -1,6 +1,7 @@
 """Results say what the certificates say, and survive being written down."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ def result(flip_rate: float | None = 0.75) -> TrialResult:
         chunks_per_batch=4,
         hashes={"classifier": "c" * 64, "limited_data": "d" * 64, "certified_images": "e" * 64},
         seconds={"stage1": 1.5, "training": 2.25, "certification": 0.125},
+        image_shape=(3, 8, 6),
     )
 
 
@@ -61,6 +63,9 @@ def test_result_survives_json(flip_rate: float | None) -> None:
     written = result(flip_rate)
     document = written.to_json()
     assert TrialResult.from_json(json.loads(json.dumps(document))) == written
+    # Results of before there was an image shape have none.
+    del document["image_shape"]
+    assert TrialResult.from_json(document) == replace(written, image_shape=None)
     # Reading does not eat the document.
     assert TrialResult.from_json(document) == TrialResult.from_json(document)
 
@@ -80,5 +85,6 @@ def test_result_is_flat_in_json() -> None:
         "chunks_per_batch",
         "hashes",
         "seconds",
+        "image_shape",
     ]
     assert document["certified_accuracy"] == {"0.0": 0.625, "0.25": 0.1}

@@ -107,3 +107,18 @@ def test_a_sweep_may_be_moved_before_it_is_exported(
         load_bundle(tmp_path / "bundle").config
         == load_bundle(finished.directory.bundle_path).config
     )
+
+
+def test_programs_and_licence_are_asked_for_on_the_command_line(
+    finished: FinishedSweep, tmp_path: Path
+) -> None:
+    to = tmp_path / "bundle"
+    options = ("--onnx", "--torch-export", "--license", "cc-by-4.0")
+    ran = decrop("export", finished.directory.path, "--to", to, *options)
+    assert ran.code == 0
+    assert {"denoiser.onnx", "denoiser.pt2"} < contents(to).keys()
+    assert "license: cc-by-4.0" in (to / "README.md").read_text()
+    assert load_bundle(to).result.split == "test"
+    ran = decrop("export", finished.directory.path, "--to", tmp_path / "b", "--license", "MIT")
+    assert ran.code == 2
+    assert ran.err.startswith("error: --license 'MIT': give an identifier in lower case")

@@ -40,7 +40,7 @@ def weights_file(folder: Path, seed: int) -> Path:
 
 def refusal(folder: Path, weights: Path | None = None) -> str:
     with pytest.raises(InputError) as error:
-        load_stored_classifier(folder, weights=weights)
+        load_stored_classifier(folder, given=weights)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -77,7 +77,7 @@ def test_weights_can_be_left_out_and_given_later(tmp_path: Path) -> None:
     assert "--weights FILE" in refusal(folder)
     missing = tmp_path / "none.safetensors"
     assert refusal(folder, missing) == f"classifier.weights: {missing} does not exist."
-    loaded, _ = load_stored_classifier(folder, weights=weights_file(tmp_path, 0))
+    loaded, _ = load_stored_classifier(folder, given=weights_file(tmp_path, 0))
     assert loaded.content_hash() == classifier().content_hash()
 
 

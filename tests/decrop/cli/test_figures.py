@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-import decrop.bundle
+import decrop.bundle.verify
 from decrop.cli.main import run
 from decrop.files import read_json, write_json
 from decrop.trial_folder import TrialFolder
@@ -22,7 +22,7 @@ def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
     def loading(settings: Any) -> None:
         raise AssertionError("data were asked for")
 
-    monkeypatch.setattr(decrop.bundle, "load_dataset", loading)
+    monkeypatch.setattr(decrop.bundle.verify, "load_dataset", loading)
 
 
 def test_the_figures_of_the_run_are_drawn_again(

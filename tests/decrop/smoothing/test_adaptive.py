@@ -39,8 +39,9 @@ def certified(
         "chunk_size": 50,
         **changes,
     }
-    labels = settings.pop("labels", np.zeros(len(probabilities), dtype=np.int64))
-    return certify_adaptive(sampler or VirtualSampler(probabilities, seed), labels, **settings)
+    images = len(probabilities)
+    settings.setdefault("labels", np.zeros(images, dtype=np.int64))
+    return certify_adaptive(sampler or VirtualSampler(probabilities, seed), images, **settings)
 
 
 def classes(top: float, kind: str) -> NDArray[np.float64]:
@@ -100,6 +101,47 @@ def test_drawing_until_it_certifies_is_allowed(top: float, monkeypatch: pytest.M
     assert wrong <= allowed(0.05)
     # It spends most of what it may, so that a rule that were wrong twice as often is caught.
     assert wrong > 0.025
+
+
+@pytest.mark.parametrize("kind", ["two classes", "equal runners-up"])
+@pytest.mark.parametrize("top", HARDEST)
+def test_without_labels_certificates_are_wrong_no_more_often(top: float, kind: str) -> None:
+    outcome = certified(np.tile(classes(top, kind), (REPETITIONS, 1)), labels=None)
+    assert share_wrong(outcome, top) <= allowed(0.05)
+
+
+def test_labels_change_nothing_but_when_a_wrong_candidate_stops() -> None:
+    generator = np.random.default_rng(5)
+    top = generator.uniform(0.3, 1, 400)
+    probabilities = np.column_stack([top, 1 - top])
+    known = certified(probabilities, sampler=Repeating(probabilities))
+    unknown = certified(probabilities, sampler=Repeating(probabilities), labels=None)
+    stopped = known.ending == "misclassified"
+    assert 20 < stopped.sum() < 380
+    assert "misclassified" not in unknown.ending
+    for name in ("prediction", "radius", "samples", "ending"):
+        same = getattr(known, name) == getattr(unknown, name)
+        assert same[~stopped].all(), name
+    assert (unknown.samples[stopped] > known.samples[stopped]).all()
+    # Sure of the other class, it says so.
+    assert (unknown.prediction[stopped & (top < 0.35)] == 1).all()
+
+
+class Repeating:
+    """Gives a chunk of an image the same counts whatever else is asked for."""
+
+    def __init__(self, probabilities: NDArray[np.float64]) -> None:
+        self.probabilities = probabilities
+
+    def class_counts(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
+        rows = []
+        for request in requests:
+            name = [request.image, request.stream, request.chunk]
+            draws = np.random.default_rng(name).multinomial(
+                request.draws, self.probabilities[request.image]
+            )
+            rows.append([*draws, 0])
+        return np.array(rows, dtype=np.int64)
 
 
 def wrong_design(kind: str) -> Any:

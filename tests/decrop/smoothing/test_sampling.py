@@ -253,6 +253,16 @@ def test_the_networks_owner_sees_no_change() -> None:
     assert all(torch.equal(value, before[name]) for name, value in after.items())
 
 
+def test_floats_are_the_same_images() -> None:
+    requests = all_requests()
+    counts = LocalSampler(last_bits_task(), CPU).class_counts(requests)
+    floats = last_bits_task(images=IMAGES.float() / 255)
+    assert (LocalSampler(floats, CPU).class_counts(requests) == counts).all()
+    # Not rounded to 8 bits on the way.
+    between = last_bits_task(images=(IMAGES.float() + 0.3).clamp(0, 255) / 255)
+    assert (LocalSampler(between, CPU).class_counts(requests) != counts).any()
+
+
 def test_no_requests_give_no_counts() -> None:
     assert LocalSampler(last_bits_task(), CPU).class_counts([]).shape == (0, 8)
 
@@ -284,7 +294,9 @@ def test_a_network_that_normalises_by_the_batch_is_refused() -> None:
     ("changes", "message"),
     [
         ({"sigma": 0.0}, "sigma"),
-        ({"images": IMAGES.float()}, "uint8"),
+        ({"images": IMAGES.float()}, r"float32 in \[0,1\]"),
+        ({"images": IMAGES.double() / 255}, r"float32 in \[0,1\]"),
+        ({"images": IMAGES.float() * torch.nan}, r"float32 in \[0,1\]"),
         ({"images": IMAGES[0]}, "uint8"),
         ({"image_ids": IMAGE_IDS[:5]}, "image_ids"),
         ({"chunk_size": 0}, "chunk_size"),

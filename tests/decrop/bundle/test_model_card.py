@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 
+from decrop.bundle.model_card import model_card
 from decrop.config import TrialConfig
 from decrop.evaluation.accuracy import exact_interval
-from decrop.model_card import model_card
 from decrop.result import Scores, Split, TrialResult
 from tests.decrop.digits_trial import short_trial
 
@@ -19,6 +20,9 @@ def card(
     split: Split = "test",
     estimation_samples: int = 60,
     with_classifier: bool = True,
+    license_id: str = "unknown",
+    further_files: tuple[str, ...] = (),
+    image_shape: tuple[int, int, int] | None = (1, 8, 8),
 ) -> str:
     config: TrialConfig = short_trial(*assignments)
     result = TrialResult(
@@ -36,13 +40,20 @@ def card(
         chunks_per_batch=32,
         hashes={},
         seconds={},
+        image_shape=image_shape,
     )
     return model_card(
         config,
         result,
         estimation_samples,
         origin="Chosen by a fair die.",
-        with_classifier=with_classifier,
+        license_id=license_id,
+        files=[
+            "certificates.tsv",
+            "denoiser.safetensors",
+            *(["classifier/weights.safetensors"] if with_classifier else []),
+            *further_files,
+        ],
     )
 
 
@@ -67,7 +78,7 @@ def test_header_is_yaml() -> None:
 def test_certified_accuracies_are_tabulated_with_exact_intervals() -> None:
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
-        for line in card().splitlines()
+        for line in card().partition("## What")[0].splitlines()
         if line.startswith("|")
     ]
     assert rows[0] == ["radius", "certified accuracy", "interval"]
@@ -139,3 +150,56 @@ def test_the_architecture_and_whether_its_weights_are_here_are_said() -> None:
     assert "pretrained small_cnn classifier" in body(card())
     assert "The classifier's weights are included." in body(card())
     assert "The classifier's weights are not included" in body(card(with_classifier=False))
+
+
+def test_the_hub_reads_the_header() -> None:
+    data = ModelCard(card(license_id="cc-by-4.0")).data
+    assert data.license == "cc-by-4.0"
+    assert data.library_name == "decrop"
+    assert data.pipeline_tag == "image-classification"
+    assert data.datasets == ["digits"]
+    assert ModelCard(card()).data.license == "unknown"
+
+
+def test_data_of_the_users_own_have_no_name_that_others_know() -> None:
+    own = ("dataset.name=parquet", "classifier.mean=[0.5]", "classifier.std=[0.5]")
+    assert "datasets" not in header(card(*own))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said", "not_said"),
+    [
+        ((), "interpolated samples, 5 epochs. Chosen by a fair die.", "Early stopping"),
+        (("training.early_stopping=true",), "5 epochs at most. Early stopping", "pretrained on"),
+        (
+            ("prior.kind=dead_leaves", "prior.steps=123"),
+            "pretrained on generated images of overlapping shapes (dead leaves), 123 steps",
+            "Early stopping",
+        ),
+        (("training.objective=mse",), "Mean squared error to the clean images", "boundary"),
+    ],
+)
+def test_the_training_is_told(settings: tuple[str, ...], said: str, not_said: str) -> None:
+    text = body(card(*settings))
+    assert said in text
+    assert not_said not in text
+
+
+def test_files_are_listed_with_what_they_are() -> None:
+    text = card(further_files=("denoiser.onnx", "denoiser.pt2", "figures/certified_accuracy.png"))
+    for name in ("denoiser.safetensors", "denoiser.onnx", "denoiser.pt2", "figures/"):
+        assert f"| `{name}` |" in text
+    assert "![Certified accuracy](figures/certified_accuracy.png)" in text
+    for name in ("denoiser.onnx", "denoiser.pt2", "figures/"):
+        assert name not in card()
+    assert "| `classifier/weights.safetensors` |" not in card(with_classifier=False)
+
+
+def test_use_is_shown() -> None:
+    assert 'decrop.load("FOLDER")' in card()
+    assert 'decrop.load("FOLDER", classifier="WEIGHTS.safetensors")' in card(with_classifier=False)
+
+
+def test_the_shape_of_the_images_is_said_where_it_is_known() -> None:
+    assert "digits, images of 1×8×8" in body(card())
+    assert "(digits)" in body(card(image_shape=None))

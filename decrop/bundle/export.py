@@ -1,0 +1,156 @@
+"""A finished trial as a bundle."""
+
+import re
+import shutil
+from pathlib import Path
+
+from decrop.bundle.layout import (
+    CARD,
+    CERTIFICATES,
+    CLASSIFIER,
+    CONFIG,
+    DENOISER,
+    FORMAT,
+    HISTORY,
+    ONNX,
+    TORCH_EXPORT,
+    files_of,
+    write_checksums,
+)
+from decrop.bundle.model_card import model_card
+from decrop.bundle.programs import require_onnx, write_onnx, write_torch_export
+from decrop.certification import most_estimation_samples
+from decrop.classifiers.classifier import Classifier
+from decrop.classifiers.stored import store_classifier
+from decrop.classifiers.weights import load_weights
+from decrop.config import TrialConfig
+from decrop.errors import InputError
+from decrop.files import read_json, write_json, write_text
+from decrop.networks.registry import build_denoiser
+from decrop.result import TrialResult
+from decrop.trial_files import SAMPLES_FIGURE
+from decrop.trial_folder import TrialFolder
+
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+
+
+def export_bundle(
+    folder: TrialFolder,
+    classifier: Classifier,
+    class_names: tuple[str, ...],
+    destination: Path,
+    *,
+    origin: str,
+    with_classifier: bool = True,
+    onnx: bool = False,
+    torch_export: bool = False,
+    license_id: str = "unknown",
+) -> None:
+    """Write a finished trial as a bundle.
+
+    Args:
+        folder: of the trial.
+        classifier: that the trial protected.
+        class_names: in the order of the logits.
+        destination: a folder that does not exist yet.
+        origin: a sentence for the model card that says how this denoiser was chosen.
+        with_classifier: whether to include the classifier's weights.
+        onnx: whether to include the denoiser as an ONNX file.
+        torch_export: whether to include the denoiser as a program for torch.export.load.
+        license_id: of the weights, as model hubs name it.
+
+    Raises:
+        InputError: the trial has not finished or protected another classifier, the destination
+            exists, the licence is no identifier, or onnx is asked for and not installed.
+        RunError: the exported program computes something else than the denoiser.
+    """
+    if not folder.result_path.exists():
+        raise InputError(f"{folder.path} holds no finished trial; there is no result.json.")
+    if destination.exists():
+        raise InputError(f"{destination} exists already; choose a folder that does not.")
+    if not _LICENSE.fullmatch(license_id):
+        raise InputError(
+            f"--license {license_id!r}: give an identifier in lower case, such as apache-2.0, mit, "
+            "cc-by-4.0, other or unknown."
+        )
+    if onnx:
+        require_onnx()
+    config = TrialConfig.model_validate(read_json(folder.config_path))
+    result = TrialResult.from_json(read_json(folder.result_path))
+    if classifier.content_hash() != result.hashes["classifier"]:
+        raise InputError(
+            f"{folder.path} protected another classifier than the one to export: its weights have "
+            "changed since; train again in another folder."
+        )
+    if (onnx or torch_export) and result.image_shape is None:
+        raise InputError(
+            f"{folder.path} is of an earlier version and has not recorded the shape of its images, "
+            "which an exported program needs; train it again."
+        )
+    partial = destination.with_name(f".{destination.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    shutil.copyfile(folder.denoiser_path, partial / DENOISER)
+    shutil.copyfile(folder.certificates_path, partial / CERTIFICATES)
+    shutil.copyfile(folder.history_path, partial / HISTORY)
+    # A bundle goes to others and holds none of the data.
+    no_data = shutil.ignore_patterns(SAMPLES_FIGURE)
+    shutil.copytree(folder.figures_path, partial / "figures", ignore=no_data)
+    store_classifier(classifier, class_names, partial / CLASSIFIER, with_weights=with_classifier)
+    if onnx or torch_export:
+        _write_programs(partial, config, result, onnx=onnx, torch_export=torch_export)
+    estimation_samples = (
+        most_estimation_samples(config.certification)
+        if result.split == "test"
+        else config.certification.held_out_samples
+    )
+    portable = _portable(config, classifier, result)
+    document = {
+        "format": FORMAT,
+        "trial": portable.model_dump(mode="json"),
+        "estimation_samples": estimation_samples,
+        "result": result.to_json(),
+    }
+    write_json(partial / CONFIG, document)
+    card = model_card(
+        portable,
+        result,
+        estimation_samples,
+        origin=origin,
+        license_id=license_id,
+        files=files_of(partial),
+    )
+    write_text(partial / CARD, card)
+    write_checksums(partial)
+    partial.rename(destination)
+
+
+def _write_programs(
+    partial: Path, config: TrialConfig, result: TrialResult, *, onnx: bool, torch_export: bool
+) -> None:
+    shape = result.image_shape
+    assert shape is not None  # checked before anything was written
+    denoiser = build_denoiser(config.denoiser, image_channels=shape[0]).eval()
+    architecture = config.denoiser.architecture
+    load_weights(denoiser, partial / DENOISER, architecture=architecture, setting=None)
+    if onnx:
+        write_onnx(denoiser, shape, partial / ONNX)
+    if torch_export:
+        write_torch_export(denoiser, shape, partial / TORCH_EXPORT)
+
+
+def _portable(config: TrialConfig, classifier: Classifier, result: TrialResult) -> TrialConfig:
+    execution = {
+        "device": result.device,
+        "precision": result.precision,
+        "chunks_per_batch": result.chunks_per_batch,
+    }
+    # `auto` found the architecture by weights that may lie elsewhere, or nowhere, from now on.
+    found = {"weights": None, "architecture": classifier.architecture}
+    return config.model_copy(
+        update={
+            "dataset": config.dataset.model_copy(update={"path": None}),
+            "classifier": config.classifier.model_copy(update=found),
+            "execution": config.execution.model_copy(update=execution),
+        }
+    )

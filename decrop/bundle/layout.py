@@ -1,0 +1,63 @@
+"""The files of a bundle, their format and their checksums."""
+
+from pathlib import Path, PurePosixPath
+
+from decrop.errors import InputError
+from decrop.files import read_json, sha256_of_file, write_json
+
+FORMAT = 3
+# Format 2 did not say which shape the images have.
+OLDEST_FORMAT = 2
+CONFIG = "config.json"
+DENOISER = "denoiser.safetensors"
+CERTIFICATES = "certificates.tsv"
+HISTORY = "history.json"
+CLASSIFIER = "classifier"
+CARD = "README.md"
+ONNX = "denoiser.onnx"
+TORCH_EXPORT = "denoiser.pt2"
+CHECKSUMS = "checksums.json"
+# What use and verification read; other files are checked where they are listed.
+_PROTECTED = {CONFIG, DENOISER, CERTIFICATES, "classifier/classifier.json"}
+
+
+def files_of(folder: Path) -> list[str]:
+    """Return the paths of all files under a folder, relative to it, in order."""
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
+
+
+def write_checksums(folder: Path) -> None:
+    """Write down the checksum of each file of a bundle that is otherwise complete."""
+    write_json(
+        folder / CHECKSUMS, {name: sha256_of_file(folder / name) for name in files_of(folder)}
+    )
+
+
+def checked_files(folder: Path) -> list[str]:
+    """Compare a bundle's files with its checksums and return their names, checksums.json last.
+
+    Raises:
+        InputError: a file is missing or changed, or the checksums are not those of a bundle.
+    """
+    checksums = read_json(folder / CHECKSUMS)
+    if not isinstance(checksums, dict) or not checksums.keys() >= _PROTECTED:
+        raise InputError(
+            f"{folder / CHECKSUMS} must list {', '.join(sorted(_PROTECTED))}; export it anew."
+        )
+    for name, checksum in checksums.items():
+        # What is listed is copied and uploaded with the bundle, so it must be the bundle's own.
+        if not _stays_inside(name):
+            raise InputError(f"{folder / CHECKSUMS} lists {name!r}, which is outside the bundle.")
+        file = folder / name
+        if not file.is_file():
+            raise InputError(f"{folder} is incomplete: {name} is missing.")
+        if sha256_of_file(file) != checksum:
+            raise InputError(f"{folder} was changed: {name} does not match its checksum.")
+    return [*checksums, CHECKSUMS]
+
+
+def _stays_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts

@@ -1,0 +1,156 @@
+"""A bundle read back, and refused where anything in it does not fit."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+from torch import nn
+
+from decrop.bundle.layout import (
+    CERTIFICATES,
+    CLASSIFIER,
+    CONFIG,
+    DENOISER,
+    FORMAT,
+    HISTORY,
+    OLDEST_FORMAT,
+    checked_files,
+)
+from decrop.classifiers.classifier import Classifier
+from decrop.classifiers.stored import load_stored_classifier
+from decrop.classifiers.weights import load_weights
+from decrop.config import Count, Settings, TrialConfig
+from decrop.documents import validated
+from decrop.errors import InputError
+from decrop.evaluation.table import CertificateTable
+from decrop.files import read_json
+from decrop.networks.registry import build_denoiser
+from decrop.result import Scores, TrialResult, nested_scores
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded bundle.
+
+    Attributes:
+        config: the settings of the trial, without the paths of the machine it ran on; device kind,
+            precision and batch size are those the certificates were drawn with.
+        denoiser: in eval mode; noisy images [B, C, H, W] to images of the same shape.
+        classifier: the protected classifier.
+        certificates: one row an image.
+        result: the summary of the certificates.
+        estimation_samples: N of the certificates, or the most of them where images stop early.
+        class_names: in the order of the logits.
+        history: one record an epoch of the training; empty in bundles exported without it.
+    """
+
+    config: TrialConfig
+    denoiser: nn.Module
+    classifier: Classifier
+    certificates: CertificateTable
+    result: TrialResult
+    estimation_samples: int
+    class_names: tuple[str, ...]
+    history: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def network(self) -> nn.Module:
+        """Denoiser and classifier in one, the function that was certified."""
+        return nn.Sequential(self.denoiser, self.classifier)
+
+
+class _Document(Settings):
+    """config.json."""
+
+    format: int
+    trial: TrialConfig
+    estimation_samples: Count
+    result: Annotated[
+        TrialResult,
+        BeforeValidator(lambda found: nested_scores(found) if isinstance(found, dict) else found),
+    ]
+
+
+def load_bundle(path: Path, *, classifier: Path | nn.Module | None = None) -> Bundle:
+    """Read a bundle and check it against its checksums.
+
+    Args:
+        path: the bundle's folder.
+        classifier: for a bundle exported without it: a safetensors file, a `Classifier`, or a
+            network of its architecture.
+
+    Raises:
+        InputError: files are missing, changed or malformed, the format is another one, or the
+            classifier is not the protected one.
+    """
+    document = _read_document(path / CONFIG)
+    checked_files(path)
+    config, result = document.trial, document.result
+    protected, class_names = load_stored_classifier(path / CLASSIFIER, given=classifier)
+    certificates = CertificateTable.read_tsv(path / CERTIFICATES)
+    channels = len(protected.mean)
+    _check_record(document, protected, path / CONFIG)
+    if not len(certificates.idx):
+        raise InputError(f"{path / CERTIFICATES} holds no certificate.")
+    if Scores.of(certificates, config.certification.radii) != result.scores:
+        raise InputError(f"{path} was changed: its certificates do not add up to its summary.")
+    denoiser = build_denoiser(config.denoiser, image_channels=channels)
+    architecture = config.denoiser.architecture
+    load_weights(denoiser, path / DENOISER, architecture=architecture, setting=None)
+    return Bundle(
+        config=config,
+        denoiser=denoiser.eval(),
+        classifier=protected,
+        certificates=certificates,
+        result=result,
+        estimation_samples=document.estimation_samples,
+        class_names=class_names,
+        history=_read_history(path / HISTORY),
+    )
+
+
+def _read_document(path: Path) -> _Document:
+    found = read_json(path)
+    number = found.get("format") if isinstance(found, dict) else None
+    if type(number) is not int:
+        raise InputError(f"{path} is not that of a bundle: it states no format.")
+    if number > FORMAT:
+        raise InputError(
+            f"{path} is of bundle format {number}, written by a newer decrop; this one reads up to "
+            f"{FORMAT}: upgrade decrop."
+        )
+    if number < OLDEST_FORMAT:
+        raise InputError(
+            f"{path} is of bundle format {number}, which is no longer read; export it anew."
+        )
+    return validated(_Document, found, source=str(path))
+
+
+def _check_record(document: _Document, protected: Classifier, path: Path) -> None:
+    """Raise InputError unless what was recorded suffices to repeat the certificates."""
+    for name in ("device", "precision", "chunks_per_batch"):
+        if getattr(document.trial.execution, name) == "auto":
+            raise InputError(f"{path}: trial.execution.{name} = 'auto': must be what was used.")
+    shape, channels = document.result.image_shape, len(protected.mean)
+    if shape is not None and (shape[0] != channels or min(shape) < 1):
+        raise InputError(
+            f"{path}: result.image_shape = {shape}: must be the {channels} channels of the "
+            "classifier, height and width."
+        )
+    hashes = document.result.hashes
+    for name in ("classifier", "limited_data", "certified_images"):
+        if name not in hashes:
+            raise InputError(f"{path}: result.hashes.{name} is missing.")
+    if protected.content_hash() != hashes["classifier"]:
+        raise InputError(
+            f"{path}: result.hashes.classifier = {hashes['classifier'][:12]}…: the classifier is "
+            f"{protected.content_hash()[:12]}…."
+        )
+
+
+def _read_history(path: Path) -> tuple[dict[str, Any], ...]:
+    records = read_json(path) if path.exists() else []
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise InputError(f"{path} must hold a list of records, one an epoch.")
+    return tuple(records)

@@ -1,0 +1,208 @@
+"""The README.md of a bundle: what it protects, what is certified and what is not."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from decrop.bundle.layout import (
+    CERTIFICATES,
+    CHECKSUMS,
+    CLASSIFIER,
+    CONFIG,
+    DENOISER,
+    HISTORY,
+    ONNX,
+    TORCH_EXPORT,
+)
+from decrop.config import CertificationSettings, TrialConfig
+from decrop.evaluation.accuracy import exact_interval
+from decrop.result import TrialResult
+
+_SPLITS = {
+    "test": "test images, which chose nothing",
+    "held_out": "held-out images of the limited data, on which trials were ranked",
+}
+_PROCEDURES = {
+    "fixed": "Certified by {certificate} from equally many noise draws of each image",
+    "adaptive": "Certified by exact sequential tests of a grid of radii, whose guarantee does not "
+    "depend on\nwhen an image stops",
+}
+_OBJECTIVES = {
+    "decrop": "DE-CROP's losses on boundary and interpolated samples",
+    "stability": "The stability loss of denoised smoothing",
+    "mse": "Mean squared error to the clean images",
+}
+_FILES = {
+    DENOISER: "weights of the denoiser",
+    ONNX: "the denoiser alone as ONNX: float32 `images` to `denoised`, any batch",
+    TORCH_EXPORT: "the same for `torch.export.load`, which needs no decrop",
+    f"{CLASSIFIER}/classifier.json": "architecture, class names and content hash of the classifier",
+    f"{CLASSIFIER}/weights.safetensors": "its weights",
+    CERTIFICATES: "one row an image that was certified",
+    CONFIG: "all settings, scores and content hashes",
+    HISTORY: "losses of each epoch",
+    "figures/": "figures",
+    CHECKSUMS: "SHA-256 of each file",
+}
+
+
+def model_card(
+    config: TrialConfig,
+    result: TrialResult,
+    estimation_samples: int,
+    *,
+    origin: str,
+    license_id: str,
+    files: Sequence[str],
+) -> str:
+    """Write a model card in Markdown with a YAML header that model hubs read.
+
+    Args:
+        config: settings of the trial.
+        result: its scores.
+        estimation_samples: N, or the most of them where images stop early.
+        origin: sentences that say how this denoiser was chosen.
+        license_id: of the weights, as model hubs name it.
+        files: names of the bundle's files, without this card and the checksums.
+    """
+    header: dict[str, Any] = {
+        "library_name": "decrop",
+        "pipeline_tag": "image-classification",
+        "license": license_id,
+        "tags": ["certified-robustness", "randomized-smoothing", "denoiser", "de-crop"],
+    }
+    # Data of the user's own have no name that others know.
+    if config.dataset.name not in ("parquet", "image_folder"):
+        header["datasets"] = [config.dataset.name]
+    with_classifier = f"{CLASSIFIER}/weights.safetensors" in files
+    classifier = (
+        "The classifier's weights are included."
+        if with_classifier
+        else "The classifier's weights are not included; its content hash is in "
+        "`classifier/classifier.json`."
+    )
+    settings = config.certification
+    procedure = _PROCEDURES[settings.procedure].format(certificate=settings.certificate)
+    draws = f"{'at most ' if settings.procedure == 'adaptive' else ''}{estimation_samples}"
+    return f"""---
+{yaml.safe_dump(header, sort_keys=False).strip()}
+---
+
+# Denoiser for certified robustness
+
+Put this denoiser in front of the pretrained {config.classifier.architecture} classifier it was
+trained for ({config.dataset.name}{_images(result)}), and classify many noisy copies of an image
+(Gaussian noise, σ = {config.sigma:g} in [0,1] pixels): the most frequent class cannot be changed by
+any perturbation of an L2 norm below the certified radius. {classifier}
+
+## Use
+
+    import decrop
+
+    model = decrop.load("FOLDER"{"" if with_classifier else ', classifier="WEIGHTS.safetensors"'})
+    model.predict(images)    # classes, or -1 where it abstains
+    model.certify(images)    # classes with the radius that each is certified for
+
+Images are uint8, or floats in [0,1], [batch, channels, height, width].
+`decrop verify FOLDER` repeats every certificate recorded here.
+
+## Certified accuracy
+
+{result.scores.images} {_SPLITS[result.split]}; 95 % Clopper–Pearson intervals.
+
+| radius | certified accuracy | interval |
+| --- | --- | --- |
+{_rows(result)}
+
+Average certified radius {result.scores.average_certified_radius:.3f}; abstentions
+{_percent(result.scores.abstention_rate)}; accuracy without noise
+{_percent(result.clean_accuracy)}.
+{_figure(files)}
+## What a certificate means
+
+{procedure}: {settings.selection_samples} selection and {draws}
+estimation samples an image. {_guarantee(settings)}
+It holds for the function that was sampled: this denoiser, this classifier, {result.precision} on
+{result.device}.
+
+## Limits
+
+A certificate says nothing about perturbations larger than the radius or measured in another norm,
+nor about images unlike the data. It does not say that the class is right, only that it stays the
+same. The noise is added in floating point, for which the theorem does not strictly hold.
+
+## Data and training
+
+Trained on {config.limited.fraction:.2%} of the training split. {_training(config)}
+
+{origin}
+
+## Files
+
+| | |
+| --- | --- |
+{_file_rows(files)}
+"""
+
+
+def _images(result: TrialResult) -> str:
+    if result.image_shape is None:
+        return ""
+    channels, height, width = result.image_shape
+    return f", images of {channels}×{height}×{width}"
+
+
+def _figure(files: Sequence[str]) -> str:
+    figure = "figures/certified_accuracy.png"
+    return f"\n![Certified accuracy]({figure})\n" if figure in files else ""
+
+
+def _training(config: TrialConfig) -> str:
+    training = config.training
+    sentences = []
+    if config.prior.kind == "dead_leaves":
+        sentences.append(
+            f"Before it saw an image of the data it was pretrained on generated images of "
+            f"overlapping shapes (dead leaves), {config.prior.steps} steps."
+        )
+    sentences.append(
+        f"{_OBJECTIVES[training.objective]}, {sum(training.phase_epochs)} epochs"
+        + (" at most." if training.early_stopping else ".")
+    )
+    if training.early_stopping:
+        sentences.append(
+            "Early stopping chose the epoch, by the certified radius on held-out images of the "
+            "limited data."
+        )
+    return "\n".join(sentences)
+
+
+def _file_rows(files: Sequence[str]) -> str:
+    return "\n".join(
+        f"| `{name}` | {meaning} |"
+        for name, meaning in _FILES.items()
+        if name in files or name == CHECKSUMS or any(file.startswith(name) for file in files)
+    )
+
+
+def _guarantee(settings: CertificationSettings) -> str:
+    promise = (
+        f"Each certificate is wrong with a probability of at most {settings.failure_probability:g}"
+    )
+    if settings.certificate == "t_certify_published":
+        return f"{promise}, for which the published proof of T-CERTIFY has a gap."
+    return f"{promise}."
+
+
+def _rows(result: TrialResult) -> str:
+    rows = []
+    for radius, accuracy in result.scores.certified_accuracy.items():
+        successes = round(accuracy * result.scores.images)
+        low, high = map(float, exact_interval(successes, result.scores.images))
+        rows.append(f"| {radius} | {_percent(accuracy)} | {_percent(low)} – {_percent(high)} |")
+    return "\n".join(rows)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

@@ -1,0 +1,86 @@
+"""The certificates of a bundle once more, on the data that it does not carry."""
+
+import numpy as np
+import torch
+
+from decrop.bundle.load import Bundle
+from decrop.certification import certificate_table, local_sampler
+from decrop.config import TrialConfig
+from decrop.data.datasets import load_dataset
+from decrop.data.limited import LabelledImages, LimitedData, limited_data, take
+from decrop.errors import InputError
+from decrop.smoothing.collect import OnProgress
+
+
+def limited_data_of(bundle: Bundle, *, dataset_path: str | None = None) -> LimitedData:
+    """Draw the limited data of a bundle again.
+
+    Args:
+        bundle: whose settings say which they are.
+        dataset_path: folder of the dataset, where it has one.
+
+    Raises:
+        InputError: the data are not those that the denoiser was trained on.
+    """
+    settings = bundle.config.dataset.model_copy(update={"path": dataset_path})
+    limited = limited_data(load_dataset(settings), bundle.config.limited)
+    if limited.all.content_hash() != bundle.result.hashes["limited_data"]:
+        raise InputError(
+            f"dataset.path: the images of {dataset_path or settings.name} are not those that the "
+            "denoiser was trained on; give the dataset of the bundle with --dataset-path."
+        )
+    return limited
+
+
+def verify_bundle(
+    bundle: Bundle,
+    *,
+    dataset_path: str | None = None,
+    on_certified: OnProgress | None = None,
+) -> int:
+    """Repeat the recorded certificates and return how many are identical, time aside.
+
+    Args:
+        bundle: to verify.
+        dataset_path: folder of the dataset, where it has one.
+        on_certified: called with the progress.
+
+    Raises:
+        InputError: the data are not those the certificates were computed on, or the recorded device
+            is not here.
+    """
+    config = bundle.config.model_copy(
+        update={"dataset": bundle.config.dataset.model_copy(update={"path": dataset_path})}
+    )
+    images = _certified_images(config, bundle)
+    table = certificate_table(
+        config,
+        bundle.network,
+        images,
+        split=bundle.result.split,
+        class_count=len(bundle.class_names),
+        estimation_samples=bundle.estimation_samples,
+        make_sampler=local_sampler(config),
+        on_certified=on_certified,
+    )
+    recorded = bundle.certificates
+    same = (table.predict == recorded.predict) & (table.radius == recorded.radius)
+    return int(np.count_nonzero(same & (table.label == recorded.label)))
+
+
+def _certified_images(config: TrialConfig, bundle: Bundle) -> LabelledImages:
+    dataset = load_dataset(config.dataset)
+    source = dataset.test if bundle.result.split == "test" else dataset.train
+    indices = torch.from_numpy(bundle.certificates.idx.astype(np.int64))
+    if int(indices.max()) >= len(source.labels):
+        raise InputError(
+            f"dataset.path: the data have {len(source.labels)} images, but image "
+            f"{int(indices.max())} was certified; give the dataset of the certificates."
+        )
+    images = take(source, indices)
+    if images.content_hash() != bundle.result.hashes["certified_images"]:
+        raise InputError(
+            f"dataset.path: the images of {config.dataset.path or config.dataset.name} are not "
+            "those that were certified; give the dataset of the certificates with --dataset-path."
+        )
+    return images

@@ -1,0 +1,118 @@
+"""Bundles of each format that was ever written, kept as they were, are read as they were meant."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import decrop
+from decrop.bundle import load_bundle, verify_bundle
+from decrop.bundle.layout import FORMAT, OLDEST_FORMAT
+from decrop.data.datasets import load_dataset
+from decrop.errors import InputError
+from decrop.files import read_json, sha256_of_file, write_json
+from tests.decrop.bundle.tiny_bundle import write_tiny_bundle
+
+BUNDLES = Path(__file__).parents[2] / "data" / "bundles"
+WRITTEN = sorted(path.name for path in BUNDLES.iterdir())
+
+
+def write_config(bundle: Path, document: Any) -> None:
+    write_json(bundle / "config.json", document)
+    checksums = read_json(bundle / "checksums.json")
+    checksum = sha256_of_file(bundle / "config.json")
+    write_json(bundle / "checksums.json", checksums | {"config.json": checksum})
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(InputError) as error:
+        decrop.load(path)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.fixture
+def bundle_path(tmp_path: Path) -> Path:
+    """A copy of the newest to change."""
+    return Path(shutil.copytree(BUNDLES / f"format-{FORMAT}", tmp_path / "bundle"))
+
+
+def test_the_current_format_is_among_them() -> None:
+    assert f"format-{FORMAT}" in WRITTEN
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_bundle_of_an_earlier_version_predicts_and_certifies_as_recorded(name: str) -> None:
+    model = decrop.load(BUNDLES / name)
+    assert name == f"format-{read_json(BUNDLES / name / 'config.json')['format']}"
+    table = model.bundle.certificates
+    indices = torch.from_numpy(table.idx)
+    test = load_dataset(model.bundle.config.dataset).test
+    images, labels = test.images(indices), test.labels[indices]
+    outcome = model.certify(images, labels, indices)
+    assert (outcome.prediction == table.predict).all()
+    assert (outcome.radius == table.radius).all()
+    assert (outcome.ending == table.ending).all()
+    assert (outcome.samples == table.samples).all()
+    assert verify_bundle(model.bundle) == len(indices) == 20
+    predicted = model.predict(images, indices=indices)
+    surely = table.radius >= 0.2
+    assert surely.sum() >= 5
+    assert (predicted[surely] == table.predict[surely]).all()
+    assert np.mean(predicted == labels.numpy()) > 0.8
+
+
+def test_what_is_written_now_is_of_the_same_files_and_keys(tmp_path: Path) -> None:
+    """Whoever changes them changes the format, and keeps a bundle of the last one."""
+    write_tiny_bundle(tmp_path / "bundle")
+    kept = BUNDLES / f"format-{FORMAT}"
+    assert set(read_json(tmp_path / "bundle" / "checksums.json")) == set(
+        read_json(kept / "checksums.json")
+    )
+    for name in ("config.json", "classifier/classifier.json"):
+        assert keys(read_json(tmp_path / "bundle" / name)) == keys(read_json(kept / name))
+
+
+def keys(document: Any, prefix: str = "") -> set[str]:
+    if not isinstance(document, dict):
+        return {prefix}
+    return {key for name in document for key in keys(document[name], f"{prefix}.{name}")}
+
+
+def test_a_format_without_the_shape_of_the_images_is_read(bundle_path: Path) -> None:
+    document = read_json(bundle_path / "config.json")
+    del document["result"]["image_shape"]
+    write_config(bundle_path, document | {"format": OLDEST_FORMAT})
+    model = decrop.load(bundle_path)
+    assert model.bundle.result.image_shape is None
+    assert verify_bundle(model.bundle) == 20
+    model.denoise(torch.zeros(1, 1, 9, 7))
+    with pytest.raises(InputError, match=r"must be \[batch, 1, height, width\]"):
+        model.denoise(torch.zeros(1, 3, 8, 8))
+
+
+def test_a_newer_format_asks_for_a_newer_version(bundle_path: Path) -> None:
+    # Whatever else it may hold.
+    write_config(bundle_path, {"format": FORMAT + 1, "unheard": "of"})
+    message = refusal(bundle_path)
+    assert f"of bundle format {FORMAT + 1}, written by a newer decrop" in message
+    assert "upgrade decrop" in message
+
+
+def test_an_older_format_is_to_be_exported_anew(bundle_path: Path) -> None:
+    write_config(bundle_path, {"format": OLDEST_FORMAT - 1})
+    assert "is no longer read; export it anew" in refusal(bundle_path)
+
+
+@pytest.mark.parametrize("document", [{}, [1], None, {"format": "3"}, {"format": True}, "text"])
+def test_what_is_no_bundle_is_refused(document: Any, bundle_path: Path) -> None:
+    write_config(bundle_path, document)
+    expected = f"{bundle_path / 'config.json'} is not that of a bundle: it states no format."
+    assert refusal(bundle_path) == expected
+
+
+def test_load_bundle_takes_what_decrop_load_takes(bundle_path: Path) -> None:
+    assert load_bundle(bundle_path).class_names == decrop.load(bundle_path).class_names
