@@ -148,12 +148,8 @@ def load_bundle(path: Path, *, classifier_weights: Path | None = None) -> Bundle
         InputError: files are missing or changed, or the classifier is not the protected one.
     """
     document = _checked_document(path)
-    config = TrialConfig.model_validate(document["trial"])
+    config, result, certificates = _certified(path, document)
     classifier, class_names = load_stored_classifier(path / _CLASSIFIER, weights=classifier_weights)
-    certificates = CertificateTable.read_tsv(path / _CERTIFICATES)
-    result = TrialResult.from_json(document["result"])
-    if Scores.of(certificates, config.certification.radii) != result.scores:
-        raise InputError(f"{path} was changed: its certificates do not add up to its summary.")
     denoiser = build_denoiser(config.denoiser, image_channels=len(classifier.mean))
     denoiser.load_state_dict(load_file(path / _DENOISER))
     history = path / _HISTORY
@@ -167,6 +163,17 @@ def load_bundle(path: Path, *, classifier_weights: Path | None = None) -> Bundle
         class_names=class_names,
         history=tuple(read_json(history)) if history.exists() else (),
     )
+
+
+def read_certificates(path: Path) -> tuple[TrialConfig, TrialResult, CertificateTable]:
+    """Read a bundle's settings, summary and certificates, checked as by `load_bundle`.
+
+    It needs no weights of the classifier.
+
+    Raises:
+        InputError: files are missing or changed.
+    """
+    return _certified(path, _checked_document(path))
 
 
 def limited_data_of(bundle: Bundle, *, dataset_path: str | None = None) -> LimitedData:
@@ -223,6 +230,17 @@ def verify_bundle(
     recorded = bundle.certificates
     same = (table.predict == recorded.predict) & (table.radius == recorded.radius)
     return int(np.count_nonzero(same & (table.label == recorded.label)))
+
+
+def _certified(
+    path: Path, document: dict[str, Any]
+) -> tuple[TrialConfig, TrialResult, CertificateTable]:
+    config = TrialConfig.model_validate(document["trial"])
+    certificates = CertificateTable.read_tsv(path / _CERTIFICATES)
+    result = TrialResult.from_json(document["result"])
+    if Scores.of(certificates, config.certification.radii) != result.scores:
+        raise InputError(f"{path} was changed: its certificates do not add up to its summary.")
+    return config, result, certificates
 
 
 def _checked_document(path: Path) -> dict[str, Any]:

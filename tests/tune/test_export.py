@@ -10,7 +10,7 @@ from decrop.errors import InputError
 from tests.tune.runs import FinishedSweep, contents, decrop
 from tests.tune.sweeps import begin, make_sweep
 from tune.export import best_trial, export_trial
-from tune.leaderboard import ranking
+from tune.leaderboard.ranking import ranking
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

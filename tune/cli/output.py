@@ -1,0 +1,23 @@
+"""How the commands of sweeps show tables."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from decrop.cli.output import console
+
+if TYPE_CHECKING:
+    from tune.tables import TextTable
+
+
+def print_tables(tables: "Sequence[TextTable]") -> None:
+    """Print tables in the terminal."""
+    for table in tables:
+        shown = Table(title=Text(table.caption))
+        for head in table.head:
+            shown.add_column(Text(head), justify="right" if head.startswith("r = ") else "left")
+        for row in table.rows:
+            shown.add_row(*map(Text, row))
+        console.print(shown)
