@@ -1,6 +1,5 @@
 """The commands of sweeps: what they print, how they exit, and what bad input leaves behind."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -21,7 +20,6 @@ from tests.tune.runs import (
     tracked_runs,
     write_sweep,
 )
-from tests.tune.sweeps import make_sweep
 from tune.cli import app
 from tune.cluster import ClusterSize
 from tune.directory import SweepDirectory
@@ -55,9 +53,9 @@ def refusal(*arguments: object) -> str:
 
 
 def test_there_are_the_commands_of_a_sweep() -> None:
-    assert COMMANDS == [
+    assert [
         *("compare", "dashboard", "export", "leaderboard", "report", "resume", "sweep", "sync"),
-    ]
+    ] == COMMANDS
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,73 +1,27 @@
 """Leaderboards of hand-made certificates, against numbers worked out by hand."""
 
-from collections.abc import Iterable
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
 
-import tune.leaderboard
+from decrop.errors import InputError
 from decrop.evaluation.plots import certificates_figure
 from decrop.evaluation.table import CertificateTable
-from decrop.files import read_json, write_json
-from decrop.result import Scores, TrialResult
-from tests.tune.sweeps import begin, end, make_sweep, robust_table, write_outcome
-from tune.directory import State, SweepDirectory, SweepTrialFolder
-from tune.leaderboard import (
+from decrop.files import read_json
+from tests.tune.leaderboard.boards import RADII, sweep_with, write_test_outcome
+from tune.directory import SweepDirectory
+from tune.leaderboard.entries import (
     Entry,
     Leaderboard,
     build_leaderboard,
-    chosen,
-    entry_name,
-    markdown,
-    ranking,
-    read_leaderboard,
+    recorded_best,
     write_leaderboard,
 )
-
-RADII = (0.0, 0.25)
-
-
-def write_test_outcome(folder: SweepTrialFolder, robust: Iterable[int]) -> None:
-    """Certify images 0 to 19 of class 3: correct with radius 0.3 where robust, else 0.1."""
-    table = robust_table(robust)
-    folder.path.mkdir(parents=True)
-    table.write_tsv(folder.certificates_path)
-    outcome = TrialResult(
-        split="test",
-        scores=Scores.of(table, RADII),
-        clean_accuracy=1.0,
-        flip_rate=None,
-        precision="fp32",
-        device="cpu",
-        chunks_per_batch=4,
-        hashes={},
-        seconds={},
-    )
-    write_json(folder.result_path, outcome.to_json())
-
-
-def sweep_with(
-    parent: Path,
-    held_out: dict[int, float],
-    robust: dict[int, Iterable[int]],
-    undefended: Iterable[int] = range(6),
-) -> SweepDirectory:
-    directory = make_sweep(parent)
-    for number, radius in held_out.items():
-        add_trial(directory, number, "complete", radius)
-    for number, images in robust.items():
-        write_test_outcome(directory.final(number), images)
-    write_test_outcome(directory.undefended, undefended)
-    return directory
-
-
-def add_trial(directory: SweepDirectory, number: int, state: State, radius: float) -> None:
-    folder = directory.trial(number)
-    begin(folder, number)
-    write_outcome(folder, radius=radius)
-    if state != "running":
-        end(folder, state, error="it broke" if state == "failed" else None)
+from tune.leaderboard.metric import Metric
+from tune.leaderboard.wording import leaderboard_markdown
 
 
 @pytest.fixture
@@ -89,37 +43,8 @@ def by_number(board: Leaderboard) -> dict[int | None, Entry]:
     return {entry.number: entry for entry in board.entries}
 
 
-def test_ranking_is_of_complete_trials_by_held_out_score(tmp_path: Path) -> None:
-    directory = make_sweep(tmp_path)
-    add_trial(directory, 0, "complete", 0.2)
-    add_trial(directory, 1, "pruned", 0.9)
-    add_trial(directory, 2, "failed", 0.8)
-    add_trial(directory, 3, "running", 0.7)
-    add_trial(directory, 4, "complete", 0.5)
-    add_trial(directory, 5, "complete", 0.2)
-    begin(directory.trial(6), 6)
-    assert ranking(directory) == [(4, 0.5), (0, 0.2), (5, 0.2)]
-
-
-@pytest.mark.parametrize(
-    ("order", "top", "expected"),
-    [
-        ([3, 1, 0, 2], 2, [3, 1, 0]),
-        ([3, 0, 1, 2], 2, [3, 0]),
-        ([0, 1, 2, 3], 1, [0]),
-        ([1, 2, 3, 0], 9, [1, 2, 3, 0]),
-        ([1, 2, 3], 2, [1, 2]),
-        ([], 3, []),
-    ],
-)
-def test_chosen_are_the_best_and_trial_0_once(
-    order: list[int], top: int, expected: list[int]
-) -> None:
-    assert chosen([(number, 0.5) for number in order], top) == expected
-
-
 def test_entries_stand_by_held_out_rank(board: Leaderboard) -> None:
-    assert [(e.number, e.rank, e.held_out_radius) for e in board.entries] == [
+    assert [(e.number, e.rank, e.held_out_score) for e in board.entries] == [
         (2, 1, 0.5),
         (1, 2, 0.4),
         (0, 3, 0.3),
@@ -127,7 +52,7 @@ def test_entries_stand_by_held_out_rank(board: Leaderboard) -> None:
     assert board.best.number == 2
     assert board.reference is not None and board.reference.number == 0
     undefended = board.undefended
-    assert (undefended.number, undefended.rank, undefended.held_out_radius) == (None, None, None)
+    assert (undefended.number, undefended.rank, undefended.held_out_score) == (None, None, None)
     assert undefended.against_reference is None and undefended.against_undefended is None
     assert board.reference.against_reference is None
 
@@ -169,7 +94,7 @@ def test_comparisons_are_mcnemar_tests_adjusted_by_holm(board: Leaderboard) -> N
 def test_summary_tells_what_is_significant(board: Leaderboard) -> None:
     assert board.summary == (
         "Trial 2's denoiser certifies 60.0 points more than no denoiser at r = 0.25 (p = 0.0015). "
-        "Trial 2's denoiser certifies 40.0 points more than the denoiser with the paper's choice "
+        "Trial 2's denoiser certifies 40.0 points more than the paper's settings' "
         "at r = 0.25 (p = 0.016)."
     )
 
@@ -178,8 +103,8 @@ def test_summary_tells_what_is_within_noise(tmp_path: Path) -> None:
     directory = sweep_with(tmp_path, {0: 0.3, 1: 0.4}, {0: range(6), 1: range(7)})
     assert build_leaderboard(directory, RADII).summary == (
         "The difference of trial 1's denoiser to no denoiser at r = 0.25 is within noise "
-        "(+5.0 points, p = 1). The difference of trial 1's denoiser to the denoiser with the "
-        "paper's choice at r = 0.25 is within noise (+5.0 points, p = 1)."
+        "(+5.0 points, p = 1). The difference of trial 1's denoiser to the paper's "
+        "settings' at r = 0.25 is within noise (+5.0 points, p = 1)."
     )
 
 
@@ -196,7 +121,7 @@ def test_best_is_rank_1_even_where_the_test_split_shows_otherwise(tmp_path: Path
     directory = sweep_with(tmp_path, {0: 0.3, 1: 0.9}, {0: range(20), 1: range(2)})
     board = build_leaderboard(directory, RADII)
     assert board.best.number == 1
-    assert "certifies 90.0 points fewer than the denoiser with the paper's choice" in board.summary
+    assert "certifies 90.0 points fewer than the paper's settings'" in board.summary
 
 
 def test_without_trial_0_the_others_are_compared_with_no_denoiser(tmp_path: Path) -> None:
@@ -206,15 +131,106 @@ def test_without_trial_0_the_others_are_compared_with_no_denoiser(tmp_path: Path
     assert board.summary.count("denoiser certifies") == 1
 
 
-def test_a_leaderboard_is_read_as_it_was_written(
+def test_a_leaderboard_is_written_with_everything(
     directory: SweepDirectory, board: Leaderboard
 ) -> None:
-    assert read_leaderboard(directory) is None
+    assert recorded_best(directory) is None
     write_leaderboard(directory, board)
-    assert read_leaderboard(directory) == board
+    assert recorded_best(directory) == 2
     document = read_json(directory.leaderboard_json_path)
+    assert document == json.loads(json.dumps(asdict(board)))
     assert [row["number"] for row in document["entries"]] == [2, 1, 0]
-    assert directory.leaderboard_markdown_path.read_text() == markdown(board)
+    assert document["by"] == "acr" and document["settings"] == []
+    assert directory.leaderboard_markdown_path.read_text() == leaderboard_markdown(board)
+
+
+def test_all_finished_trials_are_ranked_with_their_held_out_scores(board: Leaderboard) -> None:
+    shown = [(row.rank, row.number, row.score, row.certified) for row in board.held_out]
+    assert shown == [(1, 2, 0.5, True), (2, 1, 0.4, True), (3, 0, 0.3, True), (4, 3, 0.2, False)]
+    assert board.held_out[0].certified_accuracy == {"0.0": 0.7, "0.25": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("top", "expected", "p_value"),
+    # Without trial 1 there is one test of 8 to 0, which Holm leaves as it is.
+    [(1, [2, 0], 2 / 2**8), (2, [2, 1, 0], 4 / 2**8), (4, [2, 1, 0], 4 / 2**8)],
+)
+def test_the_best_few_and_trial_0_are_compared(
+    directory: SweepDirectory, top: int, expected: list[int], p_value: float
+) -> None:
+    board = build_leaderboard(directory, RADII, top=top)
+    assert [entry.number for entry in board.entries] == expected
+    comparisons = board.best.against_reference
+    assert comparisons is not None
+    assert comparisons["0.25"].holm_p_value == pytest.approx(p_value)
+
+
+def test_the_metric_decides_on_ranks_by_held_out_images_only(tmp_path: Path) -> None:
+    directory = sweep_with(
+        tmp_path,
+        {0: 0.3, 1: 0.9, 2: 0.5},
+        {0: range(20), 1: range(19), 2: range(2)},
+        accuracies={0: 0.2, 1: 0.3, 2: 0.6},
+    )
+    by_radius = build_leaderboard(directory, RADII, top=1)
+    assert [entry.number for entry in by_radius.entries] == [1, 0]
+    board = build_leaderboard(directory, RADII, metric=Metric(0.25), top=1)
+    assert board.by == "certified_accuracy@0.25"
+    # Trial 2 is the worst on test images by far.
+    assert [(e.number, e.rank, e.held_out_score) for e in board.entries] == [
+        (2, 1, 0.6),
+        (0, 3, 0.2),
+    ]
+    assert [row.number for row in board.held_out] == [2, 1, 0]
+
+
+def test_nothing_certified_is_refused(tmp_path: Path) -> None:
+    directory = sweep_with(tmp_path, {0: 0.3}, {})
+    with pytest.raises(InputError, match="none of its best trials certified"):
+        build_leaderboard(directory, RADII)
+
+
+def test_settings_are_compared_over_seeds(directory: SweepDirectory) -> None:
+    write_test_outcome(directory.retraining(2, 1), range(14))
+    write_test_outcome(directory.retraining(0, 1), range(12))
+    write_test_outcome(directory.retraining(0, 2), range(12))
+    board = build_leaderboard(directory, RADII, top=1, seeds=3)
+    best, reference = board.settings
+    assert (best.number, best.seeds) == (2, (0, 1))
+    assert (reference.number, reference.seeds) == (0, (0, 1, 2))
+    # 90 and 70 %; 50, 60 and 60 %: standard deviations 20 / sqrt 2 and 10 / sqrt 3.
+    accuracy = best.certified_accuracy["0.25"]
+    assert accuracy.values == (0.9, 0.7)
+    assert (accuracy.mean, accuracy.deviation) == pytest.approx((0.8, 0.2 / 2**0.5))
+    accuracy = reference.certified_accuracy["0.25"]
+    assert (accuracy.mean, accuracy.deviation) == pytest.approx((1.7 / 3, 0.1 / 3**0.5))
+    assert reference.average_certified_radius.mean == pytest.approx(0.1 + 0.2 * 1.7 / 3)
+    # Over seeds 0 and 1: images 0 to 9 by all, 10 and 11 by three of four, 12 and 13 by both of
+    # ours, 14 to 17 by one of ours; all signs agree: 2 / 2^8.
+    assert best.against_reference is not None
+    comparison = best.against_reference["0.25"]
+    assert (comparison.points, comparison.runs) == (pytest.approx(25.0), 2)
+    assert comparison.p_value == pytest.approx(2 / 2**8)
+    assert reference.against_reference is None
+    # Images 6 to 13 by both of ours, 14 to 17 by one, against one same run without a denoiser.
+    assert best.against_undefended is not None
+    undefended = best.against_undefended["0.25"]
+    assert undefended.points == pytest.approx(50.0)
+    assert undefended.p_value == pytest.approx(2 / 2**12)
+    assert board.summary == (
+        "The settings of trial 2 certify 50.0 points more on average over 2 seeds than no denoiser "
+        "at r = 0.25 (p = 0.00098). "
+        "The settings of trial 2 certify 25.0 points more on average over 2 seeds than the paper's "
+        "settings at r = 0.25 (p = 0.0078)."
+    )
+
+
+def test_one_seed_of_several_says_nothing_of_settings(directory: SweepDirectory) -> None:
+    write_test_outcome(directory.retraining(0, 1), range(12))
+    board = build_leaderboard(directory, RADII, top=1, seeds=2)
+    assert [(entry.number, entry.seeds) for entry in board.settings] == [(2, (0,)), (0, (0, 1))]
+    assert board.settings[0].certified_accuracy["0.25"].deviation is None
+    assert board.summary.startswith("Trial 2's denoiser certifies ")
 
 
 def test_all_rows_are_drawn_in_one_figure(
@@ -226,23 +242,10 @@ def test_all_rows_are_drawn_in_one_figure(
         drawn.append(tables)
         return certificates_figure(tables)
 
-    monkeypatch.setattr(tune.leaderboard, "certificates_figure", drawing)
+    monkeypatch.setattr("tune.leaderboard.entries.certificates_figure", drawing)
     write_leaderboard(directory, board)
     (tables,) = drawn
     assert list(tables) == ["trial 2", "trial 1", "trial 0 (paper's choice)", "no denoiser"]
     robust = [int((rows.radius == 0.3).sum()) for rows in tables.values()]
     assert robust == [18, 10, 10, 6]
     assert directory.accuracy_figure_path.read_bytes().startswith(b"\x89PNG")
-
-
-def test_markdown_is_a_table_with_intervals(board: Leaderboard) -> None:
-    lines = markdown(board).splitlines()
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "|" in line]
-    assert rows[0] == ["rank", "denoiser", "average radius, held out", "r = 0.0", "r = 0.25"]
-    assert set(rows[1]) == {"---"} and len(rows[1]) == 5
-    assert rows[2] == ["1", "trial 2", "0.500", "100.0 (83.2–100.0)", "90.0 (68.3–98.8)"]
-    assert rows[4][:2] == ["3", "trial 0 (paper's choice)"]
-    assert rows[5] == ["", "no denoiser", "", "100.0 (83.2–100.0)", "30.0 (11.9–54.3)"]
-    assert len(rows) == 6
-    assert lines[-1] == board.summary
-    assert [entry_name(entry) for entry in board.entries][1] == "trial 1"
