@@ -183,7 +183,7 @@ def test_missing_finals_and_seeds_are_trained_once(
         failed = decrop(*arguments)
     assert failed.code == 0, failed.out + failed.err
     assert f"trial {numbers[0]} (seed 1) failed: " in failed.out
-    assert [entry["seeds"] for entry in failed.last_line["settings"]][0] == [0]
+    assert failed.last_line["settings"][0]["seeds"] == [0]
     assert failed.last_line["summary"].startswith(
         (f"Trial {numbers[0]}'s denoiser", f"The difference of trial {numbers[0]}'s denoiser")
     )
