@@ -41,8 +41,10 @@ MakeSampler = Callable[[SamplingTask], Sampler]
 
 # Worth of a radius that only fills the grid, in that of a radius whose accuracy is asked for.
 _WORTH_BETWEEN = 0.1
-# Forward passes of which the fastest is reported: others had to wait for other processes.
+# At least so many forward passes, and for so long, of which the fastest is reported: the others had
+# to wait for other processes.
 _TIMED_BATCHES = 3
+_TIMED_SECONDS = 0.3
 _T_CERTIFY: dict[str, Variant] = {
     "t_certify_published": "published",
     "t_certify_preselected": "preselected",
@@ -208,8 +210,8 @@ def noisy_image_seconds(
     sampler = LocalSampler(task, resolve_device(execution.device))
     batch = [CountRequest(0, ESTIMATION, chunk, execution.chunk_size) for chunk in range(chunks)]
     sampler.class_counts(batch)
-    durations = []
-    for _ in range(_TIMED_BATCHES):
+    durations: list[float] = []
+    while len(durations) < _TIMED_BATCHES or sum(durations) < _TIMED_SECONDS:
         started = time.perf_counter()
         # The counts lie on the CPU, so the device is done with them.
         sampler.class_counts(batch)

@@ -151,14 +151,22 @@ def place_side_by_side(sources: Sequence[Certified]) -> SideBySide:
     )
 
 
-def side_by_side_tables(board: SideBySide) -> list[TextTable]:
-    """Tabulate certified accuracies, and their differences to the first."""
+def side_by_side_tables(board: SideBySide, *, decimals: int = 1) -> list[TextTable]:
+    """Tabulate certified accuracies, and their differences to the first.
+
+    Args:
+        board: what is compared.
+        decimals: of the ends of intervals in %.
+    """
     keys = [radius_key(radius) for radius in board.radii]
     heads = [f"r = {radius:g}" for radius in board.radii]
     accuracies = [
         [
             row.name,
-            *(percentage_cell(row.certified_accuracy[key], *row.intervals[key]) for key in keys),
+            *(
+                percentage_cell(row.certified_accuracy[key], *row.intervals[key], decimals=decimals)
+                for key in keys
+            ),
             f"{row.average_certified_radius:.3f}",
             f"{100 * row.abstention_rate:.1f}",
         ]
@@ -196,7 +204,7 @@ def write_side_by_side(sources: Sequence[Certified], board: SideBySide, folder: 
 
 
 def _unique_names(sources: Sequence[Certified]) -> list[str]:
-    """Return short names where these tell the sources apart, else what was given."""
+    """Return short names, or what was given where a short one stands for several."""
     if len(sources) < 2:
         raise InputError("compare needs two targets or more; give another one.")
     targets = [source.target for source in sources]
@@ -204,7 +212,10 @@ def _unique_names(sources: Sequence[Certified]) -> list[str]:
         if targets.count(target) > 1:
             raise InputError(f"{target}: was given twice; give it once.")
     names = [source.name for source in sources]
-    return names if len(set(names)) == len(names) else targets
+    return [
+        name if names.count(name) == 1 else target
+        for name, target in zip(names, targets, strict=True)
+    ]
 
 
 def _of_sweep(target: str, path: Path, selector: str) -> Certified:

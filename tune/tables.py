@@ -45,9 +45,9 @@ def latex_text(text: str) -> str:
     return "".join(_LATEX_SIGNS.get(sign, sign) for sign in text)
 
 
-def percentage_cell(accuracy: float, low: float, high: float) -> str:
-    """Write a share and its interval in percent."""
-    return f"{100 * accuracy:.1f} ({100 * low:.1f}–{100 * high:.1f})"
+def percentage_cell(accuracy: float, low: float, high: float, *, decimals: int = 1) -> str:
+    """Write a share and its interval in percent, the interval's ends with so many decimals."""
+    return f"{100 * accuracy:.1f} ({100 * low:.{decimals}f}–{100 * high:.{decimals}f})"
 
 
 def mean_cell(values: Sequence[float] | NDArray[np.float64], form: str) -> str:

@@ -436,5 +436,5 @@ def test_latency_is_the_fastest_batch_shared_by_its_images() -> None:
     config, images = short_trial("execution.chunks_per_batch=2"), four_pixel_images()
     rows = 2 * config.execution.chunk_size
     seconds = noisy_image_seconds(config, Slow(), images, class_count=CLASSES)
-    assert batches == [rows] * 4
+    assert len(batches) >= 4 and set(batches) == {rows}
     assert 0.05 <= seconds * rows < 0.5

@@ -126,8 +126,9 @@ def test_a_sweep_gives_its_best_certified_trial_or_another(
 def test_sources_of_the_same_name_are_called_as_they_were_given(tmp_path: Path) -> None:
     path = made(tmp_path).path
     best, first = f"{path}", f"{path}:1"
-    board = place_side_by_side([read_certified(best), read_certified(first)])
-    assert [row.name for row in board.rows] == [best, first]
+    sources = [read_certified(target) for target in (best, first, f"{path}:0")]
+    board = place_side_by_side(sources)
+    assert [row.name for row in board.rows] == [best, first, f"{path.name}: trial 0"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from decrop.cli.options import AsJson
 from decrop.cli.output import console, print_json
 from decrop.errors import InputError
 from tune.cli.options import Address, Directory, TrackingUri, require_sweep_extra
-from tune.cli.output import print_tables
+from tune.cli.output import INTERVAL_DECIMALS, print_tables
 
 # Whatever imports Ray, MLflow, Optuna or PyTorch is imported by the commands that need it.
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def leaderboard(
     if by is not None or top is not None or seeds > 1:
         _certify_missing(opened, numbers, seeds, address, tracking_uri)
     board = build_leaderboard(opened, radii, metric=metric, top=wanted, seeds=seeds)
-    print_tables(leaderboard_tables(board))
+    print_tables(leaderboard_tables(board, decimals=INTERVAL_DECIMALS))
     console.print(board.summary, highlight=False)
     if as_json:
         print_json(asdict(board))
@@ -107,7 +107,7 @@ def compare(
         raise InputError(f"--to {to}: is a file; give a folder.")
     sources = [read_certified(target) for target in targets]
     board = place_side_by_side(sources)
-    print_tables(side_by_side_tables(board))
+    print_tables(side_by_side_tables(board, decimals=INTERVAL_DECIMALS))
     console.print(board.summary, highlight=False)
     if to is not None:
         write_side_by_side(sources, board, to)

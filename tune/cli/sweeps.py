@@ -9,7 +9,7 @@ import typer
 from decrop.cli.options import AsJson, Assignments
 from decrop.cli.output import console, print_json
 from tune.cli.options import Address, Directory, TrackingUri, require_sweep_extra
-from tune.cli.output import print_tables
+from tune.cli.output import INTERVAL_DECIMALS, print_tables
 
 # Ray and MLflow take seconds to import, and may not be installed; commands that need them import
 # what uses them, so that `decrop --help` and the other commands do without.
@@ -126,7 +126,7 @@ def _show_outcome(run: Any, *, as_json: bool) -> None:
     except SweepFailedError as error:
         console.print(f"error: {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
-    print_tables([accuracy_table(outcome.leaderboard)])
+    print_tables([accuracy_table(outcome.leaderboard, decimals=INTERVAL_DECIMALS)])
     console.print(outcome.leaderboard.summary, highlight=False)
     directory = outcome.directory
     command = dashboard_command(directory)

@@ -103,10 +103,16 @@ def leaderboard_markdown(board: "Leaderboard") -> str:
     return f"{tables}\n{board.summary}\n"
 
 
-def leaderboard_tables(board: "Leaderboard") -> list[TextTable]:
-    """Tabulate ranks, certificates and what they are compared with."""
+def leaderboard_tables(board: "Leaderboard", *, decimals: int = 1) -> list[TextTable]:
+    """Tabulate ranks, certificates and what they are compared with.
+
+    Args:
+        board: the leaderboard.
+        decimals: of the ends of intervals in %.
+    """
     entries = [*board.entries, board.undefended]
-    tables = [_held_out_table(board), accuracy_table(board), _test_table(entries)]
+    tables = [_held_out_table(board), accuracy_table(board, decimals=decimals)]
+    tables.append(_test_table(entries))
     tables += _difference_tables(board, "Difference of certified accuracy", board.entries)
     if board.settings:
         tables.append(_settings_table(board))
@@ -115,19 +121,20 @@ def leaderboard_tables(board: "Leaderboard") -> list[TextTable]:
     return tables
 
 
-def accuracy_table(board: "Leaderboard") -> TextTable:
-    """Tabulate certified accuracies on the test split."""
+def accuracy_table(board: "Leaderboard", *, decimals: int = 1) -> TextTable:
+    """Tabulate certified accuracies on the test split; arguments as in `leaderboard_tables`."""
     rows = []
     for entry in [*board.entries, board.undefended]:
         score = "" if entry.held_out_score is None else board.metric.text(entry.held_out_score)
         cells = [str(entry.rank or ""), denoiser_name(entry.number, entry.name), score]
         for key in map(radius_key, board.radii):
             accuracy = entry.result["certified_accuracy"][key]
-            cells.append(percentage_cell(accuracy, *entry.intervals[key]))
+            cells.append(percentage_cell(accuracy, *entry.intervals[key], decimals=decimals))
         rows.append(cells)
     return TextTable(
-        "Certified accuracy on test images in %, with exact 95 % intervals.",
-        ["rank", "denoiser", f"{board.metric.phrase}, held out", *_heads(board)],
+        "Certified accuracy on test images in %, with exact 95 % intervals; held out: "
+        f"{board.metric.phrase}, which ranks.",
+        ["rank", "denoiser", "held out", *_heads(board)],
         rows,
     )
 
@@ -145,8 +152,8 @@ def _held_out_table(board: "Leaderboard") -> TextTable:
     ]
     return TextTable(
         f"Finished trials by {board.metric.phrase} on held-out images: average certified radius, "
-        "and certified accuracy in %.",
-        ["rank", "denoiser", "average radius", *_heads(board), "certified on test"],
+        "certified accuracy in %, and whether they are certified on test images.",
+        ["rank", "denoiser", "average radius", *_heads(board), "on test"],
         rows,
     )
 

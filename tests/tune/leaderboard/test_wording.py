@@ -19,8 +19,9 @@ from tune.leaderboard.wording import (
 )
 
 ACCURACIES = (
-    "Certified accuracy on test images in %, with exact 95 % intervals.",
-    ["rank", "denoiser", "average certified radius, held out", "r = 0", "r = 0.25"],
+    "Certified accuracy on test images in %, with exact 95 % intervals; held out: average "
+    "certified radius, which ranks.",
+    ["rank", "denoiser", "held out", "r = 0", "r = 0.25"],
 )
 
 
@@ -119,6 +120,11 @@ def test_tables_show_ranks_certificates_and_differences(directory: SweepDirector
     assert reference.rows[0][2] == "+40.0 (+12.6 to +60.1), p = 0.0078"
     assert "to no denoiser in points" in undefended.caption
     assert [row[0] for row in undefended.rows] == ["trial 2", "trial 0 (paper's choice)"]
+
+
+def test_intervals_may_be_rounded_for_a_terminal(directory: SweepDirectory) -> None:
+    board = build_leaderboard(directory, RADII)
+    assert leaderboard_tables(board, decimals=0)[1].rows[0][4] == "90.0 (68–99)"
 
 
 def test_a_result_without_latency_has_an_empty_cell(directory: SweepDirectory) -> None:
