@@ -1,5 +1,6 @@
 """Certificates of images under a trial's settings."""
 
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,13 +28,23 @@ from decrop.smoothing.execution import Precision, resolve_device, resolve_precis
 from decrop.smoothing.journal import RecordedSampler
 from decrop.smoothing.plan import worth_of_radii
 from decrop.smoothing.probe import probe_chunks_per_batch
-from decrop.smoothing.sampling import LocalSampler, Sampler, SamplingTask
+from decrop.smoothing.sampling import (
+    ESTIMATION,
+    CountRequest,
+    LocalSampler,
+    Sampler,
+    SamplingTask,
+)
 from decrop.smoothing.two_sided import Variant, two_sided_certificates
 
 MakeSampler = Callable[[SamplingTask], Sampler]
 
 # Worth of a radius that only fills the grid, in that of a radius whose accuracy is asked for.
 _WORTH_BETWEEN = 0.1
+# At least so many forward passes, and for so long, of which the fastest is reported: the others had
+# to wait for other processes.
+_TIMED_BATCHES = 3
+_TIMED_SECONDS = 0.3
 _T_CERTIFY: dict[str, Variant] = {
     "t_certify_published": "published",
     "t_certify_preselected": "preselected",
@@ -262,6 +273,42 @@ def clean_accuracy(network: nn.Module, images: LabelledImages, device: torch.dev
             ]
         )
     return (predictions == images.labels).float().mean().item()
+
+
+def noisy_image_seconds(
+    config: TrialConfig, network: nn.Module, images: LabelledImages, *, class_count: int
+) -> float:
+    """Return how long the certified function takes for an image with noise, in seconds.
+
+    Measured in one batch as certification runs it: noise, forward pass and prediction; on a CPU one
+    thread computes it. The fastest of several batches, after one that is not timed.
+
+    Args:
+        config: the trial's settings; chunks_per_batch is a number (`with_batch_size`).
+        network: noisy images [B, C, H, W] to logits [B, K].
+        images: of which the first is drawn.
+        class_count: K.
+    """
+    execution = config.execution
+    chunks = int(execution.chunks_per_batch)
+    task = sampling_task(
+        config,
+        network,
+        images.images,
+        images.indices,
+        split="test",
+        class_count=class_count,
+    )
+    sampler = LocalSampler(task, resolve_device(execution.device))
+    batch = [CountRequest(0, ESTIMATION, chunk, execution.chunk_size) for chunk in range(chunks)]
+    sampler.class_counts(batch)
+    durations: list[float] = []
+    while len(durations) < _TIMED_BATCHES or sum(durations) < _TIMED_SECONDS:
+        started = time.perf_counter()
+        # The counts lie on the CPU, so the device is done with them.
+        sampler.class_counts(batch)
+        durations.append(time.perf_counter() - started)
+    return min(durations) / (chunks * execution.chunk_size)
 
 
 def _with_chunks_per_batch(config: TrialConfig, chunks_per_batch: int) -> TrialConfig:

@@ -15,6 +15,9 @@ from decrop.evaluation.table import CertificateTable
 
 Split = Literal["held_out", "test"]
 
+# Of `TrialResult.seconds`: one image with noise through the certified function, in a batch.
+NOISY_IMAGE = "noisy_image"
+
 
 def radius_key(radius: float) -> str:
     """Name a radius in maps from radius to value: the shortest decimal, such as 0.0 or 0.25."""
@@ -68,7 +71,8 @@ class TrialResult:
         device: kind of device the certificates were drawn on.
         chunks_per_batch: chunks in one forward pass of the certified function.
         hashes: content of the classifier, the limited data and the certified images.
-        seconds: duration of stage1, prior, training and certification.
+        seconds: duration of stage1, prior, training and certification; on the test split also of
+            noisy_image (`decrop.certification.noisy_image_seconds`).
         image_shape: channels, height and width; None in results of before it was recorded.
     """
 

@@ -15,6 +15,7 @@ from decrop.certification import (
     clean_accuracy,
     local_sampler,
     most_estimation_samples,
+    noisy_image_seconds,
     precision_of,
     with_recorded_batch_size,
 )
@@ -22,7 +23,7 @@ from decrop.config import TrialConfig
 from decrop.data.limited import LabelledImages
 from decrop.files import read_json, write_json
 from decrop.inputs import TrialInputs
-from decrop.result import Scores, Split, TrialResult
+from decrop.result import NOISY_IMAGE, Scores, Split, TrialResult
 from decrop.smoothing.collect import OnProgress
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.synthesis.stage_one import StageOne, stage_one
@@ -169,6 +170,7 @@ def run_trial(
                     **({} if prior is None else {"prior": prior_seconds}),
                     "training": sum(record.seconds for record in trainer.history),
                     "certification": time.monotonic() - started,
+                    **(_latency(config, network, images, class_count) if split == "test" else {}),
                 },
             )
             save_training_figure(folder, trainer)
@@ -250,10 +252,19 @@ def certify_undefended(
         inputs.test,
         clean_accuracy=clean_accuracy(inputs.classifier, inputs.test, device),
         flip_rate=None,
-        seconds={"certification": time.monotonic() - started},
+        seconds={
+            "certification": time.monotonic() - started,
+            **_latency(config, inputs.classifier, inputs.test, class_count),
+        },
     )
     save_outcome(folder, result, table, title="no denoiser")
     return result
+
+
+def _latency(
+    config: TrialConfig, network: nn.Module, images: LabelledImages, class_count: int
+) -> dict[str, float]:
+    return {NOISY_IMAGE: noisy_image_seconds(config, network, images, class_count=class_count)}
 
 
 def _stage_one(
@@ -365,6 +376,8 @@ def _result(
             "limited_data": inputs.limited.all.content_hash(),
             "certified_images": images.content_hash(),
         },
-        seconds={name: round(value, 3) for name, value in seconds.items()},
+        seconds={
+            name: round(value, 9 if name == NOISY_IMAGE else 3) for name, value in seconds.items()
+        },
         image_shape=(channels, height, width),
     )

@@ -204,6 +204,13 @@ class SweepDirectory:
         """Return the folder of a trial's retraining on all limited data, certified on test."""
         return SweepTrialFolder(self.final_path / str(number))
 
+    def retraining(self, number: int, seed: int) -> SweepTrialFolder:
+        """Return the folder of a final training from a seed: of the trial's own, its `final`."""
+        record = self.trial(number).read_record()
+        if record is not None and record.config.seed == seed:
+            return self.final(number)
+        return SweepTrialFolder(self._seeds_path(number) / str(seed))
+
     @property
     def undefended(self) -> SweepTrialFolder:
         """The folder of the classifier without a denoiser, certified on test."""
@@ -216,6 +223,13 @@ class SweepDirectory:
     def final_numbers(self) -> list[int]:
         """Return the numbers of the trials that have a retraining's folder, increasing."""
         return _numbered_folders(self.final_path)
+
+    def retrained_seeds(self, number: int) -> list[int]:
+        """Return the seeds other than its own that a trial is retrained from, increasing."""
+        return _numbered_folders(self._seeds_path(number))
+
+    def _seeds_path(self, number: int) -> Path:
+        return self.final(number).path / "seeds"
 
 
 def _now() -> datetime:

@@ -6,7 +6,7 @@ from decrop.bundle import export_bundle
 from decrop.classifiers.stored import load_stored_classifier
 from decrop.errors import InputError
 from tune.directory import SweepDirectory
-from tune.leaderboard import REFERENCE, ranking
+from tune.leaderboard.ranking import REFERENCE, ranking, sweep_metric
 
 
 def best_trial(directory: SweepDirectory) -> int:
@@ -21,8 +21,13 @@ def best_trial(directory: SweepDirectory) -> int:
     return scores[0][0]
 
 
-def trial_number(directory: SweepDirectory, trial: str) -> int:
+def trial_number(directory: SweepDirectory, trial: str, *, source: str) -> int:
     """Return the number of a trial: of the best one, of a number, or of a row by its name.
+
+    Args:
+        directory: of the sweep.
+        trial: `best`, a number or a row's name.
+        source: what was given, for the message.
 
     Raises:
         InputError: there is no such row, or no trial has finished.
@@ -34,7 +39,7 @@ def trial_number(directory: SweepDirectory, trial: str) -> int:
         if record is not None and record.row is not None and trial == record.name:
             return number
     if not trial.isdecimal():
-        raise InputError(f"--trial {trial}: give best, a trial's number or a row's name.")
+        raise InputError(f"{source}: give best, a trial's number or a row's name.")
     return int(trial)
 
 
@@ -57,7 +62,8 @@ def export_trial(
             followed.
         RunError: the exported program computes something else than the denoiser.
     """
-    scores = dict(ranking(directory))
+    metric = sweep_metric(directory)
+    scores = dict(ranking(directory, metric))
     if number not in scores:
         finished = ", ".join(str(n) for n in sorted(scores)) or "none"
         raise InputError(f"--trial {number}: not a finished trial; finished are {finished}.")
@@ -76,8 +82,8 @@ def export_trial(
         f"Trial {number} of the sweep `{name}`"
         + (f" (row {record.name} of its table)" if record is not None and row else "")
         + (" (the paper's choice)" if number == REFERENCE and not row else "")
-        + f", rank {position} of {len(scores)} finished trials by average certified radius on "
-        f"held-out images ({scores[number]:.3f})."
+        + f", rank {position} of {len(scores)} finished trials by {metric.phrase} on held-out "
+        f"images ({metric.text(scores[number])})."
     )
     if folder is final:
         origin += " Trained once more on the whole limited data before it was certified."

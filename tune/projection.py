@@ -67,7 +67,7 @@ class TrialSource:
 
     key: str
     name: str
-    kind: Literal["trial", "final"]
+    kind: Literal["trial", "final", "seed"]
     folder: SweepTrialFolder
 
     def stamps(self) -> dict[str, Stamp]:
@@ -171,6 +171,13 @@ def sources(directory: SweepDirectory, record: SweepRecord) -> Iterator[Source]:
         yield TrialSource(
             f"final/{number}", f"final {number} (test)", "final", directory.final(number)
         )
+        for seed in directory.retrained_seeds(number):
+            yield TrialSource(
+                f"final/{number}/seeds/{seed}",
+                f"final {number}, seed {seed} (test)",
+                "seed",
+                directory.retraining(number, seed),
+            )
     yield UndefendedSource(directory.undefended)
     yield SweepSource(directory, record)
 
@@ -182,6 +189,7 @@ def sweep_description(record: SweepRecord) -> str:
         "- `trial n` runs are scored on held-out images; trial 0 is the reference.\n"
         "- `final n (test)` runs are the best of them and trial 0, trained again on all limited "
         "data and certified once on the test split; `undefended (test)` has no denoiser.\n"
+        "- `final n, seed s (test)` runs are those settings from other seeds.\n"
     )
     if record.sweep.get("search") == "rows":
         trials = (
@@ -281,7 +289,7 @@ def _trial_view(source: TrialSource) -> RunView | None:
 
 
 def _row_run_name(source: TrialSource, record: TrialRecord) -> str:
-    return f"{record.name} (test)" if source.kind == "final" else record.name
+    return record.name if source.kind == "trial" else f"{record.name} (test)"
 
 
 def _epoch_times(started: datetime, history: list[dict[str, Any]]) -> dict[int, datetime]:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from decrop.errors import InputError
 from decrop.evaluation.accuracy import average_certified_radius, certified_correct, exact_interval
@@ -15,11 +14,11 @@ from decrop.evaluation.table import CertificateTable
 from decrop.files import write_text, write_whole
 from decrop.result import radius_key
 from tune.directory import SweepDirectory
-from tune.leaderboard import Comparison, compare, read_certificates
+from tune.leaderboard.comparing import compare
+from tune.leaderboard.entries import read_certificates
+from tune.leaderboard.wording import UNDEFENDED, difference_cell
 from tune.published import PublishedTable, published_table
-from tune.tables import TextTable, latex_text, percentage_cell
-
-_UNDEFENDED = "no denoiser"
+from tune.tables import TextTable, latex_text, mean_cell, percentage_cell
 
 # Certificates of the trials of one row, by seed; of a single trial by 0, whatever its seed.
 Runs = Mapping[int, CertificateTable]
@@ -163,7 +162,7 @@ def _differences(report: SweepReport, reference: str) -> TextTable:
         if name != reference and seeds:
             pairs[name] = ([runs[seed] for seed in seeds], [theirs[seed] for seed in seeds])
     if report.undefended is not None:
-        pairs[_UNDEFENDED] = ([report.undefended] * len(theirs), list(theirs.values()))
+        pairs[UNDEFENDED] = ([report.undefended] * len(theirs), list(theirs.values()))
     caption = (
         f"Difference of certified accuracy to “{reference}” in points, with 95 % intervals "
         "(Bonett and Price); p of the exact paired test over images (McNemar's for single runs), "
@@ -171,7 +170,7 @@ def _differences(report: SweepReport, reference: str) -> TextTable:
     )
     head = ["denoiser", *(f"r = {radius:g}" for radius in report.radii)]
     rows = [
-        [name, *(_difference_cell(by_radius[radius_key(radius)]) for radius in report.radii)]
+        [name, *(difference_cell(by_radius[radius_key(radius)]) for radius in report.radii)]
         for name, by_radius in compare(pairs, report.radii).items()
     ]
     return TextTable(caption, head, rows)
@@ -180,7 +179,7 @@ def _differences(report: SweepReport, reference: str) -> TextTable:
 def _all_rows(report: SweepReport) -> dict[str, Runs]:
     if report.undefended is None:
         return dict(report.rows)
-    return {**report.rows, _UNDEFENDED: {0: report.undefended}}
+    return {**report.rows, UNDEFENDED: {0: report.undefended}}
 
 
 def _accuracy_cells(tables: Sequence[CertificateTable], radii: tuple[float, ...]) -> list[str]:
@@ -188,7 +187,7 @@ def _accuracy_cells(tables: Sequence[CertificateTable], radii: tuple[float, ...]
         [certified_correct(t.predict, t.radius, t.label, np.asarray(radii)) for t in tables]
     )
     if len(tables) > 1:
-        return [_mean_cell(100 * column, "{:.1f}") for column in certified.mean(axis=2).T]
+        return [mean_cell(100 * column, "{:.1f}") for column in certified.mean(axis=2).T]
     successes, images = certified[0].sum(axis=1), certified.shape[2]
     low, high = exact_interval(successes, images)
     return [percentage_cell(*row) for row in zip(successes / images, low, high, strict=True)]
@@ -196,24 +195,12 @@ def _accuracy_cells(tables: Sequence[CertificateTable], radii: tuple[float, ...]
 
 def _radius_cell(tables: Sequence[CertificateTable]) -> str:
     radii = np.array([average_certified_radius(t.predict, t.radius, t.label) for t in tables])
-    return _mean_cell(radii, "{:.3f}") if len(tables) > 1 else f"{radii[0]:.3f}"
-
-
-def _mean_cell(values: NDArray[np.float64], form: str) -> str:
-    spread = form.format(values.std(ddof=1))
-    return f"{form.format(values.mean())} ± {spread} [{len(values)}]"
+    return mean_cell(radii, "{:.3f}") if len(tables) > 1 else f"{radii[0]:.3f}"
 
 
 def _samples_cell(tables: Sequence[CertificateTable]) -> str:
     means = [table.samples.mean() for table in tables if table.samples is not None]
     return f"{np.mean(means):,.0f}" if means else ""
-
-
-def _difference_cell(comparison: Comparison) -> str:
-    return (
-        f"{comparison.points:+.1f} ({comparison.low:+.1f} to {comparison.high:+.1f}), "
-        f"p = {comparison.holm_p_value:.2g}"
-    )
 
 
 def _figure(report: SweepReport) -> Figure:

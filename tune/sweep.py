@@ -5,7 +5,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,29 +15,25 @@ from typing import Any
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
-import ray
 from ray import tune as ray_tune
-from ray.exceptions import RayError
 from rich.console import Console
 
 from decrop.config import TrialConfig
-from decrop.errors import InputError
 from decrop.inputs import check_inputs, load_inputs
 from decrop.smoothing.execution import resolve_device
 from decrop.synthesis.stage_one import INTERPOLATED
-from decrop.trial import certify_undefended
 from tune.cluster import Claims, claims, cluster, local_size
-from tune.directory import SweepDirectory, TrialRecord, trial_name
+from tune.directory import SweepDirectory, trial_name
 from tune.export import export_trial
-from tune.job import INPUT_GROUPS, SweepJob, run_recorded, shares_inputs
-from tune.leaderboard import (
+from tune.finals import certify_finals, last_line, missing_finals
+from tune.job import INPUT_GROUPS, SweepJob, shares_inputs
+from tune.leaderboard.entries import (
     Leaderboard,
     build_leaderboard,
-    chosen,
-    ranking,
-    read_leaderboard,
+    recorded_best,
     write_leaderboard,
 )
+from tune.leaderboard.ranking import chosen, ranking
 from tune.progress import ProgressCallback, SweepProgress
 from tune.pruning import EVALUATION, build_scheduler
 from tune.search import PastTrial, SweepSearcher
@@ -161,22 +157,25 @@ def _run(
     tracker = Tracker(directory, tracking_uri)
     with _resumable(directory), _tracked(tracker) as thread:
         reference = reference_config(sweep)
-        job = SweepJob(directory.path.absolute(), sweep, claimed, None)
-        if shares_inputs(sweep):
-            with console.status("loading data and classifier"):
-                inputs = load_inputs(
-                    reference, job.cache, resolve_device(reference.execution.device)
-                )
-            job = SweepJob(job.path, sweep, claimed, inputs)
-            job.store_classifier(inputs)
+        job = _job(sweep, directory, claimed, console)
         _search(job, console)
         numbers = chosen(ranking(directory), sweep.leaderboard.top)
         if not numbers:
             raise SweepFailedError(_common_failure(directory))
-        _certify_finals(job, numbers, console)
-        earlier = read_leaderboard(directory)
-        leaderboard = build_leaderboard(directory, reference.certification.radii)
-        if earlier is not None and earlier.best.number != leaderboard.best.number:
+        console.print(
+            f"training {len(numbers)} trials on the whole limited data, and certifying test images",
+            highlight=False,
+        )
+        certify_finals(job, missing_finals(job.directory, numbers), console)
+        if not directory.undefended.result_path.exists():
+            raise SweepFailedError("the classifier without a denoiser could not be certified")
+        if not any(directory.final(number).result_path.exists() for number in numbers):
+            raise SweepFailedError("none of the chosen trials could be trained on all limited data")
+        earlier = recorded_best(directory)
+        leaderboard = build_leaderboard(
+            directory, reference.certification.radii, top=sweep.leaderboard.top
+        )
+        if earlier not in (None, leaderboard.best.number):
             # A final training failed then and succeeded now.
             shutil.rmtree(directory.bundle_path, ignore_errors=True)
         write_leaderboard(directory, leaderboard)
@@ -191,6 +190,67 @@ def _run(
         stage1_computed=job.cache.computations(INTERPOLATED),
         warning=thread.closing_warning(),
     )
+
+
+def certify_trials(
+    directory: SweepDirectory,
+    numbers: Sequence[int],
+    *,
+    seeds: int = 1,
+    console: Console,
+    address: str | None = None,
+    tracking_uri: str | None = None,
+) -> str | None:
+    """Train trials of a finished sweep on the whole limited data and certify them, where missing.
+
+    Args:
+        directory: of the sweep.
+        numbers: of the trials.
+        seeds: where there are several, each is trained from seeds 0 to `seeds` - 1 too.
+        console: for progress.
+        address: of a running cluster (`auto` or HOST:PORT); None starts one on this machine.
+        tracking_uri: of an MLflow server, instead of the store in the directory.
+
+    Returns:
+        what MLflow does not show yet, if anything.
+
+    Raises:
+        InputError: the directory or its data cannot be used.
+        SweepInterruptedError: stopped by Ctrl-C; the same call goes on.
+    """
+    # Absolute, for workers run in folders of their own.
+    missing = missing_finals(SweepDirectory(directory.path.absolute()), numbers, seeds)
+    if not missing:
+        return None
+    sweep = SweepConfig.model_validate(directory.read_record().sweep)
+    check_sweep(sweep)
+    console.print(
+        f"training on the whole limited data, and certifying test images: "
+        f"{', '.join(training.name for training in missing)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    with cluster(address) as size:
+        claimed = claims(sweep.resources, size)
+        tracker = Tracker(directory, tracking_uri)
+        with _resumable(directory), _tracked(tracker) as thread:
+            certify_finals(_job(sweep, directory, claimed, console), missing, console)
+    return thread.closing_warning()
+
+
+def _job(
+    sweep: SweepConfig, directory: SweepDirectory, claimed: Claims, console: Console
+) -> SweepJob:
+    """Return what the workers of a sweep need, with the inputs that all trials share."""
+    reference = reference_config(sweep)
+    job = SweepJob(directory.path.absolute(), sweep, claimed, None)
+    if not shares_inputs(sweep):
+        return job
+    with console.status("loading data and classifier"):
+        inputs = load_inputs(reference, job.cache, resolve_device(reference.execution.device))
+    job = SweepJob(job.path, sweep, claimed, inputs)
+    job.store_classifier(inputs)
+    return job
 
 
 @contextmanager
@@ -300,75 +360,13 @@ def _earlier(
     return past, unfinished
 
 
-def _certify_finals(job: SweepJob, numbers: list[int], console: Console) -> None:
-    """Train the chosen trials on the whole limited data and certify them on the test split."""
-    directory, claim = job.directory, job.claims.trial
-    options = {"num_cpus": claim.cpu, "num_gpus": claim.gpu}
-    shared = ray.put(job)
-    running = {
-        _final.options(**options).remote(shared, number): _recorded(directory, number).name
-        for number in numbers
-        if not directory.final(number).result_path.exists()
-    }
-    if not directory.undefended.result_path.exists():
-        config = reference_config(job.sweep)
-        running[_undefended.options(**options).remote(shared, config)] = "no denoiser"
-    total = len(running)
-    console.print(
-        f"training {len(numbers)} trials on the whole limited data, and certifying test images",
-        highlight=False,
-    )
-    while running:
-        ready, _ = ray.wait(list(running), num_returns=1)
-        name = running.pop(ready[0])
-        try:
-            ray.get(ready[0])
-        except RayError as error:
-            # The traceback is in the trial's folder; the others are still worth certifying.
-            console.print(f"{name} failed: {_last_line(str(error))}", highlight=False)
-        else:
-            console.print(f"{name} certified ({total - len(running)} of {total})", highlight=False)
-    if not directory.undefended.result_path.exists():
-        raise SweepFailedError("the classifier without a denoiser could not be certified")
-    if not any(directory.final(number).result_path.exists() for number in numbers):
-        raise SweepFailedError("none of the chosen trials could be trained on all limited data")
-
-
-def _recorded(directory: SweepDirectory, number: int) -> TrialRecord:
-    record = directory.trial(number).read_record()
-    if record is None:
-        raise InputError(f"{directory.trial(number).path} has no trial.json.")
-    return record
-
-
-@ray.remote
-def _final(job: SweepJob, number: int) -> None:
-    record = _recorded(job.directory, number)
-    for _ in run_recorded(job, record, job.directory.final(number), "test"):
-        pass
-
-
-@ray.remote
-def _undefended(job: SweepJob, config: TrialConfig) -> None:
-    certify_undefended(
-        config,
-        job.inputs_for(config),
-        job.directory.undefended,
-        make_sampler=job.make_sampler(config),
-    )
-
-
 def _common_failure(directory: SweepDirectory) -> str:
     errors = []
     for number in directory.trial_numbers():
         state = directory.trial(number).read_state()
         if state is not None and state.error:
-            errors.append(_last_line(state.error))
+            errors.append(last_line(state.error))
     if not errors:
         return "no trial finished"
     common = max(set(errors), key=errors.count)
     return f"no trial finished; {errors.count(common)} of {len(errors)} failed with: {common}"
-
-
-def _last_line(text: str) -> str:
-    return text.strip().splitlines()[-1]

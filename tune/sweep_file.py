@@ -22,6 +22,7 @@ from decrop.documents import (
 )
 from decrop.errors import InputError
 from tune.domains import Domain, check_space, require_choices
+from tune.leaderboard.metric import AVERAGE_RADIUS, metric_named
 from tune.rows import check_rows
 
 
@@ -77,6 +78,11 @@ class LeaderboardSettings(Settings):
 
     top: Count = Field(
         default=3, description="Trials with the best held-out score, beside trial 0."
+    )
+    by: str = Field(
+        default=AVERAGE_RADIUS,
+        description="Held-out score that ranks trials: acr, the average certified radius, or "
+        "certified_accuracy@RADIUS with one of certification.radii.",
     )
 
 
@@ -189,7 +195,12 @@ def load_sweep(name_or_path: str, assignments: Sequence[str] = ()) -> SweepConfi
         base = load_trial_document(sweep.base, folder=folder)
         trial_config(base, source=sweep.base)
         trial = merge(base, trial)
-    trial_config(trial, source=f"{name_or_path}, trial", assigned=assigned)
+    config = trial_config(trial, source=f"{name_or_path}, trial", assigned=assigned)
+    metric_named(
+        sweep.leaderboard.by,
+        config.certification.radii,
+        source=f"{name_or_path}: leaderboard.by",
+    )
     check_space(sweep.space, trial, source=name_or_path, assigned=assigned)
     changes: Document = {"base": None, "trial": trial}
     if sweep.search == "rows":

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 _LATEX_SIGNS = {"\\": r"\textbackslash{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"}}
 
@@ -43,9 +45,22 @@ def latex_text(text: str) -> str:
     return "".join(_LATEX_SIGNS.get(sign, sign) for sign in text)
 
 
-def percentage_cell(accuracy: float, low: float, high: float) -> str:
-    """Write a share and its interval in percent."""
-    return f"{100 * accuracy:.1f} ({100 * low:.1f}–{100 * high:.1f})"
+def percentage_cell(accuracy: float, low: float, high: float, *, decimals: int = 1) -> str:
+    """Write a share and its interval in percent, the interval's ends with so many decimals."""
+    return f"{100 * accuracy:.1f} ({100 * low:.{decimals}f}–{100 * high:.{decimals}f})"
+
+
+def mean_cell(values: Sequence[float] | NDArray[np.float64], form: str) -> str:
+    """Write values as mean ± standard deviation, in brackets their number; a single one as it is.
+
+    Args:
+        values: of several runs.
+        form: of a number, such as `{:.1f}`.
+    """
+    if len(values) == 1:
+        return f"{form.format(values[0])} [1]"
+    spread = form.format(np.std(values, ddof=1))
+    return f"{form.format(np.mean(values))} ± {spread} [{len(values)}]"
 
 
 def _line(cells: Sequence[str]) -> str:

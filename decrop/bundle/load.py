@@ -84,18 +84,11 @@ def load_bundle(path: Path, *, classifier: Path | nn.Module | None = None) -> Bu
         InputError: files are missing, changed or malformed, the format is another one, or the
             classifier is not the protected one.
     """
-    document = _read_document(path / CONFIG)
-    checked_files(path)
+    document, certificates = _certified(path)
     config, result = document.trial, document.result
     protected, class_names = load_stored_classifier(path / CLASSIFIER, given=classifier)
-    certificates = CertificateTable.read_tsv(path / CERTIFICATES)
-    channels = len(protected.mean)
     _check_record(document, protected, path / CONFIG)
-    if not len(certificates.idx):
-        raise InputError(f"{path / CERTIFICATES} holds no certificate.")
-    if Scores.of(certificates, config.certification.radii) != result.scores:
-        raise InputError(f"{path} was changed: its certificates do not add up to its summary.")
-    denoiser = build_denoiser(config.denoiser, image_channels=channels)
+    denoiser = build_denoiser(config.denoiser, image_channels=len(protected.mean))
     architecture = config.denoiser.architecture
     load_weights(denoiser, path / DENOISER, architecture=architecture, setting=None)
     return Bundle(
@@ -108,6 +101,29 @@ def load_bundle(path: Path, *, classifier: Path | nn.Module | None = None) -> Bu
         class_names=class_names,
         history=_read_history(path / HISTORY),
     )
+
+
+def read_certificates(path: Path) -> tuple[TrialConfig, TrialResult, CertificateTable]:
+    """Read a bundle's settings, summary and certificates, checked as by `load_bundle`.
+
+    It needs no weights of the classifier.
+
+    Raises:
+        InputError: files are missing, changed or malformed, or the format is another one.
+    """
+    document, certificates = _certified(path)
+    return document.trial, document.result, certificates
+
+
+def _certified(path: Path) -> tuple[_Document, CertificateTable]:
+    document = _read_document(path / CONFIG)
+    checked_files(path)
+    certificates = CertificateTable.read_tsv(path / CERTIFICATES)
+    if not len(certificates.idx):
+        raise InputError(f"{path / CERTIFICATES} holds no certificate.")
+    if Scores.of(certificates, document.trial.certification.radii) != document.result.scores:
+        raise InputError(f"{path} was changed: its certificates do not add up to its summary.")
+    return document, certificates
 
 
 def _read_document(path: Path) -> _Document:

@@ -18,7 +18,14 @@ from safetensors.torch import load_file, save_file
 import decrop.bundle.export
 import decrop.bundle.verify
 import decrop.certification
-from decrop.bundle import Bundle, export_bundle, limited_data_of, load_bundle, verify_bundle
+from decrop.bundle import (
+    Bundle,
+    export_bundle,
+    limited_data_of,
+    load_bundle,
+    read_certificates,
+    verify_bundle,
+)
 from decrop.cache import ContentCache
 from decrop.classifiers.classifier import Classifier
 from decrop.data.datasets import load_dataset
@@ -337,6 +344,20 @@ def test_bundle_without_its_classifier_needs_its_weights(
     assert refusal(path, other).startswith(f"{other} is not the classifier")
     bundle = load_bundle(path, classifier=exported / "classifier" / "weights.safetensors")
     assert verify_bundle(bundle) == TEST_IMAGES
+
+
+def test_certificates_are_read_without_the_classifiers_weights(
+    final_trial: TrialFolder, inputs: TrialInputs, exported: Path, tmp_path: Path
+) -> None:
+    path = export(final_trial, inputs, tmp_path / "bundle", with_classifier=False)
+    config, result, table = read_certificates(path)
+    whole = load_bundle(exported)
+    assert (config, result) == (whole.config, whole.result)
+    assert certificates(table) == certificates(whole.certificates)
+    file = path / "certificates.tsv"
+    file.write_text(file.read_text() + "\n")
+    with pytest.raises(InputError, match=r"certificates\.tsv does not match its checksum"):
+        read_certificates(path)
 
 
 def test_another_classifier_in_the_bundle_is_refused(

@@ -1,6 +1,7 @@
 """Certificates depend on seed, split and image alone, and rest on the settings' numbers."""
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from decrop.certification import (
     certificate_table,
     clean_accuracy,
     local_sampler,
+    noisy_image_seconds,
     precision_of,
     with_batch_size,
     with_recorded_batch_size,
@@ -419,3 +421,20 @@ def test_clean_accuracy_is_of_all_images_in_eval_mode() -> None:
     assert clean_accuracy(network, images, CPU) == 1.0
     images = LabelledImages(images.images, wrong, images.indices)
     assert abs(clean_accuracy(network, images, CPU) - 1000 / 1001) < 1e-6
+
+
+def test_latency_is_the_fastest_batch_shared_by_its_images() -> None:
+    batches: list[int] = []
+
+    class Slow(NoisiestPixel):
+        def forward(self, images: Tensor) -> Tensor:
+            batches.append(len(images))
+            # The second pass, the first that is timed, waits for another process.
+            time.sleep(0.5 if len(batches) == 2 else 0.05)
+            return super().forward(images)
+
+    config, images = short_trial("execution.chunks_per_batch=2"), four_pixel_images()
+    rows = 2 * config.execution.chunk_size
+    seconds = noisy_image_seconds(config, Slow(), images, class_count=CLASSES)
+    assert len(batches) >= 4 and set(batches) == {rows}
+    assert 0.05 <= seconds * rows < 0.5

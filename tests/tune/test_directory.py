@@ -130,3 +130,16 @@ def test_broken_files_are_input_errors_with_their_path(tmp_path: Path) -> None:
 def test_a_state_ended_exactly_when_it_is_not_running(state: str, ended: datetime | None) -> None:
     with pytest.raises(ValidationError, match="ended must be given"):
         TrialState.model_validate({"state": state, "started": STARTED, "ended": ended})
+
+
+def test_a_retraining_from_its_own_seed_is_the_final(tmp_path: Path) -> None:
+    directory = make_sweep(tmp_path)
+    begin(directory.trial(3), 3, TrialConfig(seed=1))
+    assert directory.retraining(3, 1).path == directory.final(3).path
+    other = directory.retraining(3, 0)
+    assert other.path == directory.final(3).path / "seeds" / "0"
+    assert directory.retrained_seeds(3) == []
+    for seed in (10, 0):
+        directory.retraining(3, seed).path.mkdir(parents=True)
+    assert directory.retrained_seeds(3) == [0, 10]
+    assert directory.final_numbers() == [3]

@@ -7,10 +7,13 @@ import pytest
 
 from decrop.bundle import load_bundle, verify_bundle
 from decrop.errors import InputError
+from decrop.files import read_json, write_json
 from tests.tune.runs import FinishedSweep, contents, decrop
 from tests.tune.sweeps import begin, make_sweep
+from tune.directory import SweepDirectory
 from tune.export import best_trial, export_trial
-from tune.leaderboard import ranking
+from tune.leaderboard.metric import Metric
+from tune.leaderboard.ranking import ranking
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -49,6 +52,20 @@ def test_a_trial_that_was_not_chosen_is_exported_as_it_was_ranked(
     position = [n for n, _ in ranking(directory)].index(number) + 1
     assert f"rank {position} of 4 finished trials" in card
     assert "Trained once more" not in card
+
+
+def test_the_card_names_the_metric_of_the_rank(finished: FinishedSweep, tmp_path: Path) -> None:
+    shutil.copytree(finished.directory.path, tmp_path / "copied")
+    directory = SweepDirectory.open(tmp_path / "copied")
+    record = read_json(directory.record_path)
+    record["sweep"]["leaderboard"]["by"] = "certified_accuracy@0.25"
+    write_json(directory.record_path, record)
+    best, score = ranking(directory, Metric(0.25))[0]
+    assert best_trial(directory) == best
+    export_trial(directory, best, tmp_path / "bundle")
+    card = " ".join((tmp_path / "bundle" / "README.md").read_text().split())
+    said = "by certified accuracy at r = 0.25 on held-out images"
+    assert f"rank 1 of 4 finished trials {said} ({100 * score:.1f} %)" in card
 
 
 def test_trial_0_is_called_the_papers_choice(finished: FinishedSweep, tmp_path: Path) -> None:

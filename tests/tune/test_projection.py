@@ -151,6 +151,17 @@ def test_a_final_run_is_scored_on_test_only(tmp_path: Path) -> None:
     assert not any(m.metric.startswith("held_out/") for m in view.measurements)
 
 
+def test_other_seeds_of_a_final_are_runs_of_their_own(tmp_path: Path) -> None:
+    directory = make_sweep(tmp_path)
+    write_complete_trial(directory.final(3), 3, split="test", radius=0.4)
+    write_complete_trial(directory.retraining(3, 2), 3, split="test", radius=0.6)
+    view = view_of(directory, "final/3/seeds/2")
+    assert (view.name, view.tags["kind"]) == ("final 3, seed 2 (test)", "seed")
+    assert points(view, "test/average_certified_radius") == [(0, 0.6)]
+    assert not any(m.metric.startswith("held_out/") for m in view.measurements)
+    assert points(view_of(directory, "final/3"), "test/average_certified_radius") == [(0, 0.4)]
+
+
 def test_pruned_and_failed_trials_say_so(tmp_path: Path) -> None:
     directory = make_sweep(tmp_path)
     for number in (1, 2):

@@ -1,5 +1,6 @@
 """Whole sweeps: what they record, how they resume, and what they make of what goes wrong."""
 
+import json
 import os
 import shutil
 import signal
@@ -7,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,9 @@ from tests.tune.runs import (
 from tune.cluster import ClusterSize
 from tune.directory import SweepDirectory, SweepTrialFolder, TrialState
 from tune.job import SweepJob
-from tune.leaderboard import build_leaderboard, chosen, markdown, ranking, read_leaderboard
+from tune.leaderboard.entries import build_leaderboard
+from tune.leaderboard.ranking import chosen, ranking
+from tune.leaderboard.wording import leaderboard_markdown
 from tune.space import reference_config
 from tune.sweep_file import SweepConfig
 
@@ -111,14 +115,13 @@ def test_best_is_rank_1_by_held_out_score(finished: FinishedSweep) -> None:
         result = directory.trial(number).read_result()
         assert result is not None and result["average_certified_radius"] == score
     assert [score for _, score in scores] == sorted((s for _, s in scores), reverse=True)
-    board = read_leaderboard(directory)
-    assert board is not None
+    board = build_leaderboard(directory, reference_config(sweep_of(directory)).certification.radii)
     assert board.best.number == scores[0][0] == finished.ran.last_line["best"]["trial"]
     assert [entry.number for entry in board.entries] == sorted(
         chosen(scores, 2), key=[number for number, _ in scores].index
     )
-    assert board == build_leaderboard(directory, board.radii)
-    assert directory.leaderboard_markdown_path.read_text() == markdown(board)
+    assert read_json(directory.leaderboard_json_path) == json.loads(json.dumps(asdict(board)))
+    assert directory.leaderboard_markdown_path.read_text() == leaderboard_markdown(board)
 
 
 def test_only_the_chosen_are_certified_on_test(finished: FinishedSweep) -> None:
@@ -359,9 +362,8 @@ def test_a_sweep_goes_on_whatever_becomes_of_its_trials(
 
     assert directory.final_numbers() == [0]
     assert ran.last_line["best"]["trial"] == ran.last_line["reference"]["trial"] == 0
-    board = read_leaderboard(directory)
-    assert board is not None
-    assert board.summary.endswith("The search found nothing better than the paper's choice.")
+    summary = read_json(directory.leaderboard_json_path)["summary"]
+    assert summary.endswith("The search found nothing better than the paper's choice.")
     # MLflow was away all the time.
     assert ran.last_line["experiment_url"] is None
     (warning,) = [line for line in ran.out.splitlines() if line.startswith("warning:")]

@@ -198,3 +198,15 @@ def test_unknown_preset_lists_the_presets() -> None:
 def test_assignment_may_supply_what_the_file_lacks(tmp_path: Path) -> None:
     path = written(tmp_path, {**SWEEP, "trials": None})
     assert load_sweep(path, ["trials=2"]).trials == 2
+
+
+def test_the_leaderboard_ranks_by_a_certified_radius_or_the_average(tmp_path: Path) -> None:
+    file = written(tmp_path, SWEEP)
+    assert load_sweep(file).leaderboard.by == "acr"
+    by = "certified_accuracy@0.5"
+    assert load_sweep(file, [f"leaderboard.by={by}"]).leaderboard.by == by
+    said = refused(file, ["leaderboard.by=certified_accuracy@0.3"])
+    assert said.startswith(f"{file}: leaderboard.by certified_accuracy@0.3: must be one of acr, ")
+    assert "certified_accuracy@0.75" in said
+    other = ["leaderboard.by=certified_accuracy@0.3", "certification.radii=[0, 0.3]"]
+    assert load_sweep(file, other).leaderboard.by == "certified_accuracy@0.3"

@@ -10,6 +10,7 @@ from mlflow.entities import ViewType
 from mlflow.tracking import MlflowClient
 
 from decrop.bundle import load_bundle
+from decrop.files import read_json
 from tests.tune.runs import (
     TINY,
     FinishedSweep,
@@ -21,7 +22,6 @@ from tests.tune.runs import (
 )
 from tune.cluster import ClusterSize
 from tune.directory import SweepDirectory
-from tune.leaderboard import read_leaderboard
 
 ROWS = {
     "DE-CROP": {"training.discriminator_epochs": 0, "limited.fraction": 0.1},
@@ -68,9 +68,8 @@ def test_progress_leaderboard_and_mlflow_speak_of_rows(table: FinishedSweep) -> 
     for name in NAMES:
         assert f"{name} started" in said and f"{name} complete" in said
         assert f"{name} certified (" in said
-    board = read_leaderboard(table.directory)
-    assert board is not None
-    assert {entry.number: entry.name for entry in board.entries} == dict(enumerate(NAMES))
+    entries = read_json(table.directory.leaderboard_json_path)["entries"]
+    assert {entry["number"]: entry["name"] for entry in entries} == dict(enumerate(NAMES))
     assert (
         "| denoised smoothing (reference) |"
         in table.directory.leaderboard_markdown_path.read_text()

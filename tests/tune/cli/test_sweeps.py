@@ -1,6 +1,5 @@
 """The commands of sweeps: what they print, how they exit, and what bad input leaves behind."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -21,7 +20,6 @@ from tests.tune.runs import (
     tracked_runs,
     write_sweep,
 )
-from tests.tune.sweeps import make_sweep
 from tune.cli import app
 from tune.cluster import ClusterSize
 from tune.directory import SweepDirectory
@@ -55,7 +53,9 @@ def refusal(*arguments: object) -> str:
 
 
 def test_there_are_the_commands_of_a_sweep() -> None:
-    assert COMMANDS == ["dashboard", "export", "leaderboard", "report", "resume", "sweep", "sync"]
+    assert [
+        *("compare", "dashboard", "export", "leaderboard", "report", "resume", "sweep", "sync"),
+    ] == COMMANDS
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -214,21 +214,6 @@ def test_what_is_no_sweep_directory_is_refused(no_ray: None, tmp_path: Path, com
     for path in (tmp_path / "empty", tmp_path / "none"):
         assert refusal(name, path, *options).startswith(f"error: {path} is no sweep directory")
     assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
-
-
-def test_leaderboard_shows_ranks_and_intervals(finished: FinishedSweep) -> None:
-    ran = decrop("leaderboard", finished.directory.path, "--json")
-    assert ran.code == 0
-    assert ran.last_line == json.loads(finished.directory.leaderboard_json_path.read_text())
-    words = " ".join(ran.out.split())
-    assert "Certified accuracy on test images, % (95 % interval)" in words
-    assert "(paper's" in words and "denoiser" in words
-    assert ran.last_line["summary"] in words
-
-
-def test_leaderboard_of_an_unfinished_sweep_says_how_to_go_on(tmp_path: Path) -> None:
-    path = make_sweep(tmp_path).path
-    assert f"`decrop resume {path}`" in refusal("leaderboard", path)
 
 
 def test_sync_catches_up_once(copied: SweepDirectory) -> None:

@@ -1,0 +1,11 @@
+"""The commands that sweeps add to `decrop`."""
+
+import typer
+
+from tune.cli.results import compare, export, leaderboard, report
+from tune.cli.sweeps import resume, sweep
+from tune.cli.tracking import dashboard, sync
+
+app = typer.Typer()
+for command in (sweep, resume, leaderboard, compare, report, export, sync, dashboard):
+    app.command()(command)

@@ -1,0 +1,218 @@
+"""Commands that read what sweeps have found: leaderboard, compare, report, export."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from decrop.cli.options import AsJson
+from decrop.cli.output import console, print_json
+from decrop.errors import InputError
+from tune.cli.options import Address, Directory, TrackingUri, require_sweep_extra
+from tune.cli.output import INTERVAL_DECIMALS, print_tables
+
+# Whatever imports Ray, MLflow, Optuna or PyTorch is imported by the commands that need it.
+if TYPE_CHECKING:
+    from tune.directory import SweepDirectory
+
+
+def leaderboard(
+    directory: Directory,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METRIC",
+            help="Held-out score that ranks trials: acr, the average certified radius, or "
+            "certified_accuracy@RADIUS. The sweep's own if not given.",
+        ),
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="How many of the best are compared, with trial 0.")
+    ] = None,
+    seeds: Annotated[
+        int,
+        typer.Option(min=1, help="Compare settings over trainings from seeds 0 to SEEDS - 1."),
+    ] = 1,
+    address: Address = None,
+    tracking_uri: TrackingUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rank a sweep's trials by their held-out score, and compare the best on test images.
+
+    Given --by, --top or --seeds, final trainings and certificates that are missing are made first;
+    finished ones are never repeated. The sweep's own leaderboard and bundle stay as they are.
+
+    Example: [bold]decrop leaderboard sweeps/quickstart-20260101-120000 --top 2 --seeds 3[/bold]
+    """
+    from tune.directory import SweepDirectory
+    from tune.leaderboard.entries import build_leaderboard
+    from tune.leaderboard.metric import metric_named
+    from tune.leaderboard.ranking import (
+        certified_radii,
+        chosen,
+        ranking,
+        sweep_metric,
+        sweep_top,
+    )
+    from tune.leaderboard.wording import leaderboard_tables
+
+    opened = SweepDirectory.open(directory)
+    if not opened.leaderboard_json_path.exists():
+        raise InputError(
+            f"{directory} has no leaderboard yet; let the sweep end, or go on with "
+            f"`decrop resume {directory}`."
+        )
+    radii = certified_radii(opened)
+    metric = sweep_metric(opened) if by is None else metric_named(by, radii, source="--by")
+    _check_seeds(opened, seeds)
+    wanted = sweep_top(opened) if top is None else top
+    scores = ranking(opened, metric)
+    numbers = chosen(scores, len(scores) if wanted is None else wanted)
+    if by is not None or top is not None or seeds > 1:
+        _certify_missing(opened, numbers, seeds, address, tracking_uri)
+    board = build_leaderboard(opened, radii, metric=metric, top=wanted, seeds=seeds)
+    print_tables(leaderboard_tables(board, decimals=INTERVAL_DECIMALS))
+    console.print(board.summary, highlight=False)
+    if as_json:
+        print_json(asdict(board))
+
+
+def compare(
+    targets: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TARGET...",
+            help="Sweep directories (their best trial; DIRECTORY:3, DIRECTORY:ROW or "
+            "DIRECTORY:undefended for another), bundles, or files of `decrop certify`.",
+        ),
+    ],
+    to: Annotated[
+        Path | None, typer.Option(help="Folder for compare.md and compare.png, all curves.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare certificates on the same images: each with the first, at every radius.
+
+    Example: [bold]decrop compare sweeps/quickstart-20260101-120000 my-denoiser --to both[/bold]
+    """
+    from tune.compare import (
+        place_side_by_side,
+        read_certified,
+        side_by_side_tables,
+        write_side_by_side,
+    )
+
+    if to is not None and to.exists() and not to.is_dir():
+        raise InputError(f"--to {to}: is a file; give a folder.")
+    sources = [read_certified(target) for target in targets]
+    board = place_side_by_side(sources)
+    print_tables(side_by_side_tables(board, decimals=INTERVAL_DECIMALS))
+    console.print(board.summary, highlight=False)
+    if to is not None:
+        write_side_by_side(sources, board, to)
+        console.print(f"written to: {to}", soft_wrap=True, highlight=False)
+    if as_json:
+        print_json(asdict(board))
+
+
+def report(
+    directories: Annotated[
+        list[Path], typer.Argument(metavar="DIRECTORY...", help="Sweep directories.")
+    ],
+    latex: Annotated[
+        bool, typer.Option("--latex", help="Print LaTeX instead of Markdown.")
+    ] = False,
+    to: Annotated[
+        Path | None,
+        typer.Option(help="Folder for report.md, report.tex and a figure of each sweep."),
+    ] = None,
+) -> None:
+    """Print what sweeps have certified as tables, beside the paper's numbers where it has any.
+
+    Example: [bold]decrop report sweeps/paper_table4-20260101-120000 --to table4[/bold]
+    """
+    from tune.directory import SweepDirectory
+    from tune.report import read_report, report_latex, report_markdown, write_report
+
+    reports = [read_report(SweepDirectory.open(directory)) for directory in directories]
+    if to is not None:
+        write_report(reports, to)
+    # As it is: no wrapping, and nothing taken for markup.
+    print(report_latex(reports) if latex else report_markdown(reports), end="")
+
+
+def export(
+    directory: Directory,
+    to: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")],
+    trial: Annotated[str, typer.Option(help="best, a trial's number or a row's name.")] = "best",
+    without_classifier: Annotated[
+        bool, typer.Option("--without-classifier", help="Leave the classifier's weights out.")
+    ] = False,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Add the denoiser as ONNX, checked against PyTorch.")
+    ] = False,
+    torch_export: Annotated[
+        bool, typer.Option("--torch-export", help="Add it as a .pt2 for torch.export.load.")
+    ] = False,
+    license_id: Annotated[
+        str, typer.Option("--license", help="Licence in the model card, such as apache-2.0.")
+    ] = "unknown",
+    as_json: AsJson = False,
+) -> None:
+    """Write a trial's denoiser as a bundle: weights, settings, certificates, model card.
+
+    Example: [bold]decrop export sweeps/quickstart-20260101-120000 --to my-denoiser --onnx[/bold]
+    """
+    from tune.directory import SweepDirectory
+    from tune.export import export_trial, trial_number
+
+    opened = SweepDirectory.open(directory)
+    number = trial_number(opened, trial, source=f"--trial {trial}")
+    export_trial(
+        opened,
+        number,
+        to,
+        with_classifier=not without_classifier,
+        onnx=onnx,
+        torch_export=torch_export,
+        license_id=license_id,
+    )
+    console.print(f"bundle of trial {number}: {to}", soft_wrap=True, highlight=False)
+    if as_json:
+        print_json({"trial": number, "bundle": str(to)})
+
+
+def _check_seeds(directory: "SweepDirectory", seeds: int) -> None:
+    own = directory.read_record().sweep.get("seeds", 1)
+    if seeds > 1 and own != 1:
+        raise InputError(
+            f"--seeds {seeds}: the sweep has trained every row from {own} seeds already; see "
+            f"`decrop report {directory.path}`."
+        )
+
+
+def _certify_missing(
+    directory: "SweepDirectory",
+    numbers: list[int],
+    seeds: int,
+    address: str | None,
+    tracking_uri: str | None,
+) -> None:
+    require_sweep_extra()
+    from tune.sweep import SweepInterruptedError, certify_trials
+
+    try:
+        warning = certify_trials(
+            directory,
+            numbers,
+            seeds=seeds,
+            console=console,
+            address=address,
+            tracking_uri=tracking_uri,
+        )
+    except SweepInterruptedError:
+        console.print("stopped; the same command goes on", soft_wrap=True)
+        raise typer.Exit(130) from None
+    if warning is not None:
+        console.print(f"warning: {warning}", soft_wrap=True, highlight=False)

@@ -1,0 +1,172 @@
+"""`decrop sweep` and `decrop resume`: run a sweep to its end."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from decrop.cli.options import AsJson, Assignments
+from decrop.cli.output import console, print_json
+from tune.cli.options import Address, Directory, TrackingUri, require_sweep_extra
+from tune.cli.output import INTERVAL_DECIMALS, print_tables
+
+# Ray and MLflow take seconds to import, and may not be installed; commands that need them import
+# what uses them, so that `decrop --help` and the other commands do without.
+if TYPE_CHECKING:
+    from tune.leaderboard.entries import Entry
+    from tune.sweep import SweepOutcome
+
+
+def sweep(
+    sweep_file: Annotated[
+        str,
+        typer.Argument(
+            metavar="SWEEP", help="quickstart, cifar10, paper_table4, … or a YAML file."
+        ),
+    ],
+    assignments: Assignments = None,
+    trials: Annotated[int | None, typer.Option(help="Number of trials, with trial 0.")] = None,
+    out: Annotated[Path, typer.Option(help="Where the sweep's own folder is made.")] = Path(
+        "sweeps"
+    ),
+    address: Address = None,
+    tracking_uri: TrackingUri = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and say what would run.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Search for the best denoiser, certify the best few on test images, export the best one.
+
+    Trial 0 has the paper's choices. Nothing is chosen on test images.
+
+    Example: [bold]decrop sweep quickstart[/bold], or [bold]decrop sweep cifar10 --set
+    dataset.path=PATH --set classifier.weights=FILE.safetensors --address auto[/bold]
+    """
+    require_sweep_extra()
+    from tune.sweep import start_sweep
+    from tune.sweep_file import load_sweep
+
+    given = list(assignments or [])
+    if trials is not None:
+        given.append(f"trials={trials}")
+    loaded = load_sweep(sweep_file, given)
+    if dry_run:
+        _dry_run(loaded, address, as_json=as_json)
+        return
+    _show_outcome(
+        lambda: start_sweep(
+            loaded, out, console=console, address=address, tracking_uri=tracking_uri
+        ),
+        as_json=as_json,
+    )
+
+
+def resume(
+    directory: Directory,
+    address: Address = None,
+    tracking_uri: TrackingUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a sweep that was interrupted; finished trials are not repeated.
+
+    Example: [bold]decrop resume sweeps/quickstart-20260101-120000[/bold]
+    """
+    require_sweep_extra()
+    from tune.directory import SweepDirectory
+    from tune.sweep import resume_sweep
+
+    opened = SweepDirectory.open(directory)
+    _show_outcome(
+        lambda: resume_sweep(opened, console=console, address=address, tracking_uri=tracking_uri),
+        as_json=as_json,
+    )
+
+
+def _dry_run(loaded: Any, address: str | None, *, as_json: bool) -> None:
+    from tune.cluster import claims, cluster, local_size
+    from tune.plan import plan_sweep
+    from tune.sweep import check_sweep
+
+    check_sweep(loaded)
+    if address is None:
+        size = local_size()
+    else:
+        with cluster(address) as size:
+            pass
+    plan = plan_sweep(loaded, claims(loaded.resources, size), size)
+    how = f"of {len(loaded.rows)} rows" if loaded.rows else f"by {loaded.search}"
+    lines = [
+        f"{loaded.name}: {plan.trials} trials {how}, {plan.at_once} at once on "
+        f"{size.cpu:g} CPUs and {size.gpu:g} GPUs",
+        f"then {plan.finals} trained on the whole limited data and certified on test images",
+        f"{plan.generated_images:,} generated images, {plan.training_images:,} training images "
+        f"(three views each) and {plan.noisy_samples:,} noisy samples",
+        f"roughly {plan.hours:.2g} hours on this machine if no trial is pruned",
+        "everything is in order; nothing was started",
+    ]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+    if as_json:
+        print_json(asdict(plan))
+
+
+def _show_outcome(run: Any, *, as_json: bool) -> None:
+    from tune.dashboard import dashboard_command, dashboard_url
+    from tune.leaderboard.wording import accuracy_table
+    from tune.sweep import SweepFailedError, SweepInterruptedError
+
+    try:
+        outcome: SweepOutcome = run()
+    except SweepInterruptedError as interruption:
+        where = interruption.directory.path
+        console.print(f"stopped; go on with: decrop resume {where}", soft_wrap=True)
+        raise typer.Exit(130) from None
+    except SweepFailedError as error:
+        console.print(f"error: {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    print_tables([accuracy_table(outcome.leaderboard, decimals=INTERVAL_DECIMALS)])
+    console.print(outcome.leaderboard.summary, highlight=False)
+    directory = outcome.directory
+    command = dashboard_command(directory)
+    url = None
+    if outcome.experiment_id is not None:
+        url = dashboard_url(outcome.experiment_id)
+    for name, value in (
+        ("bundle", str(directory.bundle_path)),
+        ("verify", f"decrop verify {directory.bundle_path}"),
+        ("dashboard", command),
+        ("opens at", url),
+        ("warning", outcome.warning),
+    ):
+        if value is not None:
+            console.print(f"{name + ':':<11}{value}", soft_wrap=True, highlight=False)
+    if as_json:
+        print_json(_outcome_json(outcome, url))
+
+
+def _outcome_json(outcome: "SweepOutcome", url: str | None) -> dict[str, Any]:
+    board = outcome.leaderboard
+    reference = board.reference
+
+    def entry(row: "Entry") -> dict[str, Any]:
+        return {
+            "trial": row.number,
+            "certified_accuracy": row.result["certified_accuracy"],
+            "average_certified_radius": row.result["average_certified_radius"],
+            "against_undefended": None
+            if row.against_undefended is None
+            else {radius: asdict(c) for radius, c in row.against_undefended.items()},
+        }
+
+    return {
+        "sweep_dir": str(outcome.directory.path),
+        "bundle": str(outcome.directory.bundle_path),
+        "experiment_url": url,
+        "trials": outcome.trials,
+        "stage1_computed": outcome.stage1_computed,
+        "best": entry(board.best),
+        "reference": None if reference is None else entry(reference),
+        "undefended": entry(board.undefended),
+    }

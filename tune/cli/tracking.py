@@ -1,0 +1,49 @@
+"""`decrop sync` and `decrop dashboard`: a sweep in MLflow."""
+
+from typing import Annotated
+
+import typer
+
+from decrop.cli.output import console
+from tune.cli.options import Directory, TrackingUri, require_sweep_extra
+
+
+def sync(directory: Directory, tracking_uri: TrackingUri = None) -> None:
+    """Bring MLflow up to date with a sweep directory; repeating it changes nothing.
+
+    Example: [bold]decrop sync sweeps/quickstart-20260101-120000[/bold]
+    """
+    require_sweep_extra()
+    from tune.directory import SweepDirectory
+    from tune.tracking import Tracker, TrackingError
+
+    tracker = Tracker(SweepDirectory.open(directory), tracking_uri)
+    try:
+        with console.status("syncing"):
+            tracker.sync()
+    except TrackingError as error:
+        console.print(f"error: {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    console.print("MLflow is up to date", highlight=False)
+
+
+def dashboard(
+    directory: Directory,
+    port: Annotated[int, typer.Option(help="Port on the loopback interface.")] = 5000,
+) -> None:
+    """Serve a sweep's MLflow pages on this machine until Ctrl-C, and print their address.
+
+    Example: [bold]decrop dashboard sweeps/quickstart-20260101-120000[/bold]
+    """
+    require_sweep_extra()
+    from tune.dashboard import dashboard_url, serve
+    from tune.directory import SweepDirectory
+    from tune.tracking import Tracker
+
+    opened = SweepDirectory.open(directory)
+    with console.status("opening the store"):
+        tracker = Tracker(opened)
+        tracker.sync()
+        url = dashboard_url(tracker.experiment_id(), port)
+    console.print(f"as soon as MLflow is ready: {url}", soft_wrap=True, highlight=False)
+    serve(opened, port)

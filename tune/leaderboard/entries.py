@@ -1,0 +1,264 @@
+"""The leaderboard: what a sweep found on held-out images, and what is certified of it on test."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from decrop.errors import InputError
+from decrop.evaluation.accuracy import exact_interval
+from decrop.evaluation.plots import certificates_figure
+from decrop.evaluation.table import CertificateTable
+from decrop.files import read_json, write_json, write_text
+from decrop.result import TrialResult, radius_key
+from decrop.trial_files import save_figure
+from tune.directory import SweepDirectory, SweepTrialFolder
+from tune.leaderboard.comparing import Comparisons, compare
+from tune.leaderboard.metric import Metric, metric_named
+from tune.leaderboard.ranking import REFERENCE, chosen, held_out_results, ranking, sweep_metric
+from tune.leaderboard.settings import SettingsEntry, read_settings_entries
+from tune.leaderboard.wording import denoiser_name, leaderboard_markdown, summary_of
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A finished trial by its held-out score.
+
+    Attributes:
+        number: of the trial.
+        rank: among the finished trials.
+        score: by which they are ranked.
+        average_certified_radius: on held-out images.
+        certified_accuracy: on held-out images, by radius.
+        certified: whether it is also certified on the test split.
+        name: of the trial's row, where the sweep is a table.
+    """
+
+    number: int
+    rank: int
+    score: float
+    average_certified_radius: float
+    certified_accuracy: dict[str, float]
+    certified: bool
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A denoiser on the test split.
+
+    Attributes:
+        number: of the trial; None for the undefended classifier.
+        rank: by held-out score among complete trials; None for the undefended classifier.
+        held_out_score: by which trials are ranked.
+        result: on the test split.
+        intervals: exact 95 % intervals of the certified accuracies, by radius.
+        against_reference: compared with trial 0, by radius.
+        against_undefended: compared with no denoiser, by radius.
+        name: of the trial's row, where the sweep is a table.
+    """
+
+    number: int | None
+    rank: int | None
+    held_out_score: float | None
+    result: dict[str, Any]
+    intervals: dict[str, tuple[float, float]]
+    against_reference: Comparisons | None
+    against_undefended: Comparisons | None
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """The outcome of a sweep.
+
+    Attributes:
+        radii: at which certified accuracy is reported.
+        by: name of the held-out metric that decides on ranks.
+        held_out: all finished trials by rank.
+        entries: the certified ones by rank.
+        undefended: the classifier without a denoiser.
+        summary: sentences that compare the best with trial 0 and with no denoiser.
+        settings: of the same trials over several seeds; empty where there is one.
+    """
+
+    radii: tuple[float, ...]
+    by: str
+    held_out: list[HeldOut]
+    entries: list[Entry]
+    undefended: Entry
+    summary: str
+    settings: list[SettingsEntry] = field(default_factory=list)
+
+    @property
+    def metric(self) -> Metric:
+        """The held-out metric that decides on ranks."""
+        return metric_named(self.by, self.radii, source="by")
+
+    @property
+    def best(self) -> Entry:
+        """Rank 1 by held-out score among the certified, whatever the test split shows."""
+        return self.entries[0]
+
+    @property
+    def reference(self) -> Entry | None:
+        """Trial 0, the paper's choice or a table's reference; None if it failed."""
+        return next((entry for entry in self.entries if entry.number == REFERENCE), None)
+
+
+def build_leaderboard(
+    directory: SweepDirectory,
+    radii: tuple[float, ...],
+    *,
+    metric: Metric | None = None,
+    top: int | None = None,
+    seeds: int = 1,
+) -> Leaderboard:
+    """Rank the finished trials, and compare the first that were certified on the test split.
+
+    Every comparison is paired over the same images; p-values of one radius are Holm-adjusted over
+    the trials compared with the same opponent. Ranks and who is compared come from held-out images.
+
+    Args:
+        directory: of the sweep.
+        radii: at which certified accuracy is reported.
+        metric: of the held-out score; the sweep's own if not given.
+        top: how many of the best are compared beside trial 0; all that are certified if not given.
+        seeds: compares settings over seeds 0 to `seeds` - 1 too, where there are several.
+
+    Raises:
+        InputError: nothing is certified on the test split.
+    """
+    metric = metric or sweep_metric(directory)
+    scores = ranking(directory, metric)
+    rank = {number: position for position, (number, _) in enumerate(scores, start=1)}
+    names = {number: _row_name(directory, number) for number in rank}
+    compared = chosen(scores, len(scores) if top is None else top)
+    numbers = [n for n in compared if directory.final(n).result_path.exists()]
+    if not numbers:
+        raise InputError(f"{directory.path} has none of its best trials certified on test images.")
+    tables = {n: read_certificates(directory.final(n)) for n in numbers}
+    bare = read_certificates(directory.undefended)
+    against_reference = {}
+    if REFERENCE in tables:
+        reference = [tables[REFERENCE]]
+        others = {n: ([table], reference) for n, table in tables.items() if n != REFERENCE}
+        against_reference = compare(others, radii)
+    against_undefended = compare({n: ([table], [bare]) for n, table in tables.items()}, radii)
+    entries = [
+        _entry(
+            directory.final(number),
+            radii,
+            number=number,
+            rank=rank[number],
+            held_out_score=dict(scores)[number],
+            against_reference=against_reference.get(number),
+            against_undefended=against_undefended[number],
+            name=names[number],
+        )
+        for number in numbers
+    ]
+    settings = []
+    if seeds > 1:
+        compared_names = {number: names[number] for number in numbers}
+        settings = read_settings_entries(directory, compared_names, radii, bare=bare, seeds=seeds)
+    return Leaderboard(
+        radii=radii,
+        by=metric.name,
+        held_out=_held_out(directory, scores, names),
+        entries=entries,
+        undefended=_entry(directory.undefended, radii),
+        summary=summary_of(_spoken_of(entries[0], settings), radii, metric),
+        settings=settings,
+    )
+
+
+def write_leaderboard(directory: SweepDirectory, leaderboard: Leaderboard) -> None:
+    """Write a figure of all rows, `leaderboard.md` and, last, `leaderboard.json`."""
+    folders = {
+        denoiser_name(entry.number, entry.name): directory.undefended
+        if entry.number is None
+        else directory.final(entry.number)
+        for entry in [*leaderboard.entries, leaderboard.undefended]
+    }
+    figure = certificates_figure(
+        {name: read_certificates(folder) for name, folder in folders.items()}
+    )
+    save_figure(figure, directory.accuracy_figure_path)
+    write_text(directory.leaderboard_markdown_path, leaderboard_markdown(leaderboard))
+    write_json(directory.leaderboard_json_path, asdict(leaderboard))
+
+
+def recorded_best(directory: SweepDirectory) -> int | None:
+    """Return the best trial of the leaderboard that was written, None if there is none yet."""
+    if not directory.leaderboard_json_path.exists():
+        return None
+    return int(read_json(directory.leaderboard_json_path)["entries"][0]["number"])
+
+
+def read_certificates(folder: SweepTrialFolder) -> CertificateTable:
+    """Read a folder's certificates (see `CertificateTable.read_tsv`)."""
+    return CertificateTable.read_tsv(folder.certificates_path)
+
+
+def _row_name(directory: SweepDirectory, number: int) -> str | None:
+    record = directory.trial(number).read_record()
+    return None if record is None or record.row is None else record.name
+
+
+def _spoken_of(best: Entry, settings: Sequence[SettingsEntry]) -> Entry | SettingsEntry:
+    """Return the settings of the best where each comparison is over several seeds, else itself."""
+    for entry in settings:
+        by_opponent = [entry.against_reference or {}, entry.against_undefended or {}]
+        runs = [comparison.runs for by in by_opponent for comparison in by.values()]
+        if entry.number == best.number and min(runs) > 1:
+            return entry
+    return best
+
+
+def _held_out(
+    directory: SweepDirectory, scores: list[tuple[int, float]], names: Mapping[int, str | None]
+) -> list[HeldOut]:
+    results = held_out_results(directory)
+    return [
+        HeldOut(
+            number=number,
+            rank=rank,
+            score=score,
+            average_certified_radius=results[number]["average_certified_radius"],
+            certified_accuracy=results[number]["certified_accuracy"],
+            certified=directory.final(number).result_path.exists(),
+            name=names[number],
+        )
+        for rank, (number, score) in enumerate(scores, start=1)
+    ]
+
+
+def _entry(
+    folder: SweepTrialFolder,
+    radii: tuple[float, ...],
+    *,
+    number: int | None = None,
+    rank: int | None = None,
+    held_out_score: float | None = None,
+    against_reference: Comparisons | None = None,
+    against_undefended: Comparisons | None = None,
+    name: str | None = None,
+) -> Entry:
+    document = read_json(folder.result_path)
+    scores = TrialResult.from_json(document).scores
+    intervals = {
+        radius_key(radius): exact_interval(
+            round(scores.certified_accuracy[radius_key(radius)] * scores.images), scores.images
+        )
+        for radius in radii
+    }
+    return Entry(
+        number=number,
+        rank=rank,
+        held_out_score=held_out_score,
+        result=document,
+        intervals={radius: (float(low), float(high)) for radius, (low, high) in intervals.items()},
+        against_reference=against_reference,
+        against_undefended=against_undefended,
+        name=name,
+    )

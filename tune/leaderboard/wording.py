@@ -1,0 +1,231 @@
+"""The leaderboard in sentences and tables."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from decrop.result import NOISY_IMAGE, radius_key
+from tune.leaderboard.comparing import Comparison, Comparisons
+from tune.leaderboard.metric import Metric
+from tune.leaderboard.ranking import REFERENCE
+from tune.leaderboard.settings import SettingsEntry
+from tune.tables import TextTable, mean_cell, percentage_cell
+
+if TYPE_CHECKING:
+    from tune.leaderboard.entries import Entry, Leaderboard
+
+SIGNIFICANCE = 0.05
+UNDEFENDED = "no denoiser"
+
+
+def denoiser_name(number: int | None, row: str | None = None) -> str:
+    """Name a row: a trial, the paper's choice, a row of a table, or no denoiser."""
+    if number is None:
+        return UNDEFENDED
+    if row is not None:
+        return row + (" (reference)" if number == REFERENCE else "")
+    return f"trial {number}" + (" (paper's choice)" if number == REFERENCE else "")
+
+
+def difference_sentence(
+    subject: str, verb: str, opponent: str, comparison: Comparison, radius: float
+) -> str:
+    """Say by how much one certifies more or less than another, or that it is within noise.
+
+    Args:
+        subject: who is compared, such as `trial 2's denoiser`.
+        verb: `certifies` or `certify`.
+        opponent: with whom.
+        comparison: of the two.
+        radius: of the comparison.
+    """
+    runs = f" on average over {comparison.runs} seeds" if comparison.runs > 1 else ""
+    p_value = f"p = {comparison.holm_p_value:.2g}"
+    if comparison.holm_p_value >= SIGNIFICANCE:
+        return (
+            f"The difference of {subject} to {opponent} at r = {radius:g} is within noise "
+            f"({comparison.points:+.1f} points{runs}, {p_value})."
+        )
+    direction = "more" if comparison.points > 0 else "fewer"
+    return (
+        f"{subject[0].upper()}{subject[1:]} {verb} {abs(comparison.points):.1f} points {direction}"
+        f"{runs} than {opponent} at r = {radius:g} ({p_value})."
+    )
+
+
+def difference_cell(comparison: Comparison) -> str:
+    """Write a difference in points with its interval and p-value."""
+    return (
+        f"{comparison.points:+.1f} ({comparison.low:+.1f} to {comparison.high:+.1f}), "
+        f"p = {comparison.holm_p_value:.2g}"
+    )
+
+
+def summary_of(best: "Entry | SettingsEntry", radii: tuple[float, ...], metric: Metric) -> str:
+    """Compare the best, a denoiser or settings over seeds, with no denoiser and with trial 0."""
+    radius = headline_radius(radii, metric)
+    name = f"trial {best.number}" if best.name is None else f"“{best.name}”"
+    if isinstance(best, SettingsEntry):
+        subject, verb = f"the settings of {name}", "certify"
+        opponent = "the paper's settings" if best.name is None else "those of the reference"
+    else:
+        subject, verb = f"{name}'s denoiser", "certifies"
+        opponent = "the paper's settings'" if best.name is None else "the reference"
+    sentences = []
+    for other, comparisons in (
+        (UNDEFENDED, best.against_undefended),
+        (opponent, best.against_reference),
+    ):
+        if comparisons is not None:
+            comparison = comparisons[radius_key(radius)]
+            sentences.append(difference_sentence(subject, verb, other, comparison, radius))
+    if best.number == REFERENCE:
+        sentences.append(
+            "The search found nothing better than the paper's choice."
+            if best.name is None
+            else "It is the reference."
+        )
+    return " ".join(sentences)
+
+
+def headline_radius(radii: tuple[float, ...], metric: Metric) -> float:
+    """Return the radius that sentences speak of.
+
+    It is that of the metric, else the smallest reported one at which robustness is certified.
+    """
+    if metric.radius:
+        return metric.radius
+    return next((radius for radius in radii if radius > 0), radii[0])
+
+
+def leaderboard_markdown(board: "Leaderboard") -> str:
+    """Write all tables of the leaderboard and its summary in Markdown."""
+    tables = "\n".join(table.markdown() for table in leaderboard_tables(board))
+    return f"{tables}\n{board.summary}\n"
+
+
+def leaderboard_tables(board: "Leaderboard", *, decimals: int = 1) -> list[TextTable]:
+    """Tabulate ranks, certificates and what they are compared with.
+
+    Args:
+        board: the leaderboard.
+        decimals: of the ends of intervals in %.
+    """
+    entries = [*board.entries, board.undefended]
+    tables = [_held_out_table(board), accuracy_table(board, decimals=decimals)]
+    tables.append(_test_table(entries))
+    tables += _difference_tables(board, "Difference of certified accuracy", board.entries)
+    if board.settings:
+        tables.append(_settings_table(board))
+        title = "Difference over seeds, of mean certified accuracy"
+        tables += _difference_tables(board, title, board.settings)
+    return tables
+
+
+def accuracy_table(board: "Leaderboard", *, decimals: int = 1) -> TextTable:
+    """Tabulate certified accuracies on the test split; arguments as in `leaderboard_tables`."""
+    rows = []
+    for entry in [*board.entries, board.undefended]:
+        score = "" if entry.held_out_score is None else board.metric.text(entry.held_out_score)
+        cells = [str(entry.rank or ""), denoiser_name(entry.number, entry.name), score]
+        for key in map(radius_key, board.radii):
+            accuracy = entry.result["certified_accuracy"][key]
+            cells.append(percentage_cell(accuracy, *entry.intervals[key], decimals=decimals))
+        rows.append(cells)
+    return TextTable(
+        "Certified accuracy on test images in %, with exact 95 % intervals; held out: "
+        f"{board.metric.phrase}, which ranks.",
+        ["rank", "denoiser", "held out", *_heads(board)],
+        rows,
+    )
+
+
+def _held_out_table(board: "Leaderboard") -> TextTable:
+    rows = [
+        [
+            str(row.rank),
+            denoiser_name(row.number, row.name),
+            f"{row.average_certified_radius:.3f}",
+            *(f"{100 * row.certified_accuracy[radius_key(r)]:.1f}" for r in board.radii),
+            "yes" if row.certified else "",
+        ]
+        for row in board.held_out
+    ]
+    return TextTable(
+        f"Finished trials by {board.metric.phrase} on held-out images: average certified radius, "
+        "certified accuracy in %, and whether they are certified on test images.",
+        ["rank", "denoiser", "average radius", *_heads(board), "on test"],
+        rows,
+    )
+
+
+def _test_table(entries: "Sequence[Entry]") -> TextTable:
+    rows = []
+    for entry in entries:
+        seconds = entry.result["seconds"].get(NOISY_IMAGE)
+        rows.append(
+            [
+                denoiser_name(entry.number, entry.name),
+                f"{entry.result['average_certified_radius']:.3f}",
+                f"{100 * entry.result['clean_accuracy']:.1f}",
+                f"{100 * entry.result['abstention_rate']:.1f}",
+                "" if seconds is None else f"{1000 * seconds:.3g}",
+            ]
+        )
+    return TextTable(
+        "The same on test images: average certified radius; accuracy without noise and abstentions "
+        "in %; milliseconds for an image with noise, measured in a batch where it was certified.",
+        ["denoiser", "average radius", "clean accuracy", "abstains", "ms an image"],
+        rows,
+    )
+
+
+def _settings_table(board: "Leaderboard") -> TextTable:
+    rows = []
+    for entry in board.settings:
+        accuracies = [entry.certified_accuracy[radius_key(r)].values for r in board.radii]
+        rows.append(
+            [
+                denoiser_name(entry.number, entry.name),
+                *(mean_cell([100 * value for value in values], "{:.1f}") for values in accuracies),
+                mean_cell(entry.average_certified_radius.values, "{:.3f}"),
+                mean_cell([100 * value for value in entry.clean_accuracy.values], "{:.1f}"),
+            ]
+        )
+    return TextTable(
+        "Settings over seeds, on test images: certified accuracy in %, average certified radius, "
+        "accuracy without noise in %, as mean ± standard deviation over trainings from several "
+        "seeds, in brackets their number.",
+        ["settings of", *_heads(board), "average radius", "clean accuracy"],
+        rows,
+    )
+
+
+def _difference_tables(
+    board: "Leaderboard", title: str, entries: "Sequence[Entry | SettingsEntry]"
+) -> list[TextTable]:
+    reference = denoiser_name(REFERENCE, next((e.name for e in entries if e.number == 0), None))
+    tables = []
+    for opponent, compared in (
+        (reference, [(entry, entry.against_reference) for entry in entries]),
+        (UNDEFENDED, [(entry, entry.against_undefended) for entry in entries]),
+    ):
+        rows = [
+            [denoiser_name(entry.number, entry.name), *_difference_cells(board, comparisons)]
+            for entry, comparisons in compared
+            if comparisons is not None
+        ]
+        if rows:
+            caption = (
+                f"{title} to {opponent} in points, with 95 % intervals (Bonett and Price); p of "
+                "the exact paired test over images, Holm-adjusted over the rows of a radius."
+            )
+            tables.append(TextTable(caption, ["", *_heads(board)], rows))
+    return tables
+
+
+def _difference_cells(board: "Leaderboard", comparisons: Comparisons) -> list[str]:
+    return [difference_cell(comparisons[radius_key(radius)]) for radius in board.radii]
+
+
+def _heads(board: "Leaderboard") -> list[str]:
+    return [f"r = {radius:g}" for radius in board.radii]
