@@ -197,14 +197,20 @@ def test_best_so_far_never_falls_and_waits_for_running_trials(tmp_path: Path) ->
     end(directory.trial(3), "pruned")
     begin(directory.trial(4), 4)
     write_complete_trial(directory.trial(5), 5, radius=0.9)
-    assert [(m.step, m.value) for m in best_so_far(directory)] == [
+    found = best_so_far(directory)
+    assert [(m.step, m.value) for m in found if m.metric == "sweep/trial"] == [
+        (number, number) for number in range(4)
+    ]
+    assert [(m.step, m.value) for m in found if m.metric == "sweep/best_so_far"] == [
         (0, 0.2),
         (1, 0.2),
         (2, 0.5),
         (3, 0.5),
     ]
     write_complete_trial(directory.trial(4), 4, radius=0.3)
-    assert [m.value for m in best_so_far(directory)] == [0.2, 0.2, 0.5, 0.5, 0.5, 0.9]
+    found = best_so_far(directory)
+    best = [m.value for m in found if m.metric == "sweep/best_so_far"]
+    assert best == [0.2, 0.2, 0.5, 0.5, 0.5, 0.9]
 
 
 def test_the_sweep_is_running_until_its_leaderboard(tmp_path: Path) -> None:
@@ -235,7 +241,8 @@ def test_a_broken_file_is_an_input_error(tmp_path: Path) -> None:
 
 
 def test_description_names_sweep_and_settings(tmp_path: Path) -> None:
-    record = make_sweep(tmp_path).read_record()
-    text = sweep_description(record)
+    directory = make_sweep(tmp_path)
+    record = directory.read_record()
+    text = sweep_description(directory, record)
     assert record.id in text
     assert '"search": "tpe"' in text
