@@ -85,6 +85,7 @@ class SweepTrialFolder(TrialFolder):
         self.record_path = path / "trial.json"
         self.state_path = path / "state.json"
         self.code_path = path / "code.json"
+        self.inputs_path = path / "inputs.json"
         self.system_path = path / "system.json"
 
     def read_record(self) -> TrialRecord | None:
@@ -118,6 +119,19 @@ class SweepTrialFolder(TrialFolder):
             InputError: the file is no record of code.
         """
         return _read_record(self.code_path, CodeRecord)
+
+    def read_inputs(self) -> dict[str, str]:
+        """Read the content hashes of what the trial works on, by its role, {} if absent.
+
+        Raises:
+            InputError: the file is not a JSON object.
+        """
+        if not self.inputs_path.exists():
+            return {}
+        hashes = read_json(self.inputs_path)
+        if not isinstance(hashes, dict):
+            raise InputError(f"{self.inputs_path} is not a JSON object; restore or delete it.")
+        return hashes
 
     def read_system(self) -> list[dict[str, Any]]:
         """Read the load of the trial's machine, by seconds since its start, [] if absent.

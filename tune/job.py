@@ -103,6 +103,11 @@ def run_recorded(
     try:
         with monitored(folder):
             inputs = job.inputs_for(record.config)
+            hashes = {
+                "classifier": inputs.classifier.content_hash(),
+                "limited_data": inputs.limited.all.content_hash(),
+            }
+            write_json(folder.inputs_path, hashes)
             for report in run_trial(
                 record.config,
                 inputs,

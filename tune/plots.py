@@ -29,6 +29,7 @@ def history_figure(
     for number in sorted(complete):
         best = max(best, complete[number])
         steps.append((number, best))
+    steps.append((max([*complete, *pruned]), best))
     axes.step(*zip(*steps, strict=True), where="post", color=_BLUE, label="best so far")
     axes.plot(*_points(complete), "o", color=_BLUE, ms=5, label="complete")
     if pruned:
@@ -56,7 +57,8 @@ def importances_figure(shares: Mapping[str, float], title: str) -> Figure:
     axes.invert_yaxis()
     axes.margins(x=0.1)
     axes.set_xlabel("Share of the variance of scores (%)")
-    axes.set_title(title, fontsize="medium")
+    # Over the names too, which leave the axes little room.
+    figure.suptitle(title, fontsize="medium")
     return figure
 
 

@@ -64,10 +64,10 @@ class TrackingError(RuntimeError):
     """Something could not be shown in MLflow; the sweep directory has it, and a repeat goes on."""
 
 
-def experiment_url(base_url: str, experiment_id: str) -> str:
-    """Return the address of MLflow's page that opens on the charts of all runs."""
+def experiment_page(experiment_id: str) -> str:
+    """Return the path of MLflow's page that opens on the charts of all runs."""
     return (
-        f"{base_url.rstrip('/')}/#/experiments/{experiment_id}/runs"
+        f"/#/experiments/{experiment_id}/runs"
         f"?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={_VIEW}"
     )
 

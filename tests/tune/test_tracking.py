@@ -32,7 +32,7 @@ from tests.tune.sweeps import (
     write_progress,
 )
 from tune.directory import SweepDirectory, TrialState
-from tune.tracking import Tracker, TrackingError, TrackingThread, experiment_url
+from tune.tracking import Tracker, TrackingError, TrackingThread, experiment_page
 
 STARTED_MS = int(STARTED.timestamp() * 1000)
 ENDED_MS = int(ENDED.timestamp() * 1000)
@@ -225,6 +225,7 @@ def test_artifacts_are_copied_without_the_checkpoint(directory: SweepDirectory) 
     assert files == {
         "trial.json",
         "certificates.tsv",
+        "certificates.json",
         "denoiser.safetensors",
         "figures/certified_accuracy.png",
     }
@@ -544,8 +545,8 @@ def test_the_thread_outlives_errors_and_logs_them_once(
 
 
 def test_the_charts_have_their_address() -> None:
-    assert experiment_url("http://127.0.0.1:5000/", "3") == (
-        "http://127.0.0.1:5000/#/experiments/3/runs"
+    assert experiment_page("3") == (
+        "/#/experiments/3/runs"
         "?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey=all-trials"
     )
 
@@ -557,7 +558,13 @@ def test_a_moved_sweep_is_readable_through_a_server(
     assert shown.names() == RUN_NAMES
     trial = shown.run("trial 0")
     listed = {file.path for file in shown.client.list_artifacts(trial.info.run_id)}
-    assert listed == {"trial.json", "certificates.tsv", "denoiser.safetensors", "figures"}
+    assert listed == {
+        "trial.json",
+        "certificates.tsv",
+        "certificates.json",
+        "denoiser.safetensors",
+        "figures",
+    }
     inner = {file.path for file in shown.client.list_artifacts(trial.info.run_id, "figures")}
     assert inner == {"figures/certified_accuracy.png"}
     for name in ("denoiser.safetensors", "figures/certified_accuracy.png"):

@@ -34,5 +34,5 @@ def sources(directory: SweepDirectory, record: SweepRecord) -> Iterator[Source]:
         yield TrialSource(
             f"final/{number}", f"final {number} (test)", "final", directory.final(number)
         )
-    yield UndefendedSource(directory.undefended)
+    yield UndefendedSource(directory.undefended, directory.trial(0))
     yield SweepSource(directory, record)

@@ -3,6 +3,7 @@
 import json
 
 from tune.directory import SweepDirectory, SweepRecord
+from tune.domains import Domain
 from tune.projection.page import swept_paths
 from tune.projection.trials import STEPS_PER_UNIT_RADIUS
 
@@ -45,13 +46,8 @@ def _swept(record: SweepRecord) -> str:
         return f"Nothing but the search's own choice (search `{sweep.get('search')}`)."
     lines = [f"{sweep.get('trials') or 'All'} trials by search `{sweep.get('search')}` over\n"]
     for path in swept_paths(sweep):
-        domain = space[path]
-        given = (
-            {name: value for name, value in domain.items() if value is not None}
-            if isinstance(domain, dict)
-            else domain
-        )
-        lines.append(f"- `{path}`: {json.dumps(given)}")
+        domain = Domain.model_validate(space[path])
+        lines.append(f"- `{path}`: {domain.model_dump_json(exclude_defaults=True)}")
     return "\n".join(lines)
 
 

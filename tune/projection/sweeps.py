@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tune.directory import SweepDirectory, SweepRecord
+from tune.projection.colours import COLOUR_TAG, SWEEP_COLOUR
 from tune.projection.figures import search_figures
 from tune.projection.names import BEST_SO_FAR, TRIAL_NUMBER
 from tune.projection.tables import Table, markdown_tables
@@ -49,7 +50,7 @@ class SweepSource:
             status="RUNNING" if ended is None else "FINISHED",
             started=self.record.created,
             ended=ended,
-            tags={"kind": "sweep"},
+            tags={"kind": "sweep", COLOUR_TAG: SWEEP_COLOUR},
             measurements=best_so_far(self.directory),
             artifacts=existing(self._files()),
             # Trials are still to come before that, and the page's charts show those that are there.

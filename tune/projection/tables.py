@@ -20,7 +20,9 @@ class Table:
 
     def json(self) -> str:
         """Write the table as pandas' orientation "split"."""
-        return json.dumps({"columns": self.columns, "data": self.rows}, ensure_ascii=False)
+        # MLflow takes a point in a column's name for a path, and shows empty cells.
+        columns = [column.replace(".", "·") for column in self.columns]
+        return json.dumps({"columns": columns, "data": self.rows}, ensure_ascii=False)
 
 
 def tsv_table(path: Path) -> Table:

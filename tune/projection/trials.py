@@ -5,13 +5,14 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from decrop.config import TrialConfig
 from decrop.evaluation.accuracy import certified_accuracy
 from decrop.evaluation.table import CertificateTable
 from tune.directory import State, SweepTrialFolder, TrialRecord, TrialState
+from tune.projection.colours import COLOUR_TAG, UNDEFENDED_COLOUR, trial_colour
 from tune.projection.names import CERTIFIED, CURVE_RADIUS
 from tune.projection.tables import Table, tsv_table
 from tune.projection.view import (
@@ -65,9 +66,10 @@ class TrialSource:
 
 @dataclass(frozen=True)
 class UndefendedSource:
-    """The classifier without a denoiser, as a run."""
+    """The classifier without a denoiser, as a run; it has the data of the reference trial."""
 
     folder: SweepTrialFolder
+    reference: SweepTrialFolder
     key: str = "undefended"
 
     def stamps(self) -> dict[str, Stamp]:
@@ -84,16 +86,23 @@ class UndefendedSource:
         if result is None:
             return None
         time = modified(self.folder.result_path)
+        reference = self.reference.read_record()
         return RunView(
             name=f"undefended ({result.get('split', '?')})",
             status="FINISHED",
             started=time,
             ended=time,
-            tags={"kind": "undefended", **_result_tags(result)},
+            tags={"kind": "undefended", COLOUR_TAG: UNDEFENDED_COLOUR, **_result_tags(result)},
             measurements=_result_measurements(self.folder, result, time),
             artifacts=_artifacts(self.folder),
             tables=_tables(self.folder),
-            inputs=_inputs(None, result),
+            inputs=[]
+            if reference is None
+            else _inputs(
+                reference.config,
+                {k: v for k, v in _hashes(self.folder, result).items() if k != "limited_data"},
+                result["split"],
+            ),
         )
 
 
@@ -150,13 +159,19 @@ def _trial_view(source: TrialSource) -> RunView | None:
             "reference": _json(record.reference),
             "pruned": _json(state.state == "pruned"),
             "mlflow.note.content": _error_note(state),
+            COLOUR_TAG: trial_colour(record.number),
+            **_hash_tags(folder.read_inputs()),
             **_code_tags(folder),
             **({} if result is None else _result_tags(result)),
         },
         measurements=measurements,
         artifacts=_artifacts(folder),
         tables=_tables(folder),
-        inputs=[] if result is None else _inputs(record.config, result),
+        inputs=_inputs(
+            record.config,
+            _hashes(folder, result),
+            "held_out" if source.kind == "trial" else "test",
+        ),
     )
 
 
@@ -224,7 +239,11 @@ def _scores(split: str, row: dict[str, Any]) -> Iterator[tuple[str, float]]:
 
 def _result_tags(result: dict[str, Any]) -> dict[str, str]:
     tags = {name: str(result[name]) for name in ("split", "precision") if name in result}
-    return tags | {f"hash.{name}": str(value) for name, value in result.get("hashes", {}).items()}
+    return tags | _hash_tags(result.get("hashes", {}))
+
+
+def _hash_tags(hashes: Mapping[str, str]) -> dict[str, str]:
+    return {f"hash.{name}": value for name, value in hashes.items()}
 
 
 def _code_tags(folder: SweepTrialFolder) -> dict[str, str]:
@@ -240,23 +259,23 @@ def _code_tags(folder: SweepTrialFolder) -> dict[str, str]:
     return tags if code.commit is None else {**tags, "mlflow.source.git.commit": code.commit}
 
 
-def _inputs(config: TrialConfig | None, result: dict[str, Any]) -> list[Input]:
-    """List what the run worked on, whose contents' hashes its result has."""
-    dataset, classifier = "data", "classifier"
-    data_source = classifier_source = "recorded in the sweep directory"
-    if config is not None:
-        dataset = config.dataset.name
-        data_source = config.dataset.path or dataset
-        classifier = config.classifier.weights or config.classifier.architecture
-        classifier_source = classifier
+def _hashes(folder: SweepTrialFolder, result: dict[str, Any] | None) -> dict[str, str]:
+    hashes: dict[str, str] = {} if result is None else result.get("hashes", {})
+    return {**folder.read_inputs(), **hashes}
+
+
+def _inputs(config: TrialConfig, hashes: Mapping[str, str], split: str) -> list[Input]:
+    """List what a run worked on, as far as the hashes of its contents are known."""
+    dataset, classifier = config.dataset, config.classifier
+    data_source = dataset.path or dataset.name
+    network = classifier.weights or classifier.architecture
     named = {
-        "limited_data": (f"{dataset}: limited data", data_source, "training"),
-        "certified_images": (f"{dataset}: {result['split']} images", data_source, "certification"),
-        "classifier": (f"classifier: {Path(classifier).name}", classifier_source, "protected"),
+        "limited_data": (f"{dataset.name}: limited data", data_source, "training"),
+        "certified_images": (f"{dataset.name}: {split} images", data_source, "certification"),
+        "classifier": (f"classifier: {PurePath(network).name}", network, "protected"),
     }
-    hashes = result.get("hashes", {})
     return [
-        Input(name=name, digest=str(hashes[key]), source=source, context=context)
+        Input(name=name, digest=hashes[key], source=source, context=context)
         for key, (name, source, context) in named.items()
         if key in hashes
     ]
@@ -293,6 +312,7 @@ def _documents(folder: SweepTrialFolder) -> dict[str, Path]:
         folder.reports_path,
         folder.result_path,
         folder.code_path,
+        folder.inputs_path,
         folder.system_path,
     )
 
