@@ -60,9 +60,13 @@ def card(page: Page, title: str) -> Locator:
     return page.locator(CARD).filter(has=page.get_by_text(title, exact=True))
 
 
-def test_the_first_page_shows_all_trials_and_their_curves(address: str, tmp_path: Path) -> None:
+def test_the_first_page_shows_all_trials_their_curves_and_what_won(
+    address: str, directory: SweepDirectory, tmp_path: Path
+) -> None:
+    summary = directory.leaderboard_markdown_path.read_text().splitlines()[-1]
     with page_at(address) as page:
         try:
+            expect(page.get_by_text(summary[:40]).first).to_be_visible()
             for name in ("trial 0", "trial 1", "final 0 (test)", "undefended (test)", "tiny"):
                 expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
             for section in ("Certified accuracy", "Search", "Losses"):
@@ -90,34 +94,17 @@ def test_the_first_page_shows_all_trials_and_their_curves(address: str, tmp_path
             print(keep_picture(page, tmp_path, "dashboard"))
 
 
-def test_the_first_page_says_what_won(
-    address: str, directory: SweepDirectory, tmp_path: Path
+def test_a_trial_has_its_certificates_as_a_table_and_the_load_of_its_machine(
+    address: str, tmp_path: Path
 ) -> None:
-    summary = directory.leaderboard_markdown_path.read_text().splitlines()[-1]
-    with page_at(address) as page:
-        try:
-            expect(page.get_by_text(summary[:40]).first).to_be_visible()
-        finally:
-            print(keep_picture(page, tmp_path, "description"))
-
-
-def test_a_trial_has_its_certificates_as_a_table(address: str, tmp_path: Path) -> None:
     with page_at(address) as page:
         try:
             page.get_by_role("link", name="trial 0", exact=True).click()
+            page.get_by_role("tab", name="System metrics").click()
+            expect(page.get_by_text("cpu_utilization_percentage").first).to_be_visible()
             page.get_by_role("tab", name="Artifacts").click()
             page.get_by_text("certificates.json", exact=True).click()
             for column in ("idx", "label", "predict", "radius"):
                 expect(page.get_by_role("columnheader", name=column)).to_be_visible()
         finally:
             print(keep_picture(page, tmp_path, "certificates"))
-
-
-def test_a_trial_has_the_load_of_its_machine(address: str, tmp_path: Path) -> None:
-    with page_at(address) as page:
-        try:
-            page.get_by_role("link", name="trial 0", exact=True).click()
-            page.get_by_role("tab", name="System metrics").click()
-            expect(page.get_by_text("cpu_utilization_percentage").first).to_be_visible()
-        finally:
-            print(keep_picture(page, tmp_path, "system"))

@@ -3,7 +3,7 @@
 COLOUR_TAG = "mlflow.runColor"
 
 UNDEFENDED_COLOUR = "#000000"
-SWEEP_COLOUR = "#0072B2"
+SWEEP_COLOUR = "#666666"
 # Okabe and Ito's colours, of which the reference has the first, then darker and lighter ones.
 _COLOURS = (
     *("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
