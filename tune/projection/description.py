@@ -28,11 +28,11 @@ def _outcome(directory: SweepDirectory, record: SweepRecord) -> list[str]:
     path = directory.leaderboard_markdown_path
     if not path.exists():
         return [f"**{record.name}**: a sweep over DE-CROP's settings, not finished yet.\n"]
-    leaderboard = path.read_text().strip()
-    # Below the table.
-    summary = leaderboard.splitlines()[-1]
-    table = leaderboard.removesuffix(summary).strip()
-    return [f"**{record.name}**: {summary}\n", f"## Leaderboard\n\n{table}\n"]
+    table, _, summary = path.read_text().strip().rpartition("|\n")
+    return [
+        f"**{record.name}**: {' '.join(summary.split())}\n",
+        f"## Leaderboard\n\n{table}|\n",
+    ]
 
 
 def _swept(record: SweepRecord) -> str:
