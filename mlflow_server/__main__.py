@@ -42,6 +42,10 @@ def serve(
     log_file: Annotated[
         Path | None, typer.Option(help="File to append MLflow's own log to.")
     ] = None,
+    page: Annotated[
+        str,
+        typer.Option(help="Path of the page whose address is printed once MLflow is ready."),
+    ] = "",
 ) -> None:
     """Run an MLflow tracking server until SIGTERM or Ctrl-C.
 
@@ -65,7 +69,7 @@ def serve(
             )
         settings = ServerSettings(store, artifacts, host, port, startup_timeout, log_file)
         with TrackingServer(settings) as server:
-            typer.echo(f"MLflow is ready at {server.url}")
+            typer.echo(f"MLflow is ready at {server.url}{page}")
             server.wait()
     except InputError as error:
         _fail(str(error), code=2)

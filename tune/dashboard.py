@@ -6,7 +6,7 @@ import sys
 from typing import NoReturn
 
 from tune.directory import SweepDirectory
-from tune.tracking import experiment_url
+from tune.tracking import experiment_page
 
 DEFAULT_PORT = 5000
 
@@ -19,11 +19,14 @@ def dashboard_command(directory: SweepDirectory, port: int = DEFAULT_PORT) -> st
 
 def dashboard_url(experiment_id: str, port: int = DEFAULT_PORT) -> str:
     """Return the address at which that command opens the sweep on its charts."""
-    return experiment_url(f"http://127.0.0.1:{port}", experiment_id)
+    return f"http://127.0.0.1:{port}{experiment_page(experiment_id)}"
 
 
-def serve(directory: SweepDirectory, port: int) -> NoReturn:
-    """Become the server of the sweep's own store, on loopback, so that signals reach it itself."""
+def serve(directory: SweepDirectory, experiment_id: str, port: int) -> NoReturn:
+    """Become the server of the sweep's own store, on loopback, so that signals reach it itself.
+
+    It prints the address of the sweep's page once it answers.
+    """
     command = [
         sys.executable,
         "-m",
@@ -34,6 +37,8 @@ def serve(directory: SweepDirectory, port: int) -> NoReturn:
         str(directory.mlflow_artifacts_path.absolute()),
         "--port",
         str(port),
+        "--page",
+        experiment_page(experiment_id),
     ]
     sys.stdout.flush()
     os.execv(sys.executable, command)

@@ -69,6 +69,14 @@ class TrialState(Settings):
         return self
 
 
+class CodeRecord(Settings):
+    """What `code.json` says: by which code a trial was last run, and where."""
+
+    version: str = Field(description="Of the package.")
+    commit: str | None = Field(default=None, description="Of the git checkout, if it is one.")
+    host: str = Field(description="Name of the machine.")
+
+
 class SweepTrialFolder(TrialFolder):
     """A trial's folder with what the sweep knows of it; any file may be missing at any time."""
 
@@ -76,6 +84,9 @@ class SweepTrialFolder(TrialFolder):
         super().__init__(path)
         self.record_path = path / "trial.json"
         self.state_path = path / "state.json"
+        self.code_path = path / "code.json"
+        self.inputs_path = path / "inputs.json"
+        self.system_path = path / "system.json"
 
     def read_record(self) -> TrialRecord | None:
         """Read `trial.json`, None if absent.
@@ -100,6 +111,35 @@ class SweepTrialFolder(TrialFolder):
     def write_state(self, state: TrialState) -> None:
         """Write `state.json` whole."""
         write_json(self.state_path, state.model_dump(mode="json"))
+
+    def read_code(self) -> CodeRecord | None:
+        """Read `code.json`, None if absent.
+
+        Raises:
+            InputError: the file is no record of code.
+        """
+        return _read_record(self.code_path, CodeRecord)
+
+    def read_inputs(self) -> dict[str, str]:
+        """Read the content hashes of what the trial works on, by its role, {} if absent.
+
+        Raises:
+            InputError: the file is not a JSON object.
+        """
+        if not self.inputs_path.exists():
+            return {}
+        hashes = read_json(self.inputs_path)
+        if not isinstance(hashes, dict):
+            raise InputError(f"{self.inputs_path} is not a JSON object; restore or delete it.")
+        return hashes
+
+    def read_system(self) -> list[dict[str, Any]]:
+        """Read the load of the trial's machine, by seconds since its start, [] if absent.
+
+        Raises:
+            InputError: the file is not a JSON list of objects.
+        """
+        return _read_rows(self.system_path)
 
     def read_history(self) -> list[dict[str, Any]]:
         """Read the losses of every epoch so far, [] if absent.

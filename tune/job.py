@@ -13,12 +13,14 @@ from decrop.cache import ContentCache
 from decrop.certification import MakeSampler
 from decrop.classifiers.stored import store_classifier
 from decrop.config import TrialConfig
+from decrop.files import write_json
 from decrop.inputs import TrialInputs, load_inputs
 from decrop.result import Split
 from decrop.smoothing.execution import resolve_device
 from decrop.trial import Report, run_trial, stopping_epoch
 from tune.cluster import Claims
 from tune.directory import State, SweepDirectory, SweepTrialFolder, TrialRecord, TrialState
+from tune.monitor import code_record, monitored
 from tune.shards import ShardedSampler
 from tune.space import reference_config, trial_config_for, varied_paths
 from tune.sweep_file import SweepConfig
@@ -97,22 +99,29 @@ def run_recorded(
     started = earlier.started if earlier is not None else _now()
     folder.write_state(TrialState(state="running", started=started))
     torch.set_num_threads(max(1, int(job.claims.trial.cpu)))
+    write_json(folder.code_path, code_record().model_dump(mode="json"))
     try:
-        inputs = job.inputs_for(record.config)
-        for report in run_trial(
-            record.config,
-            inputs,
-            folder,
-            job.cache,
-            split=split,
-            last_epoch=stopping_epoch(record.config, job.directory.trial(record.number))
-            if split == "test"
-            else None,
-            make_sampler=job.make_sampler(record.config),
-        ):
-            if report.finished:
-                end_trial(folder, "complete")
-            yield report
+        with monitored(folder):
+            inputs = job.inputs_for(record.config)
+            hashes = {
+                "classifier": inputs.classifier.content_hash(),
+                "limited_data": inputs.limited.all.content_hash(),
+            }
+            write_json(folder.inputs_path, hashes)
+            for report in run_trial(
+                record.config,
+                inputs,
+                folder,
+                job.cache,
+                split=split,
+                last_epoch=stopping_epoch(record.config, job.directory.trial(record.number))
+                if split == "test"
+                else None,
+                make_sampler=job.make_sampler(record.config),
+            ):
+                if report.finished:
+                    end_trial(folder, "complete")
+                yield report
     except Exception:
         end_trial(folder, "failed", error=traceback.format_exc())
         raise

@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
-from tune.search import PastTrial
+from tune.past import PastTrial
 from tune.sweep_file import PruningSettings
 
 EVALUATION = "evaluation"

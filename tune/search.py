@@ -1,23 +1,20 @@
 """Proposals for Ray Tune from Optuna, with trial 0 first and earlier trials remembered."""
 
 import math
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 from ray.air.constants import TRAINING_ITERATION
 from ray.tune.search import Searcher
 
 from decrop.seeds import derive_seed
+from tune.past import PastTrial, finite, quiet_optuna, recorded
 from tune.space import (
     contains,
-    distributions,
     listed_trials,
     reference_parameters,
     suggest,
@@ -28,25 +25,6 @@ from tune.sweep_file import SweepConfig
 # Optuna's own number; a third of a sweep that is too short for it.
 _RANDOM_TRIALS = 10
 _SEEDS = 2**32
-
-
-@dataclass(frozen=True)
-class PastTrial:
-    """A trial that ended before this search began.
-
-    Args:
-        number: Its number in the sweep.
-        parameters: Its values of what the sweep varies.
-        state: complete, pruned or failed.
-        value: Its held-out score; None where there is none.
-        intermediate: Its held-out scores while training, by evaluation.
-    """
-
-    number: int
-    parameters: Mapping[str, Any]
-    state: Literal["complete", "pruned", "failed"]
-    value: float | None = None
-    intermediate: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -101,7 +79,7 @@ class SweepSearcher(Searcher):
         self._sweep = sweep
         self._time_attr = time_attr
         self._running: dict[str, _Running] = {}
-        with _quiet_optuna():
+        with quiet_optuna():
             self._study = optuna.create_study(
                 direction="maximize", pruner=optuna.pruners.NopPruner()
             )
@@ -138,7 +116,7 @@ class SweepSearcher(Searcher):
         running = self._running.pop(trial_id, None)
         if running is None or running.trial is None:
             return
-        value = _number((result or {}).get(self.metric))
+        value = finite((result or {}).get(self.metric))
         if error or value is None:
             self._study.tell(running.trial, state=TrialState.FAIL)
         elif result is not None and result.get("finished") is True:
@@ -153,7 +131,7 @@ class SweepSearcher(Searcher):
         """Write nothing, for a sweep resumes from its trials' folders."""
 
     def _report(self, running: _Running, result: Mapping[str, Any]) -> None:
-        value, step = _number(result.get(self.metric)), result.get(self._time_attr)
+        value, step = finite(result.get(self.metric)), result.get(self._time_attr)
         if value is not None and step is not None:
             running.report(int(step), value)
 
@@ -171,23 +149,9 @@ class SweepSearcher(Searcher):
         return trial, suggest(trial, space)
 
     def _remember(self, past: PastTrial) -> None:
-        if not contains(self._sweep.space, past.parameters):
-            return
-        steps = {step: value for step, value in past.intermediate.items() if math.isfinite(value)}
-        state, value = TrialState.FAIL, _number(past.value)
-        if past.state == "complete" and value is not None:
-            state = TrialState.COMPLETE
-        elif past.state == "pruned" and steps:
-            state, value = TrialState.PRUNED, steps[max(steps)]
-        self._study.add_trial(
-            optuna.create_trial(
-                state=state,
-                value=None if state is TrialState.FAIL else value,
-                params=dict(past.parameters),
-                distributions=distributions(self._sweep.space, past.parameters),
-                intermediate_values=steps,
-            )
-        )
+        trial = recorded(past, self._sweep.space)
+        if trial is not None:
+            self._study.add_trial(trial)
 
 
 def _waiting(
@@ -220,7 +184,7 @@ def _sampler(sweep: SweepConfig, number: int) -> BaseSampler:
     seed = derive_seed(sweep.search_seed, "search", number) % _SEEDS
     if sweep.search != "tpe":
         return RandomSampler(seed=seed)
-    with _quiet_optuna():
+    with quiet_optuna():
         return TPESampler(
             seed=seed,
             n_startup_trials=min(_RANDOM_TRIALS, max(1, total_trials(sweep) // 3)),
@@ -229,23 +193,3 @@ def _sampler(sweep: SweepConfig, number: int) -> BaseSampler:
             group=True,
             constant_liar=True,
         )
-
-
-def _number(value: Any) -> float | None:
-    """Return a metric as a finite number, or None where it is none."""
-    if value is None or not math.isfinite(value):
-        return None
-    return float(value)
-
-
-@contextmanager
-def _quiet_optuna() -> Iterator[None]:
-    """Silence what Optuna says of a new study and of experimental arguments, in this block only."""
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            yield
-    finally:
-        optuna.logging.set_verbosity(level)

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 # Ray Tune's own loggers and tables; the sweep directory and our progress take their place.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -34,9 +33,10 @@ from tune.leaderboard.entries import (
     write_leaderboard,
 )
 from tune.leaderboard.ranking import chosen, ranking
+from tune.past import ended_trials
 from tune.progress import ProgressCallback, SweepProgress
 from tune.pruning import EVALUATION, build_scheduler
-from tune.search import PastTrial, SweepSearcher
+from tune.search import SweepSearcher
 from tune.space import reference_config, row_trials, total_trials, trial_config_for
 from tune.sweep_file import SweepConfig
 from tune.tracking import Tracker, TrackingThread, check_tracking_uri
@@ -273,7 +273,7 @@ def _tracked(tracker: Tracker) -> Iterator[TrackingThread]:
 
 def _search(job: SweepJob, console: Console) -> None:
     sweep, directory = job.sweep, job.directory
-    past, unfinished = _earlier(directory)
+    past, unfinished = ended_trials(directory)
     total = total_trials(sweep)
     missing = total - len(past)
     if missing <= 0:
@@ -316,7 +316,7 @@ def _search(job: SweepJob, console: Console) -> None:
             tuner.fit()
     finally:
         shutil.rmtree(disposable, ignore_errors=True)
-    past, _ = _earlier(directory)
+    past, _ = ended_trials(directory)
     if len(past) < total:
         raise SweepInterruptedError(directory)
 
@@ -330,34 +330,6 @@ def _own_interrupt_handler() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, handler)
-
-
-def _earlier(
-    directory: SweepDirectory,
-) -> tuple[list[PastTrial], list[tuple[int, dict[str, Any]]]]:
-    """Return the trials that ended, and number and parameters of those that did not."""
-    past: list[PastTrial] = []
-    unfinished: list[tuple[int, dict[str, Any]]] = []
-    for number in directory.trial_numbers():
-        folder = directory.trial(number)
-        record, state = folder.read_record(), folder.read_state()
-        if record is None:
-            continue
-        parameters: dict[str, Any] = dict(record.parameters)
-        if state is None or state.state == "running":
-            unfinished.append((number, parameters))
-            continue
-        scores = {report[EVALUATION]: report[METRIC] for report in folder.read_reports()}
-        past.append(
-            PastTrial(
-                number=number,
-                parameters=parameters,
-                state=state.state,
-                value=scores[max(scores)] if scores else None,
-                intermediate=scores,
-            )
-        )
-    return past, unfinished
 
 
 def _common_failure(directory: SweepDirectory) -> str:

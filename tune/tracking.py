@@ -1,9 +1,11 @@
 """A sweep directory shown in MLflow: whatever is new in its files is logged, nothing twice."""
 
+import hashlib
 import json
 import logging
 import os
 import shlex
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,25 +20,39 @@ from filelock import FileLock, Timeout
 from decrop.errors import InputError
 from decrop.files import sha256_of_json
 from tune.directory import SweepDirectory
-from tune.projection import RunView, Source, Stamp, sources, sweep_description
+from tune.projection import (
+    Input,
+    RunView,
+    Source,
+    Stamp,
+    page_state,
+    sources,
+    sweep_description,
+)
 
 if TYPE_CHECKING:
-    from mlflow.entities import Experiment, Run
+    from mlflow.entities import DatasetInput, Experiment, Run
     from mlflow.tracking import MlflowClient
 
 _KEY_TAG = "decrop.key"
 _SYNCED_TAG = "decrop.synced"
 _NOTE_TAG = "mlflow.note.content"
-# A saved view of the experiment's page, named in its address: MLflow itself shows the charts of no
-# more than the first ten runs.
-_VIEW_TAG = "mlflow.sharedViewState."
+# Hashes of the descriptions that were written last: another one is somebody's own and stays.
+_NOTE_HASHES_TAG = "decrop.note"
+# A saved view of the experiment's page, named in its address: without it MLflow shows a chart for
+# each metric, of no more than the first ten runs.
 _VIEW = "all-trials"
-_VIEW_STATE = {"runsHiddenMode": "SHOW_ALL"}
+_STATE_TAG = f"mlflow.sharedViewState.{_VIEW}"
+# Where MLflow looks which of a run's artifacts are tables.
+_TABLES_TAG = "mlflow.loggedArtifacts"
+_CONTEXT_TAG = "mlflow.data.context"
 
 # Limits of MLflow's stores; the experiment's tag is that of servers before 3.
 _PARAMETER_CHARACTERS = 6000
 _TAG_CHARACTERS = 8000
 _EXPERIMENT_TAG_CHARACTERS = 5000
+_DIGEST_CHARACTERS = 36
+_NAME_CHARACTERS = 500
 
 _LOCK_SECONDS = 60
 _SERVER_ERROR = 500
@@ -48,10 +64,10 @@ class TrackingError(RuntimeError):
     """Something could not be shown in MLflow; the sweep directory has it, and a repeat goes on."""
 
 
-def experiment_url(base_url: str, experiment_id: str) -> str:
-    """Return the address of MLflow's page that opens on the charts of all runs."""
+def experiment_page(experiment_id: str) -> str:
+    """Return the path of MLflow's page that opens on the charts of all runs."""
     return (
-        f"{base_url.rstrip('/')}/#/experiments/{experiment_id}/runs"
+        f"/#/experiments/{experiment_id}/runs"
         f"?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={_VIEW}"
     )
 
@@ -101,7 +117,7 @@ class Tracker:
         """
         problems: list[tuple[str, Exception]] = []
         with self._exclusive():
-            self._open_experiment()
+            self._sync_experiment()
             listed = False
             for source in sources(self.directory, self._record):
                 stamps = source.stamps()
@@ -125,6 +141,26 @@ class Tracker:
                 f"{len(problems)} of the sweep's runs cannot be shown in MLflow; "
                 f"first {key}: {_one_line(first)}"
             ) from first
+
+    def _sync_experiment(self) -> None:
+        known = self._open_experiment()
+        note, state = self._note(), page_state(self._record.sweep)
+        if (known.tags.get(_NOTE_TAG), known.tags.get(_STATE_TAG)) == (note, state):
+            return
+        client, identity = self._open_client(), known.experiment_id
+        current = client.get_experiment(identity)
+        found = _hash(current.tags.get(_NOTE_TAG, ""))
+        if found in current.tags.get(_NOTE_HASHES_TAG, "").split() and found != _hash(note):
+            # Both, so that a break before the description is written leaves one that is known.
+            client.set_experiment_tag(identity, _NOTE_HASHES_TAG, f"{found} {_hash(note)}")
+            client.set_experiment_tag(identity, _NOTE_TAG, note)
+        if current.tags.get(_STATE_TAG) != state:
+            client.set_experiment_tag(identity, _STATE_TAG, state)
+        # What there is to be shown, were it not for somebody's own description.
+        known.tags.update({_NOTE_TAG: note, _STATE_TAG: state})
+
+    def _note(self) -> str:
+        return _shortened(sweep_description(self.directory, self._record))
 
     def _sync_run(self, source: Source, stamps: Mapping[str, Stamp], digest: str) -> None:
         run = self._runs.get(source.key)
@@ -156,15 +192,34 @@ class Tracker:
             if run.artifacts.get(name) != stamps.get(name):
                 self._log_artifact(client, run, name, path)
                 run.artifacts[name] = stamps[name]
+        self._log_generated(client, run, view)
         _log_status(client, run, view)
         client.set_tag(run.id, _SYNCED_TAG, digest)  # Last: it says that all of the above is done.
         run.tags[_SYNCED_TAG] = digest
+
+    def _log_generated(self, client: "MlflowClient", run: "_RunMirror", view: RunView) -> None:
+        contents = {name: table.json().encode() for name, table in view.tables.items()}
+        for name, content in {**contents, **view.drawn}.items():
+            digest = hashlib.sha256(content).hexdigest()
+            if run.generated.get(name) != digest:
+                with tempfile.TemporaryDirectory() as folder:
+                    path = Path(folder) / PurePosixPath(name).name
+                    path.write_bytes(content)
+                    self._log_artifact(client, run, name, path)
+                run.generated[name] = digest
+        inputs = [put for put in view.inputs if _identity(put) not in run.inputs]
+        if inputs:
+            client.log_inputs(run.id, [_dataset_input(put) for put in inputs])
+            run.inputs.update(map(_identity, inputs))
 
     def _log_values(self, client: "MlflowClient", run: "_RunMirror", view: RunView) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
         parameters = {name: text[:_PARAMETER_CHARACTERS] for name, text in view.parameters.items()}
         tags = {name: text[:_TAG_CHARACTERS] for name, text in view.tags.items()}
+        if view.tables:
+            tables = [{"path": name, "type": "table"} for name in view.tables]
+            tags[_TABLES_TAG] = json.dumps(tables)
         new_parameters = {k: v for k, v in parameters.items() if run.parameters.get(k) != v}
         new_tags = {k: v for k, v in tags.items() if run.tags.get(k, "") != v}
         new = [m for m in view.measurements if m.step not in run.steps_of(client, m.metric)]
@@ -244,8 +299,9 @@ class Tracker:
             artifact_location=own_location if self._tracking_uri is None else None,
             tags={
                 _KEY_TAG: self._full_key("experiment"),
-                _NOTE_TAG: _shortened(sweep_description(self._record)),
-                f"{_VIEW_TAG}{_VIEW}": json.dumps(_VIEW_STATE),
+                _NOTE_TAG: self._note(),
+                _NOTE_HASHES_TAG: _hash(self._note()),
+                _STATE_TAG: page_state(self._record.sweep),
             },
         )
         return client.get_experiment(experiment_id)
@@ -329,7 +385,9 @@ class _RunMirror:
     parameters: dict[str, str]
     tags: dict[str, str]
     metrics_before: frozenset[str]
+    inputs: set[tuple[str, str]]
     artifacts: dict[str, Stamp] = field(default_factory=dict)
+    generated: dict[str, str] = field(default_factory=dict)
     _steps: dict[str, set[int]] = field(default_factory=dict)
 
     @classmethod
@@ -343,6 +401,10 @@ class _RunMirror:
             parameters=dict(run.data.params),
             tags=dict(run.data.tags),
             metrics_before=frozenset(run.data.metrics),
+            inputs={
+                (logged.dataset.name, logged.dataset.digest)
+                for logged in (run.inputs.dataset_inputs if run.inputs else ())
+            },
         )
 
     def steps_of(self, client: "MlflowClient", metric: str) -> set[int]:
@@ -406,6 +468,25 @@ def _log_status(client: "MlflowClient", run: _RunMirror, view: RunView) -> None:
     elif (run.status, run.end_time) != (view.status, end_time):
         client.set_terminated(run.id, view.status, end_time)
     run.status, run.end_time = view.status, end_time
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _identity(put: Input) -> tuple[str, str]:
+    return put.name[:_NAME_CHARACTERS], put.digest[:_DIGEST_CHARACTERS]
+
+
+def _dataset_input(put: Input) -> "DatasetInput":
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    name, digest = _identity(put)
+    source = json.dumps({"uri": put.source, "sha256": put.digest})
+    return DatasetInput(
+        Dataset(name=name, digest=digest, source_type="local", source=source),
+        [InputTag(_CONTEXT_TAG, put.context)],
+    )
 
 
 def _is_outage(error: Exception) -> bool:

@@ -49,9 +49,7 @@ def test_the_page_is_served_until_a_signal(
                 os.kill(pid, signal.SIGKILL)
         server.communicate()
     experiment = Tracker(SweepDirectory.open(path)).experiment_id()
-    assert printed.splitlines()[0] == (
-        f"as soon as MLflow is ready: {dashboard_url(experiment, port)}"
-    )
+    assert printed.splitlines()[-1] == f"MLflow is ready at {dashboard_url(experiment, port)}"
     assert "Traceback" not in printed
     assert is_free(port)
 

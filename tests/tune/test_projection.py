@@ -1,3 +1,4 @@
+import json
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tests.tune.sweeps import (
     write_outcome,
     write_progress,
 )
-from tune.directory import SweepDirectory
+from tune.directory import CodeRecord, SweepDirectory
 from tune.projection import (
     RunView,
     Source,
@@ -137,6 +138,14 @@ def test_a_complete_trial_shows_scores_curve_and_artifacts(tmp_path: Path) -> No
         "denoiser.safetensors",
         "figures/certified_accuracy.png",
     }
+    assert view.tables["certificates.json"].columns[:3] == ["idx", "label", "predict"]
+    assert view.tables["certificates.json"].rows[0][:4] == [0, 3, 3, 0.1]
+    radii = points(view, "certified/L2 radius")
+    assert [step for step, _ in radii] == [step for step, _ in points(view, "certified/held_out")]
+    assert all(radius == step / 1000 for step, radius in radii)
+    assert [(put.name, put.digest) for put in view.inputs] == [
+        ("classifier: auto", "c" * 64),
+    ]
 
 
 def test_a_final_run_is_scored_on_test_only(tmp_path: Path) -> None:
@@ -208,14 +217,20 @@ def test_best_so_far_never_falls_and_waits_for_running_trials(tmp_path: Path) ->
     end(directory.trial(3), "pruned")
     begin(directory.trial(4), 4)
     write_complete_trial(directory.trial(5), 5, radius=0.9)
-    assert [(m.step, m.value) for m in best_so_far(directory)] == [
+    found = best_so_far(directory)
+    assert [(m.step, m.value) for m in found if m.metric == "sweep/trial"] == [
+        (number, number) for number in range(4)
+    ]
+    assert [(m.step, m.value) for m in found if m.metric == "sweep/best_so_far"] == [
         (0, 0.2),
         (1, 0.2),
         (2, 0.5),
         (3, 0.5),
     ]
     write_complete_trial(directory.trial(4), 4, radius=0.3)
-    assert [m.value for m in best_so_far(directory)] == [0.2, 0.2, 0.5, 0.5, 0.5, 0.9]
+    found = best_so_far(directory)
+    best = [m.value for m in found if m.metric == "sweep/best_so_far"]
+    assert best == [0.2, 0.2, 0.5, 0.5, 0.5, 0.9]
 
 
 def test_the_sweep_is_running_until_its_leaderboard(tmp_path: Path) -> None:
@@ -246,7 +261,77 @@ def test_a_broken_file_is_an_input_error(tmp_path: Path) -> None:
 
 
 def test_description_names_sweep_and_settings(tmp_path: Path) -> None:
-    record = make_sweep(tmp_path).read_record()
-    text = sweep_description(record)
+    directory = make_sweep(tmp_path)
+    record = directory.read_record()
+    text = sweep_description(directory, record)
     assert record.id in text
     assert '"search": "tpe"' in text
+
+
+def test_a_running_trial_shows_its_inputs_code_and_load(tmp_path: Path) -> None:
+    directory = make_sweep(tmp_path)
+    folder = directory.trial(0)
+    begin(folder, 0)
+    write_json(folder.inputs_path, {"classifier": "a" * 64, "limited_data": "b" * 64})
+    code = CodeRecord(version="0.1.0", commit="f" * 40, host="node7")
+    write_json(folder.code_path, code.model_dump(mode="json"))
+    write_json(
+        folder.system_path,
+        [
+            {"seconds": 5, "cpu_utilization_percentage": 80.0},
+            {"seconds": 10, "cpu_utilization_percentage": 20.0},
+        ],
+    )
+    view = view_of(directory, "trials/0")
+    assert [(put.name, put.digest, put.context) for put in view.inputs] == [
+        ("cifar10: limited data", "b" * 64, "training"),
+        ("classifier: auto", "a" * 64, "protected"),
+    ]
+    assert view.tags["hash.limited_data"] == "b" * 64
+    assert view.tags["mlflow.source.git.commit"] == "f" * 40
+    assert view.tags["decrop.version"] == "0.1.0"
+    load = [m for m in view.measurements if m.metric == "system/cpu_utilization_percentage"]
+    assert [(m.step, m.value) for m in load] == [(5, 80.0), (10, 20.0)]
+    assert load[0].time == STARTED + timedelta(seconds=5)
+
+
+def test_a_trial_and_its_final_training_have_one_colour_and_others_another(tmp_path: Path) -> None:
+    directory = make_sweep(tmp_path)
+    for number in (0, 1):
+        begin(directory.trial(number), number)
+    begin(directory.final(1), 1)
+    colours = {
+        key: view_of(directory, key).tags["mlflow.runColor"]
+        for key in ("trials/0", "trials/1", "final/1", "sweep")
+    }
+    assert colours["trials/1"] == colours["final/1"]
+    assert len(set(colours.values())) == 3
+
+
+def test_a_finished_search_has_its_figures_and_leaderboard(tmp_path: Path) -> None:
+    directory = make_sweep(tmp_path)
+    for number, radius in enumerate((0.2, 0.1)):
+        write_complete_trial(directory.trial(number), number, radius=radius)
+    assert not view_of(directory, "sweep").drawn
+    write_json(directory.leaderboard_json_path, [])
+    write_text(
+        directory.leaderboard_markdown_path,
+        "A caption.\n\n| rank | r = 0.25 |\n| --- | --- |\n| 1 | 61.5 (54–68) |\n\nTrial 1 won.\n",
+    )
+    view = view_of(directory, "sweep")
+    # Two trials tell nothing of importance, and their denoisers are of one size.
+    assert list(view.drawn) == ["figures/search_history.png"]
+    assert view.drawn["figures/search_history.png"].startswith(b"\x89PNG")
+    table = json.loads(view.tables["leaderboard_table.json"].json())
+    assert table == {"columns": ["rank", "r = 0·25"], "data": [["1", "61.5 (54–68)"]]}
+    text = sweep_description(directory, directory.read_record())
+    assert text.startswith("**digits**: Trial 1 won.\n")
+    assert "| 1 | 61.5 (54–68) |" in text
+
+
+def test_description_names_what_is_swept_with_its_domain(tmp_path: Path) -> None:
+    sweep = {"search": "tpe", "trials": 3, "space": {"sigma": {"uniform": [0.1, 0.5], "when": {}}}}
+    directory = SweepDirectory.create(tmp_path, "digits", sweep)
+    text = sweep_description(directory, directory.read_record())
+    assert text.startswith("**digits**: a sweep over DE-CROP's settings, not finished yet.")
+    assert '- `sigma`: {"uniform":[0.1,0.5]}' in text

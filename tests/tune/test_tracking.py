@@ -1,3 +1,4 @@
+import json
 import logging
 import os
 import shutil
@@ -32,7 +33,7 @@ from tests.tune.sweeps import (
     write_progress,
 )
 from tune.directory import SweepDirectory, TrialState
-from tune.tracking import Tracker, TrackingError, TrackingThread, experiment_url
+from tune.tracking import Tracker, TrackingError, TrackingThread, experiment_page
 
 STARTED_MS = int(STARTED.timestamp() * 1000)
 ENDED_MS = int(ENDED.timestamp() * 1000)
@@ -216,6 +217,88 @@ def test_the_experiment_carries_name_key_and_description(directory: SweepDirecto
     assert experiment.tags["mlflow.note.content"].startswith("**digits**")
 
 
+def test_the_description_says_what_won_once_that_is_known(directory: SweepDirectory) -> None:
+    tracker = Tracker(directory)
+    tracker.sync()
+    shown = Shown.of(tracker)
+    assert "not finished yet" in note_of(shown)
+    write_text(directory.leaderboard_markdown_path, "| rank |\n| --- |\n| 1 |\n\nTrial 1 won.\n")
+    tracker.sync()
+    assert note_of(shown).startswith("**digits**: Trial 1 won.")
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_description_that_someone_wrote_in_mlflow_stays(
+    directory: SweepDirectory, restarted: bool
+) -> None:
+    tracker = Tracker(directory)
+    tracker.sync()
+    shown = Shown.of(tracker)
+    shown.client.set_experiment_tag(shown.experiment_id, "mlflow.note.content", "my own")
+    write_text(directory.leaderboard_markdown_path, "| rank |\n| --- |\n| 1 |\n\nTrial 1 won.\n")
+    (Tracker(directory) if restarted else tracker).sync()
+    assert note_of(shown) == "my own"
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_a_description_whose_writing_broke_off_is_caught_up(
+    directory: SweepDirectory, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    tracker = Tracker(directory)
+    tracker.sync()
+    write_text(directory.leaderboard_markdown_path, "| rank |\n| --- |\n| 1 |\n\nTrial 1 won.\n")
+    original, done = MlflowClient.set_experiment_tag, 0
+
+    def breaking_off(*arguments: object) -> None:
+        nonlocal done
+        original(*arguments)  # type: ignore[arg-type]
+        done += 1
+        if done == calls:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "set_experiment_tag", breaking_off)
+        with pytest.raises(KeyboardInterrupt):
+            tracker.sync()
+    Tracker(directory).sync()
+    assert note_of(Shown.of(tracker)).startswith("**digits**: Trial 1 won.")
+
+
+def note_of(shown: Shown) -> str:
+    return str(shown.client.get_experiment(shown.experiment_id).tags["mlflow.note.content"])
+
+
+def test_a_view_of_an_earlier_version_is_replaced(directory: SweepDirectory) -> None:
+    tracker = Tracker(directory)
+    shown = Shown.of(tracker)
+    tag = "mlflow.sharedViewState.all-trials"
+    state = shown.client.get_experiment(shown.experiment_id).tags[tag]
+    shown.client.set_experiment_tag(shown.experiment_id, tag, "{}")
+    Tracker(directory).sync()
+    assert shown.client.get_experiment(shown.experiment_id).tags[tag] == state
+
+
+def test_data_and_classifier_are_inputs_and_certificates_a_table(directory: SweepDirectory) -> None:
+    write_everything(directory)
+    hashes = {"classifier": "a" * 64, "limited_data": "b" * 64}
+    write_json(directory.trial(0).inputs_path, hashes)
+    Tracker(directory).sync()
+    Tracker(directory).sync()
+    shown = Shown.of(Tracker(directory))
+    run = shown.run("trial 0")
+    inputs = {put.dataset.name: put for put in run.inputs.dataset_inputs}
+    assert set(inputs) == {"cifar10: limited data", "classifier: auto"}
+    data = inputs["cifar10: limited data"]
+    assert data.dataset.digest == "b" * 36
+    assert "b" * 64 in data.dataset.source
+    assert [(tag.key, tag.value) for tag in data.tags] == [("mlflow.data.context", "training")]
+    tables = json.loads(run.data.tags["mlflow.loggedArtifacts"])
+    assert tables == [{"path": "certificates.json", "type": "table"}]
+    table = json.loads((artifact_folder(directory, run) / "certificates.json").read_text())
+    assert table["columns"][:3] == ["idx", "label", "predict"]
+    assert len(table["data"]) == 10
+
+
 def test_artifacts_are_copied_without_the_checkpoint(directory: SweepDirectory) -> None:
     write_everything(directory)
     tracker = Tracker(directory)
@@ -225,6 +308,7 @@ def test_artifacts_are_copied_without_the_checkpoint(directory: SweepDirectory) 
     assert files == {
         "trial.json",
         "certificates.tsv",
+        "certificates.json",
         "denoiser.safetensors",
         "figures/certified_accuracy.png",
     }
@@ -544,8 +628,8 @@ def test_the_thread_outlives_errors_and_logs_them_once(
 
 
 def test_the_charts_have_their_address() -> None:
-    assert experiment_url("http://127.0.0.1:5000/", "3") == (
-        "http://127.0.0.1:5000/#/experiments/3/runs"
+    assert experiment_page("3") == (
+        "/#/experiments/3/runs"
         "?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey=all-trials"
     )
 
@@ -557,7 +641,13 @@ def test_a_moved_sweep_is_readable_through_a_server(
     assert shown.names() == RUN_NAMES
     trial = shown.run("trial 0")
     listed = {file.path for file in shown.client.list_artifacts(trial.info.run_id)}
-    assert listed == {"trial.json", "certificates.tsv", "denoiser.safetensors", "figures"}
+    assert listed == {
+        "trial.json",
+        "certificates.tsv",
+        "certificates.json",
+        "denoiser.safetensors",
+        "figures",
+    }
     inner = {file.path for file in shown.client.list_artifacts(trial.info.run_id, "figures")}
     assert inner == {"figures/certified_accuracy.png"}
     for name in ("denoiser.safetensors", "figures/certified_accuracy.png"):

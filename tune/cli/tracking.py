@@ -36,7 +36,7 @@ def dashboard(
     Example: [bold]decrop dashboard sweeps/quickstart-20260101-120000[/bold]
     """
     require_sweep_extra()
-    from tune.dashboard import dashboard_url, serve
+    from tune.dashboard import serve
     from tune.directory import SweepDirectory
     from tune.tracking import Tracker
 
@@ -44,6 +44,6 @@ def dashboard(
     with console.status("opening the store"):
         tracker = Tracker(opened)
         tracker.sync()
-        url = dashboard_url(tracker.experiment_id(), port)
-    console.print(f"as soon as MLflow is ready: {url}", soft_wrap=True, highlight=False)
-    serve(opened, port)
+        experiment = tracker.experiment_id()
+    console.print("starting MLflow; its address follows", highlight=False)
+    serve(opened, experiment, port)

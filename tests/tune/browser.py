@@ -1,0 +1,50 @@
+"""A page of MLflow in the machine's own Chromium."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+# A busy machine draws the page in half a minute.
+TIMEOUT_MS = 120_000
+# Where pictures of pages are kept after the tests, if it is set.
+_PICTURES = "DECROP_TEST_PICTURES"
+
+
+def chromium() -> str:
+    """Return where Chromium lies; without one the test fails."""
+    for name in _NAMES:
+        found = shutil.which(name)
+        if found is not None:
+            return found
+    pytest.fail(
+        f"None of {', '.join(_NAMES)} is on the path: install Debian's package chromium "
+        "(apt-get install chromium)."
+    )
+
+
+@contextmanager
+def page_at(url: str) -> Iterator[Page]:
+    """Open an address on its first visit, in a window that shows all of MLflow's charts."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        try:
+            page = browser.new_page(viewport={"width": 1600, "height": 2600})
+            page.set_default_timeout(TIMEOUT_MS)
+            page.goto(url)
+            yield page
+        finally:
+            browser.close()
+
+
+def keep_picture(page: Page, folder: Path, name: str) -> Path:
+    """Write a picture of the page to a folder, or to the one that the environment names."""
+    path = Path(os.environ.get(_PICTURES, folder)) / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=path)
+    return path
