@@ -6,9 +6,11 @@ import sys
 from typing import NoReturn
 
 from tune.directory import SweepDirectory
+from tune.registry import CHAMPION
 from tune.tracking import experiment_page
 
 DEFAULT_PORT = 5000
+SERVING_PORT = 5001
 
 
 def dashboard_command(directory: SweepDirectory, port: int = DEFAULT_PORT) -> str:
@@ -20,6 +22,18 @@ def dashboard_command(directory: SweepDirectory, port: int = DEFAULT_PORT) -> st
 def dashboard_url(experiment_id: str, port: int = DEFAULT_PORT) -> str:
     """Return the address at which that command opens the sweep on its charts."""
     return f"http://127.0.0.1:{port}{experiment_page(experiment_id)}"
+
+
+def serving_commands(
+    directory: SweepDirectory, model: str, tracking_uri: str | None = None
+) -> list[str]:
+    """Return what serves a registered model's champion, as a user would type it."""
+    uri = tracking_uri or f"http://127.0.0.1:{DEFAULT_PORT}"
+    served = (
+        f"MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow models serve --model-uri "
+        f"{shlex.quote(f'models:/{model}@{CHAMPION}')} --env-manager local --port {SERVING_PORT}"
+    )
+    return [served] if tracking_uri is not None else [f"{dashboard_command(directory)} &", served]
 
 
 def serve(directory: SweepDirectory, experiment_id: str, port: int) -> NoReturn:

@@ -234,19 +234,74 @@ class Tracker:
         for measurement in new:
             run.steps_of(client, measurement.metric).add(measurement.step)
 
+    def register_model(
+        self,
+        key: str,
+        model: Path,
+        name: str,
+        *,
+        description: str,
+        champion: str,
+        previous: str,
+    ) -> int:
+        """Upload a model to a run, register it as a new version and let it have an alias.
+
+        Args:
+            key: of the run, which a `sync` has made.
+            model: folder of the model.
+            name: of the registered model.
+            description: of the version.
+            champion: the alias; the version that had it before loses it.
+            previous: the alias that this one gets instead.
+
+        Returns:
+            the version's number.
+
+        Raises:
+            TrackingError: MLflow cannot be reached or refuses.
+        """
+        from mlflow.exceptions import MlflowException
+        from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+
+        with self._exclusive():
+            client = self._open_client()
+            self._open_experiment()
+            self._list_runs()
+            run = self._runs[key]
+            self._log_artifact(client, run, model.name, model)
+            try:
+                client.create_registered_model(name)
+            except MlflowException as error:
+                if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+                    raise
+            before = client.get_registered_model(name).aliases.get(champion)
+            created = client.create_model_version(
+                name, f"{run.artifact_uri}/{model.name}", run.id, description=description
+            )
+            if before is not None:
+                client.set_registered_model_alias(name, previous, str(before))
+            client.set_registered_model_alias(name, champion, created.version)
+            return int(created.version)
+
     def _log_artifact(
         self, client: "MlflowClient", run: "_RunMirror", name: str, path: Path
     ) -> None:
-        folder = str(PurePosixPath(name).parent)
+        """Log a file, or all files of a folder, as the artifact of a name that ends as theirs."""
         if self._tracking_uri is not None:
-            client.log_artifact(run.id, str(path), None if folder == "." else folder)
+            if path.is_dir():
+                client.log_artifacts(run.id, str(path), name)
+            else:
+                client.log_artifact(run.id, str(path), _parent(name))
             return
         from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
         # The run's address is relative to the server's destination, whatever folder that is.
         place = self.directory.mlflow_artifacts_path / urlsplit(run.artifact_uri).path.lstrip("/")
         repository = LocalArtifactRepository(str(place.resolve()))
-        repository.log_artifact(str(path), None if folder == "." else folder)  # type: ignore[no-untyped-call]
+        if path.is_dir():
+            repository.log_artifacts(str(path), name)  # type: ignore[no-untyped-call]
+        else:
+            repository.log_artifact(str(path), _parent(name))  # type: ignore[no-untyped-call]
 
     def _list_runs(self) -> None:
         from mlflow.entities import ViewType
@@ -415,6 +470,11 @@ class _RunMirror:
         return self._steps[metric]
 
 
+def _parent(name: str) -> str | None:
+    folder = str(PurePosixPath(name).parent)
+    return None if folder == "." else folder
+
+
 def _make_client(uri: str) -> "MlflowClient":
     from mlflow.tracking import MlflowClient
 
@@ -427,6 +487,7 @@ def _set_up_mlflow() -> None:
     # MLflow takes these from the environment only, the first one while it is imported.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     # Its own retries of an unanswered request could make a run twice; the next sync looks first.
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"

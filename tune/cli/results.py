@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -158,6 +158,14 @@ def export(
     license_id: Annotated[
         str, typer.Option("--license", help="Licence in the model card, such as apache-2.0.")
     ] = "unknown",
+    register: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Register it in MLflow as the champion of this model, ready to be served.",
+        ),
+    ] = None,
+    tracking_uri: TrackingUri = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a trial's denoiser as a bundle: weights, settings, certificates, model card.
@@ -167,6 +175,7 @@ def export(
     from tune.directory import SweepDirectory
     from tune.export import export_trial, trial_number
 
+    _check_registration(register, tracking_uri, without_classifier=without_classifier)
     opened = SweepDirectory.open(directory)
     number = trial_number(opened, trial, source=f"--trial {trial}")
     export_trial(
@@ -179,8 +188,54 @@ def export(
         license_id=license_id,
     )
     console.print(f"bundle of trial {number}: {to}", soft_wrap=True, highlight=False)
+    document: dict[str, Any] = {"trial": number, "bundle": str(to)}
+    if register is not None:
+        document |= {
+            "model": register,
+            "version": _register(opened, number, to, register, tracking_uri),
+        }
     if as_json:
-        print_json({"trial": number, "bundle": str(to)})
+        print_json(document)
+
+
+def _check_registration(
+    name: str | None, tracking_uri: str | None, *, without_classifier: bool
+) -> None:
+    if name is None:
+        if tracking_uri is not None:
+            raise InputError(
+                f"--tracking-uri {tracking_uri}: has no effect without --register; add it, or drop "
+                "this one."
+            )
+        return
+    if without_classifier:
+        raise InputError("--register: a model is served with its classifier; drop one of both.")
+    require_sweep_extra()
+    from tune.tracking import check_tracking_uri
+
+    if not name.strip() or set(name) & set("/:"):
+        raise InputError(f"--register {name!r}: must be a name without '/' and ':'.")
+    if tracking_uri is not None:
+        check_tracking_uri(tracking_uri)
+
+
+def _register(
+    directory: "SweepDirectory", number: int, bundle: Path, name: str, tracking_uri: str | None
+) -> int:
+    from tune.dashboard import serving_commands
+    from tune.registry import register_bundle
+    from tune.tracking import TrackingError
+
+    try:
+        with console.status("registering"):
+            version = register_bundle(directory, number, bundle, name, tracking_uri=tracking_uri)
+    except TrackingError as error:
+        console.print(f"error: {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    console.print(f"registered as version {version} of {name}, now its champion", highlight=False)
+    for line in serving_commands(directory, name, tracking_uri):
+        console.print(line, highlight=False, soft_wrap=True)
+    return version
 
 
 def _check_seeds(directory: "SweepDirectory", seeds: int) -> None:

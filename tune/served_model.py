@@ -1,0 +1,52 @@
+"""A bundle as MLflow serves it; MLflow runs this file, so that no pickle is loaded."""
+
+import warnings
+
+import mlflow.models
+import numpy as np
+import pandas as pd
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+
+import decrop
+
+# MLflow has no type hint for images, and would ask for one whenever the model is loaded.
+warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")
+
+
+class ServedBundle(PythonModel):
+    """Answers each image with a class, a certified radius, and whether it abstains."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Load the bundle that lies beside the model."""
+        self._smoothed = decrop.load(context.artifacts["bundle"])
+
+    # MLflow would take annotations for a schema of its own.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+        """Certify images by the bundle's procedure, one row each.
+
+        Args:
+            context: not used.
+            model_input: array, float32 [B, C, H, W] in [0,1].
+            params: none are known.
+
+        Returns:
+            `label`: name of the class, empty where it abstains. `class`: its number, or -1.
+            `radius`: certified L2 radius in [0,1] pixels, 0 where it abstains. `abstain`: bool.
+
+        Raises:
+            InputError: the images are of another shape or range.
+        """
+        certified = self._smoothed.certify(np.asarray(model_input))
+        names = self._smoothed.class_names
+        abstain = certified.prediction < 0
+        return pd.DataFrame(
+            {
+                "label": ["" if i < 0 else names[i] for i in certified.prediction.tolist()],
+                "class": certified.prediction,
+                "radius": np.where(abstain, 0.0, certified.radius),
+                "abstain": abstain,
+            }
+        )
+
+
+mlflow.models.set_model(ServedBundle())
