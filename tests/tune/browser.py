@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 # A busy machine draws the page in half a minute.
-TIMEOUT_MS = 120_000
+_TIMEOUT_MS = 120_000
 # Where pictures of pages are kept after the tests, if it is set.
 _PICTURES = "DECROP_TEST_PICTURES"
 
@@ -35,7 +35,9 @@ def page_at(url: str) -> Iterator[Page]:
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         try:
             page = browser.new_page(viewport={"width": 1600, "height": 2600})
-            page.set_default_timeout(TIMEOUT_MS)
+            page.set_default_timeout(_TIMEOUT_MS)
+            # What is expected of a page has a limit of its own, of five seconds.
+            expect.set_options(timeout=_TIMEOUT_MS)
             page.goto(url)
             yield page
         finally:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mlflow_server.processes import descendants, eventually, free_port, is_alive, is_free
+from tests.mlflow_server.processes import descendants, free_port, is_alive, is_free
 from tests.tune.runs import FinishedSweep, started
 from tune.dashboard import dashboard_command, dashboard_url
 from tune.directory import SweepDirectory
@@ -34,11 +34,18 @@ def test_the_page_is_served_until_a_signal(
     server = started("dashboard", path, "--port", port)
     below: dict[int, str] = {}
     try:
-        assert eventually(lambda: answers(f"http://127.0.0.1:{port}/health"), 100)
+        assert server.stdout is not None
+        printed = ""
+        while "MLflow is ready" not in printed:
+            line = server.stdout.readline()
+            assert line, printed
+            printed += line
+        assert answers(f"http://127.0.0.1:{port}/health")
         below = descendants(server.pid)
         # Only the command gets it, as from a process manager.
         server.send_signal(number)
-        printed, _ = server.communicate(timeout=60)
+        rest, _ = server.communicate(timeout=60)
+        printed += rest
         assert server.returncode == 0
         left = [pid for pid in below if is_alive(pid)]
         assert not left

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.mlflow_server.processes import descendants, free_port, is_alive
-from tests.tune.browser import TIMEOUT_MS, chromium, keep_picture, page_at
+from tests.tune.browser import chromium, keep_picture, page_at
 from tests.tune.runs import decrop, only_sweep, running_on, started, write_sweep
 from tune.cluster import ClusterSize
 from tune.directory import SweepDirectory
@@ -74,17 +74,15 @@ def test_the_first_page_shows_all_trials_their_curves_and_what_won(
 
             # A line and what lies under it are two traces.
             held_out = card(page, "certified/held_out")
-            expect(held_out.locator(".scatterlayer .trace")).to_have_count(4, timeout=TIMEOUT_MS)
+            expect(held_out.locator(".scatterlayer .trace")).to_have_count(4)
             expect(held_out.locator(".xtitle")).to_have_text("certified/L2 radius")
             undefended_too = card(page, "certified/test").locator(".scatterlayer .trace")
-            expect(undefended_too).to_have_count(6, timeout=TIMEOUT_MS)
+            expect(undefended_too).to_have_count(6)
             best = card(page, "sweep/best_so_far").locator(".scatterlayer .trace")
-            expect(best).to_have_count(2, timeout=TIMEOUT_MS)
-            expect(card(page, "train/total").locator(".scatterlayer .trace").first).to_be_visible(
-                timeout=TIMEOUT_MS
-            )
+            expect(best).to_have_count(2)
+            expect(card(page, "train/total").locator(".scatterlayer .trace").first).to_be_visible()
             ranking = card(page, "held_out/average_certified_radius")
-            expect(ranking.locator(".barlayer .point")).to_have_count(2, timeout=TIMEOUT_MS)
+            expect(ranking.locator(".barlayer .point")).to_have_count(2)
             expect(card(page, "Parallel Coordinates")).to_be_visible()
 
             # Two of curves, three of the search, one of settings and five of losses; no others.
