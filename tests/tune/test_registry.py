@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from mlflow.tracking import MlflowClient
 
 import decrop
 from decrop.data.datasets import load_dataset
+from decrop.data.limited import take
 from tests.mlflow_server.processes import START_SECONDS, eventually, free_port
 from tests.tune.runs import FinishedSweep
 from tests.tune.runs import decrop as command
@@ -154,7 +156,8 @@ def test_the_champion_answers_over_http(directory: SweepDirectory, tmp_path: Pat
     smoothed = decrop.load(bundle)
     recorded = smoothed.bundle.certificates
     dataset = load_dataset(smoothed.bundle.config.dataset)
-    images = dataset.test.images[recorded.idx[:IMAGES]].float() / 255
+    indices = torch.from_numpy(recorded.idx[:IMAGES].astype(np.int64))
+    images = take(dataset.test, indices).images.float() / 255
     port, serving_port = free_port(), free_port()
     tracking, serving = (f"http://127.0.0.1:{n}" for n in (port, serving_port))
     dashboard = [sys.executable, "-m", "decrop.cli", "dashboard", str(directory.path)]
