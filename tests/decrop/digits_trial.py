@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
+import decrop.trial_files
 from decrop.cli.settings import load_trial
 from decrop.config import TrialConfig
 from decrop.evaluation.table import CertificateTable
@@ -58,6 +61,17 @@ FIXED = "certification.procedure=fixed"
 def short_trial(*assignments: str) -> TrialConfig:
     """Return the settings, with some changed."""
     return load_trial("digits", [*SHORT, *assignments])
+
+
+def draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let trials write empty figures: to draw them takes longer than the rest of a trial."""
+    for name in (
+        "training_curves_figure",
+        "certificates_figure",
+        "samples_figure",
+        "features_figure",
+    ):
+        monkeypatch.setattr(decrop.trial_files, name, lambda *arguments, **named: Figure())
 
 
 def certificates(table: CertificateTable) -> list[tuple[Any, ...]]:

@@ -8,12 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from matplotlib.figure import Figure
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import decrop.trial
-import decrop.trial_files
 from decrop.cache import ContentCache
 from decrop.cli.main import run
 from decrop.files import read_json
@@ -21,7 +19,14 @@ from decrop.inputs import TrialInputs
 from decrop.result import Scores
 from decrop.trial import Report, run_trial, stopping_epoch
 from decrop.trial_folder import TrialFolder
-from tests.decrop.digits_trial import EPOCHS, PRUNING_SAMPLES, SHORT, outcome, short_trial
+from tests.decrop.digits_trial import (
+    EPOCHS,
+    PRUNING_SAMPLES,
+    SHORT,
+    draw_nothing,
+    outcome,
+    short_trial,
+)
 
 STOPPING = short_trial("training.early_stopping=true")
 # Epochs after which a trial of three evaluations is scored.
@@ -34,13 +39,7 @@ pytestmark = pytest.mark.usefixtures("plain_figures")
 @pytest.fixture
 def plain_figures(final_trial: TrialFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw nothing, once the trial that tests share has its figures."""
-    for name in (
-        "training_curves_figure",
-        "certificates_figure",
-        "samples_figure",
-        "features_figure",
-    ):
-        monkeypatch.setattr(decrop.trial_files, name, lambda *arguments, **named: Figure())
+    draw_nothing(monkeypatch)
 
 
 class ScriptedScores:

@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from scipy.stats import norm
 
 import decrop.certification
 import decrop.trial
-import decrop.trial_files
 from decrop.cache import ContentCache
 from decrop.config import TrialConfig
 from decrop.data.limited import LabelledImages
@@ -47,6 +45,7 @@ from tests.decrop.digits_trial import (
     SELECTION_SAMPLES,
     TEST_IMAGES,
     certificates,
+    draw_nothing,
     files_in,
     outcome,
     short_trial,
@@ -129,13 +128,7 @@ def plain_figures(
 
     The trials that tests share are made before, with their figures.
     """
-    for name in (
-        "training_curves_figure",
-        "certificates_figure",
-        "samples_figure",
-        "features_figure",
-    ):
-        monkeypatch.setattr(decrop.trial_files, name, lambda *arguments, **named: Figure())
+    draw_nothing(monkeypatch)
 
 
 @pytest.fixture
