@@ -316,12 +316,15 @@ def test_a_finished_search_has_its_figures_and_leaderboard(tmp_path: Path) -> No
     write_json(directory.leaderboard_json_path, [])
     write_text(
         directory.leaderboard_markdown_path,
-        "A caption.\n\n| rank | r = 0.25 |\n| --- | --- |\n| 1 | 61.5 (54–68) |\n\nTrial 1 won.\n",
+        "Ranks.\n\n| rank |\n| --- |\n| 1 |\n\n"
+        "Accuracies.\n\n| rank | r = 0.25 |\n| --- | --- |\n| 1 | 61.5 (54–68) |\n\n"
+        "More.\n\n| more |\n| --- |\n| 7 |\n\nTrial 1 won.\n",
     )
     view = view_of(directory, "sweep")
     # Two trials tell nothing of importance, and their denoisers are of one size.
     assert list(view.drawn) == ["figures/search_history.png"]
     assert view.drawn["figures/search_history.png"].startswith(b"\x89PNG")
+    assert json.loads(view.tables["ranking_table.json"].json())["data"] == [["1"]]
     table = json.loads(view.tables["leaderboard_table.json"].json())
     assert table == {"columns": ["rank", "r = 0·25"], "data": [["1", "61.5 (54–68)"]]}
     text = sweep_description(directory, directory.read_record())

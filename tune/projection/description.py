@@ -28,13 +28,14 @@ def _outcome(directory: SweepDirectory, record: SweepRecord) -> list[str]:
     path = directory.leaderboard_markdown_path
     if not path.exists():
         return [f"**{record.name}**: a sweep over DE-CROP's settings, not finished yet.\n"]
-    # Captions and tables in turn, the ranking and certified accuracies first; then the summary.
     text = path.read_text().strip()
-    _, _, caption, table, *_ = text.split("\n\n")
     _, _, summary = text.rpartition("|\n")
+    # Captions and tables in turn: the ranking of all trials, then certified accuracies.
+    blocks = text.split("\n\n")
+    table = "\n\n".join(blocks[2:4] if len(blocks) > 4 else blocks[:2])
     return [
         f"**{record.name}**: {' '.join(summary.split())}\n",
-        f"## Leaderboard\n\n{caption}\n\n{table}\n",
+        f"## Leaderboard\n\n{table}\n",
     ]
 
 
