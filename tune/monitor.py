@@ -11,17 +11,12 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import ray  # noqa: F401  # brings psutil, which it does not declare
+import psutil
 import torch
 
 import decrop
 from decrop.files import write_json
 from tune.directory import CodeRecord, SweepTrialFolder
-
-try:
-    import psutil
-except ImportError:  # A Ray without it: only the GPU is watched.
-    psutil = None  # type: ignore[assignment]
 
 _INTERVAL = 5.0
 # Beyond it every other sample is dropped, and they are taken half as often.
@@ -77,15 +72,14 @@ def _watch(folder: SweepTrialFolder, stop: threading.Event, interval: float) -> 
 
 
 def _sample() -> Sample:
-    sample: Sample = {}
-    if psutil is not None:
-        memory = psutil.virtual_memory()
-        sample["cpu_utilization_percentage"] = psutil.cpu_percent()
-        sample["system_memory_usage_megabytes"] = round(memory.used / _MEGABYTE, 1)
-        sample["system_memory_usage_percentage"] = memory.percent
-        sample["process_memory_usage_megabytes"] = round(
-            psutil.Process().memory_info().rss / _MEGABYTE, 1
-        )
+    memory = psutil.virtual_memory()
+    used, own = memory.used / _MEGABYTE, psutil.Process().memory_info().rss / _MEGABYTE
+    sample: Sample = {
+        "cpu_utilization_percentage": psutil.cpu_percent(),
+        "system_memory_usage_megabytes": round(used, 1),
+        "system_memory_usage_percentage": memory.percent,
+        "process_memory_usage_megabytes": round(own, 1),
+    }
     # A process that does not compute on a GPU must not take memory there by asking.
     if torch.cuda.is_initialized():
         free, total = torch.cuda.mem_get_info()
