@@ -1,7 +1,5 @@
 """A bundle as MLflow serves it; MLflow runs this file, so that no pickle is loaded."""
 
-import warnings
-
 import mlflow.models
 import numpy as np
 import pandas as pd
@@ -9,12 +7,12 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 import decrop
 
-# MLflow has no type hint for images, and would ask for one whenever the model is loaded.
-warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")
-
 
 class ServedBundle(PythonModel):
     """Answers each image with a class, a certified radius, and whether it abstains."""
+
+    # MLflow has no type hint for images, and would ask for one whenever the model is loaded.
+    _skip_type_hint_validation = True
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the bundle that lies beside the model."""
