@@ -3,12 +3,13 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import decrop
 from decrop.data.datasets import load_dataset
 from decrop.data.limited import take
 from tests.mlflow_server.processes import START_SECONDS, eventually, free_port
-from tests.tune.runs import FinishedSweep
+from tests.tune.runs import COMMAND, FinishedSweep
 from tests.tune.runs import decrop as command
 from tune.dashboard import serving_commands
 from tune.directory import SweepDirectory
@@ -146,7 +147,8 @@ def process(command: list[str], url: str, **variables: str) -> Iterator[None]:
         assert started.poll() is None, started.communicate()[0]
         yield
     finally:
-        os.killpg(started.pid, 15)
+        with suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGTERM)
         started.communicate(timeout=60)
 
 
@@ -156,11 +158,12 @@ def test_the_champion_answers_over_http(directory: SweepDirectory, tmp_path: Pat
     smoothed = decrop.load(bundle)
     recorded = smoothed.bundle.certificates
     dataset = load_dataset(smoothed.bundle.config.dataset)
-    indices = torch.from_numpy(recorded.idx[:IMAGES].astype(np.int64))
+    surest = np.argsort(-recorded.radius)[:IMAGES]
+    indices = torch.from_numpy(recorded.idx[surest].astype(np.int64))
     images = take(dataset.test, indices).images.float() / 255
     port, serving_port = free_port(), free_port()
     tracking, serving = (f"http://127.0.0.1:{n}" for n in (port, serving_port))
-    dashboard = [sys.executable, "-m", "decrop.cli", "dashboard", str(directory.path)]
+    dashboard = [*COMMAND, "dashboard", str(directory.path)]
     *_, printed = serving_commands(directory, NAME)
     assert printed.endswith("--port 5001") and "--env-manager local" in printed
     served = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
@@ -183,7 +186,9 @@ def test_the_champion_answers_over_http(directory: SweepDirectory, tmp_path: Pat
         assert row["abstain"] == (row["class"] == -1) == (row["label"] == "")
         assert row["abstain"] or row["label"] == smoothed.class_names[row["class"]]
         assert row["radius"] == 0 if row["abstain"] else row["radius"] >= 0
-    # Noise is new in every call; a radius far from 0 does not depend on luck.
-    sure = np.flatnonzero(recorded.radius[:IMAGES] >= 0.25)
-    assert len(sure)
-    assert [rows[i]["class"] for i in sure] == recorded.predict[sure].tolist()
+    # Noise is new in every call: an image may abstain that did not, but not be of another class.
+    classes = np.asarray([row["class"] for row in rows])
+    expected = recorded.predict[surest]
+    assert (expected >= 0).all()
+    assert ((classes == expected) | (classes == -1)).all()
+    assert (classes == expected).sum() >= IMAGES / 2
