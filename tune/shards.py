@@ -5,6 +5,7 @@ the trial's placement group that take a short lease of requests each; they may s
 or die. Counts depend on the request alone, so whoever answers first is right and answers once.
 """
 
+import signal
 import time
 import uuid
 from collections import deque
@@ -204,6 +205,9 @@ def _requests_in(leases: Iterable[Lease]) -> int:
 def _draw(
     key: str, task: list[Any], device: str, threads: int, requests: list[CountRequest]
 ) -> Counts:
+    # Ray cancels by an interrupt, and one during an import leaves a process that cannot import that
+    # module again: every later task and trial in it would fail. A lease is short; it is finished.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     sampler = _samplers.get(key)
     if sampler is None:
         torch.set_num_threads(threads)

@@ -37,7 +37,7 @@ from decrop.smoothing.sampling import (
 from tests.decrop.digits_trial import certificates, short_trial
 from tests.mlflow_server.processes import eventually, is_alive
 from tune.cluster import Claim, ClusterSize
-from tune.shards import Counts, ShardedSampler
+from tune.shards import Counts, ShardedSampler, _draw
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -130,6 +130,25 @@ class MarkedTask(SamplingTask):
 
 def unpacked_task(marks: Path, fields: dict[str, Any]) -> SamplingTask:
     (marks / f"unpacked-{time.monotonic_ns()}").touch()
+    return SamplingTask(**fields)
+
+
+class SlowToUnpack(SamplingTask):
+    """Takes as long to unpack as a network whose module is imported, and says what came of it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        assert isinstance(self.network, LeavesMarks)
+        return slowly_unpacked_task, (self.network.marks, vars(self))
+
+
+def slowly_unpacked_task(marks: Path, fields: dict[str, Any]) -> SamplingTask:
+    (marks / "begun").touch()
+    try:
+        time.sleep(2.0)
+    except KeyboardInterrupt:
+        (marks / "interrupted").touch()
+        raise
+    (marks / "unpacked").touch()
     return SamplingTask(**fields)
 
 
@@ -396,6 +415,16 @@ def test_the_task_travels_once(warm_ray: ClusterSize, tmp_path: Path) -> None:
     # Each process that has helped fetched it once, whatever the number of its leases.
     processes = set(names) - {"packed", "unpacked"}
     assert names.count("unpacked") == len(processes) < sampler.leases_by_helpers
+
+
+def test_a_helper_that_is_let_go_is_not_interrupted(warm_ray: ClusterSize, tmp_path: Path) -> None:
+    plain = sampling_task(LeavesMarks(tmp_path, seconds_here=0.0))
+    task = ray.put(SlowToUnpack(**vars(plain)))
+    answer = _draw.options(max_retries=0).remote("slow", [task], "cpu", 1, requests(1))
+    assert eventually(lambda: "begun" in marks_in(tmp_path), 30)
+    ray.cancel(answer)
+    assert eventually(lambda: bool({"interrupted", "unpacked"} & marks_in(tmp_path)), 30)
+    assert "interrupted" not in marks_in(tmp_path)
 
 
 def test_nothing_is_computed_while_a_helper_is_waited_for(
