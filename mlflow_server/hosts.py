@@ -46,10 +46,35 @@ def allowed_hosts(host: str, names: tuple[str, ...]) -> list[str]:
     then), and `names`; each on any port unless it names one. MLflow's own default also lets in
     names such as `10.example.org`, by which a web page could reach a server on loopback.
     """
-    own = socket.gethostname() if host in _WILDCARDS else host
     patterns = list(_LOOPBACK)
-    for name in (f"[{own}]" if ":" in own else own, *names):
+    for name in (_own_name(host), *names):
         patterns.append(name)
-        if not re.search(r":\d+$", name) and name != "*":
+        if not _names_a_port(name) and name != "*":
             patterns.append(f"{name.replace('[', '[[]')}:*")
     return list(dict.fromkeys(patterns))
+
+
+def allowed_origins(
+    host: str, port: int, names: tuple[str, ...], origins: tuple[str, ...]
+) -> list[str]:
+    """The sites from whose pages MLflow takes what changes something, besides those on loopback.
+
+    They are the server's own, directly or behind a proxy on the usual ports, and `origins`. MLflow
+    does not know its own: without them its pages work on loopback only.
+    """
+    own = []
+    for name in (_own_name(host), *names):
+        if _names_a_port(name):
+            own += [f"http://{name}", f"https://{name}"]
+        elif name != "*":
+            own += [f"http://{name}:{port}", f"http://{name}", f"https://{name}"]
+    return list(dict.fromkeys([*own, *origins]))
+
+
+def _own_name(host: str) -> str:
+    name = socket.gethostname() if host in _WILDCARDS else host
+    return f"[{name}]" if ":" in name else name
+
+
+def _names_a_port(name: str) -> bool:
+    return re.search(r":\d+$", name) is not None

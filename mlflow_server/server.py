@@ -18,7 +18,7 @@ from mlflow_server import guard
 from mlflow_server.address import local_url, require_free
 from mlflow_server.authentication import prepare_folder
 from mlflow_server.errors import InputError, ServerError
-from mlflow_server.hosts import allowed_hosts
+from mlflow_server.hosts import allowed_hosts, allowed_origins
 from mlflow_server.settings import ServerSettings
 from mlflow_server.store import hide_password
 
@@ -151,14 +151,16 @@ class TrackingServer:
 
 def _command(settings: ServerSettings) -> list[str]:
     """The command of the server, without secrets: other users can read a process's arguments."""
-    origins = ",".join(settings.cors_origins)
+    names = settings.allowed_hosts
+    hosts = allowed_hosts(settings.host, names)
+    origins = allowed_origins(settings.host, settings.port, names, settings.cors_origins)
     return [
         *(sys.executable, "-P", str(_LAUNCH)),
         *(("--auth-folder", str(settings.auth_folder)) if settings.auth_folder else ()),
         *("--host", settings.host),
         *("--port", str(settings.port)),
-        *("--allowed-hosts", ",".join(allowed_hosts(settings.host, settings.allowed_hosts))),
-        *(("--cors-allowed-origins", origins) if origins else ()),
+        *("--allowed-hosts", ",".join(hosts)),
+        *("--cors-allowed-origins", ",".join(origins)),
         "--serve-artifacts",
         *("--artifacts-destination", str(settings.artifacts_folder or settings.artifacts)),
         # Each worker holds about 250 MB, and one serves a sweep's writer and a few browsers.

@@ -1,10 +1,10 @@
 import socket
 
 import pytest
-from mlflow.server.security_utils import is_allowed_host_header
+from mlflow.server.security_utils import is_allowed_host_header, should_block_cors_request
 
 from mlflow_server.errors import InputError
-from mlflow_server.hosts import allowed_hosts, check_allowed_host, check_origin
+from mlflow_server.hosts import allowed_hosts, allowed_origins, check_allowed_host, check_origin
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,30 @@ def test_mlflow_lets_in_what_is_named_and_nothing_else(
     host: str, names: tuple[str, ...], header: str, allowed: bool
 ) -> None:
     assert is_allowed_host_header(allowed_hosts(host, names), header) is allowed
+
+
+@pytest.mark.parametrize(
+    ("host", "names", "origin", "blocked"),
+    [
+        ("127.0.0.1", (), "http://127.0.0.1:5000", False),
+        ("127.0.0.1", (), "http://localhost:8080", False),
+        ("127.0.0.1", (), "http://example.org", True),
+        ("192.168.0.7", (), "http://192.168.0.7:5000", False),
+        ("192.168.0.7", (), "http://192.168.0.7:8080", True),
+        ("fd00::7", (), "http://[fd00::7]:5000", False),
+        ("0.0.0.0", (), f"http://{socket.gethostname()}:5000", False),
+        ("0.0.0.0", ("mlflow.example.org",), "https://mlflow.example.org", False),
+        ("0.0.0.0", ("mlflow.example.org:8443",), "https://mlflow.example.org:8443", False),
+        ("0.0.0.0", ("mlflow.example.org:8443",), "https://mlflow.example.org", True),
+        ("0.0.0.0", ("*",), "https://mlflow.example.org", True),
+        ("0.0.0.0", (), "https://allowed.example.org", False),
+    ],
+)
+def test_only_the_servers_own_pages_and_the_allowed_ones_can_change_runs(
+    host: str, names: tuple[str, ...], origin: str, blocked: bool
+) -> None:
+    origins = allowed_origins(host, 5000, names, ("https://allowed.example.org",))
+    assert should_block_cors_request(origin, "POST", origins) is blocked
 
 
 @pytest.mark.parametrize("name", ["mlflow.example.org", "10.0.0.7:5000", "[fd00::7]:5000", "*"])
