@@ -68,8 +68,8 @@ def create_old(store: str, old: str) -> None:
     """The tables as an older MLflow left them."""
     engine = create_engine(store)
     config = _get_alembic_config(store)
+    Base.metadata.create_all(engine)
     with engine.begin() as connection:
-        Base.metadata.create_all(connection)
         config.attributes["connection"] = connection
         command.upgrade(config, old)
     engine.dispose()
