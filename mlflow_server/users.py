@@ -24,7 +24,7 @@ def create_admin(folder: Path) -> None:
     from mlflow.server import auth
 
     with lock(auth.auth_config.database_uri):
-        auth.store.init_db(auth.auth_config.database_uri)
+        auth.store.init_db(auth.auth_config.database_uri)  # type: ignore[no-untyped-call]
         name = auth.auth_config.admin_username or ""
         if auth.store.has_user(name):
             return
