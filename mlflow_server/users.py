@@ -8,7 +8,7 @@ from mlflow_server.authentication import forget_admin_password, keep_admin_passw
 from mlflow_server.schema import lock
 
 _PASSWORD_BYTES = 18
-PASSWORD_VARIABLE = "MLFLOW_AUTH_ADMIN_PASSWORD"
+_PASSWORD_VARIABLE = "MLFLOW_AUTH_ADMIN_PASSWORD"
 
 
 def create_admin(folder: Path) -> None:
@@ -19,7 +19,7 @@ def create_admin(folder: Path) -> None:
 
     The environment holds what `prepare_folder` returned.
     """
-    given = os.environ.pop(PASSWORD_VARIABLE, None)
+    given = os.environ.pop(_PASSWORD_VARIABLE, None)
     # Here, because this module reads the environment when it is imported.
     from mlflow.server import auth
 
