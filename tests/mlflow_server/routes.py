@@ -21,7 +21,8 @@ def routes(folder: Path) -> list[tuple[str, str]]:
     """
     environment = prepare_folder(folder, "sqlite:///unused.db")
     listing = subprocess.run(
-        [sys.executable, __file__],
+        [sys.executable, "-m", "tests.mlflow_server.routes"],
+        cwd=Path(__file__).parents[2],
         env={
             **os.environ,
             **environment,
