@@ -32,7 +32,7 @@ def serve(
     host: Annotated[
         str,
         typer.Option(
-            help="Interface to listen on; 0.0.0.0 is all of them, without any password asked."
+            help="Interface to listen on; 0.0.0.0 is all of them, where --auth is in order."
         ),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
@@ -41,6 +41,35 @@ def serve(
     ] = 120.0,
     log_file: Annotated[
         Path | None, typer.Option(help="File to append MLflow's own log to.")
+    ] = None,
+    auth: Annotated[
+        bool,
+        typer.Option(
+            help="Ask for user names and passwords. The first start creates an admin with a "
+            "password from the environment variable MLFLOW_AUTH_ADMIN_PASSWORD, or a generated "
+            "one that is printed once."
+        ),
+    ] = False,
+    auth_folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Private folder of --auth for its secret key and, where the store is SQLite, the "
+            "users; beside that file unless given.",
+        ),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name by which clients reach the server, besides --host and loopback's; "
+            "repeat for more. Requests by other names are refused."
+        ),
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Site, as https://SITE, whose pages may call the server, besides its own and "
+            "those on loopback; repeat for more."
+        ),
     ] = None,
     page: Annotated[
         str,
@@ -55,6 +84,8 @@ def serve(
         signal.signal(number, _leave)
     if importlib.util.find_spec("mlflow") is None:
         _fail("MLflow is not installed; pip install 'decrop[sweep]'", code=1)
+    if auth and importlib.util.find_spec("flask_wtf") is None:
+        _fail("--auth needs Flask-WTF, which is missing; pip install 'decrop[server]'", code=1)
     # Here, not at the top, because both need packages that come with MLflow.
     from mlflow_server.server import TrackingServer
     from mlflow_server.settings import ServerSettings
@@ -67,14 +98,40 @@ def serve(
                 "every user of this machine can read a password in --store; "
                 f"set the environment variable {_STORE_VARIABLE} instead"
             )
-        settings = ServerSettings(store, artifacts, host, port, startup_timeout, log_file)
+        settings = ServerSettings(
+            *(store, artifacts, host, port, startup_timeout, log_file),
+            auth_folder=_auth_folder(auth_folder, store) if auth else None,
+            allowed_hosts=tuple(allowed_host or ()),
+            cors_origins=tuple(cors_origin or ()),
+        )
         with TrackingServer(settings) as server:
             typer.echo(f"MLflow is ready at {server.url}{page}")
+            if settings.auth_folder is not None:
+                _show_new_admin(settings.auth_folder)
             server.wait()
     except InputError as error:
         _fail(str(error), code=2)
     except ServerError as error:
         _fail(str(error), code=1)
+
+
+def _auth_folder(given: Path | None, store: str) -> Path:
+    from mlflow_server.store import check_store, sqlite_file
+
+    check_store(store)
+    database = sqlite_file(store)
+    if given is None and database is None:
+        raise InputError("give --auth-folder FOLDER, a private place for the server's secret key")
+    return given or Path(f"{database}.auth")
+
+
+def _show_new_admin(folder: Path) -> None:
+    from mlflow_server.authentication import forget_admin_password, kept_admin_password
+
+    if (admin := kept_admin_password(folder)) is not None:
+        name, password = admin
+        typer.echo(f"User {name!r} was created with the password {password}, not shown again")
+        forget_admin_password(folder)
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:

@@ -16,7 +16,9 @@ from typing import BinaryIO, Self
 
 from mlflow_server import guard
 from mlflow_server.address import local_url, require_free
+from mlflow_server.authentication import prepare_folder
 from mlflow_server.errors import InputError, ServerError
+from mlflow_server.hosts import allowed_hosts, allowed_origins
 from mlflow_server.settings import ServerSettings
 from mlflow_server.store import hide_password
 
@@ -25,6 +27,7 @@ _ANSWER_SECONDS = 2.0
 # What requests under way get to finish after a stop is asked for.
 _GRACE_SECONDS = 10.0
 _LOG_TAIL_BYTES = 65536
+_LAUNCH = Path(__file__).with_name("launch.py")
 
 
 class TrackingServer:
@@ -48,17 +51,18 @@ class TrackingServer:
         """Start the server's processes and return at once.
 
         Raises:
-            InputError: the port is taken, or the artifacts' folder or the log file cannot be
-                written.
+            InputError: the port is taken, or the artifacts' folder, the users' or the log file
+                cannot be written.
         """
         require_free(self._settings.host, self._settings.port)
         if self._settings.artifacts_folder is not None:
             _require_writable(self._settings.artifacts_folder)
+        environment = _environment(self._settings)
         self._log = _open_log(self._settings.log_file)
         self._log_start = os.fstat(self._log.fileno()).st_size
         self._guard = subprocess.Popen(
             [sys.executable, "-P", guard.__file__, str(_GRACE_SECONDS), *_command(self._settings)],
-            env=_environment(self._settings),
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=self._log,
@@ -146,11 +150,17 @@ class TrackingServer:
 
 
 def _command(settings: ServerSettings) -> list[str]:
-    """The command of the server, without the store: other users can read a process's arguments."""
+    """The command of the server, without secrets: other users can read a process's arguments."""
+    names = settings.allowed_hosts
+    hosts = allowed_hosts(settings.host, names)
+    origins = allowed_origins(settings.host, settings.port, names, settings.cors_origins)
     return [
-        *(sys.executable, "-P", "-m", "mlflow", "server"),
+        *(sys.executable, "-P", str(_LAUNCH)),
+        *(("--auth-folder", str(settings.auth_folder)) if settings.auth_folder else ()),
         *("--host", settings.host),
         *("--port", str(settings.port)),
+        *("--allowed-hosts", ",".join(hosts)),
+        *("--cors-allowed-origins", ",".join(origins)),
         "--serve-artifacts",
         *("--artifacts-destination", str(settings.artifacts_folder or settings.artifacts)),
         # Each worker holds about 250 MB, and one serves a sweep's writer and a few browsers.
@@ -161,8 +171,10 @@ def _command(settings: ServerSettings) -> list[str]:
 
 
 def _environment(settings: ServerSettings) -> dict[str, str]:
+    folder = settings.auth_folder
     return {
         **os.environ,
+        **(prepare_folder(folder, settings.store) if folder else {}),
         "MLFLOW_BACKEND_STORE_URI": settings.store,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",

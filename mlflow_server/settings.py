@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlflow_server.errors import InputError
+from mlflow_server.hosts import check_allowed_host, check_origin
 from mlflow_server.store import check_store
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -23,9 +24,14 @@ class ServerSettings:
         startup_timeout: seconds that MLflow may take until it answers, more than 0.
         log_file: file to which MLflow's own log is appended; None keeps it only for the cause of a
             failed start.
+        auth_folder: private folder of the users and the secret key of a server that asks for
+            passwords; None asks for none.
+        allowed_hosts: names by which clients reach the server, besides `host` and loopback's.
+        cors_origins: sites whose pages may call the server, as `https://site[:port]`, besides those
+            on loopback.
 
     Raises:
-        InputError: the store or the port cannot work.
+        InputError: the store, the port or one of the names cannot work.
     """
 
     store: str = field(repr=False)
@@ -34,6 +40,9 @@ class ServerSettings:
     port: int = 5000
     startup_timeout: float = 120.0
     log_file: Path | None = None
+    auth_folder: Path | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_store(self.store)
@@ -46,6 +55,10 @@ class ServerSettings:
                 f"startup timeout {self.startup_timeout} s leaves no time to start; "
                 "give --startup-timeout more than 0"
             )
+        for name in self.allowed_hosts:
+            check_allowed_host(name)
+        for origin in self.cors_origins:
+            check_origin(origin)
 
     @property
     def artifacts_folder(self) -> Path | None:

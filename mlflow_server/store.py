@@ -1,6 +1,7 @@
 """The URI of the database that holds experiments and runs."""
 
 import re
+from pathlib import Path
 from urllib.parse import quote
 
 from sqlalchemy.engine import URL, make_url
@@ -34,6 +35,12 @@ def check_store(store: str) -> None:
             f"store {store!r} lives in memory, which MLflow's processes do not share; "
             "give a file: sqlite:///PATH"
         )
+
+
+def sqlite_file(store: str) -> Path | None:
+    """The absolute path of the database `store` if it is SQLite's; None if it is another's."""
+    url = _parse(store)
+    return Path(url.database or "").absolute() if url.get_backend_name() == "sqlite" else None
 
 
 def contains_password(store: str) -> bool:

@@ -19,10 +19,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def environment(store: str) -> dict[str, str]:
-    """This process's environment with `store` and without its other MLflow settings."""
+def environment(store: str, **more: str) -> dict[str, str]:
+    """This process's environment with `store` and `more`, and without its other MLflow settings."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
-    return {**inherited, "MLFLOW_BACKEND_STORE_URI": store}
+    return {**inherited, "MLFLOW_BACKEND_STORE_URI": store, **more}
 
 
 def run(*options: str, store: str) -> subprocess.CompletedProcess[str]:
@@ -37,16 +37,22 @@ def run(*options: str, store: str) -> subprocess.CompletedProcess[str]:
 
 
 @contextmanager
-def running(folder: Path, port: int, store: str) -> Iterator[subprocess.Popen[str]]:
-    """The command, serving `folder` on `port`; killed at the end if it still runs."""
+def running(
+    folder: Path, port: int, store: str, *options: str, **variables: str
+) -> Iterator[subprocess.Popen[str]]:
+    """The command, serving `folder` on `port`; killed at the end if it still runs.
+
+    A later option of `options` replaces those; `variables` are added to its environment.
+    """
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "mlflow_server"),
             *("--artifacts", str(folder / "artifacts")),
             *("--port", str(port)),
             *("--startup-timeout", str(START_SECONDS)),
+            *options,
         ],
-        env=environment(store),
+        env=environment(store, **variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -56,6 +56,38 @@ def test_a_place_that_cannot_be_written_is_bad_input(tmp_path: Path, option: str
     assert_one_line_error(result, 2, f"cannot be written .* {option}")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--allowed-host", "https://example.org"), "is not a host's name; give --allowed-host"),
+        (("--cors-origin", "*"), "is not the address of one site; give --cors-origin"),
+    ],
+)
+def test_a_name_that_cannot_be_one_is_bad_input(
+    tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    result = run("--artifacts", str(tmp_path), *options, store=f"sqlite:///{tmp_path}/runs.db")
+    assert_one_line_error(result, 2, message)
+
+
+def test_users_of_a_database_server_need_a_private_folder(tmp_path: Path) -> None:
+    store = "postgresql+psycopg2://user@127.0.0.1/runs"
+    result = run("--artifacts", str(tmp_path), "--auth", store=store)
+    assert_one_line_error(result, 2, "give --auth-folder")
+
+
+def test_a_folder_of_users_that_others_can_enter_is_bad_input(tmp_path: Path) -> None:
+    folder = tmp_path / "open"
+    folder.mkdir()
+    folder.chmod(0o755)
+    result = run(
+        *("--artifacts", str(tmp_path), "--port", str(free_port())),
+        *("--auth", "--auth-folder", str(folder)),
+        store=f"sqlite:///{tmp_path}/runs.db",
+    )
+    assert_one_line_error(result, 2, "other users can look into")
+
+
 def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
     (tmp_path / "runs.db").write_text("this is no database, and long enough to look like one")
     result = run(
@@ -69,16 +101,25 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
     assert "Traceback" in (tmp_path / "server.log").read_text()
 
 
-def test_without_mlflow_it_says_what_to_install(tmp_path: Path) -> None:
-    without_mlflow = (
-        "import runpy, sys; sys.modules['mlflow'] = None; "
+@pytest.mark.parametrize(
+    ("missing", "options", "message"),
+    [
+        ("mlflow", (), r"MLflow is not installed; pip install 'decrop\[sweep\]'"),
+        ("flask_wtf", ("--auth",), r"--auth needs Flask-WTF, .*; pip install 'decrop\[server\]'"),
+    ],
+)
+def test_without_a_package_it_says_what_to_install(
+    tmp_path: Path, missing: str, options: tuple[str, ...], message: str
+) -> None:
+    without_package = (
+        f"import runpy, sys; sys.modules[{missing!r}] = None; "
         "runpy.run_module('mlflow_server', run_name='__main__')"
     )
     result = subprocess.run(
-        [sys.executable, "-c", without_mlflow, "--artifacts", str(tmp_path)],
+        [sys.executable, "-c", without_package, "--artifacts", str(tmp_path), *options],
         env=environment(f"sqlite:///{tmp_path}/runs.db"),
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert_one_line_error(result, 1, r"MLflow is not installed; pip install 'decrop\[sweep\]'")
+    assert_one_line_error(result, 1, message)
