@@ -37,9 +37,11 @@ def test_a_second_driver_is_refused_and_told_by_whom(
     driven: tuple[SweepDirectory, subprocess.Popen[str]],
 ) -> None:
     directory, holder = driven
-    with pytest.raises(InputError, match=f"is in use by process {holder.pid} on"):
-        with sole_driver(directory):
-            pass
+    with (
+        pytest.raises(InputError, match=f"is in use by process {holder.pid} on"),
+        sole_driver(directory),
+    ):
+        raise AssertionError("there are two drivers")
 
 
 def test_a_driver_that_was_killed_is_followed_at_once(

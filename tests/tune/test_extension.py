@@ -18,7 +18,10 @@ GRID = {"seed": {"choice": [1, 2, 3]}}
 def record(**given: Any) -> SweepRecord:
     sweep = SweepConfig.model_validate({"name": "test", "trials": 6, "space": SPACE, **given})
     return SweepRecord(
-        id="a", name="test", created=datetime(2025, 3, 1, tzinfo=UTC), sweep=sweep.model_dump()
+        id="a",
+        name="test",
+        created=datetime(2025, 3, 1, tzinfo=UTC),
+        sweep=sweep.model_dump(mode="json"),
     )
 
 
