@@ -181,6 +181,8 @@ def resume_sweep(
         with cluster(address) as size:
             claimed = claims(sweep.resources, size)
             if trials is not None:
+                # It says that the sweep has ended.
+                directory.leaderboard_json_path.unlink(missing_ok=True)
                 directory.write_record(record)
             stop = SweepStop(directory, console, ends)
             return _run(sweep, directory, claimed, console, tracking_uri, stop)
@@ -215,8 +217,8 @@ def _run(
         leaderboard = build_leaderboard(
             directory, reference.certification.radii, top=sweep.leaderboard.top
         )
-        if earlier not in (None, leaderboard.best.number):
-            # A final training failed then and succeeded now.
+        if earlier != leaderboard.best.number:
+            # A final training failed then and succeeded now, or there are more trials now.
             shutil.rmtree(directory.bundle_path, ignore_errors=True)
         write_leaderboard(directory, leaderboard)
         if not directory.bundle_path.exists():
