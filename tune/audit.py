@@ -191,11 +191,10 @@ def _compare_with_optuna(
     """Compare trials as a resumption would tell Optuna of them with their folders."""
     for number in directory.trial_numbers():
         key = f"trials/{number}"
-        folder = directory.trial(number)
-        try:
-            past, result = past_trial(folder), folder.read_result()
-        except InputError:
+        if key not in read:
             continue  # Reported where folders are compared with runs.
+        folder = directory.trial(number)
+        past, result = past_trial(folder), folder.read_result()
         if past is None:
             continue
         if past.number != number:
@@ -211,7 +210,7 @@ def _compare_with_optuna(
             audit.lose(key, f"is {past.state}, but {trial.state.name.lower()} in Optuna")
         expected = {
             (name, step): values
-            for (name, step), values in read.get(key, {}).items()
+            for (name, step), values in read[key].items()
             if name == SCORE and math.isfinite(values[0])
         }
         _compare_points(audit, f"{key} in Optuna", expected, _studied_points(trial))
