@@ -17,6 +17,8 @@ from tune.directory import SweepDirectory
 from tune.job import end_trial
 from tune.trial import FAILED, METRIC, STOPPED
 
+_UNFINISHED = ("running", "stopped")
+
 
 @dataclass
 class _Row:
@@ -85,6 +87,11 @@ class SweepProgress:
             f"(retry {retry} of {retries})"
         )
 
+    def stopped(self, number: int) -> None:
+        """A trial has saved its state, for the sweep is to stop."""
+        self._rows.setdefault(number, _Row(number, "stopped", {})).state = "stopped"
+        self._show(f"{self._name(number)} stopped; it goes on when the sweep is resumed")
+
     def ended(self, number: int, state: str) -> None:
         """A trial has ended, perhaps before it ran."""
         self._rows.setdefault(number, _Row(number, state, {})).state = state
@@ -100,7 +107,7 @@ class SweepProgress:
             self.console.print(line, highlight=False, soft_wrap=True)
 
     def _ended(self) -> int:
-        return sum(row.state != "running" for row in self._rows.values())
+        return sum(row.state not in _UNFINISHED for row in self._rows.values())
 
     def _summary(self) -> str:
         done = self.done_before + self._ended()
@@ -118,7 +125,7 @@ class SweepProgress:
 
     def _seconds_left(self) -> float | None:
         work = sum(
-            1.0 if row.state != "running" else row.evaluation / self.evaluations
+            1.0 if row.state not in _UNFINISHED else row.evaluation / self.evaluations
             for row in self._rows.values()
         )
         if not self._ended():
@@ -178,7 +185,7 @@ class ProgressCallback(Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Show how a trial ended; one that the scheduler stopped does not know it itself."""
         if trial.last_result.get(STOPPED):
-            self._progress.ended(trial.config["number"], "stopped")
+            self._progress.stopped(trial.config["number"])
             return
         finished = trial.last_result.get("finished") is True
         if not finished:
