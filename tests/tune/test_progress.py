@@ -206,6 +206,7 @@ def test_a_stopped_trial_is_neither_done_nor_pruned(directory: SweepDirectory) -
     for number in (0, 1):
         begin(directory.trial(number), number)
         callback.on_trial_start(0, [], trial(number))
+        callback.on_trial_result(0, [], trial(number), score(0.25))
     callback.on_trial_result(0, [], trial(0), {STOPPED: True})
     stopped = trial(0)
     stopped.last_result = {STOPPED: True}
