@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Literal
 
+import ray
 from rich.console import Console
 
 from decrop.files import write_text
@@ -21,6 +22,8 @@ INTERRUPTED = 130
 # minute that there is none, and the longest epoch of the presets.
 _GRACE_SECONDS = 90.0
 _SECONDS_PER_HOUR = 3600.0
+# For ending the processes of a cluster of our own, or leaving one that was there before.
+_SHUTDOWN_SECONDS = 5.0
 
 
 def deadline(max_hours: float | None) -> float | None:
@@ -87,8 +90,11 @@ class SweepStop:
         if self.reason == "interrupted":
             self._console.show_cursor(True)
             self._say(f"stopped at once; go on with: decrop resume {self._directory.path}")
-            # Whatever is on disk is whole. Leaving by an exception would wait for trials, for the
-            # cluster and for MLflow; Ray ends what belongs to a driver that is gone.
+            # Whatever is on disk is whole. Leaving by an exception would wait for trials and for
+            # MLflow. The thread, for this one may be inside of Ray.
+            end = threading.Thread(target=ray.shutdown, daemon=True)
+            end.start()
+            end.join(_SHUTDOWN_SECONDS)
             os._exit(INTERRUPTED)
         self.request("interrupted")
         # Whatever else has asked for a stop before, the next Ctrl-C is the second.

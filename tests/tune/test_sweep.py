@@ -569,7 +569,8 @@ def test_a_sweep_outlives_ctrl_c_and_kill(local_ray: ClusterSize, tmp_path: Path
         os.kill(driver.pid, signal.SIGINT)
         assert eventually(directory.stop_path.exists, 10)
         os.kill(driver.pid, signal.SIGINT)
-        printed, _ = driver.communicate(timeout=5)
+        # Two or three on an idle machine.
+        printed, _ = driver.communicate(timeout=20)
         assert driver.returncode == 130, printed
         assert "Traceback" not in printed
         assert eventually(lambda: not any(map(is_alive, below)), 30)
