@@ -181,7 +181,8 @@ def resume_sweep(
         with cluster(address) as size:
             claimed = claims(sweep.resources, size)
             if trials is not None:
-                # It says that the sweep has ended.
+                # They say that the sweep has ended.
+                directory.leaderboard_markdown_path.unlink(missing_ok=True)
                 directory.leaderboard_json_path.unlink(missing_ok=True)
                 directory.write_record(record)
             stop = SweepStop(directory, console, ends)
