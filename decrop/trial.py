@@ -24,7 +24,7 @@ from decrop.data.limited import LabelledImages
 from decrop.files import read_json, write_json
 from decrop.inputs import TrialInputs
 from decrop.result import NOISY_IMAGE, Scores, Split, TrialResult
-from decrop.smoothing.collect import OnProgress
+from decrop.smoothing.collect import CertificationProgress, OnProgress
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.synthesis.stage_one import StageOne, stage_one
 from decrop.training.denoiser import DenoiserTrainer
@@ -43,6 +43,10 @@ from decrop.trial_folder import TrialFolder
 
 # Between saves inside an evaluation period; a trial that is cut off loses no more work than this.
 _SAVE_EVERY_SECONDS = 10.0
+
+
+class TrialStoppedError(Exception):
+    """A trial was asked to stop; what it had done by then is in its folder."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ def run_trial(
     on_prior_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[int, int], None] | None = None,
     on_certified: OnProgress | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Iterator[Report]:
     """Train a denoiser and certify it, yielding a report at each evaluation.
 
@@ -96,6 +101,11 @@ def run_trial(
         on_prior_step: called with steps of pretraining done and in all.
         on_epoch: called with epochs done and in all.
         on_certified: called with the progress of the last certification.
+        should_stop: asked after each epoch, when the state is saved before the trial stops, and
+            after each group of draws of the last certification, which are in its journal.
+
+    Raises:
+        TrialStoppedError: `should_stop` said so.
     """
     device = resolve_device(config.execution.device)
     make_sampler = make_sampler or local_sampler(config)
@@ -141,7 +151,8 @@ def run_trial(
     epochs = last_epoch or sum(config.training.phase_epochs)
     keeps_best = split == "held_out" and config.training.early_stopping
     for evaluation in range(len(reports) + 1, evaluations + 1):
-        _train_until(trainer, evaluation * epochs // evaluations, epochs, folder, on_epoch)
+        until = evaluation * epochs // evaluations
+        _train_until(trainer, until, epochs, folder, on_epoch, should_stop)
         epoch, finished = trainer.epochs_done, evaluation == evaluations
         started = time.monotonic()
         if not finished or keeps_best:
@@ -153,7 +164,7 @@ def run_trial(
             table = certify(
                 estimation_samples=_last_estimation_samples(config, split),
                 journal=folder.counts_path,
-                on_certified=on_certified,
+                on_certified=stopping_between_groups(should_stop, on_certified),
             )
             scores = Scores.of(table, config.certification.radii)
             save_denoiser(folder, trainer.denoiser)
@@ -207,6 +218,23 @@ def stopping_epoch(config: TrialConfig, held_out: TrialFolder) -> int | None:
         held_out: folder of the finished trial with these settings on `held_out`.
     """
     return read_reports(held_out)[-1]["epoch"] if config.training.early_stopping else None
+
+
+def stopping_between_groups(
+    should_stop: Callable[[], bool] | None, on_certified: OnProgress | None = None
+) -> OnProgress:
+    """Return a listener to the progress of a certification that stops it when asked to.
+
+    What was drawn until then is in the certification's journal.
+    """
+
+    def listen(progress: CertificationProgress) -> None:
+        if on_certified is not None:
+            on_certified(progress)
+        if should_stop is not None and should_stop():
+            raise TrialStoppedError
+
+    return listen
 
 
 def certify_undefended(
@@ -309,15 +337,19 @@ def _train_until(
     epochs: int,
     folder: TrialFolder,
     on_epoch: Callable[[int, int], None] | None,
+    should_stop: Callable[[], bool] | None,
 ) -> None:
     saved = time.monotonic()
     while trainer.epochs_done < epoch:
         trainer.run_epoch()
         if on_epoch is not None:
             on_epoch(trainer.epochs_done, epochs)
-        if time.monotonic() - saved > _SAVE_EVERY_SECONDS:
+        stopping = should_stop is not None and should_stop()
+        if stopping or time.monotonic() - saved > _SAVE_EVERY_SECONDS:
             save_progress(folder, trainer)
             saved = time.monotonic()
+        if stopping:
+            raise TrialStoppedError
     save_progress(folder, trainer)
 
 

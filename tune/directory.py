@@ -186,6 +186,8 @@ class SweepDirectory:
         self.bundle_path = path / "bundle"
         self.mlflow_database_path = path / "mlflow.db"
         self.mlflow_artifacts_path = path / "mlflow-artifacts"
+        self.driver_path = path / ".driver.lock"
+        self.stop_path = path / ".stop"
 
     @classmethod
     def create(cls, parent: Path, name: str, sweep: dict[str, JsonValue]) -> Self:
@@ -204,7 +206,7 @@ class SweepDirectory:
         created = _now()
         directory = cls(_make_folder(parent, f"{name}-{created:%Y%m%d-%H%M%S}"))
         record = SweepRecord(id=uuid.uuid4().hex, name=name, created=created, sweep=sweep)
-        write_json(directory.record_path, record.model_dump(mode="json"))
+        directory.write_record(record)
         return directory
 
     @classmethod
@@ -231,6 +233,10 @@ class SweepDirectory:
                 "the sweep printed when it started."
             )
         return record
+
+    def write_record(self, record: SweepRecord) -> None:
+        """Write `sweep.json` whole."""
+        write_json(self.record_path, record.model_dump(mode="json"))
 
     def classifier_path(self, content_hash: str) -> Path:
         """Return the folder of a classifier that trials protect."""

@@ -9,10 +9,15 @@ from rich.console import Console
 
 from decrop.config import TrialConfig
 from decrop.errors import InputError
-from decrop.trial import certify_undefended
+from decrop.trial import TrialStoppedError, certify_undefended, stopping_between_groups
 from tune.directory import SweepDirectory, SweepTrialFolder, TrialRecord
-from tune.job import SweepJob, run_recorded
+from tune.failures import last_line
+from tune.job import SweepJob, end_trial, run_recorded
 from tune.space import reference_config
+from tune.stopping import SweepStop
+
+# Between looks at whether the sweep is to stop.
+_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -42,36 +47,47 @@ def missing_finals(
     ]
 
 
-def certify_finals(job: SweepJob, trainings: Sequence[FinalTraining], console: Console) -> None:
+def certify_finals(
+    job: SweepJob, trainings: Sequence[FinalTraining], console: Console, stop: SweepStop
+) -> None:
     """Train and certify on the cluster, and certify the classifier without a denoiser.
 
-    What fails is said and written to its folder with the traceback; the others go on.
+    What fails is said and written to its folder with the traceback; the others go on. When the
+    sweep is to stop, they save their state and end.
     """
     claim = job.claims.trial
     options = {"num_cpus": claim.cpu, "num_gpus": claim.gpu}
     shared = ray.put(job)
-    running = {
-        _final.options(**options).remote(shared, training): training.name for training in trainings
-    }
+    running = {_final.options(**options).remote(shared, t): t for t in trainings}
+    names = {ref: training.name for ref, training in running.items()}
     if not job.directory.undefended.result_path.exists():
         config = reference_config(job.sweep)
-        running[_undefended.options(**options).remote(shared, config)] = "no denoiser"
-    total = len(running)
-    while running:
-        ready, _ = ray.wait(list(running), num_returns=1)
-        name = running.pop(ready[0])
-        try:
-            ray.get(ready[0])
-        except RayError as error:
-            # The traceback is in the trial's folder; the others are still worth certifying.
-            console.print(f"{name} failed: {last_line(str(error))}", highlight=False)
-        else:
-            console.print(f"{name} certified ({total - len(running)} of {total})", highlight=False)
+        names[_undefended.options(**options).remote(shared, config)] = "no denoiser"
+    left = dict(names)
+    while left and not stop.overdue():
+        for ref in ray.wait(list(left), num_returns=1, timeout=_POLL_SECONDS)[0]:
+            name = left.pop(ref)
+            try:
+                certified = ray.get(ref)
+            except RayError as error:
+                # The traceback is in the trial's folder; the others are still worth certifying.
+                line = last_line(str(error))
+                console.print(f"{name} failed: {line}", highlight=False)
+                if ref in running:
+                    _end_if_it_died(running[ref].folder, line)
+            else:
+                how = "certified" if certified else "stopped"
+                done = f"{len(names) - len(left)} of {len(names)}"
+                console.print(f"{name} {how} ({done})", highlight=False)
+    for ref in left:
+        ray.cancel(ref, force=True)
 
 
-def last_line(text: str) -> str:
-    """Return the last line of a traceback, which names the error."""
-    return text.strip().splitlines()[-1]
+def _end_if_it_died(folder: SweepTrialFolder, error: str) -> None:
+    """Write down the failure of a process that could not do so itself."""
+    state = folder.read_state()
+    if state is None or state.state == "running":
+        end_trial(folder, "failed", error=error)
 
 
 def _trainings(directory: SweepDirectory, number: int, seeds: int) -> Iterator[FinalTraining]:
@@ -100,16 +116,25 @@ def _from_seed(record: TrialRecord, seed: int) -> TrialRecord:
 
 
 @ray.remote
-def _final(job: SweepJob, training: FinalTraining) -> None:
-    for _ in run_recorded(job, training.record, training.folder, "test"):
-        pass
+def _final(job: SweepJob, training: FinalTraining) -> bool:
+    finished = False
+    for report in run_recorded(job, training.record, training.folder, "test"):
+        finished = report.finished
+    return finished
 
 
 @ray.remote
-def _undefended(job: SweepJob, config: TrialConfig) -> None:
-    certify_undefended(
-        config,
-        job.inputs_for(config),
-        job.directory.undefended,
-        make_sampler=job.make_sampler(config),
-    )
+def _undefended(job: SweepJob, config: TrialConfig) -> bool:
+    if job.stopping():
+        return False
+    try:
+        certify_undefended(
+            config,
+            job.inputs_for(config),
+            job.directory.undefended,
+            make_sampler=job.make_sampler(config),
+            on_certified=stopping_between_groups(job.stopping),
+        )
+    except TrialStoppedError:
+        return False
+    return True

@@ -17,7 +17,7 @@ from decrop.files import write_json
 from decrop.inputs import TrialInputs, load_inputs
 from decrop.result import Split
 from decrop.smoothing.execution import resolve_device
-from decrop.trial import Report, run_trial, stopping_epoch
+from decrop.trial import Report, TrialStoppedError, run_trial, stopping_epoch
 from tune.cluster import Claims
 from tune.directory import State, SweepDirectory, SweepTrialFolder, TrialRecord, TrialState
 from tune.monitor import code_record, monitored
@@ -54,6 +54,10 @@ class SweepJob:
     def cache(self) -> ContentCache:
         """Where stage-1 samples and trained classifiers are shared."""
         return ContentCache(self.directory.cache_path)
+
+    def stopping(self) -> bool:
+        """Tell whether the sweep's driver has asked its workers to stop."""
+        return self.directory.stop_path.exists()
 
     def config(self, number: int, parameters: Mapping[str, Any]) -> TrialConfig:
         """Return the settings of a trial."""
@@ -92,8 +96,11 @@ def run_recorded(
 ) -> Iterator[Report]:
     """Run a trial in its folder, recording what it is and how far it has come.
 
-    A failure is written down with its traceback before it is raised.
+    A failure is written down with its traceback before it is raised. When the sweep is to stop, the
+    trial saves its state and yields no more, and its folder goes on saying that it runs.
     """
+    if job.stopping():
+        return
     folder.write_record(record)
     earlier = folder.read_state()
     started = earlier.started if earlier is not None else _now()
@@ -118,10 +125,13 @@ def run_recorded(
                 if split == "test"
                 else None,
                 make_sampler=job.make_sampler(record.config),
+                should_stop=job.stopping,
             ):
                 if report.finished:
                     end_trial(folder, "complete")
                 yield report
+    except TrialStoppedError:
+        return
     except Exception:
         end_trial(folder, "failed", error=traceback.format_exc())
         raise

@@ -4,14 +4,14 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
-from tune.directory import SweepDirectory
+from tune.directory import SweepDirectory, SweepTrialFolder
 from tune.domains import Space
 from tune.space import contains, distributions
 
@@ -47,27 +47,33 @@ def ended_trials(
     unfinished: list[tuple[int, dict[str, Any]]] = []
     for number in directory.trial_numbers():
         folder = directory.trial(number)
-        record, state = folder.read_record(), folder.read_state()
-        if record is None:
-            continue
-        parameters: dict[str, Any] = dict(record.parameters)
-        if state is None or state.state == "running":
-            unfinished.append((number, parameters))
-            continue
-        scores = {
-            report["evaluation"]: report["average_certified_radius"]
-            for report in folder.read_reports()
-        }
-        past.append(
-            PastTrial(
-                number=number,
-                parameters=parameters,
-                state=state.state,
-                value=scores[max(scores)] if scores else None,
-                intermediate=scores,
-            )
-        )
+        record, ended = folder.read_record(), past_trial(folder)
+        if ended is not None:
+            past.append(replace(ended, number=number))
+        elif record is not None:
+            unfinished.append((number, dict(record.parameters)))
     return past, unfinished
+
+
+def past_trial(folder: SweepTrialFolder) -> PastTrial | None:
+    """Return the trial of a folder, with the number in its record; None if it has not ended.
+
+    Raises:
+        InputError: a file of the trial is broken.
+    """
+    record, state = folder.read_record(), folder.read_state()
+    if record is None or state is None or state.state == "running":
+        return None
+    scores = {
+        report["evaluation"]: report["average_certified_radius"] for report in folder.read_reports()
+    }
+    return PastTrial(
+        number=record.number,
+        parameters=dict(record.parameters),
+        state=state.state,
+        value=scores[max(scores)] if scores else None,
+        intermediate=scores,
+    )
 
 
 def recorded(past: PastTrial, space: Space) -> FrozenTrial | None:

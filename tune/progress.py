@@ -1,6 +1,7 @@
 """What a person sees while a sweep runs: a live table, or lines where there is no terminal."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,9 @@ from rich.text import Text
 from decrop.cli.output import duration
 from tune.directory import SweepDirectory
 from tune.job import end_trial
-from tune.trial import METRIC
+from tune.trial import FAILED, METRIC, STOPPED
+
+_UNFINISHED = ("running", "stopped")
 
 
 @dataclass
@@ -77,6 +80,18 @@ class SweepProgress:
             "held out"
         )
 
+    def died(self, number: int, retry: int, retries: int) -> None:
+        """A trial's process has died, and the trial waits to be taken up again."""
+        self._show(
+            f"{self._name(number)}: its process died; it goes on from its checkpoint "
+            f"(retry {retry} of {retries})"
+        )
+
+    def stopped(self, number: int) -> None:
+        """A trial has saved its state, for the sweep is to stop."""
+        self._rows.setdefault(number, _Row(number, "stopped", {})).state = "stopped"
+        self._show(f"{self._name(number)} stopped; it goes on when the sweep is resumed")
+
     def ended(self, number: int, state: str) -> None:
         """A trial has ended, perhaps before it ran."""
         self._rows.setdefault(number, _Row(number, state, {})).state = state
@@ -92,7 +107,7 @@ class SweepProgress:
             self.console.print(line, highlight=False, soft_wrap=True)
 
     def _ended(self) -> int:
-        return sum(row.state != "running" for row in self._rows.values())
+        return sum(row.state not in _UNFINISHED for row in self._rows.values())
 
     def _summary(self) -> str:
         done = self.done_before + self._ended()
@@ -110,7 +125,7 @@ class SweepProgress:
 
     def _seconds_left(self) -> float | None:
         work = sum(
-            1.0 if row.state != "running" else row.evaluation / self.evaluations
+            1.0 if row.state not in _UNFINISHED else row.evaluation / self.evaluations
             for row in self._rows.values()
         )
         if not self._ended():
@@ -142,6 +157,7 @@ class ProgressCallback(Callback):
     def __init__(self, progress: SweepProgress, directory: SweepDirectory) -> None:
         self._progress = progress
         self._directory = directory
+        self._deaths: Counter[int] = Counter()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the terminal out: Ray Tune pickles callbacks to a directory nobody reads again."""
@@ -154,11 +170,23 @@ class ProgressCallback(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Show a score."""
-        self._progress.scored(trial.config["number"], result)
+        """Show a score; let a trial that failed by itself not be taken up again."""
+        if result.get(FAILED):
+            trial.max_failures = 0
+        elif not result.get(STOPPED):
+            self._progress.scored(trial.config["number"], result)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Show that a trial whose process died is taken up again."""
+        number = trial.config["number"]
+        self._deaths[number] += 1
+        self._progress.died(number, self._deaths[number], trial.max_failures)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Show how a trial ended; one that the scheduler stopped does not know it itself."""
+        if trial.last_result.get(STOPPED):
+            self._progress.stopped(trial.config["number"])
+            return
         finished = trial.last_result.get("finished") is True
         if not finished:
             end_trial(self._directory.trial(trial.config["number"]), "pruned")
@@ -169,13 +197,16 @@ class ProgressCallback(Callback):
         folder = self._directory.trial(trial.config["number"])
         state = folder.read_state()
         if state is None or state.state == "running":
-            end_trial(folder, "failed", error=_error_text(trial))
+            deaths = self._deaths[trial.config["number"]] + 1
+            end_trial(folder, "failed", error=_death_text(trial, deaths))
         self._progress.ended(trial.config["number"], "failed")
 
 
-def _error_text(trial: Any) -> str:
-    error = trial.get_error()
-    return str(error) if error is not None else "the trial's process died"
+def _death_text(trial: Any, deaths: int) -> str:
+    times = "once" if deaths == 1 else f"{deaths} times"
+    how = str(trial.get_error() or "").strip()
+    said = f"the trial's process died {times}: it was killed, or had no memory left"
+    return f"{how}\n{said}" if how else said
 
 
 def _settings(parameters: dict[str, Any]) -> str:

@@ -2,9 +2,7 @@
 
 import os
 import shutil
-import signal
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +11,8 @@ from pathlib import Path
 # Ray Tune's own loggers and tables; the sweep directory and our progress take their place.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+# A Ctrl-C is the sweep's own to handle.
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 
 from ray import tune as ray_tune
 from rich.console import Console
@@ -23,8 +23,12 @@ from decrop.smoothing.execution import resolve_device
 from decrop.synthesis.stage_one import INTERPOLATED
 from tune.cluster import Claims, claims, cluster, local_size
 from tune.directory import SweepDirectory, trial_name
+from tune.driver import sole_driver
+from tune.endings import EndingsCallback, SearchStopper
 from tune.export import export_trial
-from tune.finals import certify_finals, last_line, missing_finals
+from tune.extension import extended
+from tune.failures import common_cause
+from tune.finals import FinalTraining, certify_finals, missing_finals
 from tune.job import INPUT_GROUPS, SweepJob, shares_inputs
 from tune.leaderboard.entries import (
     Leaderboard,
@@ -38,17 +42,29 @@ from tune.progress import ProgressCallback, SweepProgress
 from tune.pruning import EVALUATION, build_scheduler
 from tune.search import SweepSearcher
 from tune.space import reference_config, row_trials, total_trials, trial_config_for
+from tune.stopping import Reason, SweepStop, deadline
 from tune.sweep_file import SweepConfig
 from tune.tracking import Tracker, TrackingThread, check_tracking_uri
 from tune.trial import METRIC, SweepTrial
 
+# Retries of a trial whose process was killed or had no memory left.
+RETRIES = 3
 
-class SweepInterruptedError(Exception):
-    """The sweep was stopped before all its trials had ended; it can be resumed."""
 
-    def __init__(self, directory: SweepDirectory) -> None:
+class SweepStoppedError(Exception):
+    """The sweep was stopped before all its work was done; it can be resumed.
+
+    Attributes:
+        directory: of the sweep.
+        reason: why it stopped.
+        cause: what so many trials failed with that the sweep stopped, if it did for that reason.
+    """
+
+    def __init__(self, directory: SweepDirectory, reason: Reason, cause: str | None = None) -> None:
         super().__init__(f"{directory.path} is not finished")
         self.directory = directory
+        self.reason: Reason = reason
+        self.cause = cause
 
 
 class SweepFailedError(Exception):
@@ -106,14 +122,16 @@ def start_sweep(
     console: Console,
     address: str | None = None,
     tracking_uri: str | None = None,
+    max_hours: float | None = None,
 ) -> SweepOutcome:
     """Run a sweep in a new folder under `parent`.
 
     Raises:
         InputError: something cannot be used; no folder has been made.
-        SweepInterruptedError: stopped by Ctrl-C.
+        SweepStoppedError: by Ctrl-C, after `max_hours`, or for too many failures in a row.
         SweepFailedError: no trial finished.
     """
+    ends = deadline(max_hours)
     check_sweep(sweep)
     if tracking_uri is not None:
         check_tracking_uri(tracking_uri)
@@ -123,7 +141,9 @@ def start_sweep(
         claimed = claims(sweep.resources, size)
         directory = SweepDirectory.create(parent, sweep.name, sweep.model_dump(mode="json"))
         console.print(f"sweep directory: {directory.path}", soft_wrap=True, highlight=False)
-        return _run(sweep, directory, claimed, console, tracking_uri)
+        with sole_driver(directory):
+            stop = SweepStop(directory, console, ends)
+            return _run(sweep, directory, claimed, console, tracking_uri, stop)
 
 
 def resume_sweep(
@@ -132,19 +152,41 @@ def resume_sweep(
     console: Console,
     address: str | None = None,
     tracking_uri: str | None = None,
+    trials: int | None = None,
+    max_hours: float | None = None,
 ) -> SweepOutcome:
     """Go on with a sweep: ended trials stay, unfinished ones go on, the missing ones are run.
 
+    Args:
+        directory: of the sweep.
+        console: for progress.
+        address: of a running cluster (`auto` or HOST:PORT); None starts one on this machine.
+        tracking_uri: of an MLflow server, instead of the store in the directory.
+        trials: in total, recorded in the directory; as many as before if not given.
+        max_hours: until it stops, counted from now.
+
     Raises:
-        InputError: the directory or its data cannot be used.
-        SweepInterruptedError: stopped by Ctrl-C.
+        InputError: the directory or its data cannot be used, it cannot have so many trials, or
+            another process runs it.
+        SweepStoppedError: by Ctrl-C, after `max_hours`, or for too many failures in a row.
         SweepFailedError: no trial finished.
     """
-    sweep = SweepConfig.model_validate(directory.read_record().sweep)
-    check_sweep(sweep)
-    with cluster(address) as size:
-        claimed = claims(sweep.resources, size)
-        return _run(sweep, directory, claimed, console, tracking_uri)
+    ends = deadline(max_hours)
+    with sole_driver(directory):
+        record = directory.read_record()
+        if trials is not None:
+            record = extended(record, trials, existing=len(directory.trial_numbers()))
+        sweep = SweepConfig.model_validate(record.sweep)
+        check_sweep(sweep)
+        with cluster(address) as size:
+            claimed = claims(sweep.resources, size)
+            if trials is not None:
+                # They say that the sweep has ended.
+                directory.leaderboard_markdown_path.unlink(missing_ok=True)
+                directory.leaderboard_json_path.unlink(missing_ok=True)
+                directory.write_record(record)
+            stop = SweepStop(directory, console, ends)
+            return _run(sweep, directory, claimed, console, tracking_uri, stop)
 
 
 def _run(
@@ -153,12 +195,13 @@ def _run(
     claimed: Claims,
     console: Console,
     tracking_uri: str | None,
+    stop: SweepStop,
 ) -> SweepOutcome:
     tracker = Tracker(directory, tracking_uri)
-    with _resumable(directory), _tracked(tracker) as thread:
+    with _resumable(directory, stop), _tracked(tracker) as thread:
         reference = reference_config(sweep)
         job = _job(sweep, directory, claimed, console)
-        _search(job, console)
+        _search(job, console, stop)
         numbers = chosen(ranking(directory), sweep.leaderboard.top)
         if not numbers:
             raise SweepFailedError(_common_failure(directory))
@@ -166,7 +209,7 @@ def _run(
             f"training {len(numbers)} trials on the whole limited data, and certifying test images",
             highlight=False,
         )
-        certify_finals(job, missing_finals(job.directory, numbers), console)
+        _certify(job, missing_finals(job.directory, numbers), console, stop)
         if not directory.undefended.result_path.exists():
             raise SweepFailedError("the classifier without a denoiser could not be certified")
         if not any(directory.final(number).result_path.exists() for number in numbers):
@@ -175,8 +218,8 @@ def _run(
         leaderboard = build_leaderboard(
             directory, reference.certification.radii, top=sweep.leaderboard.top
         )
-        if earlier not in (None, leaderboard.best.number):
-            # A final training failed then and succeeded now.
+        if earlier != leaderboard.best.number:
+            # A final training failed then and succeeded now, or there are more trials now.
             shutil.rmtree(directory.bundle_path, ignore_errors=True)
         write_leaderboard(directory, leaderboard)
         if not directory.bundle_path.exists():
@@ -216,7 +259,7 @@ def certify_trials(
 
     Raises:
         InputError: the directory or its data cannot be used.
-        SweepInterruptedError: stopped by Ctrl-C; the same call goes on.
+        SweepStoppedError: by Ctrl-C; the same call goes on.
     """
     # Absolute, for workers run in folders of their own.
     missing = missing_finals(SweepDirectory(directory.path.absolute()), numbers, seeds)
@@ -230,11 +273,12 @@ def certify_trials(
         highlight=False,
         soft_wrap=True,
     )
-    with cluster(address) as size:
+    with sole_driver(directory), cluster(address) as size:
         claimed = claims(sweep.resources, size)
         tracker = Tracker(directory, tracking_uri)
-        with _resumable(directory), _tracked(tracker) as thread:
-            certify_finals(_job(sweep, directory, claimed, console), missing, console)
+        stop = SweepStop(directory, console)
+        with _resumable(directory, stop), _tracked(tracker) as thread:
+            _certify(_job(sweep, directory, claimed, console), missing, console, stop)
     return thread.closing_warning()
 
 
@@ -254,11 +298,13 @@ def _job(
 
 
 @contextmanager
-def _resumable(directory: SweepDirectory) -> Iterator[None]:
+def _resumable(directory: SweepDirectory, stop: SweepStop) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise SweepInterruptedError(directory) from None
+        raise SweepStoppedError(directory, "interrupted") from None
+    finally:
+        stop.clear()
 
 
 @contextmanager
@@ -271,7 +317,17 @@ def _tracked(tracker: Tracker) -> Iterator[TrackingThread]:
         thread.stop()
 
 
-def _search(job: SweepJob, console: Console) -> None:
+def _certify(
+    job: SweepJob, trainings: Sequence[FinalTraining], console: Console, stop: SweepStop
+) -> None:
+    with stop.listening():
+        certify_finals(job, trainings, console, stop)
+    folders = [job.directory.undefended, *(training.folder for training in trainings)]
+    if stop.reason is not None and not all(folder.result_path.exists() for folder in folders):
+        raise SweepStoppedError(job.directory, stop.reason)
+
+
+def _search(job: SweepJob, console: Console, stop: SweepStop) -> None:
     sweep, directory = job.sweep, job.directory
     past, unfinished = ended_trials(directory)
     total = total_trials(sweep)
@@ -285,6 +341,7 @@ def _search(job: SweepJob, console: Console) -> None:
         for number, trial in enumerate(row_trials(sweep))
     }
     progress = SweepProgress(total, evaluations, console, done_before=len(past), names=names)
+    endings = EndingsCallback(directory, stop)
     claim = job.claims.trial
     trainable = ray_tune.with_resources(
         ray_tune.with_parameters(SweepTrial, job=job), {"cpu": claim.cpu, "gpu": claim.gpu}
@@ -308,37 +365,25 @@ def _search(job: SweepJob, console: Console) -> None:
             verbose=0,
             # Trials write checkpoints of their own, where a resumed sweep finds them.
             checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
-            callbacks=[ProgressCallback(progress, directory)],
+            failure_config=ray_tune.FailureConfig(max_failures=RETRIES),
+            callbacks=[ProgressCallback(progress, directory), endings],
+            stop=SearchStopper(stop, endings),
         ),
     )
     try:
-        with progress, _own_interrupt_handler():
+        with progress, stop.listening():
             tuner.fit()
     finally:
         shutil.rmtree(disposable, ignore_errors=True)
     past, _ = ended_trials(directory)
-    if len(past) < total:
-        raise SweepInterruptedError(directory)
-
-
-@contextmanager
-def _own_interrupt_handler() -> Iterator[None]:
-    """Put back what handles Ctrl-C: Ray Tune leaves its own handler, which only stops a search."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, handler)
+    if stop.reason is not None or len(past) < total:
+        raise SweepStoppedError(directory, stop.reason or "interrupted", endings.cause)
 
 
 def _common_failure(directory: SweepDirectory) -> str:
-    errors = []
-    for number in directory.trial_numbers():
-        state = directory.trial(number).read_state()
-        if state is not None and state.error:
-            errors.append(last_line(state.error))
+    states = [directory.trial(number).read_state() for number in directory.trial_numbers()]
+    errors = [state.error for state in states if state is not None and state.error]
     if not errors:
         return "no trial finished"
-    common = max(set(errors), key=errors.count)
-    return f"no trial finished; {errors.count(common)} of {len(errors)} failed with: {common}"
+    message, count = common_cause(errors)
+    return f"no trial finished; {count} of {len(errors)} failed with: {message}"

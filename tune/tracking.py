@@ -7,7 +7,7 @@ import os
 import shlex
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -70,6 +70,23 @@ def experiment_page(experiment_id: str) -> str:
         f"/#/experiments/{experiment_id}/runs"
         f"?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={_VIEW}"
     )
+
+
+@dataclass(frozen=True)
+class LoggedRun:
+    """A run of a sweep as MLflow has it.
+
+    Attributes:
+        key: of what it shows: `trials/0`, `final/0`, …
+        id: in MLflow.
+        deleted: by somebody, in MLflow.
+        points: name, step and value of every point of its metrics.
+    """
+
+    key: str
+    id: str
+    deleted: bool
+    points: Sequence[tuple[str, int, float]]
 
 
 class Tracker:
@@ -141,6 +158,33 @@ class Tracker:
                 f"{len(problems)} of the sweep's runs cannot be shown in MLflow; "
                 f"first {key}: {_one_line(first)}"
             ) from first
+
+    def logged_runs(self) -> list[LoggedRun]:
+        """Read the runs of the sweep, deleted ones too; nothing is written.
+
+        Raises:
+            TrackingError: MLflow cannot be reached or refuses.
+        """
+        with _explained("read"):
+            client = self._open_client()
+            experiment = _find_experiment(client, self._full_key("experiment"))
+            return (
+                []
+                if experiment is None
+                else [
+                    LoggedRun(
+                        key=key,
+                        id=run.info.run_id,
+                        deleted="deleted" in (run.info.lifecycle_stage, experiment.lifecycle_stage),
+                        points=[
+                            (name, point.step, point.value)
+                            for name in run.data.metrics
+                            for point in client.get_metric_history(run.info.run_id, name)
+                        ],
+                    )
+                    for key, run in self._runs_of(experiment)
+                ]
+            )
 
     def _sync_experiment(self) -> None:
         known = self._open_experiment()
@@ -304,9 +348,15 @@ class Tracker:
             repository.log_artifact(str(path), _parent(name))  # type: ignore[no-untyped-call]
 
     def _list_runs(self) -> None:
+        for key, run in self._runs_of(self._open_experiment()):
+            if key not in self._runs:
+                self._runs[key] = _RunMirror.of(run)
+
+    def _runs_of(self, experiment: "Experiment") -> "Iterator[tuple[str, Run]]":
+        """List the runs of this sweep by their key."""
         from mlflow.entities import ViewType
 
-        client, experiment = self._open_client(), self._open_experiment()
+        client = self._open_client()
         token: str | None = None
         while True:
             page = client.search_runs(
@@ -314,8 +364,8 @@ class Tracker:
             )
             for run in page:
                 prefix, _, key = run.data.tags.get(_KEY_TAG, "").partition("/")
-                if prefix == self._record.id and key not in self._runs:
-                    self._runs[key] = _RunMirror.of(run)
+                if prefix == self._record.id:
+                    yield key, run
             token = page.token
             if not token:
                 return
@@ -366,19 +416,16 @@ class Tracker:
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-
         try:
             # Between looking a run up and making it no other process may do the same.
-            with self._lock:
+            with self._lock, _explained("updated"):
                 yield
         except Timeout as error:
             raise TrackingError(
                 f"Another process has been syncing {self.directory.path} for {_LOCK_SECONDS} s; "
                 "try again when it is done."
             ) from error
-        except (MlflowException, SQLAlchemyError, OSError) as error:
+        except OSError as error:
             raise TrackingError(f"MLflow cannot be updated: {_one_line(error)}") from error
 
 
@@ -473,6 +520,17 @@ class _RunMirror:
 def _parent(name: str) -> str | None:
     folder = str(PurePosixPath(name).parent)
     return None if folder == "." else folder
+
+
+@contextmanager
+def _explained(to_be: str) -> Iterator[None]:
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise TrackingError(f"MLflow cannot be {to_be}: {_one_line(error)}") from error
 
 
 def _make_client(uri: str) -> "MlflowClient":

@@ -1,17 +1,23 @@
 """A trial as Ray Tune runs it: one held-out evaluation a step."""
 
+import math
 from collections.abc import Generator
 from dataclasses import asdict
-from typing import Any, cast
+from typing import Any
 
 from ray.tune import Trainable
 
 from decrop.trial import Report
 from tune.directory import TrialRecord
 from tune.job import SweepJob, run_recorded
+from tune.pruning import EVALUATION
 from tune.space import trial_row
 
 METRIC = "average_certified_radius"
+# Keys of results that are no scores: the trial failed and raises its error at the next step, or it
+# saved its state and ended because the sweep is to stop.
+FAILED, STOPPED = "failed", "stopped"
+_NO_SCORE = {METRIC: math.nan, EVALUATION: 0, "finished": False}
 
 
 class SweepTrial(Trainable):
@@ -20,6 +26,10 @@ class SweepTrial(Trainable):
     A class rather than a function, because a generator that is closed stops at once, where a
     function's thread would have to be waited for.
     """
+
+    _job: SweepJob
+    _reports: Generator[Report]
+    _failure: Exception | None
 
     def setup(  # type: ignore[override]  # with_parameters adds the job
         self, config: dict[str, Any], job: SweepJob
@@ -35,8 +45,20 @@ class SweepTrial(Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train until the next evaluation and return its scores."""
-        report = next(self._reports)
+        """Train until the next evaluation and return its scores.
+
+        A trial that fails says so before it raises, so that the driver can tell it from one whose
+        process died, and only takes up the latter again.
+        """
+        if self._failure is not None:
+            raise self._failure
+        try:
+            report = next(self._reports, None)
+        except Exception as failure:
+            self._failure = failure
+            return {**_NO_SCORE, FAILED: True, "done": False}
+        if report is None:
+            return {**_NO_SCORE, STOPPED: True, "done": True}
         return {**asdict(report), "done": report.finished}
 
     def cleanup(self) -> None:
@@ -44,6 +66,10 @@ class SweepTrial(Trainable):
         self._reports.close()
 
     def _begin(self, config: dict[str, Any]) -> None:
+        self._failure = None
+        self._reports = self._run(config)
+
+    def _run(self, config: dict[str, Any]) -> Generator[Report]:
         number = config["number"]
         record = TrialRecord(
             number=number,
@@ -53,6 +79,4 @@ class SweepTrial(Trainable):
             config=self._job.config(number, config["parameters"]),
         )
         folder = self._job.directory.trial(number)
-        self._reports = cast(
-            "Generator[Report]", run_recorded(self._job, record, folder, "held_out")
-        )
+        yield from run_recorded(self._job, record, folder, "held_out")

@@ -22,7 +22,7 @@ changes the prediction.
 Start with [bold]decrop sweep quickstart[/bold], a whole sweep on scikit-learn's digits in a
 few minutes, or train a single denoiser with [bold]decrop train digits[/bold].
 
-Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 bad input, 3 out of time (--max-hours), 130 interrupted.
 """
 
 

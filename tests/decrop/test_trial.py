@@ -31,7 +31,7 @@ from decrop.training import denoiser
 from decrop.training.denoiser import DenoiserTrainer
 from decrop.training.losses import total_loss
 from decrop.training.prior import PRIOR, prior_weights
-from decrop.trial import Report, certify_undefended, run_trial
+from decrop.trial import Report, TrialStoppedError, certify_undefended, run_trial
 from decrop.trial_folder import TrialFolder
 from tests.decrop.digits_trial import (
     CPU,
@@ -85,7 +85,12 @@ class Session:
         """What each sampler has drawn; each certification makes one."""
         return [sampler.draws for sampler in self.samplers]
 
-    def run(self, folder: TrialFolder, config: TrialConfig | None = None) -> Iterator[Report]:
+    def run(
+        self,
+        folder: TrialFolder,
+        config: TrialConfig | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> Iterator[Report]:
         return run_trial(
             config or short_trial(),
             self.inputs,
@@ -94,6 +99,7 @@ class Session:
             split="held_out",
             make_sampler=self.make_sampler,
             on_epoch=lambda done, total: self.epochs_trained.append(done),
+            should_stop=should_stop,
         )
 
     def make_sampler(self, task: SamplingTask) -> "CountingSampler":
@@ -515,11 +521,49 @@ def test_trial_cut_off_while_it_certifies_trains_no_epoch_twice(
     assert before + after == uninterrupted_draws
 
 
+def test_a_trial_that_is_asked_to_stop_saves_each_epoch_it_has_trained(
+    session: Session, folder: TrialFolder, held_out_trial: TrialFolder
+) -> None:
+    for epoch in range(1, EPOCHS + 1):
+        with pytest.raises(TrialStoppedError):
+            list(session.run(folder, should_stop=lambda: True))
+        assert len(read_json(folder.history_path)) == epoch
+    # All is trained; what is left is the last certification, which it stops as well.
+    assert not folder.result_path.exists()
+    list(session.run(folder, should_stop=lambda: False))
+    assert session.epochs_trained == list(range(1, EPOCHS + 1))
+    assert outcome(folder) == outcome(held_out_trial)
+    assert files_in(folder.path) == files_in(held_out_trial.path)
+
+
 @pytest.fixture
 def short_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Certifications can be cut off in many places."""
     monkeypatch.setattr(collect, "_FIRST_GROUP", 4)
     monkeypatch.setattr(collect, "_GROUP_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("short_groups")
+def test_a_certification_that_is_asked_to_stop_keeps_what_it_has_drawn(
+    session: Session, folder: TrialFolder, held_out_trial: TrialFolder
+) -> None:
+    asked = 0
+
+    def at_the_third_group() -> bool:
+        nonlocal asked
+        asked += session.epochs_trained[-1:] == [EPOCHS]
+        return asked == 4
+
+    # After the last epoch it is asked once more, then after each group of draws.
+    with pytest.raises(TrialStoppedError):
+        list(session.run(folder, should_stop=at_the_third_group))
+    assert folder.counts_path.exists() and not folder.result_path.exists()
+    kept = session.draws[-1]
+    assert kept > 0
+    list(session.run(folder))
+    assert kept + session.draws[-1] == samples_of(folder)
+    assert session.epochs_trained == list(range(1, EPOCHS + 1))
+    assert outcome(folder) == outcome(held_out_trial)
 
 
 @pytest.mark.usefixtures("short_groups")

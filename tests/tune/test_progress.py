@@ -13,7 +13,7 @@ from rich.console import Console
 from tests.tune.sweeps import begin, end, make_sweep
 from tune.directory import SweepDirectory
 from tune.progress import ProgressCallback, SweepProgress
-from tune.trial import METRIC
+from tune.trial import FAILED, METRIC, STOPPED
 
 
 def console(*, terminal: bool) -> tuple[Console, io.StringIO]:
@@ -162,8 +162,61 @@ def test_a_failure_is_written_down_unless_the_trial_did_it(directory: SweepDirec
     states = [directory.trial(number).read_state() for number in (0, 1, 2)]
     assert [state.state for state in states if state is not None] == ["failed"] * 3
     errors = [state.error for state in states if state is not None]
-    assert errors == ["its own traceback", *["the trial's process died"] * 2]
+    died = "the trial's process died once: it was killed, or had no memory left"
+    assert errors == ["its own traceback", died, died]
     assert text.getvalue().count(" failed; ") == 3
+
+
+def test_a_trial_whose_process_died_is_taken_up_again_and_its_deaths_are_counted(
+    directory: SweepDirectory,
+) -> None:
+    where, text = console(terminal=False)
+    callback = ProgressCallback(SweepProgress(1, 2, where), directory)
+    begin(directory.trial(0), 0)
+    killed = trial(0)
+    killed.max_failures = 3
+    callback.on_trial_start(0, [], killed)
+    for _ in range(3):
+        callback.on_trial_recover(0, [], killed)
+    assert "trial 0: its process died; it goes on from its checkpoint (retry 3 of 3)" in (
+        text.getvalue()
+    )
+    state = directory.trial(0).read_state()
+    assert state is not None and state.state == "running"
+    callback.on_trial_error(0, [], killed)
+    state = directory.trial(0).read_state()
+    assert state is not None and state.error is not None
+    assert state.error.splitlines()[-1].startswith("the trial's process died 4 times")
+
+
+def test_a_trial_that_failed_by_itself_is_not_taken_up_again(directory: SweepDirectory) -> None:
+    where, text = console(terminal=False)
+    callback = ProgressCallback(SweepProgress(1, 2, where), directory)
+    failing = trial(0)
+    failing.max_failures = 3
+    callback.on_trial_start(0, [], failing)
+    callback.on_trial_result(0, [], failing, {FAILED: True})
+    assert failing.max_failures == 0
+    assert "average certified radius" not in text.getvalue()
+
+
+def test_a_stopped_trial_is_neither_done_nor_pruned(directory: SweepDirectory) -> None:
+    where, text = console(terminal=False)
+    callback = ProgressCallback(SweepProgress(2, 2, where), directory)
+    for number in (0, 1):
+        begin(directory.trial(number), number)
+        callback.on_trial_start(0, [], trial(number))
+        callback.on_trial_result(0, [], trial(number), score(0.25))
+    callback.on_trial_result(0, [], trial(0), {STOPPED: True})
+    stopped = trial(0)
+    stopped.last_result = {STOPPED: True}
+    callback.on_trial_complete(0, [], stopped)
+    state = directory.trial(0).read_state()
+    assert state is not None and state.state == "running"
+    assert text.getvalue().endswith("trial 0 stopped; it goes on when the sweep is resumed\n")
+    end(directory.trial(1))
+    callback.on_trial_complete(0, [], trial(1, finished=True))
+    assert "1 of 2 trials done" in text.getvalue()
 
 
 def test_a_callback_travels_without_its_terminal(directory: SweepDirectory) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from decrop.bundle import load_bundle, verify_bundle
 from decrop.config import LossWeights
@@ -44,6 +45,7 @@ from tune.leaderboard.entries import build_leaderboard
 from tune.leaderboard.ranking import chosen, ranking
 from tune.leaderboard.wording import leaderboard_markdown
 from tune.space import reference_config
+from tune.sweep import RETRIES
 from tune.sweep_file import SweepConfig
 
 TRIALS = [0, 1, 2, 3]
@@ -309,16 +311,25 @@ def test_a_final_training_that_failed_is_done_again_by_a_resumption(
     assert f"Trial {first} of" in (directory.bundle_path / "README.md").read_text()
 
 
-def kill_the_trial(parent: Path, number: int, seconds: float) -> None:
-    """Kill the process of a trial once it runs, as a host that is out of memory would."""
+def kill_the_trial(parent: Path, number: int, seconds: float, *, times: int) -> None:
+    """Kill the process of a trial each time it runs, as a host that is out of memory would."""
 
-    def runs() -> bool:
-        return any(parent.glob(f"*/trials/{number}/state.json"))
-
-    assert eventually(runs, seconds)
-    for pid, command in descendants(os.getpid()).items():
-        if command.startswith("ray::ResourceTrainable"):
+    def killed() -> bool:
+        if not any(parent.glob(f"*/trials/{number}/state.json")):
+            return False
+        found = {
+            pid
+            for pid, command in descendants(os.getpid()).items()
+            if command.startswith("ray::ResourceTrainable") and pid not in dead
+        }
+        for pid in found:
             os.kill(pid, signal.SIGKILL)
+        dead.update(found)
+        return bool(found)
+
+    dead: set[int] = set()
+    for _ in range(times):
+        assert eventually(killed, seconds)
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
@@ -341,7 +352,9 @@ def test_a_sweep_goes_on_whatever_becomes_of_its_trials(
         pruning={"enabled": True, "grace_evaluations": 1, "reduction_factor": 3},
     )
     out = tmp_path / "sweeps"
-    killer = threading.Thread(target=kill_the_trial, args=(out, 3, 200), daemon=True)
+    killer = threading.Thread(
+        target=kill_the_trial, args=(out, 3, 200), kwargs={"times": 1 + RETRIES}, daemon=True
+    )
     killer.start()
     nowhere = f"http://127.0.0.1:{free_port()}"
     with running_on(local_ray):
@@ -353,7 +366,12 @@ def test_a_sweep_goes_on_whatever_becomes_of_its_trials(
     diverged, killed = (state_of(directory.trial(number)).error for number in (1, 3))
     assert diverged is not None and diverged.startswith("Traceback")
     assert "TrainingDivergedError: the loss is" in diverged.splitlines()[-1]
-    assert killed is not None and "died" in killed
+    assert killed is not None
+    assert killed.splitlines()[-1].startswith(f"the trial's process died {1 + RETRIES} times")
+    for retry in range(1, 1 + RETRIES):
+        assert f"it goes on from its checkpoint (retry {retry} of {RETRIES})" in ran.out
+    # An error of the trial's own would come again.
+    assert ran.out.count("trial 1 started") == 1
     assert len(directory.trial(2).read_reports()) == 1
     assert not directory.trial(2).result_path.exists()
     assert "trial 1 failed; 2 of 4 trials done" in ran.out
@@ -368,6 +386,121 @@ def test_a_sweep_goes_on_whatever_becomes_of_its_trials(
     assert ran.last_line["experiment_url"] is None
     (warning,) = [line for line in ran.out.splitlines() if line.startswith("warning:")]
     assert f"decrop sync {directory.path}" in warning
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(
+    local_ray: ClusterSize, tmp_path: Path
+) -> None:
+    outcomes = []
+    for name, kills in (("undisturbed", 0), ("killed", 1)):
+        (tmp_path / name).mkdir()
+        file = write_sweep(
+            tmp_path / name,
+            trials=1,
+            trial={"training": {"epochs": 40, "discriminator_epochs": 20, "evaluations": 6}},
+            leaderboard={"top": 1},
+        )
+        out = tmp_path / name / "sweeps"
+        seen: list[dict[str, Any]] = []
+
+        def kill_after_a_report(out: Path = out, seen: list[dict[str, Any]] = seen) -> None:
+            assert eventually(lambda: any(out.glob("*/trials/0/reports.json")), 200)
+            kill_the_trial(out, 0, 60, times=1)
+            seen.extend(only_sweep(out).trial(0).read_history())
+
+        killer = threading.Thread(target=kill_after_a_report, daemon=True)
+        if kills:
+            killer.start()
+        with running_on(local_ray):
+            ran = decrop("sweep", file, "--out", out)
+        assert ran.code == 0, ran.out + ran.err
+        directory = only_sweep(out)
+        assert states_of(directory) == {0: "complete"}
+        if kills:
+            killer.join()
+            assert "trial 0: its process died; it goes on from its checkpoint (retry 1" in ran.out
+            assert seen and directory.trial(0).read_history()[: len(seen)] == seen
+        assert len(directory.trial(0).read_reports()) == 6
+        outcomes.append([outcome_of(f) for f in (directory.trial(0), directory.final(0))])
+        audited = decrop("audit", directory.path, "--json")
+        assert audited.code == 0, audited.out
+    assert outcomes[0] == outcomes[1]
+
+
+def test_failures_in_a_row_end_a_sweep_that_can_be_taken_up_again(
+    local_ray: ClusterSize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tune.endings.FAILURES_IN_A_ROW", 2)
+    training = {"learning_rate": 1e30, "batch_size": 30}
+    file, out = write_sweep(tmp_path, trial={"training": training}), tmp_path / "sweeps"
+    with running_on(local_ray):
+        ran = decrop("sweep", file, "--out", out)
+    directory = only_sweep(out)
+    assert ran.code == 1
+    *_, error, how = ran.out.splitlines()
+    assert error.startswith("error: the last 2 trials failed, 2 of them with: ")
+    assert "TrainingDivergedError: the loss is" in error
+    assert how == f"once that is mended; go on with: decrop resume {directory.path}"
+    assert "no trial has finished yet" in ran.out and "Traceback" not in ran.out + ran.err
+    assert states_of(directory) == {0: "failed", 1: "failed"}
+    assert not directory.stop_path.exists() and not directory.driver_path.exists()
+    audited = decrop("audit", directory.path, "--json")
+    assert audited.code == 0, audited.out
+    assert "2 of 4 trials have not ended" in audited.out
+
+
+def test_a_sweep_out_of_time_stops_and_says_how_to_go_on(
+    local_ray: ClusterSize, tmp_path: Path
+) -> None:
+    epochs = {"epochs": 1_000_000, "evaluations": 4}
+    file, out = write_sweep(tmp_path, trial={"training": epochs}), tmp_path / "sweeps"
+    with running_on(local_ray):
+        ran = decrop("sweep", file, "--out", out, "--max-hours", 20 / 3600)
+    directory = only_sweep(out)
+    assert ran.code == 3, ran.out + ran.err
+    last = ran.out.splitlines()[-1]
+    assert last == f"stopped after --max-hours; go on with: decrop resume {directory.path}"
+    assert "trial 0 stopped; it goes on when the sweep is resumed" in ran.out
+    assert states_of(directory) == {0: "running"}
+    assert directory.trial(0).checkpoint_path.exists()
+    # Whatever was trained is in the checkpoint.
+    saved = torch.load(directory.trial(0).checkpoint_path, weights_only=True)
+    assert len(directory.trial(0).read_history()) > 0 and saved
+    assert not directory.stop_path.exists() and not directory.driver_path.exists()
+    assert "trial 1 started" not in ran.out
+
+
+def test_a_finished_sweep_is_extended_and_stays_so(
+    finished: FinishedSweep, local_ray: ClusterSize, tmp_path: Path
+) -> None:
+    shutil.copytree(finished.directory.path, tmp_path / "copied")
+    directory = SweepDirectory.open(tmp_path / "copied")
+    before = [contents(directory.trial(number).path) for number in TRIALS]
+    refused = decrop("resume", directory.path, "--trials", 3)
+    assert refused.code == 2 and "the sweep has begun 4 trials already" in refused.err
+    assert sweep_of(directory).trials == 4 and directory.leaderboard_json_path.exists()
+
+    with running_on(local_ray):
+        ran = decrop("resume", directory.path, "--trials", 6, "--json")
+    assert ran.code == 0, ran.out + ran.err
+    assert ran.last_line["trials"] == sweep_of(directory).trials == 6
+    assert states_of(directory) == dict.fromkeys(range(6), "complete")
+    assert [contents(directory.trial(number).path) for number in TRIALS] == before
+    assert ran.last_line["best"]["trial"] == ranking(directory)[0][0]
+    assert (
+        f"Trial {ranking(directory)[0][0]} of" in (directory.bundle_path / "README.md").read_text()
+    )
+    board = read_json(directory.leaderboard_json_path)
+    assert len(board["held_out"]) == 6
+    audited = decrop("audit", directory.path, "--json")
+    assert audited.code == 0, audited.out
+    assert audited.last_line["trials"] == 6
+
+    with running_on(local_ray):
+        again = decrop("resume", directory.path, "--json")
+    assert again.code == 0 and "started" not in again.out
+    assert again.last_line == ran.last_line
 
 
 def test_a_sweep_of_which_every_trial_fails_names_the_cause(
@@ -394,7 +527,7 @@ def test_a_sweep_of_which_every_trial_fails_names_the_cause(
 
 
 def test_a_sweep_outlives_ctrl_c_and_kill(local_ray: ClusterSize, tmp_path: Path) -> None:
-    """The driver is interrupted, then killed, then the sweep ends in this process."""
+    """The driver is interrupted, once, then twice, then killed; then the sweep ends in here."""
     file = write_sweep(
         tmp_path,
         search="tpe",
@@ -420,10 +553,29 @@ def test_a_sweep_outlives_ctrl_c_and_kill(local_ray: ClusterSize, tmp_path: Path
     directory = only_sweep(out)
     assert driver.returncode == 130, printed
     assert printed.splitlines()[-1] == f"stopped; go on with: decrop resume {directory.path}"
+    assert "press Ctrl-C again to stop at once" in printed
+    assert "no trial has finished yet" in printed
     assert "Traceback" not in printed
+    assert not directory.stop_path.exists()
     assert below and eventually(lambda: not any(map(is_alive, below)), 30)
     assert states_of(directory) == {0: "running"}
     assert directory.trial(0).checkpoint_path.exists()
+
+    done = reports()
+    driver = started("resume", directory.path)
+    try:
+        assert eventually(lambda: reports() > done or driver.poll() is not None, 120)
+        below = descendants(driver.pid)
+        os.kill(driver.pid, signal.SIGINT)
+        assert eventually(directory.stop_path.exists, 10)
+        os.kill(driver.pid, signal.SIGINT)
+        # Two or three on an idle machine.
+        printed, _ = driver.communicate(timeout=20)
+        assert driver.returncode == 130, printed
+        assert "Traceback" not in printed
+        assert eventually(lambda: not any(map(is_alive, below)), 30)
+    finally:
+        end_session(driver.pid)
 
     done = reports()
     driver = started("resume", directory.path)

@@ -1,5 +1,6 @@
 """The adapter between reports of a trial and steps of Ray Tune, without Ray Tune."""
 
+import math
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from tune.job import SweepJob
 from tune.pruning import EVALUATION
 from tune.space import reference_config
 from tune.sweep_file import load_sweep
-from tune.trial import METRIC, SweepTrial
+from tune.trial import FAILED, METRIC, STOPPED, SweepTrial
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -68,12 +69,64 @@ def test_a_process_runs_one_trial_after_another(job: SweepJob) -> None:
     trial.step()
     trial.cleanup()
     assert states(job.directory) == {0: "complete", 1: "running", 2: "running"}
-    with pytest.raises(StopIteration):
-        trial.step()
     again = OfThisJob(config=proposal(1, cosine=2.5))
     assert again.step()["finished"] is False
     assert again.step()["finished"] is True
     assert states(job.directory) == {0: "complete", 1: "complete", 2: "running"}
+
+
+def test_a_trial_saves_its_state_and_ends_when_the_sweep_is_to_stop(job: SweepJob) -> None:
+    class OfThisJob(SweepTrial):
+        def setup(self, config: dict[str, Any]) -> None:  # type: ignore[override]
+            super().setup(config, job)
+
+    folder, never_begun = job.directory.trial(5), job.directory.trial(6)
+    trial = OfThisJob(config=proposal(5))
+    assert trial.step()["finished"] is False
+    epochs = len(folder.read_history())
+    job.directory.stop_path.touch()
+    try:
+        ended = trial.step()
+        # One more epoch, not all of those before the next evaluation.
+        assert (ended[STOPPED], ended["done"], ended["finished"]) == (True, True, False)
+        assert len(folder.read_history()) == epochs + 1
+        assert folder.checkpoint_path.exists()
+        assert len(folder.read_reports()) == 1
+        assert states(job.directory)[5] == "running"
+        assert trial.reset_config(proposal(6))
+        assert trial.step()[STOPPED]
+        assert not never_begun.path.exists()
+    finally:
+        job.directory.stop_path.unlink()
+    again = OfThisJob(config=proposal(5))
+    assert [again.step()["finished"], again.step()["finished"]] == [False, True]
+    assert states(job.directory)[5] == "complete"
+
+
+def test_a_trial_that_fails_says_so_before_it_raises(
+    job: SweepJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OfThisJob(SweepTrial):
+        def setup(self, config: dict[str, Any]) -> None:  # type: ignore[override]
+            super().setup(config, job)
+
+    def no_memory(*_: Any, **__: Any) -> None:
+        raise MemoryError("no memory left")
+
+    monkeypatch.setattr("tune.job.run_trial", no_memory)
+    trial = OfThisJob(config=proposal(7))
+    said = trial.step()
+    assert (said[FAILED], said["done"], said["finished"]) == (True, False, False)
+    assert math.isnan(said[METRIC])
+    state = job.directory.trial(7).read_state()
+    assert state is not None and state.state == "failed"
+    assert state.error is not None and state.error.endswith("MemoryError: no memory left\n")
+    with pytest.raises(MemoryError, match="no memory left"):
+        trial.step()
+    # The next trial of the same process is not blamed for it.
+    monkeypatch.undo()
+    assert trial.reset_config(proposal(8))
+    assert trial.step()[EVALUATION] == 1
 
 
 def test_a_trial_is_what_the_searcher_proposed(job: SweepJob) -> None:

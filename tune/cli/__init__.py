@@ -5,7 +5,11 @@ import typer
 from tune.cli.results import compare, export, leaderboard, report
 from tune.cli.sweeps import resume, sweep
 from tune.cli.tracking import dashboard, sync
+from tune.cli.upkeep import audit, clean
 
 app = typer.Typer()
-for command in (sweep, resume, leaderboard, compare, report, export, sync, dashboard):
+for command in (
+    *(sweep, resume, leaderboard, compare, report, export),
+    *(sync, dashboard, audit, clean),
+):
     app.command()(command)

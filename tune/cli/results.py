@@ -255,7 +255,7 @@ def _certify_missing(
     tracking_uri: str | None,
 ) -> None:
     require_sweep_extra()
-    from tune.sweep import SweepInterruptedError, certify_trials
+    from tune.sweep import SweepStoppedError, certify_trials
 
     try:
         warning = certify_trials(
@@ -266,7 +266,7 @@ def _certify_missing(
             address=address,
             tracking_uri=tracking_uri,
         )
-    except SweepInterruptedError:
+    except SweepStoppedError:
         console.print("stopped; the same command goes on", soft_wrap=True)
         raise typer.Exit(130) from None
     if warning is not None:

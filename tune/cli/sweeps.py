@@ -8,14 +8,24 @@ import typer
 
 from decrop.cli.options import AsJson, Assignments
 from decrop.cli.output import console, print_json
+from decrop.errors import InputError
 from tune.cli.options import Address, Directory, TrackingUri, require_sweep_extra
 from tune.cli.output import INTERVAL_DECIMALS, print_tables
+
+MaxHours = Annotated[
+    float | None,
+    typer.Option(
+        help="Stop after so many hours: no trial begins any more, those that run save their state. "
+        "Exit code 3.",
+    ),
+]
+FAILED, OUT_OF_TIME = 1, 3
 
 # Ray and MLflow take seconds to import, and may not be installed; commands that need them import
 # what uses them, so that `decrop --help` and the other commands do without.
 if TYPE_CHECKING:
     from tune.leaderboard.entries import Entry
-    from tune.sweep import SweepOutcome
+    from tune.sweep import SweepOutcome, SweepStoppedError
 
 
 def sweep(
@@ -30,6 +40,7 @@ def sweep(
     out: Annotated[Path, typer.Option(help="Where the sweep's own folder is made.")] = Path(
         "sweeps"
     ),
+    max_hours: MaxHours = None,
     address: Address = None,
     tracking_uri: TrackingUri = None,
     dry_run: Annotated[
@@ -52,12 +63,18 @@ def sweep(
     if trials is not None:
         given.append(f"trials={trials}")
     loaded = load_sweep(sweep_file, given)
+    _check_hours(max_hours)
     if dry_run:
         _dry_run(loaded, address, as_json=as_json)
         return
     _show_outcome(
         lambda: start_sweep(
-            loaded, out, console=console, address=address, tracking_uri=tracking_uri
+            loaded,
+            out,
+            console=console,
+            address=address,
+            tracking_uri=tracking_uri,
+            max_hours=max_hours,
         ),
         as_json=as_json,
     )
@@ -65,23 +82,41 @@ def sweep(
 
 def resume(
     directory: Directory,
+    trials: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trials in total from now on, also of a sweep that has ended."),
+    ] = None,
+    max_hours: MaxHours = None,
     address: Address = None,
     tracking_uri: TrackingUri = None,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with a sweep that was interrupted; finished trials are not repeated.
+    """Go on with a sweep that was interrupted, or add trials to it; none is repeated.
 
-    Example: [bold]decrop resume sweeps/quickstart-20260101-120000[/bold]
+    Example: [bold]decrop resume sweeps/quickstart-20260101-120000 --trials 40[/bold]
     """
     require_sweep_extra()
     from tune.directory import SweepDirectory
     from tune.sweep import resume_sweep
 
+    _check_hours(max_hours)
     opened = SweepDirectory.open(directory)
     _show_outcome(
-        lambda: resume_sweep(opened, console=console, address=address, tracking_uri=tracking_uri),
+        lambda: resume_sweep(
+            opened,
+            console=console,
+            address=address,
+            tracking_uri=tracking_uri,
+            trials=trials,
+            max_hours=max_hours,
+        ),
         as_json=as_json,
     )
+
+
+def _check_hours(max_hours: float | None) -> None:
+    if max_hours is not None and not max_hours > 0:
+        raise InputError(f"--max-hours {max_hours:g}: must be more than 0.")
 
 
 def _dry_run(loaded: Any, address: str | None, *, as_json: bool) -> None:
@@ -115,17 +150,15 @@ def _dry_run(loaded: Any, address: str | None, *, as_json: bool) -> None:
 def _show_outcome(run: Any, *, as_json: bool) -> None:
     from tune.dashboard import dashboard_command, dashboard_url
     from tune.leaderboard.wording import accuracy_table
-    from tune.sweep import SweepFailedError, SweepInterruptedError
+    from tune.sweep import SweepFailedError, SweepStoppedError
 
     try:
         outcome: SweepOutcome = run()
-    except SweepInterruptedError as interruption:
-        where = interruption.directory.path
-        console.print(f"stopped; go on with: decrop resume {where}", soft_wrap=True)
-        raise typer.Exit(130) from None
+    except SweepStoppedError as stopped:
+        raise typer.Exit(_show_standing(stopped)) from None
     except SweepFailedError as error:
         console.print(f"error: {error}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
+        raise typer.Exit(FAILED) from None
     print_tables([accuracy_table(outcome.leaderboard, decimals=INTERVAL_DECIMALS)])
     console.print(outcome.leaderboard.summary, highlight=False)
     directory = outcome.directory
@@ -144,6 +177,25 @@ def _show_outcome(run: Any, *, as_json: bool) -> None:
             console.print(f"{name + ':':<11}{value}", soft_wrap=True, highlight=False)
     if as_json:
         print_json(_outcome_json(outcome, url))
+
+
+def _show_standing(stopped: "SweepStoppedError") -> int:
+    """Say what a stopped sweep has found, and return the exit code of why it stopped."""
+    from tune.leaderboard.standing import standing_tables
+    from tune.stopping import INTERRUPTED
+
+    tables = standing_tables(stopped.directory, decimals=INTERVAL_DECIMALS)
+    print_tables(tables)
+    if not tables:
+        console.print("no trial has finished yet", highlight=False)
+    code, why = {
+        "interrupted": (INTERRUPTED, "stopped"),
+        "time": (OUT_OF_TIME, "stopped after --max-hours"),
+        "failures": (FAILED, f"error: {stopped.cause}\nonce that is mended"),
+    }[stopped.reason]
+    where = stopped.directory.path
+    console.print(f"{why}; go on with: decrop resume {where}", highlight=False, soft_wrap=True)
+    return code
 
 
 def _outcome_json(outcome: "SweepOutcome", url: str | None) -> dict[str, Any]:

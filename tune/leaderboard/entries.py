@@ -1,6 +1,6 @@
 """The leaderboard: what a sweep found on held-out images, and what is certified of it on test."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -164,12 +164,29 @@ def build_leaderboard(
     return Leaderboard(
         radii=radii,
         by=metric.name,
-        held_out=_held_out(directory, scores, names),
+        held_out=held_out_ranking(directory, scores),
         entries=entries,
         undefended=_entry(directory.undefended, radii),
         summary=summary_of(_spoken_of(entries[0], settings), radii, metric),
         settings=settings,
     )
+
+
+def held_out_ranking(directory: SweepDirectory, scores: list[tuple[int, float]]) -> list[HeldOut]:
+    """Return the finished trials by rank, whose numbers and scores are given in that order."""
+    results = held_out_results(directory)
+    return [
+        HeldOut(
+            number=number,
+            rank=rank,
+            score=score,
+            average_certified_radius=results[number]["average_certified_radius"],
+            certified_accuracy=results[number]["certified_accuracy"],
+            certified=directory.final(number).result_path.exists(),
+            name=_row_name(directory, number),
+        )
+        for rank, (number, score) in enumerate(scores, start=1)
+    ]
 
 
 def write_leaderboard(directory: SweepDirectory, leaderboard: Leaderboard) -> None:
@@ -213,24 +230,6 @@ def _spoken_of(best: Entry, settings: Sequence[SettingsEntry]) -> Entry | Settin
         if entry.number == best.number and min(runs) > 1:
             return entry
     return best
-
-
-def _held_out(
-    directory: SweepDirectory, scores: list[tuple[int, float]], names: Mapping[int, str | None]
-) -> list[HeldOut]:
-    results = held_out_results(directory)
-    return [
-        HeldOut(
-            number=number,
-            rank=rank,
-            score=score,
-            average_certified_radius=results[number]["average_certified_radius"],
-            certified_accuracy=results[number]["certified_accuracy"],
-            certified=directory.final(number).result_path.exists(),
-            name=names[number],
-        )
-        for rank, (number, score) in enumerate(scores, start=1)
-    ]
 
 
 def _entry(

@@ -11,7 +11,7 @@ from tune.leaderboard.settings import SettingsEntry
 from tune.tables import TextTable, mean_cell, percentage_cell
 
 if TYPE_CHECKING:
-    from tune.leaderboard.entries import Entry, Leaderboard
+    from tune.leaderboard.entries import Entry, HeldOut, Leaderboard
 
 SIGNIFICANCE = 0.05
 UNDEFENDED = "no denoiser"
@@ -111,7 +111,10 @@ def leaderboard_tables(board: "Leaderboard", *, decimals: int = 1) -> list[TextT
         decimals: of the ends of intervals in %.
     """
     entries = [*board.entries, board.undefended]
-    tables = [_held_out_table(board), accuracy_table(board, decimals=decimals)]
+    tables = [
+        held_out_table(board.held_out, board.radii, board.metric),
+        accuracy_table(board, decimals=decimals),
+    ]
     tables.append(_test_table(entries))
     tables += _difference_tables(board, "Difference of certified accuracy", board.entries)
     if board.settings:
@@ -119,6 +122,27 @@ def leaderboard_tables(board: "Leaderboard", *, decimals: int = 1) -> list[TextT
         title = "Difference over seeds, of mean certified accuracy"
         tables += _difference_tables(board, title, board.settings)
     return tables
+
+
+def held_out_table(
+    rows: "Sequence[HeldOut]", radii: tuple[float, ...], metric: Metric
+) -> TextTable:
+    """Tabulate the finished trials by rank; `metric` is that of the ranks."""
+    return TextTable(
+        f"Finished trials by {metric.phrase} on held-out images: average certified radius, "
+        "certified accuracy in %, and whether they are certified on test images.",
+        ["rank", "denoiser", "average radius", *_heads(radii), "on test"],
+        [
+            [
+                str(row.rank),
+                denoiser_name(row.number, row.name),
+                f"{row.average_certified_radius:.3f}",
+                *(f"{100 * row.certified_accuracy[radius_key(radius)]:.1f}" for radius in radii),
+                "yes" if row.certified else "",
+            ]
+            for row in rows
+        ],
+    )
 
 
 def accuracy_table(board: "Leaderboard", *, decimals: int = 1) -> TextTable:
@@ -134,26 +158,7 @@ def accuracy_table(board: "Leaderboard", *, decimals: int = 1) -> TextTable:
     return TextTable(
         "Certified accuracy on test images in %, with exact 95 % intervals; held out: "
         f"{board.metric.phrase}, which ranks.",
-        ["rank", "denoiser", "held out", *_heads(board)],
-        rows,
-    )
-
-
-def _held_out_table(board: "Leaderboard") -> TextTable:
-    rows = [
-        [
-            str(row.rank),
-            denoiser_name(row.number, row.name),
-            f"{row.average_certified_radius:.3f}",
-            *(f"{100 * row.certified_accuracy[radius_key(r)]:.1f}" for r in board.radii),
-            "yes" if row.certified else "",
-        ]
-        for row in board.held_out
-    ]
-    return TextTable(
-        f"Finished trials by {board.metric.phrase} on held-out images: average certified radius, "
-        "certified accuracy in %, and whether they are certified on test images.",
-        ["rank", "denoiser", "average radius", *_heads(board), "on test"],
+        ["rank", "denoiser", "held out", *_heads(board.radii)],
         rows,
     )
 
@@ -195,7 +200,7 @@ def _settings_table(board: "Leaderboard") -> TextTable:
         "Settings over seeds, on test images: certified accuracy in %, average certified radius, "
         "accuracy without noise in %, as mean ± standard deviation over trainings from several "
         "seeds, in brackets their number.",
-        ["settings of", *_heads(board), "average radius", "clean accuracy"],
+        ["settings of", *_heads(board.radii), "average radius", "clean accuracy"],
         rows,
     )
 
@@ -219,7 +224,7 @@ def _difference_tables(
                 f"{title} to {opponent} in points, with 95 % intervals (Bonett and Price); p of "
                 "the exact paired test over images, Holm-adjusted over the rows of a radius."
             )
-            tables.append(TextTable(caption, ["", *_heads(board)], rows))
+            tables.append(TextTable(caption, ["", *_heads(board.radii)], rows))
     return tables
 
 
@@ -227,5 +232,5 @@ def _difference_cells(board: "Leaderboard", comparisons: Comparisons) -> list[st
     return [difference_cell(comparisons[radius_key(radius)]) for radius in board.radii]
 
 
-def _heads(board: "Leaderboard") -> list[str]:
-    return [f"r = {radius:g}" for radius in board.radii]
+def _heads(radii: tuple[float, ...]) -> list[str]:
+    return [f"r = {radius:g}" for radius in radii]

@@ -48,7 +48,7 @@ def test_help_lists_commands_and_exit_codes(capsys: pytest.CaptureFixture[str]) 
     for arguments in (["--help"], ["-h"]):
         assert run(arguments) == 0
         shown = " ".join(ANSI.sub("", capsys.readouterr().out).split())
-        assert "0 done, 1 failed, 2 bad input, 130 interrupted" in shown
+        assert "0 done, 1 failed, 2 bad input, 3 out of time" in shown
         assert all(f" {command} " in shown for command in COMMANDS)
 
 

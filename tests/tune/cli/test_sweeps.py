@@ -54,7 +54,8 @@ def refusal(*arguments: object) -> str:
 
 def test_there_are_the_commands_of_a_sweep() -> None:
     assert [
-        *("compare", "dashboard", "export", "leaderboard", "report", "resume", "sweep", "sync"),
+        *("audit", "clean", "compare", "dashboard", "export"),
+        *("leaderboard", "report", "resume", "sweep", "sync"),
     ] == COMMANDS
 
 
@@ -205,7 +206,10 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["resume", "leaderboard", "report", "sync", "dashboard", "export", "export --trial 1"],
+    [
+        *("resume", "resume --trials 9", "leaderboard", "report", "sync", "dashboard"),
+        *("audit", "clean", "export", "export --trial 1"),
+    ],
 )
 def test_what_is_no_sweep_directory_is_refused(no_ray: None, tmp_path: Path, command: str) -> None:
     name, *options = command.split()

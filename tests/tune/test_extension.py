@@ -1,0 +1,53 @@
+"""More trials for a sweep."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from decrop.errors import InputError
+from tune.directory import SweepRecord
+from tune.extension import extended
+from tune.space import total_trials
+from tune.sweep_file import SweepConfig
+
+SPACE = {"training.loss_weights.cosine": {"uniform": [0, 8]}}
+GRID = {"seed": {"choice": [1, 2, 3]}}
+
+
+def record(**given: Any) -> SweepRecord:
+    sweep = SweepConfig.model_validate({"name": "test", "trials": 6, "space": SPACE, **given})
+    return SweepRecord(
+        id="a",
+        name="test",
+        created=datetime(2025, 3, 1, tzinfo=UTC),
+        sweep=sweep.model_dump(mode="json"),
+    )
+
+
+@pytest.mark.parametrize("trials", [4, 6, 40])
+def test_a_sweep_gets_another_number_of_trials_and_keeps_the_rest(trials: int) -> None:
+    before = record()
+    after = extended(before, trials, existing=4)
+    assert total_trials(SweepConfig.model_validate(after.sweep)) == trials
+    assert after.sweep == {**before.sweep, "trials": trials}
+    assert (after.id, after.name, after.created) == (before.id, before.name, before.created)
+    assert before.sweep["trials"] == 6
+
+
+@pytest.mark.parametrize(
+    ("given", "trials", "said"),
+    [
+        ({}, 3, r"--trials 3: the sweep has begun 4 trials already.*go on to 6"),
+        ({"search": "grid", "trials": None, "space": GRID}, 9, "--trials 9: the sweep is a grid"),
+        (
+            {"search": "rows", "trials": None, "space": {}, "rows": {"a": {"seed": 1}}},
+            9,
+            "--trials 9: the sweep is a table of rows, which has 1 trials",
+        ),
+        ({"space": {}, "trials": 1}, 9, "--trials 9.*space is empty"),
+    ],
+)
+def test_what_cannot_be_extended_is_refused(given: Any, trials: int, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        extended(record(**given), trials, existing=4)

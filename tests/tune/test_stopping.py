@@ -1,0 +1,99 @@
+"""How a sweep is asked to stop."""
+
+import io
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import tune.stopping
+from tests.tune.sweeps import make_sweep
+from tune.directory import SweepDirectory
+from tune.stopping import SweepStop, deadline
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> SweepDirectory:
+    return make_sweep(tmp_path)
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO())
+
+
+def test_workers_see_a_request_until_it_is_cleared(directory: SweepDirectory) -> None:
+    stop = SweepStop(directory, quiet())
+    assert not stop.due() and not directory.stop_path.exists()
+    stop.request("failures")
+    stop.request("time")
+    assert stop.due() and stop.reason == "failures"
+    assert directory.stop_path.exists()
+    # What a driver that was killed has left does not stop the next one.
+    again = SweepStop(directory, quiet())
+    assert not again.due() and not directory.stop_path.exists()
+
+
+def test_time_is_over_after_so_many_hours(
+    directory: SweepDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(tune.stopping.time, "monotonic", lambda: now)
+    stop = SweepStop(directory, quiet(), deadline(0.5))
+    now += 1799
+    assert not stop.due()
+    now += 2
+    assert stop.due() and stop.reason == "time" and not stop.overdue()
+    assert directory.stop_path.exists()
+    now += 600
+    assert stop.overdue()
+
+
+def test_no_limit_is_never_over() -> None:
+    assert deadline(None) is None
+
+
+def test_the_first_ctrl_c_asks_to_stop(directory: SweepDirectory) -> None:
+    console = quiet()
+    stop = SweepStop(directory, console)
+    before = signal.getsignal(signal.SIGINT)
+    with stop.listening():
+        assert not stop.due()
+        signal.raise_signal(signal.SIGINT)
+        assert stop.reason == "interrupted" and directory.stop_path.exists()
+    assert signal.getsignal(signal.SIGINT) is before
+    assert isinstance(console.file, io.StringIO)
+    assert "press Ctrl-C again to stop at once" in console.file.getvalue()
+
+
+SECOND = """
+import signal, sys
+from pathlib import Path
+from rich.console import Console
+from tune.directory import SweepDirectory
+from tune.stopping import SweepStop
+stop = SweepStop(SweepDirectory(Path(sys.argv[1])), Console())
+try:
+    with stop.listening():
+        signal.raise_signal(signal.SIGINT)
+        print("still here", flush=True)
+        signal.raise_signal(signal.SIGINT)
+finally:
+    print("unwound")
+"""
+
+
+def test_the_second_ctrl_c_ends_the_process_at_once(directory: SweepDirectory) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", SECOND, str(directory.path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 130, ran.stderr
+    assert "still here" in ran.stdout and "unwound" not in ran.stdout
+    last = ran.stdout.strip().splitlines()[-1]
+    assert last.endswith(f"stopped at once; go on with: decrop resume {directory.path}")

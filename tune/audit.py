@@ -1,0 +1,304 @@
+"""Whether a sweep's files, Optuna's view of them and MLflow tell the same."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from optuna.trial import FrozenTrial, TrialState
+
+from decrop.errors import InputError
+from tune.directory import SweepDirectory, SweepRecord
+from tune.past import past_trial, recorded
+from tune.projection import Source, best_so_far, sources
+from tune.projection.names import SCORE
+from tune.projection.sweeps import SweepSource
+from tune.projection.view import Measurement
+from tune.space import total_trials
+from tune.sweep_file import SweepConfig
+from tune.tables import TextTable
+from tune.tracking import LoggedRun, Tracker
+
+Point = tuple[str, int]
+Points = Mapping[Point, Sequence[float]]
+
+# What an SQL store of MLflow writes for infinity.
+_LARGEST = 1.7976931348623157e308
+_NAMED_POINTS = 3
+_KINDS = {
+    "trials": "trials",
+    "final": "trained on all limited data",
+    "seeds": "from other seeds",
+    "undefended": "no denoiser",
+    "sweep": "the sweep",
+}
+_STATES = {
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
+
+
+@dataclass
+class Audit:
+    """What was compared and what was found.
+
+    Attributes:
+        trials: of the sweep that the files or MLflow know.
+        lost: trials and trainings that one of the three does not have, or cannot read, by key.
+        doubled: trials that a second folder says it is, and runs beyond the first of a key.
+        metric_mismatches: points of metrics that are missing, too many or different.
+        problems: a line for each thing that is wrong.
+        notes: lines on what is not wrong but good to know.
+        folders: by kind of run.
+        studied: trials as Optuna has them.
+        runs: in MLflow by kind.
+        points: of metrics that were compared, by kind.
+    """
+
+    trials: set[int] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)
+    doubled: int = 0
+    metric_mismatches: int = 0
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    folders: Counter[str] = field(default_factory=Counter)
+    studied: int = 0
+    runs: Counter[str] = field(default_factory=Counter)
+    points: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What was found, in numbers."""
+        return {
+            "trials": len(self.trials),
+            "lost": len(self.lost),
+            "doubled": self.doubled,
+            "metric_mismatches": self.metric_mismatches,
+        }
+
+    def lose(self, key: str, why: str) -> None:
+        """Note that something is not there, once for each key."""
+        self.lost.add(key)
+        self.problems.append(f"{key}: {why}")
+
+
+def audit_sweep(directory: SweepDirectory, tracking_uri: str | None = None) -> Audit:
+    """Compare everything that a sweep directory says with Optuna's view of it and with MLflow.
+
+    Nothing is written. A sweep whose leaderboard is written must have all trials that its file asks
+    for, and all of them ended; of another one, those that are still to come are only noted.
+
+    Args:
+        directory: of the sweep.
+        tracking_uri: of an MLflow server, instead of the store in the directory.
+
+    Raises:
+        InputError: the directory has no store and no server is given.
+        TrackingError: MLflow cannot be read.
+    """
+    if tracking_uri is None and not directory.mlflow_database_path.exists():
+        raise InputError(
+            f"{directory.path} has no MLflow store of its own; give the server that the sweep was "
+            "tracked on, --tracking-uri http://…"
+        )
+    record = directory.read_record()
+    sweep = SweepConfig.model_validate(record.sweep)
+    audit = Audit()
+    logged = _by_key(Tracker(directory, tracking_uri).logged_runs())
+    for key in logged:
+        if _is_trial(key):
+            audit.trials.add(int(key.removeprefix("trials/")))
+    audit.trials.update(directory.trial_numbers())
+    _look_for_trials(audit, directory, sweep)
+    points = _compare_with_mlflow(audit, directory, record, logged)
+    _compare_with_optuna(audit, directory, sweep, points)
+    if directory.driver_path.exists():
+        audit.notes.append("The sweep seems to run: MLflow may be some seconds behind its files.")
+    return audit
+
+
+def audit_table(audit: Audit) -> TextTable:
+    """Tabulate how much of each kind was compared."""
+    rows = [
+        [
+            name,
+            str(audit.folders[kind]),
+            str(audit.studied) if kind == "trials" else "",
+            str(audit.runs[kind]),
+            str(audit.points[kind]),
+        ]
+        for kind, name in _KINDS.items()
+    ]
+    counts = audit.counts
+    found = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in counts)
+    return TextTable(
+        f"Files, Optuna and MLflow compared: {found}.",
+        ["", "in files", "in Optuna", "in MLflow", "metric points"],
+        rows,
+    )
+
+
+def _compare_with_mlflow(
+    audit: Audit,
+    directory: SweepDirectory,
+    record: SweepRecord,
+    logged: Mapping[str, Sequence[LoggedRun]],
+) -> dict[str, Points]:
+    """Compare folders with runs; return the points of those folders that could be read."""
+    read: dict[str, Points] = {}
+    found = [source for source in sources(directory, record) if source.stamps()]
+    for key in sorted(set(logged) - {source.key for source in found} - audit.lost):
+        audit.lose(key, "has a run in MLflow but no folder")
+    for source in found:
+        kind = _kind(source.key)
+        if isinstance(source, SweepSource) and any(map(_is_trial, audit.lost)):
+            audit.notes.append("What the sweep's own run shows was not compared without them.")
+            continue
+        try:
+            measurements = _measurements(directory, source)
+        except InputError as error:
+            audit.lose(source.key, f"cannot be read: {error}")
+            continue
+        if measurements is None:
+            continue
+        audit.folders[kind] += 1
+        expected = read[source.key] = _points((m.metric, m.step, m.value) for m in measurements)
+        runs = logged.get(source.key, ())
+        there = [run for run in runs if not run.deleted]
+        audit.runs[kind] += len(there)
+        if not there:
+            audit.lose(
+                source.key,
+                "its run was deleted in MLflow; restore it there"
+                if runs
+                else f"has no run in MLflow; catch up with: decrop sync {directory.path}",
+            )
+            continue
+        if len(there) > 1:
+            audit.doubled += len(there) - 1
+            ids = ", ".join(run.id for run in there)
+            audit.problems.append(f"{source.key}: has {len(there)} runs in MLflow: {ids}")
+        audit.points[kind] += len(expected)
+        for run in there:
+            _compare_points(audit, f"{source.key} in MLflow", expected, _points(run.points))
+    return read
+
+
+def _compare_with_optuna(
+    audit: Audit, directory: SweepDirectory, sweep: SweepConfig, read: Mapping[str, Points]
+) -> None:
+    """Compare trials as a resumption would tell Optuna of them with their folders."""
+    for number in directory.trial_numbers():
+        key = f"trials/{number}"
+        if key not in read:
+            continue  # Reported where folders are compared with runs.
+        folder = directory.trial(number)
+        past, result = past_trial(folder), folder.read_result()
+        if past is None:
+            continue
+        if past.number != number:
+            audit.doubled += 1
+            audit.problems.append(f"{key}: its trial.json says that it is trial {past.number}")
+            continue
+        trial = recorded(past, sweep.space)
+        if trial is None:
+            # Trial 0 where the space does not have it, and rows, which Optuna is not told of.
+            continue
+        audit.studied += 1
+        if trial.state != _STATES[past.state] and (past.state != "pruned" or past.intermediate):
+            audit.lose(key, f"is {past.state}, but {trial.state.name.lower()} in Optuna")
+        expected = {
+            (name, step): values
+            for (name, step), values in read[key].items()
+            if name == SCORE and math.isfinite(values[0])
+        }
+        _compare_points(audit, f"{key} in Optuna", expected, _studied_points(trial))
+        if trial.state == TrialState.COMPLETE and result is not None:
+            final = {(SCORE, 0): [float(result["average_certified_radius"])]}
+            assert trial.value is not None
+            _compare_points(
+                audit, f"{key} in Optuna, at the end", final, {(SCORE, 0): [trial.value]}
+            )
+
+
+def _look_for_trials(audit: Audit, directory: SweepDirectory, sweep: SweepConfig) -> None:
+    """Look whether the trials are there that the sweep's file asks for."""
+    total = total_trials(sweep)
+    left = []
+    for number in range(total):
+        folder = directory.trial(number)
+        try:
+            state = folder.read_state()
+        except InputError:
+            continue  # Reported where folders are compared with runs.
+        if state is None or state.state == "running":
+            left.append(number)
+    if left and directory.leaderboard_json_path.exists():
+        for number in left:
+            how = "has not ended" if directory.trial(number).path.exists() else "has no folder"
+            audit.trials.add(number)
+            audit.lose(f"trials/{number}", f"{how}, but the sweep has its leaderboard")
+    elif left:
+        audit.notes.append(
+            f"{len(left)} of {total} trials have not ended; go on with: "
+            f"decrop resume {directory.path}"
+        )
+    if len(audit.trials) > total:
+        audit.problems.append(f"there are {len(audit.trials)} trials, but {total} were asked for")
+
+
+def _measurements(directory: SweepDirectory, source: Source) -> Sequence[Measurement] | None:
+    if isinstance(source, SweepSource):
+        # Its view draws figures as well, which takes seconds.
+        return best_so_far(directory)
+    view = source.view()
+    return None if view is None else view.measurements
+
+
+def _compare_points(audit: Audit, where: str, expected: Points, found: Points) -> None:
+    wrong = []
+    for name, step in sorted(set(expected) | set(found)):
+        values, others = expected.get((name, step), ()), found.get((name, step), ())
+        if list(map(_stored, values)) == list(map(_stored, others)):
+            continue
+        shown = " and ".join(f"{value:.10g}" for value in others) or "nothing"
+        asked = " and ".join(f"{value:.10g}" for value in values) or "nothing"
+        wrong.append(f"{name} at step {step} is {shown}, in the files {asked}")
+    audit.metric_mismatches += len(wrong)
+    audit.problems += [f"{where}: {line}" for line in wrong[:_NAMED_POINTS]]
+    if len(wrong) > _NAMED_POINTS:
+        audit.problems.append(f"{where}: and {len(wrong) - _NAMED_POINTS} more points")
+
+
+def _points(given: Iterable[tuple[str, int, float]]) -> Points:
+    points: defaultdict[Point, list[float]] = defaultdict(list)
+    for name, step, value in given:
+        points[name, step].append(value)
+    return {point: sorted(values) for point, values in points.items()}
+
+
+def _studied_points(trial: FrozenTrial) -> Points:
+    return {(SCORE, step): [value] for step, value in trial.intermediate_values.items()}
+
+
+def _stored(value: float) -> float | str:
+    """Return a value as stores keep it, comparable to itself."""
+    if math.isnan(value):
+        return "nan"
+    return math.copysign(_LARGEST, value) if math.isinf(value) else value
+
+
+def _by_key(runs: Iterable[LoggedRun]) -> dict[str, list[LoggedRun]]:
+    by_key: defaultdict[str, list[LoggedRun]] = defaultdict(list)
+    for run in runs:
+        by_key[run.key].append(run)
+    return dict(by_key)
+
+
+def _is_trial(key: str) -> bool:
+    return key.startswith("trials/")
+
+
+def _kind(key: str) -> str:
+    return "seeds" if "/seeds/" in key else key.partition("/")[0]

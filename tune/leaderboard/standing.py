@@ -1,0 +1,31 @@
+"""What a sweep that was stopped has found so far."""
+
+from tune.directory import SweepDirectory
+from tune.leaderboard.entries import build_leaderboard, held_out_ranking
+from tune.leaderboard.ranking import certified_radii, chosen, ranking, sweep_metric, sweep_top
+from tune.leaderboard.wording import accuracy_table, held_out_table
+from tune.tables import TextTable
+
+
+def standing_tables(directory: SweepDirectory, *, decimals: int = 1) -> list[TextTable]:
+    """Tabulate the finished trials by held-out score, and what is certified on test images.
+
+    Args:
+        directory: of the sweep.
+        decimals: of the ends of intervals in %.
+
+    Returns:
+        no table where no trial has finished.
+    """
+    metric = sweep_metric(directory)
+    scores = ranking(directory, metric)
+    if not scores:
+        return []
+    radii, top = certified_radii(directory), sweep_top(directory)
+    tables = [held_out_table(held_out_ranking(directory, scores), radii, metric)]
+    compared = chosen(scores, len(scores) if top is None else top)
+    certified = [number for number in compared if directory.final(number).result_path.exists()]
+    if certified and directory.undefended.result_path.exists():
+        board = build_leaderboard(directory, radii, metric=metric, top=top)
+        tables.append(accuracy_table(board, decimals=decimals))
+    return tables

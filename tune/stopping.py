@@ -1,0 +1,105 @@
+"""Ending a sweep before all its trials have: why, and how drivers tell workers."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Literal
+
+import ray
+from rich.console import Console
+
+from decrop.files import write_text
+from tune.directory import SweepDirectory
+
+Reason = Literal["interrupted", "time", "failures"]
+
+INTERRUPTED = 130
+# What a worker needs between two looks at the file, with an NFS client that remembers for half a
+# minute that there is none, and the longest epoch of the presets.
+_GRACE_SECONDS = 90.0
+_SECONDS_PER_HOUR = 3600.0
+# For ending the processes of a cluster of our own, or leaving one that was there before.
+_SHUTDOWN_SECONDS = 5.0
+
+
+def deadline(max_hours: float | None) -> float | None:
+    """Return when so many hours from now are over, by the monotonic clock; None for never."""
+    return None if max_hours is None else time.monotonic() + max_hours * _SECONDS_PER_HOUR
+
+
+class SweepStop:
+    """Whether a sweep is to stop, known to its driver and, through a file, to its workers.
+
+    Workers look for the file between epochs, save their state and end. The file is gone before and
+    after each run, so that a sweep can be resumed.
+    """
+
+    def __init__(
+        self,
+        directory: SweepDirectory,
+        console: Console,
+        ends: float | None = None,
+    ) -> None:
+        """Let a sweep run, until a time of the monotonic clock if there is one."""
+        self.reason: Reason | None = None
+        self._path = directory.stop_path
+        self._directory = directory
+        self._console = console
+        self._ends = ends
+        self._requested = 0.0
+        self.clear()
+
+    def request(self, reason: Reason) -> None:
+        """Ask the workers to stop; the first reason stays."""
+        if self.reason is None:
+            self.reason = reason
+            self._requested = time.monotonic()
+            write_text(self._path, f"{reason}\n")
+
+    def due(self) -> bool:
+        """Tell whether the sweep is to stop, which it also is when its time is over."""
+        if self._ends is not None and time.monotonic() >= self._ends:
+            self.request("time")
+        return self.reason is not None
+
+    def overdue(self) -> bool:
+        """Tell whether workers have had the time that they need to save their state."""
+        return self.due() and time.monotonic() - self._requested > _GRACE_SECONDS
+
+    def clear(self) -> None:
+        """Let workers start again."""
+        self._path.unlink(missing_ok=True)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the first Ctrl-C in a block for a request, and end the process at the second."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self.reason == "interrupted":
+            self._console.show_cursor(True)
+            self._say(f"stopped at once; go on with: decrop resume {self._directory.path}")
+            # Whatever is on disk is whole. Leaving by an exception would wait for trials and for
+            # MLflow. The thread, for this one may be inside of Ray.
+            end = threading.Thread(target=ray.shutdown, daemon=True)
+            end.start()
+            end.join(_SHUTDOWN_SECONDS)
+            os._exit(INTERRUPTED)
+        self.request("interrupted")
+        # Whatever else has asked for a stop before, the next Ctrl-C is the second.
+        self.reason = "interrupted"
+        self._say("stopping: trials save their state; press Ctrl-C again to stop at once")
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, highlight=False, soft_wrap=True)
