@@ -19,7 +19,9 @@ sweep: $(SWEEP_INSTALLED)
 	$(BIN)/decrop sweep quickstart
 
 test: $(TEST_INSTALLED)
-	$(BIN)/python -m pytest
+	# Two processes of one thread each; sweeps take what is left of a machine, so they go alone.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadscope tests/decrop tests/mlflow_server
+	$(BIN)/python -m pytest tests/tune tests/faults
 
 lint: $(TEST_INSTALLED)
 	$(BIN)/ruff format --check .
