@@ -613,7 +613,7 @@ def test_the_thread_outlives_errors_and_logs_them_once(
         raise ConnectionError("no route to MLflow")
 
     thread = TrackingThread(tracker, interval=0.02)
-    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "tune.tracking"):
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "tune.tracking.thread"):
         patch.setattr(MlflowClient, "search_runs", away)
         thread.start()
         assert failed_twice.wait(20)
@@ -622,7 +622,7 @@ def test_the_thread_outlives_errors_and_logs_them_once(
     assert warning is not None
     assert "no route to MLflow" in warning
     assert warning.endswith(f"decrop sync {directory.path}")
-    assert len([entry for entry in caplog.records if entry.name == "tune.tracking"]) == 1
+    assert len([entry for entry in caplog.records if entry.name == "tune.tracking.thread"]) == 1
     assert thread.closing_warning() is None
     assert Shown.of(tracker).names() == RUN_NAMES
 
