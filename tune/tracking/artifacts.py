@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from tune.tracking.mirror import RunMirror
 
 if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 
 class Artifacts(Protocol):
@@ -18,17 +18,19 @@ class Artifacts(Protocol):
 
 
 class ServerArtifacts:
-    """Artifacts where an MLflow server wants them."""
+    """Artifacts where an MLflow server wants them.
 
-    def __init__(self, client: "MlflowClient") -> None:
-        self._client = client
+    By the run's address, which a client would first ask the server for.
+    """
+
+    def __init__(self, tracking_uri: str) -> None:
+        self._tracking_uri = tracking_uri
 
     def log(self, run: RunMirror, name: str, path: Path) -> None:
         """See `Artifacts.log`."""
-        if path.is_dir():
-            self._client.log_artifacts(run.id, str(path), name)
-        else:
-            self._client.log_artifact(run.id, str(path), _parent(name))
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        _log(get_artifact_repository(run.artifact_uri, self._tracking_uri), name, path)
 
 
 class FolderArtifacts:
@@ -45,13 +47,12 @@ class FolderArtifacts:
         from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
         place = self._destination / urlsplit(run.artifact_uri).path.lstrip("/")
-        repository = LocalArtifactRepository(str(place.resolve()))
-        if path.is_dir():
-            repository.log_artifacts(str(path), name)  # type: ignore[no-untyped-call]
-        else:
-            repository.log_artifact(str(path), _parent(name))  # type: ignore[no-untyped-call]
+        _log(LocalArtifactRepository(str(place.resolve())), name, path)
 
 
-def _parent(name: str) -> str | None:
-    folder = str(PurePosixPath(name).parent)
-    return None if folder == "." else folder
+def _log(repository: "ArtifactRepository", name: str, path: Path) -> None:
+    if path.is_dir():
+        repository.log_artifacts(str(path), name)
+    else:
+        folder = str(PurePosixPath(name).parent)
+        repository.log_artifact(str(path), None if folder == "." else folder)

@@ -13,7 +13,7 @@ _logger = logging.getLogger(__name__)
 class TrackingThread:
     """Syncs a sweep from one background thread, whatever happens to MLflow meanwhile."""
 
-    def __init__(self, tracker: Tracker, interval: float = 5.0) -> None:
+    def __init__(self, tracker: Tracker, interval: float = 10.0) -> None:
         """Prepare a thread that syncs every `interval` seconds; `start` starts it."""
         self._tracker = tracker
         self._interval = interval

@@ -1,5 +1,6 @@
 """A sweep directory projected into one experiment of MLflow."""
 
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from decrop.files import sha256_of_json
+from decrop.files import sha256_of_json, write_text
 from tune.directory import SweepDirectory
 from tune.projection import Source, Stamp, sources
 from tune.tracking.artifacts import Artifacts, FolderArtifacts, ServerArtifacts
@@ -65,6 +66,10 @@ class Tracker:
         self._record = directory.read_record()
         self._tracking_uri = tracking_uri
         self._lock = FileLock(directory.path / ".tracking.lock", timeout=_LOCK_SECONDS)
+        # Who made runs last: while it is this tracker, `_runs` are all that there are.
+        self._writer_path = directory.path / ".tracking.writer"
+        self._identity = uuid.uuid4().hex
+        self._listed = False
         self._runs: dict[str, RunMirror] = {}
         self._synced: dict[str, str] = {}
 
@@ -89,20 +94,22 @@ class Tracker:
         problems: list[tuple[str, Exception]] = []
         with self._exclusive():
             self._experiment.sync()
-            listed = False
+            self._listed = self._listed and self._wrote_last()
             for source in sources(self.directory, self._record):
                 stamps = source.stamps()
                 digest = sha256_of_json(stamps)
                 if not stamps or self._synced.get(source.key) == digest:
                     continue
-                if source.key not in self._runs and not listed:
+                if source.key not in self._runs and not self._listed:
+                    write_text(self._writer_path, self._identity)
                     self._list_runs()
-                    listed = True
+                    self._listed = True
                 try:
                     self._sync_run(source, stamps, digest)
                 except BaseException as error:
                     # What was applied before it failed is unknown, so it is read again.
                     self._runs.pop(source.key, None)
+                    self._listed = False
                     if not isinstance(error, Exception) or is_outage(error):
                         raise
                     problems.append((source.key, error))
@@ -190,6 +197,9 @@ class Tracker:
                 self._writer.log(run, view, stamps, digest)
         self._synced[source.key] = digest
 
+    def _wrote_last(self) -> bool:
+        return self._writer_path.exists() and self._writer_path.read_text() == self._identity
+
     def _list_runs(self) -> None:
         for key, run in self._runs_of(self._experiment.open()):
             if key not in self._runs:
@@ -227,7 +237,7 @@ class Tracker:
     @cached_property
     def _artifacts(self) -> Artifacts:
         if self._tracking_uri is not None:
-            return ServerArtifacts(self._client)
+            return ServerArtifacts(self._tracking_uri)
         return FolderArtifacts(self.directory.mlflow_artifacts_path)
 
     @cached_property
