@@ -52,7 +52,8 @@ class FolderArtifacts:
 
 def _log(repository: "ArtifactRepository", name: str, path: Path) -> None:
     if path.is_dir():
-        repository.log_artifacts(str(path), name)
+        repository.log_artifacts(str(path), name)  # type: ignore[no-untyped-call]
     else:
         folder = str(PurePosixPath(name).parent)
-        repository.log_artifact(str(path), None if folder == "." else folder)
+        parent = None if folder == "." else folder
+        repository.log_artifact(str(path), parent)  # type: ignore[no-untyped-call]
