@@ -17,7 +17,8 @@ takes one from the trials.
     trial is in MLflow, over that without.
 `orchestration_s_per_trial`: (wall time without tracking − trials × seconds / 2) / trials, from the
     moment at which the first trial begins. Before it Ray starts two processes that import PyTorch,
-    once in a sweep however many trials it has: `start_seconds`.
+    once in a sweep however many trials it has: `start_seconds`. The up to 5 s that Ray Tune waits
+    for them to end, once in a sweep too, count.
 `cpu_seconds_per_trial`: with tracking, of this process (Ray Tune, Optuna and the tracking thread),
     of the MLflow server and of Postgres.
 `audit`: what `decrop audit` counts afterwards.
