@@ -201,7 +201,7 @@ def _run(
     with _resumable(directory, stop), _tracked(tracker) as thread:
         reference = reference_config(sweep)
         job = _job(sweep, directory, claimed, console)
-        _search(job, console, stop)
+        search_trials(job, console, stop)
         numbers = chosen(ranking(directory), sweep.leaderboard.top)
         if not numbers:
             raise SweepFailedError(_common_failure(directory))
@@ -327,7 +327,12 @@ def _certify(
         raise SweepStoppedError(job.directory, stop.reason)
 
 
-def _search(job: SweepJob, console: Console, stop: SweepStop) -> None:
+def search_trials(job: SweepJob, console: Console, stop: SweepStop) -> None:
+    """Run the trials of a sweep that have not ended, new ones as Optuna proposes them.
+
+    Raises:
+        SweepStoppedError: before all of them have ended.
+    """
     sweep, directory = job.sweep, job.directory
     past, unfinished = ended_trials(directory)
     total = total_trials(sweep)

@@ -42,6 +42,12 @@ class Postgres:
         )
 
     @property
+    def pid(self) -> int:
+        """Of the server, whose children do the work."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def log(self) -> str:
         """What the server has logged, every change of a table's definition included."""
         return (self._folder / "log").read_text()

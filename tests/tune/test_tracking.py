@@ -13,9 +13,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+import requests
 from mlflow.entities import Run, ViewType
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
 
 from decrop.config import DatasetSettings, TrialConfig
@@ -28,6 +33,7 @@ from tests.tune.sweeps import (
     begin,
     end,
     make_sweep,
+    result,
     write_complete_trial,
     write_outcome,
     write_progress,
@@ -333,7 +339,7 @@ def test_an_unchanged_sweep_costs_no_call(
     write_everything(directory)
     tracker = Tracker(directory)
     tracker.sync()
-    for method in ("log_batch", "set_tag", "get_metric_history", "create_run", "set_terminated"):
+    for method in ("log_batch", "get_metric_history", "create_run", "set_terminated"):
         monkeypatch.setattr(MlflowClient, method, _must_not_be_called)
     if restarted:
         tracker = Tracker(directory)
@@ -385,7 +391,7 @@ def test_only_what_is_new_is_logged(
 INTERRUPTIONS = [
     *(("create_run", calls) for calls in (1, 3)),
     *(("log_batch", calls) for calls in (1, 4)),
-    *(("set_terminated", 1), ("set_tag", 1), ("create_experiment", 1)),
+    *(("set_terminated", 1), ("log_inputs", 1), ("create_experiment", 1)),
 ]
 
 
@@ -395,6 +401,7 @@ def test_a_sync_that_broke_off_is_caught_up_without_doubles(
     directory: SweepDirectory, method: str, calls: int, restarted: bool
 ) -> None:
     write_everything(directory)
+    write_json(directory.trial(0).inputs_path, {"limited_data": "b" * 64})
     tracker = Tracker(directory)
     original = getattr(MlflowClient, method)
     done = 0
@@ -435,6 +442,90 @@ def test_two_trackers_at_once_make_each_run_once(directory: SweepDirectory) -> N
     for thread in threads:
         thread.join()
     assert Shown.of(trackers[0]).names() == RUN_NAMES
+
+
+def test_a_run_that_another_tracker_made_meanwhile_is_found(directory: SweepDirectory) -> None:
+    first, second = Tracker(directory), Tracker(directory)
+    for number, tracker in enumerate((first, second, first)):
+        write_complete_trial(directory.trial(number), number)
+        tracker.sync()
+    write_progress(directory.trial(1), epochs=4, evaluations=2)
+    first.sync()
+    shown = Shown.of(first)
+    assert shown.names() == Counter(["trial 0", "trial 1", "trial 2", "digits"])
+    assert len(shown.points("trial 1", "train/total")) == 4
+
+
+def test_a_short_trial_costs_few_requests(server: str, tmp_path: Path) -> None:
+    directory = make_sweep(tmp_path, "short")
+    tracker = Tracker(directory, server)
+    tracker.sync()
+    sent: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        original = requests.Session.request
+
+        def recording(session: requests.Session, method: str, url: str, **rest: Any) -> Any:
+            sent.append(f"{method} {urlsplit(url).path.rpartition('/')[2]}")
+            return original(session, method, url, **rest)
+
+        patch.setattr(requests.Session, "request", recording)
+        # The first finds out once what is there.
+        for number in (0, 1):
+            sent.clear()
+            begin(directory.trial(number), number)
+            write_progress(directory.trial(number), epochs=3, evaluations=2)
+            write_json(directory.trial(number).result_path, result())
+            write_json(directory.trial(number).inputs_path, {"limited_data": "b" * 64})
+            end(directory.trial(number))
+            tracker.sync()
+    of_the_sweep = 1
+    assert Counter(sent) == Counter(
+        ["POST create", "PUT trial.json", "POST log-inputs", "POST update"]
+        + ["POST log-batch"] * (1 + of_the_sweep)
+    )
+
+
+def test_metrics_are_shown_while_artifacts_cannot_be(
+    directory: SweepDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_complete_trial(directory.trial(0), 0)
+    tracker = Tracker(directory)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalArtifactRepository, "log_artifact", full)
+        with pytest.raises(TrackingError, match="no space left"):
+            tracker.sync()
+    shown = Shown.of(tracker)
+    assert shown.points("trial 0", "train/total") == [(1, 3.0), (2, 1.5), (3, 1.0)]
+    assert "decrop.synced" not in shown.run("trial 0").data.tags
+    tracker.sync()
+    assert (artifact_folder(directory, shown.run("trial 0")) / "certificates.tsv").exists()
+    assert len(shown.points("trial 0", "train/total")) == 3
+
+
+@pytest.mark.parametrize("epochs", [3, 250])
+def test_a_run_counts_as_synced_after_all_that_it_shows(
+    directory: SweepDirectory, monkeypatch: pytest.MonkeyPatch, epochs: int
+) -> None:
+    begin(directory.trial(0), 0)
+    write_progress(directory.trial(0), epochs=epochs, evaluations=2)
+    requests_sent: list[tuple[int, set[str]]] = []
+    log_batch = SqlAlchemyStore.log_batch
+
+    def recording(store: Any, run_id: str, metrics: Any, params: Any, tags: Any) -> None:
+        requests_sent.append((len(metrics), {tag.key for tag in tags}))
+        log_batch(store, run_id=run_id, metrics=metrics, params=params, tags=tags)
+
+    monkeypatch.setattr(SqlAlchemyStore, "log_batch", recording)
+    Tracker(directory).sync()
+    of_the_trial = requests_sent[:-1]
+    assert sum(count for count, _ in of_the_trial) > 5 * epochs
+    synced = ["decrop.synced" in tags for _, tags in of_the_trial]
+    assert synced == [False] * (len(synced) - 1) + [True]
+    assert (len(synced) == 1) == (epochs == 3)
 
 
 def test_a_trial_that_is_taken_up_again_runs_again(directory: SweepDirectory) -> None:
@@ -613,7 +704,7 @@ def test_the_thread_outlives_errors_and_logs_them_once(
         raise ConnectionError("no route to MLflow")
 
     thread = TrackingThread(tracker, interval=0.02)
-    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "tune.tracking"):
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "tune.tracking.thread"):
         patch.setattr(MlflowClient, "search_runs", away)
         thread.start()
         assert failed_twice.wait(20)
@@ -622,7 +713,7 @@ def test_the_thread_outlives_errors_and_logs_them_once(
     assert warning is not None
     assert "no route to MLflow" in warning
     assert warning.endswith(f"decrop sync {directory.path}")
-    assert len([entry for entry in caplog.records if entry.name == "tune.tracking"]) == 1
+    assert len([entry for entry in caplog.records if entry.name == "tune.tracking.thread"]) == 1
     assert thread.closing_warning() is None
     assert Shown.of(tracker).names() == RUN_NAMES
 

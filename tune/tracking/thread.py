@@ -1,0 +1,56 @@
+"""Tracking beside a sweep that runs."""
+
+import logging
+import shlex
+import threading
+
+from tune.tracking.errors import one_line
+from tune.tracking.tracker import Tracker
+
+_logger = logging.getLogger(__name__)
+
+
+class TrackingThread:
+    """Syncs a sweep from one background thread, whatever happens to MLflow meanwhile."""
+
+    def __init__(self, tracker: Tracker, interval: float = 10.0) -> None:
+        """Prepare a thread that syncs every `interval` seconds; `start` starts it."""
+        self._tracker = tracker
+        self._interval = interval
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mlflow-tracking", daemon=True)
+        self.last_error: Exception | None = None
+
+    def start(self) -> None:
+        """Begin syncing."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Sync once more, with everything written before this call, and end the thread."""
+        self._stop.set()
+        self._thread.join()
+
+    def closing_warning(self) -> str | None:
+        """Return what to tell the user if the last sync failed, None if MLflow is complete."""
+        if self.last_error is None:
+            return None
+        directory = shlex.quote(str(self._tracker.directory.path))
+        return (
+            f"MLflow does not show all of the sweep: {one_line(self.last_error)} "
+            f"Nothing is lost; catch up with: decrop sync {directory}"
+        )
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval):
+            self._sync()
+        self._sync()
+
+    def _sync(self) -> None:
+        try:
+            self._tracker.sync()
+        except Exception as error:  # The sweep goes on, whatever the reason.
+            if self.last_error is None:
+                _logger.warning("%s It is tried again every %g s.", error, self._interval)
+            self.last_error = error
+        else:
+            self.last_error = None
