@@ -31,6 +31,7 @@ from tune.export import best_trial
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 NAME = "digits denoiser"
+BIN = Path(sys.executable).parent
 IMAGES = 6
 
 
@@ -136,7 +137,8 @@ def process(command: list[str], url: str, **variables: str) -> Iterator[None]:
     """A server in a process group of its own, from when it answers until it has ended."""
     started = subprocess.Popen(
         command,
-        env={**os.environ, **variables},
+        # As where the environment of decrop is active: MLflow starts a command that lies there.
+        env={**os.environ, "PATH": f"{BIN}:{os.environ.get('PATH', '')}", **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
