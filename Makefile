@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt -e
 
 # Two pip processes must not change one environment at once.
 .NOTPARALLEL:
-.PHONY: install install-test sweep test lint format clean
+.PHONY: install install-test sweep test faults lint format clean
 
 install: $(SWEEP_INSTALLED)
 
@@ -20,6 +20,10 @@ sweep: $(SWEEP_INSTALLED)
 
 test: $(TEST_INSTALLED)
 	$(BIN)/python -m pytest
+
+# Of these tests the others run the quick ones only; some need root, to mount and for networks.
+faults: $(TEST_INSTALLED)
+	$(BIN)/python -m pytest -m faults tests/faults
 
 lint: $(TEST_INSTALLED)
 	$(BIN)/ruff format --check .
