@@ -2,10 +2,10 @@
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,6 @@ _END_SECONDS = 480
 Certificates = dict[str, list[list[str]]]
 
 
-@dataclass
 class Sweep:
     """A sweep that a command runs in a process of its own, with a Ray of its own.
 
@@ -65,10 +64,12 @@ class Sweep:
         seconds: that its commands ran, without the time that a trial was held.
     """
 
-    parent: Path
-    printed: str = ""
-    seconds: float = 0.0
-    _held: list[int] = field(default_factory=list)
+    def __init__(self, parent: Path) -> None:
+        self.parent = parent
+        self.printed = ""
+        self.seconds = 0.0
+        self._process: subprocess.Popen[str]
+        self._started: float
 
     @property
     def directory(self) -> SweepDirectory:
@@ -83,7 +84,6 @@ class Sweep:
         try:
             yield
         finally:
-            self.go_on()
             end_session(self._process.pid)
             self._process.communicate()
 
@@ -128,19 +128,18 @@ class Sweep:
         ]
         assert working and eventually(lambda: not any(map(is_alive, working)), 30)
 
-    def hold(self) -> None:
-        """Let the trial that runs wait, so that the sweep outlasts what happens meanwhile."""
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let the trial that runs wait for the length of a block, and the clock too."""
         pid = self.process(TRIAL_PROCESS)
         os.kill(pid, signal.SIGSTOP)
-        self._held.append(pid)
-        self._started += time.monotonic()
-
-    def go_on(self) -> None:
-        """Let the trial that was held go on."""
-        for pid in self._held:
-            self._started -= time.monotonic()
-            os.kill(pid, signal.SIGCONT)
-        self._held.clear()
+        before = time.monotonic()
+        try:
+            yield
+        finally:
+            self._started += time.monotonic() - before
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     def end(self, code: int = 0) -> None:
         """Wait until the command has ended, with a code."""

@@ -70,14 +70,15 @@ def test_the_mlflow_server_is_killed(
     with tracking_server(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}") as server:
         tracking = ("--tracking-uri", server.uri)
         with sweep.running("sweep", write_fixed(tmp_path), "--out", sweep.parent, *tracking):
-            sweep.until(lambda: server.shows("trials/0"))
-            server.kill()
-            # The sweep goes on meanwhile, and then outlasts what happens.
+            sweep.until_report(0)
+            with sweep.held():
+                sweep.until(lambda: server.shows("trials/0"))
+                server.kill()
             sweep.until_report(1)
-            sweep.hold()
-            time.sleep(seconds)
-            server.start()
-            sweep.go_on()
+            # It must not end before the server is back.
+            with sweep.held():
+                time.sleep(seconds)
+                server.start()
             sweep.end()
         assert "warning" not in sweep.printed
         must_equal(sweep, undisturbed, *tracking)
@@ -92,13 +93,14 @@ def test_the_postgres_server_is_killed(tmp_path: Path, undisturbed: Sweep, lost:
     ):
         tracking = ("--tracking-uri", server.uri)
         with sweep.running("sweep", write_fixed(tmp_path), "--out", sweep.parent, *tracking):
-            sweep.until(lambda: server.shows("trials/0"))
-            postgres.kill()
+            sweep.until_report(0)
+            with sweep.held():
+                sweep.until(lambda: server.shows("trials/0"))
+                postgres.kill()
             sweep.until_report(1)
-            sweep.hold()
-            time.sleep(20)
-            postgres.start()
-            sweep.go_on()
+            with sweep.held():
+                time.sleep(20)
+                postgres.start()
             sweep.end()
         assert "warning" not in sweep.printed
         must_equal(sweep, undisturbed, *tracking)
