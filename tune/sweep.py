@@ -1,5 +1,6 @@
 """A sweep from start to end: trials, final trainings, leaderboard, bundle."""
 
+import logging
 import os
 import shutil
 import tempfile
@@ -46,6 +47,9 @@ from tune.stopping import Reason, SweepStop, deadline
 from tune.sweep_file import SweepConfig
 from tune.tracking import Tracker, TrackingThread, check_tracking_uri
 from tune.trial import METRIC, SweepTrial
+
+# It tells of a trial that failed by a traceback, which is in the trial's folder.
+logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
 
 # Retries of a trial whose process was killed or had no memory left.
 RETRIES = 3

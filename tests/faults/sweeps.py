@@ -119,7 +119,7 @@ class Sweep:
         """Kill the command itself; whatever works for it ends by itself."""
         below = descendants(self._process.pid)
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
         self.seconds += time.monotonic() - self._started
         working = [
             pid
