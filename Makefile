@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt -e
 
 # Two pip processes must not change one environment at once.
 .NOTPARALLEL:
-.PHONY: install install-test sweep test lint format clean
+.PHONY: install install-test sweep test faults lint format clean
 
 install: $(SWEEP_INSTALLED)
 
@@ -22,6 +22,10 @@ test: $(TEST_INSTALLED)
 	# Two processes of one thread each; sweeps take what is left of a machine, so they go alone.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadscope tests/decrop tests/mlflow_server
 	$(BIN)/python -m pytest tests/tune tests/faults
+
+# Of these tests the others run the quick ones only; some need root, to mount and for networks.
+faults: $(TEST_INSTALLED)
+	$(BIN)/python -m pytest -m faults tests/faults
 
 lint: $(TEST_INSTALLED)
 	$(BIN)/ruff format --check .

@@ -1,5 +1,6 @@
 """Files written whole, and content hashes."""
 
+import errno
 import hashlib
 import json
 import os
@@ -12,16 +13,33 @@ import torch
 
 from decrop.errors import InputError
 
+# Enough that whatever could not be written would not have found room either.
+_PROBE_BYTES = 1 << 20
+
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file, then rename it to `path`: readers never see a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Let `write` fill a temporary file, then rename it to `path`: readers never see a part.
+
+    Raises:
+        OSError: a disk is full, whatever `write` makes of it (`is_full_disk`); others as they are.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         temporary.replace(path)
+    except Exception as error:
+        # Libraries have errors of their own, which do not tell why a file could not be written.
+        if is_full_disk(error) or not _has_room(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Tell whether an error says that a disk, or somebody's share of it, has no room left."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -70,6 +88,17 @@ def sha256_of_file(path: Path) -> str:
     """Hash a file's bytes; return 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _has_room(path: Path) -> bool:
+    probe = path.with_name(f".{path.name}.{uuid.uuid4().hex}.probe")
+    try:
+        _write_and_sync(probe, bytes(_PROBE_BYTES))
+    except OSError as error:
+        return not is_full_disk(error)
+    finally:
+        probe.unlink(missing_ok=True)
+    return True
 
 
 def _write_and_sync(path: Path, data: bytes) -> None:

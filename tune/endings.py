@@ -8,19 +8,21 @@ from ray.tune.stopper import Stopper
 from tune.directory import SweepDirectory
 from tune.failures import common_cause
 from tune.stopping import SweepStop
-from tune.trial import STOPPED
+from tune.trial import FULL_DISK, STOPPED
 
 # So many trials that fail one after another have a cause that the next one has too.
 FAILURES_IN_A_ROW = 10
 
 
 class EndingsCallback(Callback):
-    """Keeps count of the trials that run, and ends the search when too many in a row fail.
+    """Keeps count of the trials that run, and ends the search when too many in a row fail
+    or a disk is full.
 
     It comes after the callback that writes down how a trial ended.
 
     Attributes:
-        cause: what those trials failed with; None unless that ended the search.
+        cause: what those trials failed with, or what could not be written; None unless that ended
+            the search.
     """
 
     def __init__(self, directory: SweepDirectory, stop: SweepStop) -> None:
@@ -48,6 +50,9 @@ class EndingsCallback(Callback):
         self._running.discard(trial.config["number"])
         if not trial.last_result.get(STOPPED):
             self._errors.clear()
+        elif FULL_DISK in trial.last_result:
+            self.cause = trial.last_result[FULL_DISK]
+            self._stop.request("disk")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Count a failure, and end the search when there are too many in a row."""

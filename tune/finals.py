@@ -11,7 +11,7 @@ from decrop.config import TrialConfig
 from decrop.errors import InputError
 from decrop.trial import TrialStoppedError, certify_undefended, stopping_between_groups
 from tune.directory import SweepDirectory, SweepTrialFolder, TrialRecord
-from tune.failures import last_line
+from tune.failures import full_disk, last_line
 from tune.job import SweepJob, end_trial, run_recorded
 from tune.space import reference_config
 from tune.stopping import SweepStop
@@ -54,6 +54,9 @@ def certify_finals(
 
     What fails is said and written to its folder with the traceback; the others go on. When the
     sweep is to stop, they save their state and end.
+
+    Raises:
+        RayError: a disk is full, on the host of one of them.
     """
     claim = job.claims.trial
     options = {"num_cpus": claim.cpu, "num_gpus": claim.gpu}
@@ -70,6 +73,8 @@ def certify_finals(
             try:
                 certified = ray.get(ref)
             except RayError as error:
+                if full_disk(error) is not None:
+                    raise
                 # The traceback is in the trial's folder; the others are still worth certifying.
                 line = last_line(str(error))
                 console.print(f"{name} failed: {line}", highlight=False)

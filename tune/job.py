@@ -20,6 +20,7 @@ from decrop.smoothing.execution import resolve_device
 from decrop.trial import Report, TrialStoppedError, run_trial, stopping_epoch
 from tune.cluster import Claims
 from tune.directory import State, SweepDirectory, SweepTrialFolder, TrialRecord, TrialState
+from tune.failures import full_disk
 from tune.monitor import code_record, monitored
 from tune.shards import ShardedSampler
 from tune.space import reference_config, trial_config_for, varied_paths
@@ -96,8 +97,9 @@ def run_recorded(
 ) -> Iterator[Report]:
     """Run a trial in its folder, recording what it is and how far it has come.
 
-    A failure is written down with its traceback before it is raised. When the sweep is to stop, the
-    trial saves its state and yields no more, and its folder goes on saying that it runs.
+    A failure is written down with its traceback before it is raised, but not a full disk: once
+    there is room, the trial goes on. When the sweep is to stop, the trial saves its state and
+    yields no more, and its folder goes on saying that it runs.
     """
     if job.stopping():
         return
@@ -132,7 +134,9 @@ def run_recorded(
                 yield report
     except TrialStoppedError:
         return
-    except Exception:
+    except Exception as error:
+        if full_disk(error) is not None:
+            raise
         end_trial(folder, "failed", error=traceback.format_exc())
         raise
 

@@ -12,12 +12,13 @@ from typing import Literal
 import ray
 from rich.console import Console
 
-from decrop.files import write_text
+from decrop.files import is_full_disk, write_text
 from tune.directory import SweepDirectory
 
-Reason = Literal["interrupted", "time", "failures"]
+Reason = Literal["interrupted", "time", "failures", "disk"]
 
 INTERRUPTED = 130
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 # What a worker needs between two looks at the file, with an NFS client that remembers for half a
 # minute that there is none, and the longest epoch of the presets.
 _GRACE_SECONDS = 90.0
@@ -58,7 +59,12 @@ class SweepStop:
         if self.reason is None:
             self.reason = reason
             self._requested = time.monotonic()
-            write_text(self._path, f"{reason}\n")
+            try:
+                write_text(self._path, f"{reason}\n")
+            except OSError as error:
+                # Workers find no room either.
+                if not is_full_disk(error):
+                    raise
 
     def due(self) -> bool:
         """Tell whether the sweep is to stop, which it also is when its time is over."""
@@ -76,15 +82,19 @@ class SweepStop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the first Ctrl-C in a block for a request, and end the process at the second."""
+        """Take the first Ctrl-C in a block for a request, and end the process at the second.
+
+        SIGTERM, by which schedulers of clusters announce the end, is the same.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = signal.signal(signal.SIGINT, self._interrupt)
+        before = {number: signal.signal(number, self._interrupt) for number in _INTERRUPTS}
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self.reason == "interrupted":

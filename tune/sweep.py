@@ -1,5 +1,6 @@
 """A sweep from start to end: trials, final trainings, leaderboard, bundle."""
 
+import logging
 import os
 import shutil
 import tempfile
@@ -27,7 +28,7 @@ from tune.driver import sole_driver
 from tune.endings import EndingsCallback, SearchStopper
 from tune.export import export_trial
 from tune.extension import extended
-from tune.failures import common_cause
+from tune.failures import common_cause, full_disk
 from tune.finals import FinalTraining, certify_finals, missing_finals
 from tune.job import INPUT_GROUPS, SweepJob, shares_inputs
 from tune.leaderboard.entries import (
@@ -47,6 +48,9 @@ from tune.sweep_file import SweepConfig
 from tune.tracking import Tracker, TrackingThread, check_tracking_uri
 from tune.trial import METRIC, SweepTrial
 
+# It tells of a trial that failed by a traceback, which is in the trial's folder.
+logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
+
 # Retries of a trial whose process was killed or had no memory left.
 RETRIES = 3
 
@@ -57,7 +61,8 @@ class SweepStoppedError(Exception):
     Attributes:
         directory: of the sweep.
         reason: why it stopped.
-        cause: what so many trials failed with that the sweep stopped, if it did for that reason.
+        cause: what so many trials failed with that the sweep stopped, or what found no room on a
+            disk, if it stopped for that reason.
     """
 
     def __init__(self, directory: SweepDirectory, reason: Reason, cause: str | None = None) -> None:
@@ -128,7 +133,8 @@ def start_sweep(
 
     Raises:
         InputError: something cannot be used; no folder has been made.
-        SweepStoppedError: by Ctrl-C, after `max_hours`, or for too many failures in a row.
+        SweepStoppedError: by Ctrl-C, after `max_hours`, for too many failures in a row, or for a
+            full disk.
         SweepFailedError: no trial finished.
     """
     ends = deadline(max_hours)
@@ -168,7 +174,8 @@ def resume_sweep(
     Raises:
         InputError: the directory or its data cannot be used, it cannot have so many trials, or
             another process runs it.
-        SweepStoppedError: by Ctrl-C, after `max_hours`, or for too many failures in a row.
+        SweepStoppedError: by Ctrl-C, after `max_hours`, for too many failures in a row, or for a
+            full disk.
         SweepFailedError: no trial finished.
     """
     ends = deadline(max_hours)
@@ -259,7 +266,7 @@ def certify_trials(
 
     Raises:
         InputError: the directory or its data cannot be used.
-        SweepStoppedError: by Ctrl-C; the same call goes on.
+        SweepStoppedError: by Ctrl-C or for a full disk; the same call goes on.
     """
     # Absolute, for workers run in folders of their own.
     missing = missing_finals(SweepDirectory(directory.path.absolute()), numbers, seeds)
@@ -303,6 +310,10 @@ def _resumable(directory: SweepDirectory, stop: SweepStop) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise SweepStoppedError(directory, "interrupted") from None
+    except Exception as error:
+        if (found := full_disk(error)) is None:
+            raise
+        raise SweepStoppedError(directory, "disk", found) from None
     finally:
         stop.clear()
 

@@ -9,14 +9,15 @@ from ray.tune import Trainable
 
 from decrop.trial import Report
 from tune.directory import TrialRecord
+from tune.failures import full_disk
 from tune.job import SweepJob, run_recorded
 from tune.pruning import EVALUATION
 from tune.space import trial_row
 
 METRIC = "average_certified_radius"
 # Keys of results that are no scores: the trial failed and raises its error at the next step, or it
-# saved its state and ended because the sweep is to stop.
-FAILED, STOPPED = "failed", "stopped"
+# saved its state and ended because the sweep is to stop, perhaps for want of room on a disk.
+FAILED, STOPPED, FULL_DISK = "failed", "stopped", "full_disk"
 _NO_SCORE = {METRIC: math.nan, EVALUATION: 0, "finished": False}
 
 
@@ -55,6 +56,8 @@ class SweepTrial(Trainable):
         try:
             report = next(self._reports, None)
         except Exception as failure:
+            if (found := full_disk(failure)) is not None:
+                return {**_NO_SCORE, STOPPED: True, FULL_DISK: found, "done": True}
             self._failure = failure
             return {**_NO_SCORE, FAILED: True, "done": False}
         if report is None:

@@ -79,6 +79,7 @@ class RecordedSampler:
 
         Raises:
             RunError: the other sampler's counts have another shape, or do not add up to the draws.
+            OSError: the file cannot be written.
         """
         keys = [self._key(request) for request in requests]
         missing = {
@@ -89,8 +90,11 @@ class RecordedSampler:
         if missing:
             counts = self._sampler.class_counts(list(missing.values()))
             records = self._records(list(missing), counts)
-            self._file.write(records.tobytes())
-            self._file.flush()
+            try:
+                self._file.write(records.tobytes())
+                self._file.flush()
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(self._path)) from error
             self._remember(records)
         answers = [self._answers[key] for key in keys]
         return np.array(answers, dtype=np.int64).reshape(len(keys), *self._record["counts"].shape)

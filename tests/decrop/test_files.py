@@ -1,5 +1,6 @@
 """Files that are whole or absent, and hashes that follow content only."""
 
+import errno
 import hashlib
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 
 from decrop.errors import InputError
 from decrop.files import (
+    is_full_disk,
     read_json,
     sha256_of_file,
     sha256_of_json,
@@ -50,6 +52,18 @@ def test_failed_write_leaves_nothing_behind(tmp_path: Path, existing: str | None
         write_whole(path, write)
     assert (path.read_text() if path.exists() else None) == existing
     assert len(list(tmp_path.iterdir())) == (existing is not None)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_with_the_path(tmp_path: Path, number: int) -> None:
+    path = tmp_path / "file"
+
+    def write(temporary: Path) -> None:
+        raise OSError(number, "no room")
+
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        write_whole(path, write)
+    assert is_full_disk(raised.value) and raised.value.filename == str(path)
 
 
 def test_folders_are_made(tmp_path: Path) -> None:

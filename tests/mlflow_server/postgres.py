@@ -7,13 +7,13 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
 import psycopg2
 
-from tests.mlflow_server.processes import eventually, free_port
+from tests.mlflow_server.processes import descendants, eventually, free_port, is_alive
 
 USER = "mlflow"
 PASSWORD = "p%ss/word-of-postgres"
@@ -74,7 +74,14 @@ class Postgres:
 
     def kill(self) -> None:
         """End the server as a crash would: all its processes at once."""
-        self._end(signal.SIGQUIT)
+        assert self._process is not None
+        below = list(descendants(self._process.pid))
+        self._end(signal.SIGKILL)
+        for pid in below:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        # Their shared memory is in use until all of them are gone.
+        assert eventually(lambda: not any(map(is_alive, below)), START_SECONDS)
 
     def create_database(self, name: str) -> str:
         """Create an empty database and return its URI, password included."""

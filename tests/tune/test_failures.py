@@ -1,6 +1,13 @@
-"""The common cause of failures."""
+"""The common cause of failures, and a full disk behind them."""
 
-from tune.failures import common_cause, last_line
+import errno
+import traceback
+
+import pytest
+from ray.exceptions import RayTaskError
+from ray.tune.error import TuneError
+
+from tune.failures import common_cause, full_disk, last_line
 
 DIVERGED = "Traceback (most recent call last):\n  File …\nDivergedError: the loss is {}; lower it\n"
 
@@ -17,3 +24,35 @@ def test_errors_of_one_type_are_one_cause() -> None:
 
 def test_one_failure_is_its_own_cause() -> None:
     assert common_cause(["the trial's process died once"]) == ("the trial's process died once", 1)
+
+
+NO_ROOM = OSError(errno.ENOSPC, "No space left on device", "/data/checkpoint.pt")
+FOUND = "the disk is full: /data/checkpoint.pt could not be written"
+
+
+def test_a_full_disk_is_found_where_it_is_met_and_where_ray_hands_it_on() -> None:
+    assert full_disk(NO_ROOM) == FOUND
+    handed_on = RayTaskError("_final", traceback_str="", cause=NO_ROOM)
+    assert full_disk(handed_on) == full_disk(handed_on.as_instanceof_cause()) == FOUND
+    # As Ray Tune does with what its callbacks raise.
+    with pytest.raises(TuneError) as raised:
+        try:
+            raise NO_ROOM
+        except OSError:
+            raise TuneError(traceback.format_exc())  # noqa: B904
+    assert full_disk(raised.value) == FOUND
+
+
+def test_a_full_disk_is_told_by_the_error_that_names_a_path() -> None:
+    # What closing a file meets that could not be written before.
+    with pytest.raises(OSError) as raised:
+        try:
+            raise NO_ROOM
+        finally:
+            raise OSError(errno.ENOSPC, "No space left on device")
+    assert full_disk(raised.value) == FOUND
+
+
+def test_other_errors_are_no_full_disk() -> None:
+    assert full_disk(OSError(errno.EACCES, "Permission denied", "/data")) is None
+    assert full_disk(MemoryError()) is None

@@ -1,6 +1,8 @@
 """How a sweep is asked to stop."""
 
+import errno
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -52,19 +54,32 @@ def test_time_is_over_after_so_many_hours(
     assert stop.overdue()
 
 
+def test_a_full_disk_does_not_keep_a_sweep_from_stopping(
+    directory: SweepDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(tune.stopping, "write_text", no_room)
+    stop = SweepStop(directory, quiet())
+    stop.request("disk")
+    assert stop.due() and stop.reason == "disk"
+
+
 def test_no_limit_is_never_over() -> None:
     assert deadline(None) is None
 
 
-def test_the_first_ctrl_c_asks_to_stop(directory: SweepDirectory) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_ctrl_c_asks_to_stop(directory: SweepDirectory, number: signal.Signals) -> None:
     console = quiet()
     stop = SweepStop(directory, console)
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(number)
     with stop.listening():
         assert not stop.due()
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
         assert stop.reason == "interrupted" and directory.stop_path.exists()
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(number) is before
     assert isinstance(console.file, io.StringIO)
     assert "press Ctrl-C again to stop at once" in console.file.getvalue()
 

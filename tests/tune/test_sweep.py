@@ -388,46 +388,6 @@ def test_a_sweep_goes_on_whatever_becomes_of_its_trials(
     assert f"decrop sync {directory.path}" in warning
 
 
-@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(
-    local_ray: ClusterSize, tmp_path: Path
-) -> None:
-    outcomes = []
-    for name, kills in (("undisturbed", 0), ("killed", 1)):
-        (tmp_path / name).mkdir()
-        file = write_sweep(
-            tmp_path / name,
-            trials=1,
-            trial={"training": {"epochs": 40, "discriminator_epochs": 20, "evaluations": 6}},
-            leaderboard={"top": 1},
-        )
-        out = tmp_path / name / "sweeps"
-        seen: list[dict[str, Any]] = []
-
-        def kill_after_a_report(out: Path = out, seen: list[dict[str, Any]] = seen) -> None:
-            assert eventually(lambda: any(out.glob("*/trials/0/reports.json")), 200)
-            kill_the_trial(out, 0, 60, times=1)
-            seen.extend(only_sweep(out).trial(0).read_history())
-
-        killer = threading.Thread(target=kill_after_a_report, daemon=True)
-        if kills:
-            killer.start()
-        with running_on(local_ray):
-            ran = decrop("sweep", file, "--out", out)
-        assert ran.code == 0, ran.out + ran.err
-        directory = only_sweep(out)
-        assert states_of(directory) == {0: "complete"}
-        if kills:
-            killer.join()
-            assert "trial 0: its process died; it goes on from its checkpoint (retry 1" in ran.out
-            assert seen and directory.trial(0).read_history()[: len(seen)] == seen
-        assert len(directory.trial(0).read_reports()) == 6
-        outcomes.append([outcome_of(f) for f in (directory.trial(0), directory.final(0))])
-        audited = decrop("audit", directory.path, "--json")
-        assert audited.code == 0, audited.out
-    assert outcomes[0] == outcomes[1]
-
-
 def test_failures_in_a_row_end_a_sweep_that_can_be_taken_up_again(
     local_ray: ClusterSize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -526,8 +486,8 @@ def test_a_sweep_of_which_every_trial_fails_names_the_cause(
     assert (again.code, again.out.splitlines()[-1]) == (1, said)
 
 
-def test_a_sweep_outlives_ctrl_c_and_kill(local_ray: ClusterSize, tmp_path: Path) -> None:
-    """The driver is interrupted, once, then twice, then killed; then the sweep ends in here."""
+def test_a_sweep_outlives_ctrl_c(local_ray: ClusterSize, tmp_path: Path) -> None:
+    """The driver is interrupted, once, then twice; then the sweep ends in here."""
     file = write_sweep(
         tmp_path,
         search="tpe",
@@ -566,7 +526,8 @@ def test_a_sweep_outlives_ctrl_c_and_kill(local_ray: ClusterSize, tmp_path: Path
     try:
         assert eventually(lambda: reports() > done or driver.poll() is not None, 120)
         below = descendants(driver.pid)
-        os.kill(driver.pid, signal.SIGINT)
+        # As schedulers of clusters announce the end.
+        os.kill(driver.pid, signal.SIGTERM)
         assert eventually(directory.stop_path.exists, 10)
         os.kill(driver.pid, signal.SIGINT)
         # Two or three on an idle machine.
@@ -577,20 +538,6 @@ def test_a_sweep_outlives_ctrl_c_and_kill(local_ray: ClusterSize, tmp_path: Path
     finally:
         end_session(driver.pid)
 
-    done = reports()
-    driver = started("resume", directory.path)
-    try:
-        assert eventually(lambda: reports() > done or driver.poll() is not None, 120)
-        below = descendants(driver.pid)
-        driver.kill()
-        driver.communicate()
-        assert driver.returncode == -signal.SIGKILL
-        working = [
-            pid for pid in below if "ResourceTrainable" in below[pid] or "raylet" in below[pid]
-        ]
-        assert working and eventually(lambda: not any(map(is_alive, working)), 30)
-    finally:
-        end_session(driver.pid)
     assert "running" in states_of(directory).values()
     assert set(states_of(directory).values()) <= {"running", "complete"}
     history = {n: directory.trial(n).read_history() for n in directory.trial_numbers()}

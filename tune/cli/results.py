@@ -266,8 +266,10 @@ def _certify_missing(
             address=address,
             tracking_uri=tracking_uri,
         )
-    except SweepStoppedError:
-        console.print("stopped; the same command goes on", soft_wrap=True)
-        raise typer.Exit(130) from None
+    except SweepStoppedError as stopped:
+        full = stopped.reason == "disk"
+        why = f"error: {stopped.cause}\nonce there is room" if full else "stopped"
+        console.print(f"{why}; the same command goes on", highlight=False, soft_wrap=True)
+        raise typer.Exit(1 if full else 130) from None
     if warning is not None:
         console.print(f"warning: {warning}", soft_wrap=True, highlight=False)

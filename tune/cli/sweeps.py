@@ -192,6 +192,7 @@ def _show_standing(stopped: "SweepStoppedError") -> int:
         "interrupted": (INTERRUPTED, "stopped"),
         "time": (OUT_OF_TIME, "stopped after --max-hours"),
         "failures": (FAILED, f"error: {stopped.cause}\nonce that is mended"),
+        "disk": (FAILED, f"error: {stopped.cause}\nonce there is room"),
     }[stopped.reason]
     where = stopped.directory.path
     console.print(f"{why}; go on with: decrop resume {where}", highlight=False, soft_wrap=True)
