@@ -103,7 +103,7 @@ class Cluster:
 @cache
 def namespaces_refused() -> str | None:
     """Say why hosts cannot have a network of their own here; None if they can."""
-    if missing := [name for name in ("unshare", "nsenter", "ip") if shutil.which(name) is None]:
+    if missing := [name for name in ("unshare", "nsenter", "setpriv", "ip") if shutil.which(name) is None]:
         return f"{missing[0]} is not installed"
     tried = subprocess.run(
         ["unshare", *NAMESPACES, "--fork", "ip", "link", "set", "lo", "up"],
@@ -191,8 +191,11 @@ def ray_cluster(
 
 @contextmanager
 def _host(name: str, address: str) -> Iterator[Host]:
+    # The host ends with this process, even if that is killed.
+    with_this = ["setpriv", "--pdeathsig", "KILL"]
+    own = ["unshare", *NAMESPACES, "--fork", "--kill-child", "--mount-proc", "sleep", "infinity"]
     holder = subprocess.Popen(
-        ["unshare", *NAMESPACES, "--fork", "--kill-child", "--mount-proc", "sleep", "infinity"],
+        [*with_this, *own],
         start_new_session=True,
         # It complains when the host's first process is killed.
         stderr=subprocess.DEVNULL,
