@@ -103,7 +103,9 @@ class Cluster:
 @cache
 def namespaces_refused() -> str | None:
     """Say why hosts cannot have a network of their own here; None if they can."""
-    if missing := [name for name in ("unshare", "nsenter", "setpriv", "ip") if shutil.which(name) is None]:
+    if missing := [
+        name for name in ("unshare", "nsenter", "setpriv", "ip") if shutil.which(name) is None
+    ]:
         return f"{missing[0]} is not installed"
     tried = subprocess.run(
         ["unshare", *NAMESPACES, "--fork", "ip", "link", "set", "lo", "up"],
