@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -151,9 +150,14 @@ def ray_cluster(
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
-    root = str(Path(__file__).parents[2])
+    places = [str(Path(__file__).parents[2]), inherited.get("PYTHONPATH", "")]
     path = f"{Path(sys.executable).parent}:{inherited.get('PATH', '')}"
-    plain = {**inherited, "PATH": path, "PYTHONPATH": root, "RAY_USAGE_STATS_ENABLED": "0"}
+    plain = {
+        **inherited,
+        "PATH": path,
+        "PYTHONPATH": ":".join(filter(None, places)),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
     secret = {**plain, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     with two_hosts() as (head, second):
         port, jobs = free_port(), free_port()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from decrop.trial import certify_undefended, run_trial
 from decrop.trial_folder import TrialFolder
 from tests.decrop.data.encoded import png
 from tests.decrop.digits_trial import certificates
-from tests.faults.hosts import Cluster, Host, ray_cluster
+from tests.faults.hosts import RAY, Cluster, Host, ray_cluster
 from tests.mlflow_server.processes import eventually
 from tests.tune.runs import only_sweep, write_sweep
 from tune.directory import SweepDirectory
@@ -35,6 +36,7 @@ from tune.directory import SweepDirectory
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.timeout(1200)]
 
 DECROP = (sys.executable, "-c", "from decrop.cli import main; main()")
+ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 CLASSIFIER = ClassifierSettings.model_validate(
     {"architecture": "small_cnn", "training": {"epochs": 2}}
@@ -264,6 +266,30 @@ def test_a_sweep_outlives_its_second_host(
 
 def is_raylet(pid: int) -> bool:
     return Path(f"/proc/{pid}/comm").read_text().strip() == "raylet"
+
+
+def test_a_job_brings_its_code_and_settings(
+    cluster: Cluster, undisturbed: SweepDirectory, sweep: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("aiohttp_cors", reason="jobs are submitted to the dashboard: ray[default]")
+    travels = tmp_path / "travels"
+    for package in ("decrop", "tune"):
+        shutil.copytree(ROOT / package, travels / package, ignore=shutil.ignore_patterns("__pyc*"))
+    # No other copy of the code has this preset.
+    sweep.rename(travels / "tune" / "presets" / "travelled.yaml")
+    out = tmp_path / "sweeps"
+    submitted = cluster.head.run(
+        *(RAY, "job", "submit", "--address", cluster.jobs, "--working-dir", travels, "--"),
+        *("decrop", "sweep", "travelled", "--address", "auto", "--out", out),
+        environment=cluster.environment,
+        timeout=SWEEP_SECONDS,
+    )
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    assert certified(only_sweep(out)) == certified(undisturbed)
+    refused = cluster.head.run(
+        *(RAY, "job", "list", "--address", cluster.jobs), environment=cluster.without_token
+    )
+    assert refused.returncode != 0 and "token" in (refused.stdout + refused.stderr).lower()
 
 
 def test_sweeps_share_a_cluster(
