@@ -74,10 +74,14 @@ class Host:
         done = self.run("mount", "-t", "tmpfs", "none", path, environment=os.environ)
         assert done.returncode == 0, done.stderr
 
-    def pids(self, wanted: str) -> set[int]:
-        """Return the processes, as this machine numbers them, whose command line begins so."""
-        below = {pid: line for process in self.started for pid, line in _family(process).items()}
-        return {pid for pid, line in below.items() if line.startswith(wanted)}
+    def pids(self, title: str) -> set[int]:
+        """Return the processes, as this machine numbers them, whose program's name begins so."""
+        lines = {pid: line for process in self.started for pid, line in _family(process).items()}
+        return {
+            pid
+            for pid, line in lines.items()
+            if line.partition(" ")[0].rpartition("/")[2].startswith(title)
+        }
 
 
 @dataclass(frozen=True)
