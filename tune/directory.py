@@ -15,6 +15,7 @@ from decrop.config import Settings, TrialConfig
 from decrop.errors import InputError
 from decrop.files import read_json, write_json
 from decrop.trial_folder import TrialFolder
+from tune.drawn import SamplesByHost, SamplesDrawn
 
 State = Literal["running", "complete", "pruned", "failed"]
 
@@ -87,6 +88,7 @@ class SweepTrialFolder(TrialFolder):
         self.code_path = path / "code.json"
         self.inputs_path = path / "inputs.json"
         self.system_path = path / "system.json"
+        self.samples_path = path / "samples.json"
 
     def read_record(self) -> TrialRecord | None:
         """Read `trial.json`, None if absent.
@@ -126,12 +128,7 @@ class SweepTrialFolder(TrialFolder):
         Raises:
             InputError: the file is not a JSON object.
         """
-        if not self.inputs_path.exists():
-            return {}
-        hashes = read_json(self.inputs_path)
-        if not isinstance(hashes, dict):
-            raise InputError(f"{self.inputs_path} is not a JSON object; restore or delete it.")
-        return hashes
+        return _read_object(self.inputs_path)
 
     def read_system(self) -> list[dict[str, Any]]:
         """Read the load of the trial's machine, by seconds since its start, [] if absent.
@@ -140,6 +137,19 @@ class SweepTrialFolder(TrialFolder):
             InputError: the file is not a JSON list of objects.
         """
         return _read_rows(self.system_path)
+
+    def read_samples(self) -> SamplesByHost:
+        """Read how many samples each host drew, as the trial itself and as helpers, {} if absent.
+
+        Raises:
+            InputError: the file is not a JSON object.
+        """
+        samples: SamplesByHost = _read_object(self.samples_path)
+        return samples
+
+    def write_samples(self, drawn: SamplesDrawn) -> None:
+        """Write `samples.json` whole."""
+        write_json(self.samples_path, drawn.by_host)
 
     def read_history(self) -> list[dict[str, Any]]:
         """Read the losses of every epoch so far, [] if absent.
@@ -163,12 +173,7 @@ class SweepTrialFolder(TrialFolder):
         Raises:
             InputError: the file is not a JSON object.
         """
-        if not self.result_path.exists():
-            return None
-        result = read_json(self.result_path)
-        if not isinstance(result, dict):
-            raise InputError(f"{self.result_path} is not a JSON object; restore or delete it.")
-        return result
+        return _read_object(self.result_path) if self.result_path.exists() else None
 
 
 class SweepDirectory:
@@ -320,6 +325,15 @@ def _read_record(path: Path, record_type: type[_Record]) -> _Record | None:
             f"{path}: {field}: {first['msg']} (found {reprlib.repr(first['input'])}). "
             "It was written by another version or edited; restore it."
         ) from None
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    document = read_json(path)
+    if not isinstance(document, dict):
+        raise InputError(f"{path} is not a JSON object; restore or delete it.")
+    return document
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:

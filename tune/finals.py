@@ -11,6 +11,7 @@ from decrop.config import TrialConfig
 from decrop.errors import InputError
 from decrop.trial import TrialStoppedError, certify_undefended, stopping_between_groups
 from tune.directory import SweepDirectory, SweepTrialFolder, TrialRecord
+from tune.drawn import SamplesDrawn
 from tune.failures import full_disk, last_line
 from tune.job import SweepJob, end_trial, run_recorded
 from tune.space import reference_config
@@ -132,14 +133,18 @@ def _final(job: SweepJob, training: FinalTraining) -> bool:
 def _undefended(job: SweepJob, config: TrialConfig) -> bool:
     if job.stopping():
         return False
+    folder = job.directory.undefended
+    drawn = SamplesDrawn(folder.read_samples())
     try:
         certify_undefended(
             config,
             job.inputs_for(config),
-            job.directory.undefended,
-            make_sampler=job.make_sampler(config),
+            folder,
+            make_sampler=job.make_sampler(config, drawn),
             on_certified=stopping_between_groups(job.stopping),
         )
     except TrialStoppedError:
         return False
+    finally:
+        folder.write_samples(drawn)
     return True

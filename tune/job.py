@@ -20,6 +20,7 @@ from decrop.smoothing.execution import resolve_device
 from decrop.trial import Report, TrialStoppedError, run_trial, stopping_epoch
 from tune.cluster import Claims
 from tune.directory import State, SweepDirectory, SweepTrialFolder, TrialRecord, TrialState
+from tune.drawn import SamplesDrawn
 from tune.failures import full_disk
 from tune.monitor import code_record, monitored
 from tune.shards import ShardedSampler
@@ -79,11 +80,15 @@ class SweepJob:
         folder = self.directory.classifier_path(inputs.classifier.content_hash())
         store_classifier(inputs.classifier, inputs.class_names, folder)
 
-    def make_sampler(self, config: TrialConfig) -> MakeSampler:
+    def make_sampler(self, config: TrialConfig, drawn: SamplesDrawn) -> MakeSampler:
         """Return the maker of samplers that helpers in the cluster take part in."""
         device = resolve_device(config.execution.device)
         return lambda task: ShardedSampler(
-            task, device, helper=self.claims.helper, max_helpers=self.claims.max_helpers
+            task,
+            device,
+            helper=self.claims.helper,
+            max_helpers=self.claims.max_helpers,
+            drawn=drawn,
         )
 
 
@@ -109,6 +114,7 @@ def run_recorded(
     folder.write_state(TrialState(state="running", started=started))
     torch.set_num_threads(max(1, int(job.claims.trial.cpu)))
     write_json(folder.code_path, code_record().model_dump(mode="json"))
+    drawn = SamplesDrawn(folder.read_samples())
     try:
         with monitored(folder):
             inputs = job.inputs_for(record.config)
@@ -126,13 +132,15 @@ def run_recorded(
                 last_epoch=stopping_epoch(record.config, job.directory.trial(record.number))
                 if split == "test"
                 else None,
-                make_sampler=job.make_sampler(record.config),
+                make_sampler=job.make_sampler(record.config, drawn),
                 should_stop=job.stopping,
             ):
+                folder.write_samples(drawn)
                 if report.finished:
                     end_trial(folder, "complete")
                 yield report
     except TrialStoppedError:
+        folder.write_samples(drawn)
         return
     except Exception as error:
         if full_disk(error) is not None:

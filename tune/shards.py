@@ -18,10 +18,12 @@ import ray
 import torch
 from numpy.typing import NDArray
 from ray.exceptions import RayError
+from ray.util import get_node_ip_address
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from decrop.smoothing.sampling import CountRequest, LocalSampler, SamplingTask
 from tune.cluster import Claim
+from tune.drawn import Role, SamplesDrawn
 
 # The length of a lease on this process's device; a helper holds its resources no longer at a time.
 _LEASE_SECONDS = 2.0
@@ -32,6 +34,8 @@ _LOST_LEASES = 3
 
 Counts = NDArray[np.int64]
 Lease = tuple[int, int]
+# Of a helper: its host and the counts.
+Answer = tuple[str, Counts]
 
 
 class Helped(NamedTuple):
@@ -46,7 +50,13 @@ class ShardedSampler:
     """Answers requests for class counts together with helpers (`decrop.smoothing.Sampler`)."""
 
     def __init__(
-        self, task: SamplingTask, device: torch.device, *, helper: Claim, max_helpers: int
+        self,
+        task: SamplingTask,
+        device: torch.device,
+        *,
+        helper: Claim,
+        max_helpers: int,
+        drawn: SamplesDrawn | None = None,
     ) -> None:
         """Prepare the own sampler and send the task to the object store, once.
 
@@ -56,6 +66,7 @@ class ShardedSampler:
                 do not help on one.
             helper: what each helper claims.
             max_helpers: helpers at a time.
+            drawn: counts who draws how many samples.
         """
         self._batch = task.chunks_per_batch
         self._own = LocalSampler(task, device)
@@ -77,6 +88,8 @@ class ShardedSampler:
         self._task = ray.put(task) if self._max_helpers else None
         self._lost = 0
         self._seconds_a_request: float | None = None
+        self._drawn = drawn if drawn is not None else SamplesDrawn()
+        self._host = get_node_ip_address()
         self.leases_by_helpers = 0
 
     def class_counts(self, requests: Sequence[CountRequest]) -> Counts:
@@ -85,7 +98,7 @@ class ShardedSampler:
             return self._own.class_counts(requests)
         pending = deque([(0, len(requests))])
         answers: dict[Lease, Counts] = {}
-        helpers: dict[Future[Counts], Helped] = {}
+        helpers: dict[Future[Answer], Helped] = {}
         own: tuple[Lease, Future[Counts]] | None = None
         try:
             # This thread hands out work while another draws, so that no helper waits for a lease.
@@ -97,10 +110,11 @@ class ShardedSampler:
                     if own is None:
                         wait(helpers, _patience(helpers, answers), return_when=FIRST_COMPLETED)
                     else:
-                        wait([*helpers, own[1]], return_when=FIRST_COMPLETED)
+                        drawing: list[Future[Any]] = [*helpers, own[1]]
+                        wait(drawing, return_when=FIRST_COMPLETED)
                     lost = self._collect(helpers, answers)
                     if own is not None and own[1].done():
-                        answers.setdefault(own[0], own[1].result())
+                        self._take(answers, own[0], own[1].result(), self._host, "trial")
                         own = None
                     # What the own process is drawing already must not be answered in other parts.
                     drawn = {*answers, *([own[0]] if own else [])}
@@ -109,6 +123,14 @@ class ShardedSampler:
             for helped in helpers.values():
                 ray.cancel(helped.reference)
         return np.concatenate([answers[lease] for lease in sorted(answers)])
+
+    def _take(
+        self, answers: dict[Lease, Counts], lease: Lease, counts: Counts, host: str, role: Role
+    ) -> None:
+        """Take an answer unless there is one already."""
+        if lease not in answers:
+            answers[lease] = counts
+            self._drawn.add(host, role, int(counts.sum()))
 
     def _draw_own(self, requests: Sequence[CountRequest], lease: Lease) -> Counts:
         started = time.monotonic()
@@ -128,7 +150,7 @@ class ShardedSampler:
         self,
         requests: Sequence[CountRequest],
         pending: deque[Lease],
-        helpers: dict[Future[Counts], Helped],
+        helpers: dict[Future[Answer], Helped],
     ) -> None:
         while (
             # What the own process draws next stays with it.
@@ -152,27 +174,27 @@ class ShardedSampler:
             helpers[reference.future()] = Helped(reference, (cut, end), overdue)
 
     def _collect(
-        self, helpers: dict[Future[Counts], Helped], answers: dict[Lease, Counts]
+        self, helpers: dict[Future[Answer], Helped], answers: dict[Lease, Counts]
     ) -> list[Lease]:
         """Take the answers that helpers have given; return the leases that they lost."""
         lost = []
         for future in [future for future in helpers if future.done()]:
             lease = helpers.pop(future).lease
             try:
-                counts = future.result()
+                host, counts = future.result()
             except RayError:
                 self._lost += 1
                 lost.append(lease)
             else:
                 self._lost = 0
                 self.leases_by_helpers += 1
-                answers.setdefault(lease, counts)
+                self._take(answers, lease, counts, host, "helpers")
         return lost
 
     def _next_own(
         self,
         pending: deque[Lease],
-        helpers: dict[Future[Counts], Helped],
+        helpers: dict[Future[Answer], Helped],
         answers: dict[Lease, Counts],
     ) -> Lease | None:
         if pending:
@@ -191,7 +213,7 @@ class ShardedSampler:
         return held[-1] if held else None
 
 
-def _patience(helpers: dict[Future[Counts], Helped], answers: dict[Lease, Counts]) -> float:
+def _patience(helpers: dict[Future[Answer], Helped], answers: dict[Lease, Counts]) -> float:
     """Return the seconds until the next lease is overdue."""
     overdue = [helped.overdue for helped in helpers.values() if helped.lease not in answers]
     return max(0.0, min(overdue) - time.monotonic())
@@ -204,7 +226,7 @@ def _requests_in(leases: Iterable[Lease]) -> int:
 @ray.remote
 def _draw(
     key: str, task: list[Any], device: str, threads: int, requests: list[CountRequest]
-) -> Counts:
+) -> Answer:
     # Ray cancels by an interrupt, and one during an import leaves a process that cannot import that
     # module again: every later task and trial in it would fail. A lease is short; it is finished.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -215,7 +237,7 @@ def _draw(
         # One at a time: a worker process outlives the trials it helps.
         _samplers.clear()
         _samplers[key] = sampler
-    return sampler.class_counts(requests)
+    return get_node_ip_address(), sampler.class_counts(requests)
 
 
 _samplers: dict[str, LocalSampler] = {}

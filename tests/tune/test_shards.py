@@ -37,7 +37,7 @@ from decrop.smoothing.sampling import (
 from tests.decrop.digits_trial import certificates, short_trial
 from tests.mlflow_server.processes import eventually, is_alive
 from tune.cluster import Claim, ClusterSize
-from tune.shards import Counts, ShardedSampler, _draw
+from tune.shards import Answer, Counts, ShardedSampler, _draw
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -214,13 +214,13 @@ class ScriptedHelpers:
 class ScriptedAnswer:
     def __init__(self, requests: list[CountRequest]) -> None:
         self.requests = requests
-        self._future: Future[Counts] = Future()
+        self._future: Future[Answer] = Future()
 
     def future(self) -> Future[Counts]:
         return self._future
 
     def come(self) -> None:
-        self._future.set_result(known_counts(self.requests))
+        self._future.set_result(("another host", known_counts(self.requests)))
 
     def be_lost(self) -> None:
         self._future.set_exception(WorkerCrashedError())

@@ -3,6 +3,8 @@
 import logging
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from tune.sweep_file import Resources, ResourceSettings
 # Shares of a GPU where a sweep does not say: two trials, or four helpers, keep one busy.
 _TRIAL_GPU, _HELPER_GPU = 0.5, 0.25
 _ANSWER_SECONDS = 5.0
+_STATUS_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,9 @@ def cluster(address: str | None) -> Iterator[ClusterSize]:
         try:
             if address != "auto":
                 _require_listener(address)
+            _require_welcome(address)
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-        except OSError as error:
+        except (OSError, subprocess.TimeoutExpired) as error:
             raise InputError(
                 f"--address {address}: no Ray cluster answers there ({_first_line(error)}); start "
                 "one with `ray start --head`, or leave the option out to use this machine."
@@ -131,6 +135,26 @@ def _require_listener(address: str) -> None:
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise InputError(f"--address {address}: must be auto or HOST:PORT.")
     socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
+
+
+def _require_welcome(address: str) -> None:
+    """Refuse at once where a token is missing; Ray would try for long and not say why.
+
+    Asked by Ray's own command, because its client ends the process where a token cannot be read.
+    """
+    command = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]
+    asked = subprocess.run(
+        command, capture_output=True, text=True, timeout=_STATUS_SECONDS, check=False
+    )
+    if asked.returncode == 0:
+        return
+    if "token" in asked.stderr.lower():
+        raise InputError(
+            f"--address {address}: the cluster wants a token, and this process has another or none;"
+            " set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the file that the cluster was "
+            "started with."
+        )
+    raise ConnectionError(asked.stderr.strip().rpartition("\n")[2] or "ray status failed")
 
 
 def _first_line(error: Exception) -> str:

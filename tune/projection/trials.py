@@ -92,7 +92,12 @@ class UndefendedSource:
             status="FINISHED",
             started=time,
             ended=time,
-            tags={"kind": "undefended", COLOUR_TAG: UNDEFENDED_COLOUR, **_result_tags(result)},
+            tags={
+                "kind": "undefended",
+                COLOUR_TAG: UNDEFENDED_COLOUR,
+                **_result_tags(result),
+                **_samples_tags(self.folder),
+            },
             measurements=_result_measurements(self.folder, result, time),
             artifacts=_artifacts(self.folder),
             tables=_tables(self.folder),
@@ -162,6 +167,7 @@ def _trial_view(source: TrialSource) -> RunView | None:
             COLOUR_TAG: trial_colour(record.number),
             **_hash_tags(folder.read_inputs()),
             **_code_tags(folder),
+            **_samples_tags(folder),
             **({} if result is None else _result_tags(result)),
         },
         measurements=measurements,
@@ -259,6 +265,11 @@ def _code_tags(folder: SweepTrialFolder) -> dict[str, str]:
     return tags if code.commit is None else {**tags, "mlflow.source.git.commit": code.commit}
 
 
+def _samples_tags(folder: SweepTrialFolder) -> dict[str, str]:
+    samples = folder.read_samples()
+    return {"decrop.samples": _json(samples)} if samples else {}
+
+
 def _hashes(folder: SweepTrialFolder, result: dict[str, Any] | None) -> dict[str, str]:
     hashes: dict[str, str] = {} if result is None else result.get("hashes", {})
     return {**folder.read_inputs(), **hashes}
@@ -314,6 +325,7 @@ def _documents(folder: SweepTrialFolder) -> dict[str, Path]:
         folder.code_path,
         folder.inputs_path,
         folder.system_path,
+        folder.samples_path,
     )
 
 
