@@ -102,7 +102,7 @@ def _description(loaded: Bundle) -> str:
         for radius in config.certification.radii
     )
     return (
-        f"DE-CROP denoiser in front of a {config.classifier.architecture} classifier "
+        f"DE-CROP denoiser in front of a {config.classifier.source} classifier "
         f"({config.dataset.name}), smoothed with σ = {config.sigma:g}. Certified accuracy on "
         f"{scores.images} {loaded.result.split.replace('_', '-')} images: {accuracies}; average "
         f"certified radius {scores.average_certified_radius:.3f}. Images are float32 in [0,1]; "

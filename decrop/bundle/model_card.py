@@ -91,7 +91,7 @@ def model_card(
 
 # Denoiser for certified robustness
 
-Put this denoiser in front of the pretrained {config.classifier.architecture} classifier it was
+Put this denoiser in front of the pretrained {config.classifier.source} classifier it was
 trained for ({config.dataset.name}{_images(result)}), and classify many noisy copies of an image
 (Gaussian noise, σ = {config.sigma:g} in [0,1] pixels): the most frequent class cannot be changed by
 any perturbation of an L2 norm below the certified radius. {classifier}

@@ -168,10 +168,10 @@ def test_certification_fits_its_procedure(certification: dict[str, Any], message
     ("classifier", "message"),
     [
         ({"weights": "w", "training": {}}, "not both"),
-        ({"weights": "w", "architecture": "small_cnn", "training": {}}, "not both"),
-        ({"training": {}}, "name the architecture to train"),
-        ({"training": {}, "architecture": "auto"}, "name the architecture to train"),
-        ({"architecture": "vgg"}, "auto"),
+        ({"weights": "w", "source": "small_cnn", "training": {}}, "not both"),
+        ({"training": {}}, "name the source to train"),
+        ({"training": {}, "source": "auto"}, "name the source to train"),
+        ({"source": "vgg"}, "auto"),
         ({"mean": [0.5]}, "mean and std together"),
         ({"std": [0.5]}, "mean and std together"),
     ],
@@ -185,8 +185,8 @@ def test_classifier_has_one_source(classifier: dict[str, Any], message: str) -> 
     "classifier",
     [
         {"weights": "w"},
-        {"weights": "w", "architecture": "cifar_resnet20"},
-        {"training": {"epochs": 1}, "architecture": "small_cnn"},
+        {"weights": "w", "source": "cifar_resnet20"},
+        {"training": {"epochs": 1}, "source": "small_cnn"},
         {"mean": [0.5], "std": [0.5]},
     ],
 )
