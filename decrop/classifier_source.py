@@ -39,7 +39,7 @@ def source_kind(source: str) -> SourceKind:
         return "program"
     if _FACTORY.fullmatch(source):
         return "factory"
-    names = ", ".join([AUTO, *get_args(ClassifierArchitecture)])
+    names = ", ".join(map(repr, [AUTO, *get_args(ClassifierArchitecture)]))
     raise ValueError(
         f"must be one of {names}, or package.module:function, timm/NAME, torchvision/NAME, "
         "FILE.pt2, or the URI of a model"

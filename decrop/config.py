@@ -117,6 +117,10 @@ class ClassifierSettings(Settings):
         "not given, the last linear layer or convolution that runs.",
     )
 
+    def __hash__(self) -> int:
+        # Arguments are a mapping, which has no hash of its own.
+        return hash(self.model_dump_json())
+
     @model_validator(mode="before")
     @classmethod
     def _earlier_name(cls, found: Any) -> Any:

@@ -44,7 +44,8 @@ def register_bundle(
         InputError: the bundle cannot be used.
         TrackingError: MLflow cannot be reached or refuses.
     """
-    loaded = load_bundle(bundle)
+    # Just exported from a sweep, which is the user's own.
+    loaded = load_bundle(bundle, trust_code=True)
     tracker = Tracker(directory, tracking_uri)
     tracker.sync()
     final = directory.final(number).result_path.exists()

@@ -44,7 +44,7 @@ def test_weights_are_loaded(tmp_path: Path, weights: Path, architecture: str) ->
     given = settings(weights=str(weights), source=architecture)
     cache = ContentCache(tmp_path / "cache")
     classifier = load_classifier(given, dataset(), cache, CPU)
-    assert classifier.source == "cifar_resnet20"
+    assert classifier.architecture == "cifar_resnet20"
     torch.manual_seed(3)
     network = build_classifier_network("cifar_resnet20", image_channels=1, class_count=4).eval()
     images = torch.rand(2, 1, 8, 8)
@@ -116,9 +116,7 @@ def test_images_too_small_for_the_architecture_are_refused(name: str) -> None:
     text = str(error.value)
     assert text.startswith(f"classifier.source: {name} needs images of 1")
     assert "tiny has 6x6. Use one of small_cnn, cifar_resnet20, " in text
-    assert "resnet18" in text and "alexnet" not in text.removeprefix(
-        f"classifier.source: {name}"
-    )
+    assert "resnet18" in text and "alexnet" not in text.removeprefix(f"classifier.source: {name}")
     enough = tiny_dataset(torch.arange(4), class_count=4, images=random_images(4, size=16))
     assert untrained_classifier(given, enough).architecture == name
 
