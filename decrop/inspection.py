@@ -16,6 +16,7 @@ from decrop.smoothing.execution import resolve_device
 from decrop.smoothing.sampling import LocalSampler
 
 SIGMAS = (0.12, 0.25, 0.5, 1.0)
+_AT_ONCE = 50
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Inspection:
         images: that accuracies were measured on.
         split: they are from.
         draws: of noise, of each image and standard deviation.
-        clean_accuracy: without noise, in the precision of training, fp32.
+        clean_accuracy: without noise, in fp32.
         noisy_accuracy: share of draws that are classified rightly, by standard deviation.
         samples_per_second: that certification would draw of this classifier alone.
         device: on which.
@@ -99,7 +100,9 @@ def inspect_classifier(
     """
     device = resolve_device(config.execution.device)
     class_count = classifier.class_count
-    config = with_batch_size(config, classifier, images, class_count=class_count)
+    config = _in_chunks_of(
+        draws, with_batch_size(config, classifier, images, class_count=class_count)
+    )
     accuracy, seconds = {}, 0.0
     for done, sigma in enumerate(sigmas):
         if on_sigma is not None:
@@ -108,7 +111,8 @@ def inspect_classifier(
             config.model_copy(update={"sigma": sigma}),
             classifier,
             images.images,
-            images.indices,
+            # Consecutive, so that batches are full.
+            torch.arange(len(images)),
             split="test" if split == "test" else "held_out",
             class_count=class_count,
         )
@@ -142,7 +146,7 @@ def inspect_classifier(
         images=len(images),
         split=split,
         draws=draws,
-        clean_accuracy=_clean_accuracy(classifier, images, config.execution.chunk_size),
+        clean_accuracy=_clean_accuracy(classifier, images),
         noisy_accuracy=accuracy,
         samples_per_second=len(sigmas) * draws * len(images) / seconds,
         device=device.type,
@@ -150,9 +154,18 @@ def inspect_classifier(
     )
 
 
+def _in_chunks_of(draws: int, config: TrialConfig) -> TrialConfig:
+    """Return the settings with chunks of so many draws, in batches about as large as before."""
+    execution = config.execution
+    assert execution.chunks_per_batch != "auto"  # with_batch_size puts a number in its place
+    rows = execution.chunk_size * execution.chunks_per_batch
+    changes = {"chunk_size": draws, "chunks_per_batch": max(1, rows // draws)}
+    return config.model_copy(update={"execution": execution.model_copy(update=changes)})
+
+
 @torch.inference_mode()
-def _clean_accuracy(classifier: Classifier, images: LabelledImages, batch: int) -> float:
+def _clean_accuracy(classifier: Classifier, images: LabelledImages) -> float:
     predicted = torch.cat(
-        [classifier(part.float() / 255).argmax(1) for part in images.images.split(batch)]
+        [classifier(part.float() / 255).argmax(1) for part in images.images.split(_AT_ONCE)]
     )
     return float((predicted == images.labels).double().mean())
