@@ -236,3 +236,28 @@ def test_field_paths_are_all_leaves_and_each_can_be_set() -> None:
         base = {"classifier": {"source": "small_cnn"}} if path in nested else {}
         config = trial_config(set_dotted(base, path, default), source="defaults")
         assert get_dotted(config.model_dump(), path) == default
+
+
+def test_earlier_names_are_read_wherever_settings_stand(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        "trial: {classifier: {architecture: resnet12}, denoiser: {architecture: unet}}\n"
+        "space: {classifier.architecture: {choice: [resnet12, alexnet]}}\n"
+        "rows: {first: {classifier.architecture: alexnet}}\n"
+    )
+    assert read_yaml(path) == {
+        "trial": {"classifier": {"source": "resnet12"}, "denoiser": {"architecture": "unet"}},
+        "space": {"classifier.source": {"choice": ["resnet12", "alexnet"]}},
+        "rows": {"first": {"classifier.source": "alexnet"}},
+    }
+    assert parse_assignment("classifier.architecture=vgg") == ("classifier.source", "vgg")
+    assert parse_assignment("classifier={architecture: vgg}") == ("classifier", {"source": "vgg"})
+    path.write_text("classifier: {architecture: resnet12, source: resnet18}")
+    assert set(read_yaml(path)["classifier"]) == {"architecture", "source"}
+
+
+def test_an_earlier_name_is_laid_over_the_current_one(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("classifier: {architecture: resnet12}")
+    merged = merge(load_trial_document("digits"), load_trial_document(str(path)))
+    assert trial_config(merged, source="test").classifier.source == "resnet12"
