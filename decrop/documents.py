@@ -22,6 +22,8 @@ Model = TypeVar("Model", bound=BaseModel)
 
 _KEY = re.compile(r"[^.\s]+(\.[^.\s]+)*")
 _VALUE_LENGTH = 60
+# Settings of earlier versions, whose files are still read.
+_RENAMED = {"classifier.architecture": "classifier.source"}
 
 
 class _Loader(yaml.SafeLoader):
@@ -61,7 +63,8 @@ def read_yaml(file: Traversable) -> Document:
     value = _load(text, str(file))
     if not isinstance(value, dict):
         raise InputError(f"{file} must hold a mapping of settings, not {show(value)}.")
-    return value
+    document: Document = _by_current_names(value)
+    return document
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -73,7 +76,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     path, equals, value = text.partition("=")
     if not equals or not _KEY.fullmatch(path):
         raise InputError(f"--set {show(text)}: write KEY=VALUE, as in training.epochs=30.")
-    return path, _load(value, f"--set {path}")
+    return _current_name(path), _by_current_names(_load(value, f"--set {path}"), path)
 
 
 def get_dotted(document: Mapping[str, Any], path: str) -> Any:
@@ -239,6 +242,30 @@ def load_document(
             "a path that ends in .yaml."
         )
     return read_yaml(presets / f"{name_or_path}.yaml")
+
+
+def _current_name(path: str) -> str:
+    """Return a dotted path with the name that the setting at its end has now."""
+    for earlier, current in _RENAMED.items():
+        if path == earlier or path.endswith(f".{earlier}"):
+            return path.removesuffix(earlier) + current
+    return path
+
+
+def _by_current_names(value: Any, path: str = "") -> Any:
+    """Rename the keys of a document, nested or dotted, wherever in it the settings stand."""
+    if isinstance(value, list):
+        return [_by_current_names(item, path) for item in value]
+    if not isinstance(value, dict):
+        return value
+    renamed = {}
+    for key, below in value.items():
+        inner = f"{path}.{key}" if path else str(key)
+        current = _current_name(inner)
+        name = key if current == inner else current.removeprefix(f"{path}.")
+        # A name given both ways is left for validation to refuse.
+        renamed[key if name in value else name] = _by_current_names(below, current)
+    return renamed
 
 
 def _load(text: str, source: str) -> Any:

@@ -44,7 +44,12 @@ def is_full_disk(error: BaseException) -> bool:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` whole, in UTF-8."""
-    write_whole(path, lambda temporary: _write_and_sync(temporary, text.encode()))
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` whole."""
+    write_whole(path, lambda temporary: _write_and_sync(temporary, content))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -37,15 +37,18 @@ def load(
     classifier: str | Path | nn.Module | None = None,
     *,
     device: Device | None = None,
+    trust_code: bool = False,
 ) -> "SmoothedClassifier":
     """Load an exported denoiser with the classifier it protects.
 
     Args:
         folder: of the bundle.
-        classifier: for a bundle exported without it: a safetensors file, a `Classifier`, or a
-            network of its architecture; its content hash must be the recorded one.
+        classifier: for a bundle exported without it: a safetensors or .pt2 file, a `Classifier`, or
+            a network of its architecture; its content hash must be the recorded one.
         device: to compute on; the kind that the certificates were drawn on if not given, for they
             are reproduced on that alone.
+        trust_code: whether the function or model of another package that built the classifier may
+            be imported by the name in the bundle. Only for bundles of people you trust.
 
     Raises:
         InputError: files are missing, changed or malformed, the classifier is not the protected
@@ -54,7 +57,9 @@ def load(
     if isinstance(classifier, str):
         classifier = Path(classifier)
     return SmoothedClassifier(
-        load_bundle(Path(folder), classifier=classifier), Path(folder), device=device
+        load_bundle(Path(folder), classifier=classifier, trust_code=trust_code),
+        Path(folder),
+        device=device,
     )
 
 

@@ -72,8 +72,9 @@ def export_trial(
     result = folder.read_result()
     if result is None:
         raise InputError(f"{folder.path} has no result.json.")
+    # A sweep directory is the user's own.
     stored = directory.classifier_path(result["hashes"]["classifier"])
-    classifier, class_names = load_stored_classifier(stored)
+    classifier, class_names = load_stored_classifier(stored, trust_code=True)
     position = list(scores).index(number) + 1
     name = directory.read_record().name
     record = directory.trial(number).read_record()

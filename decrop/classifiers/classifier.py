@@ -1,18 +1,25 @@
 """The classifier to protect: frozen, on [0,1] pixels, with access to its penultimate features."""
 
+from collections.abc import Mapping
+from typing import Any, Literal
+
 import torch
+from pydantic import JsonValue
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from decrop.errors import InputError
+from decrop.classifiers.features import FeatureReader
+from decrop.classifiers.program import ExportedNetwork
 from decrop.files import sha256_of_json, sha256_of_tensors
+
+ChannelOrder = Literal["rgb", "bgr"]
 
 
 class Classifier(nn.Module):
-    """A pretrained network behind channel standardisation, never trained and always in eval mode.
+    """A pretrained network behind its input transform, never trained and always in eval mode.
 
-    The channel standardisation comes first, so that noise, denoiser, attacks and radii live in
-    [0,1] pixels.
+    Channel standardisation, channel order and size come first, so that noise, denoiser, attacks and
+    radii live in [0,1] pixels of the data.
     """
 
     def __init__(
@@ -23,11 +30,32 @@ class Classifier(nn.Module):
         mean: tuple[float, ...],
         std: tuple[float, ...],
         class_count: int,
+        arguments: Mapping[str, JsonValue] | None = None,
+        input_size: tuple[int, int] | None = None,
+        channel_order: ChannelOrder = "rgb",
+        feature_layer: str | None = None,
     ) -> None:
+        """Take a network.
+
+        Args:
+            network: standardised images [B, C, H, W] to logits [B, K].
+            architecture: a registered name, or the source that built the network.
+            mean: C channel means in [0,1] pixels, in the order of the data's channels.
+            std: C channel standard deviations.
+            class_count: K.
+            arguments: that the source was given.
+            input_size: height and width the network takes; those of the data if None.
+            channel_order: in which the network takes the channels; the data's is rgb.
+            feature_layer: module whose input is the features (see `FeatureReader`).
+        """
         super().__init__()
         self.network = network
         self.architecture = architecture
         self.class_count = class_count
+        self.arguments = dict(arguments or {})
+        self.input_size = input_size
+        self.channel_order: ChannelOrder = channel_order
+        self.feature_layer = feature_layer
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean)[:, None, None])
@@ -41,37 +69,60 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits [B, K] of images [B, C, H, W] in [0,1] pixels."""
-        logits: Tensor = self.network((images - self.mean) / self.std)
+        standardised = (images - self.mean) / self.std
+        if self.channel_order == "bgr":
+            standardised = standardised.flip(1)
+        if self.input_size is not None:
+            # In fp32 whatever the precision: bf16 would round the interpolation's weights.
+            resized = F.interpolate(
+                standardised.float(), self.input_size, mode="bilinear", antialias=True
+            )
+            standardised = resized.to(standardised.dtype)
+        logits: Tensor = self.network(standardised)
         return logits
 
     def logits_and_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits [B, K] and L2-normalised penultimate features [B, F].
 
-        The features are the input of the last linear layer.
-        """
-        inputs: list[Tensor] = []
-        layer = self._last_linear_layer()
-        handle = layer.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
-        try:
-            logits = self(images)
-        finally:
-            handle.remove()
-        return logits, F.normalize(inputs[-1].flatten(1), dim=1)
+        The features are the input of the last linear layer or convolution that runs, or of the
+        layer that was named, averaged over positions where it has any.
 
-    @property
-    def feature_count(self) -> int:
-        """Number of penultimate features."""
-        return self._last_linear_layer().in_features
+        Raises:
+            InputError: there is no such layer, or it does not run.
+        """
+        with FeatureReader(self.network, self.feature_layer) as reader:
+            logits = self(images)
+        return logits, F.normalize(reader.features(), dim=1)
+
+    @torch.no_grad()
+    def feature_layer_and_count(self, images: Tensor) -> tuple[str, int]:
+        """Return the name of the layer whose input is the features of images, and their number."""
+        with FeatureReader(self.network, self.feature_layer) as reader:
+            self(images)
+        return reader.layer(), reader.features().shape[1]
+
+    def feature_count(self, images: Tensor) -> int:
+        """Return the number F of penultimate features of images [B, C, H, W]."""
+        return self.feature_layer_and_count(images)[1]
+
+    def description(self) -> dict[str, Any]:
+        """Return what else than architecture, statistics and weights determines the classifier.
+
+        Values that are the defaults are left out.
+        """
+        found = {
+            "arguments": self.arguments,
+            "input_size": self.input_size and list(self.input_size),
+            "channel_order": None if self.channel_order == "rgb" else self.channel_order,
+            "feature_layer": self.feature_layer,
+        }
+        return {name: value for name, value in found.items() if value}
 
     def content_hash(self) -> str:
-        """Hash architecture, weights and standardisation."""
-        return sha256_of_json([self.architecture, sha256_of_tensors(self.state_dict())])
-
-    def _last_linear_layer(self) -> nn.Linear:
-        layers = [layer for layer in self.network.modules() if isinstance(layer, nn.Linear)]
-        if not layers:
-            raise InputError(
-                f"classifier.architecture: {self.architecture} has no linear layer; "
-                "its penultimate features cannot be read."
-            )
-        return layers[-1]
+        """Hash architecture, weights, standardisation and what `description` says."""
+        identity: list[Any] = [self.architecture, sha256_of_tensors(self.state_dict())]
+        details = self.description()
+        if isinstance(self.network, ExportedNetwork):
+            details["program"] = self.network.program_hash
+        # Classifiers of earlier versions had no such details; their hashes are recorded.
+        return sha256_of_json([*identity, details] if details else identity)

@@ -1,22 +1,16 @@
 """From settings to the classifier to protect."""
 
-from pathlib import Path
-
 import torch
 
 from decrop.cache import ContentCache, Tensors
+from decrop.classifiers.check import check_classifier
 from decrop.classifiers.classifier import Classifier
+from decrop.classifiers.sources import load_network
 from decrop.classifiers.train import train_classifier_network
-from decrop.classifiers.weights import load_weights, matching_architecture
-from decrop.config import (
-    ClassifierArchitecture,
-    ClassifierSettings,
-    ClassifierTrainingSettings,
-)
+from decrop.config import ClassifierSettings, ClassifierTrainingSettings
 from decrop.data.datasets import Dataset
 from decrop.errors import InputError
 from decrop.files import sha256_of_tensors
-from decrop.networks.registry import CLASSIFIERS, SMALLEST_IMAGES, build_classifier_network
 
 
 def load_classifier(
@@ -39,25 +33,32 @@ def load_classifier(
 def untrained_classifier(settings: ClassifierSettings, dataset: Dataset) -> Classifier:
     """Build the classifier as far as it goes without training: with weights where there is a file.
 
+    Runs code that the settings name, so they must be the user's own.
+
     Raises:
-        InputError: neither weights nor training is given, or weights, statistics or the size of
-            the images do not fit.
+        InputError: the source, its weights, the statistics, the size of the images or the feature
+            layer do not fit, or what the network gives are no logits of the dataset's classes.
     """
     mean, std = _statistics(settings, dataset)
-    architecture = _architecture(settings, dataset)
-    _check_image_size(architecture, dataset)
-    network = build_classifier_network(
-        architecture, image_channels=dataset.channels, class_count=dataset.class_count
-    )
-    if settings.weights is not None:
-        load_weights(network, Path(settings.weights), architecture=architecture)
-    return Classifier(
-        network,
-        architecture=architecture,
+    if settings.channel_order == "bgr" and dataset.channels != 3:
+        raise InputError(
+            f"classifier.channel_order: bgr needs images of 3 channels; {dataset.name} has "
+            f"{dataset.channels}."
+        )
+    network = load_network(settings, dataset)
+    classifier = Classifier(
+        network.module,
+        architecture=network.architecture,
         mean=mean,
         std=std,
         class_count=dataset.class_count,
+        arguments=settings.arguments,
+        input_size=settings.input_size,
+        channel_order=settings.channel_order,
+        feature_layer=settings.feature_layer,
     )
+    check_classifier(classifier, dataset.train.shape, source=settings.source)
+    return classifier
 
 
 def _statistics(
@@ -78,36 +79,6 @@ def _statistics(
                 f"{dataset.channels} channels."
             )
     return mean, std
-
-
-def _architecture(settings: ClassifierSettings, dataset: Dataset) -> ClassifierArchitecture:
-    if settings.weights is None and settings.training is None:
-        raise InputError(
-            "classifier.weights: no file is given for the pretrained classifier; give one with "
-            "--set classifier.weights=FILE, or train one with --set classifier.training.epochs=30 "
-            "and a classifier.architecture."
-        )
-    if settings.architecture != "auto":
-        return settings.architecture
-    assert settings.weights is not None
-    return matching_architecture(
-        Path(settings.weights),
-        image_channels=dataset.channels,
-        class_count=dataset.class_count,
-    )
-
-
-def _check_image_size(architecture: ClassifierArchitecture, dataset: Dataset) -> None:
-    smallest = SMALLEST_IMAGES.get(architecture, 1)
-    height, width = dataset.train.images(torch.zeros(1, dtype=torch.int64)).shape[-2:]
-    if min(height, width) < smallest:
-        fitting = [
-            name for name in CLASSIFIERS if SMALLEST_IMAGES.get(name, 1) <= min(height, width)
-        ]
-        raise InputError(
-            f"classifier.architecture: {architecture} needs images of {smallest}x{smallest} pixels "
-            f"or more; {dataset.name} has {height}x{width}. Use one of {', '.join(fitting)}."
-        )
 
 
 def _trained(

@@ -1,31 +1,57 @@
 """A classifier in a folder of its own: a description and, unless left out, its weights."""
 
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue, field_validator
 from safetensors.torch import save_file
 from torch import nn
 
+from decrop.classifier_source import SourceKind, source_kind
 from decrop.classifiers.classifier import Classifier
+from decrop.classifiers.program import ExportedNetwork
+from decrop.classifiers.sources.factory import build_by_factory
+from decrop.classifiers.sources.network import PROGRAM
+from decrop.classifiers.sources.zoo import build_by_name
 from decrop.classifiers.weights import load_weights, take_weights
-from decrop.config import ClassifierArchitecture, Positive, Settings
+from decrop.config import Count, Positive, Settings
 from decrop.documents import validated
 from decrop.errors import InputError
-from decrop.files import read_json, write_json, write_whole
-from decrop.networks.registry import build_classifier_network
+from decrop.files import read_json, write_bytes, write_json, write_whole
+from decrop.networks.registry import CLASSIFIERS, build_classifier_network
 
 _DESCRIPTION = "classifier.json"
 _WEIGHTS = "weights.safetensors"
 
 
 class _Description(Settings):
-    """classifier.json."""
+    """classifier.json; details that are the defaults are left out."""
 
-    architecture: ClassifierArchitecture
+    architecture: str
     mean: tuple[float, ...] = Field(min_length=1)
     std: tuple[Positive, ...] = Field(min_length=1)
     class_names: tuple[str, ...] = Field(min_length=2)
+    arguments: dict[str, JsonValue] = Field({})
+    input_size: tuple[Count, Count] | None = None
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    feature_layer: str | None = None
     hash: str
+
+    @field_validator("architecture")
+    @classmethod
+    def _can_be_stored(cls, architecture: str) -> str:
+        kind = source_kind(architecture)
+        others = kind in ("factory", "timm", "torchvision")
+        if others or architecture in CLASSIFIERS or architecture == PROGRAM:
+            return architecture
+        raise ValueError(
+            f"must be a registered network, package.module:function, timm/NAME, torchvision/NAME "
+            f"or {PROGRAM}"
+        )
+
+    @property
+    def kind(self) -> SourceKind:
+        return source_kind(self.architecture)
 
 
 def store_classifier(
@@ -36,32 +62,40 @@ def store_classifier(
     with_weights: bool = True,
 ) -> None:
     """Write a classifier to `folder`; the description, written last, carries its content hash."""
-    if with_weights:
-        weights = {k: v.cpu().contiguous() for k, v in classifier.network.state_dict().items()}
+    network = classifier.network
+    if with_weights and isinstance(network, ExportedNetwork):
+        write_bytes(folder / PROGRAM, network.program)
+    elif with_weights:
+        # Copies, for tensors that share memory cannot be saved.
+        weights = {k: v.cpu().clone().contiguous() for k, v in network.state_dict().items()}
         write_whole(folder / _WEIGHTS, lambda temporary: save_file(weights, temporary))
     description = {
         "architecture": classifier.architecture,
         "mean": classifier.mean.flatten().tolist(),
         "std": classifier.std.flatten().tolist(),
         "class_names": list(class_names),
+        **classifier.description(),
         "hash": classifier.content_hash(),
     }
     write_json(folder / _DESCRIPTION, description)
 
 
 def load_stored_classifier(
-    folder: Path, *, given: Path | nn.Module | None = None
+    folder: Path, *, given: Path | nn.Module | None = None, trust_code: bool = False
 ) -> tuple[Classifier, tuple[str, ...]]:
     """Read a classifier and the names of its classes.
 
     Args:
         folder: that `store_classifier` wrote.
-        given: where the folder has no weights: a safetensors file, the `Classifier`, or a network
-            of its architecture, whose weights are taken.
+        given: where the folder has no weights: a safetensors or .pt2 file, the `Classifier`, or a
+            network of its architecture. A registered network's weights are taken; another network
+            is used itself.
+        trust_code: whether the function or the model of timm or torchvision that the folder names
+            may be imported and called. Only for folders of people you trust.
 
     Raises:
         InputError: the description is malformed; there are no weights, they do not fit, or they are
-            another classifier's.
+            another classifier's; code would have to be imported that is not trusted.
     """
     path = folder / _DESCRIPTION
     found = read_json(path)
@@ -70,14 +104,12 @@ def load_stored_classifier(
     description = validated(_Description, found, source=str(path))
     if len(description.mean) != len(description.std):
         raise InputError(f"{path}: mean and std must be of equally many channels.")
-    if given is None:
-        given = folder / _WEIGHTS
-        if not given.exists():
-            raise InputError(
-                f"{folder} describes a classifier without its weights; give them with "
-                "--weights FILE, or with classifier= in Python."
-            )
-    classifier = given if isinstance(given, Classifier) else _classifier(description, given)
+    if isinstance(given, Classifier):
+        classifier = given
+    else:
+        _require_trust(description, given, path, trust_code)
+        given = given or _stored_file(description, folder)
+        classifier = _classifier(description, given)
     if classifier.content_hash() != description.hash:
         name = given if isinstance(given, Path) else f"The given {type(given).__name__}"
         raise InputError(
@@ -87,20 +119,67 @@ def load_stored_classifier(
     return classifier, description.class_names
 
 
+def _require_trust(
+    description: _Description, given: Path | nn.Module | None, path: Path, trust_code: bool
+) -> None:
+    needs_code = description.kind in ("factory", "timm", "torchvision")
+    if needs_code and not isinstance(given, nn.Module) and not trust_code:
+        raise InputError(
+            f"{path}: the classifier is built by {description.architecture}, code that a bundle "
+            "may not import by itself; give the network with classifier= in Python, or allow it "
+            "with trust_code=True or --trust-code if you trust who made the bundle."
+        )
+
+
+def _stored_file(description: _Description, folder: Path) -> Path:
+    file = folder / (PROGRAM if description.kind == "program" else _WEIGHTS)
+    if not file.exists():
+        raise InputError(
+            f"{folder} describes a classifier without its weights; give them with "
+            "--weights FILE, or with classifier= in Python."
+        )
+    return file
+
+
 def _classifier(description: _Description, given: Path | nn.Module) -> Classifier:
-    network = build_classifier_network(
-        description.architecture,
-        image_channels=len(description.mean),
-        class_count=len(description.class_names),
-    )
-    if isinstance(given, Path):
-        load_weights(network, given, architecture=description.architecture)
-    else:
-        take_weights(network, given, architecture=description.architecture)
     return Classifier(
-        network,
+        _network(description, given),
         architecture=description.architecture,
         mean=description.mean,
         std=description.std,
         class_count=len(description.class_names),
+        arguments=description.arguments,
+        input_size=description.input_size,
+        channel_order=description.channel_order,
+        feature_layer=description.feature_layer,
     )
+
+
+def _network(description: _Description, given: Path | nn.Module) -> nn.Module:
+    architecture = description.architecture
+    if isinstance(given, nn.Module) and description.kind != "registered":
+        return given
+    if description.kind == "program":
+        assert isinstance(given, Path)
+        if not given.is_file():
+            raise InputError(f"{given} does not exist.")
+        return ExportedNetwork(given.read_bytes(), description.feature_layer, blamed=str(given))
+    image_channels, class_count = len(description.mean), len(description.class_names)
+    if architecture in CLASSIFIERS:
+        network = build_classifier_network(
+            architecture, image_channels=image_channels, class_count=class_count
+        )
+    elif description.kind == "factory":
+        network = build_by_factory(architecture, description.arguments)
+    else:
+        network = build_by_name(
+            architecture,
+            description.arguments,
+            image_channels=image_channels,
+            class_count=class_count,
+        )
+    if isinstance(given, Path):
+        load_weights(network, given, architecture=architecture)
+    else:
+        take_weights(network, given, architecture=architecture)
+    return network

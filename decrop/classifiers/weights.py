@@ -1,5 +1,6 @@
-"""Weights of a registered architecture, from a safetensors file."""
+"""Weights of a network, from a safetensors file."""
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,12 +9,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from decrop.config import ClassifierArchitecture
+from decrop.classifier_source import ClassifierArchitecture
 from decrop.errors import InputError
 from decrop.networks.registry import CLASSIFIERS, build_classifier_network
 
 # A counter that no forward pass in eval mode reads; many published files leave it out.
 _OPTIONAL = "num_batches_tracked"
+# The first opcode of every pickle since protocol 2.
+_PICKLE_PROTOCOL = b"\x80"
 
 
 def load_weights(
@@ -75,10 +78,23 @@ def _read(path: Path, blamed: str) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
+        if _is_pickle(path):
+            raise InputError(
+                f"{blamed} is a pickle, as torch.save writes it; reading one can run any code, so "
+                "it is not opened. Convert it with safetensors.torch.save_file, where you trust it."
+            ) from None
         raise InputError(
             f"{blamed} is not a safetensors file ({error}); "
             "convert it with safetensors.torch.save_file."
         ) from None
+
+
+def _is_pickle(path: Path) -> bool:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(".pkl") for name in archive.namelist())
+    with path.open("rb") as file:
+        return file.read(1) == _PICKLE_PROTOCOL
 
 
 def _load(

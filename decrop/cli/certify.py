@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from decrop.cli.options import AsJson, Assignments, ClassifierWeights, DatasetPath
+from decrop.cli.options import AsJson, Assignments, ClassifierWeights, DatasetPath, TrustCode
 from decrop.cli.output import accuracy_table, console, print_json, progress_bars
 from decrop.config import TrialConfig
 from decrop.errors import InputError
@@ -43,6 +43,7 @@ def certify(
     assignments: Assignments = None,
     dataset_path: DatasetPath = None,
     weights: ClassifierWeights = None,
+    trust_code: TrustCode = False,
     helpers: Annotated[
         int, typer.Option(min=0, help="Processes of a Ray cluster that draw samples too.")
     ] = 0,
@@ -75,7 +76,7 @@ def certify(
         raise InputError(f"--address {address} needs --helpers, the processes that draw there.")
     provider = _cluster_provider() if helpers else None
     config, network, images, class_count = _load(
-        target, list(assignments or []), dataset_path, weights
+        target, list(assignments or []), dataset_path, weights, trust_code
     )
     counts, execution = (out.with_name(f"{out.name}.{part}") for part in ("counts", "execution"))
     samplers = provider(config, helpers, address) if provider else nullcontext()
@@ -118,7 +119,11 @@ def certify(
 
 
 def _load(
-    target: str, assignments: list[str], dataset_path: str | None, weights: Path | None
+    target: str,
+    assignments: list[str],
+    dataset_path: str | None,
+    weights: Path | None,
+    trust_code: bool,
 ) -> "tuple[TrialConfig, nn.Module, LabelledImages, int]":
     """Return settings, network to certify, images and number of classes."""
     from decrop.bundle import load_bundle
@@ -134,7 +139,7 @@ def _load(
     if dataset_path is not None:
         assignments = [*assignments, f"dataset.path={dataset_path}"]
     if Path(target).is_dir():
-        bundle = load_bundle(Path(target), classifier=weights)
+        bundle = load_bundle(Path(target), classifier=weights, trust_code=trust_code)
         config = change(bundle.config, assignments)
         test = load_dataset(config.dataset).test
         images = evenly_spaced(test, config.certification.test_images)

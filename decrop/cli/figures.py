@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from decrop.cli.options import AsJson, ClassifierWeights, DatasetPath
+from decrop.cli.options import AsJson, ClassifierWeights, DatasetPath, TrustCode
 from decrop.cli.output import console, print_json
 from decrop.errors import InputError
 
@@ -36,6 +36,7 @@ def figures(
     ] = False,
     dataset_path: DatasetPath = None,
     weights: ClassifierWeights = None,
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Draw certified accuracy, losses, pictures of the limited data, and features, as PNG.
@@ -49,7 +50,7 @@ def figures(
     from decrop.trial_files import ACCURACY_FIGURE, TRAINING_FIGURE, save_figure
 
     _refuse_folder(to, bundle)
-    loaded = load_bundle(bundle, classifier=weights)
+    loaded = load_bundle(bundle, classifier=weights, trust_code=trust_code)
     tables = {"this denoiser": loaded.certificates, **_other_tables(compare or [])}
     class_number = _class_number(loaded, shown_class)
     limited = None if without_data else limited_data_of(loaded, dataset_path=dataset_path)

@@ -7,6 +7,7 @@ import typer
 
 from decrop.cli.certify import certify
 from decrop.cli.figures import figures
+from decrop.cli.inspect import inspect
 from decrop.cli.train import train
 from decrop.cli.verify import verify
 from decrop.errors import InputError, RunError
@@ -37,7 +38,7 @@ def build_app() -> typer.Typer:
     )
     for extension in sorted(entry_points(group=_COMMAND_GROUP), key=lambda point: point.name):
         app.add_typer(extension.load())
-    for command in (train, certify, verify, figures):
+    for command in (inspect, train, certify, verify, figures):
         app.command()(command)
     return app
 

@@ -22,6 +22,14 @@ ClassifierWeights = Annotated[
     Path | None,
     typer.Option(
         "--weights",
-        help="safetensors file of the classifier, where the target names or holds none.",
+        help="safetensors (or .pt2) file of the classifier, where the target names or holds none.",
+    ),
+]
+TrustCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code",
+        help="Import the function or model that a bundle names for its classifier; only for "
+        "bundles of people you trust.",
     ),
 ]

@@ -8,6 +8,7 @@ import typer
 
 from decrop.cli.options import AsJson, Assignments
 from decrop.cli.output import accuracy_table, console, print_json, progress_bars
+from decrop.config import TrialConfig
 from decrop.errors import InputError
 
 _ORIGIN = "Trained with settings given by the user; nothing was searched."
@@ -43,9 +44,7 @@ def train(
     out = out or Path("runs") / f"{Path(settings).stem}-{stamp}"
     folder, undefended = TrialFolder(out / "trial"), TrialFolder(out / "undefended")
     held_out = TrialFolder(out / "held_out")
-    if folder.config_path.exists() and read_json(folder.config_path) != config.model_dump(
-        mode="json"
-    ):
+    if folder.config_path.exists() and _settings(folder.config_path) != config:
         raise InputError(
             f"{folder.path} holds a run with other settings; choose another folder with --out."
         )
@@ -99,3 +98,11 @@ def train(
                 "undefended": reference.to_json(),
             }
         )
+
+
+def _settings(path: Path) -> TrialConfig:
+    """Read the settings of a trial, also one that an earlier version wrote."""
+    from decrop.documents import trial_config
+    from decrop.files import read_json
+
+    return trial_config(read_json(path), source=str(path))

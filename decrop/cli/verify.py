@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from decrop.cli.options import AsJson, ClassifierWeights, DatasetPath
+from decrop.cli.options import AsJson, ClassifierWeights, DatasetPath, TrustCode
 from decrop.cli.output import console, print_json, progress_bars
 
 
@@ -13,6 +13,7 @@ def verify(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     dataset_path: DatasetPath = None,
     weights: ClassifierWeights = None,
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Repeat all certificates recorded in a bundle and say how many are identical.
@@ -24,7 +25,7 @@ def verify(
     """
     from decrop.bundle import load_bundle, verify_bundle
 
-    loaded = load_bundle(bundle, classifier=weights)
+    loaded = load_bundle(bundle, classifier=weights, trust_code=trust_code)
     with progress_bars() as bars:
         identical = verify_bundle(
             loaded, dataset_path=dataset_path, on_certified=bars.certification("certifying")

@@ -99,7 +99,7 @@ class DenoiserTrainer:
             self._average = AveragedModel(self._trained, multi_avg_fn=averaging, use_buffers=True)
         with seeded_globals(self._seed, "discriminator initialisation"):
             self._discriminator = Discriminator(
-                features=self._classifier.feature_count,
+                features=self._classifier.feature_count(self._clean[:1]),
                 hidden_units=self._settings.discriminator.hidden_units,
             ).to(device)
         self._discriminator_optimizer = torch.optim.Adam(

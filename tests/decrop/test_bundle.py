@@ -389,7 +389,7 @@ def colour_bundle(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         "dataset.name=cifar10",
         f"dataset.path={colours}",
         "limited.fraction=0.2",
-        "classifier.architecture=auto",
+        "classifier.source=auto",
         "classifier.training=null",
         f"classifier.weights={folder / 'mine.safetensors'}",
     )
@@ -411,7 +411,7 @@ def test_no_path_of_this_machine_is_written_down(colour_bundle: Path, colours: P
 
 
 def test_the_architecture_that_the_weights_fit_is_written_down(colour_bundle: Path) -> None:
-    assert load_bundle(colour_bundle).config.classifier.architecture == "small_cnn"
+    assert load_bundle(colour_bundle).config.classifier.source == "small_cnn"
     card = (colour_bundle / "README.md").read_text()
     assert "pretrained small_cnn classifier" in card
     assert yaml.safe_load(card.split("---\n")[1])["datasets"] == ["cifar10"]

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from decrop.config import TrialConfig
+from decrop.config import ClassifierSettings, TrialConfig
 from decrop.documents import field_paths, get_dotted, set_dotted
 
 # METHODS: DE-CROP, its published code, and Cohen et al. for certification.
@@ -168,10 +168,10 @@ def test_certification_fits_its_procedure(certification: dict[str, Any], message
     ("classifier", "message"),
     [
         ({"weights": "w", "training": {}}, "not both"),
-        ({"weights": "w", "architecture": "small_cnn", "training": {}}, "not both"),
-        ({"training": {}}, "name the architecture to train"),
-        ({"training": {}, "architecture": "auto"}, "name the architecture to train"),
-        ({"architecture": "vgg"}, "auto"),
+        ({"weights": "w", "source": "small_cnn", "training": {}}, "not both"),
+        ({"training": {}}, "name the source to train"),
+        ({"training": {}, "source": "auto"}, "name the source to train"),
+        ({"source": "vgg"}, "auto"),
         ({"mean": [0.5]}, "mean and std together"),
         ({"std": [0.5]}, "mean and std together"),
     ],
@@ -185,10 +185,52 @@ def test_classifier_has_one_source(classifier: dict[str, Any], message: str) -> 
     "classifier",
     [
         {"weights": "w"},
-        {"weights": "w", "architecture": "cifar_resnet20"},
-        {"training": {"epochs": 1}, "architecture": "small_cnn"},
+        {"weights": "w", "source": "cifar_resnet20"},
+        {"training": {"epochs": 1}, "source": "small_cnn"},
         {"mean": [0.5], "std": [0.5]},
     ],
 )
 def test_classifier_settings_that_go_together(classifier: dict[str, Any]) -> None:
     assert TrialConfig.model_validate({"classifier": classifier})
+
+
+def test_the_earlier_name_of_the_source_is_read() -> None:
+    earlier = ClassifierSettings.model_validate({"architecture": "resnet12", "weights": "w"})
+    assert earlier == ClassifierSettings(source="resnet12", weights="w")
+    assert "architecture" not in earlier.model_dump()
+    with pytest.raises(ValidationError, match="architecture"):
+        ClassifierSettings.model_validate({"architecture": "resnet12", "source": "resnet12"})
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *("auto", "resnet18", "my_models:make", "a.b.c:Maker.build", "timm/vit_tiny.augreg"),
+        *("torchvision/resnet18", "model.pt2", "/data/x:y/model.pt2", "models:/name/1"),
+        *("runs:/0123/model", "models:/name@champion"),
+    ],
+)
+def test_sources_of_every_form_are_taken(source: str) -> None:
+    assert ClassifierSettings(source=source).source == source
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"source": "resnet"}, "package.module:function, timm/NAME"),
+        ({"source": "a b:c"}, "must be one of"),
+        ({"source": "m:f", "training": {}}, "only a registered network can be trained, not m:f"),
+        ({"source": "resnet18", "arguments": {"a": 1}}, "arguments are of a function"),
+        ({"source": "m.pt2", "weights": "w"}, "m.pt2 has its own weights"),
+        ({"source": "models:/m/1", "weights": "w"}, "has its own weights"),
+        ({"source": "small_cnn", "training": {}, "input_size": [8, 8]}, "images as they are"),
+        ({"input_size": [8]}, "input_size"),
+        ({"input_size": [8, 0]}, "input_size"),
+        ({"channel_order": "gbr"}, "channel_order"),
+        ({"arguments": {"a": object()}}, "arguments"),
+    ],
+)
+def test_sources_that_cannot_be_are_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError) as error:
+        ClassifierSettings.model_validate(given)
+    assert said in str(error.value)

@@ -50,7 +50,7 @@ def test_preset_is_a_trial(name: str) -> None:
 def test_digits_preset_runs_as_it_is() -> None:
     config = preset("digits")
     assert config.sigma == 0.35
-    assert config.classifier.architecture == "small_cnn"
+    assert config.classifier.source == "small_cnn"
     assert config.classifier.training is not None
 
 
@@ -58,7 +58,7 @@ def test_cifar10_preset_is_the_default_and_asks_for_weights_that_any_network_may
     config = preset("cifar10")
     assert config == TrialConfig()
     assert config.sigma == 0.25
-    assert config.classifier.architecture == "auto"
+    assert config.classifier.source == "auto"
     assert config.classifier.training is None
     assert config.classifier.weights is None
     given = set_dotted(load_trial_document("cifar10"), "classifier.weights", "w.safetensors")
@@ -175,10 +175,10 @@ def test_merge_goes_into_mappings_only() -> None:
             {"classifier": {"weights": "w", "training": {}}},
             ["classifier = ", "give weights or training, not both"],
         ),
-        ({"classifier": {"training": {}}}, ["classifier = ", "name the architecture to train"]),
+        ({"classifier": {"training": {}}}, ["classifier = ", "name the source to train"]),
         (
-            {"classifier": {"training": {}, "architecture": "auto"}},
-            ["name the architecture to train"],
+            {"classifier": {"training": {}, "source": "auto"}},
+            ["name the source to train"],
         ),
         (
             {"classifier": {"training": {"epoch": 3}}},
@@ -233,6 +233,31 @@ def test_field_paths_are_all_leaves_and_each_can_be_set() -> None:
     for path, field in paths.items():
         default = field.get_default()
         # Only a named architecture can be trained.
-        base = {"classifier": {"architecture": "small_cnn"}} if path in nested else {}
+        base = {"classifier": {"source": "small_cnn"}} if path in nested else {}
         config = trial_config(set_dotted(base, path, default), source="defaults")
         assert get_dotted(config.model_dump(), path) == default
+
+
+def test_earlier_names_are_read_wherever_settings_stand(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        "trial: {classifier: {architecture: resnet12}, denoiser: {architecture: unet}}\n"
+        "space: {classifier.architecture: {choice: [resnet12, alexnet]}}\n"
+        "rows: {first: {classifier.architecture: alexnet}}\n"
+    )
+    assert read_yaml(path) == {
+        "trial": {"classifier": {"source": "resnet12"}, "denoiser": {"architecture": "unet"}},
+        "space": {"classifier.source": {"choice": ["resnet12", "alexnet"]}},
+        "rows": {"first": {"classifier.source": "alexnet"}},
+    }
+    assert parse_assignment("classifier.architecture=vgg") == ("classifier.source", "vgg")
+    assert parse_assignment("classifier={architecture: vgg}") == ("classifier", {"source": "vgg"})
+    path.write_text("classifier: {architecture: resnet12, source: resnet18}")
+    assert set(read_yaml(path)["classifier"]) == {"architecture", "source"}
+
+
+def test_an_earlier_name_is_laid_over_the_current_one(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("classifier: {architecture: resnet12}")
+    merged = merge(load_trial_document("digits"), load_trial_document(str(path)))
+    assert trial_config(merged, source="test").classifier.source == "resnet12"

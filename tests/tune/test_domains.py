@@ -121,11 +121,11 @@ def test_space_outside_the_schema_is_refused(
 
 def test_domain_is_checked_in_place() -> None:
     given = {"classifier.training.epochs": {"int": [1, 5]}}
-    trained = {"classifier": {"architecture": "small_cnn", "training": None}}
+    trained = {"classifier": {"source": "small_cnn", "training": None}}
     made = {path: domain(**kind) for path, kind in given.items()}
     check_space(made, trained, source="my.yaml")
     assert "not both" in checked(given, {"classifier": {"weights": "w"}})
-    assert "name the architecture to train" in checked(given, {"classifier": {"training": None}})
+    assert "name the source to train" in checked(given, {"classifier": {"training": None}})
 
 
 def test_domain_is_checked_under_its_conditions() -> None:
@@ -135,25 +135,25 @@ def test_domain_is_checked_under_its_conditions() -> None:
             "classifier.training.epochs": {"int": [1, 5], "when": when},
         }
 
-    named = {"classifier": {"architecture": "small_cnn"}}
+    named = {"classifier": {"source": "small_cnn"}}
     made = {path: domain(**given) for path, given in space({"classifier.weights": None}).items()}
     check_space(made, named, source="my.yaml")
     assert "not both" in checked(space({"classifier.weights": "w.safetensors"}), named)
 
 
 def test_domain_is_checked_under_a_condition_on_another_setting_of_its_group() -> None:
-    def space(architecture: str) -> dict[str, dict[str, Any]]:
+    def space(source: str) -> dict[str, dict[str, Any]]:
         return {
-            "classifier.architecture": {"choice": ["auto", "small_cnn"]},
+            "classifier.source": {"choice": ["auto", "small_cnn"]},
             "classifier.training.epochs": {
                 "int": [1, 5],
-                "when": {"classifier.architecture": architecture},
+                "when": {"classifier.source": source},
             },
         }
 
     made = {path: domain(**given) for path, given in space("small_cnn").items()}
     check_space(made, {}, source="my.yaml")
-    assert "name the architecture to train" in checked(space("auto"))
+    assert "name the source to train" in checked(space("auto"))
 
 
 OPTIMIZER = {"choice": ["adam", "sgd", "adam_then_sgd"]}

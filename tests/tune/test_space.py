@@ -235,8 +235,8 @@ def test_grid_refuses_a_combination_that_no_trial_can_have() -> None:
         "classifier.weights": {"choice": [None, "w.safetensors"]},
         "classifier.training.epochs": {"choice": [1, 2]},
     }
-    named = {"classifier": {"architecture": "small_cnn"}}
+    named = {"classifier": {"source": "small_cnn"}}
     with pytest.raises(InputError, match="give weights or training, not both"):
         grid_trials(sweep(space, trial=named, search="grid", trials=None))
-    with pytest.raises(InputError, match="name the architecture to train"):
+    with pytest.raises(InputError, match="name the source to train"):
         grid_trials(sweep(space, search="grid", trials=None))

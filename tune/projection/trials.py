@@ -279,7 +279,7 @@ def _inputs(config: TrialConfig, hashes: Mapping[str, str], split: str) -> list[
     """List what a run worked on, as far as the hashes of its contents are known."""
     dataset, classifier = config.dataset, config.classifier
     data_source = dataset.path or dataset.name
-    network = classifier.weights or classifier.architecture
+    network = classifier.weights or classifier.source
     named = {
         "limited_data": (f"{dataset.name}: limited data", data_source, "training"),
         "certified_images": (f"{dataset.name}: {split} images", data_source, "certification"),

@@ -1,5 +1,7 @@
 """The protected classifier: frozen, standardised first, its features those of its last layer."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -51,7 +53,7 @@ def test_features_are_the_normalised_input_of_the_last_linear_layer() -> None:
     classifier = two_heads()
     logits, features = classifier.logits_and_features(IMAGES)
     assert torch.equal(logits, classifier(IMAGES))
-    assert features.shape == (6, classifier.feature_count) == (6, 5)
+    assert features.shape == (6, classifier.feature_count(IMAGES)) == (6, 5)
     network = classifier.network
     assert isinstance(network, TwoHeads)
     mean, std = torch.tensor([0.1, 0.6])[:, None, None], torch.tensor([0.5, 0.2])[:, None, None]
@@ -146,12 +148,127 @@ def test_content_hash_follows_weights_and_standardisation() -> None:
 
 def test_features_of_the_tiny_classifier() -> None:
     # Other tests rely on it.
-    assert tiny_classifier().feature_count == FEATURES
+    assert tiny_classifier().feature_count(random_images(1).float() / 255) == FEATURES
     assert tiny_classifier(1).content_hash() != tiny_classifier(2).content_hash()
 
 
-def test_network_without_a_linear_layer_is_refused() -> None:
-    network = nn.Sequential(nn.Conv2d(1, 3, 2), nn.Flatten())
-    classifier = Classifier(network, architecture="conv", mean=(0.0,), std=(1.0,), class_count=3)
-    with pytest.raises(InputError, match=r"classifier\.architecture: conv has no linear layer"):
-        _ = classifier.feature_count
+def conv_head(pooled: bool) -> Classifier:
+    """A fully convolutional network: its last layer gives a map of each class."""
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU())
+    pool: list[nn.Module] = [nn.AdaptiveAvgPool2d(1)] if pooled else []
+    network = nn.Sequential(*body, *pool, nn.Conv2d(6, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return Classifier(network, architecture="conv", mean=(0.0,), std=(1.0,), class_count=3)
+
+
+def test_features_before_a_last_convolution_are_averaged_over_positions() -> None:
+    images = torch.rand(4, 1, 7, 9)
+    spread, pooled = conv_head(pooled=False), conv_head(pooled=True)
+    assert spread.feature_layer_and_count(images) == ("2", 6)
+    assert pooled.feature_layer_and_count(images) == ("3", 6)
+    torch.testing.assert_close(
+        spread.logits_and_features(images)[1], pooled.logits_and_features(images)[1]
+    )
+
+
+class Tokens(nn.Module):
+    """A head that is registered first, runs last, and takes [batch, tokens, features]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(5, 3)
+        self.embed = nn.Linear(4, 5)
+        self.norm = nn.LayerNorm(5)
+        self.unused = nn.Linear(2, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.norm(self.embed(images.flatten(1, 2)))
+        logits: Tensor = self.head(input=tokens).mean(1)
+        return logits
+
+
+def test_the_last_layer_is_the_one_that_runs_last() -> None:
+    images = torch.rand(2, 1, 6, 4)
+    network = Tokens()
+    for name, layer in ((None, "head"), ("norm", "norm"), ("embed", "embed")):
+        classifier = Classifier(
+            network, architecture="x", mean=(0.0,), std=(1.0,), class_count=3, feature_layer=name
+        )
+        count = 4 if layer == "embed" else 5
+        assert classifier.feature_layer_and_count(images) == (layer, count)
+    tokens = network.norm(network.embed(images.flatten(1, 2)))
+    found = Classifier(network, architecture="x", mean=(0.0,), std=(1.0,), class_count=3)
+    expected = F.normalize(tokens.mean(1), dim=1)
+    torch.testing.assert_close(found.logits_and_features(images)[1], expected)
+
+
+@pytest.mark.parametrize(
+    ("network", "layer", "said"),
+    [
+        (Tokens(), "heads", "no layer 'heads'; candidates are head"),
+        (Tokens(), "unused", "unused does not run"),
+        (nn.Sequential(nn.Flatten()), None, "no linear layer or convolution runs"),
+        (nn.Sequential(nn.Flatten(0), nn.Tanh()), "1", "the input of 1 is"),
+    ],
+)
+def test_features_that_cannot_be_read_are_refused(
+    network: nn.Module, layer: str | None, said: str
+) -> None:
+    classifier = Classifier(
+        network, architecture="x", mean=(0.0,), std=(1.0,), class_count=3, feature_layer=layer
+    )
+    with pytest.raises(InputError) as error:
+        classifier.logits_and_features(torch.rand(2, 1, 6, 4))
+    assert str(error.value).startswith("classifier.feature_layer: ")
+    assert said in str(error.value) and "\n" not in str(error.value)
+    assert not any(module._forward_pre_hooks for module in classifier.modules())
+
+
+def test_channel_order_and_size_come_after_standardisation() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    mean, std = (0.1, 0.5, 0.9), (0.2, 0.3, 0.4)
+    classifier = Classifier(
+        network,
+        architecture="x",
+        mean=mean,
+        std=std,
+        class_count=2,
+        channel_order="bgr",
+        input_size=(5, 7),
+    )
+    images = torch.rand(2, 3, 12, 10)
+    planes = [(images[:, [c]] - mean[c]) / std[c] for c in (2, 1, 0)]
+    resized = F.interpolate(torch.cat(planes, 1), (5, 7), mode="bilinear", antialias=True)
+    torch.testing.assert_close(classifier(images), network(resized))
+    half = classifier.to(torch.bfloat16)(images.bfloat16())
+    assert half.dtype == torch.bfloat16
+
+
+def test_content_hash_follows_what_is_not_the_default() -> None:
+    def hashed(**details: Any) -> str:
+        torch.manual_seed(0)
+        return Classifier(
+            TwoHeads(), architecture="x", mean=(0.1,), std=(0.5,), class_count=4, **details
+        ).content_hash()
+
+    defaults = {"arguments": {}, "input_size": None, "channel_order": "rgb", "feature_layer": None}
+    assert hashed(**defaults) == hashed()
+    others: list[dict[str, Any]] = [
+        {"arguments": {"depth": 3}},
+        {"input_size": (8, 9)},
+        {"input_size": (9, 8)},
+        {"channel_order": "bgr"},
+        {"feature_layer": "head"},
+    ]
+    assert len({hashed(), *(hashed(**other) for other in others)}) == len(others) + 1
+
+
+def test_content_hash_of_earlier_versions_is_kept() -> None:
+    # What a version without input size, channel order and feature layer gave.
+    network = nn.Linear(2, 2, bias=False)
+    network.weight.data = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    classifier = Classifier(network, architecture="x", mean=(0.5,), std=(0.25,), class_count=2)
+    assert classifier.content_hash() == (
+        "4b5685db67ceafdcb685718be25a2a28d4424f2b285abe1016cb8ca26b7692e9"
+    )

@@ -41,7 +41,7 @@ def weights(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("architecture", ["auto", "cifar_resnet20"])
 def test_weights_are_loaded(tmp_path: Path, weights: Path, architecture: str) -> None:
-    given = settings(weights=str(weights), architecture=architecture)
+    given = settings(weights=str(weights), source=architecture)
     cache = ContentCache(tmp_path / "cache")
     classifier = load_classifier(given, dataset(), cache, CPU)
     assert classifier.architecture == "cifar_resnet20"
@@ -76,11 +76,11 @@ def test_data_without_statistics_ask_for_them(weights: Path) -> None:
 @pytest.mark.parametrize("name", ["small_cnn", "cifar_resnet56"])
 def test_weights_of_another_architecture_are_refused(weights: Path, name: str) -> None:
     with pytest.raises(InputError, match=f"does not fit {name}"):
-        untrained_classifier(settings(weights=str(weights), architecture=name), dataset())
+        untrained_classifier(settings(weights=str(weights), source=name), dataset())
 
 
 def test_classifier_without_a_source_is_refused(tmp_path: Path) -> None:
-    for given in (settings(), settings(architecture="small_cnn")):
+    for given in (settings(), settings(source="small_cnn")):
         with pytest.raises(InputError) as error:
             load_classifier(given, dataset(), ContentCache(tmp_path), CPU)
         assert "--set classifier.weights=FILE" in str(error.value)
@@ -110,22 +110,20 @@ def test_statistics_of_other_channels_are_refused(
 
 @pytest.mark.parametrize("name", ["resnet12", "half_alexnet"])
 def test_images_too_small_for_the_architecture_are_refused(name: str) -> None:
-    given = settings(architecture=name, training=TRAINING)
+    given = settings(source=name, training=TRAINING)
     with pytest.raises(InputError) as error:
         untrained_classifier(given, dataset())
     text = str(error.value)
-    assert text.startswith(f"classifier.architecture: {name} needs images of 1")
+    assert text.startswith(f"classifier.source: {name} needs images of 1")
     assert "tiny has 6x6. Use one of small_cnn, cifar_resnet20, " in text
-    assert "resnet18" in text and "alexnet" not in text.removeprefix(
-        f"classifier.architecture: {name}"
-    )
+    assert "resnet18" in text and "alexnet" not in text.removeprefix(f"classifier.source: {name}")
     enough = tiny_dataset(torch.arange(4), class_count=4, images=random_images(4, size=16))
     assert untrained_classifier(given, enough).architecture == name
 
 
 def test_trained_classifier_is_trained_once(tmp_path: Path) -> None:
     cache = ContentCache(tmp_path)
-    given = settings(architecture="small_cnn", training=TRAINING)
+    given = settings(source="small_cnn", training=TRAINING)
     first = load_classifier(given, dataset(), cache, CPU)
     again = load_classifier(given, dataset(), cache, CPU)
     assert cache.computations("classifier") == 1
@@ -142,13 +140,13 @@ def test_trained_classifier_is_trained_once(tmp_path: Path) -> None:
         {"training": {**TRAINING, "learning_rate": 0.02}},
         {"training": {**TRAINING, "batch_size": 8}},
         {"mean": [0.4], "std": [0.25]},
-        {"architecture": "cifar_resnet20"},
+        {"source": "cifar_resnet20"},
         {"data": 1},
     ],
 )
 def test_other_training_is_another_classifier(tmp_path: Path, change: dict[str, Any]) -> None:
     cache = ContentCache(tmp_path)
-    given = {"architecture": "small_cnn", "training": TRAINING}
+    given = {"source": "small_cnn", "training": TRAINING}
     first = load_classifier(settings(**given), dataset(), cache, CPU)
     data = dataset(seed=change.pop("data", 0))
     other = load_classifier(settings(**given | change), data, cache, CPU)

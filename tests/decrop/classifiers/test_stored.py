@@ -1,16 +1,21 @@
 """A stored classifier comes back to the bit, or not at all."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import decrop.classifiers.stored
 from decrop.classifiers.classifier import Classifier
+from decrop.classifiers.program import ExportedNetwork
 from decrop.classifiers.stored import load_stored_classifier, store_classifier
 from decrop.errors import InputError
 from decrop.files import read_json, write_json
 from decrop.networks.registry import build_classifier_network
+from tests.decrop.classifiers.exported import program_of
+from tests.decrop.classifiers.factories import make
 from tests.decrop.digits_trial import files_in
 
 NAMES = ("circle", "square", "star")
@@ -122,3 +127,108 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, change: str, named:
 
 def test_a_folder_without_description_is_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path) == f"{tmp_path / 'classifier.json'} does not exist."
+
+
+FACTORY = "tests.decrop.classifiers.factories:make"
+
+
+def by_factory() -> Classifier:
+    network = make(width=3)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(1)
+    return Classifier(
+        network,
+        architecture=FACTORY,
+        mean=(0.5,),
+        std=(0.25,),
+        class_count=4,
+        arguments={"width": 3},
+        input_size=(6, 6),
+        feature_layer="1",
+    )
+
+
+FOUR = ("a", "b", "c", "d")
+IMAGES = torch.rand(3, 1, 9, 9, generator=torch.Generator().manual_seed(0))
+
+
+def test_code_is_imported_only_where_it_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = by_factory()
+    store_classifier(original, FOUR, tmp_path)
+    imported: list[str] = []
+
+    def build(source: str, arguments: Any) -> torch.nn.Module:
+        imported.append(source)
+        return make(**arguments)
+
+    monkeypatch.setattr(decrop.classifiers.stored, "build_by_factory", build)
+    for weights in (None, tmp_path / "weights.safetensors"):
+        message = refusal(tmp_path, weights)
+        assert FACTORY in message and "trust_code=True" in message and "--trust-code" in message
+    assert not imported
+    loaded, _ = load_stored_classifier(tmp_path, trust_code=True)
+    assert imported == [FACTORY]
+    assert torch.equal(loaded(IMAGES), original(IMAGES))
+    assert loaded.description() == original.description()
+    assert loaded.content_hash() == original.content_hash()
+
+
+def test_a_network_that_is_given_needs_no_trust(tmp_path: Path) -> None:
+    original = by_factory()
+    store_classifier(original, FOUR, tmp_path, with_weights=False)
+    for given in (original, original.network):
+        loaded, _ = load_stored_classifier(tmp_path, given=given)
+        assert torch.equal(loaded(IMAGES), original(IMAGES))
+    with pytest.raises(InputError, match="is not the classifier that"):
+        load_stored_classifier(tmp_path, given=make(width=3))
+
+
+@pytest.mark.parametrize("architecture", ["timm/resnet18", "torchvision/resnet18"])
+def test_models_of_other_packages_need_trust_too(tmp_path: Path, architecture: str) -> None:
+    original = by_factory()
+    original.architecture = architecture
+    store_classifier(original, FOUR, tmp_path)
+    assert f"built by {architecture}, code that a bundle may not import" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("architecture", ["other.pt2", "models:/m/1", "auto", "vgg", "os:system("])
+def test_what_cannot_have_been_stored_is_refused(tmp_path: Path, architecture: str) -> None:
+    store_classifier(classifier(), NAMES, tmp_path)
+    path = tmp_path / "classifier.json"
+    write_json(path, read_json(path) | {"architecture": architecture})
+    assert f"{path}: architecture = '{architecture}'" in refusal(tmp_path)
+
+
+def test_a_program_is_stored_as_it_was(tmp_path: Path) -> None:
+    program = program_of()
+    original = Classifier(
+        ExportedNetwork(program, "1", blamed="it"),
+        architecture="program.pt2",
+        mean=(0.5,),
+        std=(0.25,),
+        class_count=4,
+        input_size=(6, 6),
+        feature_layer="1",
+    )
+    store_classifier(original, FOUR, tmp_path / "with")
+    assert files_in(tmp_path / "with") == {"classifier.json", "program.pt2"}
+    assert (tmp_path / "with" / "program.pt2").read_bytes() == program
+    loaded, _ = load_stored_classifier(tmp_path / "with")
+    for one, other in zip(
+        loaded.logits_and_features(IMAGES), original.logits_and_features(IMAGES), strict=True
+    ):
+        assert torch.equal(one, other)
+    store_classifier(original, FOUR, tmp_path / "without", with_weights=False)
+    assert "without its weights" in refusal(tmp_path / "without")
+    given = tmp_path / "with" / "program.pt2"
+    again, _ = load_stored_classifier(tmp_path / "without", given=given)
+    assert again.content_hash() == original.content_hash()
+
+
+def test_what_is_the_default_is_not_written_down(tmp_path: Path) -> None:
+    store_classifier(classifier(), NAMES, tmp_path)
+    keys = ["architecture", "mean", "std", "class_names", "hash"]
+    assert list(read_json(tmp_path / "classifier.json")) == keys

@@ -50,7 +50,7 @@ BAD_ARGUMENTS = {
     "weights that fit nothing": (
         [
             "digits",
-            *("--set", "classifier={weights: colour, architecture: auto}"),
+            *("--set", "classifier={weights: colour, source: auto}"),
         ],
         ["classifier.weights: colour fits none of small_cnn"],
     ),

@@ -169,7 +169,7 @@ def test_settings_can_come_from_a_file(tmp_path: Path, monkeypatch: pytest.Monke
     Path("mine.yaml").write_text(
         "dataset: {name: digits}\n"
         "limited: {fraction: 0.1}\n"
-        "classifier: {architecture: small_cnn, training: {epochs: 1}}\n"
+        "classifier: {source: small_cnn, training: {epochs: 1}}\n"
         "certification: {test_images: 3, max_samples: 15, selection_samples: 5}\n"
     )
     assert run(["certify", "mine.yaml"]) == 0

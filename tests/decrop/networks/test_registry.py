@@ -120,7 +120,7 @@ def test_registries_have_what_the_schema_allows() -> None:
     ("path", "names"),
     [
         ("denoiser.architecture", list(DENOISERS)),
-        ("classifier.architecture", ["auto", *CLASSIFIERS]),
+        ("classifier.source", ["auto", *CLASSIFIERS]),
     ],
 )
 def test_wrong_name_lists_the_valid_ones(path: str, names: list[str]) -> None:
@@ -348,4 +348,4 @@ def test_denoiser_is_determined_by_its_seed_and_survives_a_file(
 
 def test_classifier_setting_takes_every_registered_name() -> None:
     for architecture in CLASSIFIERS:
-        assert ClassifierSettings(architecture=architecture).architecture == architecture
+        assert ClassifierSettings(source=architecture).source == architecture

@@ -1,0 +1,51 @@
+"""The forms that `classifier.source` takes."""
+
+import re
+from typing import Literal, get_args
+
+# Networks that decrop brings (decrop/networks/registry.py builds them).
+ClassifierArchitecture = Literal[
+    "small_cnn",
+    "cifar_resnet20",
+    "cifar_resnet56",
+    "cifar_resnet110",
+    "resnet12",
+    "resnet18",
+    "alexnet",
+    "half_alexnet",
+]
+SourceKind = Literal["registered", "factory", "timm", "torchvision", "program", "uri"]
+
+AUTO = "auto"
+_NAME = r"[A-Za-z_]\w*"
+_FACTORY = re.compile(rf"{_NAME}(\.{_NAME})*:{_NAME}(\.{_NAME})*")
+_URI = re.compile(r"([a-z][a-z0-9+.-]*):/\S+")
+_ZOO = re.compile(r"(timm|torchvision)/[\w.-]+")
+
+
+def source_kind(source: str) -> SourceKind:
+    """Return which form a source has.
+
+    Raises:
+        ValueError: it has none of them.
+    """
+    if source == AUTO or source in get_args(ClassifierArchitecture):
+        return "registered"
+    if zoo := _ZOO.fullmatch(source):
+        return "timm" if zoo[1] == "timm" else "torchvision"
+    if _URI.fullmatch(source):
+        return "uri"
+    if source.endswith(".pt2"):
+        return "program"
+    if _FACTORY.fullmatch(source):
+        return "factory"
+    names = ", ".join(map(repr, [AUTO, *get_args(ClassifierArchitecture)]))
+    raise ValueError(
+        f"must be one of {names}, or package.module:function, timm/NAME, torchvision/NAME, "
+        "FILE.pt2, or the URI of a model"
+    )
+
+
+def uri_scheme(source: str) -> str:
+    """Return the part of a URI before its colon."""
+    return source.partition(":")[0]

@@ -1,0 +1,133 @@
+"""`decrop inspect`: what is understood of a classifier, to look at before a sweep."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from decrop.cli.options import AsJson, Assignments
+from decrop.cli.output import accuracy_cell, console, print_json, progress_bars
+
+if TYPE_CHECKING:
+    from decrop.config import TrialConfig
+    from decrop.inspection import Inspection
+
+
+def inspect(
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="Settings (digits, cifar10, a YAML file), or a classifier.source, whose other "
+            "settings --set gives: resnet18, module:function, timm/NAME, torchvision/NAME, "
+            "FILE.pt2."
+        ),
+    ],
+    assignments: Assignments = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="dataset.name, where the target is a classifier.")
+    ] = None,
+    dataset_path: Annotated[str | None, typer.Option(help="dataset.path.")] = None,
+    split: Annotated[
+        Literal["train", "test"],
+        typer.Option(help="Whose images the accuracies are of; test data should choose nothing."),
+    ] = "train",
+    images: Annotated[int, typer.Option(min=1, help="How many, evenly spaced.")] = 500,
+    draws: Annotated[int, typer.Option(min=1, help="Of noise, of each image and sigma.")] = 4,
+    as_json: AsJson = False,
+) -> None:
+    """Print what is understood of a classifier, and its accuracy under noise.
+
+    Example: [bold]decrop inspect mymodels:resnet --dataset cifar10 --set
+    classifier.arguments.depth=18[/bold]
+    """
+    from decrop.cache import ContentCache
+    from decrop.classifiers.load import load_classifier
+    from decrop.data.datasets import load_dataset
+    from decrop.data.limited import evenly_spaced
+    from decrop.inspection import inspect_classifier
+    from decrop.smoothing.execution import resolve_device
+
+    config = _settings(target, list(assignments or []), dataset, dataset_path)
+    with console.status("loading data and classifier"), TemporaryDirectory() as cache:
+        data = load_dataset(config.dataset)
+        classifier = load_classifier(
+            config.classifier,
+            data,
+            ContentCache(Path(cache)),
+            resolve_device(config.execution.device),
+        ).cpu()
+        chosen = evenly_spaced(data.train if split == "train" else data.test, images)
+    with progress_bars() as bars:
+        found = inspect_classifier(
+            config.classifier,
+            config,
+            classifier,
+            chosen,
+            split=split,
+            draws=draws,
+            on_sigma=bars.counted("classifying noisy images, standard deviations"),
+        )
+    console.print(_table(found))
+    if as_json:
+        print_json(found.to_json())
+
+
+def _settings(
+    target: str, assignments: list[str], dataset: str | None, dataset_path: str | None
+) -> "TrialConfig":
+    """Return the settings of a trial whose classifier is the target's."""
+    from decrop.classifier_source import AUTO, source_kind
+    from decrop.cli.settings import change, load_trial
+    from decrop.config import TrialConfig
+
+    given = []
+    if dataset is not None:
+        given.append(f"dataset.name={dataset}")
+    if dataset_path is not None:
+        given.append(f"dataset.path={dataset_path}")
+    try:
+        source_kind(target)
+    except ValueError:
+        return load_trial(target, [*given, *assignments])
+    if target == AUTO:
+        return change(TrialConfig(), [*given, *assignments])
+    return change(TrialConfig(), [*given, *assignments, f"classifier.source={target}"])
+
+
+def _table(found: "Inspection") -> Table:
+    table = Table(title=f"Classifier {found.source}", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    network = found.architecture
+    if found.arguments:
+        network += " with " + ", ".join(f"{k}={v!r}" for k, v in found.arguments.items())
+    channels, *size = found.image_shape
+    resized = "" if list(found.input_size) == size else ", resized (bilinear, antialiased)"
+    order = f", {found.channel_order}" if channels == 3 else ""
+    own = " (none: it standardises for itself)" if _unchanged(found) else ""
+    rows = {
+        "network": network,
+        "parameters": f"{found.parameters:,}",
+        "images": f"{channels} x {' x '.join(map(str, size))}, {found.classes} classes",
+        "input": f"{channels} x {' x '.join(map(str, found.input_size))}{order}{resized}",
+        "mean": ", ".join(f"{value:.4g}" for value in found.mean) + own,
+        "standard deviation": ", ".join(f"{value:.4g}" for value in found.std),
+        "features": f"{found.features}, the input of {found.feature_layer}",
+        "accuracy, %": f"of {found.images} images of the {found.split} split",
+        "  without noise": accuracy_cell(found.clean_accuracy, found.images),
+        **{
+            f"  σ = {sigma}": f"{100 * share:.1f}, {found.draws} draws an image"
+            for sigma, share in found.noisy_accuracy.items()
+        },
+        "speed": f"{found.samples_per_second:,.0f} samples a second without a denoiser, in "
+        f"{found.precision} on {found.device}",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def _unchanged(found: "Inspection") -> bool:
+    return set(found.mean) == {0.0} and set(found.std) == {1.0}

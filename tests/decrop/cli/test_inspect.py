@@ -1,0 +1,90 @@
+"""`decrop inspect` says what a classifier is, as a page and as JSON."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from decrop.cli.main import run
+from tests.decrop.classifiers.exported import program_of
+from tests.decrop.classifiers.factories import make
+
+FACTORY = "tests.decrop.classifiers.factories:make"
+QUICK = ["--images", "20", "--draws", "2", "--set", "execution.chunks_per_batch=1"]
+
+
+def inspected(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> tuple[str, dict[str, object]]:
+    assert run(["inspect", *arguments, *QUICK, "--json"]) == 0
+    output = capsys.readouterr().out
+    return output, json.loads(output.splitlines()[-1])
+
+
+def test_a_function_is_described(capsys: pytest.CaptureFixture[str]) -> None:
+    shown, found = inspected(
+        [
+            *(FACTORY, "--dataset", "digits"),
+            *("--set", "classifier.arguments={width: 3, classes: 10, size: 9}"),
+            *("--set", "classifier.input_size=[9,9]", "--set", "classifier.feature_layer='1'"),
+            *("--set", "classifier.mean=[0]", "--set", "classifier.std=[1]"),
+        ],
+        capsys,
+    )
+    expected = {
+        "source": FACTORY,
+        "arguments": {"width": 3, "classes": 10, "size": 9},
+        "parameters": sum(p.numel() for p in make(3, 10, 9).parameters()),
+        "image_shape": [1, 8, 8],
+        "input_size": [9, 9],
+        "mean": [0.0],
+        "std": [1.0],
+        "feature_layer": "1",
+        "features": 3,
+        "images": 20,
+        "split": "train",
+        "draws": 2,
+    }
+    assert {name: found[name] for name in expected} == expected
+    for text in ("resized (bilinear, antialiased)", "it standardises for itself", "3, the input"):
+        assert text in shown
+
+
+def test_a_program_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.pt2"
+    path.write_bytes(program_of(make(classes=10, size=8).eval(), (1, 8, 8)))
+    _, found = inspected([str(path), "--dataset", "digits", "--split", "test"], capsys)
+    assert (found["architecture"], found["feature_layer"]) == ("program.pt2", "4")
+    assert found["split"] == "test"
+
+
+def test_accuracy_falls_with_the_noise(capsys: pytest.CaptureFixture[str]) -> None:
+    shown, found = inspected(["digits", "--set", "classifier.training.epochs=8"], capsys)
+    noisy = found["noisy_accuracy"]
+    assert isinstance(noisy, dict) and list(noisy) == ["0.12", "0.25", "0.5", "1"]
+    clean = found["clean_accuracy"]
+    assert isinstance(clean, float) and clean >= 0.9
+    assert clean + 0.05 >= noisy["0.12"] > noisy["0.5"] > 0
+    assert noisy["1"] < 0.4
+    assert isinstance(found["samples_per_second"], float) and found["samples_per_second"] > 0
+    assert "samples a second without a denoiser, in" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere:make"], "nowhere cannot be imported"),
+        ([FACTORY, "--set", "classifier.feature_layer=fc"], "no layer 'fc'; candidates are"),
+        (["none.pt2"], "none.pt2 does not exist"),
+        (["digit"], "There is no trial preset 'digit'"),
+        (["small_cnn"], "--set classifier.weights=FILE"),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    classes = ["--set", "classifier.arguments={classes: 10, size: 8}"]
+    given = [*arguments, *(classes if arguments[0] == FACTORY else []), "--dataset", "digits"]
+    assert run(["inspect", *given]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
