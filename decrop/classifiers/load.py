@@ -4,40 +4,18 @@ from pathlib import Path
 
 import torch
 
-from decrop.cache import ContentCache, Tensors
 from decrop.classifiers.classifier import Classifier
-from decrop.classifiers.train import train_classifier_network
 from decrop.classifiers.weights import load_weights, matching_architecture
-from decrop.config import (
-    ClassifierArchitecture,
-    ClassifierSettings,
-    ClassifierTrainingSettings,
-)
+from decrop.config import ClassifierArchitecture, ClassifierSettings
 from decrop.data.datasets import Dataset
 from decrop.errors import InputError
-from decrop.files import sha256_of_tensors
 from decrop.networks.registry import CLASSIFIERS, SMALLEST_IMAGES, build_classifier_network
-
-
-def load_classifier(
-    settings: ClassifierSettings, dataset: Dataset, cache: ContentCache, device: torch.device
-) -> Classifier:
-    """Load the classifier's weights, or train it on the whole training split if so asked.
-
-    A trained classifier is kept in `cache` under its dataset, architecture and training settings.
-
-    Raises:
-        InputError: neither weights nor training is given, or weights or statistics do not fit.
-    """
-    classifier = untrained_classifier(settings, dataset)
-    if settings.training is not None:
-        weights = _trained(classifier, settings.training, dataset, cache, device)
-        classifier.network.load_state_dict(weights)
-    return classifier
 
 
 def untrained_classifier(settings: ClassifierSettings, dataset: Dataset) -> Classifier:
     """Build the classifier as far as it goes without training: with weights where there is a file.
+
+    Weights that training starts from are loaded too.
 
     Raises:
         InputError: neither weights nor training is given, or weights, statistics or the size of
@@ -51,6 +29,13 @@ def untrained_classifier(settings: ClassifierSettings, dataset: Dataset) -> Clas
     )
     if settings.weights is not None:
         load_weights(network, Path(settings.weights), architecture=architecture)
+    elif settings.training is not None and settings.training.initial_weights is not None:
+        load_weights(
+            network,
+            Path(settings.training.initial_weights),
+            architecture=architecture,
+            setting="classifier.training.initial_weights",
+        )
     return Classifier(
         network,
         architecture=architecture,
@@ -108,26 +93,3 @@ def _check_image_size(architecture: ClassifierArchitecture, dataset: Dataset) ->
             f"classifier.architecture: {architecture} needs images of {smallest}x{smallest} pixels "
             f"or more; {dataset.name} has {height}x{width}. Use one of {', '.join(fitting)}."
         )
-
-
-def _trained(
-    classifier: Classifier,
-    training: ClassifierTrainingSettings,
-    dataset: Dataset,
-    cache: ContentCache,
-    device: torch.device,
-) -> Tensors:
-    labels = dataset.train.labels
-    images = dataset.train.images(torch.arange(len(labels)))
-    determined_by = {
-        "architecture": classifier.architecture,
-        "training": training.model_dump(),
-        "mean": classifier.mean.flatten().tolist(),
-        "std": classifier.std.flatten().tolist(),
-        "data": sha256_of_tensors({"images": images, "labels": labels}),
-    }
-    return cache.get(
-        "classifier",
-        determined_by,
-        lambda: train_classifier_network(classifier, images, labels, training, device),
-    )

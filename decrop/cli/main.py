@@ -6,6 +6,7 @@ from importlib.metadata import entry_points
 import typer
 
 from decrop.cli.certify import certify
+from decrop.cli.classifier import app as classifier
 from decrop.cli.figures import figures
 from decrop.cli.train import train
 from decrop.cli.verify import verify
@@ -39,6 +40,7 @@ def build_app() -> typer.Typer:
         app.add_typer(extension.load())
     for command in (train, certify, verify, figures):
         app.command()(command)
+    app.add_typer(classifier, name="classifier")
     return app
 
 
