@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from decrop.config import ClassifierTrainingSettings, TrialConfig
+from decrop.classifier_training_settings import ClassifierTrainingSettings
+from decrop.config import TrialConfig
 from decrop.documents import (
     field_paths,
     get_dotted,

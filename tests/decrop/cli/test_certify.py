@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import norm
 
 import decrop.certification
-import decrop.classifiers.load
+import decrop.training.trained_classifier
 from decrop.bundle import load_bundle
 from decrop.certification import MakeSampler
 from decrop.cli.main import run
@@ -203,7 +203,7 @@ def test_weights_are_taken_in_place_of_training(
     def training(*arguments: object, **named: object) -> None:
         raise AssertionError("the classifier is given")
 
-    monkeypatch.setattr(decrop.classifiers.load, "train_classifier_network", training)
+    monkeypatch.setattr(decrop.training.trained_classifier, "train_to_end", training)
     options = [*set_options(*SHORT), "--weights", str(weights)]
     table = certified("digits", tmp_path / "certificates.tsv", *options)
     assert certificates(table) == certificates(
