@@ -4,7 +4,12 @@ import typer
 
 from decrop.cli.classifier_train import train
 
-app = typer.Typer(help="Train the classifier itself.", no_args_is_help=True)
-# A group, though there is one command.
+_HELP = """Train the classifier itself.
+
+Example: [bold]decrop classifier train classifier_digits --out runs/classifier[/bold]
+"""
+
+app = typer.Typer(help=_HELP, no_args_is_help=True, rich_markup_mode="rich")
+# With a callback it stays a group, though there is one command.
 app.callback()(lambda: None)
 app.command()(train)

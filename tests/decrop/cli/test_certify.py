@@ -139,12 +139,12 @@ def test_settings_of_certification_can_be_changed(
     exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = set_options(
-        "certification.test_images=7",
-        "certification.max_samples=210",
+        "certification.test_images=50",
+        "certification.max_samples=410",
         "certification.radii=[0.1]",
     )
     table = certified(str(exported), tmp_path / "certificates.tsv", *options, "--json")
-    assert len(table.idx) == 7
+    assert len(table.idx) == 50
     # More than 60 draws can certify.
     assert table.radius.max() > 0.25 * norm.ppf(0.05 ** (1 / ESTIMATION_SAMPLES))
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
