@@ -1,11 +1,17 @@
 """The settings of one trial: what a sweep samples, a run logs, a bundle carries and reproduces."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from decrop.classifier_source import AUTO, source_kind
 from decrop.classifier_source import ClassifierArchitecture as ClassifierArchitecture
+from decrop.classifier_training_settings import ClassifierTrainingSettings
+from decrop.settings import Count as Count
+from decrop.settings import NonNegative as NonNegative
+from decrop.settings import Positive as Positive
+from decrop.settings import Probability
+from decrop.settings import Settings as Settings
 
 DatasetName = Literal["digits", "cifar10", "fashion_mnist", "parquet", "image_folder"]
 DenoiserArchitecture = Literal["dncnn", "dncnn_wide", "memnet", "unet"]
@@ -14,17 +20,6 @@ Optimizer = Literal["adam", "adam_then_sgd", "sgd", "one_cycle"]
 Objective = Literal["decrop", "stability", "mse"]
 AugmentationPolicy = Literal["none", 1, 2, 3]
 Mixing = Literal["none", "mixup", "cutmix"]
-
-Probability = Annotated[float, Field(gt=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Settings(BaseModel):
-    """A frozen group of fields that refuses unknown names, infinities and NaN."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DatasetSettings(Settings):
@@ -61,15 +56,6 @@ class LimitedDataSettings(Settings):
         description="Share of the limited data kept out of training, to score trials on.",
     )
     seed: int = Field(0, ge=0, description="Seed of both draws; the same in every trial.")
-
-
-class ClassifierTrainingSettings(Settings):
-    """How the classifier is trained when no weights are given."""
-
-    epochs: Count = Field(30, description="Epochs over the whole training split.")
-    batch_size: Count = Field(128, description="Images a step.")
-    learning_rate: Positive = Field(0.01, description="Peak of the one-cycle schedule (Adam).")
-    seed: int = Field(0, ge=0, description="Seed of initialisation and shuffling.")
 
 
 class ClassifierSettings(Settings):

@@ -6,10 +6,11 @@ import torch
 
 from decrop.cache import ContentCache
 from decrop.classifiers.classifier import Classifier
-from decrop.classifiers.load import load_classifier, untrained_classifier
+from decrop.classifiers.load import untrained_classifier
 from decrop.config import TrialConfig
 from decrop.data.datasets import load_dataset
 from decrop.data.limited import LabelledImages, LimitedData, evenly_spaced, limited_data
+from decrop.training.trained_classifier import load_classifier
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def load_inputs(config: TrialConfig, cache: ContentCache, device: torch.device) 
     dataset = load_dataset(config.dataset)
     limited = limited_data(dataset, config.limited)
     return TrialInputs(
-        classifier=load_classifier(config.classifier, dataset, cache, device).cpu(),
+        classifier=load_classifier(config, dataset, cache, device).cpu(),
         limited=limited,
         test=evenly_spaced(dataset.test, config.certification.test_images),
         class_names=dataset.class_names,

@@ -146,7 +146,10 @@ def _portable(config: TrialConfig, classifier: Classifier, result: TrialResult) 
         "chunks_per_batch": result.chunks_per_batch,
     }
     # Files may lie elsewhere, or nowhere, from now on; what they were is in classifier.json.
-    found = {"weights": None, "source": classifier.architecture}
+    training = config.classifier.training
+    if training is not None:
+        training = training.model_copy(update={"initial_weights": None})
+    found = {"weights": None, "source": classifier.architecture, "training": training}
     return config.model_copy(
         update={
             "dataset": config.dataset.model_copy(update={"path": None}),

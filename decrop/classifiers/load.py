@@ -1,39 +1,18 @@
 """From settings to the classifier to protect."""
 
-import torch
-
-from decrop.cache import ContentCache, Tensors
 from decrop.classifiers.check import check_classifier
 from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.sources import load_network
-from decrop.classifiers.train import train_classifier_network
-from decrop.config import ClassifierSettings, ClassifierTrainingSettings
+from decrop.config import ClassifierSettings
 from decrop.data.datasets import Dataset
 from decrop.errors import InputError
-from decrop.files import sha256_of_tensors
-
-
-def load_classifier(
-    settings: ClassifierSettings, dataset: Dataset, cache: ContentCache, device: torch.device
-) -> Classifier:
-    """Load the classifier's weights, or train it on the whole training split if so asked.
-
-    A trained classifier is kept in `cache` under its dataset, architecture and training settings.
-
-    Raises:
-        InputError: neither weights nor training is given, or weights or statistics do not fit.
-    """
-    classifier = untrained_classifier(settings, dataset)
-    if settings.training is not None:
-        weights = _trained(classifier, settings.training, dataset, cache, device)
-        classifier.network.load_state_dict(weights)
-    return classifier
 
 
 def untrained_classifier(settings: ClassifierSettings, dataset: Dataset) -> Classifier:
     """Build the classifier as far as it goes without training: with weights where there is a file.
 
-    Runs code that the settings name, so they must be the user's own.
+    Weights that training starts from are loaded too. Runs code that the settings name, so they must
+    be the user's own.
 
     Raises:
         InputError: the source, its weights, the statistics, the size of the images or the feature
@@ -79,26 +58,3 @@ def _statistics(
                 f"{dataset.channels} channels."
             )
     return mean, std
-
-
-def _trained(
-    classifier: Classifier,
-    training: ClassifierTrainingSettings,
-    dataset: Dataset,
-    cache: ContentCache,
-    device: torch.device,
-) -> Tensors:
-    labels = dataset.train.labels
-    images = dataset.train.images(torch.arange(len(labels)))
-    determined_by = {
-        "architecture": classifier.architecture,
-        "training": training.model_dump(),
-        "mean": classifier.mean.flatten().tolist(),
-        "std": classifier.std.flatten().tolist(),
-        "data": sha256_of_tensors({"images": images, "labels": labels}),
-    }
-    return cache.get(
-        "classifier",
-        determined_by,
-        lambda: train_classifier_network(classifier, images, labels, training, device),
-    )

@@ -6,6 +6,7 @@ from importlib.metadata import entry_points
 import typer
 
 from decrop.cli.certify import certify
+from decrop.cli.classifier import app as classifier
 from decrop.cli.figures import figures
 from decrop.cli.inspect import inspect
 from decrop.cli.train import train
@@ -40,6 +41,7 @@ def build_app() -> typer.Typer:
         app.add_typer(extension.load())
     for command in (inspect, train, certify, verify, figures):
         app.command()(command)
+    app.add_typer(classifier, name="classifier")
     return app
 
 

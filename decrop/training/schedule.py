@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from functools import cache
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import nn
@@ -33,10 +33,34 @@ def learning_rates(
         steps: of an epoch.
     """
     if settings.optimizer == "one_cycle":
-        rates = _one_cycle(settings.learning_rate, phase_epochs * steps)
+        rates = one_cycle_rates(settings.learning_rate, phase_epochs * steps)
         return rates[epoch * steps : (epoch + 1) * steps]
+    return [dropped_rate(settings, epoch)] * steps
+
+
+class Drops(Protocol):
+    """A learning rate that drops by a factor after each so many epochs."""
+
+    @property
+    def learning_rate(self) -> float:
+        """At first."""
+        ...
+
+    @property
+    def learning_rate_drop_every(self) -> int:
+        """Epochs between drops."""
+        ...
+
+    @property
+    def learning_rate_drop_factor(self) -> float:
+        """Of a drop."""
+        ...
+
+
+def dropped_rate(settings: Drops, epoch: int) -> float:
+    """Return the learning rate of an epoch, counted from 0."""
     drops = epoch // settings.learning_rate_drop_every
-    return [settings.learning_rate * settings.learning_rate_drop_factor**drops] * steps
+    return settings.learning_rate * settings.learning_rate_drop_factor**drops
 
 
 def build_optimizer(
@@ -50,8 +74,8 @@ def build_optimizer(
 
 
 @cache
-def _one_cycle(peak: float, steps: int) -> list[float]:
-    """Return the learning rates of Smith and Topin 2018 as PyTorch schedules them."""
+def one_cycle_rates(peak: float, steps: int) -> list[float]:
+    """Return the learning rate of each step, of Smith and Topin 2018 as PyTorch schedules them."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=peak)
     # PyTorch's schedule has no room for fewer than a handful of steps.
     schedule = torch.optim.lr_scheduler.OneCycleLR(

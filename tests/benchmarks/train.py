@@ -24,9 +24,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from decrop._torchvision import torchvision
+from decrop.classifier_training_settings import ClassifierTrainingSettings
 from decrop.classifiers.classifier import Classifier
-from decrop.classifiers.train import train_classifier_network
-from decrop.config import ClassifierTrainingSettings, DatasetSettings, TrialConfig
+from decrop.config import DatasetSettings, TrialConfig
 from decrop.data.datasets import load_dataset
 from decrop.documents import trial_config
 from decrop.networks.cifar_resnet import CifarResNet
@@ -35,6 +35,7 @@ from decrop.networks.small_cnn import SmallCNN
 from decrop.seeds import seeded_globals, torch_generator
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.synthesis.stage_one import StageOne
+from decrop.training.classifier import ClassifierTrainer, train_to_end
 from decrop.training.denoiser import DenoiserTrainer
 from decrop.training.losses import (
     LossTerms,
@@ -151,8 +152,9 @@ def load_problem(
     if pixels.shape[1] == 1:
         pixels = F.interpolate(pixels, scale_factor=4).expand(-1, 3, -1, -1).contiguous()
         training = ClassifierTrainingSettings(epochs=8)
-        found = train_classifier_network(classifier, pixels, labels, training, device)
-        network.load_state_dict(found)
+        trainer = ClassifierTrainer(classifier, pixels, labels, training, sigma=0.0, device=device)
+        train_to_end(trainer)
+        network.load_state_dict(trainer.weights())
     clean = pixels.float() / 255
     # Where samples lie between clean and boundary changes no time.
     moved = (clean[:images] + (torch.rand_like(clean[:images]) - 0.5) * 16 / 255).clamp(0, 1)

@@ -410,6 +410,22 @@ def test_no_path_of_this_machine_is_written_down(colour_bundle: Path, colours: P
     assert settings["classifier"]["weights"] is None
 
 
+def test_the_path_of_initial_weights_is_not_written_down(
+    final_trial: TrialFolder, inputs: TrialInputs, tmp_path: Path
+) -> None:
+    trial = TrialFolder(tmp_path / "trial")
+    shutil.copytree(final_trial.path, trial.path)
+    settings = read_json(trial.config_path)
+    settings["classifier"]["training"]["initial_weights"] = "/home/me/start.safetensors"
+    write_json(trial.config_path, settings)
+    bundle = export(trial, inputs, tmp_path / "bundle")
+    for name in files_in(bundle):
+        assert b"/home/me" not in (bundle / name).read_bytes(), name
+    training = read_json(bundle / "config.json")["trial"]["classifier"]["training"]
+    assert training["initial_weights"] is None
+    assert training["epochs"] == settings["classifier"]["training"]["epochs"]
+
+
 def test_the_architecture_that_the_weights_fit_is_written_down(colour_bundle: Path) -> None:
     assert load_bundle(colour_bundle).config.classifier.source == "small_cnn"
     card = (colour_bundle / "README.md").read_text()

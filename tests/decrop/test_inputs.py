@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import decrop.classifiers.load
+import decrop.training.trained_classifier
 from decrop.cache import ContentCache
 from decrop.config import TrialConfig
 from decrop.data.datasets import load_dataset
@@ -47,7 +47,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def train(*arguments: object) -> None:
         raise AssertionError("a check trains nothing")
 
-    monkeypatch.setattr(decrop.classifiers.load, "train_classifier_network", train)
+    monkeypatch.setattr(decrop.training.trained_classifier, "train_to_end", train)
 
 
 @pytest.mark.usefixtures("no_training")
@@ -68,6 +68,10 @@ def test_check_passes_what_can_be_loaded() -> None:
         (["dataset.name=cifar10", "dataset.path=/nowhere"], "dataset.path"),
         (["classifier.training=null"], "classifier.weights"),
         (["classifier.training=null", "classifier.weights=/nowhere"], "classifier.weights"),
+        (
+            ["classifier.training.initial_weights=/nowhere"],
+            "classifier.training.initial_weights: /nowhere does not exist",
+        ),
         (["classifier.mean=[0.5, 0.5]", "classifier.std=[0.2, 0.2]"], "classifier.mean"),
     ],
 )

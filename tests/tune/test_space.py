@@ -240,3 +240,29 @@ def test_grid_refuses_a_combination_that_no_trial_can_have() -> None:
         grid_trials(sweep(space, trial=named, search="grid", trials=None))
     with pytest.raises(InputError, match="name the source to train"):
         grid_trials(sweep(space, search="grid", trials=None))
+
+
+def test_training_of_the_classifier_can_be_searched() -> None:
+    adversarial = {"classifier.training.objective": "adre_adv"}
+    space = made(
+        {
+            "classifier.training.objective": {"choice": ["adre_reg", "adre_adv"]},
+            "classifier.training.regularisation_weight": {"uniform": [0, 0.5]},
+            "classifier.training.noise_samples": {"choice": [1, 2, 4]},
+            "classifier.training.attack_epsilon": {"uniform": [0.1, 0.5], "when": adversarial},
+            "classifier.training.attack_steps": {"int": [1, 3], "when": adversarial},
+        }
+    )
+    training = {"objective": "adre_reg", "trained_on": "without_held_out"}
+    given = sweep(trial={"classifier": {"architecture": "small_cnn", "training": training}})
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    seen = set()
+    for _ in range(20):
+        parameters = suggest(study.ask(), space)
+        found = trial_config_for(given, parameters).classifier.training
+        assert found is not None
+        assert found.trained_on == "without_held_out"
+        assert found.noise_samples in (1, 2, 4)
+        assert ("classifier.training.attack_steps" in parameters) == found.attacks
+        seen.add(found.objective)
+    assert seen == {"adre_reg", "adre_adv"}

@@ -31,6 +31,13 @@ def registered_network(settings: ClassifierSettings, dataset: Dataset) -> Networ
     )
     if settings.weights is not None:
         load_weights(network, Path(settings.weights), architecture=architecture)
+    elif settings.training is not None and settings.training.initial_weights is not None:
+        load_weights(
+            network,
+            Path(settings.training.initial_weights),
+            architecture=architecture,
+            setting="classifier.training.initial_weights",
+        )
     return Network(network, architecture)
 
 

@@ -8,14 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from decrop.cache import ContentCache
-from decrop.classifiers.load import load_classifier, untrained_classifier
+from decrop.classifiers.load import untrained_classifier
 from decrop.config import ClassifierSettings, TrialConfig
 from decrop.data.datasets import Dataset
 from decrop.documents import load_trial_document, trial_config
 from decrop.errors import InputError
 from decrop.networks.registry import build_classifier_network
-from tests.decrop.tiny import CPU, random_images, tiny_dataset
+from tests.decrop.tiny import random_images, tiny_dataset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -40,16 +39,14 @@ def weights(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("architecture", ["auto", "cifar_resnet20"])
-def test_weights_are_loaded(tmp_path: Path, weights: Path, architecture: str) -> None:
+def test_weights_are_loaded(weights: Path, architecture: str) -> None:
     given = settings(weights=str(weights), source=architecture)
-    cache = ContentCache(tmp_path / "cache")
-    classifier = load_classifier(given, dataset(), cache, CPU)
+    classifier = untrained_classifier(given, dataset())
     assert classifier.architecture == "cifar_resnet20"
     torch.manual_seed(3)
     network = build_classifier_network("cifar_resnet20", image_channels=1, class_count=4).eval()
     images = torch.rand(2, 1, 8, 8)
     torch.testing.assert_close(classifier(images), network((images - 0.5) / 0.25))
-    assert cache.computations("classifier") == 0
     assert classifier.class_count == 4
 
 
@@ -79,10 +76,10 @@ def test_weights_of_another_architecture_are_refused(weights: Path, name: str) -
         untrained_classifier(settings(weights=str(weights), source=name), dataset())
 
 
-def test_classifier_without_a_source_is_refused(tmp_path: Path) -> None:
+def test_classifier_without_a_source_is_refused() -> None:
     for given in (settings(), settings(source="small_cnn")):
         with pytest.raises(InputError) as error:
-            load_classifier(given, dataset(), ContentCache(tmp_path), CPU)
+            untrained_classifier(given, dataset())
         assert "--set classifier.weights=FILE" in str(error.value)
         assert "--set classifier.training.epochs=30" in str(error.value)
 
@@ -121,34 +118,27 @@ def test_images_too_small_for_the_architecture_are_refused(name: str) -> None:
     assert untrained_classifier(given, enough).architecture == name
 
 
-def test_trained_classifier_is_trained_once(tmp_path: Path) -> None:
-    cache = ContentCache(tmp_path)
-    given = settings(source="small_cnn", training=TRAINING)
-    first = load_classifier(given, dataset(), cache, CPU)
-    again = load_classifier(given, dataset(), cache, CPU)
-    assert cache.computations("classifier") == 1
-    assert first.content_hash() == again.content_hash()
-    anew = load_classifier(given, dataset(), ContentCache(tmp_path / "other"), CPU)
-    assert anew.content_hash() == first.content_hash()
+def test_training_starts_from_given_weights(weights: Path) -> None:
+    training = {**TRAINING, "initial_weights": str(weights)}
+    given = settings(source="cifar_resnet20", training=training)
+    loaded = untrained_classifier(
+        settings(source="cifar_resnet20", weights=str(weights)), dataset()
+    )
+    assert untrained_classifier(given, dataset()).content_hash() == loaded.content_hash()
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"training": {**TRAINING, "seed": 1}},
-        {"training": {**TRAINING, "epochs": 2}},
-        {"training": {**TRAINING, "learning_rate": 0.02}},
-        {"training": {**TRAINING, "batch_size": 8}},
-        {"mean": [0.4], "std": [0.25]},
-        {"source": "cifar_resnet20"},
-        {"data": 1},
-    ],
-)
-def test_other_training_is_another_classifier(tmp_path: Path, change: dict[str, Any]) -> None:
-    cache = ContentCache(tmp_path)
-    given = {"source": "small_cnn", "training": TRAINING}
-    first = load_classifier(settings(**given), dataset(), cache, CPU)
-    data = dataset(seed=change.pop("data", 0))
-    other = load_classifier(settings(**given | change), data, cache, CPU)
-    assert cache.computations("classifier") == 2
-    assert other.content_hash() != first.content_hash()
+def test_a_pickle_is_refused_as_initial_weights(tmp_path: Path) -> None:
+    class Hostile:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "executed",)
+
+    path = tmp_path / "weights.pt"
+    torch.save({"fc.weight": Hostile()}, path)
+    given = settings(source="small_cnn", training={**TRAINING, "initial_weights": str(path)})
+    with pytest.raises(InputError) as error:
+        untrained_classifier(given, dataset())
+    message = str(error.value)
+    assert message.startswith(f"classifier.training.initial_weights: {path} is not a safetensors")
+    assert "safetensors.torch.save_file" in message
+    assert "\n" not in message
+    assert not (tmp_path / "executed").exists()

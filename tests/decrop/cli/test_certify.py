@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import norm
 
 import decrop.certification
-import decrop.classifiers.load
+import decrop.training.trained_classifier
 from decrop.bundle import load_bundle
 from decrop.certification import MakeSampler
 from decrop.cli.main import run
@@ -139,12 +139,12 @@ def test_settings_of_certification_can_be_changed(
     exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = set_options(
-        "certification.test_images=7",
-        "certification.max_samples=210",
+        "certification.test_images=50",
+        "certification.max_samples=410",
         "certification.radii=[0.1]",
     )
     table = certified(str(exported), tmp_path / "certificates.tsv", *options, "--json")
-    assert len(table.idx) == 7
+    assert len(table.idx) == 50
     # More than 60 draws can certify.
     assert table.radius.max() > 0.25 * norm.ppf(0.05 ** (1 / ESTIMATION_SAMPLES))
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -203,7 +203,7 @@ def test_weights_are_taken_in_place_of_training(
     def training(*arguments: object, **named: object) -> None:
         raise AssertionError("the classifier is given")
 
-    monkeypatch.setattr(decrop.classifiers.load, "train_classifier_network", training)
+    monkeypatch.setattr(decrop.training.trained_classifier, "train_to_end", training)
     options = [*set_options(*SHORT), "--weights", str(weights)]
     table = certified("digits", tmp_path / "certificates.tsv", *options)
     assert certificates(table) == certificates(

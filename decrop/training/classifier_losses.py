@@ -1,0 +1,66 @@
+"""What a classifier is trained by: cross-entropy under noise, and ADRE's regulariser.
+
+Logits are [N, B, K]: N noise draws of B images, K classes.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# The regulariser rewards a runner-up of vanishing probability without end; below this one not.
+PROBABILITY_FLOOR = 1e-6
+
+
+def perturbed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy's mean over images and their noise draws.
+
+    Feng et al. 2020, eq. 7; with one draw the loss of Cohen et al. 2019.
+
+    Args:
+        logits: float [N, B, K].
+        labels: int64 [B].
+    """
+    return F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)))
+
+
+def smoothed_log_probabilities(logits: Tensor) -> Tensor:
+    """Return the log of the mean softmax over noise draws, [B, K] (Feng et al. 2020, eq. 8).
+
+    In log space, where no probability underflows.
+
+    Args:
+        logits: float [N, B, K].
+    """
+    return logits.log_softmax(2).logsumexp(0) - math.log(len(logits))
+
+
+def runner_up_cross_entropy(log_probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Return minus the log probability of the likeliest class but the true one, [B].
+
+    The loss of ADRE's regulariser (Feng et al. 2020, eq. 6, P_i): large where the smoothed
+    classifier is right by far, small where it is wrong by far. It stops growing where the
+    probability falls below `PROBABILITY_FLOOR`, which the paper leaves open.
+
+    Args:
+        log_probabilities: of the smoothed classifier, float [B, K].
+        labels: int64 [B].
+    """
+    others = log_probabilities.scatter(1, labels[:, None], -torch.inf)
+    return -others.max(dim=1).values.clamp(min=math.log(PROBABILITY_FLOOR))
+
+
+def attack_objective(logits: Tensor, labels: Tensor, regularisation_weight: float) -> Tensor:
+    """Return for each image what an attack on the smoothed classifier maximises, [B].
+
+    Feng et al. 2020, eq. 12; with weight 0 SmoothAdv's (Salman et al. 2019, eq. 6).
+
+    Args:
+        logits: float [N, B, K].
+        labels: int64 [B].
+        regularisation_weight: lambda.
+    """
+    log_probabilities = smoothed_log_probabilities(logits)
+    loss = F.nll_loss(log_probabilities, labels, reduction="none")
+    return loss - regularisation_weight * runner_up_cross_entropy(log_probabilities, labels)
