@@ -28,6 +28,8 @@ from decrop.smoothing.execution import Precision, resolve_device, resolve_precis
 from decrop.smoothing.journal import RecordedSampler
 from decrop.smoothing.plan import worth_of_radii
 from decrop.smoothing.probe import probe_chunks_per_batch
+from decrop.smoothing.rejecting import RejectingNetwork, check_certificate
+from decrop.smoothing.rejection import rejection_certificates
 from decrop.smoothing.sampling import (
     ESTIMATION,
     CountRequest,
@@ -116,11 +118,12 @@ def sampling_task(
 
     Args:
         config: the trial's settings; chunks_per_batch is a number (`with_batch_size`).
-        network: noisy images [B, C, H, W] to logits [B, K].
+        network: noisy images [B, C, H, W] to logits [B, K]; or a `RejectingNetwork`, whose
+            rejections the task counts as one more class.
         images: uint8, or float32 in [0,1], [B, C, H, W].
         image_ids: int64 [B], their positions in the split.
         split: they are from.
-        class_count: K.
+        class_count: K, without that of rejections.
     """
     if config.execution.chunks_per_batch == "auto":
         raise ValueError("chunks_per_batch is auto; with_batch_size puts a number in its place")
@@ -128,7 +131,7 @@ def sampling_task(
         network=network,
         images=images,
         image_ids=image_ids,
-        class_count=class_count,
+        class_count=class_count + isinstance(network, RejectingNetwork),
         sigma=config.sigma,
         seed=derive_seed(config.seed, "certification", split),
         chunk_size=config.execution.chunk_size,
@@ -205,8 +208,13 @@ def certify_task(
         labels: int64 [B], true classes; None where they are not known.
         estimation_samples: N, or the most of them where images stop early.
         on_certified: called with the progress.
+
+    Raises:
+        InputError: the network may reject draws and the certificate is not `rejection`, or the
+            other way round.
     """
     settings = config.certification
+    check_certificate(settings.certificate, rejecting=isinstance(task.network, RejectingNetwork))
     if settings.procedure == "fixed":
         return certify_fixed(
             sampler,
@@ -244,10 +252,11 @@ def certify_task(
 
 def certificate_rule(settings: CertificationSettings, sigma: float) -> CertificateRule:
     """Return what turns the counts of the fixed procedure into certificates."""
-    if settings.certificate == "cohen":
-        return partial(
-            cohen_certificates, sigma=sigma, failure_probability=settings.failure_probability
+    if settings.certificate in ("cohen", "rejection"):
+        certificates = (
+            cohen_certificates if settings.certificate == "cohen" else rejection_certificates
         )
+        return partial(certificates, sigma=sigma, failure_probability=settings.failure_probability)
     return partial(
         two_sided_certificates,
         sigma=sigma,
