@@ -6,6 +6,8 @@ from decrop.errors import InputError
 from decrop.files import read_json, sha256_of_file, write_json
 
 FORMAT = 3
+# Only bundles with a rejector, which earlier versions would leave out, are of this one.
+FORMAT_WITH_REJECTOR = 4
 # Format 2 did not say which shape the images have.
 OLDEST_FORMAT = 2
 CONFIG = "config.json"
@@ -14,6 +16,8 @@ CERTIFICATES = "certificates.tsv"
 HISTORY = "history.json"
 CLASSIFIER = "classifier"
 CARD = "README.md"
+REJECTOR = "rejector.safetensors"
+REJECTOR_HISTORY = "rejector_history.json"
 ONNX = "denoiser.onnx"
 TORCH_EXPORT = "denoiser.pt2"
 CHECKSUMS = "checksums.json"

@@ -130,7 +130,7 @@ def _load(
     from decrop.smoothing.execution import resolve_device
 
     if Path(target).is_dir():
-        _refuse_what_a_bundle_fixes(assignments)
+        refuse_what_a_bundle_fixes(assignments)
     if dataset_path is not None:
         assignments = [*assignments, f"dataset.path={dataset_path}"]
     if Path(target).is_dir():
@@ -150,7 +150,8 @@ def _load(
     return config, inputs.classifier, inputs.test, inputs.classifier.class_count
 
 
-def _refuse_what_a_bundle_fixes(assignments: Sequence[str]) -> None:
+def refuse_what_a_bundle_fixes(assignments: Sequence[str]) -> None:
+    """Raise InputError for assignments to settings that the files of a bundle depend on."""
     for assignment in assignments:
         key = assignment.partition("=")[0].strip()
         if key.split(".")[0] not in _CHANGEABLE and key != "dataset.path":

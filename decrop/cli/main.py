@@ -7,6 +7,7 @@ import typer
 
 from decrop.cli.certify import certify
 from decrop.cli.figures import figures
+from decrop.cli.rejector import rejector
 from decrop.cli.train import train
 from decrop.cli.verify import verify
 from decrop.errors import InputError, RunError
@@ -39,6 +40,7 @@ def build_app() -> typer.Typer:
         app.add_typer(extension.load())
     for command in (train, certify, verify, figures):
         app.command()(command)
+    app.add_typer(rejector)
     return app
 
 

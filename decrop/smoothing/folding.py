@@ -13,8 +13,8 @@ def fold_batch_norms(network: nn.Module) -> None:
     Conv2d, where each of the two is called exactly once, neither is a subclass or has hooks, and
     nothing else reads the convolution's parameters. The convolution takes both roles and an
     identity the place of the BatchNorm; `forward` stays the network's own. A network that torch.fx
-    cannot trace is left as it is, except an nn.Sequential, or a network whose `calls_children_whole`
-    is true because it reaches into none of its children: those are folded one by one.
+    cannot trace is left as it is, except an nn.Sequential, or a network whose
+    `calls_children_whole` is true, for it reaches into none of them: children are folded one by one.
     """
     try:
         graph = fx.Tracer().trace(network)

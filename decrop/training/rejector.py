@@ -307,9 +307,7 @@ class RejectorTrainer:
         """Take one step and return its loss and targets."""
         classes, heads = self._heads(noisy)
         targets, learning = rejection_targets(self._classes(clean), classes, self._settings.head)
-        loss = F.binary_cross_entropy_with_logits(
-            heads.gather(1, learning[:, None])[:, 0], targets
-        )
+        loss = F.binary_cross_entropy_with_logits(heads.gather(1, learning[:, None])[:, 0], targets)
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
@@ -318,7 +316,7 @@ class RejectorTrainer:
     @torch.no_grad()
     def _classes(self, clean: Tensor) -> Tensor:
         with autocast(self._precision, self._device):
-            logits, _ = self._classifier(clean)
+            logits: Tensor = self._classifier(clean)[0]
         return logits.argmax(dim=1)
 
     def _heads(self, noisy: Tensor) -> tuple[Tensor, Tensor]:
