@@ -124,14 +124,20 @@ def sampling_task(
         image_ids: int64 [B], their positions in the split.
         split: they are from.
         class_count: K, without that of rejections.
+
+    Raises:
+        InputError: the network may reject draws and the certificate is not `rejection`, or the
+            other way round.
     """
+    rejecting = isinstance(network, RejectingNetwork)
+    check_certificate(config.certification.certificate, rejecting=rejecting)
     if config.execution.chunks_per_batch == "auto":
         raise ValueError("chunks_per_batch is auto; with_batch_size puts a number in its place")
     return SamplingTask(
         network=network,
         images=images,
         image_ids=image_ids,
-        class_count=class_count + isinstance(network, RejectingNetwork),
+        class_count=class_count + rejecting,
         sigma=config.sigma,
         seed=derive_seed(config.seed, "certification", split),
         chunk_size=config.execution.chunk_size,
@@ -208,13 +214,8 @@ def certify_task(
         labels: int64 [B], true classes; None where they are not known.
         estimation_samples: N, or the most of them where images stop early.
         on_certified: called with the progress.
-
-    Raises:
-        InputError: the network may reject draws and the certificate is not `rejection`, or the
-            other way round.
     """
     settings = config.certification
-    check_certificate(settings.certificate, rejecting=isinstance(task.network, RejectingNetwork))
     if settings.procedure == "fixed":
         return certify_fixed(
             sampler,

@@ -102,7 +102,6 @@ def add_rejector(
     limited = limited_data_of(bundle, dataset_path=config.dataset.path)
     channels, height, width = limited.all.images.shape[1:]
     settings = with_stages(settings, bundle.classifier, (channels, height, width))
-    _begin(folder, bundle, config, settings)
     device = resolve_device(config.execution.device)
     trainer = RejectorTrainer(
         settings,
@@ -113,6 +112,7 @@ def add_rejector(
         precision=resolve_precision(config.execution.training_precision, device),
         device=device,
     )
+    _begin(folder, bundle, config, settings)
     _train(trainer, settings, folder, on_epoch)
     rejector = BundledRejector(
         settings=settings,

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from decrop.classifiers.classifier import Classifier
 from decrop.errors import InputError
 
+# Fewer may be a whole backbone and the pooling behind it.
+_ENOUGH_SIZES = 3
+
 
 class StagedClassifier(nn.Module):
     """A copy of a classifier that also returns the outputs of some of its modules, detached.
@@ -21,6 +24,9 @@ class StagedClassifier(nn.Module):
     The copy has hooks that stay, for threads may share it: each thread sees its own maps. Like the
     classifier it is frozen and always in eval mode.
     """
+
+    # So that the classifier can be folded by itself.
+    calls_children_whole = True
 
     def __init__(self, classifier: Classifier, stages: Sequence[str]) -> None:
         """Copy a classifier.
@@ -81,10 +87,11 @@ def find_stages(
 ) -> tuple[str, ...]:
     """Name the modules of a classifier's network after which the spatial size of its maps changes.
 
-    Modules are looked at from the outside in: the outermost level at which maps of two sizes or
-    more are seen is taken, and there the last module of each size, in order of execution. Maps of
-    one pixel count only where nothing else is there, and modules that are called several times, or
-    return something else than one tensor [B, channels, height, width], do not count.
+    Modules are looked at from the outside in: the outermost level at which the size changes twice
+    or more is taken, else that at which it changes most often, and there the last module of each
+    size, in order of execution. Maps of one pixel count only where nothing else is there, and
+    modules that are called several times, or return something else than one tensor [B, channels,
+    height, width], do not count.
 
     Args:
         classifier: whose network is run once.
@@ -99,8 +106,9 @@ def find_stages(
     outputs = spatial or outputs
     found: list[str] = []
     for depth in range(1, 1 + max((_depth(name) for name in outputs), default=0)):
-        found = _last_of_each_size(_level(classifier.network, outputs, depth)) or found
-        if len(found) > 1:
+        stages = _last_of_each_size(_level(classifier.network, outputs, depth))
+        found = max(found, stages, key=len)
+        if len(found) >= _ENOUGH_SIZES:
             break
     return tuple(found[-most:])
 

@@ -46,7 +46,8 @@ class Rejector(nn.Module):
             nn.ReLU(inplace=True),
         )
         self.blocks = nn.ModuleList()
-        self._appended = [min(block, len(feature_channels) - 1) for block in range(len(blocks))]
+        last = len(feature_channels) - 1
+        self._appended = [min(block, last) if last >= 0 else None for block in range(len(blocks))]
         channels = width
         for number, units in enumerate(blocks):
             own = width * 2**number
@@ -54,8 +55,9 @@ class Rejector(nn.Module):
             rest = (BasicBlock(own, own, 1) for _ in range(units - 1))
             self.blocks.append(nn.Sequential(first, *rest))
             channels = own
-            if feature_channels:
-                channels += feature_channels[self._appended[number]]
+            appended = self._appended[number]
+            if appended is not None:
+                channels += feature_channels[appended]
         self.heads = nn.Sequential(
             nn.Linear(channels, hidden_units),
             nn.ReLU(inplace=True),
@@ -74,7 +76,7 @@ class Rejector(nn.Module):
         maps = self.stem(denoised)
         for block, appended in zip(self.blocks, self._appended, strict=True):
             maps = block(maps)
-            if features:
+            if appended is not None:
                 resized = F.adaptive_avg_pool2d(features[appended], maps.shape[-2:])
                 maps = torch.cat([maps, resized], dim=1)
         logits: Tensor = self.heads(maps.mean((2, 3)))

@@ -14,7 +14,7 @@ def fold_batch_norms(network: nn.Module) -> None:
     nothing else reads the convolution's parameters. The convolution takes both roles and an
     identity the place of the BatchNorm; `forward` stays the network's own. A network that torch.fx
     cannot trace is left as it is, except an nn.Sequential, or a network whose
-    `calls_children_whole` is true, for it reaches into none of them: children are folded one by one.
+    `calls_children_whole` is true, as it reaches into no child: those are folded one by one.
     """
     try:
         graph = fx.Tracer().trace(network)
