@@ -45,6 +45,7 @@ from decrop.rejector_settings import RejectorSettings
 from decrop.result import NOISY_IMAGE, Scores, TrialResult
 from decrop.smoothing.collect import OnProgress
 from decrop.smoothing.execution import resolve_device, resolve_precision
+from decrop.smoothing.rejecting import check_certificate
 from decrop.training.rejector import RejectorTrainer, with_stages
 from decrop.trial_files import ACCURACY_FIGURE, load_progress, save_figure, save_progress
 from decrop.trial_folder import TrialFolder
@@ -97,6 +98,7 @@ def add_rejector(
             of other settings, or the classifier has no such stages.
         RunError: the loss is no longer a finite number.
     """
+    check_certificate(config.certification.certificate, rejecting=True)
     if bundle.rejector is not None:
         raise InputError(f"{source} has a rejector already; give the bundle that it was added to.")
     limited = limited_data_of(bundle, dataset_path=config.dataset.path)

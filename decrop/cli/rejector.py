@@ -19,6 +19,7 @@ rejector = typer.Typer(
 )
 
 _OWN = "rejector."
+_CHANGEABLE = ("certification", "execution")
 # Theorem 3.1 is about counts with rejections, and their number is fixed beforehand.
 _CERTIFICATE = ("certification.procedure=fixed", "certification.certificate=rejection")
 
@@ -58,7 +59,7 @@ def train(
         raise InputError(f"--out {out} exists already; choose a folder that does not.")
     own = [assignment for assignment in assignments or [] if assignment.startswith(_OWN)]
     others = [assignment for assignment in assignments or [] if assignment not in own]
-    refuse_what_a_bundle_fixes(others)
+    refuse_what_a_bundle_fixes(others, changeable=_CHANGEABLE)
     if dataset_path is not None:
         others.append(f"dataset.path={dataset_path}")
     rejector_settings = _rejector_settings(settings, own)

@@ -36,9 +36,9 @@ def small_classifier(seed: int = 0) -> Classifier:
     """A random SmallCNN with feature maps, on images [B, 1, SIZE, SIZE]."""
     with seeded_globals(seed, "small classifier"):
         network = SmallCNN(image_channels=1, class_count=CLASSES)
-        with torch.no_grad():
-            network.fc.weight.mul_(20)
-            network.fc.bias.zero_()
+        images = torch.rand(64, *SHAPE)
+    with torch.no_grad():
+        _standardise(network.fc, network.eval()((images - 0.5) / 0.2))
     return Classifier(
         network, architecture="small_cnn", mean=(0.5,), std=(0.2,), class_count=CLASSES
     )

@@ -13,7 +13,14 @@ from decrop.training.rejector import (
     rejection_targets,
     with_stages,
 )
-from tests.decrop.rejecting import CLASSES, SHAPE, denoiser, small_classifier, small_settings
+from tests.decrop.rejecting import (
+    CLASSES,
+    SHAPE,
+    SmoothingWindow,
+    denoiser,
+    small_classifier,
+    small_settings,
+)
 from tests.decrop.tiny import random_images, tiny_classifier
 
 CPU = torch.device("cpu")
@@ -178,10 +185,8 @@ def test_scores_are_shares_of_errors_and_of_the_others() -> None:
 
 
 def test_it_learns_which_draws_are_wrong() -> None:
-    """The classifier doubts grey images; a rejector that sees them can tell which."""
-    trained = trainer(
-        small_settings(head="denoised", adam_epochs=12, noise_draws=20, width=8), sigma=0.4
-    )
+    settings = small_settings(head="denoised", adam_epochs=12, noise_draws=20, width=8)
+    trained = trainer(settings, denoiser=SmoothingWindow())
     for _ in range(12):
         trained.run_epoch()
     history = trained.history
