@@ -245,7 +245,7 @@ def test_a_rejector_that_is_not_listed_is_refused(
     checksums = read_json(path / "checksums.json")
     del checksums["rejector.safetensors"]
     write_json(path / "checksums.json", checksums)
-    with pytest.raises(InputError, match="must list rejector.safetensors"):
+    with pytest.raises(InputError, match=r"must list rejector\.safetensors"):
         load_bundle(path)
 
 
@@ -255,7 +255,7 @@ def test_a_changed_rejector_is_refused(made: tuple[Path, AddedRejector], tmp_pat
     weights = bytearray((path / "rejector.safetensors").read_bytes())
     weights[-1] ^= 1
     (path / "rejector.safetensors").write_bytes(weights)
-    with pytest.raises(InputError, match="rejector.safetensors does not match its checksum"):
+    with pytest.raises(InputError, match=r"rejector\.safetensors does not match its checksum"):
         load_bundle(path)
 
 
