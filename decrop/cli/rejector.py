@@ -77,10 +77,10 @@ def train(
             on_certified=bars.certification("certifying"),
         )
     scores = made.rejector.held_out
-    rows = {"with rejector": made.result.scores}
+    rows = {"rejector": made.result.scores}
     same = made.result.hashes["certified_images"] == loaded.result.hashes["certified_images"]
     if same and config.certification.radii == loaded.config.certification.radii:
-        rows["without, as recorded"] = loaded.result.scores
+        rows["without"] = loaded.result.scores
     console.print(accuracy_table("Certified accuracy on test images, % (95 % interval)", rows))
     console.print(
         f"of {scores.draws} noisy held-out images {_percent(scores.rejected)} are rejected: "

@@ -53,7 +53,14 @@ def write_tiny_rejecting_bundle(destination: Path, source: Path) -> None:
     bundle = load_bundle(source)
     assignments = ["certification.procedure=fixed", "certification.certificate=rejection"]
     settings = RejectorSettings(
-        width=4, blocks=(1, 1, 1, 1), hidden_units=8, head="denoised", epochs=5, noise_draws=5
+        width=4,
+        blocks=(1, 1, 1, 1),
+        hidden_units=8,
+        threshold=0.8,
+        head="denoised",
+        epochs=30,
+        adam_epochs=30,
+        adam_learning_rate=5e-3,
     )
     with tempfile.TemporaryDirectory() as temporary:
         add_rejector(
