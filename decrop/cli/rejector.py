@@ -14,9 +14,7 @@ from decrop.errors import InputError
 if TYPE_CHECKING:
     from decrop.rejector_settings import RejectorSettings
 
-rejector = typer.Typer(
-    name="rejector", help="Train rejectors behind a denoiser.", no_args_is_help=True
-)
+rejector = typer.Typer(name="rejector", no_args_is_help=True)
 
 _OWN = "rejector."
 _CHANGEABLE = ("certification", "execution")
@@ -26,7 +24,10 @@ _CERTIFICATE = ("certification.procedure=fixed", "certification.certificate=reje
 
 @rejector.callback()
 def _group() -> None:
-    """Train rejectors behind a denoiser."""
+    """Train rejectors, which turn doubtful noisy images away, behind a denoiser.
+
+    Example: [bold]decrop rejector train runs/digits/bundle --out runs/digits/rejecting[/bold]
+    """
 
 
 @rejector.command()
