@@ -28,6 +28,8 @@ from decrop.smoothing.execution import Precision, resolve_device, resolve_precis
 from decrop.smoothing.journal import RecordedSampler
 from decrop.smoothing.plan import worth_of_radii
 from decrop.smoothing.probe import probe_chunks_per_batch
+from decrop.smoothing.rejecting import RejectingNetwork, check_certificate
+from decrop.smoothing.rejection import rejection_certificates
 from decrop.smoothing.sampling import (
     ESTIMATION,
     CountRequest,
@@ -116,19 +118,26 @@ def sampling_task(
 
     Args:
         config: the trial's settings; chunks_per_batch is a number (`with_batch_size`).
-        network: noisy images [B, C, H, W] to logits [B, K].
+        network: noisy images [B, C, H, W] to logits [B, K]; or a `RejectingNetwork`, whose
+            rejections the task counts as one more class.
         images: uint8, or float32 in [0,1], [B, C, H, W].
         image_ids: int64 [B], their positions in the split.
         split: they are from.
-        class_count: K.
+        class_count: K, without that of rejections.
+
+    Raises:
+        InputError: the network may reject draws and the certificate is not `rejection`, or the
+            other way round.
     """
+    rejecting = isinstance(network, RejectingNetwork)
+    check_certificate(config.certification.certificate, rejecting=rejecting)
     if config.execution.chunks_per_batch == "auto":
         raise ValueError("chunks_per_batch is auto; with_batch_size puts a number in its place")
     return SamplingTask(
         network=network,
         images=images,
         image_ids=image_ids,
-        class_count=class_count,
+        class_count=class_count + rejecting,
         sigma=config.sigma,
         seed=derive_seed(config.seed, "certification", split),
         chunk_size=config.execution.chunk_size,
@@ -244,10 +253,11 @@ def certify_task(
 
 def certificate_rule(settings: CertificationSettings, sigma: float) -> CertificateRule:
     """Return what turns the counts of the fixed procedure into certificates."""
-    if settings.certificate == "cohen":
-        return partial(
-            cohen_certificates, sigma=sigma, failure_probability=settings.failure_probability
+    if settings.certificate in ("cohen", "rejection"):
+        certificates = (
+            cohen_certificates if settings.certificate == "cohen" else rejection_certificates
         )
+        return partial(certificates, sigma=sigma, failure_probability=settings.failure_probability)
     return partial(
         two_sided_certificates,
         sigma=sigma,

@@ -397,11 +397,12 @@ class CertificationSettings(Settings):
         "image once more draws are not worth it, and certifies radii of a grid.",
     )
     certificate: Literal[
-        "cohen", "t_certify_published", "t_certify_preselected", "t_certify_grid"
+        "cohen", "t_certify_published", "t_certify_preselected", "t_certify_grid", "rejection"
     ] = Field(
         "cohen",
         description="fixed: CERTIFY (Cohen et al. 2019), or T-CERTIFY (Feng et al.) as published, "
-        "whose guarantee has a gap, or in one of two forms without it.",
+        "whose guarantee has a gap, or in one of two forms without it; rejection (Sheikholeslami "
+        "et al. 2022) is for bundles with a rejector.",
     )
     selection_samples: Count = Field(100, description="N0: samples that choose the top class.")
     estimation_samples: Count = Field(

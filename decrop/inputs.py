@@ -10,6 +10,7 @@ from decrop.classifiers.load import untrained_classifier
 from decrop.config import TrialConfig
 from decrop.data.datasets import load_dataset
 from decrop.data.limited import LabelledImages, LimitedData, evenly_spaced, limited_data
+from decrop.smoothing.rejecting import check_certificate
 from decrop.training.trained_classifier import load_classifier
 
 
@@ -27,8 +28,9 @@ def load_inputs(config: TrialConfig, cache: ContentCache, device: torch.device) 
     """Open the dataset, load (or train) the classifier, draw the limited data.
 
     Raises:
-        InputError: paths, columns, weights or fractions that cannot be used.
+        InputError: paths, columns, weights, fractions or a certificate that cannot be used.
     """
+    check_certificate(config.certification.certificate, rejecting=False)
     dataset = load_dataset(config.dataset)
     limited = limited_data(dataset, config.limited)
     return TrialInputs(
@@ -43,8 +45,9 @@ def check_inputs(config: TrialConfig) -> None:
     """Raise what `load_inputs` would, without training a classifier.
 
     Raises:
-        InputError: paths, columns, weights or fractions that cannot be used.
+        InputError: paths, columns, weights, fractions or a certificate that cannot be used.
     """
+    check_certificate(config.certification.certificate, rejecting=False)
     dataset = load_dataset(config.dataset)
     limited_data(dataset, config.limited)
     evenly_spaced(dataset.test, 1)

@@ -20,6 +20,7 @@ from decrop.smoothing.certificates import Integers, smoothed_predictions
 from decrop.smoothing.certify import CertificationOutcome, class_counts
 from decrop.smoothing.collect import OnProgress
 from decrop.smoothing.execution import resolve_device
+from decrop.smoothing.rejection import rejection_predictions
 from decrop.smoothing.sampling import LocalSampler, SamplingTask, as_pixels
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -118,7 +119,8 @@ class SmoothedClassifier(ModelHubMixin):
         PREDICT (Cohen, Rosenfeld and Kolter 2019, section 3.2.1 and proposition 1): the two classes
         drawn most often are compared by an exact two-sided binomial test, so for each image the
         probability of a class that is not the smoothed classifier's is at most
-        `failure_probability`. A prediction has no radius (`certify`).
+        `failure_probability`. A prediction has no radius (`certify`). Where a rejector may turn
+        draws away, those count for no class (`rejection_predictions`).
 
         Args:
             images: [B, C, H, W].
@@ -140,7 +142,10 @@ class SmoothedClassifier(ModelHubMixin):
             class_count=task.class_count,
             chunk_size=task.chunk_size,
         )
-        return smoothed_predictions(counts, failure_probability)
+        predictions = (
+            smoothed_predictions if self.bundle.rejector is None else rejection_predictions
+        )
+        return predictions(counts, failure_probability)
 
     def certify(
         self,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 from matplotlib.figure import Figure
@@ -27,7 +27,30 @@ SAMPLES_FIGURE = "samples.png"
 FEATURES_FIGURE = "features.png"
 
 
-def save_progress(folder: TrialFolder, trainer: DenoiserTrainer) -> None:
+class Record(Protocol):
+    """A dataclass that tells of an epoch."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+class Trainer(Protocol):
+    """What is trained by epochs, and goes on from its state."""
+
+    @property
+    def history(self) -> Sequence[Record]:
+        """One record an epoch."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a later process needs to go on; loads with `weights_only=True`."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state that `state_dict` returned."""
+        ...
+
+
+def save_progress(folder: TrialFolder, trainer: Trainer) -> None:
     """Write checkpoint and history."""
     write_whole(
         folder.checkpoint_path, lambda temporary: torch.save(trainer.state_dict(), temporary)
@@ -35,7 +58,7 @@ def save_progress(folder: TrialFolder, trainer: DenoiserTrainer) -> None:
     write_json(folder.history_path, [asdict(record) for record in trainer.history])
 
 
-def load_progress(folder: TrialFolder, trainer: DenoiserTrainer) -> None:
+def load_progress(folder: TrialFolder, trainer: Trainer) -> None:
     """Let a trainer go on from the checkpoint, if there is one."""
     if folder.checkpoint_path.exists():
         trainer.load_state_dict(torch.load(folder.checkpoint_path, weights_only=True))

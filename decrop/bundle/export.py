@@ -104,16 +104,16 @@ def export_bundle(
         if result.split == "test"
         else config.certification.held_out_samples
     )
-    portable = _portable(config, classifier, result)
+    carried = portable(config, classifier, result)
     document = {
         "format": FORMAT,
-        "trial": portable.model_dump(mode="json"),
+        "trial": carried.model_dump(mode="json"),
         "estimation_samples": estimation_samples,
         "result": result.to_json(),
     }
     write_json(partial / CONFIG, document)
     card = model_card(
-        portable,
+        carried,
         result,
         estimation_samples,
         origin=origin,
@@ -139,7 +139,8 @@ def _write_programs(
         write_torch_export(denoiser, shape, partial / TORCH_EXPORT)
 
 
-def _portable(config: TrialConfig, classifier: Classifier, result: TrialResult) -> TrialConfig:
+def portable(config: TrialConfig, classifier: Classifier, result: TrialResult) -> TrialConfig:
+    """Return settings without the paths of this machine, and with what `result` was drawn with."""
     execution = {
         "device": result.device,
         "precision": result.precision,

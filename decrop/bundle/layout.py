@@ -8,6 +8,8 @@ from decrop.files import read_json, sha256_of_file, write_json
 # Format 3 had classifier.architecture for classifier.source; format 2 did not say which shape the
 # images have.
 FORMAT = 4
+# Only bundles with a rejector, which earlier versions would leave out, are of this one.
+FORMAT_WITH_REJECTOR = 5
 OLDEST_FORMAT = 2
 CONFIG = "config.json"
 DENOISER = "denoiser.safetensors"
@@ -15,6 +17,8 @@ CERTIFICATES = "certificates.tsv"
 HISTORY = "history.json"
 CLASSIFIER = "classifier"
 CARD = "README.md"
+REJECTOR = "rejector.safetensors"
+REJECTOR_HISTORY = "rejector_history.json"
 ONNX = "denoiser.onnx"
 TORCH_EXPORT = "denoiser.pt2"
 CHECKSUMS = "checksums.json"

@@ -9,15 +9,18 @@ from torch import nn
 
 from decrop.bundle.layout import (
     CERTIFICATES,
+    CHECKSUMS,
     CLASSIFIER,
     CONFIG,
     DENOISER,
-    FORMAT,
+    FORMAT_WITH_REJECTOR,
     HISTORY,
     OLDEST_FORMAT,
+    REJECTOR,
     checked_files,
 )
 from decrop.classifiers.classifier import Classifier
+from decrop.classifiers.stages import StagedClassifier
 from decrop.classifiers.stored import load_stored_classifier
 from decrop.classifiers.weights import load_weights
 from decrop.config import Count, Settings, TrialConfig
@@ -26,7 +29,35 @@ from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json
 from decrop.networks.registry import build_denoiser
+from decrop.networks.rejector import Rejector
+from decrop.rejector_settings import RejectorSettings
 from decrop.result import Scores, TrialResult, nested_scores
+from decrop.smoothing.rejecting import RejectingNetwork, check_certificate
+from decrop.training.rejector import RejectionScores, build_rejector
+
+
+@dataclass(frozen=True)
+class BundledRejector:
+    """A rejector behind a bundle's denoiser and classifier.
+
+    Attributes:
+        settings: with the names of the classifier's stages.
+        network: in eval mode.
+        held_out: what it does with the held-out part of the limited data.
+    """
+
+    settings: RejectorSettings
+    network: Rejector
+    held_out: RejectionScores
+
+    def behind(self, denoiser: nn.Module, classifier: Classifier) -> RejectingNetwork:
+        """Return denoiser, classifier and rejector in one."""
+        return RejectingNetwork(
+            denoiser,
+            StagedClassifier(classifier, self.settings.stages or ()),
+            self.network,
+            threshold=self.settings.threshold,
+        )
 
 
 @dataclass(frozen=True)
@@ -43,6 +74,7 @@ class Bundle:
         estimation_samples: N of the certificates, or the most of them where images stop early.
         class_names: in the order of the logits.
         history: one record an epoch of the training; empty in bundles exported without it.
+        rejector: which may turn noisy images away, or None.
     """
 
     config: TrialConfig
@@ -53,11 +85,21 @@ class Bundle:
     estimation_samples: int
     class_names: tuple[str, ...]
     history: tuple[dict[str, Any], ...] = ()
+    rejector: BundledRejector | None = None
 
     @property
     def network(self) -> nn.Module:
-        """Denoiser and classifier in one, the function that was certified."""
+        """Denoiser, classifier and any rejector in one, the function that was certified."""
+        if self.rejector is not None:
+            return self.rejector.behind(self.denoiser, self.classifier)
         return nn.Sequential(self.denoiser, self.classifier)
+
+
+class RejectorRecord(Settings):
+    """What config.json says of a rejector."""
+
+    settings: RejectorSettings
+    held_out: RejectionScores
 
 
 class _Document(Settings):
@@ -70,6 +112,7 @@ class _Document(Settings):
         TrialResult,
         BeforeValidator(lambda found: nested_scores(found) if isinstance(found, dict) else found),
     ]
+    rejector: RejectorRecord | None = None
 
 
 def load_bundle(
@@ -106,6 +149,7 @@ def load_bundle(
         estimation_samples=document.estimation_samples,
         class_names=class_names,
         history=_read_history(path / HISTORY),
+        rejector=_load_rejector(document, protected, path),
     )
 
 
@@ -123,7 +167,9 @@ def read_certificates(path: Path) -> tuple[TrialConfig, TrialResult, Certificate
 
 def _certified(path: Path) -> tuple[_Document, CertificateTable]:
     document = _read_document(path / CONFIG)
-    checked_files(path)
+    files = checked_files(path)
+    if document.rejector is not None and REJECTOR not in files:
+        raise InputError(f"{path / CHECKSUMS} must list {REJECTOR}; train the rejector anew.")
     certificates = CertificateTable.read_tsv(path / CERTIFICATES)
     if not len(certificates.idx):
         raise InputError(f"{path / CERTIFICATES} holds no certificate.")
@@ -137,16 +183,41 @@ def _read_document(path: Path) -> _Document:
     number = found.get("format") if isinstance(found, dict) else None
     if type(number) is not int:
         raise InputError(f"{path} is not that of a bundle: it states no format.")
-    if number > FORMAT:
+    if number > FORMAT_WITH_REJECTOR:
         raise InputError(
             f"{path} is of bundle format {number}, written by a newer decrop; this one reads up to "
-            f"{FORMAT}: upgrade decrop."
+            f"{FORMAT_WITH_REJECTOR}: upgrade decrop."
         )
     if number < OLDEST_FORMAT:
         raise InputError(
             f"{path} is of bundle format {number}, which is no longer read; export it anew."
         )
-    return validated(_Document, found, source=str(path))
+    document = validated(_Document, found, source=str(path))
+    if (document.rejector is not None) != (number == FORMAT_WITH_REJECTOR):
+        raise InputError(
+            f"{path}: bundles with a rejector, and no others, are of format "
+            f"{FORMAT_WITH_REJECTOR}, but this one is of format {number}."
+        )
+    check_certificate(
+        document.trial.certification.certificate, rejecting=document.rejector is not None
+    )
+    return document
+
+
+def _load_rejector(
+    document: _Document, protected: Classifier, path: Path
+) -> BundledRejector | None:
+    record, shape = document.rejector, document.result.image_shape
+    if record is None:
+        return None
+    if record.settings.stages is None or shape is None:
+        raise InputError(
+            f"{path / CONFIG}: rejector.settings.stages and result.image_shape must be stated."
+        )
+    staged = StagedClassifier(protected, record.settings.stages)
+    network = build_rejector(record.settings, staged, shape)
+    load_weights(network, path / REJECTOR, architecture="the rejector", setting=None)
+    return BundledRejector(record.settings, network.eval(), record.held_out)
 
 
 def _check_record(document: _Document, protected: Classifier, path: Path) -> None:

@@ -13,12 +13,15 @@ from decrop.bundle.layout import (
     DENOISER,
     HISTORY,
     ONNX,
+    REJECTOR,
+    REJECTOR_HISTORY,
     TORCH_EXPORT,
 )
 from decrop.classifier_source import source_kind
 from decrop.config import CertificationSettings, TrialConfig
 from decrop.evaluation.accuracy import exact_interval
 from decrop.result import TrialResult
+from decrop.training.rejector import RejectionScores
 
 _SPLITS = {
     "test": "test images, which chose nothing",
@@ -36,6 +39,8 @@ _OBJECTIVES = {
 }
 _FILES = {
     DENOISER: "weights of the denoiser",
+    REJECTOR: "weights of the rejector",
+    REJECTOR_HISTORY: "its loss in each epoch",
     ONNX: "the denoiser alone as ONNX: float32 `images` to `denoised`, any batch",
     TORCH_EXPORT: "the same for `torch.export.load`, which needs no decrop",
     f"{CLASSIFIER}/classifier.json": "architecture, class names and content hash of the classifier",
@@ -59,6 +64,7 @@ def model_card(
     origin: str,
     license_id: str,
     files: Sequence[str],
+    rejection: RejectionScores | None = None,
 ) -> str:
     """Write a model card in Markdown with a YAML header that model hubs read.
 
@@ -69,6 +75,7 @@ def model_card(
         origin: sentences that say how this denoiser was chosen.
         license_id: of the weights, as model hubs name it.
         files: names of the bundle's files, without this card and the checksums.
+        rejection: what the rejector does, where there is one.
     """
     header: dict[str, Any] = {
         "library_name": "decrop",
@@ -99,7 +106,7 @@ Put this denoiser in front of the pretrained {config.classifier.source} classifi
 trained for ({config.dataset.name}{_images(result)}), and classify many noisy copies of an image
 (Gaussian noise, σ = {config.sigma:g} in [0,1] pixels): the most frequent class cannot be changed by
 any perturbation of an L2 norm below the certified radius. {classifier}
-
+{_rejector(rejection)}
 ## Use
 
     import decrop
@@ -127,8 +134,8 @@ Average certified radius {result.scores.average_certified_radius:.3f}; abstentio
 
 {procedure}: {settings.selection_samples} selection and {draws}
 estimation samples an image. {_guarantee(settings)}
-It holds for the function that was sampled: this denoiser, this classifier, {result.precision} on
-{result.device}.
+It holds for the function that was sampled: this denoiser, this classifier,
+{"" if rejection is None else "this rejector, "}{result.precision} on {result.device}.
 
 ## Limits
 
@@ -147,6 +154,35 @@ Trained on {config.limited.fraction:.2%} of the training split. {_training(confi
 | | |
 | --- | --- |
 {_file_rows(files)}
+"""
+
+
+def license_and_origin(card: str) -> tuple[str, str]:
+    """Read back which licence a card states and how the denoiser was chosen."""
+    parts = card.split("---\n", 2)
+    try:
+        header = yaml.safe_load(parts[1]) if len(parts) == 3 else None
+    except yaml.YAMLError:
+        header = None
+    found = header.get("license") if isinstance(header, dict) else None
+    _, _, after = card.partition("\n## Data and training\n\n")
+    _, _, origin = after.partition("\n## Files\n")[0].partition("\n\n")
+    return found if isinstance(found, str) else "unknown", origin.strip()
+
+
+def _rejector(scores: RejectionScores | None) -> str:
+    if scores is None:
+        return ""
+    of_errors, of_others = (
+        "—" if share is None else _percent(share)
+        for share in (scores.errors_rejected, scores.right_rejected)
+    )
+    return f"""
+A rejector turns noisy copies away whose class it doubts; they count for no class. Of
+{scores.draws} noisy copies of held-out images of the limited data it rejects
+{_percent(scores.rejected)}: {of_errors} of those whose class differs from that of the clean image,
+and {of_others} of the others. The rejector was not trained on these images; the denoiser may have
+been.
 """
 
 

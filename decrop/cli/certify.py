@@ -135,7 +135,7 @@ def _load(
     from decrop.smoothing.execution import resolve_device
 
     if Path(target).is_dir():
-        _refuse_what_a_bundle_fixes(assignments)
+        refuse_what_a_bundle_fixes(assignments)
     if dataset_path is not None:
         assignments = [*assignments, f"dataset.path={dataset_path}"]
     if Path(target).is_dir():
@@ -155,13 +155,16 @@ def _load(
     return config, inputs.classifier, inputs.test, inputs.classifier.class_count
 
 
-def _refuse_what_a_bundle_fixes(assignments: Sequence[str]) -> None:
+def refuse_what_a_bundle_fixes(
+    assignments: Sequence[str], *, changeable: tuple[str, ...] = _CHANGEABLE
+) -> None:
+    """Raise InputError for assignments to settings that the files of a bundle depend on."""
     for assignment in assignments:
         key = assignment.partition("=")[0].strip()
-        if key.split(".")[0] not in _CHANGEABLE and key != "dataset.path":
+        if key.split(".")[0] not in changeable and key != "dataset.path":
             raise InputError(
                 f"--set {key}: the bundle fixes it; what can be changed is in "
-                f"{', '.join(_CHANGEABLE)}, and dataset.path."
+                f"{', '.join(changeable)}, and dataset.path."
             )
 
 

@@ -43,20 +43,17 @@ def inspect(
     classifier.arguments.depth=18[/bold]
     """
     from decrop.cache import ContentCache
-    from decrop.classifiers.load import load_classifier
     from decrop.data.datasets import load_dataset
     from decrop.data.limited import evenly_spaced
     from decrop.inspection import inspect_classifier
     from decrop.smoothing.execution import resolve_device
+    from decrop.training.trained_classifier import load_classifier
 
     config = _settings(target, list(assignments or []), dataset, dataset_path)
     with console.status("loading data and classifier"), TemporaryDirectory() as cache:
         data = load_dataset(config.dataset)
         classifier = load_classifier(
-            config.classifier,
-            data,
-            ContentCache(Path(cache)),
-            resolve_device(config.execution.device),
+            config, data, ContentCache(Path(cache)), resolve_device(config.execution.device)
         ).cpu()
         chosen = evenly_spaced(data.train if split == "train" else data.test, images)
     with progress_bars() as bars:

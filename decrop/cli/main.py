@@ -9,6 +9,7 @@ from decrop.cli.certify import certify
 from decrop.cli.classifier import app as classifier
 from decrop.cli.figures import figures
 from decrop.cli.inspect import inspect
+from decrop.cli.rejector import rejector
 from decrop.cli.train import train
 from decrop.cli.verify import verify
 from decrop.errors import InputError, RunError
@@ -42,6 +43,7 @@ def build_app() -> typer.Typer:
     for command in (inspect, train, certify, verify, figures):
         app.command()(command)
     app.add_typer(classifier, name="classifier")
+    app.add_typer(rejector)
     return app
 
 

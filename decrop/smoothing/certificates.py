@@ -139,8 +139,13 @@ def smoothed_predictions(counts: Integers, failure_probability: float) -> Intege
     Raises:
         InputError: a value is out of its range.
     """
-    check_failure_probability(failure_probability)
     draws_per_image(counts)
+    return leading_classes(counts, failure_probability)
+
+
+def leading_classes(counts: Integers, failure_probability: float) -> Integers:
+    """Predict as `smoothed_predictions`, from rows of counts that may have different sums."""
+    check_failure_probability(failure_probability)
     runner_up, most = np.sort(counts[:, :-1], axis=1)[:, -2:].T
     # The binomial at p = 1/2 is symmetric, so both tails weigh the same.
     p_value = np.minimum(1.0, 2 * binom.sf(most - 1, most + runner_up, 0.5))

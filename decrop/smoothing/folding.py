@@ -13,13 +13,14 @@ def fold_batch_norms(network: nn.Module) -> None:
     Conv2d, where each of the two is called exactly once, neither is a subclass or has hooks, and
     nothing else reads the convolution's parameters. The convolution takes both roles and an
     identity the place of the BatchNorm; `forward` stays the network's own. A network that torch.fx
-    cannot trace is left as it is, except an nn.Sequential: its children are folded one by one.
+    cannot trace is left as it is, except an nn.Sequential, or a network whose
+    `calls_children_whole` is true, as it reaches into no child: those are folded one by one.
     """
     try:
         graph = fx.Tracer().trace(network)
     except Exception:  # tracing runs the network's own code, which may raise anything
-        if type(network) is nn.Sequential:
-            for child in network:
+        if type(network) is nn.Sequential or getattr(network, "calls_children_whole", False):
+            for child in network.children():
                 fold_batch_norms(child)
         return
     for convolution, norm in _foldable_pairs(network, graph):

@@ -1,5 +1,6 @@
 """Certificates of a smoothed classifier whose samples may be rejected."""
 
+import numpy as np
 from scipy.stats import norm
 
 from decrop.errors import InputError
@@ -12,6 +13,7 @@ from decrop.smoothing.certificates import (
     check_sigma,
     draws_of_class,
     draws_per_image,
+    leading_classes,
     lower_confidence_bound,
 )
 
@@ -54,11 +56,7 @@ def rejection_certificates(
     draws_per_image(selection_counts)
     draws = draws_per_image(estimation_counts)
     check_same_shape(selection_counts, estimation_counts)
-    if selection_counts.shape[1] < 4:
-        raise InputError(
-            f"counts must be [images, classes + 2] with at least two classes, the rejected and the "
-            f"non-finite draws, but have shape {selection_counts.shape}."
-        )
+    _check_columns(selection_counts)
     candidate = selection_counts[:, :-2].argmax(axis=1)
     accepted = draws_of_class(estimation_counts, candidate)
     accepted_or_rejected = accepted + estimation_counts[:, -2]
@@ -67,3 +65,38 @@ def rejection_certificates(
     # Positive exactly where the sum of both exceeds 1.
     radius = sigma / 2 * (norm.ppf(p_a) + norm.ppf(p_a_or_r))
     return certificates_from_radii(candidate, radius, selection_counts, estimation_counts)
+
+
+def rejection_predictions(counts: Integers, failure_probability: float) -> Integers:
+    """Predict with PREDICT where draws may be rejected (Sheikholeslami et al. 2022, algorithm 1).
+
+    The two classes with most draws, R aside, are compared by the exact two-sided binomial test of
+    PREDICT. Given how many draws were rejected, the others are draws of a multinomial over the K
+    classes with probabilities in proportion to theirs, so the same class is the most probable, and
+    for each such number the test names another one with probability at most `failure_probability`
+    (Hung and Fithian 2019, Annals of Statistics 47(2)); hence also on average over it.
+
+    Images with non-finite draws abstain, as do those without a draw that was not rejected.
+
+    Args:
+        counts: int64 [B, K+2]: draws of each of K >= 2 classes, of R, and with non-finite logits;
+            each row with the same sum >= 1.
+        failure_probability: in (0, 1).
+
+    Returns:
+        int64 [B] in 0..K-1 or `ABSTAIN`.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+    draws_per_image(counts)
+    _check_columns(counts)
+    return leading_classes(np.delete(counts, -2, axis=1), failure_probability)
+
+
+def _check_columns(counts: Integers) -> None:
+    if counts.shape[1] < 4:
+        raise InputError(
+            f"counts must be [images, classes + 2] with at least two classes, the rejected and the "
+            f"non-finite draws, but have shape {counts.shape}."
+        )

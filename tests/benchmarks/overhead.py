@@ -98,7 +98,7 @@ def sweep_of(trials: int) -> SweepConfig:
             "trial": {
                 "dataset": {"name": "digits"},
                 "limited": {"fraction": 0.08},
-                "classifier": {"architecture": "small_cnn", "training": {"epochs": 1}},
+                "classifier": {"source": "small_cnn", "training": {"epochs": 1}},
                 "training": {"epochs": EVALUATIONS, "evaluations": EVALUATIONS},
                 "certification": {"radii": [RADIUS]},
             },

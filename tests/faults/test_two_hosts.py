@@ -18,12 +18,12 @@ import torch
 from safetensors.torch import save_file
 
 from decrop.cache import ContentCache
-from decrop.classifiers.load import load_classifier
-from decrop.config import ClassifierSettings, DatasetSettings
+from decrop.config import ClassifierSettings, DatasetSettings, TrialConfig
 from decrop.data.datasets import load_dataset
 from decrop.data.sources import ImageSource
 from decrop.evaluation.table import CertificateTable
 from decrop.inputs import load_inputs
+from decrop.training.trained_classifier import load_classifier
 from decrop.trial import certify_undefended, run_trial
 from decrop.trial_folder import TrialFolder
 from tests.decrop.data.encoded import png
@@ -39,7 +39,7 @@ DECROP = (sys.executable, "-c", "from decrop.cli import main; main()")
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 CLASSIFIER = ClassifierSettings.model_validate(
-    {"architecture": "small_cnn", "training": {"epochs": 2}}
+    {"source": "small_cnn", "training": {"epochs": 2}}
 )
 # A host has room for one trial with two helpers, so two trials at once need both hosts.
 HOST_CPUS = 3
@@ -54,7 +54,7 @@ SWEEP: dict[str, Any] = {
     "rows": {"cosine 2": {"training.loss_weights.cosine": 2.0}, "as published": {}},
     "trial": {
         "limited": {"fraction": 0.08},
-        "classifier": {"architecture": "small_cnn", "training": None},
+        "classifier": {"source": "small_cnn", "training": None},
         "boundary": {"steps": 2},
         "interpolation": {"steps": 2},
         "denoiser": {"depth": 4, "channels": 16},
@@ -88,7 +88,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_split(folder / "train.parquet", digits.train)
     write_split(folder / "test.parquet", digits.test)
     cache = ContentCache(tmp_path_factory.mktemp("cache"))
-    classifier = load_classifier(CLASSIFIER, digits, cache, CPU)
+    classifier = load_classifier(TrialConfig(classifier=CLASSIFIER), digits, cache, CPU)
     save_file(classifier.network.state_dict(), folder / "weights.safetensors")
     return folder
 

@@ -254,7 +254,7 @@ def test_training_of_the_classifier_can_be_searched() -> None:
         }
     )
     training = {"objective": "adre_reg", "trained_on": "without_held_out"}
-    given = sweep(trial={"classifier": {"architecture": "small_cnn", "training": training}})
+    given = sweep(trial={"classifier": {"source": "small_cnn", "training": training}})
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
     seen = set()
     for _ in range(20):

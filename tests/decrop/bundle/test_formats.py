@@ -10,11 +10,11 @@ import torch
 
 import decrop
 from decrop.bundle import load_bundle, verify_bundle
-from decrop.bundle.layout import FORMAT, OLDEST_FORMAT
+from decrop.bundle.layout import FORMAT, FORMAT_WITH_REJECTOR, OLDEST_FORMAT
 from decrop.data.datasets import load_dataset
 from decrop.errors import InputError
 from decrop.files import read_json, sha256_of_file, write_json
-from tests.decrop.bundle.tiny_bundle import write_tiny_bundle
+from tests.decrop.bundle.tiny_bundle import write_tiny_bundle, write_tiny_rejecting_bundle
 
 BUNDLES = Path(__file__).parents[2] / "data" / "bundles"
 WRITTEN = sorted(path.name for path in BUNDLES.iterdir())
@@ -41,7 +41,7 @@ def bundle_path(tmp_path: Path) -> Path:
 
 
 def test_the_current_format_is_among_them() -> None:
-    assert f"format-{FORMAT}" in WRITTEN
+    assert {f"format-{FORMAT}", f"format-{FORMAT_WITH_REJECTOR}"} <= set(WRITTEN)
 
 
 @pytest.mark.parametrize("name", WRITTEN)
@@ -67,13 +67,14 @@ def test_a_bundle_of_an_earlier_version_predicts_and_certifies_as_recorded(name:
 
 def test_what_is_written_now_is_of_the_same_files_and_keys(tmp_path: Path) -> None:
     """Whoever changes them changes the format, and keeps a bundle of the last one."""
-    write_tiny_bundle(tmp_path / "bundle")
-    kept = BUNDLES / f"format-{FORMAT}"
-    assert set(read_json(tmp_path / "bundle" / "checksums.json")) == set(
-        read_json(kept / "checksums.json")
-    )
-    for name in ("config.json", "classifier/classifier.json"):
-        assert keys(read_json(tmp_path / "bundle" / name)) == keys(read_json(kept / name))
+    plain, rejecting = tmp_path / "plain", tmp_path / "rejecting"
+    write_tiny_bundle(plain)
+    write_tiny_rejecting_bundle(rejecting, plain)
+    for written, number in ((plain, FORMAT), (rejecting, FORMAT_WITH_REJECTOR)):
+        kept = BUNDLES / f"format-{number}"
+        assert set(read_json(written / "checksums.json")) == set(read_json(kept / "checksums.json"))
+        for name in ("config.json", "classifier/classifier.json"):
+            assert keys(read_json(written / name)) == keys(read_json(kept / name))
 
 
 def keys(document: Any, prefix: str = "") -> set[str]:
@@ -96,9 +97,10 @@ def test_a_format_without_the_shape_of_the_images_is_read(bundle_path: Path) -> 
 
 def test_a_newer_format_asks_for_a_newer_version(bundle_path: Path) -> None:
     # Whatever else it may hold.
-    write_config(bundle_path, {"format": FORMAT + 1, "unheard": "of"})
+    newer = FORMAT_WITH_REJECTOR + 1
+    write_config(bundle_path, {"format": newer, "unheard": "of"})
     message = refusal(bundle_path)
-    assert f"of bundle format {FORMAT + 1}, written by a newer decrop" in message
+    assert f"of bundle format {newer}, written by a newer decrop" in message
     assert "upgrade decrop" in message
 
 

@@ -1,17 +1,23 @@
 """Writes the bundle of the current format that later versions must go on reading.
 
-Run by hand when the format changes: `python -m tests.decrop.bundle.tiny_bundle FOLDER`.
+Run by hand when the format changes: `python -m tests.decrop.bundle.tiny_bundle FOLDER`, and
+`python -m tests.decrop.bundle.tiny_bundle FOLDER BUNDLE` for one with a rejector, from one without.
 """
 
+import shutil
 import sys
 import tempfile
 from pathlib import Path
 
 import torch
 
-from decrop.bundle import export_bundle
+from decrop.bundle import export_bundle, load_bundle
+from decrop.bundle.layout import CHECKSUMS, write_checksums
+from decrop.bundle.rejecting import add_rejector
 from decrop.cache import ContentCache
+from decrop.cli.settings import change
 from decrop.inputs import load_inputs
+from decrop.rejector_settings import RejectorSettings
 from decrop.trial import run_trial
 from decrop.trial_folder import TrialFolder
 from tests.decrop.digits_trial import CPU, short_trial
@@ -42,6 +48,43 @@ def write_tiny_bundle(destination: Path) -> None:
         )
 
 
+def write_tiny_rejecting_bundle(destination: Path, source: Path) -> None:
+    """Add a tiny rejector to a tiny bundle."""
+    bundle = load_bundle(source)
+    assignments = ["certification.procedure=fixed", "certification.certificate=rejection"]
+    settings = RejectorSettings(
+        width=4,
+        blocks=(1, 1, 1, 1),
+        hidden_units=8,
+        threshold=0.8,
+        head="denoised",
+        epochs=30,
+        adam_epochs=30,
+        adam_learning_rate=5e-3,
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        add_rejector(
+            source,
+            bundle,
+            change(bundle.config, assignments),
+            settings,
+            destination,
+            TrialFolder(Path(temporary) / "work"),
+        )
+    # Pictures are not what it is kept for.
+    shutil.rmtree(destination / "figures")
+    write_checksums_anew(destination)
+
+
+def write_checksums_anew(bundle: Path) -> None:
+    """Write down the checksums of what is there."""
+    (bundle / CHECKSUMS).unlink()
+    write_checksums(bundle)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    write_tiny_bundle(Path(sys.argv[1]))
+    if len(sys.argv) > 2:
+        write_tiny_rejecting_bundle(Path(sys.argv[1]), Path(sys.argv[2]))
+    else:
+        write_tiny_bundle(Path(sys.argv[1]))

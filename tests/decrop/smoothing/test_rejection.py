@@ -14,8 +14,9 @@ from decrop.smoothing.certificates import (
     Certificates,
     cohen_certificates,
     lower_confidence_bound,
+    smoothed_predictions,
 )
-from decrop.smoothing.rejection import rejection_certificates
+from decrop.smoothing.rejection import rejection_certificates, rejection_predictions
 from tests.decrop.smoothing.soundness import (
     LEVEL,
     MOST_WRONG,
@@ -184,3 +185,39 @@ def test_bad_arguments_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         rejection_certificates(*arguments)
+
+
+def test_the_rejected_are_never_predicted_nor_counted_against_a_class() -> None:
+    counts = np.array([[20, 0, 80, 0], [0, 0, 100, 0], [3, 2, 95, 0], [20, 0, 79, 1]])
+    assert rejection_predictions(counts, 0.001).tolist() == [0, ABSTAIN, ABSTAIN, ABSTAIN]
+
+
+def test_predictions_without_rejections_are_those_of_predict() -> None:
+    counts = np.random.default_rng(5).multinomial(60, [0.5, 0.3, 0.2, 0.0, 0.0], size=200)
+    without = np.delete(counts, -2, axis=1)
+    assert np.array_equal(
+        rejection_predictions(counts, LEVEL), smoothed_predictions(without, LEVEL)
+    )
+
+
+@pytest.mark.parametrize("classes", [(0.21, 0.19), (0.13, 0.12, 0.1), (0.05, *[0.045] * 9)])
+def test_wrong_predictions_are_as_rare_as_promised(classes: tuple[float, ...]) -> None:
+    counts = Classifier(classes, 1 - sum(classes)).draw(100, np.random.default_rng(6))
+    predictions = rejection_predictions(counts, LEVEL)
+    assert np.mean((predictions != ABSTAIN) & (predictions != 0)) <= MOST_WRONG
+    # The class with most draws alone would not do.
+    most_counted = counts[:, :-2].argmax(axis=1)
+    assert np.mean(most_counted != 0) > 5 * MOST_WRONG
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        (GOOD[:, :3], "two classes, the rejected"),
+        (np.array([[9, 1, 2, 0], [9, 2, 2, 0]]), "same number of draws"),
+        (0 * GOOD, "no samples"),
+    ],
+)
+def test_bad_counts_are_refused(counts: np.ndarray, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        rejection_predictions(counts, 0.001)

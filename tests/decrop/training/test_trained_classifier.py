@@ -68,7 +68,7 @@ def test_trained_classifier_is_trained_once(tmp_path: Path) -> None:
         {"training": {**TRAINING, "trained_on": "without_held_out"}},
         {"training": GAUSSIAN},
         {"mean": [0.4], "std": [0.25]},
-        {"architecture": "cifar_resnet20"},
+        {"source": "cifar_resnet20"},
         {"data": 1},
     ],
 )

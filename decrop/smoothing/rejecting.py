@@ -1,0 +1,97 @@
+"""A denoiser and a classifier behind which a rejector may turn a draw away."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from decrop.classifiers.stages import StagedClassifier
+from decrop.errors import InputError
+from decrop.networks.rejector import Rejector
+
+
+class RejectingNetwork(nn.Module):
+    """The base classifier with a rejection class (Sheikholeslami et al. 2022, equations 1 and 3).
+
+    Its outcome for a noisy image is the class k of the denoised image, or R where the rejector's
+    head k says so. Outcomes are logits of K + 1 classes, the last of which is R, so that whatever
+    counts classes counts R too.
+    """
+
+    # Its parts can be folded one by one.
+    calls_children_whole = True
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        classifier: StagedClassifier,
+        rejector: Rejector,
+        *,
+        threshold: float,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            denoiser: noisy images [B, C, H, W] to images of the same shape.
+            classifier: of denoised images.
+            rejector: fed with the denoised images and the classifier's maps.
+            threshold: output of a head, in (0, 1), above which a draw is rejected.
+        """
+        super().__init__()
+        self.denoiser = denoiser
+        self.classifier = classifier
+        self.rejector = rejector
+        self.threshold = threshold
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return 1 for the outcome of each image and 0 for the others, [B, K+1], last R.
+
+        NaN where a logit of the classifier or of the rejector is not finite.
+        """
+        denoised = self.denoiser(images)
+        logits, maps = self.classifier(denoised)
+        return outcomes(logits, self.rejector(denoised, maps), threshold=self.threshold)
+
+    def extra_repr(self) -> str:
+        """State the threshold, which decides what this computes."""
+        return f"threshold={self.threshold}"
+
+
+def outcomes(logits: Tensor, heads: Tensor, *, threshold: float) -> Tensor:
+    """Return which of K classes or R each image is, as 0 and 1, [B, K+1]; NaN where not finite.
+
+    Args:
+        logits: of the classifier, [B, K].
+        heads: of the rejector, [B, K]; the head of the predicted class is consulted.
+        threshold: of the sigmoid of a head, in (0, 1).
+    """
+    classes = logits.argmax(dim=1)
+    outcome = torch.where(is_rejected(classes, heads, threshold=threshold), heads.shape[1], classes)
+    votes = F.one_hot(outcome, heads.shape[1] + 1).to(logits.dtype)
+    finite = logits.isfinite().all(dim=1) & heads.isfinite().all(dim=1)
+    return votes.masked_fill(~finite[:, None], torch.nan)
+
+
+def is_rejected(classes: Tensor, heads: Tensor, *, threshold: float) -> Tensor:
+    """Tell whether the head of an image's class rejects it, bool [B].
+
+    Args:
+        classes: int64 [B].
+        heads: logits [B, K].
+        threshold: of their sigmoid, in (0, 1).
+    """
+    consulted = heads.gather(1, classes[:, None])[:, 0]
+    return consulted.float().sigmoid() > threshold
+
+
+def check_certificate(certificate: str, *, rejecting: bool) -> None:
+    """Raise InputError unless a certificate suits a network that may reject draws, or may not."""
+    if rejecting and certificate != "rejection":
+        raise InputError(
+            f"certification.certificate = {certificate!r}: draws may be rejected here, so it must "
+            "be rejection; for others certify the bundle that the rejector was added to."
+        )
+    if certificate == "rejection" and not rejecting:
+        raise InputError(
+            "certification.certificate = 'rejection': there is no rejector here; decrop rejector "
+            "train adds one to a bundle."
+        )
