@@ -37,6 +37,7 @@ from decrop.smoothing.sampling import (
 from tests.decrop.digits_trial import certificates, short_trial
 from tests.mlflow_server.processes import eventually, is_alive
 from tune.cluster import Claim, ClusterSize
+from tune.drawn import SamplesDrawn
 from tune.shards import Answer, Counts, ShardedSampler, _draw
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -258,8 +259,13 @@ def counts_of_one_process(task: SamplingTask, asked: list[CountRequest]) -> Coun
     return LocalSampler(dataclasses.replace(task, network=LastBits()), CPU).class_counts(asked)
 
 
-def sharded(task: SamplingTask, helpers: int = HELPERS, claim: Claim = ONE_CORE) -> Watched:
-    return Watched(task, CPU, helper=claim, max_helpers=helpers)
+def sharded(
+    task: SamplingTask,
+    helpers: int = HELPERS,
+    claim: Claim = ONE_CORE,
+    drawn: SamplesDrawn | None = None,
+) -> Watched:
+    return Watched(task, CPU, helper=claim, max_helpers=helpers, drawn=drawn)
 
 
 def is_idle(size: ClusterSize, seconds: float) -> bool:
@@ -395,12 +401,16 @@ def test_certificates_outlive_a_helper_that_is_killed(
 def test_helpers_take_their_share(warm_ray: ClusterSize, tmp_path: Path) -> None:
     task = sampling_task(LeavesMarks(tmp_path, seconds_here=1.0))
     asked = requests(2)
-    sampler = sharded(task)
+    drawn = SamplesDrawn()
+    sampler = sharded(task, drawn=drawn)
     started = time.monotonic()
     counts = sampler.class_counts(asked)
     assert time.monotonic() - started < len(asked) / task.chunks_per_batch
     assert sampler.leases_by_helpers > 0
     assert len(marks_in(tmp_path)) >= sampler.leases_by_helpers
+    ((by_own, by_helpers),) = [by_role.values() for by_role in drawn.by_host.values()]
+    assert by_own > 0 and by_helpers > 0
+    assert by_own + by_helpers == sum(request.draws for request in asked)
     np.testing.assert_array_equal(counts, counts_of_one_process(task, asked))
 
 
