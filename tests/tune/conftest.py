@@ -10,6 +10,13 @@ from tests.tune.runs import FinishedSweep, decrop, only_sweep, running_on, write
 from tune.cluster import ClusterSize
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that use this Ray: its processes take all of a machine."""
+    for item in items:
+        if "local_ray" in getattr(item, "fixturenames", ()):
+            item.add_marker("ray")
+
+
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[ClusterSize]:
     # More room than the machine has, so that helpers find some beside trials.

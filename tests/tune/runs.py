@@ -157,6 +157,10 @@ def only_sweep(parent: Path) -> SweepDirectory:
     return SweepDirectory.open(path)
 
 
+# What tracking writes in a sweep directory, also where nothing is new.
+TRACKING_FILES = {"mlflow.db", ".tracking.writer"}
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Return the bytes of all files below a folder, by their path in it."""
     files = [path for path in folder.rglob("*") if path.is_file()]

@@ -646,6 +646,23 @@ def test_a_server_that_is_away_is_one_error_soon(directory: SweepDirectory) -> N
     assert "\n" not in str(caught.value)
 
 
+def test_a_store_whose_making_was_cut_off_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = make_sweep(tmp_path)
+
+    def killed(engine: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        # By then some of the tables are there.
+        patch.setattr("mlflow.store.db.utils._upgrade_db", killed)
+        with pytest.raises(SystemExit):
+            Tracker(directory).sync()
+    Tracker(directory).sync()
+    assert [run.key for run in Tracker(directory).logged_runs()] == ["sweep"]
+
+
 def test_making_the_store_prints_nothing(tmp_path: Path) -> None:
     directory = make_sweep(tmp_path)
     write_complete_trial(directory.trial(0), 0)

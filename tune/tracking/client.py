@@ -38,12 +38,12 @@ def set_up_mlflow() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     # Its own retries of an unanswered request could make a run twice; the next sync looks first.
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    # It tells of every schema migration, and logs errors that it raises as well.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def make_client(uri: str) -> "MlflowClient":
     """Return a client of a server or a store."""
     from mlflow.tracking import MlflowClient
 
-    # It tells of every schema migration, and logs errors that it raises as well.
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     return MlflowClient(uri)

@@ -20,6 +20,7 @@ from tune.tracking.experiment import SweepExperiment
 from tune.tracking.mirror import RunMirror
 from tune.tracking.models import register_version
 from tune.tracking.names import KEY_TAG, SYNCED_TAG
+from tune.tracking.store import create_store
 from tune.tracking.writer import RunWriter
 
 if TYPE_CHECKING:
@@ -224,8 +225,11 @@ class Tracker:
 
     @cached_property
     def _client(self) -> "MlflowClient":
-        own = f"sqlite:///{self.directory.mlflow_database_path.resolve()}"
-        return make_client(self._tracking_uri or own)
+        if self._tracking_uri is not None:
+            return make_client(self._tracking_uri)
+        database = self.directory.mlflow_database_path.resolve()
+        create_store(database)
+        return make_client(f"sqlite:///{database}")
 
     @cached_property
     def _experiment(self) -> SweepExperiment:

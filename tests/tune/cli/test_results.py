@@ -9,6 +9,7 @@ import pytest
 
 from decrop.files import read_json
 from tests.tune.runs import (
+    TRACKING_FILES,
     FinishedSweep,
     contents,
     decrop,
@@ -114,7 +115,7 @@ def test_missing_finals_and_seeds_are_trained_once(
     certified = copied.final_numbers()
     missing = sorted(set(copied.trial_numbers()) - set(certified))
     assert missing
-    own = {name: data for name, data in contents(copied.path).items() if name != "mlflow.db"}
+    own = {name: data for name, data in contents(copied.path).items() if name not in TRACKING_FILES}
     runs = tracked_runs(copied)
     arguments = ["leaderboard", copied.path, "--top", 4, "--seeds", 2, "--json"]
     with running_on(local_ray):
@@ -170,8 +171,8 @@ def test_missing_finals_and_seeds_are_trained_once(
         again = decrop(*arguments)
     assert again.code == 0 and again.last_line == board
     assert "training on" not in again.out
-    assert {k: v for k, v in contents(copied.path).items() if k != "mlflow.db"} == {
-        k: v for k, v in after.items() if k != "mlflow.db"
+    assert {k: v for k, v in contents(copied.path).items() if k not in TRACKING_FILES} == {
+        k: v for k, v in after.items() if k not in TRACKING_FILES
     }
 
     # Only what is lost is done again, and what fails does not keep the others from being shown.
