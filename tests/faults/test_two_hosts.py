@@ -38,9 +38,7 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.timeout(1200)]
 DECROP = (sys.executable, "-c", "from decrop.cli import main; main()")
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
-CLASSIFIER = ClassifierSettings.model_validate(
-    {"source": "small_cnn", "training": {"epochs": 2}}
-)
+CLASSIFIER = ClassifierSettings.model_validate({"source": "small_cnn", "training": {"epochs": 2}})
 # A host has room for one trial with two helpers, so two trials at once need both hosts.
 HOST_CPUS = 3
 # Of a process that is at work on a trial, and on a helper's lease.
