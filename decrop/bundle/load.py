@@ -24,13 +24,13 @@ from decrop.classifiers.stages import StagedClassifier
 from decrop.classifiers.stored import load_stored_classifier
 from decrop.classifiers.weights import load_weights
 from decrop.config import Count, Settings, TrialConfig
+from decrop.config.rejector import RejectorSettings
 from decrop.documents import validated
 from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json
 from decrop.networks.registry import build_denoiser
 from decrop.networks.rejector import Rejector
-from decrop.rejector_settings import RejectorSettings
 from decrop.result import Scores, TrialResult, nested_scores
 from decrop.smoothing.rejecting import RejectingNetwork, check_certificate
 from decrop.training.rejector import RejectionScores, build_rejector

@@ -17,8 +17,8 @@ from decrop.bundle.layout import (
     REJECTOR_HISTORY,
     TORCH_EXPORT,
 )
-from decrop.classifier_source import source_kind
 from decrop.config import CertificationSettings, TrialConfig
+from decrop.config.classifier_source import source_kind
 from decrop.evaluation.accuracy import exact_interval
 from decrop.result import TrialResult
 from decrop.training.rejector import RejectionScores

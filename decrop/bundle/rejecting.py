@@ -35,13 +35,13 @@ from decrop.certification import (
     with_recorded_batch_size,
 )
 from decrop.config import TrialConfig
+from decrop.config.rejector import RejectorSettings
 from decrop.data.datasets import load_dataset
 from decrop.data.limited import LabelledImages, evenly_spaced
 from decrop.errors import InputError
 from decrop.evaluation.plots import certificates_figure
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, sha256_of_json, sha256_of_tensors, write_json, write_text
-from decrop.rejector_settings import RejectorSettings
 from decrop.result import NOISY_IMAGE, Scores, TrialResult
 from decrop.smoothing.collect import OnProgress
 from decrop.smoothing.execution import resolve_device, resolve_precision

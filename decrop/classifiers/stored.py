@@ -7,7 +7,6 @@ from pydantic import Field, JsonValue, field_validator
 from safetensors.torch import save_file
 from torch import nn
 
-from decrop.classifier_source import SourceKind, source_kind
 from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.program import ExportedNetwork
 from decrop.classifiers.sources.factory import build_by_factory
@@ -15,6 +14,7 @@ from decrop.classifiers.sources.network import PROGRAM
 from decrop.classifiers.sources.zoo import build_by_name
 from decrop.classifiers.weights import load_weights, take_weights
 from decrop.config import Count, Positive, Settings
+from decrop.config.classifier_source import SourceKind, source_kind
 from decrop.documents import validated
 from decrop.errors import InputError
 from decrop.files import read_json, write_bytes, write_json, write_whole

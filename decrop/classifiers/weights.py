@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from decrop.classifier_source import ClassifierArchitecture
+from decrop.config.classifier_source import ClassifierArchitecture
 from decrop.errors import InputError
 from decrop.networks.registry import CLASSIFIERS, build_classifier_network
 

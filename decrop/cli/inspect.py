@@ -75,9 +75,9 @@ def _settings(
     target: str, assignments: list[str], dataset: str | None, dataset_path: str | None
 ) -> "TrialConfig":
     """Return the settings of a trial whose classifier is the target's."""
-    from decrop.classifier_source import AUTO, source_kind
     from decrop.cli.settings import change, load_trial
     from decrop.config import TrialConfig
+    from decrop.config.classifier_source import AUTO, source_kind
 
     given = []
     if dataset is not None:

@@ -12,7 +12,7 @@ from decrop.cli.output import accuracy_table, console, print_json, progress_bars
 from decrop.errors import InputError
 
 if TYPE_CHECKING:
-    from decrop.rejector_settings import RejectorSettings
+    from decrop.config.rejector import RejectorSettings
 
 rejector = typer.Typer(name="rejector", no_args_is_help=True)
 
@@ -101,8 +101,8 @@ def train(
 def _rejector_settings(name_or_path: str, assignments: Sequence[str]) -> "RejectorSettings":
     from importlib.resources import files
 
+    from decrop.config.rejector import RejectorSettings
     from decrop.documents import load_document, parse_assignment, set_dotted, validated
-    from decrop.rejector_settings import RejectorSettings
 
     presets = files("decrop") / "presets" / "rejector"
     document = load_document(name_or_path, presets, kind="rejector preset")

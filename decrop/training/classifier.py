@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from decrop.classifier_training_settings import ClassifierTrainingSettings
 from decrop.classifiers.classifier import Classifier
 from decrop.config import AugmentationSettings
+from decrop.config.classifier_training import ClassifierTrainingSettings
 from decrop.data.policies import moved
 from decrop.seeds import seeded_globals, torch_generator
 from decrop.smoothing.execution import autocast, resolve_precision

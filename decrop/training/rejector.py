@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.stages import StagedClassifier, find_stages
+from decrop.config.rejector import BLOCKS, RejectorSettings
 from decrop.data.augment import augment_views
 from decrop.errors import RunError
 from decrop.networks.rejector import Rejector
-from decrop.rejector_settings import BLOCKS, RejectorSettings
 from decrop.seeds import seeded_globals, torch_generator
 from decrop.smoothing.execution import Precision, autocast
 from decrop.smoothing.rejecting import is_rejected

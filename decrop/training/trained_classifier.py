@@ -6,10 +6,10 @@ from typing import Any
 import torch
 
 from decrop.cache import ContentCache, Tensors
-from decrop.classifier_training_settings import ClassifierTrainingSettings
 from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.load import untrained_classifier
 from decrop.config import LimitedDataSettings, TrialConfig
+from decrop.config.classifier_training import ClassifierTrainingSettings
 from decrop.data.datasets import Dataset
 from decrop.data.limited import LabelledImages, limited_data, take
 from decrop.errors import InputError

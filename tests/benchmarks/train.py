@@ -24,9 +24,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from decrop._torchvision import torchvision
-from decrop.classifier_training_settings import ClassifierTrainingSettings
 from decrop.classifiers.classifier import Classifier
 from decrop.config import DatasetSettings, TrialConfig
+from decrop.config.classifier_training import ClassifierTrainingSettings
 from decrop.data.datasets import load_dataset
 from decrop.documents import trial_config
 from decrop.networks.cifar_resnet import CifarResNet

@@ -5,9 +5,9 @@ from torch import Tensor, nn
 
 from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.stages import StagedClassifier
+from decrop.config.rejector import RejectorSettings
 from decrop.networks.rejector import Rejector
 from decrop.networks.small_cnn import SmallCNN
-from decrop.rejector_settings import RejectorSettings
 from decrop.seeds import seeded_globals
 from decrop.smoothing.rejecting import RejectingNetwork
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from decrop.classifier_training_settings import ClassifierTrainingSettings
 from decrop.config import TrialConfig
+from decrop.config.classifier_training import ClassifierTrainingSettings
 from decrop.documents import (
     field_paths,
     get_dotted,

@@ -1,6 +1,5 @@
 """From `classifier.source` to the source of its form."""
 
-from decrop.classifier_source import SourceKind, source_kind
 from decrop.classifiers.sources.factory import factory_network
 from decrop.classifiers.sources.network import Network, Source
 from decrop.classifiers.sources.program import program_network
@@ -8,6 +7,7 @@ from decrop.classifiers.sources.registered import registered_network
 from decrop.classifiers.sources.uri import network_at_uri
 from decrop.classifiers.sources.zoo import zoo_network
 from decrop.config import ClassifierSettings
+from decrop.config.classifier_source import SourceKind, source_kind
 from decrop.data.datasets import Dataset
 
 _SOURCES: dict[SourceKind, Source] = {

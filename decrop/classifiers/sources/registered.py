@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from decrop.classifier_source import AUTO, ClassifierArchitecture
 from decrop.classifiers.sources.network import Network
 from decrop.classifiers.weights import load_weights, matching_architecture
 from decrop.config import ClassifierSettings
+from decrop.config.classifier_source import AUTO, ClassifierArchitecture
 from decrop.data.datasets import Dataset
 from decrop.errors import InputError
 from decrop.networks.registry import CLASSIFIERS, SMALLEST_IMAGES, build_classifier_network

@@ -2,9 +2,9 @@
 
 from importlib.metadata import entry_points
 
-from decrop.classifier_source import uri_scheme
 from decrop.classifiers.sources.network import Network, Source
 from decrop.config import ClassifierSettings
+from decrop.config.classifier_source import uri_scheme
 from decrop.data.datasets import Dataset
 from decrop.errors import InputError
 

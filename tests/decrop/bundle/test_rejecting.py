@@ -17,13 +17,13 @@ from decrop.bundle.model_card import license_and_origin
 from decrop.bundle.rejecting import AddedRejector, add_rejector
 from decrop.certification import certificate_table, local_sampler
 from decrop.cli.settings import change
+from decrop.config.rejector import RejectorSettings
 from decrop.data.datasets import load_dataset
 from decrop.data.limited import LabelledImages, evenly_spaced
 from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, sha256_of_file, write_json
 from decrop.networks.rejector import Rejector
-from decrop.rejector_settings import RejectorSettings
 from decrop.trial_folder import TrialFolder
 from tests.decrop.digits_trial import ESTIMATION_SAMPLES, FIXED, files_in
 from tests.decrop.rejecting import small_settings

@@ -16,8 +16,8 @@ from decrop.bundle.layout import CHECKSUMS, write_checksums
 from decrop.bundle.rejecting import add_rejector
 from decrop.cache import ContentCache
 from decrop.cli.settings import change
+from decrop.config.rejector import RejectorSettings
 from decrop.inputs import load_inputs
-from decrop.rejector_settings import RejectorSettings
 from decrop.trial import run_trial
 from decrop.trial_folder import TrialFolder
 from tests.decrop.digits_trial import CPU, short_trial

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from decrop.classifier_training_settings import ClassifierTrainingSettings
 from decrop.classifiers.classifier import Classifier
+from decrop.config.classifier_training import ClassifierTrainingSettings
 from decrop.networks.registry import build_classifier_network
 from decrop.networks.small_cnn import SmallCNN
 from decrop.seeds import torch_generator

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from decrop.config.rejector import RejectorSettings
 from decrop.errors import InputError, RunError
-from decrop.rejector_settings import RejectorSettings
 from decrop.training.rejector import (
     RejectorTrainer,
     learning_rate,

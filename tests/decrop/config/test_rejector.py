@@ -3,8 +3,8 @@ from importlib.resources import files
 import pytest
 from pydantic import ValidationError
 
+from decrop.config.rejector import RejectorSettings
 from decrop.documents import read_yaml, validated
-from decrop.rejector_settings import RejectorSettings
 
 PRESETS = files("decrop") / "presets" / "rejector"
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from decrop.settings import Count, NonNegative, Positive, Settings
+from decrop.config.settings import Count, NonNegative, Positive, Settings
 
 ClassifierObjective = Literal["plain", "gaussian", "adre_reg", "smooth_adv", "adre_adv"]
 

@@ -4,14 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from decrop.config import (
-    AugmentationSettings,
-    Count,
-    NonNegative,
-    Positive,
-    Probability,
-    Settings,
-)
+from decrop.config.settings import Count, NonNegative, Positive, Probability, Settings
+from decrop.config.training import AugmentationSettings
 
 # The blocks of a ResNet, after each of which features of the classifier are appended.
 BLOCKS = 4

@@ -1,0 +1,53 @@
+"""The settings of one trial, validated: one module for each group of them."""
+
+from decrop.config.certification import CertificationSettings, ExecutionSettings
+from decrop.config.classifier import ClassifierSettings
+from decrop.config.classifier_source import ClassifierArchitecture
+from decrop.config.classifier_training import ClassifierObjective, ClassifierTrainingSettings
+from decrop.config.data import DatasetName, DatasetSettings, LimitedDataSettings
+from decrop.config.denoiser import DenoiserArchitecture, DenoiserSettings, PriorSettings
+from decrop.config.settings import Count, NonNegative, Positive, Probability, Settings
+from decrop.config.synthesis import Attack, BoundarySettings, InterpolationSettings
+from decrop.config.training import (
+    AugmentationPolicy,
+    AugmentationSettings,
+    DiscriminatorSettings,
+    LossWeights,
+    Mixing,
+    Objective,
+    Optimizer,
+    TrainingSettings,
+)
+from decrop.config.trial import TrialConfig
+
+__all__ = [
+    "Attack",
+    "AugmentationPolicy",
+    "AugmentationSettings",
+    "BoundarySettings",
+    "CertificationSettings",
+    "ClassifierArchitecture",
+    "ClassifierObjective",
+    "ClassifierSettings",
+    "ClassifierTrainingSettings",
+    "Count",
+    "DatasetName",
+    "DatasetSettings",
+    "DenoiserArchitecture",
+    "DenoiserSettings",
+    "DiscriminatorSettings",
+    "ExecutionSettings",
+    "InterpolationSettings",
+    "LimitedDataSettings",
+    "LossWeights",
+    "Mixing",
+    "NonNegative",
+    "Objective",
+    "Optimizer",
+    "Positive",
+    "PriorSettings",
+    "Probability",
+    "Settings",
+    "TrainingSettings",
+    "TrialConfig",
+]

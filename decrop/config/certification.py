@@ -1,0 +1,98 @@
+"""The settings of certification, and of how the work is run."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from decrop.config.settings import Count, NonNegative, Probability, Settings
+
+
+class CertificationSettings(Settings):
+    """Randomised smoothing certificates."""
+
+    procedure: Literal["adaptive", "fixed"] = Field(
+        "adaptive",
+        description="fixed draws equally often for each image, as published; adaptive stops an "
+        "image once more draws are not worth it, and certifies radii of a grid.",
+    )
+    certificate: Literal[
+        "cohen", "t_certify_published", "t_certify_preselected", "t_certify_grid", "rejection"
+    ] = Field(
+        "cohen",
+        description="fixed: CERTIFY (Cohen et al. 2019), or T-CERTIFY (Feng et al.) as published, "
+        "whose guarantee has a gap, or in one of two forms without it; rejection (Sheikholeslami "
+        "et al. 2022) is for bundles with a rejector.",
+    )
+    selection_samples: Count = Field(100, description="N0: samples that choose the top class.")
+    estimation_samples: Count = Field(
+        10_000, description="fixed: N, samples that bound its probability, on the test split."
+    )
+    max_samples: Count = Field(
+        20_000,
+        description="adaptive: most samples of an image on the test split, selection_samples "
+        "included (20,000 matches a fixed N of 10,000).",
+    )
+    held_out_samples: Count = Field(
+        1_000, description="N, or most of them, on held-out images, once trained."
+    )
+    pruning_samples: Count = Field(
+        100, description="N, or most of them, on held-out images, while training."
+    )
+    failure_probability: Probability = Field(
+        0.001, description="Probability per image that a certificate is wrong."
+    )
+    radii: tuple[NonNegative, ...] = Field(
+        (0.0, 0.25, 0.5, 0.75),
+        min_length=1,
+        description="L2 radii in [0,1] pixels at which certified accuracy is reported.",
+    )
+    radius_step: float = Field(
+        0.05,
+        gt=0,
+        le=0.05,
+        description="adaptive: step of the grid of radii that fills the gaps between `radii`.",
+    )
+    test_images: Count = Field(
+        500,
+        description="Evenly spaced test images to certify (paper: every 20th, 500); spaced in the "
+        "order of the labels where that would skip a class.",
+    )
+
+    @model_validator(mode="after")
+    def _increasing(self) -> Self:
+        if list(self.radii) != sorted(set(self.radii)):
+            raise ValueError("radii must increase")
+        return self
+
+    @model_validator(mode="after")
+    def _fit_the_procedure(self) -> Self:
+        if self.procedure == "adaptive" and self.max_samples <= self.selection_samples:
+            raise ValueError(
+                f"max_samples ({self.max_samples}) must exceed selection_samples "
+                f"({self.selection_samples}), which it includes"
+            )
+        if self.procedure == "adaptive" and self.certificate != "cohen":
+            raise ValueError(f"certificate {self.certificate} needs procedure fixed")
+        return self
+
+
+class ExecutionSettings(Settings):
+    """How the computation runs; part of what is certified, so it is recorded."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto prefers CUDA.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="Of the certified function; auto is bf16 where the hardware computes in it.",
+    )
+    training_precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="Of the networks while the denoiser is trained; weights and losses are fp32.",
+    )
+    chunk_size: Count = Field(
+        50, description="Noise draws of one image that share a random stream and go together."
+    )
+    chunks_per_batch: Count | Literal["auto"] = Field(
+        "auto",
+        description="Chunks in one forward pass, padded if fewer; auto tries which number is "
+        "fastest. Certificates are repeated with the number that was used.",
+    )

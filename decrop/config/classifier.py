@@ -1,0 +1,98 @@
+"""The settings of the classifier to protect."""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, JsonValue, field_validator, model_validator
+
+from decrop.config.classifier_source import AUTO, source_kind
+from decrop.config.classifier_training import ClassifierTrainingSettings
+from decrop.config.settings import Count, Positive, Settings
+
+
+class ClassifierSettings(Settings):
+    """The pretrained classifier to protect, and how it takes images."""
+
+    source: str = Field(
+        AUTO,
+        description="auto, the registered network that the weights fit; a registered network by "
+        "name; package.module:function, which returns a torch.nn.Module; timm/NAME or "
+        "torchvision/NAME; FILE.pt2, a program of torch.export; or the URI of an MLflow model "
+        "(models:/NAME/VERSION, runs:/RUN/PATH) that holds such a program.",
+    )
+    arguments: dict[str, JsonValue] = Field(
+        {},
+        description="Arguments of the function, or of the timm or torchvision model.",
+    )
+    weights: str | None = Field(
+        None,
+        description="safetensors file with the network's weights; a function may do without, and "
+        "a program has its own.",
+    )
+    training: ClassifierTrainingSettings | None = Field(
+        None, description="Train a registered network instead of loading weights."
+    )
+    mean: tuple[float, ...] | None = Field(
+        None,
+        description="Channel means in [0,1] pixels the classifier was trained with, in the order "
+        "of the data's channels; the dataset's own where not given (parquet and image_folder have "
+        "none). A classifier that standardises for itself takes mean 0 and std 1 in each channel.",
+    )
+    std: tuple[Positive, ...] | None = Field(
+        None, description="Channel standard deviations; the dataset's own where not given."
+    )
+    input_size: tuple[Count, Count] | None = Field(
+        None,
+        description="Height and width that images are resized to (bilinear, antialiased) before "
+        "the network, as a part of the certified function; those of the data if not given.",
+    )
+    channel_order: Literal["rgb", "bgr"] = Field(
+        "rgb", description="Order in which the network takes the channels; the data's is rgb."
+    )
+    feature_layer: str | None = Field(
+        None,
+        description="Name of the module whose input is the features, averaged over positions; if "
+        "not given, the last linear layer or convolution that runs.",
+    )
+
+    def __hash__(self) -> int:
+        # Arguments are a mapping, which has no hash of its own.
+        return hash(self.model_dump_json())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_name(cls, found: Any) -> Any:
+        if isinstance(found, dict) and "architecture" in found and "source" not in found:
+            return {"source" if k == "architecture" else k: v for k, v in found.items()}
+        return found
+
+    @field_validator("source")
+    @classmethod
+    def _of_a_known_form(cls, source: str) -> str:
+        source_kind(source)
+        return source
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.weights is not None and self.training is not None:
+            raise ValueError("give weights or training, not both")
+        if self.training is not None and self.source == AUTO:
+            raise ValueError("name the source to train, a registered network")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("give mean and std together, or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _fit_the_source(self) -> Self:
+        kind = source_kind(self.source)
+        if self.training is not None and kind != "registered":
+            raise ValueError(f"only a registered network can be trained, not {self.source}")
+        if self.training is not None and (self.input_size or self.channel_order != "rgb"):
+            raise ValueError(
+                "input_size and channel_order are of a pretrained classifier; one that is trained "
+                "takes images as they are"
+            )
+        if self.arguments and kind not in ("factory", "timm", "torchvision"):
+            raise ValueError(f"arguments are of a function or a model's name, not {self.source}")
+        if self.weights is not None and kind in ("program", "uri"):
+            raise ValueError(f"{self.source} has its own weights; give no classifier.weights")
+        return self

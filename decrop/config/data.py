@@ -1,0 +1,45 @@
+"""The settings of the data."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from decrop.config.settings import Settings
+
+DatasetName = Literal["digits", "cifar10", "fashion_mnist", "parquet", "image_folder"]
+
+
+class DatasetSettings(Settings):
+    """Where the images come from."""
+
+    name: DatasetName = Field(
+        "cifar10",
+        description="Registered dataset; parquet and image_folder are data of yours, with images "
+        "of one shape, and need classifier.mean and classifier.std.",
+    )
+    path: str | None = Field(
+        None,
+        description="Folder of the dataset. parquet: train.parquet and test.parquet with the "
+        "columns image and label; image_folder: train/<class>/ and test/<class>/ (or val); "
+        "cifar10 and fashion_mnist: torchvision's layout or parquet files, downloaded by "
+        "torchvision if not given.",
+    )
+
+
+class LimitedDataSettings(Settings):
+    """The class-balanced part of the training split that is available (DE-CROP, section 5)."""
+
+    fraction: float = Field(
+        0.01,
+        gt=0,
+        le=1,
+        description="Share of the training split, equally many images a class (paper: 0.01 for "
+        "CIFAR-10).",
+    )
+    held_out_fraction: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="Share of the limited data kept out of training, to score trials on.",
+    )
+    seed: int = Field(0, ge=0, description="Seed of both draws; the same in every trial.")

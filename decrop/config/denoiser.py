@@ -1,0 +1,42 @@
+"""The settings of the denoiser's network and of what it starts from."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from decrop.config.settings import Count, Positive, Settings
+
+DenoiserArchitecture = Literal["dncnn", "dncnn_wide", "memnet", "unet"]
+
+
+class DenoiserSettings(Settings):
+    """The denoiser in front of the classifier."""
+
+    architecture: DenoiserArchitecture = Field("dncnn", description="Registered network.")
+    depth: int = Field(
+        17,
+        ge=3,
+        le=64,
+        description="Convolution layers of dncnn and dncnn_wide (paper: 17); memnet (41) and unet "
+        "(20) have theirs whatever stands here.",
+    )
+    channels: int = Field(
+        64,
+        ge=4,
+        le=512,
+        description="Hidden channels (paper: 64); dncnn_wide has twice as many (paper: 128), unet "
+        "twice and four times as many at its lower resolutions.",
+    )
+
+
+class PriorSettings(Settings):
+    """Pretraining of the denoiser on generated images, before any image of the data is used."""
+
+    kind: Literal["none", "dead_leaves"] = Field(
+        "none",
+        description="none starts from random weights (paper); dead_leaves pretrains on random "
+        "overlapping shapes, with mean squared error.",
+    )
+    steps: Count = Field(1000, description="Steps of pretraining.")
+    batch_size: Count = Field(100, description="Images a step, each used once.")
+    learning_rate: Positive = Field(2e-3, description="Peak of the one-cycle schedule (Adam).")

@@ -1,0 +1,94 @@
+"""The settings of stage 1: boundary and interpolated samples."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from decrop.config.settings import Count, NonNegative, Positive, Settings
+
+Attack = Literal["pgd", "auto_attack", "deepfool"]
+_ATTACK_HELP = (
+    "Attack that crosses the decision boundary. pgd (published) ascends the loss of the true class "
+    "in a set number of steps. auto_attack leaves the predicted class by AutoPGD on two losses, "
+    "DeepFool and Square, each on the images that the parts before it left, and an image that all "
+    "leave stays as it is; 1.5 to 3 times as slow as pgd, but for an image that reaches Square "
+    "about 300 times. deepfool leaves the predicted class by the shortest way in L2, with no bound "
+    "but [0,1]; about 5 times as slow as pgd in as many steps."
+)
+
+
+class BoundarySettings(Settings):
+    """Boundary samples (eq. 5): adversarial examples of the limited data."""
+
+    attack: Attack = Field("pgd", description=_ATTACK_HELP)
+    epsilon: float = Field(
+        8 / 255,
+        gt=0,
+        le=1,
+        description="pgd, auto_attack: L-infinity bound in [0,1] pixels (published: 8/255). "
+        "deepfool keeps none.",
+    )
+    step_size: float = Field(
+        2 / 255,
+        gt=0,
+        le=1,
+        description="pgd: step in [0,1] pixels (published: 2/255); auto_attack: first step of "
+        "AutoPGD, which adapts it.",
+    )
+    steps: Count = Field(
+        20,
+        description="pgd: steps (published: 20); auto_attack: steps of AutoPGD on either loss "
+        "(AutoAttack's paper: 100); auto_attack, deepfool: most steps of DeepFool (its paper: 50).",
+    )
+    square_queries: int = Field(
+        5000,
+        ge=0,
+        description="auto_attack: queries of Square for an image that the other parts leave (its "
+        "paper: 5000); 0 leaves Square out.",
+    )
+    overshoot: NonNegative = Field(
+        0.02,
+        description="deepfool: how much further than the boundary it goes, as a share of the way "
+        "there (its paper: 0.02); with 0 many samples stop just short of it.",
+    )
+    on_failure: Literal["keep", "drop"] = Field(
+        "keep",
+        description="What to do with images whose prediction the attack did not change "
+        "(published: keep).",
+    )
+
+
+class InterpolationSettings(Settings):
+    """Interpolated samples (eqs. 6 and 7)."""
+
+    partner: Literal["boundary", "same_class"] = Field(
+        "boundary",
+        description="Whose logits are mixed with those of an image: its boundary sample's, or a "
+        "random other image's of its class (ablation without boundary samples).",
+    )
+    mixing_coefficient: float = Field(
+        0.5, ge=0, le=1, description="Weight of the clean logits in eq. 6."
+    )
+    count: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="Interpolated samples an image, with distinct mixing coefficients whose "
+        "median is mixing_coefficient (paper: 1; ablation 2 and 5).",
+    )
+    steps: Count = Field(50, description="Adam steps on the pixels in eq. 7 (published: up to 50).")
+    learning_rate: Positive = Field(0.001, description="Adam step in [0,1] pixels.")
+    mode: Literal["as_written", "published"] = Field(
+        "as_written",
+        description="as_written solves eq. 7; published does one step and floors to 8 bits, as the "
+        "published code does.",
+    )
+
+    @model_validator(mode="after")
+    def _distinct_coefficients(self) -> Self:
+        if self.count > 1 and self.mixing_coefficient in (0, 1):
+            raise ValueError(
+                f"mixing_coefficient {self.mixing_coefficient:g} with count {self.count} gives "
+                "equal coefficients; give one strictly between 0 and 1, or count 1"
+            )
+        return self

@@ -1,0 +1,133 @@
+"""The settings of training the denoiser."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from decrop.config.settings import Count, NonNegative, Positive, Settings
+
+Optimizer = Literal["adam", "adam_then_sgd", "sgd", "one_cycle"]
+Objective = Literal["decrop", "stability", "mse"]
+AugmentationPolicy = Literal["none", 1, 2, 3]
+Mixing = Literal["none", "mixup", "cutmix"]
+
+
+class LossWeights(Settings):
+    """The weights beta of eq. 12."""
+
+    label_consistency: NonNegative = Field(1.0, description="beta 1 (paper: 1).")
+    cosine: NonNegative = Field(4.0, description="beta 2 (paper: 4).")
+    mmd: NonNegative = Field(4.0, description="beta 3 (paper: 4).")
+    discriminator: NonNegative = Field(1.0, description="beta 4 (paper: 1).")
+
+
+class DiscriminatorSettings(Settings):
+    """The domain discriminator (eq. 11) behind a gradient reversal layer."""
+
+    hidden_units: Count = Field(100, description="Units of the hidden layer (paper: 100).")
+    learning_rate: Positive = Field(1e-5, description="Adam learning rate (paper: 1e-5).")
+    reversal_scale: NonNegative = Field(
+        1.0, description="Scale of the reversed gradient before beta 4 and the ramp (published: 2)."
+    )
+
+
+class AugmentationSettings(Settings):
+    """Augmentation of the training images (section 4 of the paper's supplement)."""
+
+    policy: AugmentationPolicy = Field(
+        1,
+        description="1: random crop, then horizontal flip; 2: one of horizontal flip, vertical "
+        "flip, random crop and affine; 3: all four (paper's best: 1).",
+    )
+    crop_padding: int = Field(4, ge=0, description="Zero pixels added on each side before a crop.")
+    flip_probability: float = Field(0.5, ge=0, le=1, description="Of each flip of the policy.")
+    mixing: Mixing = Field(
+        "none",
+        description="After the policy, mix images of a batch: mixup (Zhang et al. 2018) or cutmix "
+        "(Yun et al. 2019).",
+    )
+    mixing_alpha: Positive = Field(
+        1.0,
+        description="The share of an image in its mixture is drawn from Beta(alpha, alpha) "
+        "(CIFAR-10 in both papers: 1).",
+    )
+    views: Literal["matched", "independent"] = Field(
+        "matched",
+        description="Whether the three views of an image share all draws (published: independent).",
+    )
+
+
+class TrainingSettings(Settings):
+    """The phases of training the denoiser."""
+
+    objective: Objective = Field(
+        "decrop",
+        description="decrop: eq. 12. Baselines of denoised smoothing (Salman et al. 2020): "
+        "stability is eq. 8 alone, mse the squared error to the clean image.",
+    )
+    generated_samples: Literal["boundary_and_interpolated", "boundary", "interpolated"] = Field(
+        "boundary_and_interpolated",
+        description="decrop: samples whose losses eqs. 9 and 10 sum (paper: both).",
+    )
+    mse_epochs: int = Field(
+        0,
+        ge=0,
+        description="Epochs of the squared error to the clean image before the others (denoised "
+        "smoothing's MSE, then stability).",
+    )
+    epochs: Count = Field(600, description="Epochs without the discriminator (paper: 600).")
+    discriminator_epochs: int = Field(
+        600, ge=0, description="decrop: epochs with the discriminator (paper: 600)."
+    )
+    batch_size: Count = Field(200, description="Images a step (published: 200).")
+    optimizer: Optimizer = Field(
+        "adam",
+        description="adam (published code), adam_then_sgd (paper: SGD after adam_epochs), sgd, or "
+        "one_cycle: Adam whose learning rate rises to learning_rate and falls to zero in a phase.",
+    )
+    learning_rate: Positive = Field(1e-3, description="Initial learning rate (paper: 1e-3).")
+    learning_rate_drop_every: Count = Field(
+        200, description="Epochs of a phase between drops of the learning rate (paper: 200)."
+    )
+    learning_rate_drop_factor: float = Field(
+        0.1, gt=0, le=1, description="Factor of a drop (paper: 0.1)."
+    )
+    adam_epochs: Count = Field(50, description="Epochs of Adam in adam_then_sgd (paper: 50).")
+    weight_decay: NonNegative = Field(1e-4, description="L2 weight decay (published: 1e-4).")
+    l1_penalty: NonNegative = Field(
+        0.0, description="Weight of the L1 norm of the denoiser's weights in the loss."
+    )
+    averaging_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Decay a step of the moving average of the weights that is kept as the "
+        "denoiser; 0 keeps the last weights.",
+    )
+    loss_weights: LossWeights = LossWeights()
+    discriminator: DiscriminatorSettings = DiscriminatorSettings()
+    augmentation: AugmentationSettings = AugmentationSettings()
+    evaluations: Count = Field(
+        4,
+        description="Held-out scores of a trial, the last after the last epoch; used for pruning.",
+    )
+    early_stopping: bool = Field(
+        False,
+        description="Whether a trial keeps the weights of its best held-out score instead of its "
+        "last; the training on the whole limited data then ends at that epoch.",
+    )
+
+    @model_validator(mode="after")
+    def _scores_to_choose_from(self) -> Self:
+        if self.early_stopping and self.evaluations < 2:
+            raise ValueError(
+                f"evaluations ({self.evaluations}) must be at least 2 with early_stopping, which "
+                "chooses between them"
+            )
+        return self
+
+    @property
+    def phase_epochs(self) -> tuple[int, int, int]:
+        """Epochs of phase 0 (squared error), 1 (the objective) and 2 (with the discriminator)."""
+        with_discriminator = self.discriminator_epochs if self.objective == "decrop" else 0
+        return self.mse_epochs, self.epochs, with_discriminator

@@ -1,0 +1,30 @@
+"""The settings of one trial: what a sweep samples, a run logs, a bundle carries and reproduces."""
+
+from pydantic import Field
+
+from decrop.config.certification import CertificationSettings, ExecutionSettings
+from decrop.config.classifier import ClassifierSettings
+from decrop.config.data import DatasetSettings, LimitedDataSettings
+from decrop.config.denoiser import DenoiserSettings, PriorSettings
+from decrop.config.settings import Positive, Settings
+from decrop.config.synthesis import BoundarySettings, InterpolationSettings
+from decrop.config.training import TrainingSettings
+
+
+class TrialConfig(Settings):
+    """Everything that determines one trial."""
+
+    seed: int = Field(0, ge=0, description="Seed of synthesis, training and certification noise.")
+    sigma: Positive = Field(
+        0.25, description="Standard deviation of the Gaussian noise, in [0,1] pixels."
+    )
+    dataset: DatasetSettings = DatasetSettings()
+    limited: LimitedDataSettings = LimitedDataSettings()
+    classifier: ClassifierSettings = ClassifierSettings()
+    boundary: BoundarySettings = BoundarySettings()
+    interpolation: InterpolationSettings = InterpolationSettings()
+    denoiser: DenoiserSettings = DenoiserSettings()
+    prior: PriorSettings = PriorSettings()
+    training: TrainingSettings = TrainingSettings()
+    certification: CertificationSettings = CertificationSettings()
+    execution: ExecutionSettings = ExecutionSettings()
