@@ -220,8 +220,11 @@ def wider(document: Any) -> None:
 @pytest.mark.parametrize(
     ("change_", "message"),
     [
-        (without_its_record, "and no others, are of format 4"),
-        (as_plain_format, "and no others, are of format 4, but this one is of format 3"),
+        (without_its_record, f"and no others, are of format {FORMAT_WITH_REJECTOR}"),
+        (
+            as_plain_format,
+            f"and no others, are of format {FORMAT_WITH_REJECTOR}, but this one is of format {FORMAT}",
+        ),
         (with_certify, "must be rejection"),
         (without_stages, "stages and result.image_shape must be stated"),
         (with_other_stages, "has no module 'nowhere'"),
