@@ -223,7 +223,7 @@ def wider(document: Any) -> None:
         (without_its_record, f"and no others, are of format {FORMAT_WITH_REJECTOR}"),
         (
             as_plain_format,
-            f"and no others, are of format {FORMAT_WITH_REJECTOR}, but this one is of format {FORMAT}",
+            f"are of format {FORMAT_WITH_REJECTOR}, but this one is of format {FORMAT}",
         ),
         (with_certify, "must be rejection"),
         (without_stages, "stages and result.image_shape must be stated"),
