@@ -19,9 +19,9 @@ sweep: $(SWEEP_INSTALLED)
 	$(BIN)/decrop sweep quickstart
 
 test: $(TEST_INSTALLED)
-	# Sweeps take all of a machine, so they go one after another; the others in two processes.
+	# Sweeps take all of a machine, so they go one after another, those that are broken beside the others.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadscope -m 'not ray and not faults'
-	$(BIN)/python -m pytest -m 'ray or quick'
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m 'ray or quick'
 
 # Of these tests the others run the quick ones only; some need root, to mount and for networks.
 faults: $(TEST_INSTALLED)

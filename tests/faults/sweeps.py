@@ -9,8 +9,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from decrop.documents import merge
 from tests.mlflow_server.processes import descendants, eventually, is_alive
-from tests.tune.runs import decrop, end_session, only_sweep, started, write_sweep
+from tests.tune.runs import TINY_TRIAL, decrop, end_session, only_sweep, started, write_sweep
 from tune.directory import SweepDirectory
 
 TRIALS = 3
@@ -21,21 +22,7 @@ FIXED: dict[str, Any] = {
     "name": "fixed",
     "base": "digits",
     "search": "grid",
-    "trial": {
-        "limited": {"fraction": 0.08},
-        "classifier": {"training": {"epochs": 2}},
-        "boundary": {"steps": 2},
-        "interpolation": {"steps": 2},
-        "denoiser": {"depth": 3, "channels": 4},
-        "training": {"epochs": 2, "discriminator_epochs": 1, "evaluations": 2},
-        "certification": {
-            "selection_samples": 20,
-            "max_samples": 200,
-            "held_out_samples": 10_000,
-            "pruning_samples": 20,
-            "test_images": 20,
-        },
-    },
+    "trial": merge(TINY_TRIAL, {"certification": {"max_samples": 200, "held_out_samples": 10_000}}),
     "space": {"training.loss_weights.cosine": {"choice": [0, 8]}},
     "pruning": {"enabled": False},
     "resources": {

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -62,26 +62,38 @@ def tracking_server(folder: Path, store: str) -> Iterator[TrackingServer]:
         server.kill()
 
 
+def run_while_away(
+    sweep: Sweep,
+    server: TrackingServer,
+    seconds: int,
+    *,
+    kill: Callable[[], None],
+    start: Callable[[], None],
+) -> None:
+    """Run a sweep whose tracking is taken away in its first trial, and given back in its second."""
+    tracking = ("--tracking-uri", server.uri)
+    with sweep.running("sweep", write_fixed(sweep.parent.parent), "--out", sweep.parent, *tracking):
+        sweep.until_report(0)
+        with sweep.held():
+            sweep.until(lambda: server.shows("trials/0"))
+            kill()
+        sweep.until_report(1)
+        # It must not end before tracking is back.
+        with sweep.held():
+            time.sleep(seconds)
+            start()
+        sweep.end()
+    assert "warning" not in sweep.printed
+
+
 @pytest.mark.parametrize("seconds", [pytest.param(3, marks=pytest.mark.quick), 60])
 def test_the_mlflow_server_is_killed(
     tmp_path: Path, undisturbed: Sweep, lost: Lost, seconds: int
 ) -> None:
     sweep = Sweep(tmp_path / "sweeps")
     with tracking_server(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}") as server:
-        tracking = ("--tracking-uri", server.uri)
-        with sweep.running("sweep", write_fixed(tmp_path), "--out", sweep.parent, *tracking):
-            sweep.until_report(0)
-            with sweep.held():
-                sweep.until(lambda: server.shows("trials/0"))
-                server.kill()
-            sweep.until_report(1)
-            # It must not end before the server is back.
-            with sweep.held():
-                time.sleep(seconds)
-                server.start()
-            sweep.end()
-        assert "warning" not in sweep.printed
-        must_equal(sweep, undisturbed, *tracking)
+        run_while_away(sweep, server, seconds, kill=server.kill, start=server.start)
+        must_equal(sweep, undisturbed, "--tracking-uri", server.uri)
     lost(f"the MLflow server is killed and away for {seconds} s", sweep)
 
 
@@ -91,17 +103,6 @@ def test_the_postgres_server_is_killed(tmp_path: Path, undisturbed: Sweep, lost:
         running_postgres() as postgres,
         tracking_server(tmp_path, postgres.create_database("runs")) as server,
     ):
-        tracking = ("--tracking-uri", server.uri)
-        with sweep.running("sweep", write_fixed(tmp_path), "--out", sweep.parent, *tracking):
-            sweep.until_report(0)
-            with sweep.held():
-                sweep.until(lambda: server.shows("trials/0"))
-                postgres.kill()
-            sweep.until_report(1)
-            with sweep.held():
-                time.sleep(20)
-                postgres.start()
-            sweep.end()
-        assert "warning" not in sweep.printed
-        must_equal(sweep, undisturbed, *tracking)
+        run_while_away(sweep, server, 20, kill=postgres.kill, start=postgres.start)
+        must_equal(sweep, undisturbed, "--tracking-uri", server.uri)
     lost("the Postgres server is killed and away for 20 s", sweep)

@@ -11,10 +11,11 @@ from tune.cluster import ClusterSize
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that use this Ray: its processes take all of a machine."""
+    """Mark the tests that use this Ray: its processes take all of a machine, so there is one."""
     for item in items:
         if "local_ray" in getattr(item, "fixturenames", ()):
             item.add_marker("ray")
+            item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,23 @@ from tests.mlflow_server.processes import is_alive
 from tune.cluster import ClusterSize
 from tune.directory import SweepDirectory
 
+# A second or two of work.
+TINY_TRIAL: dict[str, Any] = {
+    "limited": {"fraction": 0.08},
+    "classifier": {"training": {"epochs": 2}},
+    "boundary": {"steps": 2},
+    "interpolation": {"steps": 2},
+    "denoiser": {"depth": 3, "channels": 4},
+    "training": {"epochs": 2, "discriminator_epochs": 1, "evaluations": 2},
+    "certification": {
+        "selection_samples": 20,
+        "max_samples": 120,
+        "held_out_samples": 100,
+        "pruning_samples": 20,
+        "test_images": 20,
+    },
+}
+
 # Four trials, three of them found by chance: what trial n tries depends on n and the seed alone.
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -31,21 +48,7 @@ TINY: dict[str, Any] = {
     "search": "random",
     "search_seed": 1,
     "trials": 4,
-    "trial": {
-        "limited": {"fraction": 0.08},
-        "classifier": {"training": {"epochs": 2}},
-        "boundary": {"steps": 2},
-        "interpolation": {"steps": 2},
-        "denoiser": {"depth": 3, "channels": 4},
-        "training": {"epochs": 2, "discriminator_epochs": 1, "evaluations": 2},
-        "certification": {
-            "selection_samples": 20,
-            "max_samples": 120,
-            "held_out_samples": 100,
-            "pruning_samples": 20,
-            "test_images": 20,
-        },
-    },
+    "trial": TINY_TRIAL,
     "space": {
         "training.loss_weights.cosine": {"uniform": [0, 8]},
         "interpolation.count": {"choice": [1, 2]},

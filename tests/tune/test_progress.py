@@ -130,13 +130,19 @@ def test_best_so_far_is_among_complete_trials() -> None:
     assert best == ["trial 0 with 0.300"] * 2 + ["trial 2 with 0.500"] * 2
 
 
-def test_the_end_of_a_trial_that_was_stopped_is_written_down(directory: SweepDirectory) -> None:
-    where, text = console(terminal=False)
-    callback = ProgressCallback(SweepProgress(2, 2, where), directory)
+def with_two_scored_trials(progress: SweepProgress, directory: SweepDirectory) -> ProgressCallback:
+    """Return a callback that has heard of one score of each of trials 0 and 1."""
+    callback = ProgressCallback(progress, directory)
     for number in (0, 1):
         begin(directory.trial(number), number)
         callback.on_trial_start(0, [], trial(number))
         callback.on_trial_result(0, [], trial(number), score(0.25))
+    return callback
+
+
+def test_the_end_of_a_trial_that_was_stopped_is_written_down(directory: SweepDirectory) -> None:
+    where, text = console(terminal=False)
+    callback = with_two_scored_trials(SweepProgress(2, 2, where), directory)
     end(directory.trial(0))
     ended = directory.trial(0).state_path.read_bytes()
     callback.on_trial_complete(0, [], trial(0, finished=True))
@@ -202,11 +208,7 @@ def test_a_trial_that_failed_by_itself_is_not_taken_up_again(directory: SweepDir
 
 def test_a_stopped_trial_is_neither_done_nor_pruned(directory: SweepDirectory) -> None:
     where, text = console(terminal=False)
-    callback = ProgressCallback(SweepProgress(2, 2, where), directory)
-    for number in (0, 1):
-        begin(directory.trial(number), number)
-        callback.on_trial_start(0, [], trial(number))
-        callback.on_trial_result(0, [], trial(number), score(0.25))
+    callback = with_two_scored_trials(SweepProgress(2, 2, where), directory)
     callback.on_trial_result(0, [], trial(0), {STOPPED: True})
     stopped = trial(0)
     stopped.last_result = {STOPPED: True}

@@ -1,0 +1,181 @@
+"""Classifiers trained for certification beside a denoiser, under every certificate.
+
+    python -m tests.benchmarks.trained_classifiers --dataset-path CIFAR10 \
+        --classifier RESNET20.safetensors --out FOLDER [--bundle DENOISER --rejecting BUNDLE]
+
+Fine-tunes a plain ResNet-20 with each objective (preset classifier_cifar10_resnet20) and certifies
+test images: CERTIFY and all forms of T-CERTIFY from the same draws, and the adaptive procedure from
+the first of them. `--bundle` is a denoiser's, `--rejecting` the same with a rejector (`decrop
+rejector train`); they are certified on the same images. What was done by an earlier, interrupted
+command in the folder is not done again.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+from torch import nn
+
+from decrop.bundle import load_bundle
+from decrop.certification import (
+    certificate_table,
+    local_sampler,
+    most_estimation_samples,
+    with_recorded_batch_size,
+)
+from decrop.classifier_run import ClassifierFolder, train_classifier
+from decrop.classifiers.load import untrained_classifier
+from decrop.cli.output import console, progress_bars
+from decrop.cli.settings import change, load_trial
+from decrop.config import TrialConfig
+from decrop.data.datasets import load_dataset
+from decrop.data.limited import LabelledImages, evenly_spaced
+from decrop.files import write_json
+from decrop.result import Scores
+
+OBJECTIVES = ("gaussian", "adre_reg", "smooth_adv", "adre_adv")
+CERTIFICATES = {
+    "CERTIFY": ("fixed", "cohen"),
+    "T-CERTIFY, published": ("fixed", "t_certify_published"),
+    "T-CERTIFY, preselected": ("fixed", "t_certify_preselected"),
+    "T-CERTIFY, grid": ("fixed", "t_certify_grid"),
+    "adaptive": ("adaptive", "cohen"),
+}
+REJECTION = {"rejection": ("fixed", "rejection")}
+
+
+def certified(
+    config: TrialConfig,
+    network: nn.Module,
+    images: LabelledImages,
+    certificates: dict[str, tuple[str, str]],
+    counts: Path,
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for each certificate, all from the draws that `counts` keeps."""
+    class_count = 10
+    for name, (procedure, certificate) in certificates.items():
+        chosen = change(
+            config,
+            [f"certification.procedure={procedure}", f"certification.certificate={certificate}"],
+        )
+        chosen = with_recorded_batch_size(
+            chosen, network, images, class_count=class_count, path=counts.with_suffix(".batch")
+        )
+        with progress_bars() as bars:
+            table = certificate_table(
+                chosen,
+                network,
+                images,
+                split="test",
+                class_count=class_count,
+                estimation_samples=most_estimation_samples(chosen.certification),
+                make_sampler=local_sampler(chosen),
+                journal=counts,
+                on_certified=bars.certification(f"{counts.stem}, {name}"),
+            )
+        scores = Scores.of(table, chosen.certification.radii)
+        assert table.samples is not None
+        yield {
+            "certificate": name,
+            "certified_accuracy": scores.certified_accuracy,
+            # The adaptive procedure's radii lie on a grid, so they are no mean radius.
+            "average_certified_radius": None
+            if procedure == "adaptive"
+            else scores.average_certified_radius,
+            "samples_an_image": float(table.samples.mean()),
+        }
+
+
+def main(
+    dataset_path: Annotated[Path, typer.Option(help="Folder of CIFAR-10.")],
+    classifier: Annotated[Path, typer.Option(help="Weights of the plain ResNet-20.")],
+    out: Annotated[Path, typer.Option(help="Folder for trainings, counts and table.")],
+    bundle: Annotated[Path | None, typer.Option(help="Of a denoiser.")] = None,
+    rejecting: Annotated[Path | None, typer.Option(help="The same with a rejector.")] = None,
+    epochs: Annotated[int, typer.Option(help="Epochs of each training.")] = 3,
+    images: Annotated[int, typer.Option(help="Test images.")] = 400,
+    samples: Annotated[int, typer.Option(help="Most noise draws of an image.")] = 2000,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Train, certify, and print one row a model and certificate."""
+    dataset_setting = f"dataset.path={dataset_path}"
+    certification = [
+        f"certification.test_images={images}",
+        f"certification.max_samples={samples}",
+        f"certification.estimation_samples={samples - 100}",
+        "certification.selection_samples=100",
+        f"execution.device={device}",
+        dataset_setting,
+    ]
+    out.mkdir(parents=True, exist_ok=True)
+    preset = load_trial("classifier_cifar10_resnet20", certification)
+    dataset = load_dataset(preset.dataset)
+    test = evenly_spaced(dataset.test, images)
+    rows: list[dict[str, Any]] = []
+
+    def add(name: str, found: Iterator[dict[str, Any]], **more: Any) -> None:
+        rows.extend({"model": name, **row, **more} for row in found)
+        write_json(out / "rows.json", rows)
+
+    start = change(preset, ["classifier.training=null", f"classifier.weights={classifier}"])
+    network = untrained_classifier(start.classifier, dataset)
+    add("plain", certified(start, network, test, CERTIFICATES, out / "plain.counts"))
+    for objective in OBJECTIVES:
+        config = change(
+            preset,
+            [
+                f"classifier.training.objective={objective}",
+                f"classifier.training.initial_weights={classifier}",
+                f"classifier.training.epochs={epochs}",
+            ],
+        )
+        folder = ClassifierFolder(out / objective)
+        with progress_bars() as bars:
+            report = train_classifier(config, folder, on_step=bars.counted(f"{objective}, steps"))
+        trained = change(
+            config, ["classifier.training=null", f"classifier.weights={folder.weights_path}"]
+        )
+        add(
+            objective,
+            certified(
+                trained,
+                untrained_classifier(trained.classifier, dataset),
+                test,
+                CERTIFICATES,
+                out / f"{objective}.counts",
+            ),
+            training_seconds=report["seconds"],
+        )
+    for name, path, certificates in (
+        ("denoiser", bundle, CERTIFICATES),
+        ("denoiser with rejector", rejecting, REJECTION),
+    ):
+        if path is not None:
+            loaded = load_bundle(path)
+            config = change(loaded.config, certification)
+            counts = out / f"{name.replace(' ', '_')}.counts"
+            add(name, certified(config, loaded.network, test, certificates, counts))
+    console.print(table_of(rows), highlight=False)
+    print(json.dumps(rows))
+
+
+def table_of(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as text: certified accuracy in %, average certified radius in pixels."""
+    columns = [
+        {
+            "model": row["model"],
+            "certificate": row["certificate"],
+            **{f"r = {r}": f"{100 * a:.1f}" for r, a in row["certified_accuracy"].items()},
+            "ACR": "" if (acr := row["average_certified_radius"]) is None else f"{acr:.4f}",
+            "samples": f"{row['samples_an_image']:.0f}",
+        }
+        for row in rows
+    ]
+    return pd.DataFrame(columns).to_string(index=False)
+
+
+if __name__ == "__main__":
+    typer.run(main)
