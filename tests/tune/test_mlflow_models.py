@@ -11,6 +11,7 @@ import torch
 
 from decrop.classifiers.sources.network import PROGRAM
 from decrop.config import ClassifierSettings
+from decrop.data.datasets import Dataset
 from decrop.errors import InputError
 from tests.decrop.classifiers.factories import make
 from tests.decrop.tiny import random_images, tiny_dataset
@@ -45,9 +46,9 @@ def settings(uri: str) -> ClassifierSettings:
     return ClassifierSettings(source=uri)
 
 
-def refusal(uri: str) -> str:
+def refusal(uri: str, dataset: Dataset = DATA) -> str:
     with pytest.raises(InputError) as error:
-        model_program(settings(uri), DATA)
+        model_program(settings(uri), dataset)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -69,6 +70,14 @@ def test_a_pickle_is_refused() -> None:
 @pytest.mark.usefixtures("runs")
 def test_what_is_not_there_is_named() -> None:
     assert "models:/nothing/1 cannot be downloaded" in refusal("models:/nothing/1")
+
+
+@pytest.mark.usefixtures("runs")
+def test_a_model_of_other_images_is_refused() -> None:
+    larger = tiny_dataset(torch.arange(8) % 4, class_count=4, images=random_images(8, size=8))
+    uri = logged("pt2")
+    message = refusal(uri, larger)
+    assert message.startswith(f"classifier.source: {uri}") and "1x6x6" in message
 
 
 def test_schemes_are_registered() -> None:
