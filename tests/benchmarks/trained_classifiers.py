@@ -5,7 +5,7 @@
 
 Fine-tunes a plain ResNet-20 with each objective (preset classifier_cifar10_resnet20) and certifies
 test images: CERTIFY and all forms of T-CERTIFY from the same draws, and the adaptive procedure from
-the first of them. `--bundle` is a denoiser's, `--rejecting` the same with a rejector (`decrop
+these and some more. `--bundle` is a denoiser's, `--rejecting` the same with a rejector (`decrop
 rejector train`); they are certified on the same images. What was done by an earlier, interrupted
 command in the folder is not done again.
 """
@@ -36,6 +36,7 @@ from decrop.data.limited import LabelledImages, evenly_spaced
 from decrop.files import write_json
 from decrop.result import Scores
 
+SELECTION_SAMPLES = 100
 OBJECTIVES = ("gaussian", "adre_reg", "smooth_adv", "adre_adv")
 CERTIFICATES = {
     "CERTIFY": ("fixed", "cohen"),
@@ -53,9 +54,10 @@ def certified(
     images: LabelledImages,
     certificates: dict[str, tuple[str, str]],
     counts: Path,
+    *,
+    class_count: int,
 ) -> Iterator[dict[str, Any]]:
     """Yield a row for each certificate, all from the draws that `counts` keeps."""
-    class_count = 10
     for name, (procedure, certificate) in certificates.items():
         chosen = change(
             config,
@@ -97,7 +99,8 @@ def main(
     rejecting: Annotated[Path | None, typer.Option(help="The same with a rejector.")] = None,
     epochs: Annotated[int, typer.Option(help="Epochs of each training.")] = 3,
     images: Annotated[int, typer.Option(help="Test images.")] = 400,
-    samples: Annotated[int, typer.Option(help="Most noise draws of an image.")] = 2000,
+    samples: Annotated[int, typer.Option(help="Most draws of an image, adaptively.")] = 2000,
+    fixed_samples: Annotated[int, typer.Option(help="Draws of an image otherwise.")] = 1000,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Train, certify, and print one row a model and certificate."""
@@ -105,8 +108,8 @@ def main(
     certification = [
         f"certification.test_images={images}",
         f"certification.max_samples={samples}",
-        f"certification.estimation_samples={samples - 100}",
-        "certification.selection_samples=100",
+        f"certification.estimation_samples={fixed_samples - SELECTION_SAMPLES}",
+        f"certification.selection_samples={SELECTION_SAMPLES}",
         f"execution.device={device}",
         dataset_setting,
     ]
@@ -116,13 +119,21 @@ def main(
     test = evenly_spaced(dataset.test, images)
     rows: list[dict[str, Any]] = []
 
-    def add(name: str, found: Iterator[dict[str, Any]], **more: Any) -> None:
+    def add(
+        name: str,
+        config: TrialConfig,
+        network: nn.Module,
+        certificates: dict[str, tuple[str, str]] = CERTIFICATES,
+        **more: Any,
+    ) -> None:
+        counts = out / f"{name.replace(' ', '_')}.counts"
+        class_count = dataset.class_count
+        found = certified(config, network, test, certificates, counts, class_count=class_count)
         rows.extend({"model": name, **row, **more} for row in found)
         write_json(out / "rows.json", rows)
 
     start = change(preset, ["classifier.training=null", f"classifier.weights={classifier}"])
-    network = untrained_classifier(start.classifier, dataset)
-    add("plain", certified(start, network, test, CERTIFICATES, out / "plain.counts"))
+    add("plain", start, untrained_classifier(start.classifier, dataset))
     for objective in OBJECTIVES:
         config = change(
             preset,
@@ -135,29 +146,17 @@ def main(
         folder = ClassifierFolder(out / objective)
         with progress_bars() as bars:
             report = train_classifier(config, folder, on_step=bars.counted(f"{objective}, steps"))
-        trained = change(
-            config, ["classifier.training=null", f"classifier.weights={folder.weights_path}"]
-        )
-        add(
-            objective,
-            certified(
-                trained,
-                untrained_classifier(trained.classifier, dataset),
-                test,
-                CERTIFICATES,
-                out / f"{objective}.counts",
-            ),
-            training_seconds=report["seconds"],
-        )
+        given = ["classifier.training=null", f"classifier.weights={folder.weights_path}"]
+        trained = change(config, given)
+        network = untrained_classifier(trained.classifier, dataset)
+        add(objective, trained, network, training_seconds=report["seconds"])
     for name, path, certificates in (
         ("denoiser", bundle, CERTIFICATES),
         ("denoiser with rejector", rejecting, REJECTION),
     ):
         if path is not None:
             loaded = load_bundle(path)
-            config = change(loaded.config, certification)
-            counts = out / f"{name.replace(' ', '_')}.counts"
-            add(name, certified(config, loaded.network, test, certificates, counts))
+            add(name, change(loaded.config, certification), loaded.network, certificates)
     console.print(table_of(rows), highlight=False)
     print(json.dumps(rows))
 
