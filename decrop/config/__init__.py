@@ -7,6 +7,7 @@ from decrop.config.classifier_training import ClassifierObjective, ClassifierTra
 from decrop.config.data import DatasetName, DatasetSettings, LimitedDataSettings
 from decrop.config.denoiser import DenoiserArchitecture, DenoiserSettings, PriorSettings
 from decrop.config.settings import Count, NonNegative, Positive, Probability, Settings
+from decrop.config.surrogate import SurrogateSettings
 from decrop.config.synthesis import Attack, BoundarySettings, InterpolationSettings
 from decrop.config.training import (
     AugmentationPolicy,
@@ -48,6 +49,7 @@ __all__ = [
     "PriorSettings",
     "Probability",
     "Settings",
+    "SurrogateSettings",
     "TrainingSettings",
     "TrialConfig",
 ]

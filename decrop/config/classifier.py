@@ -7,6 +7,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from decrop.config.classifier_source import AUTO, source_kind
 from decrop.config.classifier_training import ClassifierTrainingSettings
 from decrop.config.settings import Count, Positive, Settings
+from decrop.config.surrogate import SurrogateSettings
 
 
 class ClassifierSettings(Settings):
@@ -30,6 +31,11 @@ class ClassifierSettings(Settings):
     )
     training: ClassifierTrainingSettings | None = Field(
         None, description="Train a registered network instead of loading weights."
+    )
+    surrogate: SurrogateSettings | None = Field(
+        None,
+        description="Of an endpoint: the network that imitates it, through which the denoiser is "
+        "trained.",
     )
     mean: tuple[float, ...] | None = Field(
         None,
