@@ -60,6 +60,11 @@ class ClassifierSettings(Settings):
         "not given, the last linear layer or convolution that runs.",
     )
 
+    @property
+    def answers_only(self) -> bool:
+        """Whether the classifier is a black box, which gives no gradients."""
+        return source_kind(self.source) == "endpoint"
+
     def __hash__(self) -> int:
         # Arguments are a mapping, which has no hash of its own.
         return hash(self.model_dump_json())
@@ -92,6 +97,11 @@ class ClassifierSettings(Settings):
         kind = source_kind(self.source)
         if self.training is not None and kind != "registered":
             raise ValueError(f"only a registered network can be trained, not {self.source}")
+        if self.surrogate is not None and kind != "endpoint":
+            raise ValueError(
+                f"surrogate is of an endpoint, not of {self.source}, which a denoiser can be "
+                "trained through itself"
+            )
         if self.training is not None and (self.input_size or self.channel_order != "rgb"):
             raise ValueError(
                 "input_size and channel_order are of a pretrained classifier; one that is trained "

@@ -14,7 +14,7 @@ ClassifierArchitecture = Literal[
     "alexnet",
     "half_alexnet",
 ]
-SourceKind = Literal["registered", "factory", "timm", "torchvision", "program", "uri"]
+SourceKind = Literal["registered", "factory", "timm", "torchvision", "program", "uri", "endpoint"]
 
 AUTO = "auto"
 _NAME = r"[A-Za-z_]\w*"
@@ -33,6 +33,8 @@ def source_kind(source: str) -> SourceKind:
         return "registered"
     if zoo := _ZOO.fullmatch(source):
         return "timm" if zoo[1] == "timm" else "torchvision"
+    if source.startswith(("http://", "https://")):
+        return "endpoint"
     if _URI.fullmatch(source):
         return "uri"
     if source.endswith(".pt2"):
