@@ -84,12 +84,13 @@ def run_trial(
 ) -> Iterator[Report]:
     """Train a denoiser and certify it, yielding a report at each evaluation.
 
-    In front of a black box it is trained and scored through a surrogate; only the certificates on
-    `test` are the black box's own. On `held_out` the denoiser is trained without the held-out images and scored on them; on `test`
+    On `held_out` the denoiser is trained without the held-out images and scored on them; on `test`
     it is trained on the whole limited data and certified on the test split, once, at the end. Work
     already in the folder is not done again: reports are repeated, training goes on from its
     checkpoint, and the result is the one an uninterrupted trial gives. Closing the iterator stops
     the trial.
+
+    In front of a black box all of it goes through a surrogate, save the certificates on `test`.
 
     Args:
         config: the trial's settings.
