@@ -78,7 +78,7 @@ def load_inputs(
     dataset = load_dataset(config.dataset)
     limited = limited_data(dataset, config.limited)
     target = agreement = None
-    if config.classifier.answers_only:
+    if config.classifier.asked is not None:
         given = surrogate_to_train(config, dataset, limited)
         target = load_target(config, dataset, ledger)
         surrogate = load_surrogate(given, target, cache, device, on_asked=on_asked, on_step=on_step)
@@ -129,6 +129,6 @@ def trained_through(config: TrialConfig, dataset: Dataset, limited: LimitedData)
     Raises:
         InputError: it cannot be used.
     """
-    if config.classifier.answers_only:
+    if config.classifier.asked is not None:
         return surrogate_to_train(config, dataset, limited).classifier
     return untrained_classifier(config.classifier, dataset)
