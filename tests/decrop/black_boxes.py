@@ -49,6 +49,8 @@ class InProcess(nn.Module):
         return answers
 
     def forward(self, images: Tensor) -> Tensor:
+        if not isinstance(images, Tensor):
+            raise TypeError("it is asked, not traced")
         return self.probabilities(images.float()).log()
 
     def content_hash(self) -> str:
