@@ -176,7 +176,10 @@ def noisy_accuracy(
 def check_settings(folder: ClassifierFolder, config: TrialConfig) -> None:
     """Raise InputError where a folder holds a training with other settings."""
     path = folder.settings_path
-    if path.exists() and trial_config(read_yaml(path), source=str(path)) != config:
+    if not path.exists():
+        return
+    found = trial_config(read_yaml(path), source=str(path))
+    if found.without_budget() != config.without_budget():
         raise InputError(
             f"{folder.path} holds a training with other settings; choose another folder with --out."
         )

@@ -41,3 +41,12 @@ class TrialConfig(Settings):
                 "chunks, so each goes in one request"
             )
         return self
+
+    def without_budget(self) -> "TrialConfig":
+        """Return the settings but for the budget of queries, which may be raised to go on."""
+        endpoint = self.classifier.endpoint
+        if endpoint is None:
+            return self
+        endpoint = endpoint.model_copy(update={"query_budget": None})
+        classifier = self.classifier.model_copy(update={"endpoint": endpoint})
+        return self.model_copy(update={"classifier": classifier})
