@@ -9,13 +9,12 @@ from decrop.errors import InputError
 from decrop.query_plan import OPENING, QueryPlan
 from tests.decrop.black_boxes import URL
 from tests.tune.runs import TINY, write_sweep
+from tune.cluster import Claim, Claims, ClusterSize
 from tune.plan import plan_sweep
 from tune.queries import finals_queries, sweep_queries
 from tune.space import reference_config
 from tune.sweep import check_sweep
 from tune.sweep_file import SweepConfig, load_sweep
-from tests.tune.test_plan import ONE_CORE, TWO_CORES
-from tune.cluster import Claims
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -98,12 +97,14 @@ def test_a_dry_run_counts_them_and_asks_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tune.plan._PROBE_SECONDS", 0.05)
-    claims = Claims(trial=ONE_CORE, helper=ONE_CORE, max_helpers=1, max_concurrent=None)
+    core = Claim(cpu=1, gpu=0)
+    claims = Claims(trial=core, helper=core, max_helpers=1, max_concurrent=None)
+    size = ClusterSize(cpu=2, gpu=0)
     loaded = sweep(tmp_path)
     # Nothing listens at the URL.
-    assert plan_sweep(loaded, claims, TWO_CORES).queries == queries(loaded).most
+    assert plan_sweep(loaded, claims, size).queries == queries(loaded).most
     white = load_sweep(str(write_sweep(tmp_path)))
-    assert plan_sweep(white, claims, TWO_CORES).queries == 0
+    assert plan_sweep(white, claims, size).queries == 0
 
 
 def test_the_preset_of_figure_5_steals_once_for_both_architectures() -> None:
