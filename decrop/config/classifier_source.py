@@ -15,9 +15,7 @@ ClassifierArchitecture = Literal[
     "alexnet",
     "half_alexnet",
 ]
-SourceKind = Literal[
-    "registered", "factory", "timm", "torchvision", "program", "uri", "endpoint"
-]
+SourceKind = Literal["registered", "factory", "timm", "torchvision", "program", "uri", "endpoint"]
 
 AUTO = "auto"
 _NAME = r"[A-Za-z_]\w*"
