@@ -86,10 +86,11 @@ class EndpointClassifier(nn.Module):
         """Return logarithms of probabilities, float32 [B, K], finite (see `probabilities`)."""
         return self.probabilities(images).clamp(min=_SMALLEST).log()
 
-    def probabilities(self, images: Tensor) -> Tensor:
+    def probabilities(self, images: Tensor, *, stop: threading.Event | None = None) -> Tensor:
         """Return float32 [B, K] of images [B, C, H, W] in [0,1] pixels; one-hot from labels.
 
-        Requests of at most `batch_size` images, of which `concurrency` are under way at once.
+        Requests of at most `batch_size` images, of which `concurrency` are under way at once. Once
+        `stop` is set nothing more is sent.
 
         Raises:
             InputError: images are of another shape, or values are not finite.
@@ -100,21 +101,18 @@ class EndpointClassifier(nn.Module):
         if not parts:
             return torch.zeros(0, self.class_count, device=images.device)
         if len(parts) == 1:
-            return self.answer(images)
-        stop = threading.Event()
+            return self._answer(images, stop)
+        stop = stop or threading.Event()
         with ThreadPoolExecutor(min(self.client.settings.concurrency, len(parts))) as pool:
+            asking = [pool.submit(self._answer, part, stop) for part in parts]
             try:
-                return torch.cat(list(pool.map(lambda part: self.answer(part, stop=stop), parts)))
-            finally:
+                return torch.cat([answer.result() for answer in asking])
+            except BaseException:
                 stop.set()
+                raise
 
-    def answer(self, images: Tensor, *, stop: threading.Event | None = None) -> Tensor:
-        """Return what `probabilities` does, by one request.
-
-        Args:
-            images: [B, C, H, W], B >= 1.
-            stop: once it is set, the request is not repeated any more.
-        """
+    def _answer(self, images: Tensor, stop: threading.Event | None) -> Tensor:
+        """Return what `probabilities` does, by one request."""
         function = self.function
         if tuple(images.shape[1:]) != function.image_shape:
             raise InputError(

@@ -107,7 +107,7 @@ class EndpointClient:
         )
         repeated = 0
         while True:
-            self._wait(self.ledger.reserve(images, retry=repeated > 0), stop)
+            self._go_ahead(images, retry=repeated > 0, stop=stop)
             response, answer, failure = self._send(body, most_bytes, images)
             if failure is None and response is not None and response.status == 200:
                 return answer
@@ -236,6 +236,16 @@ class EndpointClient:
                 f"{asked_for:,.0f} s (Retry-After); go on after that."
             )
         return retry.get_backoff_time() if asked_for is None else asked_for
+
+    def _go_ahead(self, images: int, *, retry: bool, stop: threading.Event) -> None:
+        """Count a request and wait until it may be sent."""
+        self._wait(0, stop)
+        seconds = self.ledger.reserve(images, retry=retry)
+        try:
+            self._wait(seconds, stop)
+        except EndpointError:
+            self.ledger.give_back(images)
+            raise
 
     def _wait(self, seconds: float, stop: threading.Event) -> None:
         if stop.wait(seconds) if seconds > 0 else stop.is_set():

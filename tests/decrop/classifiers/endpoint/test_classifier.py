@@ -415,7 +415,7 @@ def test_no_more_is_asked_than_the_budget_allows(tmp_path: Path) -> None:
     with serving(labels_of(NETWORK)) as endpoint:
         classifier = opened(endpoint, ledger, **given)
         with ThreadPoolExecutor(4) as pool:
-            asking = [pool.submit(classifier.answer, IMAGES[:3]) for _ in range(5)]
+            asking = [pool.submit(classifier.probabilities, IMAGES[:3]) for _ in range(5)]
         spent = [one for one in asking if one.exception() is None]
         refused = [str(one.exception()) for one in asking if one.exception() is not None]
         assert (len(spent), len(refused)) == (3, 2)
