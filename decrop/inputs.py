@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from decrop.cache import ContentCache
-from decrop.classifiers.black_box import BlackBoxNetwork
 from decrop.classifiers.classifier import Classifier
+from decrop.classifiers.endpoint import EndpointClassifier, endpoint_classifier
 from decrop.classifiers.load import untrained_classifier
 from decrop.config import TrialConfig
 from decrop.data.datasets import Dataset, load_dataset
@@ -35,11 +35,11 @@ class TrialInputs:
     limited: LimitedData
     test: LabelledImages
     class_names: tuple[str, ...]
-    target: BlackBoxNetwork | None = None
+    target: EndpointClassifier | None = None
     agreement: float | None = None
 
     @property
-    def protected(self) -> Classifier | BlackBoxNetwork:
+    def protected(self) -> Classifier | EndpointClassifier:
         """The classifier that test images are certified on."""
         return self.classifier if self.target is None else self.target
 
@@ -80,7 +80,7 @@ def load_inputs(
     target = agreement = None
     if config.classifier.asked is not None:
         given = surrogate_to_train(config, dataset, limited)
-        target = load_target(config, dataset, ledger)
+        target = endpoint_classifier(config.classifier, dataset, ledger)
         surrogate = load_surrogate(given, target, cache, device, on_asked=on_asked, on_step=on_step)
         classifier, agreement = surrogate.classifier, surrogate.agreement
     else:
@@ -93,21 +93,6 @@ def load_inputs(
         target=target,
         agreement=agreement,
     )
-
-
-def load_target(config: TrialConfig, dataset: Dataset, ledger: Path | None) -> BlackBoxNetwork:
-    """Open the black box of a trial's settings.
-
-    Args:
-        config: the trial's settings.
-        dataset: whose classes it tells apart.
-        ledger: file that counts what is asked.
-
-    Raises:
-        InputError: the settings cannot be used.
-        RunError: it does not answer.
-    """
-    raise NotImplementedError
 
 
 def check_inputs(config: TrialConfig) -> None:

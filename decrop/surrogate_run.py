@@ -13,12 +13,12 @@ from decrop.classifier_run import (
     train_in_folder,
     write_settings,
 )
+from decrop.classifiers.endpoint import endpoint_classifier
 from decrop.config import TrialConfig
 from decrop.data.datasets import load_dataset
 from decrop.data.limited import limited_data
 from decrop.errors import InputError
 from decrop.files import read_json, sha256_of_json, write_json
-from decrop.inputs import load_target
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.training.surrogate import OnCount, surrogate_to_train
 
@@ -87,7 +87,7 @@ def steal_classifier(
     write_settings(folder, config)
     if on_begin is not None:
         on_begin(given.queries)
-    target = load_target(config, dataset, folder.ledger_path)
+    target = endpoint_classifier(config.classifier, dataset, folder.ledger_path)
     answers = given.ask(target, ContentCache(folder.answers_path), on_asked)
     trainer = given.trainer(answers, device)
     origin = sha256_of_json(given.determined_by(target, device))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from decrop.cache import ContentCache
-from decrop.certification import MakeSampler
+from decrop.certification import MakeSampler, local_sampler
 from decrop.classifiers.stored import store_classifier
 from decrop.config import TrialConfig
 from decrop.files import write_json
@@ -101,12 +101,14 @@ class SweepJob:
             drawn: counts who draws how many samples.
             alone: whether the trial's own process is to draw all, as where a black box is asked.
         """
+        if alone:
+            return local_sampler(config)
         device = resolve_device(config.execution.device)
         return lambda task: ShardedSampler(
             task,
             device,
             helper=self.claims.helper,
-            max_helpers=0 if alone else self.claims.max_helpers,
+            max_helpers=self.claims.max_helpers,
             drawn=drawn,
         )
 

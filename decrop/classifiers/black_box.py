@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class BlackBox(Protocol):
@@ -23,21 +23,3 @@ class BlackBox(Protocol):
     def content_hash(self) -> str:
         """Hash what determines the predictions, as far as it is known."""
         ...
-
-
-class BlackBoxNetwork(nn.Module):
-    """A black box as a network that can be certified; it never was trained, nor will be."""
-
-    class_count: int
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return log-probabilities [B, K] of images [B, C, H, W], which may leave [0,1]."""
-        raise NotImplementedError
-
-    def probabilities(self, images: Tensor) -> Tensor:
-        """Answer as `BlackBox` says."""
-        raise NotImplementedError
-
-    def content_hash(self) -> str:
-        """Hash as `BlackBox` says."""
-        raise NotImplementedError

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import decrop.inputs
 from decrop.classifiers.classifier import Classifier
 from decrop.errors import RunError
 from decrop.files import sha256_of_json
@@ -59,5 +58,5 @@ class InProcess(nn.Module):
 
 def serve(patch: pytest.MonkeyPatch, target: InProcess) -> None:
     """Let settings whose source is `URL` reach a black box."""
-    patch.setattr(decrop.inputs, "load_target", lambda *arguments: target)
-    patch.setattr("decrop.surrogate_run.load_target", lambda *arguments: target)
+    for module in ("decrop.inputs", "decrop.surrogate_run"):
+        patch.setattr(f"{module}.endpoint_classifier", lambda *arguments: target)
