@@ -11,6 +11,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import nn
 
+from decrop.cache import Tensors
 from decrop.certification import clean_accuracy
 from decrop.config import TrialConfig
 from decrop.data.datasets import load_dataset
@@ -71,26 +72,18 @@ def train_classifier(
         InputError: the settings cannot be used, or the folder holds another training.
         TrainingDivergedError: the loss became NaN or infinite.
     """
-    _check_settings(folder, config)
+    check_settings(folder, config)
     device = resolve_device(config.execution.device)
     dataset = load_dataset(config.dataset)
     given = classifier_to_train(config, dataset)
-    document = config.model_dump(mode="json")
-    write_text(folder.settings_path, yaml.safe_dump(document, sort_keys=False))
+    write_settings(folder, config)
     origin = sha256_of_json(given.determined_by(device))
     if folder.report_path.exists():
         report: dict[str, Any] = read_json(folder.report_path)
         _check_origin(folder, report["origin"], origin)
         return report
     trainer = given.trainer(device)
-    if folder.checkpoint_path.exists():
-        checkpoint = torch.load(folder.checkpoint_path, map_location="cpu", weights_only=True)
-        _check_origin(folder, checkpoint["origin"], origin)
-        trainer.load_state_dict(checkpoint["trainer"])
-    train_to_end(trainer, save=lambda: _save(folder, trainer, origin), on_step=on_step)
-
-    weights = {name: tensor.cpu().contiguous() for name, tensor in trainer.weights().items()}
-    write_whole(folder.weights_path, lambda temporary: save_file(weights, temporary))
+    weights = train_in_folder(trainer, folder, origin, on_step=on_step)
     classifier = given.classifier
     classifier.network.load_state_dict(weights)
     held_out = None
@@ -121,6 +114,38 @@ def train_classifier(
     return report
 
 
+def train_in_folder(
+    trainer: ClassifierTrainer,
+    folder: ClassifierFolder,
+    origin: str,
+    *,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Tensors:
+    """Train to the end, from the folder's checkpoint if there is one, and write the weights.
+
+    Args:
+        trainer: that has not taken a step.
+        folder: of the training; the caller deletes the checkpoint.
+        origin: hash of all that the weights depend on.
+        on_step: called with steps done and in all.
+
+    Returns:
+        the weights, on the CPU.
+
+    Raises:
+        InputError: the checkpoint is of another origin.
+        TrainingDivergedError: the loss became NaN or infinite.
+    """
+    if folder.checkpoint_path.exists():
+        checkpoint = torch.load(folder.checkpoint_path, map_location="cpu", weights_only=True)
+        _check_origin(folder, checkpoint["origin"], origin)
+        trainer.load_state_dict(checkpoint["trainer"])
+    train_to_end(trainer, save=lambda: _save(folder, trainer, origin), on_step=on_step)
+    weights = {name: tensor.cpu().contiguous() for name, tensor in trainer.weights().items()}
+    write_whole(folder.weights_path, lambda temporary: save_file(weights, temporary))
+    return weights
+
+
 def noisy_accuracy(
     network: nn.Module, images: LabelledImages, *, sigma: float, seed: int, device: torch.device
 ) -> float:
@@ -148,12 +173,22 @@ def noisy_accuracy(
     return correct / (_NOISE_DRAWS * len(images))
 
 
-def _check_settings(folder: ClassifierFolder, config: TrialConfig) -> None:
+def check_settings(folder: ClassifierFolder, config: TrialConfig) -> None:
+    """Raise InputError where a folder holds a training with other settings."""
     path = folder.settings_path
-    if path.exists() and trial_config(read_yaml(path), source=str(path)) != config:
+    if not path.exists():
+        return
+    found = trial_config(read_yaml(path), source=str(path))
+    if found.without_budget() != config.without_budget():
         raise InputError(
             f"{folder.path} holds a training with other settings; choose another folder with --out."
         )
+
+
+def write_settings(folder: ClassifierFolder, config: TrialConfig) -> None:
+    """Write the settings of a folder's training."""
+    document = config.model_dump(mode="json")
+    write_text(folder.settings_path, yaml.safe_dump(document, sort_keys=False))
 
 
 def _check_origin(folder: ClassifierFolder, found: str, expected: str) -> None:

@@ -200,9 +200,17 @@ def unknown(path: str, same_level: Iterable[str], elsewhere: Iterable[str] = ())
     return _one_line(f"{path} is not a setting; {hint}")
 
 
+class _WithoutCredentials(reprlib.Repr):
+    """Shortens values, and leaves out where URLs may hold passwords or keys."""
+
+    def repr_str(self, x: str, level: int) -> str:
+        text = re.sub(r"(https?://)\S*@", r"\1…@", x)
+        return super().repr_str(re.sub(r"(https?://[^\s?#]*[?#])\S+", r"\1…", text), level)
+
+
 def show(value: Any) -> str:
     """Return a short one-line form of a value, for a message."""
-    shortener = reprlib.Repr()
+    shortener = _WithoutCredentials()
     shortener.maxstring = shortener.maxother = _VALUE_LENGTH
     return shortener.repr(value)
 

@@ -1,31 +1,102 @@
 """What a trial works on: the classifier, the limited data and the test images."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from decrop.cache import ContentCache
 from decrop.classifiers.classifier import Classifier
+from decrop.classifiers.endpoint import EndpointClassifier, endpoint_classifier
 from decrop.classifiers.load import untrained_classifier
 from decrop.config import TrialConfig
-from decrop.data.datasets import load_dataset
+from decrop.data.datasets import Dataset, load_dataset
 from decrop.data.limited import LabelledImages, LimitedData, evenly_spaced, limited_data
 from decrop.smoothing.rejecting import check_certificate
+from decrop.training.surrogate import OnCount, load_surrogate, surrogate_to_train
 from decrop.training.trained_classifier import load_classifier
 
 
 @dataclass(frozen=True)
 class TrialInputs:
-    """Small enough to send to every worker: no more of the dataset than a trial reads."""
+    """Small enough to send to every worker: no more of the dataset than a trial reads.
+
+    Attributes:
+        classifier: to train through; of a black box, its surrogate.
+        limited: data to train and to be scored on.
+        test: images to certify in the end.
+        class_names: in the order of the logits.
+        target: the black box, which the test images are certified on; None where the classifier is
+            the one to protect.
+        agreement: share of held-out images on which surrogate and black box agree.
+    """
 
     classifier: Classifier
     limited: LimitedData
     test: LabelledImages
     class_names: tuple[str, ...]
+    target: EndpointClassifier | None = None
+    agreement: float | None = None
+
+    @property
+    def protected(self) -> Classifier | EndpointClassifier:
+        """The classifier that test images are certified on."""
+        return self.classifier if self.target is None else self.target
+
+    def hashes(self) -> dict[str, str]:
+        """Return content hashes of the protected classifier, its surrogate and the limited data."""
+        hashes = {"classifier": self.protected.content_hash()}
+        if self.target is not None:
+            hashes["surrogate"] = self.classifier.content_hash()
+        return {**hashes, "limited_data": self.limited.all.content_hash()}
 
 
-def load_inputs(config: TrialConfig, cache: ContentCache, device: torch.device) -> TrialInputs:
-    """Open the dataset, load (or train) the classifier, draw the limited data.
+def load_inputs(
+    config: TrialConfig,
+    cache: ContentCache,
+    device: torch.device,
+    *,
+    ledger: Path | None = None,
+    on_asked: OnCount | None = None,
+    on_step: OnCount | None = None,
+) -> TrialInputs:
+    """Open the dataset, load (or train, or steal) the classifier, draw the limited data.
+
+    Args:
+        config: the trial's settings.
+        cache: where trained classifiers, surrogates and answers of a black box are shared.
+        device: where to train.
+        ledger: file that counts what is asked of a black box.
+        on_asked: called with images that a black box has answered and how many there are.
+        on_step: called with steps that its surrogate is trained and how many there are.
+
+    Raises:
+        InputError: paths, columns, weights, fractions or a certificate that cannot be used.
+        RunError: a black box does not answer.
+    """
+    check_certificate(config.certification.certificate, rejecting=False)
+    dataset = load_dataset(config.dataset)
+    limited = limited_data(dataset, config.limited)
+    target = agreement = None
+    if config.classifier.asked is not None:
+        given = surrogate_to_train(config, dataset, limited)
+        target = endpoint_classifier(config.classifier, dataset, ledger)
+        surrogate = load_surrogate(given, target, cache, device, on_asked=on_asked, on_step=on_step)
+        classifier, agreement = surrogate.classifier, surrogate.agreement
+    else:
+        classifier = load_classifier(config, dataset, cache, device).cpu()
+    return TrialInputs(
+        classifier=classifier,
+        limited=limited,
+        test=evenly_spaced(dataset.test, config.certification.test_images),
+        class_names=dataset.class_names,
+        target=target,
+        agreement=agreement,
+    )
+
+
+def check_inputs(config: TrialConfig) -> None:
+    """Raise what `load_inputs` would, without training a classifier or asking a black box.
 
     Raises:
         InputError: paths, columns, weights, fractions or a certificate that cannot be used.
@@ -33,22 +104,16 @@ def load_inputs(config: TrialConfig, cache: ContentCache, device: torch.device) 
     check_certificate(config.certification.certificate, rejecting=False)
     dataset = load_dataset(config.dataset)
     limited = limited_data(dataset, config.limited)
-    return TrialInputs(
-        classifier=load_classifier(config, dataset, cache, device).cpu(),
-        limited=limited,
-        test=evenly_spaced(dataset.test, config.certification.test_images),
-        class_names=dataset.class_names,
-    )
+    evenly_spaced(dataset.test, 1)
+    trained_through(config, dataset, limited)
 
 
-def check_inputs(config: TrialConfig) -> None:
-    """Raise what `load_inputs` would, without training a classifier.
+def trained_through(config: TrialConfig, dataset: Dataset, limited: LimitedData) -> Classifier:
+    """Return what a trial trains through, as far as it goes without training or asking.
 
     Raises:
-        InputError: paths, columns, weights, fractions or a certificate that cannot be used.
+        InputError: it cannot be used.
     """
-    check_certificate(config.certification.certificate, rejecting=False)
-    dataset = load_dataset(config.dataset)
-    limited_data(dataset, config.limited)
-    evenly_spaced(dataset.test, 1)
-    untrained_classifier(config.classifier, dataset)
+    if config.classifier.asked is not None:
+        return surrogate_to_train(config, dataset, limited).classifier
+    return untrained_classifier(config.classifier, dataset)

@@ -70,10 +70,12 @@ class TrialResult:
         precision: of the certified function.
         device: kind of device the certificates were drawn on.
         chunks_per_batch: chunks in one forward pass of the certified function.
-        hashes: content of the classifier, the limited data and the certified images.
+        hashes: content of the classifier, the limited data and the certified images; of a black
+            box also of its surrogate, which held-out certificates are of.
         seconds: duration of stage1, prior, training and certification; on the test split also of
             noisy_image (`decrop.certification.noisy_image_seconds`).
         image_shape: channels, height and width; None in results of before it was recorded.
+        agreement: of a black box, share of held-out images on which its surrogate predicts as it.
     """
 
     split: Split
@@ -86,10 +88,13 @@ class TrialResult:
     hashes: dict[str, str]
     seconds: dict[str, float]
     image_shape: tuple[int, int, int] | None = None
+    agreement: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the flat mapping of `result.json`."""
         document = asdict(self)
+        if self.agreement is None:
+            del document["agreement"]
         return {"split": document.pop("split"), **document.pop("scores"), **document}
 
     @classmethod

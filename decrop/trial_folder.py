@@ -16,6 +16,7 @@ class TrialFolder:
         denoiser_path: the trained weights.
         certificates_path: one row an image.
         counts_path: class counts, while the final certification runs.
+        clean_accuracy_path: accuracy without noise, of a black box.
         result_path: the result, written last.
         figures_path: folder of pictures.
     """
@@ -30,5 +31,6 @@ class TrialFolder:
         self.denoiser_path = path / "denoiser.safetensors"
         self.certificates_path = path / "certificates.tsv"
         self.counts_path = path / "certification.counts"
+        self.clean_accuracy_path = path / "clean_accuracy.json"
         self.result_path = path / "result.json"
         self.figures_path = path / "figures"

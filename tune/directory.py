@@ -189,6 +189,7 @@ class SweepDirectory:
         self.leaderboard_markdown_path = path / "leaderboard.md"
         self.accuracy_figure_path = path / "figures" / "certified_accuracy.png"
         self.bundle_path = path / "bundle"
+        self.queries_path = path / "queries.json"
         self.mlflow_database_path = path / "mlflow.db"
         self.mlflow_artifacts_path = path / "mlflow-artifacts"
         self.driver_path = path / ".driver.lock"

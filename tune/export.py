@@ -72,6 +72,11 @@ def export_trial(
     result = folder.read_result()
     if result is None:
         raise InputError(f"{folder.path} has no result.json.")
+    if folder is not final and "surrogate" in result["hashes"]:
+        raise InputError(
+            f"--trial {number}: its certificates are of the surrogate, not of the endpoint; only "
+            "trials that are certified on test images can be exported (decrop leaderboard --top)."
+        )
     # A sweep directory is the user's own.
     stored = directory.classifier_path(result["hashes"]["classifier"])
     classifier, class_names = load_stored_classifier(stored, trust_code=True)

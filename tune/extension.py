@@ -1,9 +1,9 @@
-"""More trials for a sweep than its file asked for."""
+"""More trials or queries for a sweep than its file asked for."""
 
-from decrop.documents import validated
+from decrop.documents import set_dotted, validated
 from decrop.errors import InputError
 from tune.directory import SweepRecord
-from tune.space import total_trials
+from tune.space import reference_config, total_trials
 from tune.sweep_file import SweepConfig
 
 
@@ -33,3 +33,16 @@ def extended(record: SweepRecord, trials: int, *, existing: int) -> SweepRecord:
     document = {**record.sweep, "trials": trials}
     validated(SweepConfig, document, source=f"--trials {trials}")
     return record.model_copy(update={"sweep": document})
+
+
+def with_query_budget(record: SweepRecord, budget: int) -> SweepRecord:
+    """Return a sweep's record that may ask its endpoint about another number of images.
+
+    Raises:
+        InputError: the sweep has no endpoint.
+    """
+    sweep = SweepConfig.model_validate(record.sweep)
+    if reference_config(sweep).classifier.asked is None:
+        raise InputError(f"--query-budget {budget}: the sweep asks no endpoint; drop it.")
+    path = "trial.classifier.endpoint.query_budget"
+    return record.model_copy(update={"sweep": set_dotted(record.sweep, path, budget)})

@@ -136,11 +136,12 @@ def _undefended(job: SweepJob, config: TrialConfig) -> bool:
     folder = job.directory.undefended
     drawn = SamplesDrawn(folder.read_samples())
     try:
+        inputs = job.inputs_for(config)
         certify_undefended(
             config,
-            job.inputs_for(config),
+            inputs,
             folder,
-            make_sampler=job.make_sampler(config, drawn),
+            make_sampler=job.make_sampler(config, drawn, alone=inputs.target is not None),
             on_certified=stopping_between_groups(job.stopping),
         )
     except TrialStoppedError:

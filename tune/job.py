@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from decrop.cache import ContentCache
-from decrop.certification import MakeSampler
+from decrop.certification import MakeSampler, local_sampler
 from decrop.classifiers.stored import store_classifier
 from decrop.config import TrialConfig
 from decrop.files import write_json
@@ -69,19 +69,40 @@ class SweepJob:
 
     def inputs_for(self, config: TrialConfig) -> TrialInputs:
         """Return the shared inputs, or load those of this trial."""
-        if self.inputs is not None:
+        if self.inputs is not None and self._shares_seed(config):
             return self.inputs
-        inputs = load_inputs(config, self.cache, resolve_device(config.execution.device))
+        inputs = load_inputs(
+            config,
+            self.cache,
+            resolve_device(config.execution.device),
+            ledger=self.directory.queries_path,
+        )
         self.store_classifier(inputs)
         return inputs
 
+    def _shares_seed(self, config: TrialConfig) -> bool:
+        # A surrogate is trained from the trial's own seed, on answers that all seeds share.
+        return (
+            config.classifier.surrogate is None or config.seed == reference_config(self.sweep).seed
+        )
+
     def store_classifier(self, inputs: TrialInputs) -> None:
         """Keep a classifier in the sweep directory, for bundles."""
-        folder = self.directory.classifier_path(inputs.classifier.content_hash())
-        store_classifier(inputs.classifier, inputs.class_names, folder)
+        folder = self.directory.classifier_path(inputs.protected.content_hash())
+        store_classifier(inputs.protected, inputs.class_names, folder)
 
-    def make_sampler(self, config: TrialConfig, drawn: SamplesDrawn) -> MakeSampler:
-        """Return the maker of samplers that helpers in the cluster take part in."""
+    def make_sampler(
+        self, config: TrialConfig, drawn: SamplesDrawn, *, alone: bool = False
+    ) -> MakeSampler:
+        """Return the maker of samplers that helpers in the cluster take part in.
+
+        Args:
+            config: of the trial.
+            drawn: counts who draws how many samples.
+            alone: whether the trial's own process is to draw all, as where a black box is asked.
+        """
+        if alone:
+            return local_sampler(config)
         device = resolve_device(config.execution.device)
         return lambda task: ShardedSampler(
             task,
@@ -118,11 +139,8 @@ def run_recorded(
     try:
         with monitored(folder):
             inputs = job.inputs_for(record.config)
-            hashes = {
-                "classifier": inputs.classifier.content_hash(),
-                "limited_data": inputs.limited.all.content_hash(),
-            }
-            write_json(folder.inputs_path, hashes)
+            write_json(folder.inputs_path, inputs.hashes())
+            asks = split == "test" and inputs.target is not None
             for report in run_trial(
                 record.config,
                 inputs,
@@ -132,7 +150,7 @@ def run_recorded(
                 last_epoch=stopping_epoch(record.config, job.directory.trial(record.number))
                 if split == "test"
                 else None,
-                make_sampler=job.make_sampler(record.config, drawn),
+                make_sampler=job.make_sampler(record.config, drawn, alone=asks),
                 should_stop=job.stopping,
             ):
                 folder.write_samples(drawn)

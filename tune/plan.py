@@ -7,14 +7,15 @@ import torch
 from torch import nn
 
 from decrop.certification import most_estimation_samples, with_batch_size
-from decrop.classifiers.load import untrained_classifier
 from decrop.config import DenoiserSettings, LimitedDataSettings, TrialConfig
 from decrop.data.datasets import Dataset, load_dataset
 from decrop.data.limited import limited_data, take
+from decrop.inputs import trained_through
 from decrop.networks.registry import build_denoiser
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler, SamplingTask
 from tune.cluster import Claims, ClusterSize
+from tune.queries import sweep_queries
 from tune.space import reference_config, row_trials, total_trials, trial_config_for
 from tune.sweep_file import SweepConfig
 
@@ -35,7 +36,9 @@ class Plan:
         generated_images: that priors are trained on, each prior once.
         training_images: that go through the denoiser while training, three views counted once.
         noisy_samples: drawn for certificates, in all; at most, where images stop early.
-        hours: rough, from a second's probe of each row's denoiser, or trial 0's, on this machine.
+        queries: images that a black box is asked about at most; 0 without one.
+        hours: rough, from a second's probe of each row's denoiser, or trial 0's, on this machine;
+            without the time that a black box takes.
     """
 
     trials: int
@@ -44,6 +47,7 @@ class Plan:
     generated_images: int
     training_images: int
     noisy_samples: int
+    queries: int
     hours: float
 
 
@@ -83,6 +87,7 @@ def plan_sweep(sweep: SweepConfig, claims: Claims, size: ClusterSize) -> Plan:
         _PASSES_OF_A_VIEW * prior.steps * prior.batch_size / rates[denoiser]
         for prior, denoiser, *_ in priors
     )
+    queries = sweep_queries(sweep)
     return Plan(
         trials=trials,
         at_once=_at_once(claims, size, trials),
@@ -90,6 +95,7 @@ def plan_sweep(sweep: SweepConfig, claims: Claims, size: ClusterSize) -> Plan:
         generated_images=sum(prior.steps * prior.batch_size for prior, *_ in priors),
         training_images=sum(training_images for _, training_images in work),
         noisy_samples=undefended + sum(noisy_samples for noisy_samples, _ in work),
+        queries=0 if queries is None else queries.most,
         hours=seconds / 3600,
     )
 
@@ -143,7 +149,7 @@ def _samples_a_second(config: TrialConfig, dataset: Dataset) -> float:
     device = resolve_device(config.execution.device)
     network = nn.Sequential(
         build_denoiser(config.denoiser, image_channels=dataset.channels),
-        untrained_classifier(config.classifier, dataset),
+        trained_through(config, dataset, limited_data(dataset, config.limited)),
     )
     image = take(dataset.test, torch.zeros(1, dtype=torch.int64))
     execution = with_batch_size(config, network, image, class_count=dataset.class_count).execution

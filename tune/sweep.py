@@ -18,6 +18,8 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 from ray import tune as ray_tune
 from rich.console import Console
 
+from decrop.classifiers.endpoint.ledger import QueryLedger
+from decrop.cli.output import progress_bars
 from decrop.config import TrialConfig
 from decrop.inputs import check_inputs, load_inputs
 from decrop.smoothing.execution import resolve_device
@@ -27,7 +29,7 @@ from tune.directory import SweepDirectory, trial_name
 from tune.driver import sole_driver
 from tune.endings import EndingsCallback, SearchStopper
 from tune.export import export_trial
-from tune.extension import extended
+from tune.extension import extended, with_query_budget
 from tune.failures import common_cause, full_disk
 from tune.finals import FinalTraining, certify_finals, missing_finals
 from tune.job import INPUT_GROUPS, SweepJob, shares_inputs
@@ -41,6 +43,7 @@ from tune.leaderboard.ranking import chosen, ranking
 from tune.past import ended_trials
 from tune.progress import ProgressCallback, SweepProgress
 from tune.pruning import EVALUATION, build_scheduler
+from tune.queries import finals_queries, sweep_queries
 from tune.search import SweepSearcher
 from tune.space import reference_config, row_trials, total_trials, trial_config_for
 from tune.stopping import Reason, SweepStop, deadline
@@ -100,6 +103,8 @@ class SweepOutcome:
 def check_sweep(sweep: SweepConfig) -> None:
     """Check data, classifier and claims of a sweep, also at the ends of what it varies.
 
+    A black box is asked nothing; whether its budget suffices is checked.
+
     Raises:
         InputError: something cannot be used; nothing has been started.
     """
@@ -114,6 +119,8 @@ def check_sweep(sweep: SweepConfig) -> None:
         if not any(_same_inputs(config, other) for other in checked):
             check_inputs(config)
             checked.append(config)
+    if (queries := sweep_queries(sweep)) is not None:
+        queries.check()
 
 
 def _same_inputs(first: TrialConfig, second: TrialConfig) -> bool:
@@ -146,6 +153,7 @@ def start_sweep(
     with cluster(address) as size:
         claimed = claims(sweep.resources, size)
         directory = SweepDirectory.create(parent, sweep.name, sweep.model_dump(mode="json"))
+        _say_queries(sweep, console)
         console.print(f"sweep directory: {directory.path}", soft_wrap=True, highlight=False)
         with sole_driver(directory):
             stop = SweepStop(directory, console, ends)
@@ -159,6 +167,7 @@ def resume_sweep(
     address: str | None = None,
     tracking_uri: str | None = None,
     trials: int | None = None,
+    query_budget: int | None = None,
     max_hours: float | None = None,
 ) -> SweepOutcome:
     """Go on with a sweep: ended trials stay, unfinished ones go on, the missing ones are run.
@@ -169,6 +178,8 @@ def resume_sweep(
         address: of a running cluster (`auto` or HOST:PORT); None starts one on this machine.
         tracking_uri: of an MLflow server, instead of the store in the directory.
         trials: in total, recorded in the directory; as many as before if not given.
+        query_budget: images that the endpoint may be asked about in all, recorded in the directory;
+            as before if not given.
         max_hours: until it stops, counted from now.
 
     Raises:
@@ -183,14 +194,18 @@ def resume_sweep(
         record = directory.read_record()
         if trials is not None:
             record = extended(record, trials, existing=len(directory.trial_numbers()))
+        if query_budget is not None:
+            record = with_query_budget(record, query_budget)
         sweep = SweepConfig.model_validate(record.sweep)
         check_sweep(sweep)
         with cluster(address) as size:
             claimed = claims(sweep.resources, size)
+            _say_queries(sweep, console)
             if trials is not None:
                 # They say that the sweep has ended.
                 directory.leaderboard_markdown_path.unlink(missing_ok=True)
                 directory.leaderboard_json_path.unlink(missing_ok=True)
+            if trials is not None or query_budget is not None:
                 directory.write_record(record)
             stop = SweepStop(directory, console, ends)
             return _run(sweep, directory, claimed, console, tracking_uri, stop)
@@ -274,6 +289,10 @@ def certify_trials(
         return None
     sweep = SweepConfig.model_validate(directory.read_record().sweep)
     check_sweep(sweep)
+    queries = finals_queries([training.record.config for training in missing])
+    if queries is not None:
+        queries.check(spent=QueryLedger(directory.queries_path).spent().asked)
+        console.print(queries.sentence(), highlight=False, soft_wrap=True)
     console.print(
         f"training on the whole limited data, and certifying test images: "
         f"{', '.join(training.name for training in missing)}",
@@ -289,6 +308,11 @@ def certify_trials(
     return thread.closing_warning()
 
 
+def _say_queries(sweep: SweepConfig, console: Console) -> None:
+    if (queries := sweep_queries(sweep)) is not None:
+        console.print(queries.sentence(), highlight=False, soft_wrap=True)
+
+
 def _job(
     sweep: SweepConfig, directory: SweepDirectory, claimed: Claims, console: Console
 ) -> SweepJob:
@@ -297,8 +321,20 @@ def _job(
     job = SweepJob(directory.path.absolute(), sweep, claimed, None)
     if not shares_inputs(sweep):
         return job
-    with console.status("loading data and classifier"):
-        inputs = load_inputs(reference, job.cache, resolve_device(reference.execution.device))
+    device = resolve_device(reference.execution.device)
+    if reference.classifier.asked is None:
+        with console.status("loading data and classifier"):
+            inputs = load_inputs(reference, job.cache, device)
+    else:
+        with progress_bars() as bars:
+            inputs = load_inputs(
+                reference,
+                job.cache,
+                device,
+                ledger=directory.queries_path,
+                on_asked=bars.counted("asking, images"),
+                on_step=bars.counted("training the surrogate, steps"),
+            )
     job = SweepJob(job.path, sweep, claimed, inputs)
     job.store_classifier(inputs)
     return job

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,11 @@ from decrop.cli.output import accuracy_table, console, print_json, progress_bars
 from decrop.config import TrialConfig
 from decrop.errors import InputError
 
+if TYPE_CHECKING:
+    from decrop.inputs import TrialInputs
+
+# Counts what an endpoint is asked, in the folder of a run.
+QUERIES = "queries.json"
 _ORIGIN = "Trained with settings given by the user; nothing was searched."
 
 
@@ -32,8 +37,10 @@ def train(
     from decrop.bundle import export_bundle
     from decrop.cache import ContentCache
     from decrop.cli.settings import load_trial
+    from decrop.data.datasets import load_dataset
     from decrop.files import read_json
-    from decrop.inputs import load_inputs
+    from decrop.inputs import check_inputs, load_inputs
+    from decrop.query_plan import plan_queries
     from decrop.result import TrialResult
     from decrop.smoothing.execution import resolve_device
     from decrop.trial import certify_undefended, run_trial, stopping_epoch
@@ -44,13 +51,33 @@ def train(
     out = out or Path("runs") / f"{Path(settings).stem}-{stamp}"
     folder, undefended = TrialFolder(out / "trial"), TrialFolder(out / "undefended")
     held_out = TrialFolder(out / "held_out")
-    if folder.config_path.exists() and _settings(folder.config_path) != config:
-        raise InputError(
-            f"{folder.path} holds a run with other settings; choose another folder with --out."
-        )
+    if folder.config_path.exists():
+        earlier = _settings(folder.config_path)
+        if earlier.without_budget() != config.without_budget():
+            raise InputError(
+                f"{folder.path} holds a run with other settings; choose another folder with --out."
+            )
     cache = ContentCache(out / "cache")
-    with console.status("loading data and classifier"):
-        inputs = load_inputs(config, cache, resolve_device(config.execution.device))
+    device = resolve_device(config.execution.device)
+    queries = None
+    if config.classifier.asked is not None:
+        check_inputs(config)
+        queries = plan_queries(config, load_dataset(config.dataset), certifications=2)
+    if queries is None:
+        with console.status("loading data and classifier"):
+            inputs = load_inputs(config, cache, device)
+    else:
+        queries.check()
+        console.print(queries.sentence(), soft_wrap=True, highlight=False)
+        with progress_bars() as bars:
+            inputs = load_inputs(
+                config,
+                cache,
+                device,
+                ledger=out / QUERIES,
+                on_asked=bars.counted("asking, images"),
+                on_step=bars.counted("training the surrogate, steps"),
+            )
     console.print(f"folder: {out}", soft_wrap=True, highlight=False)
     with progress_bars() as bars:
         pretraining = None if config.prior.kind == "none" else bars.counted("pretraining, steps")
@@ -86,9 +113,11 @@ def train(
     result = TrialResult.from_json(read_json(folder.result_path))
     bundle = out / "bundle"
     if not bundle.exists():
-        export_bundle(folder, inputs.classifier, inputs.class_names, bundle, origin=_ORIGIN)
+        export_bundle(folder, inputs.protected, inputs.class_names, bundle, origin=_ORIGIN)
     rows = {"denoiser": result.scores, "no denoiser": reference.scores}
     console.print(accuracy_table("Certified accuracy on test images, % (95 % interval)", rows))
+    if queries is not None:
+        _print_asked(inputs, out / QUERIES)
     console.print(f"bundle: {bundle}", soft_wrap=True, highlight=False)
     if as_json:
         print_json(
@@ -98,6 +127,18 @@ def train(
                 "undefended": reference.to_json(),
             }
         )
+
+
+def _print_asked(inputs: "TrialInputs", ledger: Path) -> None:
+    from decrop.classifiers.endpoint.ledger import QueryLedger
+
+    console.print(
+        f"certified on the endpoint; trained through a surrogate that agrees with it on "
+        f"{100 * (inputs.agreement or 0):.1f} % of {int(inputs.limited.held_out_mask.sum())} "
+        f"held-out images; asked about {QueryLedger(ledger).spent().asked:,} images in all",
+        soft_wrap=True,
+        highlight=False,
+    )
 
 
 def _settings(path: Path) -> TrialConfig:

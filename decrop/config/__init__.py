@@ -6,7 +6,9 @@ from decrop.config.classifier_source import ClassifierArchitecture
 from decrop.config.classifier_training import ClassifierObjective, ClassifierTrainingSettings
 from decrop.config.data import DatasetName, DatasetSettings, LimitedDataSettings
 from decrop.config.denoiser import DenoiserArchitecture, DenoiserSettings, PriorSettings
+from decrop.config.endpoint import EndpointSettings
 from decrop.config.settings import Count, NonNegative, Positive, Probability, Settings
+from decrop.config.surrogate import SurrogateSettings
 from decrop.config.synthesis import Attack, BoundarySettings, InterpolationSettings
 from decrop.config.training import (
     AugmentationPolicy,
@@ -36,6 +38,7 @@ __all__ = [
     "DenoiserArchitecture",
     "DenoiserSettings",
     "DiscriminatorSettings",
+    "EndpointSettings",
     "ExecutionSettings",
     "InterpolationSettings",
     "LimitedDataSettings",
@@ -48,6 +51,7 @@ __all__ = [
     "PriorSettings",
     "Probability",
     "Settings",
+    "SurrogateSettings",
     "TrainingSettings",
     "TrialConfig",
 ]

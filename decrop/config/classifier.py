@@ -4,9 +4,23 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from decrop.config.classifier_source import AUTO, source_kind
+from decrop.config.classifier_source import AUTO, check_endpoint, source_kind
 from decrop.config.classifier_training import ClassifierTrainingSettings
+from decrop.config.endpoint import EndpointSettings
 from decrop.config.settings import Count, Positive, Settings
+from decrop.config.surrogate import SurrogateSettings
+
+# What an endpoint has done already, or does not have.
+_OF_NETWORKS = (
+    "weights",
+    "training",
+    "arguments",
+    "mean",
+    "std",
+    "input_size",
+    "channel_order",
+    "feature_layer",
+)
 
 
 class ClassifierSettings(Settings):
@@ -16,8 +30,9 @@ class ClassifierSettings(Settings):
         AUTO,
         description="auto, the registered network that the weights fit; a registered network by "
         "name; package.module:function, which returns a torch.nn.Module; timm/NAME or "
-        "torchvision/NAME; FILE.pt2, a program of torch.export; or the URI of an MLflow model "
-        "(models:/NAME/VERSION, runs:/RUN/PATH) that holds such a program.",
+        "torchvision/NAME; FILE.pt2, a program of torch.export; the URI of an MLflow model "
+        "(models:/NAME/VERSION, runs:/RUN/PATH) that holds such a program; or the http(s) URL of "
+        "an endpoint, which answers images with predictions and is known by nothing else.",
     )
     arguments: dict[str, JsonValue] = Field(
         {},
@@ -30,6 +45,11 @@ class ClassifierSettings(Settings):
     )
     training: ClassifierTrainingSettings | None = Field(
         None, description="Train a registered network instead of loading weights."
+    )
+    surrogate: SurrogateSettings | None = Field(
+        None,
+        description="Of an endpoint: the network that imitates it, through which the denoiser is "
+        "trained.",
     )
     mean: tuple[float, ...] | None = Field(
         None,
@@ -54,9 +74,20 @@ class ClassifierSettings(Settings):
         "not given, the last linear layer or convolution that runs.",
     )
 
+    endpoint: EndpointSettings | None = Field(
+        None, description="How an endpoint is asked, where the source is one."
+    )
+
     def __hash__(self) -> int:
         # Arguments are a mapping, which has no hash of its own.
         return hash(self.model_dump_json())
+
+    @property
+    def asked(self) -> EndpointSettings | None:
+        """How the endpoint is asked, or None where the source is none."""
+        if source_kind(self.source) != "endpoint":
+            return None
+        return self.endpoint or EndpointSettings()
 
     @model_validator(mode="before")
     @classmethod
@@ -68,7 +99,8 @@ class ClassifierSettings(Settings):
     @field_validator("source")
     @classmethod
     def _of_a_known_form(cls, source: str) -> str:
-        source_kind(source)
+        if source_kind(source) == "endpoint":
+            check_endpoint(source)
         return source
 
     @model_validator(mode="after")
@@ -84,8 +116,17 @@ class ClassifierSettings(Settings):
     @model_validator(mode="after")
     def _fit_the_source(self) -> Self:
         kind = source_kind(self.source)
+        if kind == "endpoint":
+            self._refuse_what_an_endpoint_decides()
+        elif self.endpoint is not None:
+            raise ValueError(f"endpoint is of a source http(s)://…, not {self.source}")
         if self.training is not None and kind != "registered":
             raise ValueError(f"only a registered network can be trained, not {self.source}")
+        if self.surrogate is not None and kind != "endpoint":
+            raise ValueError(
+                f"surrogate is of an endpoint, not of {self.source}, which a denoiser can be "
+                "trained through itself"
+            )
         if self.training is not None and (self.input_size or self.channel_order != "rgb"):
             raise ValueError(
                 "input_size and channel_order are of a pretrained classifier; one that is trained "
@@ -96,3 +137,12 @@ class ClassifierSettings(Settings):
         if self.weights is not None and kind in ("program", "uri"):
             raise ValueError(f"{self.source} has its own weights; give no classifier.weights")
         return self
+
+    def _refuse_what_an_endpoint_decides(self) -> None:
+        defaults = type(self).model_fields
+        given = [name for name in _OF_NETWORKS if getattr(self, name) != defaults[name].default]
+        if given:
+            raise ValueError(
+                f"{self.source} is an endpoint, which takes images as they are: give no "
+                f"{', '.join(given)}"
+            )

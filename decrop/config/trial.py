@@ -1,6 +1,8 @@
 """The settings of one trial: what a sweep samples, a run logs, a bundle carries and reproduces."""
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from decrop.config.certification import CertificationSettings, ExecutionSettings
 from decrop.config.classifier import ClassifierSettings
@@ -28,3 +30,23 @@ class TrialConfig(Settings):
     training: TrainingSettings = TrainingSettings()
     certification: CertificationSettings = CertificationSettings()
     execution: ExecutionSettings = ExecutionSettings()
+
+    @model_validator(mode="after")
+    def _chunks_go_whole(self) -> Self:
+        endpoint = self.classifier.asked
+        if endpoint is not None and self.execution.chunk_size > endpoint.batch_size:
+            raise ValueError(
+                f"execution.chunk_size ({self.execution.chunk_size}) must be at most "
+                f"classifier.endpoint.batch_size ({endpoint.batch_size}): answers are kept by "
+                "chunks, so each goes in one request"
+            )
+        return self
+
+    def without_budget(self) -> "TrialConfig":
+        """Return the settings but for the budget of queries, which may be raised to go on."""
+        endpoint = self.classifier.endpoint
+        if endpoint is None:
+            return self
+        endpoint = endpoint.model_copy(update={"query_budget": None})
+        classifier = self.classifier.model_copy(update={"endpoint": endpoint})
+        return self.model_copy(update={"classifier": classifier})

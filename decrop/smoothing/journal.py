@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from decrop.errors import InputError, RunError
 from decrop.files import sha256_of_json, sha256_of_tensors, write_text
+from decrop.smoothing.asking import AskingSampler
 from decrop.smoothing.sampling import CountRequest, Sampler, SamplingTask
 
 _FORMAT = 1
@@ -24,6 +26,8 @@ Records = NDArray[Any]
 
 class RecordedSampler:
     """Counts classes by another sampler, and asks it for nothing that a file has the answer to.
+
+    Answers of an endpoint are written down one by one as they come.
 
     The file has a header line, which names the task, and a record of fixed size for each answered
     request. A file of another task, or one whose header is damaged, is begun anew; records are cut
@@ -88,16 +92,16 @@ class RecordedSampler:
             if key not in self._answers
         }
         if missing:
-            counts = self._sampler.class_counts(list(missing.values()))
-            records = self._records(list(missing), counts)
-            try:
-                self._file.write(records.tobytes())
-                self._file.flush()
-            except OSError as error:
-                raise OSError(error.errno, error.strerror, str(self._path)) from error
-            self._remember(records)
+            with closing(self._drawn(missing)) as parts:
+                for drawn, counts in parts:
+                    self._write(self._records(drawn, counts))
         answers = [self._answers[key] for key in keys]
         return np.array(answers, dtype=np.int64).reshape(len(keys), *self._record["counts"].shape)
+
+    @property
+    def draws(self) -> int:
+        """How many draws the file has the classes of."""
+        return sum(draws for *_, draws in self._answers)
 
     def close(self) -> None:
         """Close the file; its answers stay for the next sampler of the task."""
@@ -105,6 +109,30 @@ class RecordedSampler:
 
     def _key(self, request: CountRequest) -> RequestKey:
         return self._image_ids[request.image], request.stream, request.chunk, request.draws
+
+    def _drawn(
+        self, missing: Mapping[RequestKey, CountRequest]
+    ) -> Iterator[tuple[list[RequestKey], NDArray[np.int64]]]:
+        """Ask the other sampler, and yield the counts as they come."""
+        keys, requests = list(missing), list(missing.values())
+        if not isinstance(self._sampler, AskingSampler):
+            yield keys, self._sampler.class_counts(requests)
+            return
+        try:
+            for rows, counts in self._sampler.answered(requests):
+                yield [keys[row] for row in rows], counts
+        except RunError as error:
+            raise type(error)(
+                f"{error} What was answered is kept in {self._path}; the same command goes on."
+            ) from None
+
+    def _write(self, records: Records) -> None:
+        try:
+            self._file.write(records.tobytes())
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
+        self._remember(records)
 
     def _records(self, keys: list[RequestKey], counts: NDArray[np.int64]) -> Records:
         shape = (len(keys), *self._record["counts"].shape)

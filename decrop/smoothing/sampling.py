@@ -13,6 +13,7 @@ thread each; several batches run at once instead.
 import copy
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Protocol, TypeVar
@@ -126,9 +127,7 @@ class LocalSampler:
         """
         self._task = task
         self._device = device
-        self._images = task.images.to(device)
-        self._image_ids = [int(image_id) for image_id in task.image_ids]
-        self._network = _prepared(task.network, _DTYPES[task.precision], device)
+        self._noisy = NoisyBatches(task, task.network, device)
 
     def class_counts(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
         """Return int64 [len(requests), K+1]: draws of each class, last those not finite.
@@ -140,14 +139,65 @@ class LocalSampler:
         counts = np.zeros((len(requests), self._task.class_count + 1), dtype=np.int64)
         if not requests:
             return counts
-        rows = self._batch_rows(requests)
+        rows = self._noisy.batch_rows(requests)
         batches = [[requests[row] if row >= 0 else None for row in batch] for batch in rows]
         slot_counts = torch.cat(self._run(batches)).cpu().numpy()
         counts[rows[rows >= 0]] = slot_counts[rows.reshape(-1) >= 0]
         return counts
 
-    def _batch_rows(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
-        """Return int64 [batches, P]: which request takes each slot, or -1."""
+    def _run(self, batches: list[list[CountRequest | None]]) -> list[Tensor]:
+        with reproducible_kernels():
+            if self._device.type == "cpu":
+                return _on_single_threads(self._batch_counts, batches)
+            return [self._batch_counts(batch) for batch in batches]
+
+    @torch.inference_mode()
+    def _batch_counts(self, batch: list[CountRequest | None]) -> Tensor:
+        """Return int64 [P, K+1], zero where a slot is empty."""
+        task = self._task
+        logits = self._noisy.outputs(batch)
+        noisy_images = len(batch) * task.chunk_size
+        if logits.shape != (noisy_images, task.class_count):
+            raise InputError(
+                f"the network gives logits {list(logits.shape)} for {noisy_images} images of "
+                f"{task.class_count} classes."
+            )
+        finite = logits.isfinite().all(dim=1)
+        classes = torch.where(finite, logits.argmax(dim=1), task.class_count)
+        draws = torch.tensor([request.draws if request else 0 for request in batch])
+        drawn = (torch.arange(task.chunk_size) < draws[:, None]).long().to(self._device)
+        counts = torch.zeros(
+            len(batch), task.class_count + 1, dtype=torch.int64, device=self._device
+        )
+        return counts.scatter_add_(1, classes.reshape(drawn.shape), drawn)
+
+
+class NoisyBatches:
+    """What a network makes of noisy images, in batches that all have P*S rows."""
+
+    def __init__(self, task: SamplingTask, network: nn.Module, device: torch.device) -> None:
+        """Prepare a copy of a network: eval mode, BatchNorm folded, in the task's precision.
+
+        Args:
+            task: whose images, noise and shapes are used, and not its network.
+            network: for the noisy images.
+            device: to compute on.
+
+        Raises:
+            InputError: the network normalises by the batch, so draws would not be independent.
+        """
+        self._task = task
+        self._device = device
+        self._images = task.images.to(device)
+        self._image_ids = [int(image_id) for image_id in task.image_ids]
+        self._network = _prepared(network, _DTYPES[task.precision], device)
+
+    def batch_rows(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
+        """Return int64 [batches, P]: which request takes each slot, or -1.
+
+        Raises:
+            InputError: a request asks for no draws or more than a chunk.
+        """
         rows_by_slot: list[list[int]] = [[] for _ in range(self._task.chunks_per_batch)]
         for row, request in enumerate(requests):
             if not 1 <= request.draws <= self._task.chunk_size:
@@ -159,34 +209,12 @@ class LocalSampler:
             rows_by_slot[slot].append(row)
         return np.array(list(zip_longest(*rows_by_slot, fillvalue=-1)), dtype=np.int64)
 
-    def _run(self, batches: list[list[CountRequest | None]]) -> list[Tensor]:
-        # cuDNN otherwise rounds fp32 to TF32 and picks its algorithm by timing.
-        with torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-        ):
-            if self._device.type == "cpu":
-                return _on_single_threads(self._batch_counts, batches)
-            return [self._batch_counts(batch) for batch in batches]
-
-    @torch.inference_mode()
-    def _batch_counts(self, batch: list[CountRequest | None]) -> Tensor:
-        """Return int64 [P, K+1], zero where a slot is empty."""
-        task = self._task
+    def outputs(self, batch: Sequence[CountRequest | None]) -> Tensor:
+        """Return the network's outputs [P*S, ...] for the noisy images of P slots."""
         noisy = torch.stack([self._noisy_images(request) for request in batch]).flatten(0, 1)
-        logits = self._network(noisy.to(_DTYPES[task.precision], memory_format=torch.channels_last))
-        if logits.shape != (len(noisy), task.class_count):
-            raise InputError(
-                f"the network gives logits {list(logits.shape)} for {len(noisy)} images of "
-                f"{task.class_count} classes."
-            )
-        finite = logits.isfinite().all(dim=1)
-        classes = torch.where(finite, logits.argmax(dim=1), task.class_count)
-        draws = torch.tensor([request.draws if request else 0 for request in batch])
-        drawn = (torch.arange(task.chunk_size) < draws[:, None]).long().to(self._device)
-        counts = torch.zeros(
-            len(batch), task.class_count + 1, dtype=torch.int64, device=self._device
-        )
-        return counts.scatter_add_(1, classes.reshape(drawn.shape), drawn)
+        given = noisy.to(_DTYPES[self._task.precision], memory_format=torch.channels_last)
+        outputs: Tensor = self._network(given)
+        return outputs
 
     def _noisy_images(self, request: CountRequest | None) -> Tensor:
         """Return float32 [S, C, H, W], zero where there is no request."""
@@ -204,6 +232,15 @@ class LocalSampler:
         )
         noise = torch.randn(shape, generator=generator, device=self._device)
         return noise.mul_(task.sigma).add_(as_pixels(self._images[request.image]))
+
+
+def reproducible_kernels() -> AbstractContextManager[None]:
+    """Return the context in which batches are computed, in all samplers alike."""
+    # cuDNN otherwise rounds fp32 to TF32 and picks its algorithm by timing.
+    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
+    return flags
 
 
 def as_pixels(images: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ class ClassifierTrainer:
         classifier: whose architecture and channel standardisation are taken, and whose weights,
             where `settings.initial_weights` are given.
         images: uint8 [n, C, H, W].
-        labels: int64 [n].
+        labels: int64 [n]; for the plain objective also probabilities, float [n, K].
         settings: objective and schedule.
         sigma: standard deviation of the noise, in [0,1] pixels; not used by the plain objective.
         device: where to train.
@@ -193,7 +193,8 @@ class ClassifierTrainer:
         self._optimizer.zero_grad()
         total.backward()
         self._optimizer.step()
-        accuracy = (logits.argmax(2) == labels).float().mean()
+        classes = labels if labels.ndim == 1 else labels.argmax(1)
+        accuracy = (logits.argmax(2) == classes).float().mean()
         return torch.stack([cross_entropy, runner_up, total, accuracy]).detach().double()
 
     def _augmented(self, images: Tensor) -> Tensor:

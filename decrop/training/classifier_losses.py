@@ -16,13 +16,15 @@ PROBABILITY_FLOOR = 1e-6
 def perturbed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the cross-entropy's mean over images and their noise draws.
 
-    Feng et al. 2020, eq. 7; with one draw the loss of Cohen et al. 2019.
+    Feng et al. 2020, eq. 7; with one draw the loss of Cohen et al. 2019. With probabilities in
+    place of labels it is the Kullback-Leibler divergence from them, but for a constant.
 
     Args:
         logits: float [N, B, K].
-        labels: int64 [B].
+        labels: int64 [B], or probabilities float [B, K].
     """
-    return F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)))
+    targets = labels.expand(len(logits), *labels.shape).flatten(0, 1)
+    return F.cross_entropy(logits.flatten(0, 1), targets)
 
 
 def smoothed_log_probabilities(logits: Tensor) -> Tensor:

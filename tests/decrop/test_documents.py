@@ -231,10 +231,12 @@ def test_field_paths_are_all_leaves_and_each_can_be_set() -> None:
     assert "training.loss_weights" not in paths
     nested = [path for path in paths if path.startswith("classifier.training.")]
     assert len(nested) == len(ClassifierTrainingSettings.model_fields)
+    # Only a named architecture can be trained, and only a URL be asked.
+    sources = {"classifier.training": "small_cnn", "classifier.endpoint": "http://localhost/"}
     for path, field in paths.items():
         default = field.get_default()
-        # Only a named architecture can be trained.
-        base = {"classifier": {"source": "small_cnn"}} if path in nested else {}
+        source = sources.get(path.rpartition(".")[0])
+        base = {"classifier": {"source": source}} if source else {}
         config = trial_config(set_dotted(base, path, default), source="defaults")
         assert get_dotted(config.model_dump(), path) == default
 

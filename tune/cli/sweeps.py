@@ -24,6 +24,7 @@ FAILED, OUT_OF_TIME = 1, 3
 # Ray and MLflow take seconds to import, and may not be installed; commands that need them import
 # what uses them, so that `decrop --help` and the other commands do without.
 if TYPE_CHECKING:
+    from decrop.query_plan import QueryPlan
     from tune.leaderboard.entries import Entry
     from tune.sweep import SweepOutcome, SweepStoppedError
 
@@ -86,6 +87,10 @@ def resume(
         int | None,
         typer.Option(min=1, help="Trials in total from now on, also of a sweep that has ended."),
     ] = None,
+    query_budget: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images that an endpoint may be asked about in all from now on."),
+    ] = None,
     max_hours: MaxHours = None,
     address: Address = None,
     tracking_uri: TrackingUri = None,
@@ -108,6 +113,7 @@ def resume(
             address=address,
             tracking_uri=tracking_uri,
             trials=trials,
+            query_budget=query_budget,
             max_hours=max_hours,
         ),
         as_json=as_json,
@@ -122,6 +128,7 @@ def _check_hours(max_hours: float | None) -> None:
 def _dry_run(loaded: Any, address: str | None, *, as_json: bool) -> None:
     from tune.cluster import claims, cluster, local_size
     from tune.plan import plan_sweep
+    from tune.queries import sweep_queries
     from tune.sweep import check_sweep
 
     check_sweep(loaded)
@@ -139,12 +146,17 @@ def _dry_run(loaded: Any, address: str | None, *, as_json: bool) -> None:
         f"{plan.generated_images:,} generated images, {plan.training_images:,} training images "
         f"(three views each) and {plan.noisy_samples:,} noisy samples",
         f"roughly {plan.hours:.2g} hours on this machine if no trial is pruned",
+        *_of_a_black_box(sweep_queries(loaded)),
         "everything is in order; nothing was started",
     ]
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
     if as_json:
         print_json(asdict(plan))
+
+
+def _of_a_black_box(queries: "QueryPlan | None") -> list[str]:
+    return [] if queries is None else [f"{queries.sentence()}; its time comes on top"]
 
 
 def _show_outcome(run: Any, *, as_json: bool) -> None:

@@ -16,7 +16,12 @@ from tune.leaderboard.comparing import Comparisons, compare
 from tune.leaderboard.metric import Metric, metric_named
 from tune.leaderboard.ranking import REFERENCE, chosen, held_out_results, ranking, sweep_metric
 from tune.leaderboard.settings import SettingsEntry, read_settings_entries
-from tune.leaderboard.wording import denoiser_name, leaderboard_markdown, summary_of
+from tune.leaderboard.wording import (
+    denoiser_name,
+    leaderboard_markdown,
+    summary_of,
+    surrogate_sentences,
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,8 @@ class Leaderboard:
         undefended: the classifier without a denoiser.
         summary: sentences that compare the best with trial 0 and with no denoiser.
         settings: of the same trials over several seeds; empty where there is one.
+        agreement: where held-out scores are through a surrogate and test certificates are a black
+            box's own, the share of held-out images on which both agree; else None.
     """
 
     radii: tuple[float, ...]
@@ -88,6 +95,7 @@ class Leaderboard:
     undefended: Entry
     summary: str
     settings: list[SettingsEntry] = field(default_factory=list)
+    agreement: float | None = None
 
     @property
     def metric(self) -> Metric:
@@ -161,14 +169,22 @@ def build_leaderboard(
     if seeds > 1:
         compared_names = {number: names[number] for number in numbers}
         settings = read_settings_entries(directory, compared_names, radii, bare=bare, seeds=seeds)
+    undefended = _entry(directory.undefended, radii)
+    agreement = undefended.result.get("agreement")
     return Leaderboard(
         radii=radii,
         by=metric.name,
         held_out=held_out_ranking(directory, scores),
         entries=entries,
-        undefended=_entry(directory.undefended, radii),
-        summary=summary_of(_spoken_of(entries[0], settings), radii, metric),
+        undefended=undefended,
+        summary=" ".join(
+            [
+                summary_of(_spoken_of(entries[0], settings), radii, metric),
+                *surrogate_sentences(agreement),
+            ]
+        ),
         settings=settings,
+        agreement=agreement,
     )
 
 

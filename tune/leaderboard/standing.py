@@ -22,7 +22,12 @@ def standing_tables(directory: SweepDirectory, *, decimals: int = 1) -> list[Tex
     if not scores:
         return []
     radii, top = certified_radii(directory), sweep_top(directory)
-    tables = [held_out_table(held_out_ranking(directory, scores), radii, metric)]
+    through_surrogate = "surrogate" in directory.trial(scores[0][0]).read_inputs()
+    tables = [
+        held_out_table(
+            held_out_ranking(directory, scores), radii, metric, through_surrogate=through_surrogate
+        )
+    ]
     compared = chosen(scores, len(scores) if top is None else top)
     certified = [number for number in compared if directory.final(number).result_path.exists()]
     if certified and directory.undefended.result_path.exists():

@@ -87,6 +87,20 @@ def summary_of(best: "Entry | SettingsEntry", radii: tuple[float, ...], metric: 
     return " ".join(sentences)
 
 
+def surrogate_sentences(agreement: float | None) -> list[str]:
+    """Say what was certified through a surrogate, none where there is no black box.
+
+    Args:
+        agreement: share of held-out images on which surrogate and black box agree.
+    """
+    if agreement is None:
+        return []
+    return [
+        "Held-out scores are through the surrogate, which agrees with the endpoint on "
+        f"{100 * agreement:.1f} % of the held-out images; test certificates are the endpoint's own."
+    ]
+
+
 def headline_radius(radii: tuple[float, ...], metric: Metric) -> float:
     """Return the radius that sentences speak of.
 
@@ -112,7 +126,12 @@ def leaderboard_tables(board: "Leaderboard", *, decimals: int = 1) -> list[TextT
     """
     entries = [*board.entries, board.undefended]
     tables = [
-        held_out_table(board.held_out, board.radii, board.metric),
+        held_out_table(
+            board.held_out,
+            board.radii,
+            board.metric,
+            through_surrogate=board.agreement is not None,
+        ),
         accuracy_table(board, decimals=decimals),
     ]
     tables.append(_test_table(entries))
@@ -125,12 +144,24 @@ def leaderboard_tables(board: "Leaderboard", *, decimals: int = 1) -> list[TextT
 
 
 def held_out_table(
-    rows: "Sequence[HeldOut]", radii: tuple[float, ...], metric: Metric
+    rows: "Sequence[HeldOut]",
+    radii: tuple[float, ...],
+    metric: Metric,
+    *,
+    through_surrogate: bool = False,
 ) -> TextTable:
-    """Tabulate the finished trials by rank; `metric` is that of the ranks."""
+    """Tabulate the finished trials by rank.
+
+    Args:
+        rows: by rank.
+        radii: of the certified accuracies.
+        metric: of the ranks.
+        through_surrogate: whether that is what held-out images are certified on.
+    """
+    through = " (through the surrogate)" if through_surrogate else ""
     return TextTable(
-        f"Finished trials by {metric.phrase} on held-out images: average certified radius, "
-        "certified accuracy in %, and whether they are certified on test images.",
+        f"Finished trials by {metric.phrase} on held-out images{through}: average certified "
+        "radius, certified accuracy in %, and whether they are certified on test images.",
         ["rank", "denoiser", "average radius", *_heads(radii), "on test"],
         [
             [
@@ -155,9 +186,11 @@ def accuracy_table(board: "Leaderboard", *, decimals: int = 1) -> TextTable:
             accuracy = entry.result["certified_accuracy"][key]
             cells.append(percentage_cell(accuracy, *entry.intervals[key], decimals=decimals))
         rows.append(cells)
+    where = "" if board.agreement is None else " (on the endpoint)"
+    through = "" if board.agreement is None else " through the surrogate"
     return TextTable(
-        "Certified accuracy on test images in %, with exact 95 % intervals; held out: "
-        f"{board.metric.phrase}, which ranks.",
+        f"Certified accuracy on test images{where} in %, with exact 95 % intervals; held out: "
+        f"{board.metric.phrase}{through}, which ranks.",
         ["rank", "denoiser", "held out", *_heads(board.radii)],
         rows,
     )

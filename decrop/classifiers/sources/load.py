@@ -1,5 +1,6 @@
 """From `classifier.source` to the source of its form."""
 
+from decrop.classifiers.sources.endpoint import no_network
 from decrop.classifiers.sources.factory import factory_network
 from decrop.classifiers.sources.network import Network, Source
 from decrop.classifiers.sources.program import program_network
@@ -17,6 +18,7 @@ _SOURCES: dict[SourceKind, Source] = {
     "torchvision": zoo_network,
     "program": program_network,
     "uri": network_at_uri,
+    "endpoint": no_network,
 }
 
 

@@ -1,0 +1,290 @@
+"""Requests to an endpoint: bounded in rate, time and length, and repeated where that may help."""
+
+import os
+import re
+import threading
+import time
+from typing import Any, Self
+
+import urllib3
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    InvalidHeader,
+    MaxRetryError,
+    NewConnectionError,
+    ReadTimeoutError,
+    SSLError,
+)
+from urllib3.util import Retry, Timeout
+
+from decrop.classifiers.endpoint.errors import EndpointError, WrongAnswerError
+from decrop.classifiers.endpoint.ledger import QueryLedger
+from decrop.config import EndpointSettings
+from decrop.errors import InputError
+
+# Too many requests, and what servers say that are starting, overloaded or broken for a moment.
+_RETRIED = (429, 500, 502, 503, 504)
+# Seconds before the second repetition; each further one waits twice as long, up to the most.
+_BACKOFF, _MOST_BACKOFF = 0.5, 60.0
+# An endpoint that asks to be left alone for longer is an error.
+_LONGEST_WAIT = 600.0
+_READ_AT_ONCE = 1 << 16
+_EXPLAINED_BYTES = 1 << 12
+_HINTS = {
+    401: "name the variable with its token as classifier.endpoint.token_variable",
+    403: "name the variable with its token as classifier.endpoint.token_variable",
+    404: "is its path right? MLflow's is /invocations",
+    413: "lower classifier.endpoint.batch_size",
+}
+_EXCERPT = 120
+
+
+class _TooLongError(Exception):
+    """An answer is longer than any that could be right."""
+
+
+class EndpointClient:
+    """Sends requests to one URL; threads may share it, and copies of it are itself.
+
+    Proxies of the environment are not used. The bearer token is read from the environment when a
+    request is sent and is kept nowhere.
+    """
+
+    def __init__(self, url: str, settings: EndpointSettings, ledger: QueryLedger) -> None:
+        """Take what is to be asked, and how.
+
+        Raises:
+            InputError: the environment variable of the token is not set, or holds what no header
+                can.
+        """
+        self.url = url
+        self.settings = settings
+        self.ledger = ledger
+        self._token()
+        self._begin()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Connections are of this process.
+        return {"url": self.url, "settings": self.settings, "ledger": self.ledger}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin()
+
+    def post(
+        self,
+        body: bytes,
+        *,
+        images: int,
+        most_bytes: int,
+        retries: int | None = None,
+        stop: threading.Event | None = None,
+    ) -> bytes:
+        """Return the answer to a request, once there is one with status 200.
+
+        Args:
+            body: JSON.
+            images: in it, counted in the ledger each time that it is sent.
+            most_bytes: of an answer that is read.
+            retries: instead of those of the settings.
+            stop: once it is set nothing more is sent or waited for.
+
+        Raises:
+            EndpointError: there is no such answer.
+            QueryBudgetError: the budget does not suffice to send it, or to send it again.
+        """
+        stop = stop or threading.Event()
+        retry = Retry(
+            total=self.settings.retries if retries is None else retries,
+            allowed_methods=None,
+            status_forcelist=_RETRIED,
+            backoff_factor=_BACKOFF,
+            backoff_max=_MOST_BACKOFF,
+        )
+        repeated = 0
+        while True:
+            self._go_ahead(images, retry=repeated > 0, stop=stop)
+            response, answer, failure = self._send(body, most_bytes, images)
+            if failure is None and response is not None and response.status == 200:
+                return answer
+            reason = self._reason(response, answer, failure)
+            if response is not None and not retry.is_retry("POST", response.status):
+                raise reason
+            try:
+                retry = retry.increment("POST", self.url, response=response, error=failure)
+            except MaxRetryError:
+                times = f" It was tried {repeated + 1} times." if repeated else ""
+                raise type(reason)(f"{reason}{times}") from None
+            self._wait(self._pause(retry, response), stop)
+            repeated += 1
+
+    def excerpt(self, answer: bytes) -> str:
+        """Return the beginning of an answer as one printable line, without the bearer token."""
+        token = self._token()
+        if token:
+            answer = answer.replace(token.encode(), b"***")
+        text = " ".join(answer[:_EXPLAINED_BYTES].decode(errors="replace").split())
+        printable = "".join(character if character.isprintable() else "?" for character in text)
+        return repr(printable[:_EXCERPT] + ("…" if len(printable) > _EXCERPT else ""))
+
+    def _send(
+        self, body: bytes, most_bytes: int, images: int
+    ) -> tuple[urllib3.BaseHTTPResponse | None, bytes, HTTPError | None]:
+        """Send a request once and return what came: response and body, or what went wrong."""
+        seconds = self.settings.timeout_seconds
+        deadline = time.monotonic() + seconds
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            # A compressed answer could be of any length.
+            "Accept-Encoding": "identity",
+        }
+        if token := self._token():
+            headers["Authorization"] = f"Bearer {token}"
+        try:
+            response = self._connections().request(
+                "POST",
+                self.url,
+                body=body,
+                headers=headers,
+                timeout=Timeout(connect=seconds, read=seconds),
+                retries=False,
+                redirect=False,
+                preload_content=False,
+            )
+        except SSLError as error:
+            self.ledger.give_back(images)
+            raise EndpointError(
+                f"{self.url} cannot be asked over TLS: {_one_line(error)}."
+            ) from None
+        except ConnectTimeoutError as error:
+            self.ledger.give_back(images)
+            return None, b"", error
+        except HTTPError as error:
+            return None, b"", error
+        try:
+            right = response.status == 200
+            return response, self._read(response, most_bytes, deadline, whole=right), None
+        except HTTPError as error:
+            return None, b"", error
+        except _TooLongError:
+            raise WrongAnswerError(
+                f"{self.url} answers {images} images with more than {most_bytes:,} bytes; no "
+                "answer of a classifier is that long."
+            ) from None
+        finally:
+            # What was not read to its end cannot be used again.
+            response.close()
+
+    def _read(
+        self, response: urllib3.BaseHTTPResponse, most: int, deadline: float, *, whole: bool
+    ) -> bytes:
+        """Return the body, or of one that only explains an error the beginning."""
+        parts: list[bytes] = []
+        length = 0
+        limit = most if whole else _EXPLAINED_BYTES
+        while part := response.read1(_READ_AT_ONCE, decode_content=False):
+            parts.append(part)
+            length += len(part)
+            if length > limit:
+                if whole:
+                    raise _TooLongError
+                break
+            if time.monotonic() > deadline:
+                raise ReadTimeoutError(None, self.url, "too slow")  # type: ignore[arg-type]
+        return b"".join(parts)
+
+    def _reason(
+        self, response: urllib3.BaseHTTPResponse | None, answer: bytes, failure: HTTPError | None
+    ) -> EndpointError:
+        if response is not None:
+            status = response.status
+            if 300 <= status < 400:
+                return WrongAnswerError(
+                    f"{self.url} redirects (status {status}); give the URL that answers itself."
+                )
+            hint = f"; {_HINTS[status]}" if status in _HINTS else ""
+            return WrongAnswerError(
+                f"{self.url} answers with status {status}{hint}. It says {self.excerpt(answer)}."
+            )
+        # One sort of the timeouts too.
+        if isinstance(failure, NewConnectionError):
+            return EndpointError(f"{self.url} cannot be reached ({_cause(failure)}); does it run?")
+        if isinstance(failure, ConnectTimeoutError | ReadTimeoutError):
+            return EndpointError(
+                f"{self.url} has not answered within {self.settings.timeout_seconds:g} s; raise "
+                "classifier.endpoint.timeout_seconds or lower its batch_size."
+            )
+        return EndpointError(f"{self.url} has cut the connection off ({_cause(failure)}).")
+
+    def _pause(self, retry: Retry, response: urllib3.BaseHTTPResponse | None) -> float:
+        """Return how long to wait before the request is repeated."""
+        asked_for = None
+        if response is not None:
+            try:
+                asked_for = retry.get_retry_after(response)
+            except InvalidHeader:
+                asked_for = None
+        if asked_for is not None and asked_for > _LONGEST_WAIT:
+            assert response is not None
+            raise EndpointError(
+                f"{self.url} answers with status {response.status} and asks to be left alone for "
+                f"{asked_for:,.0f} s (Retry-After); go on after that."
+            )
+        return retry.get_backoff_time() if asked_for is None else asked_for
+
+    def _go_ahead(self, images: int, *, retry: bool, stop: threading.Event) -> None:
+        """Count a request and wait until it may be sent."""
+        self._wait(0, stop)
+        seconds = self.ledger.reserve(images, retry=retry)
+        try:
+            self._wait(seconds, stop)
+        except EndpointError:
+            self.ledger.give_back(images)
+            raise
+
+    def _wait(self, seconds: float, stop: threading.Event) -> None:
+        if stop.wait(seconds) if seconds > 0 else stop.is_set():
+            raise EndpointError(f"{self.url} is asked no more.")
+
+    def _token(self) -> str | None:
+        variable = self.settings.token_variable
+        if variable is None:
+            return None
+        token = os.environ.get(variable, "").strip()
+        if not re.fullmatch(r"[!-~]+", token):
+            raise InputError(
+                f"classifier.endpoint.token_variable: the environment variable {variable} "
+                + ("is not set." if not token else "holds what is no token: blanks, or not ASCII.")
+            )
+        return token
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._process = 0
+
+    def _connections(self) -> urllib3.PoolManager:
+        with self._lock:
+            # A forked process must not use the connections of the other.
+            if self._process != os.getpid():
+                self._process = os.getpid()
+                self._pool = urllib3.PoolManager(num_pools=1, maxsize=self.settings.concurrency)
+            return self._pool
+
+
+def _cause(error: HTTPError | None) -> str:
+    """Return the operating system's words, without those of the library around them."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, OSError):
+        found = found.__cause__ or found.__context__
+    if isinstance(found, OSError) and found.strerror:
+        return found.strerror.lower()
+    return _one_line(error)
+
+
+def _one_line(error: BaseException | None) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,84 @@
+"""`decrop classifier steal`: a surrogate of a classifier of which only answers come."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from decrop.cli.options import AsJson, Assignments
+from decrop.cli.output import accuracy_cell, console, duration, print_json, progress_bars
+
+
+def steal(
+    settings: Annotated[
+        str,
+        typer.Argument(
+            help="A preset or YAML file of settings; classifier.source is the URL of an endpoint, "
+            "classifier.surrogate how it is imitated."
+        ),
+    ],
+    assignments: Assignments = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to write; a folder of an earlier run with these settings goes on."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a network on an endpoint's answers, to train denoisers through it.
+
+    Asks about the limited images, moved and mixed ones, and generated ones, once each. Writes
+    weights.safetensors, settings.yaml, report.json (how often both agree on held-out images) and
+    answers. The same command goes on after it was killed and asks nothing twice.
+
+    Example: [bold]decrop classifier steal cifar10 --set classifier.source=http://…/invocations
+    --set classifier.surrogate.architecture=half_alexnet --out runs/surrogate[/bold]
+    """
+    from decrop.cli.settings import load_trial
+    from decrop.surrogate_run import SurrogateFolder, steal_classifier
+
+    config = load_trial(settings, assignments or [])
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = SurrogateFolder(out or Path("runs") / f"{Path(settings).stem}-{stamp}")
+    console.print(f"folder: {folder.path}", soft_wrap=True, highlight=False)
+
+    def begin(queries: int) -> None:
+        console.print(
+            f"{config.classifier.source} will be asked about {queries:,} images, less what it has "
+            "answered already",
+            soft_wrap=True,
+            highlight=False,
+        )
+
+    with progress_bars() as bars:
+        report = steal_classifier(
+            config,
+            folder,
+            on_begin=begin,
+            on_asked=bars.counted("asking, images"),
+            on_step=bars.counted("training, steps"),
+        )
+    console.print(_summary(report), soft_wrap=True, highlight=False)
+    console.print(
+        f"train through it: decrop train {folder.settings_path} "
+        f"--set classifier.surrogate.weights={folder.weights_path}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    if as_json:
+        print_json({"weights": str(folder.weights_path), "report": report})
+
+
+def _summary(report: dict[str, Any]) -> str:
+    held_out = report["held_out"]
+    gives = "labels only" if report["labels_only"] else "probabilities"
+    cell = accuracy_cell(held_out["agreement"], held_out["images"])
+    return (
+        f"asked about {report['asked_now']:,} images ({report['queries']:,} in all), which gave "
+        f"{gives}; trained in {duration(report['seconds'])}\n"
+        f"agreement with the endpoint on {held_out['images']} held-out images {cell} %; accuracy "
+        f"there {100 * held_out['accuracy']:.1f} %, the endpoint's "
+        f"{100 * held_out['target_accuracy']:.1f} %"
+    )

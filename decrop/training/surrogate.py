@@ -1,0 +1,279 @@
+"""A surrogate of a black box: trained on its answers, so that a denoiser can train through it.
+
+Model stealing without any data but the limited images. DE-CROP (section 5) uses Black-Box Ripper
+(Barbalau et al., NeurIPS 2020), for which it gives no settings; ours asks about images that are
+fixed beforehand (`decrop.synthesis.queries`), once each.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from decrop.cache import ContentCache, Tensors
+from decrop.classifiers.black_box import BlackBox
+from decrop.classifiers.classifier import Classifier
+from decrop.classifiers.load import untrained_classifier
+from decrop.config import ClassifierSettings, SurrogateSettings, TrialConfig
+from decrop.data.datasets import Dataset
+from decrop.data.limited import LabelledImages, LimitedData
+from decrop.errors import InputError
+from decrop.files import sha256_of_tensors
+from decrop.smoothing.execution import resolve_precision
+from decrop.synthesis.queries import PIECE, further_images, further_pieces
+from decrop.training.classifier import ClassifierTrainer, train_to_end
+
+# Changed when the computation changes, so that an old cache is not taken for a new one.
+_VERSION = 1
+ANSWERS, SURROGATE = "answers", "surrogate"
+_AT_ONCE = 500
+
+OnCount = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a black box answered.
+
+    Attributes:
+        images: to train on, uint8 [n, C, H, W].
+        probabilities: of their classes, float32 [n, K]; one-hot where there are labels only.
+        held_out: those of the held-out images, float32 [m, K].
+        asked: images that were asked about now, as nobody had before.
+    """
+
+    images: Tensor
+    probabilities: Tensor
+    held_out: Tensor
+    asked: int
+
+    @property
+    def labels_only(self) -> bool:
+        """Whether every answer names one class as certain."""
+        return bool((self.probabilities.max(1).values == 1).all())
+
+
+@dataclass(frozen=True)
+class SurrogateToTrain:
+    """A surrogate and what it is to be stolen with.
+
+    Attributes:
+        classifier: untrained, or with the weights that the settings name.
+        settings: of the surrogate.
+        limited: images that may be asked about.
+        query_seed: of the images made from them; that of the limited data, so that trials of other
+            seeds ask nothing more.
+        seed: of its training.
+    """
+
+    classifier: Classifier
+    settings: SurrogateSettings
+    limited: LimitedData
+    query_seed: int
+    seed: int
+
+    @property
+    def queries(self) -> int:
+        """Number of images that are asked about in all."""
+        return len(self.held_out) if self.settings.weights is not None else self.settings.queries
+
+    @property
+    def held_out(self) -> LabelledImages:
+        """The images that agreement is measured on; it is never trained on them."""
+        return self.limited.all.subset(self.limited.held_out_mask)
+
+    def ask(
+        self, target: BlackBox, cache: ContentCache, on_asked: OnCount | None = None
+    ) -> Answers:
+        """Ask about all images that `cache` has no answers to.
+
+        Answers are kept piece by piece, so whoever was killed asks about the rest only.
+
+        Args:
+            target: that is asked.
+            cache: where its answers are kept.
+            on_asked: called with images that are answered and how many there are.
+
+        Raises:
+            RunError: the black box does not answer.
+        """
+        asker = _Asker(target, cache, self.queries, on_asked)
+        held_out = [asker.answers(part) for part in self.held_out.images.split(PIECE)]
+        images, answers = [], []
+        if self.settings.weights is None:
+            known = self.limited.all.images[~self.limited.held_out_mask]
+            further = further_images(self.settings, len(self.limited.all))
+            pieces = further_pieces(known, further, self.settings, seed=self.query_seed)
+            for piece in (*known.split(PIECE), *pieces):
+                images.append(piece)
+                answers.append(asker.answers(piece))
+        nothing = self.limited.all.images[:0], torch.zeros(0, target.class_count)
+        return Answers(
+            torch.cat([nothing[0], *images]),
+            torch.cat([nothing[1], *answers]),
+            torch.cat(held_out),
+            asker.asked,
+        )
+
+    def trainer(self, answers: Answers, device: torch.device) -> ClassifierTrainer:
+        """Begin its training, by cross-entropy to the answers."""
+        return ClassifierTrainer(
+            self.classifier,
+            answers.images,
+            answers.probabilities,
+            self.settings.training(self.seed),
+            sigma=0.0,
+            device=device,
+        )
+
+    def agreement(self, answers: Answers, device: torch.device) -> float:
+        """Return the share of held-out images on which the classifier predicts as the black box."""
+        classifier = self.classifier.to(device)
+        with torch.inference_mode():
+            predicted = torch.cat(
+                [
+                    classifier(part.to(device).float() / 255).argmax(1).cpu()
+                    for part in self.held_out.images.split(_AT_ONCE)
+                ]
+            )
+        return (predicted == answers.held_out.argmax(1)).double().mean().item()
+
+    def determined_by(self, target: BlackBox, device: torch.device) -> dict[str, Any]:
+        """Return everything that the stolen weights depend on, as JSON; paths by content."""
+        given = None if self.settings.weights is None else self.classifier.content_hash()
+        return {
+            "version": _VERSION,
+            "target": target.content_hash(),
+            "queries": self.settings.of_the_images(),
+            "query_seed": self.query_seed,
+            "architecture": self.settings.architecture,
+            "training": self.settings.training(self.seed).model_dump(exclude={"precision"}),
+            "precision": resolve_precision(self.settings.precision, device),
+            "given": given,
+            "data": self.limited.all.content_hash(),
+            "held_out": sha256_of_tensors({"mask": self.limited.held_out_mask}),
+        }
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """A stolen classifier.
+
+    Attributes:
+        classifier: to train through.
+        agreement: share of held-out images on which it predicts as the black box does.
+    """
+
+    classifier: Classifier
+    agreement: float
+
+
+def surrogate_to_train(
+    config: TrialConfig, dataset: Dataset, limited: LimitedData
+) -> SurrogateToTrain:
+    """Gather what the surrogate of a trial's settings is stolen with; nothing is asked.
+
+    Pixels are standardised by mean and standard deviation of the limited images that it trains on.
+
+    Raises:
+        InputError: no surrogate is asked for, there are too few queries, or the network does not
+            take such images.
+    """
+    settings = config.classifier.surrogate
+    if settings is None:
+        raise InputError(
+            "classifier.surrogate: nothing says through what to train in front of "
+            f"{config.classifier.source}, which gives no gradients; give it, as in "
+            "--set classifier.surrogate.architecture=resnet18."
+        )
+    further_images(settings, len(limited.all))
+    pixels = limited.all.images[~limited.held_out_mask].double() / 255
+    mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3)).clamp(min=1 / 255)
+    given = settings.weights is not None
+    classifier = untrained_classifier(
+        ClassifierSettings(
+            source=settings.architecture,
+            weights=settings.weights,
+            training=None if given else settings.training(config.seed),
+            mean=tuple(mean.tolist()),
+            std=tuple(std.tolist()),
+        ),
+        dataset,
+    )
+    return SurrogateToTrain(classifier, settings, limited, config.limited.seed, config.seed)
+
+
+def load_surrogate(
+    given: SurrogateToTrain,
+    target: BlackBox,
+    cache: ContentCache,
+    device: torch.device,
+    *,
+    on_asked: OnCount | None = None,
+    on_step: OnCount | None = None,
+) -> Surrogate:
+    """Steal a surrogate, or take it from the cache, where nothing is asked.
+
+    Args:
+        given: what it is stolen with.
+        target: the black box.
+        cache: where answers and surrogates are shared.
+        device: where to train.
+        on_asked: called with images that are answered and how many there are.
+        on_step: called with steps trained and how many there are.
+
+    Raises:
+        RunError: the black box does not answer.
+        TrainingDivergedError: the loss became NaN or infinite.
+    """
+
+    def steal() -> Tensors:
+        answers = given.ask(target, cache, on_asked)
+        if given.settings.weights is None:
+            trainer = given.trainer(answers, device)
+            train_to_end(trainer, on_step=on_step)
+            given.classifier.network.load_state_dict(trainer.weights())
+        agreement = torch.tensor(given.agreement(answers, device), dtype=torch.float64)
+        weights = given.classifier.cpu().network.state_dict()
+        return {"agreement": agreement, **{f"network.{k}": v for k, v in weights.items()}}
+
+    found = cache.get(SURROGATE, given.determined_by(target, device), steal)
+    agreement = found.pop("agreement").item()
+    weights = {name.removeprefix("network."): tensor for name, tensor in found.items()}
+    given.classifier.network.load_state_dict(weights)
+    return Surrogate(given.classifier, agreement)
+
+
+class _Asker:
+    """Asks about pieces of images that the cache has no answers to."""
+
+    def __init__(
+        self, target: BlackBox, cache: ContentCache, total: int, on_asked: OnCount | None
+    ) -> None:
+        self._target = target
+        self._target_hash = target.content_hash()
+        self._cache = cache
+        self._total = total
+        self._on_asked = on_asked
+        self._done = 0
+        self.asked = 0
+
+    def answers(self, images: Tensor) -> Tensor:
+        """Return float32 [n, K] of images uint8 [n, C, H, W]."""
+
+        def ask() -> Tensors:
+            self.asked += len(images)
+            return {"probabilities": self._target.probabilities(images.float() / 255)}
+
+        determined_by = {
+            "version": _VERSION,
+            "target": self._target_hash,
+            "images": sha256_of_tensors({"images": images}),
+        }
+        found = self._cache.get(ANSWERS, determined_by, ask)["probabilities"]
+        self._done += len(images)
+        if self._on_asked is not None:
+            self._on_asked(self._done, self._total)
+        return found
