@@ -28,3 +28,8 @@ class TrialConfig(Settings):
     training: TrainingSettings = TrainingSettings()
     certification: CertificationSettings = CertificationSettings()
     execution: ExecutionSettings = ExecutionSettings()
+
+    @property
+    def trains_classifier(self) -> bool:
+        """Whether the trial trains the classifier itself and no denoiser."""
+        return self.denoiser.architecture == "none"
