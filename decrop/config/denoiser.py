@@ -12,7 +12,7 @@ DenoiserArchitecture = Literal["dncnn", "dncnn_wide", "memnet", "unet"]
 class DenoiserSettings(Settings):
     """The denoiser in front of the classifier."""
 
-    architecture: DenoiserArchitecture | Literal["none"] = Field(
+    architecture: Literal[DenoiserArchitecture, "none"] = Field(
         "dncnn",
         description="Registered network; none for a trial that trains the classifier itself "
         "(classifier.training) and certifies it alone.",

@@ -33,3 +33,11 @@ class TrialConfig(Settings):
     def trains_classifier(self) -> bool:
         """Whether the trial trains the classifier itself and no denoiser."""
         return self.denoiser.architecture == "none"
+
+    @property
+    def trains_again_for_test(self) -> bool:
+        """Whether the held-out images are trained on too, once the trial is chosen for test."""
+        training = self.classifier.training
+        if not self.trains_classifier or training is None:
+            return True
+        return training.trained_on == "limited"

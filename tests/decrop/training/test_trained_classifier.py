@@ -30,7 +30,7 @@ def dataset(seed: int = 0) -> Dataset:
 
 def config(training: dict[str, Any] | None = None, **given: Any) -> TrialConfig:
     classifier = {
-        "architecture": given.pop("architecture", "small_cnn"),
+        "source": given.pop("source", "small_cnn"),
         "training": training or TRAINING,
         **{name: given.pop(name) for name in ("mean", "std") if name in given},
     }
