@@ -87,7 +87,7 @@ def train_classifier(
     classifier = given.classifier
     classifier.network.load_state_dict(weights)
     held_out = None
-    if given.settings.trained_on == "without_held_out":
+    if given.settings.trained_on != "all":
         limited = limited_data(dataset, config.limited)
         images = limited.all.subset(limited.held_out_mask)
         held_out = {

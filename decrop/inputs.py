@@ -12,23 +12,26 @@ from decrop.classifiers.load import untrained_classifier
 from decrop.config import TrialConfig
 from decrop.data.datasets import Dataset, load_dataset
 from decrop.data.limited import LabelledImages, LimitedData, evenly_spaced, limited_data
+from decrop.errors import InputError
 from decrop.smoothing.rejecting import check_certificate
 from decrop.training.surrogate import OnCount, load_surrogate, surrogate_to_train
-from decrop.training.trained_classifier import load_classifier
+from decrop.training.trained_classifier import load_classifier, training_images
 
 
 @dataclass(frozen=True)
 class TrialInputs:
-    """Small enough to send to every worker: no more of the dataset than a trial reads.
+    """What a trial reads of the dataset and no more, for it is sent to every worker.
 
     Attributes:
-        classifier: to train through; of a black box, its surrogate.
+        classifier: to train through: the one to protect, or the surrogate of a black box; with the
+            weights that its training starts from, where the trial trains it.
         limited: data to train and to be scored on.
         test: images to certify in the end.
         class_names: in the order of the logits.
         target: the black box, which the test images are certified on; None where the classifier is
             the one to protect.
         agreement: share of held-out images on which surrogate and black box agree.
+        training_images: that the trial trains the classifier on; None where it trains a denoiser.
     """
 
     classifier: Classifier
@@ -37,6 +40,7 @@ class TrialInputs:
     class_names: tuple[str, ...]
     target: EndpointClassifier | None = None
     agreement: float | None = None
+    training_images: LabelledImages | None = None
 
     @property
     def protected(self) -> Classifier | EndpointClassifier:
@@ -44,11 +48,16 @@ class TrialInputs:
         return self.classifier if self.target is None else self.target
 
     def hashes(self) -> dict[str, str]:
-        """Return content hashes of the protected classifier, its surrogate and the limited data."""
-        hashes = {"classifier": self.protected.content_hash()}
+        """Return content hashes of the limited data and of what is there before the trial.
+
+        That is the protected classifier and its surrogate, or the images to train a classifier on.
+        """
+        hashes = {"limited_data": self.limited.all.content_hash()}
+        if self.training_images is not None:
+            return {**hashes, "training_images": self.training_images.content_hash()}
         if self.target is not None:
             hashes["surrogate"] = self.classifier.content_hash()
-        return {**hashes, "limited_data": self.limited.all.content_hash()}
+        return {**hashes, "classifier": self.protected.content_hash()}
 
 
 def load_inputs(
@@ -61,6 +70,8 @@ def load_inputs(
     on_step: OnCount | None = None,
 ) -> TrialInputs:
     """Open the dataset, load (or train, or steal) the classifier, draw the limited data.
+
+    A classifier that the trial itself trains is left as it is before.
 
     Args:
         config: the trial's settings.
@@ -75,14 +86,18 @@ def load_inputs(
         RunError: a black box does not answer.
     """
     check_certificate(config.certification.certificate, rejecting=False)
+    check_classifier_trial(config)
     dataset = load_dataset(config.dataset)
     limited = limited_data(dataset, config.limited)
-    target = agreement = None
+    target = agreement = images = None
     if config.classifier.asked is not None:
         given = surrogate_to_train(config, dataset, limited)
         target = endpoint_classifier(config.classifier, dataset, ledger)
         surrogate = load_surrogate(given, target, cache, device, on_asked=on_asked, on_step=on_step)
         classifier, agreement = surrogate.classifier, surrogate.agreement
+    elif config.trains_classifier and config.classifier.training is not None:
+        classifier = untrained_classifier(config.classifier, dataset)
+        images = training_images(dataset, config.classifier.training, config.limited)
     else:
         classifier = load_classifier(config, dataset, cache, device).cpu()
     return TrialInputs(
@@ -92,6 +107,7 @@ def load_inputs(
         class_names=dataset.class_names,
         target=target,
         agreement=agreement,
+        training_images=images,
     )
 
 
@@ -102,6 +118,7 @@ def check_inputs(config: TrialConfig) -> None:
         InputError: paths, columns, weights, fractions or a certificate that cannot be used.
     """
     check_certificate(config.certification.certificate, rejecting=False)
+    check_classifier_trial(config)
     dataset = load_dataset(config.dataset)
     limited = limited_data(dataset, config.limited)
     evenly_spaced(dataset.test, 1)
@@ -117,3 +134,25 @@ def trained_through(config: TrialConfig, dataset: Dataset, limited: LimitedData)
     if config.classifier.asked is not None:
         return surrogate_to_train(config, dataset, limited).classifier
     return untrained_classifier(config.classifier, dataset)
+
+
+def check_classifier_trial(config: TrialConfig) -> None:
+    """Check that a trial without a denoiser trains a classifier, long enough to be scored.
+
+    Raises:
+        InputError: it does not.
+    """
+    if not config.trains_classifier:
+        return
+    training, evaluations = config.classifier.training, config.training.evaluations
+    if training is None:
+        raise InputError(
+            "denoiser.architecture = none: such a trial trains its classifier; give "
+            "classifier.training, or certify a classifier that is trained with `decrop certify`."
+        )
+    if evaluations > training.epochs:
+        raise InputError(
+            f"training.evaluations = {evaluations}: must not exceed classifier.training.epochs "
+            f"({training.epochs}) in a trial without a denoiser, which is scored after epochs of "
+            "its classifier's training."
+        )

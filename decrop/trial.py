@@ -1,7 +1,7 @@
 """One whole trial without Ray: samples, prior, denoiser, class counts, certificates, result."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -19,6 +19,9 @@ from decrop.certification import (
     precision_of,
     with_recorded_batch_size,
 )
+from decrop.classifiers.classifier import Classifier
+from decrop.classifiers.endpoint import EndpointClassifier
+from decrop.classifiers.stored import load_stored_classifier, store_classifier
 from decrop.config import TrialConfig
 from decrop.data.limited import LabelledImages
 from decrop.files import read_json, write_json
@@ -27,16 +30,15 @@ from decrop.result import NOISY_IMAGE, Scores, Split, TrialResult
 from decrop.smoothing.collect import CertificationProgress, OnProgress
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.synthesis.stage_one import StageOne, stage_one
+from decrop.trained_part import ClassifierPart, DenoiserPart, TrainedPart
 from decrop.training.denoiser import DenoiserTrainer
 from decrop.training.prior import prior_weights
 from decrop.trial_files import (
-    load_denoiser,
     load_progress,
+    read_history,
     read_reports,
-    save_denoiser,
     save_outcome,
     save_progress,
-    save_sample_figures,
     save_training_figure,
 )
 from decrop.trial_folder import TrialFolder
@@ -85,7 +87,8 @@ def run_trial(
     """Train a denoiser and certify it, yielding a report at each evaluation.
 
     On `held_out` the denoiser is trained without the held-out images and scored on them; on `test`
-    it is trained on the whole limited data and certified on the test split, once, at the end. Work
+    it is trained on the whole limited data and certified on the test split, once, at the end. A
+    trial without a denoiser trains the classifier in its place, on what its settings say. Work
     already in the folder is not done again: reports are repeated, training goes on from its
     checkpoint, and the result is the one an uninterrupted trial gives. Closing the iterator stops
     the trial.
@@ -117,27 +120,20 @@ def run_trial(
     if reports and reports[-1].finished:
         return
 
-    started = time.monotonic()
-    samples = _stage_one(config, inputs, cache, device)
-    stage_one_seconds = time.monotonic() - started
+    part: TrainedPart
+    if config.trains_classifier:
+        part = ClassifierPart(config, inputs, split, device)
+    else:
+        part = _denoiser_part(config, inputs, cache, device, split, on_prior_step)
+    load_progress(folder, part.trainer)
     if split == "held_out":
-        training_mask = ~inputs.limited.held_out_mask
         images = inputs.limited.all.subset(inputs.limited.held_out_mask)
         evaluations = config.training.evaluations
     else:
-        training_mask = torch.ones_like(inputs.limited.held_out_mask)
         images = inputs.test
         evaluations = 1
-    started = time.monotonic()
-    prior = _prior(config, inputs, cache, device, on_prior_step)
-    prior_seconds = time.monotonic() - started
-    trainer = DenoiserTrainer(
-        config, inputs.classifier, samples.subset(training_mask), device, initial_weights=prior
-    )
-    load_progress(folder, trainer)
 
-    protected = inputs.protected if split == "test" else inputs.classifier
-    network = nn.Sequential(trainer.denoiser, protected)
+    network = part.network
     class_count = inputs.classifier.class_count
     config = with_recorded_batch_size(
         config, network, images, class_count=class_count, path=folder.execution_path
@@ -151,18 +147,18 @@ def run_trial(
         class_count=class_count,
         make_sampler=make_sampler,
     )
-    epochs = last_epoch or sum(config.training.phase_epochs)
+    epochs = last_epoch or part.epochs
     keeps_best = split == "held_out" and config.training.early_stopping
     for evaluation in range(len(reports) + 1, evaluations + 1):
         until = evaluation * epochs // evaluations
-        _train_until(trainer, until, epochs, folder, on_epoch, should_stop)
-        epoch, finished = trainer.epochs_done, evaluation == evaluations
+        _train_until(part, until, epochs, folder, on_epoch, should_stop)
+        epoch, finished = part.epochs_done, evaluation == evaluations
         started = time.monotonic()
         if not finished or keeps_best:
             table = certify(estimation_samples=config.certification.pruning_samples)
             scores = Scores.of(table, config.certification.radii)
         if keeps_best:
-            epoch = _keep_best(folder, trainer, reports, scores, epoch, finished=finished)
+            epoch = _keep_best(folder, part, reports, scores, epoch, finished=finished)
         if finished:
             table = certify(
                 estimation_samples=_last_estimation_samples(config, split),
@@ -170,37 +166,26 @@ def run_trial(
                 on_certified=stopping_between_groups(should_stop, on_certified),
             )
             scores = Scores.of(table, config.certification.radii)
-            save_denoiser(folder, trainer.denoiser)
+            part.save(folder)
             result = _result(
                 config,
                 inputs,
+                part.classifier,
                 split,
                 scores,
                 images,
                 clean_accuracy=_clean_accuracy(inputs, network, images, device, folder),
-                flip_rate=samples.subset(training_mask).flip_rate,
+                flip_rate=part.flip_rate,
                 seconds={
-                    "stage1": stage_one_seconds,
-                    **({} if prior is None else {"prior": prior_seconds}),
-                    "training": sum(record.seconds for record in trainer.history),
+                    **part.seconds,
                     "certification": time.monotonic() - started,
                     **(_latency(config, network, images, class_count) if split == "test" else {}),
                 },
             )
-            save_training_figure(folder, trainer)
+            save_training_figure(folder, [asdict(record) for record in part.trainer.history])
             if split == "test":
-                # Pictures take seconds, too long for every trial of a sweep.
-                save_sample_figures(
-                    folder.figures_path,
-                    config,
-                    samples,
-                    inputs.limited.all.labels,
-                    inputs.classifier,
-                    trainer.denoiser,
-                    inputs.class_names,
-                    device=device,
-                )
-            save_outcome(folder, result, table, title="this denoiser")
+                part.draw(folder)
+            save_outcome(folder, result, table, title=part.title)
         report = Report(
             evaluation=evaluation,
             epoch=epoch,
@@ -252,22 +237,94 @@ def certify_undefended(
 
     A result that is in the folder already is returned as it is.
     """
+    return _certify_alone(
+        config,
+        inputs,
+        inputs.protected,
+        folder,
+        title="no denoiser",
+        make_sampler=make_sampler,
+        on_certified=on_certified,
+    )
+
+
+def certify_trained_classifier(
+    config: TrialConfig,
+    inputs: TrialInputs,
+    folder: TrialFolder,
+    trained: TrialFolder,
+    *,
+    make_sampler: MakeSampler | None = None,
+    on_certified: OnProgress | None = None,
+) -> Iterator[Report]:
+    """Certify the classifier of a finished trial on the test split, yielding the one report.
+
+    For a trial whose training has never seen the held-out images and needs none of them either.
+
+    Args:
+        config: the trial's settings.
+        inputs: data.
+        folder: where everything is written, with a copy of the classifier.
+        trained: of the finished trial on `held_out`.
+        make_sampler: who draws class counts; the own process by default.
+        on_certified: called with the progress.
+    """
+    write_json(folder.config_path, config.model_dump(mode="json"))
+    reports = [Report(**report) for report in read_reports(folder)]
+    if not reports:
+        classifier, _ = load_stored_classifier(trained.classifier_path)
+        store_classifier(classifier, inputs.class_names, folder.classifier_path)
+        history = read_history(trained)
+        write_json(folder.history_path, history)
+        save_training_figure(folder, history)
+        result = _certify_alone(
+            config,
+            inputs,
+            classifier,
+            folder,
+            title=ClassifierPart.title,
+            make_sampler=make_sampler,
+            on_certified=on_certified,
+            seconds={"training": sum(record["seconds"] for record in history)},
+        )
+        report = Report(
+            evaluation=1,
+            epoch=read_reports(trained)[-1]["epoch"],
+            average_certified_radius=result.scores.average_certified_radius,
+            certified_accuracy=result.scores.certified_accuracy,
+            finished=True,
+        )
+        reports.append(report)
+        write_json(folder.reports_path, [asdict(report)])
+    yield from reports
+
+
+def _certify_alone(
+    config: TrialConfig,
+    inputs: TrialInputs,
+    classifier: Classifier | EndpointClassifier,
+    folder: TrialFolder,
+    *,
+    title: str,
+    make_sampler: MakeSampler | None,
+    on_certified: OnProgress | None,
+    seconds: Mapping[str, float] | None = None,
+) -> TrialResult:
     if folder.result_path.exists():
         return TrialResult.from_json(read_json(folder.result_path))
     device = resolve_device(config.execution.device)
     started = time.monotonic()
-    protected = inputs.protected
-    class_count = inputs.classifier.class_count
+    class_count = classifier.class_count
     config = with_recorded_batch_size(
         config,
-        protected,
+        classifier,
         inputs.test,
         class_count=class_count,
         path=folder.execution_path,
     )
     table = certificate_table(
         config,
-        protected,
+        classifier,
         inputs.test,
         split="test",
         class_count=class_count,
@@ -279,17 +336,19 @@ def certify_undefended(
     result = _result(
         config,
         inputs,
+        classifier,
         "test",
         Scores.of(table, config.certification.radii),
         inputs.test,
-        clean_accuracy=_clean_accuracy(inputs, protected, inputs.test, device, folder),
+        clean_accuracy=_clean_accuracy(inputs, classifier, inputs.test, device, folder),
         flip_rate=None,
         seconds={
+            **(seconds or {}),
             "certification": time.monotonic() - started,
-            **_latency(config, protected, inputs.test, class_count),
+            **_latency(config, classifier, inputs.test, class_count),
         },
     )
-    save_outcome(folder, result, table, title="no denoiser")
+    save_outcome(folder, result, table, title=title)
     return result
 
 
@@ -313,6 +372,34 @@ def _latency(
     config: TrialConfig, network: nn.Module, images: LabelledImages, class_count: int
 ) -> dict[str, float]:
     return {NOISY_IMAGE: noisy_image_seconds(config, network, images, class_count=class_count)}
+
+
+def _denoiser_part(
+    config: TrialConfig,
+    inputs: TrialInputs,
+    cache: ContentCache,
+    device: torch.device,
+    split: Split,
+    on_prior_step: Callable[[int, int], None] | None,
+) -> DenoiserPart:
+    started = time.monotonic()
+    samples = _stage_one(config, inputs, cache, device)
+    seconds = {"stage1": time.monotonic() - started}
+    certified: Classifier | EndpointClassifier
+    if split == "held_out":
+        training_mask, certified = ~inputs.limited.held_out_mask, inputs.classifier
+    else:
+        training_mask, certified = torch.ones_like(inputs.limited.held_out_mask), inputs.protected
+    started = time.monotonic()
+    prior = _prior(config, inputs, cache, device, on_prior_step)
+    if prior is not None:
+        seconds["prior"] = time.monotonic() - started
+    trainer = DenoiserTrainer(
+        config, inputs.classifier, samples.subset(training_mask), device, initial_weights=prior
+    )
+    return DenoiserPart(
+        config, inputs, samples, training_mask, trainer, certified, device=device, seconds=seconds
+    )
 
 
 def _stage_one(
@@ -352,7 +439,7 @@ def _prior(
 
 
 def _train_until(
-    trainer: DenoiserTrainer,
+    part: TrainedPart,
     epoch: int,
     epochs: int,
     folder: TrialFolder,
@@ -360,40 +447,40 @@ def _train_until(
     should_stop: Callable[[], bool] | None,
 ) -> None:
     saved = time.monotonic()
-    while trainer.epochs_done < epoch:
-        trainer.run_epoch()
+    while part.epochs_done < epoch:
+        part.advance()
         if on_epoch is not None:
-            on_epoch(trainer.epochs_done, epochs)
+            on_epoch(part.epochs_done, epochs)
         stopping = should_stop is not None and should_stop()
         if stopping or time.monotonic() - saved > _SAVE_EVERY_SECONDS:
-            save_progress(folder, trainer)
+            save_progress(folder, part.trainer)
             saved = time.monotonic()
         if stopping:
             raise TrialStoppedError
-    save_progress(folder, trainer)
+    save_progress(folder, part.trainer)
 
 
 def _keep_best(
     folder: TrialFolder,
-    trainer: DenoiserTrainer,
+    part: TrainedPart,
     reports: Sequence[Report],
     scores: Scores,
     epoch: int,
     *,
     finished: bool,
 ) -> int:
-    """Leave the best denoiser so far in the folder, and in the trainer at the end.
+    """Leave the best weights so far in the folder, and in what is trained at the end.
 
     Returns:
-        the epoch that is to be reported: this one, or at the end that of the best denoiser.
+        the epoch that is to be reported: this one, or at the end that of the best weights.
     """
     best = max(reports, key=lambda report: report.average_certified_radius, default=None)
     if best is None or scores.average_certified_radius > best.average_certified_radius:
-        save_denoiser(folder, trainer.denoiser)
+        part.save(folder)
         return epoch
     if not finished:
         return epoch
-    load_denoiser(folder, trainer.denoiser)
+    part.restore(folder)
     return best.epoch
 
 
@@ -406,6 +493,7 @@ def _last_estimation_samples(config: TrialConfig, split: Split) -> int:
 def _result(
     config: TrialConfig,
     inputs: TrialInputs,
+    classifier: Classifier | EndpointClassifier,
     split: Split,
     scores: Scores,
     images: LabelledImages,
@@ -423,7 +511,11 @@ def _result(
         precision=precision_of(config),
         device=resolve_device(config.execution.device).type,
         chunks_per_batch=int(config.execution.chunks_per_batch),
-        hashes={**inputs.hashes(), "certified_images": images.content_hash()},
+        hashes={
+            **inputs.hashes(),
+            "classifier": classifier.content_hash(),
+            "certified_images": images.content_hash(),
+        },
         seconds={
             name: round(value, 9 if name == NOISY_IMAGE else 3) for name, value in seconds.items()
         },

@@ -1,6 +1,6 @@
 """What a trial writes to its folder, each file whole."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -18,7 +18,6 @@ from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, write_json, write_whole
 from decrop.result import TrialResult
 from decrop.synthesis.stage_one import StageOne
-from decrop.training.denoiser import DenoiserTrainer
 from decrop.trial_folder import TrialFolder
 
 TRAINING_FIGURE = "training.png"
@@ -64,6 +63,12 @@ def load_progress(folder: TrialFolder, trainer: Trainer) -> None:
         trainer.load_state_dict(torch.load(folder.checkpoint_path, weights_only=True))
 
 
+def read_history(folder: TrialFolder) -> list[dict[str, Any]]:
+    """Return the records of the epochs that were saved."""
+    history: list[dict[str, Any]] = read_json(folder.history_path)
+    return history
+
+
 def read_reports(folder: TrialFolder) -> list[dict[str, Any]]:
     """Return the reports written so far."""
     if not folder.reports_path.exists():
@@ -83,9 +88,9 @@ def load_denoiser(folder: TrialFolder, denoiser: nn.Module) -> None:
     denoiser.load_state_dict(load_file(folder.denoiser_path))
 
 
-def save_training_figure(folder: TrialFolder, trainer: DenoiserTrainer) -> None:
-    """Draw the losses over epochs."""
-    figure = training_curves_figure([asdict(record) for record in trainer.history])
+def save_training_figure(folder: TrialFolder, history: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the losses over epochs, one record an epoch."""
+    figure = training_curves_figure(history)
     save_figure(figure, folder.figures_path / TRAINING_FIGURE)
 
 

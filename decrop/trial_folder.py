@@ -14,6 +14,7 @@ class TrialFolder:
         history_path: one record an epoch.
         reports_path: one record an evaluation.
         denoiser_path: the trained weights.
+        classifier_path: folder of the trained classifier, where the trial has no denoiser.
         certificates_path: one row an image.
         counts_path: class counts, while the final certification runs.
         clean_accuracy_path: accuracy without noise, of a black box.
@@ -29,6 +30,7 @@ class TrialFolder:
         self.history_path = path / "history.json"
         self.reports_path = path / "reports.json"
         self.denoiser_path = path / "denoiser.safetensors"
+        self.classifier_path = path / "classifier"
         self.certificates_path = path / "certificates.tsv"
         self.counts_path = path / "certification.counts"
         self.clean_accuracy_path = path / "clean_accuracy.json"

@@ -77,21 +77,26 @@ def export_trial(
             f"--trial {number}: its certificates are of the surrogate, not of the endpoint; only "
             "trials that are certified on test images can be exported (decrop leaderboard --top)."
         )
+    record = directory.trial(number).read_record()
+    trained = record is not None and record.config.trains_classifier
     # A sweep directory is the user's own.
     stored = directory.classifier_path(result["hashes"]["classifier"])
+    if trained:
+        stored = folder.classifier_path
     classifier, class_names = load_stored_classifier(stored, trust_code=True)
     position = list(scores).index(number) + 1
     name = directory.read_record().name
-    record = directory.trial(number).read_record()
     row = record is not None and record.row is not None
     origin = (
         f"Trial {number} of the sweep `{name}`"
         + (f" (row {record.name} of its table)" if record is not None and row else "")
-        + (" (the paper's choice)" if number == REFERENCE and not row else "")
+        + (" (the paper's choice)" if number == REFERENCE and not (row or trained) else "")
         + f", rank {position} of {len(scores)} finished trials by {metric.phrase} on held-out "
         f"images ({metric.text(scores[number])})."
     )
-    if folder is final:
+    if folder is final and record is not None and not record.config.trains_again_for_test:
+        origin += " Certified on test images as it was trained, without the held-out ones."
+    elif folder is final:
         origin += " Trained once more on the whole limited data before it was certified."
     export_bundle(
         folder,

@@ -53,8 +53,9 @@ def certify_finals(
 ) -> None:
     """Train and certify on the cluster, and certify the classifier without a denoiser.
 
-    What fails is said and written to its folder with the traceback; the others go on. When the
-    sweep is to stop, they save their state and end.
+    A sweep whose reference trains its classifier has none without. What fails is said and written
+    to its folder with the traceback; the others go on. When the sweep is to stop, they save their
+    state and end.
 
     Raises:
         RayError: a disk is full, on the host of one of them.
@@ -64,8 +65,8 @@ def certify_finals(
     shared = ray.put(job)
     running = {_final.options(**options).remote(shared, t): t for t in trainings}
     names = {ref: training.name for ref, training in running.items()}
-    if not job.directory.undefended.result_path.exists():
-        config = reference_config(job.sweep)
+    config = reference_config(job.sweep)
+    if not config.trains_classifier and not job.directory.undefended.result_path.exists():
         names[_undefended.options(**options).remote(shared, config)] = "no denoiser"
     left = dict(names)
     while left and not stop.overdue():

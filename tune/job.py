@@ -17,14 +17,21 @@ from decrop.files import write_json
 from decrop.inputs import TrialInputs, load_inputs
 from decrop.result import Split
 from decrop.smoothing.execution import resolve_device
-from decrop.trial import Report, TrialStoppedError, run_trial, stopping_epoch
+from decrop.trial import (
+    Report,
+    TrialStoppedError,
+    certify_trained_classifier,
+    run_trial,
+    stopping_between_groups,
+    stopping_epoch,
+)
 from tune.cluster import Claims
 from tune.directory import State, SweepDirectory, SweepTrialFolder, TrialRecord, TrialState
 from tune.drawn import SamplesDrawn
 from tune.failures import full_disk
 from tune.monitor import code_record, monitored
 from tune.shards import ShardedSampler
-from tune.space import reference_config, trial_config_for, varied_paths
+from tune.space import reference_config, trains_classifiers, trial_config_for, varied_paths
 from tune.sweep_file import SweepConfig
 
 # Settings that decide what the inputs are; where none of them is swept all trials share one copy.
@@ -87,7 +94,9 @@ class SweepJob:
         )
 
     def store_classifier(self, inputs: TrialInputs) -> None:
-        """Keep a classifier in the sweep directory, for bundles."""
+        """Keep a classifier in the sweep directory, for bundles, unless trials train it."""
+        if inputs.training_images is not None:
+            return
         folder = self.directory.classifier_path(inputs.protected.content_hash())
         store_classifier(inputs.protected, inputs.class_names, folder)
 
@@ -115,7 +124,26 @@ class SweepJob:
 
 def shares_inputs(sweep: SweepConfig) -> bool:
     """Tell whether all trials of a sweep work on the same classifier and data."""
-    return not any(path.split(".")[0] in INPUT_GROUPS for path in varied_paths(sweep))
+    varied, in_trials = varied_paths(sweep), trains_classifiers(sweep)
+    if len(in_trials) > 1:
+        return False
+    if in_trials == {True}:
+        # The data that trials train their classifiers on is the same however they do it.
+        varied = {path for path in varied if not _is_how(path)}
+    elif "sigma" in varied and _trained_with_noise(reference_config(sweep)):
+        return False
+    return not any(path.split(".")[0] in INPUT_GROUPS for path in varied)
+
+
+def _is_how(path: str) -> bool:
+    elsewhere = ("trained_on", "initial_weights")
+    prefix, _, name = path.rpartition(".")
+    return prefix == "classifier.training" and name not in elsewhere
+
+
+def _trained_with_noise(config: TrialConfig) -> bool:
+    training = config.classifier.training
+    return training is not None and training.noisy and training.sigma is None
 
 
 def run_recorded(
@@ -140,19 +168,7 @@ def run_recorded(
         with monitored(folder):
             inputs = job.inputs_for(record.config)
             write_json(folder.inputs_path, inputs.hashes())
-            asks = split == "test" and inputs.target is not None
-            for report in run_trial(
-                record.config,
-                inputs,
-                folder,
-                job.cache,
-                split=split,
-                last_epoch=stopping_epoch(record.config, job.directory.trial(record.number))
-                if split == "test"
-                else None,
-                make_sampler=job.make_sampler(record.config, drawn, alone=asks),
-                should_stop=job.stopping,
-            ):
+            for report in _reports(job, record, folder, inputs, drawn, split):
                 folder.write_samples(drawn)
                 if report.finished:
                     end_trial(folder, "complete")
@@ -165,6 +181,45 @@ def run_recorded(
             raise
         end_trial(folder, "failed", error=traceback.format_exc())
         raise
+
+
+def _reports(
+    job: SweepJob,
+    record: TrialRecord,
+    folder: SweepTrialFolder,
+    inputs: TrialInputs,
+    drawn: SamplesDrawn,
+    split: Split,
+) -> Iterator[Report]:
+    trial = job.directory.trial(record.number)
+    asks = split == "test" and inputs.target is not None
+    make_sampler = job.make_sampler(record.config, drawn, alone=asks)
+    if split == "test" and _stays_as_trained(record, trial):
+        return certify_trained_classifier(
+            record.config,
+            inputs,
+            folder,
+            trial,
+            make_sampler=make_sampler,
+            on_certified=stopping_between_groups(job.stopping),
+        )
+    return run_trial(
+        record.config,
+        inputs,
+        folder,
+        job.cache,
+        split=split,
+        last_epoch=stopping_epoch(record.config, trial) if split == "test" else None,
+        make_sampler=make_sampler,
+        should_stop=job.stopping,
+    )
+
+
+def _stays_as_trained(record: TrialRecord, trial: SweepTrialFolder) -> bool:
+    """Tell whether a trial's classifier is certified as it is rather than trained once more."""
+    earlier = trial.read_record()
+    same = earlier is not None and earlier.config == record.config
+    return same and not record.config.trains_again_for_test
 
 
 def end_trial(folder: SweepTrialFolder, state: State, *, error: str | None = None) -> None:

@@ -1,7 +1,9 @@
 """What a sweep would do, and roughly how long it would take."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +17,7 @@ from decrop.networks.registry import build_denoiser
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler, SamplingTask
 from tune.cluster import Claims, ClusterSize
+from tune.job import shares_inputs
 from tune.queries import sweep_queries
 from tune.space import reference_config, row_trials, total_trials, trial_config_for
 from tune.sweep_file import SweepConfig
@@ -23,6 +26,8 @@ from tune.sweep_file import SweepConfig
 _PASSES_OF_A_VIEW = 3
 _VIEWS = 3
 _PROBE_SECONDS = 1.0
+# Of training a classifier, least first.
+_OBJECTIVES_BY_WORK = ("plain", "gaussian", "adre_reg", "smooth_adv", "adre_adv")
 
 
 @dataclass(frozen=True)
@@ -35,9 +40,12 @@ class Plan:
         finals: trainings on the whole limited data.
         generated_images: that priors are trained on, each prior once.
         training_images: that go through the denoiser while training, three views counted once.
+        classifier_images: that classifiers are trained on, each noise draw and each step of an
+            attack counted, at most where those are varied; a classifier that trials share is
+            trained once.
         noisy_samples: drawn for certificates, in all; at most, where images stop early.
         queries: images that a black box is asked about at most; 0 without one.
-        hours: rough, from a second's probe of each row's denoiser, or trial 0's, on this machine;
+        hours: rough, from a second's probe of each row's networks, or trial 0's, on this machine;
             without the time that a black box takes.
     """
 
@@ -46,6 +54,7 @@ class Plan:
     finals: int
     generated_images: int
     training_images: int
+    classifier_images: int
     noisy_samples: int
     queries: int
     hours: float
@@ -67,25 +76,29 @@ def plan_sweep(sweep: SweepConfig, claims: Claims, size: ClusterSize) -> Plan:
         _work(config, dataset, *images[config.limited], final=position < finals)
         for position, config in enumerate(configs)
     ]
-    undefended = _test_samples(reference, dataset)
-    rates: dict[DenoiserSettings, float] = {}
-    for config in [reference, *configs]:
-        if config.denoiser not in rates:
-            rates[config.denoiser] = _samples_a_second(config, dataset)
+    rates = _Rates(dataset)
+    undefended = 0 if reference.trains_classifier else _test_samples(reference, dataset)
     # The probe uses the whole machine, which the trials share.
-    seconds = undefended / rates[reference.denoiser] + sum(
-        (noisy_samples + _PASSES_OF_A_VIEW * _VIEWS * training_images) / rates[config.denoiser]
-        for config, (noisy_samples, training_images) in zip(configs, work, strict=True)
-    )
+    seconds = undefended / rates.of(reference) if undefended else 0.0
+    for config, done in zip(configs, work, strict=True):
+        passes = (_VIEWS * done.training_images + done.classifier_images) * _PASSES_OF_A_VIEW
+        seconds += (done.noisy_samples + passes) / rates.of(config)
+    given = _given_classifiers(sweep, configs)
+    given_images = [
+        _classifier_images(config, dataset, *images[config.limited]) for config in given
+    ]
+    for config, trained_on in zip(given, given_images, strict=True):
+        alone = config.model_copy(update={"denoiser": DenoiserSettings(architecture="none")})
+        seconds += _PASSES_OF_A_VIEW * trained_on / rates.of(alone)
     # Trials share a prior by all that it depends on.
     priors = {
-        (config.prior, config.denoiser, config.sigma, config.seed)
+        (config.prior, config.denoiser, config.sigma, config.seed): config
         for config in configs
-        if config.prior.kind != "none"
+        if config.prior.kind != "none" and not config.trains_classifier
     }
     seconds += sum(
-        _PASSES_OF_A_VIEW * prior.steps * prior.batch_size / rates[denoiser]
-        for prior, denoiser, *_ in priors
+        _PASSES_OF_A_VIEW * config.prior.steps * config.prior.batch_size / rates.of(config)
+        for config in priors.values()
     )
     queries = sweep_queries(sweep)
     return Plan(
@@ -93,24 +106,43 @@ def plan_sweep(sweep: SweepConfig, claims: Claims, size: ClusterSize) -> Plan:
         at_once=_at_once(claims, size, trials),
         finals=finals,
         generated_images=sum(prior.steps * prior.batch_size for prior, *_ in priors),
-        training_images=sum(training_images for _, training_images in work),
-        noisy_samples=undefended + sum(noisy_samples for noisy_samples, _ in work),
+        training_images=sum(done.training_images for done in work),
+        classifier_images=sum(given_images) + sum(done.classifier_images for done in work),
+        noisy_samples=undefended + sum(done.noisy_samples for done in work),
         queries=0 if queries is None else queries.most,
         hours=seconds / 3600,
     )
 
 
 def _any_trial(sweep: SweepConfig) -> TrialConfig:
-    # What is varied has its fixed value, save that a prior that may be there is there.
-    return trial_config_for(
-        sweep, {"prior.kind": "dead_leaves"} if "prior.kind" in sweep.space else {}
-    )
+    # What is varied has its fixed value, save that a prior that may be there is there, and that a
+    # classifier is trained on as much as it may be.
+    parameters: dict[str, Any] = {}
+    if "prior.kind" in sweep.space:
+        parameters["prior.kind"] = "dead_leaves"
+    for name in ("epochs", "noise_samples", "attack_steps"):
+        path = f"classifier.training.{name}"
+        if path in sweep.space:
+            parameters[path] = max(sweep.space[path].values_to_check())
+    objectives = sweep.space.get("classifier.training.objective")
+    if objectives is not None:
+        parameters["classifier.training.objective"] = max(
+            objectives.values_to_check(), key=_OBJECTIVES_BY_WORK.index
+        )
+    return trial_config_for(sweep, parameters)
+
+
+@dataclass(frozen=True)
+class _Work:
+    noisy_samples: int
+    training_images: int
+    classifier_images: int
 
 
 def _work(
     config: TrialConfig, dataset: Dataset, images: int, held_out: int, *, final: bool
-) -> tuple[int, int]:
-    """Return noisy samples and training images of a trial, with its final training's if it has one.
+) -> _Work:
+    """Return the work of a trial, with that of its final training if it has one.
 
     Of the limited `images`, `held_out` are not trained on before that.
     """
@@ -119,11 +151,50 @@ def _work(
     while_training = training.evaluations - (0 if training.early_stopping else 1)
     scores = while_training * certification.pruning_samples + certification.held_out_samples
     noisy_samples = held_out * (scores + (while_training + 1) * certification.selection_samples)
-    trained_on = images - held_out
     if final:
         noisy_samples += _test_samples(config, dataset)
-        trained_on += images
-    return noisy_samples, sum(training.phase_epochs) * trained_on
+    again = final and config.trains_again_for_test
+    if config.trains_classifier:
+        trained_on = _classifier_images(config, dataset, images, held_out)
+        if again:
+            trained_on += _classifier_images(config, dataset, images, 0)
+        return _Work(noisy_samples, 0, trained_on)
+    trained_on = images - held_out + (images if again else 0)
+    return _Work(noisy_samples, sum(training.phase_epochs) * trained_on, 0)
+
+
+def _classifier_images(config: TrialConfig, dataset: Dataset, images: int, held_out: int) -> int:
+    """Return what a classifier is trained on, each noise draw and each step of an attack counted.
+
+    Args:
+        config: the trial's settings.
+        dataset: of whose training split, or of its limited `images`, they are.
+        images: of the limited data.
+        held_out: of the limited data, not trained on.
+    """
+    training = config.classifier.training
+    assert training is not None
+    trained_on = images if training.trained_on == "limited" else len(dataset.train.labels)
+    if training.trained_on != "all":
+        trained_on -= held_out
+    draws = training.noise_samples if training.noisy else 1
+    # An attack goes through the network as training does, forward and backward.
+    passes = 1 + (training.attack_steps if training.attacks else 0)
+    return training.epochs * trained_on * draws * passes
+
+
+def _given_classifiers(sweep: SweepConfig, configs: Sequence[TrialConfig]) -> list[TrialConfig]:
+    """Return settings for each classifier that is trained for denoisers to stand in front of."""
+    trained = [
+        config
+        for config in configs
+        if config.classifier.training is not None and not config.trains_classifier
+    ]
+    # What a space varies is not in the settings that are planned with.
+    if sweep.space and not shares_inputs(sweep):
+        return trained
+    sigmas = {(config.classifier, config.limited, config.sigma): config for config in trained}
+    return list(sigmas.values())
 
 
 def _limited_images(dataset: Dataset, settings: LimitedDataSettings) -> tuple[int, int]:
@@ -143,6 +214,21 @@ def _at_once(claims: Claims, size: ClusterSize, trials: int) -> int:
     if claim.gpu > 0:
         fits = min(fits, int(size.gpu / claim.gpu + 1e-9))
     return max(1, min(fits, claims.max_concurrent or fits, trials))
+
+
+class _Rates:
+    """Samples a second of networks, each timed once."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._found: dict[tuple[DenoiserSettings, str], float] = {}
+
+    def of(self, config: TrialConfig) -> float:
+        """Return the rate of a trial's denoiser and classifier."""
+        networks = config.denoiser, config.classifier.source
+        if networks not in self._found:
+            self._found[networks] = _samples_a_second(config, self._dataset)
+        return self._found[networks]
 
 
 def _samples_a_second(config: TrialConfig, dataset: Dataset) -> float:

@@ -39,6 +39,7 @@ class SweepProgress:
         evaluations: scores of a trial.
         done_before: trials that an earlier run finished.
         names: of trials that are rows of a table, by number.
+        reference: what the settings of trial 0 are, where it is no row.
     """
 
     total: int
@@ -46,6 +47,7 @@ class SweepProgress:
     console: Console
     done_before: int = 0
     names: Mapping[int, str] = field(default_factory=dict)
+    reference: str = "the paper’s choice"
     _rows: dict[int, _Row] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
     _live: Live | None = None
@@ -65,7 +67,7 @@ class SweepProgress:
         """A trial runs."""
         self._rows[number] = _Row(number, "running", parameters)
         reference = number == 0 and not self.names
-        self._show(f"{self._name(number)} started{' (the paper’s choice)' if reference else ''}")
+        self._show(f"{self._name(number)} started{f' ({self.reference})' if reference else ''}")
 
     def scored(self, number: int, result: dict[str, Any]) -> None:
         """A trial has a held-out score."""
@@ -140,7 +142,7 @@ class SweepProgress:
             row = self._rows[number]
             score = "" if row.score is None else f"{row.score:.3f}"
             reference = number == 0 and not self.names
-            settings = "the paper’s choice" if reference else _settings(row.parameters)
+            settings = self.reference if reference else _settings(row.parameters)
             table.add_row(
                 self.names.get(number, str(number)),
                 row.state,

@@ -102,8 +102,11 @@ def _description(loaded: Bundle) -> str:
         f"{100 * scores.certified_accuracy[radius_key(radius)]:.1f} % at r = {radius:g}"
         for radius in config.certification.radii
     )
+    what = f"{config.classifier.source} classifier"
+    if not config.trains_classifier:
+        what = f"DE-CROP denoiser in front of a {what}"
     return (
-        f"DE-CROP denoiser in front of a {config.classifier.source} classifier "
+        f"{what} "
         f"({config.dataset.name}), smoothed with σ = {config.sigma:g}. Certified accuracy on "
         f"{scores.images} {loaded.result.split.replace('_', '-')} images: {accuracies}; average "
         f"certified radius {scores.average_certified_radius:.3f}. Images are float32 in [0,1]; "

@@ -36,6 +36,7 @@ class SweepReport:
         undefended: certificates without a denoiser; None if they are not there yet.
         reference: the row that the others are compared to; None if it is not certified.
         published: numbers of the same table.
+        kind: what is certified: denoiser, or classifier where no trial has one.
     """
 
     name: str
@@ -45,6 +46,7 @@ class SweepReport:
     undefended: CertificateTable | None
     reference: str | None
     published: PublishedTable
+    kind: str = "denoiser"
 
 
 def read_report(directory: SweepDirectory) -> SweepReport:
@@ -60,6 +62,7 @@ def read_report(directory: SweepDirectory) -> SweepReport:
     rows: dict[str, dict[int, CertificateTable]] = {name: {} for name in order}
     reference = record.sweep.get("reference") or next(iter(order), "trial 0")
     radii: tuple[float, ...] = ()
+    without_denoiser = []
     for number in directory.final_numbers():
         folder = directory.final(number)
         trial = folder.read_record()
@@ -67,6 +70,7 @@ def read_report(directory: SweepDirectory) -> SweepReport:
             seed = trial.config.seed if repeated else 0
             rows.setdefault(trial.row or trial.name, {})[seed] = read_certificates(folder)
             radii = trial.config.certification.radii
+            without_denoiser.append(trial.config.trains_classifier)
     certified = {name: runs for name, runs in rows.items() if runs}
     if not certified:
         raise InputError(
@@ -82,6 +86,7 @@ def read_report(directory: SweepDirectory) -> SweepReport:
         undefended=read_certificates(undefended) if undefended.result_path.exists() else None,
         reference=str(reference) if reference in certified else None,
         published=published_table(record.name),
+        kind="classifier" if all(without_denoiser) else "denoiser",
     )
 
 
@@ -139,7 +144,7 @@ def _accuracies(report: SweepReport) -> TextTable:
             "their number"
         )
     caption += "; average certified radius; noisy samples an image."
-    head = ["denoiser", *(f"r = {radius:g}" for radius in report.radii), "average radius"]
+    head = [report.kind, *(f"r = {radius:g}" for radius in report.radii), "average radius"]
     head.append("samples an image")
     if published.rows:
         head.append(f"published, r = {' / '.join(f'{radius:g}' for radius in published.radii)}")
@@ -168,7 +173,7 @@ def _differences(report: SweepReport, reference: str) -> TextTable:
         "(Bonett and Price); p of the exact paired test over images (McNemar's for single runs), "
         "Holm-adjusted over the rows of a radius."
     )
-    head = ["denoiser", *(f"r = {radius:g}" for radius in report.radii)]
+    head = [report.kind, *(f"r = {radius:g}" for radius in report.radii)]
     rows = [
         [name, *(difference_cell(by_radius[radius_key(radius)]) for radius in report.radii)]
         for name, by_radius in compare(pairs, report.radii).items()

@@ -13,6 +13,8 @@ from tune.domains import Domain, Space, exists, ordered, require_choices
 from tune.rows import row_document
 from tune.sweep_file import SweepConfig
 
+_ARCHITECTURE = "denoiser.architecture"
+
 # DE-CROP's own choices (section 4 and supplement); the rest of trial 0 is the sweep's.
 _REFERENCE = {
     "prior": {"kind": "none"},
@@ -33,10 +35,14 @@ def reference_config(sweep: SweepConfig) -> TrialConfig:
     """Return the settings of trial 0: the paper's choices with the sweep's schedule, data and
     denoiser, whatever the sweep varies; of a table, its reference row.
 
-    The sweep's `base` must be merged already, as `load_sweep` does.
+    Where the sweep has no denoiser, they are those of its file. The sweep's `base` must be merged
+    already, as `load_sweep` does.
     """
     if sweep.search == "rows":
         return trial_config_for(sweep, row_trials(sweep)[0].parameters)
+    given = trial_config(sweep.trial, source=f"sweep {sweep.name}, trial")
+    if given.trains_classifier:
+        return given
     return trial_config(merge(sweep.trial, _REFERENCE), source=f"sweep {sweep.name}, trial")
 
 
@@ -102,6 +108,19 @@ def trial_row(sweep: SweepConfig, number: int) -> str | None:
 def varied_paths(sweep: SweepConfig) -> set[str]:
     """Return the settings in which trials may differ, by dotted path."""
     return set(sweep.space).union(*sweep.rows.values())
+
+
+def trains_classifiers(sweep: SweepConfig) -> set[bool]:
+    """Return whether trials train their classifier and no denoiser: true, false, or either."""
+    if sweep.search == "rows":
+        rows = sweep.rows.values()
+        return {trial_config_for(sweep, row).trains_classifier for row in rows}
+    domain = sweep.space.get(_ARCHITECTURE)
+    drawn = () if domain is None else domain.choice or ()
+    return {
+        reference_config(sweep).trains_classifier,
+        *(trial_config_for(sweep, {_ARCHITECTURE: value}).trains_classifier for value in drawn),
+    }
 
 
 def listed_trials(sweep: SweepConfig) -> list[dict[str, Any]] | None:

@@ -110,7 +110,7 @@ def check_sweep(sweep: SweepConfig) -> None:
     """
     check_inputs(reference_config(sweep))
     for path, domain in sweep.space.items():
-        if path.split(".")[0] in INPUT_GROUPS:
+        if path.split(".")[0] in INPUT_GROUPS or path == "denoiser.architecture":
             for value in domain.values_to_check():
                 check_inputs(trial_config_for(sweep, {path: value}))
     checked = [reference_config(sweep)]
@@ -124,7 +124,8 @@ def check_sweep(sweep: SweepConfig) -> None:
 
 
 def _same_inputs(first: TrialConfig, second: TrialConfig) -> bool:
-    return all(getattr(first, group) == getattr(second, group) for group in INPUT_GROUPS)
+    groups = (*INPUT_GROUPS, "trains_classifier")
+    return all(getattr(first, group) == getattr(second, group) for group in groups)
 
 
 def start_sweep(
@@ -227,15 +228,12 @@ def _run(
         numbers = chosen(ranking(directory), sweep.leaderboard.top)
         if not numbers:
             raise SweepFailedError(_common_failure(directory))
-        console.print(
-            f"training {len(numbers)} trials on the whole limited data, and certifying test images",
-            highlight=False,
-        )
+        console.print(f"{_what_follows(job.sweep)}: {len(numbers)} trials", highlight=False)
         _certify(job, missing_finals(job.directory, numbers), console, stop)
-        if not directory.undefended.result_path.exists():
+        if not (reference.trains_classifier or directory.undefended.result_path.exists()):
             raise SweepFailedError("the classifier without a denoiser could not be certified")
         if not any(directory.final(number).result_path.exists() for number in numbers):
-            raise SweepFailedError("none of the chosen trials could be trained on all limited data")
+            raise SweepFailedError("none of the chosen trials could be certified on test images")
         earlier = recorded_best(directory)
         leaderboard = build_leaderboard(
             directory, reference.certification.radii, top=sweep.leaderboard.top
@@ -294,8 +292,7 @@ def certify_trials(
         queries.check(spent=QueryLedger(directory.queries_path).spent().asked)
         console.print(queries.sentence(), highlight=False, soft_wrap=True)
     console.print(
-        f"training on the whole limited data, and certifying test images: "
-        f"{', '.join(training.name for training in missing)}",
+        f"{_what_follows(sweep)}: {', '.join(training.name for training in missing)}",
         highlight=False,
         soft_wrap=True,
     )
@@ -369,9 +366,17 @@ def _certify(
 ) -> None:
     with stop.listening():
         certify_finals(job, trainings, console, stop)
-    folders = [job.directory.undefended, *(training.folder for training in trainings)]
+    folders = [training.folder for training in trainings]
+    if not reference_config(job.sweep).trains_classifier:
+        folders.append(job.directory.undefended)
     if stop.reason is not None and not all(folder.result_path.exists() for folder in folders):
         raise SweepStoppedError(job.directory, stop.reason)
+
+
+def _what_follows(sweep: SweepConfig) -> str:
+    if not reference_config(sweep).trains_again_for_test:
+        return "certifying test images"
+    return "training on the whole limited data, and certifying test images"
 
 
 def search_trials(job: SweepJob, console: Console, stop: SweepStop) -> None:
@@ -386,13 +391,21 @@ def search_trials(job: SweepJob, console: Console, stop: SweepStop) -> None:
     missing = total - len(past)
     if missing <= 0:
         return
-    evaluations = reference_config(sweep).training.evaluations
+    reference = reference_config(sweep)
+    evaluations = reference.training.evaluations
     disposable = tempfile.mkdtemp(prefix="decrop-ray-tune-")
     names = {
         number: trial_name(number, trial.row, trial.parameters)
         for number, trial in enumerate(row_trials(sweep))
     }
-    progress = SweepProgress(total, evaluations, console, done_before=len(past), names=names)
+    progress = SweepProgress(
+        total,
+        evaluations,
+        console,
+        done_before=len(past),
+        names=names,
+        reference="as given" if reference.trains_classifier else "the paper’s choice",
+    )
     endings = EndingsCallback(directory, stop)
     claim = job.claims.trial
     trainable = ray_tune.with_resources(

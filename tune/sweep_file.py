@@ -22,6 +22,7 @@ from decrop.documents import (
 )
 from decrop.errors import InputError
 from tune.domains import Domain, check_space, require_choices
+from tune.held_out import check_held_out
 from tune.leaderboard.metric import AVERAGE_RADIUS, metric_named
 from tune.rows import check_rows
 
@@ -208,6 +209,7 @@ def load_sweep(name_or_path: str, assignments: Sequence[str] = ()) -> SweepConfi
         check_rows(sweep.rows, trial, seeds=sweep.seeds, source=name_or_path, assigned=assigned)
         changes["pruning"] = PruningSettings(enabled=False)
         changes["leaderboard"] = LeaderboardSettings(top=len(sweep.rows) * sweep.seeds)
+    check_held_out(trial, sweep.space, sweep.rows, source=name_or_path)
     if sweep.search == "grid":
         try:
             require_choices(sweep.space)

@@ -50,7 +50,7 @@ def export_bundle(
 
     Args:
         folder: of the trial.
-        classifier: that the trial protected.
+        classifier: that the trial protected, or trained.
         class_names: in the order of the logits.
         destination: a folder that does not exist yet.
         origin: a sentence for the model card that says how this denoiser was chosen.
@@ -82,6 +82,10 @@ def export_bundle(
             f"{folder.path} protected another classifier than the one to export: its weights have "
             "changed since; train again in another folder."
         )
+    if (onnx or torch_export) and config.trains_classifier:
+        raise InputError(
+            "--onnx and --torch-export write the denoiser, and the trial has none; drop them."
+        )
     if (onnx or torch_export) and result.image_shape is None:
         raise InputError(
             f"{folder.path} is of an earlier version and has not recorded the shape of its images, "
@@ -90,7 +94,8 @@ def export_bundle(
     partial = destination.with_name(f".{destination.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    shutil.copyfile(folder.denoiser_path, partial / DENOISER)
+    if not config.trains_classifier:
+        shutil.copyfile(folder.denoiser_path, partial / DENOISER)
     shutil.copyfile(folder.certificates_path, partial / CERTIFICATES)
     shutil.copyfile(folder.history_path, partial / HISTORY)
     # A bundle goes to others and holds none of the data.

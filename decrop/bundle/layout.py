@@ -23,7 +23,7 @@ ONNX = "denoiser.onnx"
 TORCH_EXPORT = "denoiser.pt2"
 CHECKSUMS = "checksums.json"
 # What use and verification read; other files are checked where they are listed.
-_PROTECTED = {CONFIG, DENOISER, CERTIFICATES, "classifier/classifier.json"}
+_PROTECTED = {CONFIG, CERTIFICATES, "classifier/classifier.json"}
 
 
 def files_of(folder: Path) -> list[str]:

@@ -67,7 +67,8 @@ class Bundle:
     Attributes:
         config: the settings of the trial, without the paths of the machine it ran on; device kind,
             precision and batch size are those the certificates were drawn with.
-        denoiser: in eval mode; noisy images [B, C, H, W] to images of the same shape.
+        denoiser: in eval mode; noisy images [B, C, H, W] to images of the same shape, which are the
+            same images where the trial had none.
         classifier: the protected classifier.
         certificates: one row an image.
         result: the summary of the certificates.
@@ -138,8 +139,9 @@ def load_bundle(
     )
     _check_record(document, protected, path / CONFIG)
     denoiser = build_denoiser(config.denoiser, image_channels=len(protected.mean))
-    architecture = config.denoiser.architecture
-    load_weights(denoiser, path / DENOISER, architecture=architecture, setting=None)
+    if not config.trains_classifier:
+        architecture = config.denoiser.architecture
+        load_weights(denoiser, path / DENOISER, architecture=architecture, setting=None)
     return Bundle(
         config=config,
         denoiser=denoiser.eval(),
@@ -170,6 +172,8 @@ def _certified(path: Path) -> tuple[_Document, CertificateTable]:
     files = checked_files(path)
     if document.rejector is not None and REJECTOR not in files:
         raise InputError(f"{path / CHECKSUMS} must list {REJECTOR}; train the rejector anew.")
+    if not document.trial.trains_classifier and DENOISER not in files:
+        raise InputError(f"{path / CHECKSUMS} must list {DENOISER}; export it anew.")
     certificates = CertificateTable.read_tsv(path / CERTIFICATES)
     if not len(certificates.idx):
         raise InputError(f"{path / CERTIFICATES} holds no certificate.")

@@ -37,6 +37,13 @@ _OBJECTIVES = {
     "stability": "The stability loss of denoised smoothing",
     "mse": "Mean squared error to the clean images",
 }
+_CLASSIFIER_OBJECTIVES = {
+    "plain": "Cross-entropy on clean images",
+    "gaussian": "Cross-entropy on images with Gaussian noise (Cohen et al. 2019)",
+    "adre_reg": "ADRE's regulariser on images with Gaussian noise (Feng et al. 2020)",
+    "smooth_adv": "SmoothAdv (Salman et al. 2019)",
+    "adre_adv": "ADRE on adversarial examples with Gaussian noise (Feng et al. 2020)",
+}
 _FILES = {
     DENOISER: "weights of the denoiser",
     REJECTOR: "weights of the rejector",
@@ -81,7 +88,11 @@ def model_card(
         "library_name": "decrop",
         "pipeline_tag": "image-classification",
         "license": license_id,
-        "tags": ["certified-robustness", "randomized-smoothing", "denoiser", "de-crop"],
+        "tags": [
+            "certified-robustness",
+            "randomized-smoothing",
+            *([] if config.trains_classifier else ["denoiser", "de-crop"]),
+        ],
     }
     # Data of the user's own have no name that others know.
     if config.dataset.name not in ("parquet", "image_folder"):
@@ -100,10 +111,9 @@ def model_card(
 {yaml.safe_dump(header, sort_keys=False).strip()}
 ---
 
-# Denoiser for certified robustness
+# {"Classifier" if config.trains_classifier else "Denoiser"} for certified robustness
 
-Put this denoiser in front of the pretrained {config.classifier.source} classifier it was
-trained for ({config.dataset.name}{_images(result)}), and classify many noisy copies of an image
+{_use(config, result)}
 (Gaussian noise, σ = {config.sigma:g} in [0,1] pixels): the most frequent class cannot be changed by
 any perturbation of an L2 norm below the certified radius. {classifier}
 {_rejector(rejection)}
@@ -134,7 +144,8 @@ Average certified radius {result.scores.average_certified_radius:.3f}; abstentio
 
 {procedure}: {settings.selection_samples} selection and {draws}
 estimation samples an image. {_guarantee(settings)}
-It holds for the function that was sampled: this denoiser, this classifier,
+It holds for the function that was sampled: {"" if config.trains_classifier else "this denoiser, "}\
+this classifier,
 {"" if rejection is None else "this rejector, "}{result.precision} on {result.device}.
 
 ## Limits
@@ -145,7 +156,7 @@ same. The noise is added in floating point, for which the theorem does not stric
 
 ## Data and training
 
-Trained on {config.limited.fraction:.2%} of the training split. {_training(config)}
+{_training_data(config)} {_training(config)}
 
 {origin}
 
@@ -198,9 +209,37 @@ def _figure(files: Sequence[str]) -> str:
     return f"\n![Certified accuracy]({figure})\n" if figure in files else ""
 
 
+def _use(config: TrialConfig, result: TrialResult) -> str:
+    data = f"({config.dataset.name}{_images(result)})"
+    if config.trains_classifier:
+        return (
+            f"Let this {config.classifier.source} classifier {data}, which was trained\n"
+            "for it and has no denoiser in front, classify many noisy copies of an image"
+        )
+    return (
+        f"Put this denoiser in front of the pretrained {config.classifier.source} classifier it "
+        f"was\ntrained for {data}, and classify many noisy copies of an image"
+    )
+
+
+def _training_data(config: TrialConfig) -> str:
+    training = config.classifier.training
+    if not config.trains_classifier or (training and training.trained_on == "limited"):
+        return f"Trained on {config.limited.fraction:.2%} of the training split."
+    left_out = "" if training and training.trained_on == "all" else ", without the held-out images"
+    return f"Trained on the training split{left_out}."
+
+
 def _training(config: TrialConfig) -> str:
     training = config.training
     sentences = []
+    own = config.classifier.training
+    if config.trains_classifier and own is not None:
+        return f"{_CLASSIFIER_OBJECTIVES[own.objective]}, {own.epochs} epochs" + (
+            " at most; the certified\nradius on held-out images chose the epoch."
+            if training.early_stopping
+            else "."
+        )
     if config.prior.kind == "dead_leaves":
         sentences.append(
             f"Before it saw an image of the data it was pretrained on generated images of "

@@ -11,7 +11,7 @@ import typer
 
 from decrop.cli.options import AsJson, Assignments, ClassifierWeights, DatasetPath, TrustCode
 from decrop.cli.output import accuracy_table, console, print_json, progress_bars
-from decrop.config import TrialConfig
+from decrop.config import DenoiserSettings, TrialConfig
 from decrop.errors import InputError
 
 if TYPE_CHECKING:
@@ -149,6 +149,8 @@ def _load(
         given = ("classifier.training=null", f"classifier.weights={weights}")
         assignments = [*assignments, *given]
     config = load_trial(target, assignments)
+    # A trial without a denoiser would train the classifier itself; here it is an input.
+    config = config.model_copy(update={"denoiser": DenoiserSettings()})
     with TemporaryDirectory() as cache:
         device = resolve_device(config.execution.device)
         inputs = load_inputs(config, ContentCache(Path(cache)), device)

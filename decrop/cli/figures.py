@@ -51,9 +51,13 @@ def figures(
 
     _refuse_folder(to, bundle)
     loaded = load_bundle(bundle, classifier=weights, trust_code=trust_code)
-    tables = {"this denoiser": loaded.certificates, **_other_tables(compare or [])}
+    alone = loaded.config.trains_classifier
+    name = "this classifier" if alone else "this denoiser"
+    tables = {name: loaded.certificates, **_other_tables(compare or [])}
     class_number = _class_number(loaded, shown_class)
-    limited = None if without_data else limited_data_of(loaded, dataset_path=dataset_path)
+    # Without a denoiser there are no samples that it was trained on.
+    drawn = not (without_data or alone)
+    limited = limited_data_of(loaded, dataset_path=dataset_path) if drawn else None
     save_figure(certificates_figure(tables), to / ACCURACY_FIGURE)
     if loaded.history:
         save_figure(training_curves_figure(loaded.history), to / TRAINING_FIGURE)

@@ -47,6 +47,11 @@ def train(
     from decrop.trial_folder import TrialFolder
 
     config = load_trial(settings, assignments or [])
+    if config.trains_classifier:
+        raise InputError(
+            f"{settings}: denoiser.architecture = none: there is no denoiser to train; train the "
+            "classifier with `decrop classifier train`."
+        )
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     out = out or Path("runs") / f"{Path(settings).stem}-{stamp}"
     folder, undefended = TrialFolder(out / "trial"), TrialFolder(out / "undefended")

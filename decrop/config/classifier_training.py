@@ -52,11 +52,12 @@ class ClassifierTrainingSettings(Settings):
         None,
         description="safetensors file of weights to start from; random ones where not given.",
     )
-    trained_on: Literal["all", "without_held_out"] = Field(
+    trained_on: Literal["all", "without_held_out", "limited"] = Field(
         "all",
-        description="The whole training split, or without the held-out images of the limited data, "
-        "on which it can then be scored. A sweep that varies the classifier's training needs the "
-        "latter, for its trials are compared on those images.",
+        description="The whole training split; all of it but the held-out images of the limited "
+        "data, on which it can then be scored; or the limited data alone, without the held-out "
+        "images until a trial is chosen for the test split. A sweep whose trials train classifiers "
+        "compares them on those images, so it needs one of the latter two.",
     )
     epochs: Count = Field(30, description="Epochs over the training images.")
     batch_size: Count = Field(128, description="Images a step.")
@@ -89,7 +90,12 @@ class ClassifierTrainingSettings(Settings):
         description="Of the network while it is trained; weights and losses are fp32. auto is bf16 "
         "where the hardware computes in it, so that machines may train different classifiers.",
     )
-    seed: int = Field(0, ge=0, description="Seed of initialisation, shuffling and noise.")
+    seed: int = Field(
+        0,
+        ge=0,
+        description="Seed of initialisation, shuffling and noise; a trial without a denoiser adds "
+        "its own seed.",
+    )
 
     @property
     def noisy(self) -> bool:

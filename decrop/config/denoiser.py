@@ -12,7 +12,11 @@ DenoiserArchitecture = Literal["dncnn", "dncnn_wide", "memnet", "unet"]
 class DenoiserSettings(Settings):
     """The denoiser in front of the classifier."""
 
-    architecture: DenoiserArchitecture = Field("dncnn", description="Registered network.")
+    architecture: Literal[DenoiserArchitecture, "none"] = Field(
+        "dncnn",
+        description="Registered network; none for a trial that trains the classifier itself "
+        "(classifier.training) and certifies it alone.",
+    )
     depth: int = Field(
         17,
         ge=3,

@@ -50,3 +50,16 @@ class TrialConfig(Settings):
         endpoint = endpoint.model_copy(update={"query_budget": None})
         classifier = self.classifier.model_copy(update={"endpoint": endpoint})
         return self.model_copy(update={"classifier": classifier})
+
+    @property
+    def trains_classifier(self) -> bool:
+        """Whether the trial trains the classifier itself and no denoiser."""
+        return self.denoiser.architecture == "none"
+
+    @property
+    def trains_again_for_test(self) -> bool:
+        """Whether the held-out images are trained on too, once the trial is chosen for test."""
+        training = self.classifier.training
+        if not self.trains_classifier or training is None:
+            return True
+        return training.trained_on == "limited"

@@ -36,6 +36,9 @@ _TERMS = {
     "cosine_similarity": "Cosine similarity (maximised)",
     "mmd": "Maximum mean discrepancy",
     "discriminator": "Domain discriminator loss",
+    "cross_entropy": "Cross-entropy",
+    "runner_up_cross_entropy": "Cross-entropy of the runner-up (maximised)",
+    "accuracy": "Accuracy on what is trained on",
 }
 
 
@@ -104,14 +107,15 @@ def training_curves_figure(history: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw each loss term over the epochs, in a panel of its own.
 
     Args:
-        history: one row an epoch with "epoch", counted through both phases; "phase", 1 or 2; and
-            the terms "label_consistency", "cosine_similarity", "mmd", "discriminator" (None in
-            phase 1) and "total".
+        history: one row an epoch with "epoch", counted through both phases; "total"; of a denoiser
+            "phase", 1 or 2, and the terms "label_consistency", "cosine_similarity", "mmd" and
+            "discriminator" (None in phase 1); of a classifier "cross_entropy",
+            "runner_up_cross_entropy" (None without it) and "accuracy".
     """
     panels = {
         term: title
         for term, title in _TERMS.items()
-        if any(row[term] is not None for row in history)
+        if any(row.get(term) is not None for row in history)
     }
     boundary = _phase_boundary(history)
     columns = 3
@@ -119,7 +123,7 @@ def training_curves_figure(history: Sequence[Mapping[str, Any]]) -> Figure:
     FigureCanvasAgg(figure)
     for position, (term, title) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(-(-len(panels) // columns), columns, position)
-        rows = [row for row in history if row[term] is not None]
+        rows = [row for row in history if row.get(term) is not None]
         axes.plot(
             [row["epoch"] for row in rows],
             [row[term] for row in rows],
@@ -246,8 +250,8 @@ def _shortened(name: str) -> str:
 
 
 def _phase_boundary(history: Sequence[Mapping[str, Any]]) -> float | None:
-    first = [row["epoch"] for row in history if row["phase"] == 1]
-    second = [row["epoch"] for row in history if row["phase"] == 2]
+    first = [row["epoch"] for row in history if row.get("phase") == 1]
+    second = [row["epoch"] for row in history if row.get("phase") == 2]
     return (max(first) + min(second)) / 2 if first and second else None
 
 

@@ -42,7 +42,12 @@ def build_classifier_network(
 
 
 def build_denoiser(settings: DenoiserSettings, *, image_channels: int) -> nn.Module:
-    """Build an untrained denoiser: noisy images [B, C, H, W] -> images of the same shape."""
+    """Build an untrained denoiser: noisy images [B, C, H, W] -> images of the same shape.
+
+    Where there is none, images stay as they are.
+    """
+    if settings.architecture == "none":
+        return nn.Identity()
     return DENOISERS[settings.architecture](settings, image_channels)
 
 

@@ -97,6 +97,16 @@ class ClassifierTrainer:
         self._history: list[ClassifierEpoch] = []
 
     @property
+    def network(self) -> nn.Module:
+        """The network in training, on its device; standardised images to logits."""
+        return self._network
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs that are trained to their end."""
+        return self._steps_done // self._steps_an_epoch
+
+    @property
     def steps_done(self) -> int:
         """Steps trained so far."""
         return self._steps_done

@@ -81,7 +81,7 @@ def classifier_to_train(config: TrialConfig, dataset: Dataset) -> ClassifierToTr
     return ClassifierToTrain(
         classifier=untrained_classifier(config.classifier, dataset),
         settings=settings,
-        images=_training_images(dataset, settings, config.limited),
+        images=training_images(dataset, settings, config.limited),
         sigma=config.sigma if settings.sigma is None else settings.sigma,
     )
 
@@ -110,11 +110,19 @@ def load_classifier(
     return given.classifier
 
 
-def _training_images(
+def training_images(
     dataset: Dataset, settings: ClassifierTrainingSettings, limited: LimitedDataSettings
 ) -> LabelledImages:
+    """Take the images that a classifier is trained on, never the held-out ones unless on all.
+
+    Raises:
+        InputError: the fractions of the limited data leave a class without an image.
+    """
+    if settings.trained_on == "all":
+        return take(dataset.train, torch.arange(len(dataset.train.labels)))
+    drawn = limited_data(dataset, limited)
+    if settings.trained_on == "limited":
+        return drawn.all.subset(~drawn.held_out_mask)
     chosen = torch.ones(len(dataset.train.labels), dtype=torch.bool)
-    if settings.trained_on == "without_held_out":
-        drawn = limited_data(dataset, limited)
-        chosen[drawn.all.indices[drawn.held_out_mask]] = False
+    chosen[drawn.all.indices[drawn.held_out_mask]] = False
     return take(dataset.train, chosen.nonzero().flatten())

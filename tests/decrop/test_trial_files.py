@@ -1,5 +1,6 @@
 """What a trial writes can be read back, and the result appears last."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,6 @@ def test_result_appears_after_the_files_it_speaks_of(
 
 def test_training_figure_is_drawn(trainer: DenoiserTrainer, folder: TrialFolder) -> None:
     trainer.run_epoch()
-    save_training_figure(folder, trainer)
+    save_training_figure(folder, [asdict(record) for record in trainer.history])
     with Image.open(folder.figures_path / "training.png") as figure:
         assert figure.width > 500

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from decrop.query_plan import QueryPlan
     from tune.leaderboard.entries import Entry
     from tune.sweep import SweepOutcome, SweepStoppedError
+    from tune.sweep_file import SweepConfig
 
 
 def sweep(
@@ -142,9 +143,10 @@ def _dry_run(loaded: Any, address: str | None, *, as_json: bool) -> None:
     lines = [
         f"{loaded.name}: {plan.trials} trials {how}, {plan.at_once} at once on "
         f"{size.cpu:g} CPUs and {size.gpu:g} GPUs",
-        f"then {plan.finals} trained on the whole limited data and certified on test images",
+        f"then {plan.finals} {_finals_are(loaded)}certified on test images",
         f"{plan.generated_images:,} generated images, {plan.training_images:,} training images "
-        f"(three views each) and {plan.noisy_samples:,} noisy samples",
+        f"(three views each), {plan.classifier_images:,} images to train classifiers (each noise "
+        f"draw and attack step) and {plan.noisy_samples:,} noisy samples",
         f"roughly {plan.hours:.2g} hours on this machine if no trial is pruned",
         *_of_a_black_box(sweep_queries(loaded)),
         "everything is in order; nothing was started",
@@ -157,6 +159,13 @@ def _dry_run(loaded: Any, address: str | None, *, as_json: bool) -> None:
 
 def _of_a_black_box(queries: "QueryPlan | None") -> list[str]:
     return [] if queries is None else [f"{queries.sentence()}; its time comes on top"]
+
+
+def _finals_are(sweep: "SweepConfig") -> str:
+    from tune.space import reference_config
+
+    again = reference_config(sweep).trains_again_for_test
+    return "trained on the whole limited data and " if again else ""
 
 
 def _show_outcome(run: Any, *, as_json: bool) -> None:
@@ -233,5 +242,5 @@ def _outcome_json(outcome: "SweepOutcome", url: str | None) -> dict[str, Any]:
         "stage1_computed": outcome.stage1_computed,
         "best": entry(board.best),
         "reference": None if reference is None else entry(reference),
-        "undefended": entry(board.undefended),
+        "undefended": None if board.undefended is None else entry(board.undefended),
     }

@@ -35,7 +35,7 @@ class HeldOut:
         average_certified_radius: on held-out images.
         certified_accuracy: on held-out images, by radius.
         certified: whether it is also certified on the test split.
-        name: of the trial's row, where the sweep is a table.
+        name: of the trial's row, where the sweep is a table, or of a trial without a denoiser.
     """
 
     number: int
@@ -49,7 +49,7 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Entry:
-    """A denoiser on the test split.
+    """A denoiser, or a classifier without one, on the test split.
 
     Attributes:
         number: of the trial; None for the undefended classifier.
@@ -60,6 +60,7 @@ class Entry:
         against_reference: compared with trial 0, by radius.
         against_undefended: compared with no denoiser, by radius.
         name: of the trial's row, where the sweep is a table.
+        trains_classifier: whether the trial trains its classifier and has no denoiser.
     """
 
     number: int | None
@@ -70,6 +71,7 @@ class Entry:
     against_reference: Comparisons | None
     against_undefended: Comparisons | None
     name: str | None = None
+    trains_classifier: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Leaderboard:
         by: name of the held-out metric that decides on ranks.
         held_out: all finished trials by rank.
         entries: the certified ones by rank.
-        undefended: the classifier without a denoiser.
+        undefended: the classifier without a denoiser; None where the reference trains its own.
         summary: sentences that compare the best with trial 0 and with no denoiser.
         settings: of the same trials over several seeds; empty where there is one.
         agreement: where held-out scores are through a surrogate and test certificates are a black
@@ -92,7 +94,7 @@ class Leaderboard:
     by: str
     held_out: list[HeldOut]
     entries: list[Entry]
-    undefended: Entry
+    undefended: Entry | None
     summary: str
     settings: list[SettingsEntry] = field(default_factory=list)
     agreement: float | None = None
@@ -145,13 +147,16 @@ def build_leaderboard(
     if not numbers:
         raise InputError(f"{directory.path} has none of its best trials certified on test images.")
     tables = {n: read_certificates(directory.final(n)) for n in numbers}
-    bare = read_certificates(directory.undefended)
+    undefended = directory.undefended
+    bare = read_certificates(undefended) if undefended.result_path.exists() else None
     against_reference = {}
     if REFERENCE in tables:
         reference = [tables[REFERENCE]]
         others = {n: ([table], reference) for n, table in tables.items() if n != REFERENCE}
         against_reference = compare(others, radii)
-    against_undefended = compare({n: ([table], [bare]) for n, table in tables.items()}, radii)
+    against_undefended = {}
+    if bare is not None:
+        against_undefended = compare({n: ([table], [bare]) for n, table in tables.items()}, radii)
     entries = [
         _entry(
             directory.final(number),
@@ -160,8 +165,9 @@ def build_leaderboard(
             rank=rank[number],
             held_out_score=dict(scores)[number],
             against_reference=against_reference.get(number),
-            against_undefended=against_undefended[number],
+            against_undefended=against_undefended.get(number),
             name=names[number],
+            trains_classifier=_trains_classifier(directory, number),
         )
         for number in numbers
     ]
@@ -169,14 +175,13 @@ def build_leaderboard(
     if seeds > 1:
         compared_names = {number: names[number] for number in numbers}
         settings = read_settings_entries(directory, compared_names, radii, bare=bare, seeds=seeds)
-    undefended = _entry(directory.undefended, radii)
-    agreement = undefended.result.get("agreement")
+    agreement = entries[0].result.get("agreement")
     return Leaderboard(
         radii=radii,
         by=metric.name,
         held_out=held_out_ranking(directory, scores),
         entries=entries,
-        undefended=undefended,
+        undefended=None if bare is None else _entry(undefended, radii),
         summary=" ".join(
             [
                 summary_of(_spoken_of(entries[0], settings), radii, metric),
@@ -208,11 +213,12 @@ def held_out_ranking(directory: SweepDirectory, scores: list[tuple[int, float]])
 def write_leaderboard(directory: SweepDirectory, leaderboard: Leaderboard) -> None:
     """Write a figure of all rows, `leaderboard.md` and, last, `leaderboard.json`."""
     folders = {
-        denoiser_name(entry.number, entry.name): directory.undefended
-        if entry.number is None
-        else directory.final(entry.number)
-        for entry in [*leaderboard.entries, leaderboard.undefended]
+        denoiser_name(entry.number, entry.name): directory.final(entry.number)
+        for entry in leaderboard.entries
+        if entry.number is not None
     }
+    if leaderboard.undefended is not None:
+        folders[denoiser_name(None)] = directory.undefended
     figure = certificates_figure(
         {name: read_certificates(folder) for name, folder in folders.items()}
     )
@@ -235,7 +241,14 @@ def read_certificates(folder: SweepTrialFolder) -> CertificateTable:
 
 def _row_name(directory: SweepDirectory, number: int) -> str | None:
     record = directory.trial(number).read_record()
-    return None if record is None or record.row is None else record.name
+    if record is None or (record.row is None and not record.config.trains_classifier):
+        return None
+    return record.name
+
+
+def _trains_classifier(directory: SweepDirectory, number: int) -> bool:
+    record = directory.trial(number).read_record()
+    return record is not None and record.config.trains_classifier
 
 
 def _spoken_of(best: Entry, settings: Sequence[SettingsEntry]) -> Entry | SettingsEntry:
@@ -243,7 +256,7 @@ def _spoken_of(best: Entry, settings: Sequence[SettingsEntry]) -> Entry | Settin
     for entry in settings:
         by_opponent = [entry.against_reference or {}, entry.against_undefended or {}]
         runs = [comparison.runs for by in by_opponent for comparison in by.values()]
-        if entry.number == best.number and min(runs) > 1:
+        if entry.number == best.number and min(runs, default=1) > 1:
             return entry
     return best
 
@@ -258,6 +271,7 @@ def _entry(
     against_reference: Comparisons | None = None,
     against_undefended: Comparisons | None = None,
     name: str | None = None,
+    trains_classifier: bool = False,
 ) -> Entry:
     document = read_json(folder.result_path)
     scores = TrialResult.from_json(document).scores
@@ -276,4 +290,5 @@ def _entry(
         against_reference=against_reference,
         against_undefended=against_undefended,
         name=name,
+        trains_classifier=trains_classifier,
     )

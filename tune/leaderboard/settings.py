@@ -64,7 +64,7 @@ def read_settings_entries(
     names: Mapping[int, str | None],
     radii: tuple[float, ...],
     *,
-    bare: CertificateTable,
+    bare: CertificateTable | None,
     seeds: int,
 ) -> list[SettingsEntry]:
     """Compare the settings of trials over the seeds that are certified.
@@ -73,7 +73,8 @@ def read_settings_entries(
         directory: of the sweep.
         names: of the trials' rows, by number, in the order of the entries.
         radii: at which certified accuracies are compared.
-        bare: certificates without a denoiser, which are the same for every seed.
+        bare: certificates without a denoiser, which are the same for every seed; None where there
+            are none.
         seeds: seeds 0 to `seeds` - 1 are compared.
     """
     folders = {number: _certified(directory, number, seeds) for number in names}
@@ -91,16 +92,19 @@ def read_settings_entries(
         if number != REFERENCE and common:
             pairs[number] = ([runs[seed] for seed in common], [reference[seed] for seed in common])
     against_reference = compare(pairs, radii)
-    against_undefended = compare(
-        {n: (list(runs.values()), [bare] * len(runs)) for n, runs in tables.items() if runs}, radii
-    )
+    against_undefended = {}
+    if bare is not None:
+        against_undefended = compare(
+            {n: (list(runs.values()), [bare] * len(runs)) for n, runs in tables.items() if runs},
+            radii,
+        )
     return [
         _entry(
             number,
             runs,
             radii,
             against_reference=against_reference.get(number),
-            against_undefended=against_undefended[number],
+            against_undefended=against_undefended.get(number),
             name=names[number],
         )
         for number, runs in folders.items()
@@ -119,7 +123,7 @@ def _entry(
     radii: tuple[float, ...],
     *,
     against_reference: Comparisons | None,
-    against_undefended: Comparisons,
+    against_undefended: Comparisons | None,
     name: str | None,
 ) -> SettingsEntry:
     results = [TrialResult.from_json(folder.read_result() or {}) for folder in runs.values()]

@@ -2,7 +2,14 @@
 
 from tune.directory import SweepDirectory
 from tune.leaderboard.entries import build_leaderboard, held_out_ranking
-from tune.leaderboard.ranking import certified_radii, chosen, ranking, sweep_metric, sweep_top
+from tune.leaderboard.ranking import (
+    REFERENCE,
+    certified_radii,
+    chosen,
+    ranking,
+    sweep_metric,
+    sweep_top,
+)
 from tune.leaderboard.wording import accuracy_table, held_out_table
 from tune.tables import TextTable
 
@@ -25,12 +32,25 @@ def standing_tables(directory: SweepDirectory, *, decimals: int = 1) -> list[Tex
     through_surrogate = "surrogate" in directory.trial(scores[0][0]).read_inputs()
     tables = [
         held_out_table(
-            held_out_ranking(directory, scores), radii, metric, through_surrogate=through_surrogate
+            held_out_ranking(directory, scores),
+            radii,
+            metric,
+            "classifier" if _has_none(directory) else "denoiser",
+            through_surrogate=through_surrogate,
         )
     ]
     compared = chosen(scores, len(scores) if top is None else top)
     certified = [number for number in compared if directory.final(number).result_path.exists()]
-    if certified and directory.undefended.result_path.exists():
+    if certified and (directory.undefended.result_path.exists() or _has_none(directory)):
         board = build_leaderboard(directory, radii, metric=metric, top=top)
         tables.append(accuracy_table(board, decimals=decimals))
     return tables
+
+
+def _has_none(directory: SweepDirectory) -> bool:
+    """Tell whether no classifier is certified without a denoiser, for the reference trains its own.
+
+    See `tune.finals.certify_finals`.
+    """
+    record = directory.trial(REFERENCE).read_record()
+    return record is not None and record.config.trains_classifier

@@ -63,12 +63,15 @@ def difference_cell(comparison: Comparison) -> str:
 def summary_of(best: "Entry | SettingsEntry", radii: tuple[float, ...], metric: Metric) -> str:
     """Compare the best, a denoiser or settings over seeds, with no denoiser and with trial 0."""
     radius = headline_radius(radii, metric)
-    name = f"trial {best.number}" if best.name is None else f"“{best.name}”"
+    name = f"trial {best.number}"
+    if best.name not in (None, name):
+        name = f"“{best.name}”"
     if isinstance(best, SettingsEntry):
         subject, verb = f"the settings of {name}", "certify"
         opponent = "the paper's settings" if best.name is None else "those of the reference"
     else:
-        subject, verb = f"{name}'s denoiser", "certifies"
+        part = "classifier" if best.trains_classifier else "denoiser"
+        subject, verb = f"{name}'s {part}", "certifies"
         opponent = "the paper's settings'" if best.name is None else "the reference"
     sentences = []
     for other, comparisons in (
@@ -124,17 +127,18 @@ def leaderboard_tables(board: "Leaderboard", *, decimals: int = 1) -> list[TextT
         board: the leaderboard.
         decimals: of the ends of intervals in %.
     """
-    entries = [*board.entries, board.undefended]
+    entries = _certified(board)
     tables = [
         held_out_table(
             board.held_out,
             board.radii,
             board.metric,
+            _kind(board),
             through_surrogate=board.agreement is not None,
         ),
         accuracy_table(board, decimals=decimals),
     ]
-    tables.append(_test_table(entries))
+    tables.append(_test_table(entries, _kind(board)))
     tables += _difference_tables(board, "Difference of certified accuracy", board.entries)
     if board.settings:
         tables.append(_settings_table(board))
@@ -147,6 +151,7 @@ def held_out_table(
     rows: "Sequence[HeldOut]",
     radii: tuple[float, ...],
     metric: Metric,
+    kind: str = "denoiser",
     *,
     through_surrogate: bool = False,
 ) -> TextTable:
@@ -156,13 +161,14 @@ def held_out_table(
         rows: by rank.
         radii: of the certified accuracies.
         metric: of the ranks.
+        kind: what the trials train.
         through_surrogate: whether that is what held-out images are certified on.
     """
     through = " (through the surrogate)" if through_surrogate else ""
     return TextTable(
         f"Finished trials by {metric.phrase} on held-out images{through}: average certified "
         "radius, certified accuracy in %, and whether they are certified on test images.",
-        ["rank", "denoiser", "average radius", *_heads(radii), "on test"],
+        ["rank", kind, "average radius", *_heads(radii), "on test"],
         [
             [
                 str(row.rank),
@@ -179,7 +185,7 @@ def held_out_table(
 def accuracy_table(board: "Leaderboard", *, decimals: int = 1) -> TextTable:
     """Tabulate certified accuracies on the test split; arguments as in `leaderboard_tables`."""
     rows = []
-    for entry in [*board.entries, board.undefended]:
+    for entry in _certified(board):
         score = "" if entry.held_out_score is None else board.metric.text(entry.held_out_score)
         cells = [str(entry.rank or ""), denoiser_name(entry.number, entry.name), score]
         for key in map(radius_key, board.radii):
@@ -191,12 +197,12 @@ def accuracy_table(board: "Leaderboard", *, decimals: int = 1) -> TextTable:
     return TextTable(
         f"Certified accuracy on test images{where} in %, with exact 95 % intervals; held out: "
         f"{board.metric.phrase}{through}, which ranks.",
-        ["rank", "denoiser", "held out", *_heads(board.radii)],
+        ["rank", _kind(board), "held out", *_heads(board.radii)],
         rows,
     )
 
 
-def _test_table(entries: "Sequence[Entry]") -> TextTable:
+def _test_table(entries: "Sequence[Entry]", kind: str) -> TextTable:
     rows = []
     for entry in entries:
         seconds = entry.result["seconds"].get(NOISY_IMAGE)
@@ -212,7 +218,7 @@ def _test_table(entries: "Sequence[Entry]") -> TextTable:
     return TextTable(
         "The same on test images: average certified radius; accuracy without noise and abstentions "
         "in %; milliseconds for an image with noise, measured in a batch where it was certified.",
-        ["denoiser", "average radius", "clean accuracy", "abstains", "ms an image"],
+        [kind, "average radius", "clean accuracy", "abstains", "ms an image"],
         rows,
     )
 
@@ -263,6 +269,15 @@ def _difference_tables(
 
 def _difference_cells(board: "Leaderboard", comparisons: Comparisons) -> list[str]:
     return [difference_cell(comparisons[radius_key(radius)]) for radius in board.radii]
+
+
+def _kind(board: "Leaderboard") -> str:
+    """Name what trials are: denoisers, unless the reference trains its classifier."""
+    return "denoiser" if board.undefended is not None else "classifier"
+
+
+def _certified(board: "Leaderboard") -> "list[Entry]":
+    return [*board.entries, *([] if board.undefended is None else [board.undefended])]
 
 
 def _heads(radii: tuple[float, ...]) -> list[str]:

@@ -4,7 +4,7 @@ import json
 
 from tune.directory import SweepDirectory, SweepRecord
 from tune.domains import Domain
-from tune.projection.page import swept_paths
+from tune.projection.page import swept_paths, trains_classifiers
 from tune.projection.trials import STEPS_PER_UNIT_RADIUS
 
 
@@ -27,7 +27,8 @@ def sweep_description(directory: SweepDirectory, record: SweepRecord) -> str:
 def _outcome(directory: SweepDirectory, record: SweepRecord) -> list[str]:
     path = directory.leaderboard_markdown_path
     if not path.exists():
-        return [f"**{record.name}**: a sweep over DE-CROP's settings, not finished yet.\n"]
+        of = "classifiers' training" if trains_classifiers(record.sweep) else "DE-CROP's settings"
+        return [f"**{record.name}**: a sweep over {of}, not finished yet.\n"]
     text = path.read_text().strip()
     _, _, summary = text.rpartition("|\n")
     # Captions and tables in turn: the ranking of all trials, then certified accuracies.
@@ -67,6 +68,13 @@ def _legend(record: SweepRecord) -> str:
             "- A run named like a row of the table is scored on held-out images.\n"
             "- A run whose name ends in `(test)` is a row trained again on all limited data and "
             "certified once on the test split; `undefended (test)` has no denoiser.\n"
+        )
+    if trains_classifiers(record.sweep):
+        trials = (
+            "- `trial n` runs train a classifier and are scored on held-out images; trial 0 is the "
+            "reference.\n"
+            "- Runs whose name ends in `(test)` are the best of them and trial 0, certified once "
+            "on the test split.\n"
         )
     return (
         f"{trials}"

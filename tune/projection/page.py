@@ -22,7 +22,8 @@ _FOLDED_SECTIONS = ("held_out", "test", "train", "stage1", "seconds", "System me
 _RUNS = 500
 # An axis a setting; more are not legible side by side.
 _MOST_AXES = 12
-_LOSSES = ("total", "label_consistency", "cosine_similarity", "mmd", "discriminator")
+_DENOISER_LOSSES = ("total", "label_consistency", "cosine_similarity", "mmd", "discriminator")
+_CLASSIFIER_LOSSES = ("total", "cross_entropy", "runner_up_cross_entropy", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ def page_state(sweep: Mapping[str, Any]) -> str:
         sweep: the sweep's settings as JSON, of which its `space` and `rows` are read.
     """
     paths = swept_paths(sweep)
+    losses = _CLASSIFIER_LOSSES if trains_classifiers(sweep) else _DENOISER_LOSSES
     # MLflow's titles of these charts are the names of their metrics, whatever the view says.
     sections = [
         _Section(
@@ -63,7 +65,7 @@ def page_state(sweep: Mapping[str, Any]) -> str:
         _Section("Settings and held-out radius", [_parallel(paths)] if paths else [], columns=1),
         _Section(
             "Losses",
-            [_line(f"train/{term}") for term in _LOSSES],
+            [_line(f"train/{term}") for term in losses],
             columns=3,
         ),
     ]
@@ -97,6 +99,12 @@ def swept_paths(sweep: Mapping[str, Any]) -> list[str]:
         return list(sweep["space"])
     rows: Mapping[str, Mapping[str, Any]] = sweep.get("rows") or {}
     return list(dict.fromkeys(path for row in rows.values() for path in row))
+
+
+def trains_classifiers(sweep: Mapping[str, Any]) -> bool:
+    """Tell whether a sweep's trials train classifiers and no denoiser, as its file has it."""
+    trial: Mapping[str, Any] = sweep.get("trial") or {}
+    return (trial.get("denoiser") or {}).get("architecture") == "none"
 
 
 def _parallel(paths: Sequence[str]) -> dict[str, Any]:

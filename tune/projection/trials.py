@@ -281,9 +281,14 @@ def _inputs(config: TrialConfig, hashes: Mapping[str, str], split: str) -> list[
     data_source = dataset.path or dataset.name
     network = classifier.weights or classifier.source
     named = {
+        "training_images": (f"{dataset.name}: training images", data_source, "training"),
         "limited_data": (f"{dataset.name}: limited data", data_source, "training"),
         "certified_images": (f"{dataset.name}: {split} images", data_source, "certification"),
-        "classifier": (f"classifier: {PurePath(network).name}", network, "protected"),
+        "classifier": (
+            f"classifier: {PurePath(network).name}",
+            network,
+            "trained" if config.trains_classifier else "protected",
+        ),
     }
     return [
         Input(name=name, digest=hashes[key], source=source, context=context)
@@ -331,6 +336,8 @@ def _documents(folder: SweepTrialFolder) -> dict[str, Path]:
 
 def _artifacts(folder: SweepTrialFolder) -> dict[str, Path]:
     files = by_name(folder.record_path, folder.certificates_path, folder.denoiser_path)
+    for path in sorted(folder.classifier_path.glob("*")):
+        files[f"{folder.classifier_path.name}/{path.name}"] = path
     figures = {f"figures/{path.name}": path for path in sorted(folder.figures_path.glob("*.png"))}
     return {**existing(files), **figures}
 
