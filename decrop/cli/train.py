@@ -40,9 +40,9 @@ def train(
     from decrop.data.datasets import load_dataset
     from decrop.files import read_json
     from decrop.inputs import check_inputs, load_inputs
-    from decrop.query_plan import plan_queries
     from decrop.result import TrialResult
     from decrop.smoothing.execution import resolve_device
+    from decrop.total_queries import total_queries
     from decrop.trial import certify_undefended, run_trial, stopping_epoch
     from decrop.trial_folder import TrialFolder
 
@@ -62,7 +62,7 @@ def train(
     queries = None
     if config.classifier.asked is not None:
         check_inputs(config)
-        queries = plan_queries(config, load_dataset(config.dataset), certifications=2)
+        queries = total_queries(config, load_dataset(config.dataset), certifications=2)
     if queries is None:
         with console.status("loading data and classifier"):
             inputs = load_inputs(config, cache, device)

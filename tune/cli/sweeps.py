@@ -24,7 +24,7 @@ FAILED, OUT_OF_TIME = 1, 3
 # Ray and MLflow take seconds to import, and may not be installed; commands that need them import
 # what uses them, so that `decrop --help` and the other commands do without.
 if TYPE_CHECKING:
-    from decrop.query_plan import QueryPlan
+    from decrop.total_queries import TotalQueries
     from tune.leaderboard.entries import Entry
     from tune.sweep import SweepOutcome, SweepStoppedError
 
@@ -155,7 +155,7 @@ def _dry_run(loaded: Any, address: str | None, *, as_json: bool) -> None:
         print_json(asdict(plan))
 
 
-def _of_a_black_box(queries: "QueryPlan | None") -> list[str]:
+def _of_a_black_box(queries: "TotalQueries | None") -> list[str]:
     return [] if queries is None else [f"{queries.sentence()}; its time comes on top"]
 
 
