@@ -1,4 +1,4 @@
-"""What it costs to know a classifier's answers only: a denoiser for an AlexNet, white and black box.
+"""What knowing answers only costs: a denoiser for an AlexNet, white and black box.
 
     python -m tests.benchmarks.black_box
     python -m tests.benchmarks.black_box --dataset PATH/TO/cifar10 --target-epochs 3
@@ -46,7 +46,7 @@ from decrop.trial import certify_undefended, run_trial
 from decrop.trial_folder import TrialFolder
 from tests.mlflow_server.processes import START_SECONDS, eventually, free_port
 
-console = Console()
+console = Console(width=120)
 BIN = Path(sys.executable).parent
 
 SHARED: dict[str, Any] = {
