@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from decrop.classifiers.endpoint import EndpointClassifier
 from decrop.config import CertificationSettings, TrialConfig
 from decrop.data.limited import LabelledImages
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, write_json
 from decrop.result import Split
 from decrop.seeds import derive_seed
+from decrop.smoothing.asking import AskingSampler, endpoint_of
 from decrop.smoothing.certificates import Integers, cohen_certificates
 from decrop.smoothing.certify import (
     CertificateRule,
@@ -28,6 +30,7 @@ from decrop.smoothing.execution import Precision, resolve_device, resolve_precis
 from decrop.smoothing.journal import RecordedSampler
 from decrop.smoothing.plan import worth_of_radii
 from decrop.smoothing.probe import probe_chunks_per_batch
+from decrop.smoothing.queries import QueryPlan
 from decrop.smoothing.rejecting import RejectingNetwork, check_certificate
 from decrop.smoothing.rejection import rejection_certificates
 from decrop.smoothing.sampling import (
@@ -57,7 +60,13 @@ _T_CERTIFY: dict[str, Variant] = {
 def local_sampler(config: TrialConfig) -> MakeSampler:
     """Return the maker of samplers that draw in this process, on the configured device."""
     device = resolve_device(config.execution.device)
-    return lambda task: LocalSampler(task, device)
+
+    def sampler(task: SamplingTask) -> Sampler:
+        if endpoint_of(task.network) is not None:
+            return AskingSampler(task, device)
+        return LocalSampler(task, device)
+
+    return sampler
 
 
 def with_batch_size(
@@ -65,12 +74,19 @@ def with_batch_size(
 ) -> TrialConfig:
     """Return the settings with a number in place of `auto` for chunks_per_batch.
 
+    With an endpoint nothing is tried out, for that would be asked of it: a batch is as large as a
+    request. Where nothing but an endpoint is certified, precision `auto` is fp32.
+
     Raises:
         InputError: not even a batch of one chunk fits into the device's memory.
     """
+    config = _in_precision_of(config, network)
     execution = config.execution
     if execution.chunks_per_batch != "auto":
         return config
+    if (endpoint := endpoint_of(network)) is not None:
+        batch_size = endpoint.client.settings.batch_size
+        return _with_chunks_per_batch(config, max(1, batch_size // execution.chunk_size))
     task = sampling_task(
         _with_chunks_per_batch(config, 1),
         network,
@@ -90,6 +106,7 @@ def with_recorded_batch_size(
 
     A certification that goes on must not find another one, for its counts could differ.
     """
+    config = _in_precision_of(config, network)
     if config.execution.chunks_per_batch != "auto":
         return config
     if not path.exists():
@@ -157,6 +174,7 @@ def certificate_table(
     make_sampler: MakeSampler,
     journal: Path | None = None,
     on_certified: OnProgress | None = None,
+    on_queries: Callable[[QueryPlan], None] | None = None,
 ) -> CertificateTable:
     """Certify images by the configured procedure, one row each.
 
@@ -174,17 +192,33 @@ def certificate_table(
         journal: file that keeps counts while they are drawn, so that a killed certification goes
             on from it; deleted by the caller once the table is safe.
         on_certified: called with the progress.
+        on_queries: called with what may be asked of an endpoint, before it is.
+
+    Raises:
+        InputError: an endpoint's budget cannot suffice for the fixed procedure.
+        EndpointError: an endpoint does not answer, or not what a classifier must.
+        QueryBudgetError: an endpoint's budget is spent.
     """
     task = sampling_task(
         config, network, images.images, images.indices, split=split, class_count=class_count
     )
     sampler = make_sampler(task)
     labels = images.labels.numpy()
+
+    def check(answered: int) -> None:
+        plan = query_plan(config, network, len(images), estimation_samples, answered=answered)
+        if plan is not None:
+            if on_queries is not None:
+                on_queries(plan)
+            plan.check()
+
     if journal is None:
+        check(0)
         outcome = certify_task(config, task, sampler, labels, estimation_samples, on_certified)
     else:
         device = resolve_device(config.execution.device)
         with RecordedSampler(sampler, journal, task, device) as recorded:
+            check(recorded.draws)
             outcome = certify_task(config, task, recorded, labels, estimation_samples, on_certified)
     return CertificateTable(
         idx=images.indices.numpy(),
@@ -194,6 +228,37 @@ def certificate_table(
         seconds=outcome.seconds,
         samples=outcome.samples,
         ending=outcome.ending,
+    )
+
+
+def query_plan(
+    config: TrialConfig,
+    network: nn.Module,
+    images: int,
+    estimation_samples: int,
+    *,
+    answered: int = 0,
+) -> QueryPlan | None:
+    """Return what a certification may ask of an endpoint, None if there is none.
+
+    Args:
+        config: the trial's settings.
+        network: that is certified.
+        images: how many are.
+        estimation_samples: N of each, or the most of them where images stop early.
+        answered: draws whose classes are known already.
+    """
+    endpoint = endpoint_of(network)
+    if endpoint is None:
+        return None
+    settings = config.certification
+    draws = images * (settings.selection_samples + estimation_samples)
+    return QueryPlan(
+        url=endpoint.url,
+        most=max(0, draws - answered),
+        kept=answered,
+        left=endpoint.client.ledger.left(),
+        exact=settings.procedure == "fixed",
     )
 
 
@@ -319,6 +384,14 @@ def noisy_image_seconds(
         sampler.class_counts(batch)
         durations.append(time.perf_counter() - started)
     return min(durations) / (chunks * execution.chunk_size)
+
+
+def _in_precision_of(config: TrialConfig, network: nn.Module) -> TrialConfig:
+    """Return the settings with the precision in which an endpoint alone is asked."""
+    if not isinstance(network, EndpointClassifier) or config.execution.precision != "auto":
+        return config
+    execution = config.execution.model_copy(update={"precision": "fp32"})
+    return config.model_copy(update={"execution": execution})
 
 
 def _with_chunks_per_batch(config: TrialConfig, chunks_per_batch: int) -> TrialConfig:

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from decrop.certification import sampling_task, with_batch_size
-from decrop.classifiers.classifier import Classifier
+from decrop.certification import local_sampler, sampling_task, with_batch_size
+from decrop.classifiers.endpoint import EndpointClassifier
+from decrop.classifiers.stored import AnyClassifier
 from decrop.config import ClassifierSettings, TrialConfig
 from decrop.data.limited import LabelledImages
 from decrop.smoothing.certify import class_counts
 from decrop.smoothing.execution import resolve_device
-from decrop.smoothing.sampling import LocalSampler
 
 SIGMAS = (0.12, 0.25, 0.5, 1.0)
 _AT_ONCE = 50
@@ -25,9 +25,10 @@ class Inspection:
 
     Attributes:
         source: as the settings name it.
-        architecture: what was found there.
+        architecture: what was found there; of an endpoint what it gives, and by which protocol.
         arguments: that it was given.
-        parameters: number of trained values.
+        parameters: number of trained values; None behind an endpoint, as everything is that only
+            the network could tell.
         image_shape: channels, height and width of the data.
         input_size: height and width that the network takes.
         channel_order: in which it takes the channels.
@@ -49,15 +50,15 @@ class Inspection:
     source: str
     architecture: str
     arguments: dict[str, Any]
-    parameters: int
+    parameters: int | None
     image_shape: tuple[int, ...]
     input_size: tuple[int, ...]
-    channel_order: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    channel_order: str | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
     classes: int
-    feature_layer: str
-    features: int
+    feature_layer: str | None
+    features: int | None
     images: int
     split: str
     draws: int
@@ -75,7 +76,7 @@ class Inspection:
 def inspect_classifier(
     settings: ClassifierSettings,
     config: TrialConfig,
-    classifier: Classifier,
+    classifier: AnyClassifier,
     images: LabelledImages,
     *,
     split: str,
@@ -88,7 +89,7 @@ def inspect_classifier(
     Args:
         settings: that the classifier is from.
         config: seed, chunk size, precision and device are read.
-        classifier: on the CPU.
+        classifier: on the CPU, or behind an endpoint.
         images: to measure on.
         split: they are from.
         draws: of noise, of each image and standard deviation, >= 1.
@@ -97,8 +98,9 @@ def inspect_classifier(
 
     Raises:
         InputError: a batch does not fit into memory.
+        EndpointError: an endpoint does not answer, or not what a classifier must.
+        QueryBudgetError: an endpoint's budget is spent.
     """
-    device = resolve_device(config.execution.device)
     class_count = classifier.class_count
     config = _in_chunks_of(
         draws, with_batch_size(config, classifier, images, class_count=class_count)
@@ -116,7 +118,7 @@ def inspect_classifier(
             split="test" if split == "test" else "held_out",
             class_count=class_count,
         )
-        sampler = LocalSampler(task, device)
+        sampler = local_sampler(config)(task)
         started = time.perf_counter()
         counts = class_counts(
             sampler,
@@ -128,30 +130,53 @@ def inspect_classifier(
         seconds += time.perf_counter() - started
         right = counts[range(len(images)), images.labels.tolist()].sum()
         accuracy[f"{sigma:g}"] = float(right) / (draws * len(images))
-    layer, features = classifier.feature_layer_and_count(images.images[:1].float() / 255)
-    shape = tuple(images.images.shape[1:])
     return Inspection(
         source=settings.source,
-        architecture=classifier.architecture,
-        arguments=classifier.arguments,
-        parameters=sum(parameter.numel() for parameter in classifier.network.parameters()),
-        image_shape=shape,
-        input_size=classifier.input_size or shape[1:],
-        channel_order=classifier.channel_order,
-        mean=tuple(classifier.mean.flatten().tolist()),
-        std=tuple(classifier.std.flatten().tolist()),
+        **_understood(classifier, images),
         classes=class_count,
-        feature_layer=layer,
-        features=features,
         images=len(images),
         split=split,
         draws=draws,
         clean_accuracy=_clean_accuracy(classifier, images),
         noisy_accuracy=accuracy,
         samples_per_second=len(sigmas) * draws * len(images) / seconds,
-        device=device.type,
+        device=resolve_device(config.execution.device).type,
         precision=task.precision,
     )
+
+
+def most_inspection_queries(images: int, draws: int, sigmas: Sequence[float] = SIGMAS) -> int:
+    """Return how many images `inspect_classifier` asks an endpoint for."""
+    return images * (1 + draws * len(sigmas))
+
+
+def _understood(classifier: AnyClassifier, images: LabelledImages) -> dict[str, Any]:
+    """Return the fields that only the classifier decides."""
+    shape = tuple(images.images.shape[1:])
+    if isinstance(classifier, EndpointClassifier):
+        function = classifier.function
+        nothing = ("parameters", "channel_order", "mean", "std", "feature_layer", "features")
+        return {
+            **dict.fromkeys(nothing),
+            "architecture": f"an endpoint that gives {function.answers} ({function.protocol}); "
+            f"pixels {function.pixels}, white is {function.scale}",
+            "arguments": {},
+            "image_shape": shape,
+            "input_size": shape[1:],
+        }
+    layer, features = classifier.feature_layer_and_count(images.images[:1].float() / 255)
+    return {
+        "architecture": classifier.architecture,
+        "arguments": classifier.arguments,
+        "parameters": sum(parameter.numel() for parameter in classifier.network.parameters()),
+        "image_shape": shape,
+        "input_size": classifier.input_size or shape[1:],
+        "channel_order": classifier.channel_order,
+        "mean": tuple(classifier.mean.flatten().tolist()),
+        "std": tuple(classifier.std.flatten().tolist()),
+        "feature_layer": layer,
+        "features": features,
+    }
 
 
 def _in_chunks_of(draws: int, config: TrialConfig) -> TrialConfig:
@@ -164,7 +189,7 @@ def _in_chunks_of(draws: int, config: TrialConfig) -> TrialConfig:
 
 
 @torch.inference_mode()
-def _clean_accuracy(classifier: Classifier, images: LabelledImages) -> float:
+def _clean_accuracy(classifier: AnyClassifier, images: LabelledImages) -> float:
     predicted = torch.cat(
         [classifier(part.float() / 255).argmax(1) for part in images.images.split(_AT_ONCE)]
     )

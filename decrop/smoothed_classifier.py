@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from decrop.bundle import Bundle, load_bundle
 from decrop.bundle.layout import checked_files
-from decrop.certification import certify_task, sampling_task
+from decrop.certification import certify_task, local_sampler, sampling_task
+from decrop.classifiers.stored import file_or_url
 from decrop.config import TrialConfig
 from decrop.errors import InputError
 from decrop.smoothing.certificates import Integers, smoothed_predictions
@@ -21,7 +22,7 @@ from decrop.smoothing.certify import CertificationOutcome, class_counts
 from decrop.smoothing.collect import OnProgress
 from decrop.smoothing.execution import resolve_device
 from decrop.smoothing.rejection import rejection_predictions
-from decrop.smoothing.sampling import LocalSampler, SamplingTask, as_pixels
+from decrop.smoothing.sampling import SamplingTask, as_pixels
 
 Device = Literal["auto", "cpu", "cuda"]
 Images = Tensor | NDArray[Any]
@@ -45,18 +46,20 @@ def load(
     Args:
         folder: of the bundle.
         classifier: for a bundle exported without it: a safetensors or .pt2 file, a `Classifier`, or
-            a network of its architecture; its content hash must be the recorded one.
+            a network of its architecture; its content hash must be the recorded one. For a bundle
+            whose classifier is an endpoint: the URL to ask, or an `EndpointClassifier`.
         device: to compute on; the kind that the certificates were drawn on if not given, for they
             are reproduced on that alone.
         trust_code: whether the function or model of another package that built the classifier may
-            be imported by the name in the bundle. Only for bundles of people you trust.
+            be imported by the name in the bundle, or its endpoint be asked. Only for bundles of
+            people you trust.
 
     Raises:
         InputError: files are missing, changed or malformed, the classifier is not the protected
             one, or there is no such device.
     """
     if isinstance(classifier, str):
-        classifier = Path(classifier)
+        classifier = file_or_url(classifier)
     return SmoothedClassifier(
         load_bundle(Path(folder), classifier=classifier, trust_code=trust_code),
         Path(folder),
@@ -134,7 +137,7 @@ class SmoothedClassifier(ModelHubMixin):
         config, task = self._task(images, indices)
         if failure_probability is None:
             failure_probability = config.certification.failure_probability
-        sampler = LocalSampler(task, self.device)
+        sampler = local_sampler(config)(task)
         counts = class_counts(
             sampler,
             len(task.images),
@@ -175,7 +178,7 @@ class SmoothedClassifier(ModelHubMixin):
         if labels is not None:
             most = len(self.class_names) - 1
             known = _numbers("labels", labels, len(task.images), most=most).numpy()
-        sampler = LocalSampler(task, self.device)
+        sampler = local_sampler(config)(task)
         return certify_task(
             config, task, sampler, known, self.bundle.estimation_samples, on_progress
         )
@@ -267,7 +270,7 @@ class SmoothedClassifier(ModelHubMixin):
         """Return images uint8 or float32, on the CPU; floats may leave [0,1] by the margin."""
         found = torch.as_tensor(images).detach().cpu()
         shape = self.bundle.result.image_shape
-        channels = len(self.bundle.classifier.mean)
+        channels = self.bundle.classifier.channels
         expected = f"[batch, {', '.join(map(str, shape or (channels, 'height', 'width')))}]"
         fits = found.ndim == 4 and found.shape[1] == channels
         if not fits or (shape is not None and tuple(found.shape[1:]) != shape):

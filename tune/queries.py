@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from decrop.config import DatasetSettings, TrialConfig
 from decrop.data.datasets import Dataset, load_dataset
-from decrop.query_plan import (
+from decrop.total_queries import (
     OPENING,
-    QueryPlan,
+    TotalQueries,
     queries_of_a_certification,
     queries_of_stealing,
 )
@@ -18,7 +18,7 @@ from tune.sweep_file import SweepConfig
 _OF_STEALING = ("dataset", "limited", "classifier")
 
 
-def sweep_queries(sweep: SweepConfig) -> QueryPlan | None:
+def sweep_queries(sweep: SweepConfig) -> TotalQueries | None:
     """Plan the questions of a sweep to its black box; None where it has none.
 
     One surrogate for all trials that ask about the same images, and certifications on the test
@@ -40,21 +40,21 @@ def sweep_queries(sweep: SweepConfig) -> QueryPlan | None:
     )
 
 
-def finals_queries(configs: Sequence[TrialConfig]) -> QueryPlan | None:
+def finals_queries(configs: Sequence[TrialConfig]) -> TotalQueries | None:
     """Plan the questions of final trainings whose surrogates are stolen already."""
     return _plan(certified=configs, stolen=[], loads=1 + len(configs))
 
 
 def _plan(
     *, certified: Sequence[TrialConfig], stolen: Sequence[TrialConfig], loads: int
-) -> QueryPlan | None:
+) -> TotalQueries | None:
     certified = [config for config in certified if config.classifier.asked is not None]
     if not certified:
         return None
     datasets = _datasets([*certified, *stolen])
     asked = certified[0].classifier.asked
     assert asked is not None
-    return QueryPlan(
+    return TotalQueries(
         source=certified[0].classifier.source,
         opening=OPENING * loads,
         stealing=sum(queries_of_stealing(config, datasets[config.dataset]) for config in stolen),

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from decrop.bundle import Bundle, load_bundle
+from decrop.classifiers.endpoint import EndpointClassifier
+from decrop.errors import InputError
 from decrop.result import radius_key
 from tune.directory import SweepDirectory
 from tune.tracking import Tracker
@@ -46,6 +48,11 @@ def register_bundle(
     """
     # Just exported from a sweep, which is the user's own.
     loaded = load_bundle(bundle, trust_code=True)
+    if isinstance(loaded.classifier, EndpointClassifier):
+        raise InputError(
+            f"--register {name}: the classifier is behind {loaded.classifier.url}; only a bundle "
+            "with its classifier can be served."
+        )
     tracker = Tracker(directory, tracking_uri)
     tracker.sync()
     final = directory.final(number).result_path.exists()
@@ -74,7 +81,7 @@ def save_model(loaded: Bundle, bundle: Path, destination: Path) -> None:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
-    shape = loaded.result.image_shape or (len(loaded.classifier.mean), -1, -1)
+    shape = loaded.result.image_shape or (loaded.classifier.channels, -1, -1)
     outputs = {
         "label": DataType.string,
         "class": DataType.long,

@@ -3,6 +3,7 @@
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from decrop.bundle.layout import (
     CARD,
@@ -11,6 +12,7 @@ from decrop.bundle.layout import (
     CONFIG,
     DENOISER,
     FORMAT,
+    FORMAT_WITH_ENDPOINT,
     HISTORY,
     ONNX,
     TORCH_EXPORT,
@@ -20,8 +22,8 @@ from decrop.bundle.layout import (
 from decrop.bundle.model_card import model_card
 from decrop.bundle.programs import require_onnx, write_onnx, write_torch_export
 from decrop.certification import most_estimation_samples
-from decrop.classifiers.classifier import Classifier
-from decrop.classifiers.stored import store_classifier
+from decrop.classifiers.endpoint import EndpointClassifier
+from decrop.classifiers.stored import AnyClassifier, store_classifier
 from decrop.classifiers.weights import load_weights
 from decrop.config import TrialConfig
 from decrop.errors import InputError
@@ -36,7 +38,7 @@ _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
 def export_bundle(
     folder: TrialFolder,
-    classifier: Classifier,
+    classifier: AnyClassifier,
     class_names: tuple[str, ...],
     destination: Path,
     *,
@@ -50,7 +52,8 @@ def export_bundle(
 
     Args:
         folder: of the trial.
-        classifier: that the trial protected, or trained.
+        classifier: that the trial protected, or trained; of an endpoint only the URL and how it is
+            asked are written.
         class_names: in the order of the logits.
         destination: a folder that does not exist yet.
         origin: a sentence for the model card that says how this denoiser was chosen.
@@ -111,7 +114,7 @@ def export_bundle(
     )
     carried = portable(config, classifier, result)
     document = {
-        "format": FORMAT,
+        "format": FORMAT_WITH_ENDPOINT if isinstance(classifier, EndpointClassifier) else FORMAT,
         "trial": carried.model_dump(mode="json"),
         "estimation_samples": estimation_samples,
         "result": result.to_json(),
@@ -144,7 +147,7 @@ def _write_programs(
         write_torch_export(denoiser, shape, partial / TORCH_EXPORT)
 
 
-def portable(config: TrialConfig, classifier: Classifier, result: TrialResult) -> TrialConfig:
+def portable(config: TrialConfig, classifier: AnyClassifier, result: TrialResult) -> TrialConfig:
     """Return settings without the paths of this machine, and with what `result` was drawn with."""
     execution = {
         "device": result.device,
@@ -155,7 +158,11 @@ def portable(config: TrialConfig, classifier: Classifier, result: TrialResult) -
     training = config.classifier.training
     if training is not None:
         training = training.model_copy(update={"initial_weights": None})
-    found = {"weights": None, "source": classifier.architecture, "training": training}
+    found: dict[str, Any] = {"weights": None, "source": classifier.architecture}
+    found["training"] = training
+    found["endpoint"] = None
+    if isinstance(classifier, EndpointClassifier):
+        found["endpoint"] = classifier.recorded()
     return config.model_copy(
         update={
             "dataset": config.dataset.model_copy(update={"path": None}),

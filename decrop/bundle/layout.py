@@ -10,6 +10,8 @@ from decrop.files import read_json, sha256_of_file, write_json
 FORMAT = 4
 # Only bundles with a rejector, which earlier versions would leave out, are of this one.
 FORMAT_WITH_REJECTOR = 5
+# And only those whose classifier is an endpoint, which earlier versions cannot ask, of this one.
+FORMAT_WITH_ENDPOINT = 6
 OLDEST_FORMAT = 2
 CONFIG = "config.json"
 DENOISER = "denoiser.safetensors"

@@ -13,6 +13,7 @@ from decrop.bundle.layout import (
     CLASSIFIER,
     CONFIG,
     DENOISER,
+    FORMAT_WITH_ENDPOINT,
     FORMAT_WITH_REJECTOR,
     HISTORY,
     OLDEST_FORMAT,
@@ -20,8 +21,9 @@ from decrop.bundle.layout import (
     checked_files,
 )
 from decrop.classifiers.classifier import Classifier
+from decrop.classifiers.endpoint import EndpointClassifier
 from decrop.classifiers.stages import StagedClassifier
-from decrop.classifiers.stored import load_stored_classifier
+from decrop.classifiers.stored import AnyClassifier, load_stored_classifier
 from decrop.classifiers.weights import load_weights
 from decrop.config import Count, Settings, TrialConfig
 from decrop.config.rejector import RejectorSettings
@@ -69,7 +71,7 @@ class Bundle:
             precision and batch size are those the certificates were drawn with.
         denoiser: in eval mode; noisy images [B, C, H, W] to images of the same shape, which are the
             same images where the trial had none.
-        classifier: the protected classifier.
+        classifier: the protected classifier, or the endpoint that it is behind.
         certificates: one row an image.
         result: the summary of the certificates.
         estimation_samples: N of the certificates, or the most of them where images stop early.
@@ -80,7 +82,7 @@ class Bundle:
 
     config: TrialConfig
     denoiser: nn.Module
-    classifier: Classifier
+    classifier: AnyClassifier
     certificates: CertificateTable
     result: TrialResult
     estimation_samples: int
@@ -92,8 +94,26 @@ class Bundle:
     def network(self) -> nn.Module:
         """Denoiser, classifier and any rejector in one, the function that was certified."""
         if self.rejector is not None:
-            return self.rejector.behind(self.denoiser, self.classifier)
+            return self.rejector.behind(self.denoiser, self.white_box)
         return nn.Sequential(self.denoiser, self.classifier)
+
+    @property
+    def white_box(self) -> Classifier:
+        """The classifier, where its gradients and features are needed.
+
+        Raises:
+            InputError: it is behind an endpoint, and has none here.
+        """
+        return _white_box(self.classifier)
+
+
+def _white_box(classifier: AnyClassifier) -> Classifier:
+    if isinstance(classifier, EndpointClassifier):
+        raise InputError(
+            f"The classifier is behind the endpoint {classifier.url}, which gives predictions "
+            "only; this needs its features or gradients."
+        )
+    return classifier
 
 
 class RejectorRecord(Settings):
@@ -117,16 +137,17 @@ class _Document(Settings):
 
 
 def load_bundle(
-    path: Path, *, classifier: Path | nn.Module | None = None, trust_code: bool = False
+    path: Path, *, classifier: Path | str | nn.Module | None = None, trust_code: bool = False
 ) -> Bundle:
     """Read a bundle and check it against its checksums.
 
     Args:
         path: the bundle's folder.
         classifier: for a bundle exported without it: a safetensors or .pt2 file, a `Classifier`, or
-            a network of its architecture.
+            a network of its architecture. For one whose classifier is an endpoint: the URL that is
+            asked, from then on, or an `EndpointClassifier`.
         trust_code: whether the function or model that built the classifier may be imported by the
-            name in the bundle (see `load_stored_classifier`).
+            name in the bundle, or its endpoint be asked (see `load_stored_classifier`).
 
     Raises:
         InputError: files are missing, changed or malformed, the format is another one, or the
@@ -138,7 +159,7 @@ def load_bundle(
         path / CLASSIFIER, given=classifier, trust_code=trust_code
     )
     _check_record(document, protected, path / CONFIG)
-    denoiser = build_denoiser(config.denoiser, image_channels=len(protected.mean))
+    denoiser = build_denoiser(config.denoiser, image_channels=protected.channels)
     if not config.trains_classifier:
         architecture = config.denoiser.architecture
         load_weights(denoiser, path / DENOISER, architecture=architecture, setting=None)
@@ -187,10 +208,10 @@ def _read_document(path: Path) -> _Document:
     number = found.get("format") if isinstance(found, dict) else None
     if type(number) is not int:
         raise InputError(f"{path} is not that of a bundle: it states no format.")
-    if number > FORMAT_WITH_REJECTOR:
+    if number > FORMAT_WITH_ENDPOINT:
         raise InputError(
             f"{path} is of bundle format {number}, written by a newer decrop; this one reads up to "
-            f"{FORMAT_WITH_REJECTOR}: upgrade decrop."
+            f"{FORMAT_WITH_ENDPOINT}: upgrade decrop."
         )
     if number < OLDEST_FORMAT:
         raise InputError(
@@ -202,6 +223,11 @@ def _read_document(path: Path) -> _Document:
             f"{path}: bundles with a rejector, and no others, are of format "
             f"{FORMAT_WITH_REJECTOR}, but this one is of format {number}."
         )
+    if (document.trial.classifier.asked is not None) != (number == FORMAT_WITH_ENDPOINT):
+        raise InputError(
+            f"{path}: bundles whose classifier is an endpoint, and no others, are of format "
+            f"{FORMAT_WITH_ENDPOINT}, but this one is of format {number}."
+        )
     check_certificate(
         document.trial.certification.certificate, rejecting=document.rejector is not None
     )
@@ -209,7 +235,7 @@ def _read_document(path: Path) -> _Document:
 
 
 def _load_rejector(
-    document: _Document, protected: Classifier, path: Path
+    document: _Document, protected: AnyClassifier, path: Path
 ) -> BundledRejector | None:
     record, shape = document.rejector, document.result.image_shape
     if record is None:
@@ -218,18 +244,18 @@ def _load_rejector(
         raise InputError(
             f"{path / CONFIG}: rejector.settings.stages and result.image_shape must be stated."
         )
-    staged = StagedClassifier(protected, record.settings.stages)
+    staged = StagedClassifier(_white_box(protected), record.settings.stages)
     network = build_rejector(record.settings, staged, shape)
     load_weights(network, path / REJECTOR, architecture="the rejector", setting=None)
     return BundledRejector(record.settings, network.eval(), record.held_out)
 
 
-def _check_record(document: _Document, protected: Classifier, path: Path) -> None:
+def _check_record(document: _Document, protected: AnyClassifier, path: Path) -> None:
     """Raise InputError unless what was recorded suffices to repeat the certificates."""
     for name in ("device", "precision", "chunks_per_batch"):
         if getattr(document.trial.execution, name) == "auto":
             raise InputError(f"{path}: trial.execution.{name} = 'auto': must be what was used.")
-    shape, channels = document.result.image_shape, len(protected.mean)
+    shape, channels = document.result.image_shape, protected.channels
     if shape is not None and (shape[0] != channels or min(shape) < 1):
         raise InputError(
             f"{path}: result.image_shape = {shape}: must be the {channels} channels of the "

@@ -44,6 +44,11 @@ _CLASSIFIER_OBJECTIVES = {
     "smooth_adv": "SmoothAdv (Salman et al. 2019)",
     "adre_adv": "ADRE on adversarial examples with Gaussian noise (Feng et al. 2020)",
 }
+_PIXELS = {
+    "float": "sent as they come out of the denoiser",
+    "clipped": "clipped to [0,1] before they are sent, which is part of what is certified",
+    "uint8": "rounded to 8 bits before they are sent, which is part of what is certified",
+}
 _FILES = {
     DENOISER: "weights of the denoiser",
     REJECTOR: "weights of the rejector",
@@ -98,9 +103,13 @@ def model_card(
     if config.dataset.name not in ("parquet", "image_folder"):
         header["datasets"] = [config.dataset.name]
     with_classifier = not _CLASSIFIERS.isdisjoint(files)
+    endpoint = config.classifier.asked
     classifier = (
         "The classifier's weights are included."
         if with_classifier
+        else "The classifier is\nan HTTP endpoint, which is asked only where the user names it; "
+        f"images are {_PIXELS[endpoint.pixels]}."
+        if endpoint is not None
         else "The classifier's weights are not included; its content hash is in "
         "`classifier/classifier.json`."
     )
@@ -277,7 +286,9 @@ def _guarantee(settings: CertificationSettings) -> str:
 def _options(config: TrialConfig, *, with_classifier: bool) -> str:
     """Return what `decrop.load` needs besides the folder."""
     kind = source_kind(config.classifier.source)
-    file = "PROGRAM.pt2" if kind == "program" else "WEIGHTS.safetensors"
+    file = {"program": "PROGRAM.pt2", "endpoint": config.classifier.source}.get(
+        kind, "WEIGHTS.safetensors"
+    )
     options = "" if with_classifier else f', classifier="{file}"'
     if kind in ("factory", "timm", "torchvision"):
         options += ", trust_code=True"

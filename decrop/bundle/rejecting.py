@@ -103,12 +103,12 @@ def add_rejector(
         raise InputError(f"{source} has a rejector already; give the bundle that it was added to.")
     limited = limited_data_of(bundle, dataset_path=config.dataset.path)
     channels, height, width = limited.all.images.shape[1:]
-    settings = with_stages(settings, bundle.classifier, (channels, height, width))
+    settings = with_stages(settings, bundle.white_box, (channels, height, width))
     device = resolve_device(config.execution.device)
     trainer = RejectorTrainer(
         settings,
         denoiser=bundle.denoiser,
-        classifier=bundle.classifier,
+        classifier=bundle.white_box,
         images=limited.all.subset(~limited.held_out_mask).images,
         sigma=config.sigma,
         precision=resolve_precision(config.execution.training_precision, device),
@@ -193,7 +193,7 @@ def _certify(
     on_certified: OnProgress | None,
 ) -> tuple[TrialConfig, CertificateTable, dict[str, float]]:
     """Return the settings with the batch size, the certificates, and how long it took."""
-    network = rejector.behind(bundle.denoiser.cpu(), bundle.classifier.cpu())
+    network = rejector.behind(bundle.denoiser.cpu(), bundle.white_box.cpu())
     class_count = len(bundle.class_names)
     started = time.monotonic()
     config = with_recorded_batch_size(

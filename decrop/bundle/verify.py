@@ -1,5 +1,7 @@
 """The certificates of a bundle once more, on the data that it does not carry."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -10,6 +12,7 @@ from decrop.data.datasets import load_dataset
 from decrop.data.limited import LabelledImages, LimitedData, limited_data, take
 from decrop.errors import InputError
 from decrop.smoothing.collect import OnProgress
+from decrop.smoothing.queries import QueryPlan
 
 
 def limited_data_of(bundle: Bundle, *, dataset_path: str | None = None) -> LimitedData:
@@ -37,6 +40,7 @@ def verify_bundle(
     *,
     dataset_path: str | None = None,
     on_certified: OnProgress | None = None,
+    on_queries: Callable[[QueryPlan], None] | None = None,
 ) -> int:
     """Repeat the recorded certificates and return how many are identical, time aside.
 
@@ -44,6 +48,7 @@ def verify_bundle(
         bundle: to verify.
         dataset_path: folder of the dataset, where it has one.
         on_certified: called with the progress.
+        on_queries: called with what may be asked of an endpoint, before it is.
 
     Raises:
         InputError: the data are not those the certificates were computed on, or the recorded device
@@ -62,6 +67,7 @@ def verify_bundle(
         estimation_samples=bundle.estimation_samples,
         make_sampler=local_sampler(config),
         on_certified=on_certified,
+        on_queries=on_queries,
     )
     recorded = bundle.certificates
     same = (table.predict == recorded.predict) & (table.radius == recorded.radius)

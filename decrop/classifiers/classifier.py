@@ -63,6 +63,11 @@ class Classifier(nn.Module):
         self.requires_grad_(False)
         super().train(False)
 
+    @property
+    def channels(self) -> int:
+        """Return the number of channels of an image."""
+        return len(self.mean)
+
     def train(self, mode: bool = True) -> "Classifier":
         """Stay in eval mode: a protected classifier does not change."""
         return self

@@ -1,5 +1,7 @@
 """A classifier in a folder of its own: a description and, unless left out, its weights."""
 
+import dataclasses
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -8,13 +10,16 @@ from safetensors.torch import save_file
 from torch import nn
 
 from decrop.classifiers.classifier import Classifier
+from decrop.classifiers.endpoint import EndpointClassifier, EndpointFunction
+from decrop.classifiers.endpoint.client import TOKEN_VARIABLE
+from decrop.classifiers.endpoint.load import client_of
 from decrop.classifiers.program import ExportedNetwork
 from decrop.classifiers.sources.factory import build_by_factory
 from decrop.classifiers.sources.network import PROGRAM
 from decrop.classifiers.sources.zoo import build_by_name
 from decrop.classifiers.weights import load_weights, take_weights
-from decrop.config import Count, Positive, Settings
-from decrop.config.classifier_source import SourceKind, source_kind
+from decrop.config import Count, EndpointSettings, Positive, Settings
+from decrop.config.classifier_source import SourceKind, check_endpoint, source_kind
 from decrop.documents import validated
 from decrop.errors import InputError
 from decrop.files import read_json, write_bytes, write_json, write_whole
@@ -22,6 +27,37 @@ from decrop.networks.registry import CLASSIFIERS, build_classifier_network
 
 _DESCRIPTION = "classifier.json"
 _WEIGHTS = "weights.safetensors"
+
+
+AnyClassifier = Classifier | EndpointClassifier
+
+
+class _EndpointDescription(Settings):
+    """classifier.json of an endpoint, behind which nobody knows what there is."""
+
+    architecture: str
+    endpoint: EndpointSettings
+    image_shape: tuple[Count, Count, Count]
+    class_names: tuple[str, ...] = Field(min_length=2)
+    hash: str
+
+    @field_validator("architecture")
+    @classmethod
+    def _a_url(cls, architecture: str) -> str:
+        if source_kind(architecture) != "endpoint":
+            raise ValueError("must be the http(s) URL of an endpoint")
+        check_endpoint(architecture)
+        return architecture
+
+    @field_validator("endpoint")
+    @classmethod
+    def _found_out(cls, endpoint: EndpointSettings) -> EndpointSettings:
+        if "auto" in (endpoint.protocol, endpoint.answers):
+            raise ValueError("protocol and answers must be what was found, not auto")
+        if endpoint.token_variable is not None:
+            # A stranger's would choose which of the user's secrets is sent.
+            raise ValueError("token_variable must not be given")
+        return endpoint
 
 
 class _Description(Settings):
@@ -55,13 +91,26 @@ class _Description(Settings):
 
 
 def store_classifier(
-    classifier: Classifier,
+    classifier: AnyClassifier,
     class_names: tuple[str, ...],
     folder: Path,
     *,
     with_weights: bool = True,
 ) -> None:
-    """Write a classifier to `folder`; the description, written last, carries its content hash."""
+    """Write a classifier to `folder`; the description, written last, carries its content hash.
+
+    Of an endpoint there is only the description.
+    """
+    if isinstance(classifier, EndpointClassifier):
+        endpoint = {
+            "architecture": classifier.architecture,
+            "endpoint": classifier.recorded().model_dump(mode="json"),
+            "image_shape": list(classifier.function.image_shape),
+            "class_names": list(class_names),
+            "hash": classifier.content_hash(),
+        }
+        write_json(folder / _DESCRIPTION, endpoint)
+        return
     network = classifier.network
     if with_weights and isinstance(network, ExportedNetwork):
         write_bytes(folder / PROGRAM, network.program)
@@ -81,17 +130,22 @@ def store_classifier(
 
 
 def load_stored_classifier(
-    folder: Path, *, given: Path | nn.Module | None = None, trust_code: bool = False
-) -> tuple[Classifier, tuple[str, ...]]:
+    folder: Path, *, given: Path | str | nn.Module | None = None, trust_code: bool = False
+) -> tuple[AnyClassifier, tuple[str, ...]]:
     """Read a classifier and the names of its classes.
 
     Args:
         folder: that `store_classifier` wrote.
         given: where the folder has no weights: a safetensors or .pt2 file, the `Classifier`, or a
             network of its architecture. A registered network's weights are taken; another network
-            is used itself.
+            is used itself. Of an endpoint: the URL that is asked, or an `EndpointClassifier`.
         trust_code: whether the function or the model of timm or torchvision that the folder names
-            may be imported and called. Only for folders of people you trust.
+            may be imported and called, and the endpoint that it names be asked. Only for folders of
+            people you trust.
+
+    An endpoint at another URL than the recorded one is taken for the same classifier, which nobody
+    can tell but by its answers; nothing is asked here. Where it needs a bearer token, that is in
+    the environment variable DECROP_ENDPOINT_TOKEN.
 
     Raises:
         InputError: the description is malformed; there are no weights, they do not fit, or they are
@@ -101,9 +155,18 @@ def load_stored_classifier(
     found = read_json(path)
     if not isinstance(found, dict):
         raise InputError(f"{path} must hold a mapping.")
+    if "endpoint" in found:
+        stored = validated(_EndpointDescription, found, source=str(path))
+        return _endpoint(stored, given, folder, trusted=trust_code), stored.class_names
     description = validated(_Description, found, source=str(path))
+    if isinstance(given, str | EndpointClassifier):
+        raise InputError(
+            f"{folder} describes a classifier of its own ({description.architecture}), which no "
+            "endpoint can stand in for; give its weights or network."
+        )
     if len(description.mean) != len(description.std):
         raise InputError(f"{path}: mean and std must be of equally many channels.")
+    classifier: AnyClassifier
     if isinstance(given, Classifier):
         classifier = given
     else:
@@ -117,6 +180,57 @@ def load_stored_classifier(
             f"{classifier.content_hash()[:12]}…, recorded is {description.hash[:12]}…."
         )
     return classifier, description.class_names
+
+
+def file_or_url(given: str | None) -> Path | str | None:
+    """Return a path, or the URL of an endpoint as it is."""
+    if given is None:
+        return None
+    return given if given.startswith(("http://", "https://")) else Path(given)
+
+
+def _endpoint(
+    description: _EndpointDescription,
+    given: Path | str | nn.Module | None,
+    folder: Path,
+    *,
+    trusted: bool,
+) -> EndpointClassifier:
+    """Return the endpoint that the user names, with the function that is described."""
+    recorded, url = description.endpoint, description.architecture
+    assert recorded.protocol != "auto" and recorded.answers != "auto"  # validated
+    function = EndpointFunction(
+        url=url,
+        protocol=recorded.protocol,
+        answers=recorded.answers,
+        pixels=recorded.pixels,
+        scale=recorded.scale,
+        class_count=len(description.class_names),
+        image_shape=description.image_shape,
+    )
+    if function.content_hash() != description.hash:
+        raise InputError(f"{folder} was changed: its hash is not that of what it describes.")
+    if isinstance(given, EndpointClassifier):
+        if dataclasses.replace(given.function, url=url) != function:
+            raise InputError(
+                f"The given endpoint is asked in another way than {folder} describes: "
+                f"{given.function}, where recorded is {function}."
+            )
+        return EndpointClassifier(function, given.client)
+    if given is None and trusted:
+        given = url
+    if not isinstance(given, str):
+        raise InputError(
+            f"{folder} describes the endpoint {url}, which is not asked unless you say so: name "
+            "it, or where it is now, with --weights URL, or with classifier= in Python."
+        )
+    try:
+        check_endpoint(given)
+    except ValueError as error:
+        raise InputError(f"The given URL cannot be used: {error}.") from None
+    variable = TOKEN_VARIABLE if TOKEN_VARIABLE in os.environ else None
+    settings = recorded.model_copy(update={"token_variable": variable, "query_budget": None})
+    return EndpointClassifier(function, client_of(given, settings, None))
 
 
 def _require_trust(

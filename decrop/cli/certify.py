@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,8 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from decrop.cli.options import AsJson, Assignments, ClassifierWeights, DatasetPath, TrustCode
+from decrop.cli.options import (
+    AsJson,
+    Assignments,
+    ClassifierWeights,
+    DatasetPath,
+    QueryCount,
+    TrustCode,
+)
 from decrop.cli.output import accuracy_table, console, print_json, progress_bars
+from decrop.cli.queries import queries_document, queries_shown, refuse_queries
 from decrop.config import DenoiserSettings, TrialConfig
 from decrop.errors import InputError
 
@@ -27,6 +36,19 @@ if TYPE_CHECKING:
 
 # What the denoiser and the classifier of a bundle do not depend on.
 _CHANGEABLE = ("certification", "execution", "seed")
+# How an endpoint is asked, which does not decide what it answers.
+_CHANGEABLE_OF_ENDPOINTS = tuple(
+    f"classifier.endpoint.{name}"
+    for name in (
+        "batch_size",
+        "concurrency",
+        "requests_per_second",
+        "timeout_seconds",
+        "retries",
+        "token_variable",
+        "query_budget",
+    )
+)
 
 
 def certify(
@@ -44,6 +66,7 @@ def certify(
     dataset_path: DatasetPath = None,
     weights: ClassifierWeights = None,
     trust_code: TrustCode = False,
+    queries: QueryCount = None,
     helpers: Annotated[
         int, typer.Option(min=0, help="Processes of a Ray cluster that draw samples too.")
     ] = 0,
@@ -59,6 +82,9 @@ def certify(
     samples, and why no more were drawn. Counts are kept beside it until it is written, so that the
     same command goes on after it was killed.
 
+    Of a classifier behind an endpoint the images asked are counted beside it too, in a file that
+    stays (--queries names another). How many may be asked is said first.
+
     Example: [bold]decrop certify runs/digits/bundle --set certification.max_samples=20000[/bold]
     """
     from decrop.certification import (
@@ -70,17 +96,23 @@ def certify(
     )
     from decrop.files import write_whole
     from decrop.result import Scores
+    from decrop.smoothing.asking import endpoint_of
     from decrop.smoothing.execution import resolve_device
 
     if address is not None and not helpers:
         raise InputError(f"--address {address} needs --helpers, the processes that draw there.")
     provider = _cluster_provider() if helpers else None
+    ledger = queries or out.with_name(f"{out.name}.queries")
     config, network, images, class_count = _load(
-        target, list(assignments or []), dataset_path, weights, trust_code
+        target, list(assignments or []), dataset_path, weights, trust_code, ledger
     )
+    endpoint = endpoint_of(network)
+    refuse_queries(queries, endpoint)
+    if endpoint is not None and helpers:
+        raise InputError(f"--helpers {helpers}: an endpoint is asked by one process alone.")
     counts, execution = (out.with_name(f"{out.name}.{part}") for part in ("counts", "execution"))
     samplers = provider(config, helpers, address) if provider else nullcontext()
-    with samplers as on_cluster, progress_bars() as bars:
+    with queries_shown(endpoint), samplers as on_cluster, progress_bars() as bars:
         config = with_recorded_batch_size(
             config, network, images, class_count=class_count, path=execution
         )
@@ -94,6 +126,7 @@ def certify(
             make_sampler=on_cluster or local_sampler(config),
             journal=counts,
             on_certified=bars.certification("certifying"),
+            on_queries=lambda plan: console.print(f"{plan}", highlight=False, soft_wrap=True),
         )
     write_whole(out, table.write_tsv)
     for path in (counts, execution):
@@ -114,6 +147,7 @@ def certify(
                 "certified_accuracy": scores.certified_accuracy,
                 "samples": samples,
                 "precision": precision_of(config),
+                **queries_document(endpoint),
             }
         )
 
@@ -122,35 +156,56 @@ def _load(
     target: str,
     assignments: list[str],
     dataset_path: str | None,
-    weights: Path | None,
+    weights: str | None,
     trust_code: bool,
+    ledger: Path,
 ) -> "tuple[TrialConfig, nn.Module, LabelledImages, int]":
     """Return settings, network to certify, images and number of classes."""
     from decrop.bundle import load_bundle
     from decrop.cache import ContentCache
+    from decrop.classifiers.endpoint import EndpointClassifier, endpoint_classifier
+    from decrop.classifiers.stored import file_or_url
     from decrop.cli.settings import change, load_trial
     from decrop.data.datasets import load_dataset
     from decrop.data.limited import evenly_spaced
     from decrop.inputs import load_inputs
     from decrop.smoothing.execution import resolve_device
+    from decrop.smoothing.rejecting import check_certificate
 
+    given = file_or_url(weights)
     if Path(target).is_dir():
-        refuse_what_a_bundle_fixes(assignments)
+        changeable = (*_CHANGEABLE, *_CHANGEABLE_OF_ENDPOINTS)
+        refuse_what_a_bundle_fixes(assignments, changeable=changeable)
     if dataset_path is not None:
         assignments = [*assignments, f"dataset.path={dataset_path}"]
     if Path(target).is_dir():
-        bundle = load_bundle(Path(target), classifier=weights, trust_code=trust_code)
+        bundle = load_bundle(Path(target), classifier=given, trust_code=trust_code)
         config = change(bundle.config, assignments)
         test = load_dataset(config.dataset).test
         images = evenly_spaced(test, config.certification.test_images)
+        if isinstance(bundle.classifier, EndpointClassifier):
+            asked = config.classifier.asked
+            assert asked is not None  # the bundle's source is an endpoint
+            token = asked.token_variable or bundle.classifier.client.settings.token_variable
+            asked = asked.model_copy(update={"token_variable": token})
+            bundle = replace(bundle, classifier=bundle.classifier.asked_as(asked, ledger))
         return config, bundle.network, images, len(bundle.class_names)
-    if weights is not None:
+    if isinstance(given, Path):
         # Presets may train the classifier, in place of which these weights are.
-        given = ("classifier.training=null", f"classifier.weights={weights}")
-        assignments = [*assignments, *given]
+        replaced = ("classifier.training=null", f"classifier.weights={weights}")
+        assignments = [*assignments, *replaced]
+    elif given is not None:
+        replaced = ("classifier.training=null", f"classifier.source={given}")
+        assignments = [*assignments, *replaced]
     config = load_trial(target, assignments)
     # A trial without a denoiser would train the classifier itself; here it is an input.
     config = config.model_copy(update={"denoiser": DenoiserSettings()})
+    if config.classifier.asked is not None:
+        check_certificate(config.certification.certificate, rejecting=False)
+        dataset = load_dataset(config.dataset)
+        images = evenly_spaced(dataset.test, config.certification.test_images)
+        endpoint = endpoint_classifier(config.classifier, dataset, ledger)
+        return config, endpoint, images, dataset.class_count
     with TemporaryDirectory() as cache:
         device = resolve_device(config.execution.device)
         inputs = load_inputs(config, ContentCache(Path(cache)), device)
@@ -163,10 +218,11 @@ def refuse_what_a_bundle_fixes(
     """Raise InputError for assignments to settings that the files of a bundle depend on."""
     for assignment in assignments:
         key = assignment.partition("=")[0].strip()
-        if key.split(".")[0] not in changeable and key != "dataset.path":
+        allowed = key.split(".")[0] in changeable or key in changeable
+        if not allowed and key != "dataset.path":
             raise InputError(
                 f"--set {key}: the bundle fixes it; what can be changed is in "
-                f"{', '.join(changeable)}, and dataset.path."
+                f"{', '.join(name for name in changeable if '.' not in name)}, and dataset.path."
             )
 
 

@@ -13,6 +13,7 @@ from decrop.errors import InputError
 
 if TYPE_CHECKING:
     from decrop.bundle import Bundle
+    from decrop.classifiers.stored import file_or_url
     from decrop.data.limited import LimitedData
     from decrop.evaluation.table import CertificateTable
 
@@ -50,7 +51,7 @@ def figures(
     from decrop.trial_files import ACCURACY_FIGURE, TRAINING_FIGURE, save_figure
 
     _refuse_folder(to, bundle)
-    loaded = load_bundle(bundle, classifier=weights, trust_code=trust_code)
+    loaded = load_bundle(bundle, classifier=file_or_url(weights), trust_code=trust_code)
     alone = loaded.config.trains_classifier
     name = "this classifier" if alone else "this denoiser"
     tables = {name: loaded.certificates, **_other_tables(compare or [])}
@@ -111,7 +112,7 @@ def _draw_samples(bundle: "Bundle", limited: "LimitedData", class_number: int, t
     config = bundle.config
     with TemporaryDirectory() as folder:
         samples = stage_one(
-            bundle.classifier,
+            bundle.white_box,
             limited,
             config.boundary,
             config.interpolation,
@@ -124,7 +125,7 @@ def _draw_samples(bundle: "Bundle", limited: "LimitedData", class_number: int, t
         config,
         samples,
         limited.all.labels,
-        bundle.classifier,
+        bundle.white_box,
         bundle.denoiser,
         bundle.class_names,
         shown_class=class_number,

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
-from decrop.cli.options import AsJson, Assignments
+from decrop.cli.options import AsJson, Assignments, QueryCount
 from decrop.cli.output import accuracy_cell, console, print_json, progress_bars
+from decrop.cli.queries import queries_document, queries_shown, refuse_queries
 
 if TYPE_CHECKING:
     from decrop.config import TrialConfig
@@ -21,7 +22,7 @@ def inspect(
         typer.Argument(
             help="Settings (digits, cifar10, a YAML file), or a classifier.source, whose other "
             "settings --set gives: resnet18, module:function, timm/NAME, torchvision/NAME, "
-            "FILE.pt2."
+            "FILE.pt2, http(s)://HOST/PATH of an endpoint."
         ),
     ],
     assignments: Assignments = None,
@@ -33,30 +34,57 @@ def inspect(
         Literal["train", "test"],
         typer.Option(help="Whose images the accuracies are of; test data should choose nothing."),
     ] = "train",
-    images: Annotated[int, typer.Option(min=1, help="How many, evenly spaced.")] = 500,
+    images: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many, evenly spaced; 500, of an endpoint 50 by default."),
+    ] = None,
     draws: Annotated[int, typer.Option(min=1, help="Of noise, of each image and sigma.")] = 4,
+    queries: QueryCount = None,
     as_json: AsJson = False,
 ) -> None:
     """Print what is understood of a classifier, and its accuracy under noise.
+
+    Of an endpoint it says first how many images it asks for.
 
     Example: [bold]decrop inspect mymodels:resnet --dataset cifar10 --set
     classifier.arguments.depth=18[/bold]
     """
     from decrop.cache import ContentCache
+    from decrop.classifiers.endpoint import endpoint_classifier
+    from decrop.classifiers.stored import AnyClassifier
     from decrop.data.datasets import load_dataset
     from decrop.data.limited import evenly_spaced
-    from decrop.inspection import inspect_classifier
+    from decrop.inspection import inspect_classifier, most_inspection_queries
+    from decrop.smoothing.asking import endpoint_of
     from decrop.smoothing.execution import resolve_device
+    from decrop.smoothing.queries import QueryPlan
     from decrop.training.trained_classifier import load_classifier
 
     config = _settings(target, list(assignments or []), dataset, dataset_path)
+    classifier: AnyClassifier
     with console.status("loading data and classifier"), TemporaryDirectory() as cache:
         data = load_dataset(config.dataset)
-        classifier = load_classifier(
-            config, data, ContentCache(Path(cache)), resolve_device(config.execution.device)
-        ).cpu()
-        chosen = evenly_spaced(data.train if split == "train" else data.test, images)
-    with progress_bars() as bars:
+        if config.classifier.asked is not None:
+            classifier = endpoint_classifier(config.classifier, data, queries)
+        else:
+            classifier = load_classifier(
+                config, data, ContentCache(Path(cache)), resolve_device(config.execution.device)
+            ).cpu()
+        count = images or (500 if config.classifier.asked is None else 50)
+        chosen = evenly_spaced(data.train if split == "train" else data.test, count)
+    endpoint = endpoint_of(classifier)
+    refuse_queries(queries, endpoint)
+    if endpoint is not None:
+        plan = QueryPlan(
+            url=endpoint.url,
+            most=most_inspection_queries(len(chosen), draws),
+            kept=0,
+            left=endpoint.client.ledger.left(),
+            exact=True,
+        )
+        console.print(f"{plan}", highlight=False, soft_wrap=True)
+        plan.check()
+    with queries_shown(endpoint), progress_bars() as bars:
         found = inspect_classifier(
             config.classifier,
             config,
@@ -68,7 +96,7 @@ def inspect(
         )
     console.print(_table(found))
     if as_json:
-        print_json(found.to_json())
+        print_json({**found.to_json(), **queries_document(endpoint)})
 
 
 def _settings(
@@ -101,17 +129,12 @@ def _table(found: "Inspection") -> Table:
     if found.arguments:
         network += " with " + ", ".join(f"{k}={v!r}" for k, v in found.arguments.items())
     channels, *size = found.image_shape
-    resized = "" if list(found.input_size) == size else ", resized (bilinear, antialiased)"
-    order = f", {found.channel_order}" if channels == 3 else ""
-    own = " (none: it standardises for itself)" if _unchanged(found) else ""
-    rows = {
-        "network": network,
-        "parameters": f"{found.parameters:,}",
-        "images": f"{channels} x {' x '.join(map(str, size))}, {found.classes} classes",
-        "input": f"{channels} x {' x '.join(map(str, found.input_size))}{order}{resized}",
-        "mean": ", ".join(f"{value:.4g}" for value in found.mean) + own,
-        "standard deviation": ", ".join(f"{value:.4g}" for value in found.std),
-        "features": f"{found.features}, the input of {found.feature_layer}",
+    rows = {"network": network}
+    if found.parameters is not None:
+        rows["parameters"] = f"{found.parameters:,}"
+    rows["images"] = f"{channels} x {' x '.join(map(str, size))}, {found.classes} classes"
+    rows |= _input_rows(found)
+    rows |= {
         "accuracy, %": f"of {found.images} images of the {found.split} split",
         "  without noise": accuracy_cell(found.clean_accuracy, found.images),
         **{
@@ -126,5 +149,18 @@ def _table(found: "Inspection") -> Table:
     return table
 
 
-def _unchanged(found: "Inspection") -> bool:
-    return set(found.mean) == {0.0} and set(found.std) == {1.0}
+def _input_rows(found: "Inspection") -> dict[str, str]:
+    """Return what is done to images and read of the network, where that is known."""
+    if found.mean is None or found.std is None:
+        return {}
+    channels, *size = found.image_shape
+    resized = "" if list(found.input_size) == size else ", resized (bilinear, antialiased)"
+    order = f", {found.channel_order}" if channels == 3 else ""
+    unchanged = set(found.mean) == {0.0} and set(found.std) == {1.0}
+    own = " (none: it standardises for itself)" if unchanged else ""
+    return {
+        "input": f"{channels} x {' x '.join(map(str, found.input_size))}{order}{resized}",
+        "mean": ", ".join(f"{value:.4g}" for value in found.mean) + own,
+        "standard deviation": ", ".join(f"{value:.4g}" for value in found.std),
+        "features": f"{found.features}, the input of {found.feature_layer}",
+    }

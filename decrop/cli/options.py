@@ -19,10 +19,19 @@ DatasetPath = Annotated[
     typer.Option(help="Folder of the dataset; bundles do not record where it lay."),
 ]
 ClassifierWeights = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--weights",
-        help="safetensors (or .pt2) file of the classifier, where the target names or holds none.",
+        help="safetensors (or .pt2) file of the classifier, or http(s) URL of the endpoint that "
+        "it is behind, where the target names or holds none.",
+    ),
+]
+QueryCount = Annotated[
+    Path | None,
+    typer.Option(
+        "--queries",
+        help="File that counts the images asked of an endpoint, against its query_budget too; "
+        "other commands may share it.",
     ),
 ]
 TrustCode = Annotated[

@@ -53,6 +53,7 @@ def train(
     """
     from decrop.bundle import load_bundle
     from decrop.bundle.rejecting import add_rejector
+    from decrop.classifiers.stored import file_or_url
     from decrop.cli.settings import change
     from decrop.trial_folder import TrialFolder
 
@@ -64,7 +65,7 @@ def train(
     if dataset_path is not None:
         others.append(f"dataset.path={dataset_path}")
     rejector_settings = _rejector_settings(settings, own)
-    loaded = load_bundle(bundle, classifier=weights)
+    loaded = load_bundle(bundle, classifier=file_or_url(weights))
     config = change(loaded.config, [*_CERTIFICATE, *others])
     with progress_bars() as bars:
         made = add_rejector(

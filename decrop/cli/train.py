@@ -2,17 +2,15 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from decrop.cli.options import AsJson, Assignments
 from decrop.cli.output import accuracy_table, console, print_json, progress_bars
+from decrop.cli.queries import queries_document, queries_shown
 from decrop.config import TrialConfig
 from decrop.errors import InputError
-
-if TYPE_CHECKING:
-    from decrop.inputs import TrialInputs
 
 # Counts what an endpoint is asked, in the folder of a run.
 QUERIES = "queries.json"
@@ -40,9 +38,9 @@ def train(
     from decrop.data.datasets import load_dataset
     from decrop.files import read_json
     from decrop.inputs import check_inputs, load_inputs
-    from decrop.query_plan import plan_queries
     from decrop.result import TrialResult
     from decrop.smoothing.execution import resolve_device
+    from decrop.total_queries import total_queries
     from decrop.trial import certify_undefended, run_trial, stopping_epoch
     from decrop.trial_folder import TrialFolder
 
@@ -67,7 +65,7 @@ def train(
     queries = None
     if config.classifier.asked is not None:
         check_inputs(config)
-        queries = plan_queries(config, load_dataset(config.dataset), certifications=2)
+        queries = total_queries(config, load_dataset(config.dataset), certifications=2)
     if queries is None:
         with console.status("loading data and classifier"):
             inputs = load_inputs(config, cache, device)
@@ -84,7 +82,7 @@ def train(
                 on_step=bars.counted("training the surrogate, steps"),
             )
     console.print(f"folder: {out}", soft_wrap=True, highlight=False)
-    with progress_bars() as bars:
+    with queries_shown(inputs.target), progress_bars() as bars:
         pretraining = None if config.prior.kind == "none" else bars.counted("pretraining, steps")
         if config.training.early_stopping:
             for _ in run_trial(
@@ -121,8 +119,14 @@ def train(
         export_bundle(folder, inputs.protected, inputs.class_names, bundle, origin=_ORIGIN)
     rows = {"denoiser": result.scores, "no denoiser": reference.scores}
     console.print(accuracy_table("Certified accuracy on test images, % (95 % interval)", rows))
-    if queries is not None:
-        _print_asked(inputs, out / QUERIES)
+    if inputs.agreement is not None:
+        console.print(
+            "certified on the endpoint; trained through a surrogate that agrees with it on "
+            f"{100 * inputs.agreement:.1f} % of {int(inputs.limited.held_out_mask.sum())} held-out "
+            "images",
+            soft_wrap=True,
+            highlight=False,
+        )
     console.print(f"bundle: {bundle}", soft_wrap=True, highlight=False)
     if as_json:
         print_json(
@@ -130,20 +134,9 @@ def train(
                 "bundle": str(bundle),
                 "denoiser": result.to_json(),
                 "undefended": reference.to_json(),
+                **queries_document(inputs.target),
             }
         )
-
-
-def _print_asked(inputs: "TrialInputs", ledger: Path) -> None:
-    from decrop.classifiers.endpoint.ledger import QueryLedger
-
-    console.print(
-        f"certified on the endpoint; trained through a surrogate that agrees with it on "
-        f"{100 * (inputs.agreement or 0):.1f} % of {int(inputs.limited.held_out_mask.sum())} "
-        f"held-out images; asked about {QueryLedger(ledger).spent().asked:,} images in all",
-        soft_wrap=True,
-        highlight=False,
-    )
 
 
 def _settings(path: Path) -> TrialConfig:

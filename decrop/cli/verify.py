@@ -24,11 +24,15 @@ def verify(
     Example: [bold]decrop verify runs/digits/bundle[/bold]
     """
     from decrop.bundle import load_bundle, verify_bundle
+    from decrop.classifiers.stored import file_or_url
 
-    loaded = load_bundle(bundle, classifier=weights, trust_code=trust_code)
+    loaded = load_bundle(bundle, classifier=file_or_url(weights), trust_code=trust_code)
     with progress_bars() as bars:
         identical = verify_bundle(
-            loaded, dataset_path=dataset_path, on_certified=bars.certification("certifying")
+            loaded,
+            dataset_path=dataset_path,
+            on_certified=bars.certification("certifying"),
+            on_queries=lambda plan: console.print(f"{plan}", highlight=False, soft_wrap=True),
         )
     recorded = len(loaded.certificates.idx)
     if identical == recorded:

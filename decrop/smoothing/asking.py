@@ -4,6 +4,7 @@ import dataclasses
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any
 
 import numpy as np
 import torch
@@ -138,7 +139,7 @@ class AskingSampler:
             if not computed and not asked:
                 break
             try:
-                done, _ = wait([*computed, *asked], return_when=FIRST_COMPLETED)
+                done = _first_completed(set[Future[Any]]().union(computed, asked))
             except KeyboardInterrupt as interrupt:
                 if failure is not None:
                     raise
@@ -179,3 +180,7 @@ class AskingSampler:
         parts = classes.split([len(chunk) for chunk in images])
         counts = [torch.bincount(part, minlength=self._class_count + 1) for part in parts]
         return [row for row, _ in chunks], torch.stack(counts).numpy()
+
+
+def _first_completed(futures: set[Future[Any]]) -> set[Future[Any]]:
+    return wait(futures, return_when=FIRST_COMPLETED).done

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -112,7 +112,7 @@ class RecordedSampler:
 
     def _drawn(
         self, missing: Mapping[RequestKey, CountRequest]
-    ) -> Iterator[tuple[list[RequestKey], NDArray[np.int64]]]:
+    ) -> Generator[tuple[list[RequestKey], NDArray[np.int64]], None, None]:
         """Ask the other sampler, and yield the counts as they come."""
         keys, requests = list(missing), list(missing.values())
         if not isinstance(self._sampler, AskingSampler):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from decrop.errors import InputError
-from decrop.query_plan import OPENING, QueryPlan
+from decrop.total_queries import OPENING, TotalQueries
 from tests.decrop.black_boxes import URL
 from tests.tune.runs import TINY, write_sweep
 from tune.cluster import Claim, Claims, ClusterSize
@@ -35,7 +35,7 @@ def sweep(folder: Path, document: dict[str, Any] | None = None, **changes: Any) 
     return load_sweep(str(write_sweep(folder, document, trial=trial, **changes)))
 
 
-def queries(loaded: SweepConfig) -> QueryPlan:
+def queries(loaded: SweepConfig) -> TotalQueries:
     found = sweep_queries(loaded)
     assert found is not None
     return found

@@ -24,7 +24,8 @@ FAILED, OUT_OF_TIME = 1, 3
 # Ray and MLflow take seconds to import, and may not be installed; commands that need them import
 # what uses them, so that `decrop --help` and the other commands do without.
 if TYPE_CHECKING:
-    from decrop.query_plan import QueryPlan
+    from decrop.total_queries import TotalQueries
+    from tune.directory import SweepDirectory
     from tune.leaderboard.entries import Entry
     from tune.sweep import SweepOutcome, SweepStoppedError
     from tune.sweep_file import SweepConfig
@@ -157,7 +158,7 @@ def _dry_run(loaded: Any, address: str | None, *, as_json: bool) -> None:
         print_json(asdict(plan))
 
 
-def _of_a_black_box(queries: "QueryPlan | None") -> list[str]:
+def _of_a_black_box(queries: "TotalQueries | None") -> list[str]:
     return [] if queries is None else [f"{queries.sentence()}; its time comes on top"]
 
 
@@ -183,6 +184,7 @@ def _show_outcome(run: Any, *, as_json: bool) -> None:
     print_tables([accuracy_table(outcome.leaderboard, decimals=INTERVAL_DECIMALS)])
     console.print(outcome.leaderboard.summary, highlight=False)
     directory = outcome.directory
+    _say_asked(directory)
     command = dashboard_command(directory)
     url = None
     if outcome.experiment_id is not None:
@@ -200,6 +202,19 @@ def _show_outcome(run: Any, *, as_json: bool) -> None:
         print_json(_outcome_json(outcome, url))
 
 
+def _say_asked(directory: "SweepDirectory") -> None:
+    from decrop.classifiers.endpoint import QueryLedger
+
+    if directory.queries_path.exists():
+        spent = QueryLedger(directory.queries_path).spent()
+        console.print(
+            f"asked the endpoint for {spent.asked:,} images so far (counted in "
+            f"{directory.queries_path})",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
 def _show_standing(stopped: "SweepStoppedError") -> int:
     """Say what a stopped sweep has found, and return the exit code of why it stopped."""
     from tune.leaderboard.standing import standing_tables
@@ -209,6 +224,7 @@ def _show_standing(stopped: "SweepStoppedError") -> int:
     print_tables(tables)
     if not tables:
         console.print("no trial has finished yet", highlight=False)
+    _say_asked(stopped.directory)
     code, why = {
         "interrupted": (INTERRUPTED, "stopped"),
         "time": (OUT_OF_TIME, "stopped after --max-hours"),

@@ -3,13 +3,15 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from decrop.classifiers.endpoint.asking import ask
 from decrop.classifiers.endpoint.client import EndpointClient
+from decrop.classifiers.endpoint.ledger import QueryLedger
 from decrop.classifiers.endpoint.pixels import as_sent
 from decrop.config import EndpointSettings
 from decrop.config.endpoint import Answers, Pixels, Protocol, Scale
@@ -139,6 +141,15 @@ class EndpointClassifier(nn.Module):
     def content_hash(self) -> str:
         """Hash what determines the predictions, as far as it is known: not the weights behind."""
         return self.function.content_hash()
+
+    def asked_as(self, settings: EndpointSettings, ledger_path: Path | None) -> Self:
+        """Return the same function, asked by other settings and counted in another file."""
+        ledger = QueryLedger(
+            ledger_path,
+            budget=settings.query_budget,
+            requests_per_second=settings.requests_per_second,
+        )
+        return type(self)(self.function, EndpointClient(self.url, settings, ledger))
 
     def recorded(self) -> EndpointSettings:
         """Return the settings to record: with what was found out, without what is this user's."""

@@ -23,6 +23,8 @@ from decrop.classifiers.endpoint.ledger import QueryLedger
 from decrop.config import EndpointSettings
 from decrop.errors import InputError
 
+# Holds the bearer token of an endpoint that a bundle names, where the user has no settings.
+TOKEN_VARIABLE = "DECROP_ENDPOINT_TOKEN"
 # Too many requests, and what servers say that are starting, overloaded or broken for a moment.
 _RETRIED = (429, 500, 502, 503, 504)
 # Seconds before the second repetition; each further one waits twice as long, up to the most.

@@ -6,7 +6,7 @@ from decrop.cli.settings import load_trial
 from decrop.config import TrialConfig
 from decrop.data.datasets import load_dataset
 from decrop.errors import InputError
-from decrop.query_plan import OPENING, QueryPlan, plan_queries
+from decrop.total_queries import OPENING, TotalQueries, total_queries
 from tests.decrop.black_boxes import URL
 
 BLACK_BOX = (
@@ -27,9 +27,9 @@ def settings(*assignments: str) -> TrialConfig:
     return load_trial("digits", [*BLACK_BOX, *assignments])
 
 
-def plan(*assignments: str, certifications: int = 2) -> QueryPlan:
+def plan(*assignments: str, certifications: int = 2) -> TotalQueries:
     config = settings(*assignments)
-    found = plan_queries(config, load_dataset(config.dataset), certifications=certifications)
+    found = total_queries(config, load_dataset(config.dataset), certifications=certifications)
     assert found is not None
     return found
 
@@ -51,7 +51,7 @@ def test_no_more_images_are_planned_than_there_are() -> None:
 
 def test_a_white_box_is_asked_nothing() -> None:
     config = load_trial("digits", [])
-    assert plan_queries(config, load_dataset(config.dataset), certifications=2) is None
+    assert total_queries(config, load_dataset(config.dataset), certifications=2) is None
 
 
 def budget(images: int) -> str:

@@ -13,7 +13,7 @@ OPENING = 2
 
 
 @dataclass(frozen=True)
-class QueryPlan:
+class TotalQueries:
     """The most that is asked of a black box.
 
     Attributes:
@@ -83,9 +83,9 @@ class QueryPlan:
             )
 
 
-def plan_queries(
+def total_queries(
     config: TrialConfig, dataset: Dataset, *, certifications: int, stealing: bool = True
-) -> QueryPlan | None:
+) -> TotalQueries | None:
     """Plan the questions to a trial's black box; None where its classifier is none.
 
     Args:
@@ -98,7 +98,7 @@ def plan_queries(
     if asked is None:
         return None
     certification = config.certification
-    return QueryPlan(
+    return TotalQueries(
         source=config.classifier.source,
         opening=OPENING,
         stealing=queries_of_stealing(config, dataset) if stealing else 0,
