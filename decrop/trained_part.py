@@ -213,6 +213,7 @@ class ClassifierPart:
     def restore(self, folder: TrialFolder) -> None:
         """Take the classifier's weights."""
         kept, _ = load_stored_classifier(folder.classifier_path)
+        assert isinstance(kept, Classifier)  # `save` wrote it
         self.classifier.network.load_state_dict(kept.network.state_dict())
 
     def draw(self, folder: TrialFolder) -> None:
