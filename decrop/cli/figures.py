@@ -13,7 +13,6 @@ from decrop.errors import InputError
 
 if TYPE_CHECKING:
     from decrop.bundle import Bundle
-    from decrop.classifiers.stored import file_or_url
     from decrop.data.limited import LimitedData
     from decrop.evaluation.table import CertificateTable
 
