@@ -130,7 +130,8 @@ class QueryLedger:
                 yield
                 return
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{self.path}.lock", poll_interval=_POLL_SECONDS):
+            lock = self.path.with_name(f".{self.path.name}.lock")
+            with FileLock(lock, poll_interval=_POLL_SECONDS):
                 yield
 
     def _write(self, spent: Spent) -> None:
