@@ -26,7 +26,7 @@ class Spent:
     Attributes:
         asked: images that were sent, repeated ones included, or are about to be.
         answered: images that were answered as they must be.
-        requests: that were sent.
+        requests: that were sent, or tried to be.
         retries: how many of them repeated another one.
         next_send: before which no request goes out, in seconds since 1970.
     """

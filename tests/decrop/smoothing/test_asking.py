@@ -21,6 +21,7 @@ from decrop.classifiers.endpoint import (
 from decrop.config import ClassifierSettings
 from decrop.errors import InputError
 from decrop.seeds import seeded_globals
+from decrop.smoothing import asking
 from decrop.smoothing.asking import AskingSampler, endpoint_of
 from decrop.smoothing.journal import RecordedSampler
 from decrop.smoothing.queries import QueryPlan
@@ -203,6 +204,27 @@ def test_what_is_under_way_when_one_fails_is_kept(tmp_path: Path) -> None:
             with pytest.raises(EndpointError, match="status 400"):
                 sampler.class_counts(REQUESTS)
             assert sampler.draws == sum(endpoint.answered.values()) - 1 > 0
+        assert classifier.client.ledger.spent().asked == endpoint.images
+
+
+def test_what_is_under_way_at_ctrl_c_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = asking._first_completed
+    interrupts = [KeyboardInterrupt()]
+
+    def interrupted(futures: Any) -> Any:
+        if endpoint.images > 1 and interrupts:
+            raise interrupts.pop()
+        return waits(futures)
+
+    monkeypatch.setattr(asking, "_first_completed", interrupted)
+    with serving(labels_of(NETWORK), seconds=0.1) as endpoint:
+        classifier = opened(endpoint, concurrency=2)
+        with recorded(tmp_path / "counts", classifier) as sampler:
+            with pytest.raises(KeyboardInterrupt):
+                sampler.class_counts(REQUESTS)
+            assert DRAWS > sampler.draws == sum(endpoint.answered.values()) - 1 > 0
         assert classifier.client.ledger.spent().asked == endpoint.images
 
 
