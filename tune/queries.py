@@ -73,7 +73,7 @@ def _datasets(configs: Sequence[TrialConfig]) -> dict[DatasetSettings, Dataset]:
 
 def _distinct(configs: Sequence[TrialConfig]) -> list[TrialConfig]:
     """Return one of the configs of each surrogate's images."""
-    found: dict[tuple[object, ...], TrialConfig] = {}
+    found: dict[object, TrialConfig] = {}
     for config in configs:
         surrogate = config.classifier.surrogate
         if config.classifier.asked is not None and surrogate is not None:

@@ -107,7 +107,7 @@ def certify(
         target, list(assignments or []), dataset_path, weights, trust_code, ledger
     )
     endpoint = endpoint_of(network)
-    refuse_queries(queries, endpoint)
+    refuse_queries(queries, asked=endpoint is not None)
     if endpoint is not None and helpers:
         raise InputError(f"--helpers {helpers}: an endpoint is asked by one process alone.")
     counts, execution = (out.with_name(f"{out.name}.{part}") for part in ("counts", "execution"))

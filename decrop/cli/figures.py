@@ -46,6 +46,7 @@ def figures(
     Example: [bold]decrop figures runs/digits/bundle --to runs/digits/figures[/bold]
     """
     from decrop.bundle import limited_data_of, load_bundle
+    from decrop.classifiers.stored import file_or_url
     from decrop.evaluation.plots import certificates_figure, training_curves_figure
     from decrop.trial_files import ACCURACY_FIGURE, TRAINING_FIGURE, save_figure
 

@@ -61,6 +61,7 @@ def inspect(
     from decrop.training.trained_classifier import load_classifier
 
     config = _settings(target, list(assignments or []), dataset, dataset_path)
+    refuse_queries(queries, asked=config.classifier.asked is not None)
     classifier: AnyClassifier
     with console.status("loading data and classifier"), TemporaryDirectory() as cache:
         data = load_dataset(config.dataset)
@@ -73,7 +74,6 @@ def inspect(
         count = images or (500 if config.classifier.asked is None else 50)
         chosen = evenly_spaced(data.train if split == "train" else data.test, count)
     endpoint = endpoint_of(classifier)
-    refuse_queries(queries, endpoint)
     if endpoint is not None:
         plan = QueryPlan(
             url=endpoint.url,

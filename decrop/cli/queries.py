@@ -33,9 +33,9 @@ def queries_shown(endpoint: "EndpointClassifier | None") -> Iterator[None]:
             )
 
 
-def refuse_queries(queries: Path | None, endpoint: "EndpointClassifier | None") -> None:
-    """Raise InputError where a count of queries is named, but nothing is asked."""
-    if endpoint is None and queries is not None:
+def refuse_queries(queries: Path | None, *, asked: bool) -> None:
+    """Raise InputError where a count of queries is named, but no endpoint is asked."""
+    if queries is not None and not asked:
         raise InputError(f"--queries {queries} is of endpoints, but none is asked here.")
 
 

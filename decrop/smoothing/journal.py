@@ -123,7 +123,7 @@ class RecordedSampler:
                 yield [keys[row] for row in rows], counts
         except RunError as error:
             raise type(error)(
-                f"{error} What was answered is kept in {self._path}; the same command goes on."
+                f"{error} What was answered is kept in {self._path}; the next run goes on from it."
             ) from None
 
     def _write(self, records: Records) -> None:

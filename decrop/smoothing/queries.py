@@ -43,7 +43,7 @@ class QueryPlan:
         kept = f" ({self.kept:,} are answered already)" if self.kept else ""
         if self.left is None:
             return f"{asked}{kept}; there is no classifier.endpoint.query_budget"
-        budget = f"; {self.left:,} are left of the budget"
-        return f"{asked}{kept}{budget}" + (
-            "" if self.within_budget else ", so it may stop before its end, which keeps the counts"
-        )
+        said = f"{asked}{kept}; {self.left:,} are left of the budget"
+        if self.exact or self.within_budget:
+            return said
+        return f"{said}, so it may stop before its end, and go on from there with a larger one"

@@ -1,4 +1,4 @@
-"""More trials for a sweep."""
+"""More trials or queries for a sweep."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -7,8 +7,8 @@ import pytest
 
 from decrop.errors import InputError
 from tune.directory import SweepRecord
-from tune.extension import extended
-from tune.space import total_trials
+from tune.extension import extended, with_query_budget
+from tune.space import reference_config, total_trials
 from tune.sweep_file import SweepConfig
 
 SPACE = {"training.loss_weights.cosine": {"uniform": [0, 8]}}
@@ -51,3 +51,12 @@ def test_a_sweep_gets_another_number_of_trials_and_keeps_the_rest(trials: int) -
 def test_what_cannot_be_extended_is_refused(given: Any, trials: int, said: str) -> None:
     with pytest.raises(InputError, match=said):
         extended(record(**given), trials, existing=4)
+
+
+def test_a_budget_of_queries_is_raised_where_an_endpoint_is_asked() -> None:
+    classifier = {"source": "http://127.0.0.1:9/invocations", "surrogate": {}}
+    raised = with_query_budget(record(trial={"classifier": classifier}), 9000)
+    asked = reference_config(SweepConfig.model_validate(raised.sweep)).classifier.asked
+    assert asked is not None and asked.query_budget == 9000
+    with pytest.raises(InputError, match="--query-budget 9000: the sweep asks no endpoint"):
+        with_query_budget(record(), 9000)

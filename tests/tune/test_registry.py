@@ -132,6 +132,12 @@ def alive(url: str) -> bool:
     return True
 
 
+def served_model_command(model: str, port: int) -> list[str]:
+    """MLflow's own server of a model, in this environment."""
+    serve = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
+    return [*serve, "--model-uri", model, "--port", str(port)]
+
+
 @contextmanager
 def process(command: list[str], url: str, **variables: str) -> Iterator[None]:
     """A server in a process group of its own, from when it answers until it has ended."""
@@ -168,8 +174,7 @@ def test_the_champion_answers_over_http(directory: SweepDirectory, tmp_path: Pat
     dashboard = [*COMMAND, "dashboard", str(directory.path)]
     *_, printed = serving_commands(directory, NAME)
     assert printed.endswith("--port 5001") and "--env-manager local" in printed
-    served = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
-    served += ["--model-uri", f"models:/{NAME}@champion", "--port", str(serving_port)]
+    served = served_model_command(f"models:/{NAME}@champion", serving_port)
     with (
         process([*dashboard, "--port", str(port)], f"{tracking}/health"),
         process(

@@ -159,7 +159,6 @@ class EndpointClient:
                 preload_content=False,
             )
         except SSLError as error:
-            self.ledger.give_back(images)
             raise EndpointError(
                 f"{self.url} cannot be asked over TLS: {_one_line(error)}."
             ) from None

@@ -26,7 +26,7 @@ class Spent:
     Attributes:
         asked: images that were sent, repeated ones included, or are about to be.
         answered: images that were answered as they must be.
-        requests: that were sent.
+        requests: that were sent, or tried to be.
         retries: how many of them repeated another one.
         next_send: before which no request goes out, in seconds since 1970.
     """
@@ -130,7 +130,8 @@ class QueryLedger:
                 yield
                 return
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{self.path}.lock", poll_interval=_POLL_SECONDS):
+            lock = self.path.with_name(f".{self.path.name}.lock")
+            with FileLock(lock, poll_interval=_POLL_SECONDS):
                 yield
 
     def _write(self, spent: Spent) -> None:

@@ -155,6 +155,10 @@ def serving(
         daemon_threads = True
         block_on_close = False
 
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            # Of clients that are gone.
+            pass
+
     server = Server(("127.0.0.1", 0), Handler)
     endpoint.url = f"http://127.0.0.1:{server.server_port}/invocations"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
