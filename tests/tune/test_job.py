@@ -97,7 +97,8 @@ def test_inputs_are_shared_unless_trials_differ_in_them(
         "classifier.training.epochs": {"int": [1, 2]},
         "dataset.name": {"choice": ["digits"]},
     }
-    sweep = load_sweep(str(write_sweep(tmp_path, space={path: domains[path]})))
+    trained = {"classifier": {"training": {"trained_on": "without_held_out"}}}
+    sweep = load_sweep(str(write_sweep(tmp_path, space={path: domains[path]}, trial=trained)))
     assert shares_inputs(sweep) is shared
 
 

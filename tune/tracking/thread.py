@@ -1,19 +1,19 @@
-"""Tracking beside a sweep that runs."""
+"""Tracking beside what runs."""
 
 import logging
 import shlex
 import threading
 
 from tune.tracking.errors import one_line
-from tune.tracking.tracker import Tracker
+from tune.tracking.tracker import RunsTracker
 
 _logger = logging.getLogger(__name__)
 
 
 class TrackingThread:
-    """Syncs a sweep from one background thread, whatever happens to MLflow meanwhile."""
+    """Syncs from one background thread, whatever happens to MLflow meanwhile."""
 
-    def __init__(self, tracker: Tracker, interval: float = 10.0) -> None:
+    def __init__(self, tracker: RunsTracker, interval: float = 10.0) -> None:
         """Prepare a thread that syncs every `interval` seconds; `start` starts it."""
         self._tracker = tracker
         self._interval = interval
@@ -34,10 +34,10 @@ class TrackingThread:
         """Return what to tell the user if the last sync failed, None if MLflow is complete."""
         if self.last_error is None:
             return None
-        directory = shlex.quote(str(self._tracker.directory.path))
+        path = shlex.quote(str(self._tracker.shown.path))
         return (
-            f"MLflow does not show all of the sweep: {one_line(self.last_error)} "
-            f"Nothing is lost; catch up with: decrop sync {directory}"
+            f"MLflow does not show all of it: {one_line(self.last_error)} "
+            f"Nothing is lost; catch up with: decrop sync {path}"
         )
 
     def _run(self) -> None:
@@ -48,7 +48,7 @@ class TrackingThread:
     def _sync(self) -> None:
         try:
             self._tracker.sync()
-        except Exception as error:  # The sweep goes on, whatever the reason.
+        except Exception as error:  # What is tracked goes on, whatever the reason.
             if self.last_error is None:
                 _logger.warning("%s It is tried again every %g s.", error, self._interval)
             self.last_error = error
