@@ -35,7 +35,7 @@ class ClassifierFolder:
         path: the folder.
         settings_path: the settings, which `decrop certify` takes with the weights.
         checkpoint_path: the state to resume from, deleted at the end.
-        history_path: one record an epoch.
+        history_path: one record an epoch, while it trains.
         weights_path: the trained weights.
         report_path: losses and accuracies, written last.
     """
@@ -120,6 +120,7 @@ def train_classifier(
     }
     write_json(folder.report_path, report)
     folder.checkpoint_path.unlink(missing_ok=True)
+    folder.history_path.unlink(missing_ok=True)
     return report
 
 

@@ -1,5 +1,6 @@
 """A training that MLflow shows: of a classifier in its folder, or of a rejector for a bundle."""
 
+import shutil
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -78,6 +79,12 @@ class TrainingFolder:
     def write_record(self, record: TrainingRecord) -> None:
         """Write the record whole."""
         write_json(self.record_path, record.model_dump(mode="json"))
+
+    def forget(self) -> None:
+        """Remove what tracking keeps, and a folder that holds nothing else."""
+        shutil.rmtree(self.state_path)
+        if self.path.is_dir() and not any(self.path.iterdir()):
+            self.path.rmdir()
 
     def begin(self, experiment: str) -> TrainingRecord:
         """Write down that the training runs, unless it has ended, and return the record.

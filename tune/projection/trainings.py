@@ -74,7 +74,7 @@ class ClassifierTrainingSource:
                 if name.startswith(_OF_THE_CLASSIFIER)
             },
             tags=_classifier_tags(config, report),
-            history=_records(files.history_path),
+            history=report.get("epochs") or _records(files.history_path),
             measurements=_accuracies(report, record.ended or record.started),
             artifacts=existing(self._artifacts()),
         )

@@ -18,6 +18,7 @@ class TrackingThread:
         self._tracker = tracker
         self._interval = interval
         self._stop = threading.Event()
+        self._abandoned = False
         self._thread = threading.Thread(target=self._run, name="mlflow-tracking", daemon=True)
         self.last_error: Exception | None = None
 
@@ -29,6 +30,11 @@ class TrackingThread:
         """Sync once more, with everything written before this call, and end the thread."""
         self._stop.set()
         self._thread.join()
+
+    def abandon(self) -> None:
+        """End the thread without syncing once more."""
+        self._abandoned = True
+        self.stop()
 
     def closing_warning(self) -> str | None:
         """Return what to tell the user if the last sync failed, None if MLflow is complete."""
@@ -43,7 +49,8 @@ class TrackingThread:
     def _run(self) -> None:
         while not self._stop.wait(self._interval):
             self._sync()
-        self._sync()
+        if not self._abandoned:
+            self._sync()
 
     def _sync(self) -> None:
         try:

@@ -78,8 +78,9 @@ def track_training(
     try:
         yield
     except InputError:
+        thread.abandon()
         if earlier is None:
-            folder.record_path.unlink()
+            folder.forget()
         else:
             folder.write_record(earlier)
         raise
@@ -90,13 +91,11 @@ def track_training(
             "error": traceback.format_exc() if failed else None,
         }
         folder.write_record(record.model_copy(update={**ending, "ended": now()}))
-        raise
-    else:
-        if record.status == "RUNNING":
-            ended = {"status": "FINISHED", "ended": now()}
-            folder.write_record(record.model_copy(update=ended))
-    finally:
         thread.stop()
+        raise
+    if record.status == "RUNNING":
+        folder.write_record(record.model_copy(update={"status": "FINISHED", "ended": now()}))
+    thread.stop()
     _say_where(tracker, thread, tracking_uri)
 
 

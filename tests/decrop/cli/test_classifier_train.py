@@ -154,7 +154,7 @@ def test_an_interrupted_run_goes_on(
             lambda *given, **named: train_to_end(*given, **named, save_every_seconds=-1.0),
         )
         assert run(arguments(out)) == 130
-    assert files_in(out) == {"settings.yaml", "checkpoint.pt"}
+    assert files_in(out) == {"settings.yaml", "checkpoint.pt", "history.json"}
     capsys.readouterr()
     assert run(arguments(out)) == 0
     steps = re.findall(rf"training, steps: (\d+) of {STEPS}", capsys.readouterr().out)
@@ -219,7 +219,7 @@ def test_a_folder_from_other_initial_weights_is_left_alone(
     [
         (["classifier.training=null"], "classifier.training: nothing says how to train"),
         (["classifier.training.initial_weights=nowhere"], "nowhere does not exist"),
-        (["classifier.training.initial_weights=pickle.pt"], "not a safetensors file"),
+        (["classifier.training.initial_weights=pickle.pt"], "pickle.pt is a pickle"),
         (["classifier.training.objective=adre"], "classifier.training.objective = 'adre'"),
         (["classifier.training.regularisation_weight=-1"], "greater than or equal to 0"),
         (["classifier.training.lambda=1"], "classifier.training.lambda is not a setting"),
