@@ -36,6 +36,7 @@ class ClassifierFolder:
         path: the folder.
         settings_path: the settings, which `decrop certify` takes with the weights.
         checkpoint_path: the state to resume from, deleted at the end.
+        history_path: one record an epoch, while it trains.
         weights_path: the trained weights.
         report_path: losses and accuracies, written last.
     """
@@ -44,6 +45,7 @@ class ClassifierFolder:
         self.path = path
         self.settings_path = path / "settings.yaml"
         self.checkpoint_path = path / "checkpoint.pt"
+        self.history_path = path / "history.json"
         self.weights_path = path / "weights.safetensors"
         self.report_path = path / "report.json"
 
@@ -111,6 +113,7 @@ def train_classifier(
     }
     write_json(folder.report_path, report)
     folder.checkpoint_path.unlink(missing_ok=True)
+    folder.history_path.unlink(missing_ok=True)
     return report
 
 
@@ -202,3 +205,4 @@ def _check_origin(folder: ClassifierFolder, found: str, expected: str) -> None:
 def _save(folder: ClassifierFolder, trainer: ClassifierTrainer, origin: str) -> None:
     state = {"origin": origin, "trainer": trainer.state_dict()}
     write_whole(folder.checkpoint_path, lambda temporary: torch.save(state, temporary))
+    write_json(folder.history_path, [asdict(record) for record in trainer.history])

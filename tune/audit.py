@@ -27,7 +27,7 @@ _LARGEST = 1.7976931348623157e308
 _NAMED_POINTS = 3
 _KINDS = {
     "trials": "trials",
-    "final": "trained on all limited data",
+    "final": "certified on test images",
     "seeds": "from other seeds",
     "undefended": "no denoiser",
     "sweep": "the sweep",

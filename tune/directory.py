@@ -19,6 +19,9 @@ from tune.drawn import SamplesByHost, SamplesDrawn
 
 State = Literal["running", "complete", "pruned", "failed"]
 
+# MLflow's store in a folder of ours, and its artifacts.
+OWN_STORE, OWN_ARTIFACTS = "mlflow.db", "mlflow-artifacts"
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _Record = TypeVar("_Record", bound=BaseModel)
 
@@ -190,8 +193,8 @@ class SweepDirectory:
         self.accuracy_figure_path = path / "figures" / "certified_accuracy.png"
         self.bundle_path = path / "bundle"
         self.queries_path = path / "queries.json"
-        self.mlflow_database_path = path / "mlflow.db"
-        self.mlflow_artifacts_path = path / "mlflow-artifacts"
+        self.mlflow_database_path = path / OWN_STORE
+        self.mlflow_artifacts_path = path / OWN_ARTIFACTS
         self.driver_path = path / ".driver.lock"
         self.stop_path = path / ".stop"
 

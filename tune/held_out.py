@@ -66,11 +66,11 @@ def _configs(document: Mapping[str, Any], space: Space, rows: Rows) -> Iterator[
 
 
 def _classifiers_differ(configs: list[TrialConfig]) -> bool:
-    """Tell whether rows train different classifiers."""
+    """Tell whether the classifiers differ that are trained for rows' denoisers."""
     trained = {
         (config.classifier.source, config.classifier.training, _noise(config))
         for config in configs
-        if config.classifier.training is not None
+        if config.classifier.training is not None and not config.trains_classifier
     }
     return len(trained) > 1
 

@@ -8,6 +8,7 @@ import typer
 
 from decrop.cli.options import AsJson, Assignments
 from decrop.cli.output import console, duration, print_json, progress_bars
+from decrop.cli.tracking import Experiment, TrackingUri, tracked
 
 
 def train(
@@ -25,6 +26,8 @@ def train(
             help="Folder to write; a folder of an earlier run with these settings goes on."
         ),
     ] = None,
+    tracking_uri: TrackingUri = None,
+    experiment: Experiment = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a classifier: plainly, with noise, or with ADRE, SmoothAdv or both.
@@ -42,7 +45,7 @@ def train(
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = ClassifierFolder(out or Path("runs") / f"{Path(settings).stem}-{stamp}")
     console.print(f"folder: {folder.path}", soft_wrap=True, highlight=False)
-    with progress_bars() as bars:
+    with tracked("classifier", folder.path, tracking_uri, experiment), progress_bars() as bars:
         report = train_classifier(config, folder, on_step=bars.counted("training, steps"))
     console.print(_summary(report), soft_wrap=True, highlight=False)
     console.print(

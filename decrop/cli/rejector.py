@@ -9,6 +9,7 @@ import typer
 from decrop.cli.certify import refuse_what_a_bundle_fixes
 from decrop.cli.options import AsJson, Assignments, ClassifierWeights, DatasetPath
 from decrop.cli.output import accuracy_table, console, print_json, progress_bars
+from decrop.cli.tracking import Experiment, TrackingUri, tracked
 from decrop.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def train(
     assignments: Assignments = None,
     dataset_path: DatasetPath = None,
     weights: ClassifierWeights = None,
+    tracking_uri: TrackingUri = None,
+    experiment: Experiment = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a rejector on the limited data, certify test images with it, write a new bundle.
@@ -67,7 +70,7 @@ def train(
     rejector_settings = _rejector_settings(settings, own)
     loaded = load_bundle(bundle, classifier=file_or_url(weights))
     config = change(loaded.config, [*_CERTIFICATE, *others])
-    with progress_bars() as bars:
+    with tracked("rejector", out, tracking_uri, experiment), progress_bars() as bars:
         made = add_rejector(
             bundle,
             loaded,

@@ -97,8 +97,40 @@ def test_inputs_are_shared_unless_trials_differ_in_them(
         "classifier.training.epochs": {"int": [1, 2]},
         "dataset.name": {"choice": ["digits"]},
     }
-    sweep = load_sweep(str(write_sweep(tmp_path, space={path: domains[path]})))
+    trained = {"classifier": {"training": {"trained_on": "without_held_out"}}}
+    sweep = load_sweep(str(write_sweep(tmp_path, space={path: domains[path]}, trial=trained)))
     assert shares_inputs(sweep) is shared
+
+
+@pytest.mark.parametrize(
+    ("space", "shared"),
+    [
+        ({"classifier.training.epochs": {"int": [2, 3]}}, True),
+        ({"classifier.training.regularisation_weight": {"uniform": [0, 1]}}, True),
+        ({"sigma": {"uniform": [0.2, 0.3]}}, True),
+        ({"classifier.training.trained_on": {"choice": ["limited", "without_held_out"]}}, False),
+        ({"classifier.source": {"choice": ["small_cnn", "cifar_resnet20"]}}, False),
+        ({"denoiser.architecture": {"choice": ["none", "dncnn"]}}, False),
+    ],
+)
+def test_classifiers_that_trials_train_share_their_images(
+    tmp_path: Path, space: dict[str, Any], shared: bool
+) -> None:
+    noisy = {"objective": "gaussian", "trained_on": "limited"}
+    trial = {"denoiser": {"architecture": "none"}, "classifier": {"training": noisy}}
+    assert shares_inputs(load_sweep(str(write_sweep(tmp_path, trial=trial, space=space)))) is shared
+
+
+def test_a_classifier_trained_with_the_trials_noise_is_not_shared(tmp_path: Path) -> None:
+    space = {"sigma": {"uniform": [0.2, 0.3]}}
+    for training, shared in (
+        ({"objective": "plain"}, True),
+        ({"objective": "gaussian", "trained_on": "without_held_out"}, False),
+        ({"objective": "gaussian", "sigma": 0.25}, True),
+    ):
+        trial = {"classifier": {"training": training}}
+        sweep = load_sweep(str(write_sweep(tmp_path, trial=trial, space=space)))
+        assert shares_inputs(sweep) is shared
 
 
 def test_a_trial_without_shared_inputs_loads_its_own(

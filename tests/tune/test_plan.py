@@ -14,7 +14,8 @@ from decrop.cache import ContentCache
 from decrop.inputs import load_inputs
 from decrop.result import Split
 from decrop.smoothing.sampling import CountRequest, SamplingTask
-from decrop.trial import Report, certify_undefended, run_trial
+from decrop.training.classifier import ClassifierTrainer
+from decrop.trial import Report, certify_trained_classifier, certify_undefended, run_trial
 from decrop.trial_folder import TrialFolder
 from tests.tune.runs import TINY, write_sweep
 from tune.cluster import Claim, Claims, ClusterSize
@@ -122,6 +123,66 @@ def test_a_prior_is_planned_once_for_all_trials_that_share_it(tmp_path: Path) ->
     }
     path = write_sweep(tmp_path, table, search="rows", rows=rows, trial={"prior": prior})
     assert plan(load_sweep(str(path))).generated_images == 2 * 7 * 5
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "objective"), [("limited", "adre_adv"), ("without_held_out", "gaussian")]
+)
+def test_the_training_of_classifiers_is_what_trials_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained_on: str, objective: str
+) -> None:
+    training = {
+        "objective": objective,
+        "noise_samples": 3,
+        "attack_steps": 2,
+        "trained_on": trained_on,
+        "epochs": 2,
+    }
+    changes = {
+        **FIXED,
+        "denoiser": {"architecture": "none"},
+        "classifier": {"training": training},
+    }
+    space = {"classifier.training.learning_rate": {"uniform": [0.001, 0.01]}}
+    sweep = load_sweep(str(write_sweep(tmp_path, trial=changes, space=space)))
+    planned = plan(sweep)
+    config = reference_config(sweep)
+    cache = ContentCache(tmp_path / "cache")
+    inputs = load_inputs(config, cache, CPU)
+    seen = 0
+    classify = ClassifierTrainer._classify
+
+    def counted(trainer: ClassifierTrainer, noisy: torch.Tensor) -> torch.Tensor:
+        nonlocal seen
+        seen += noisy.shape[0] * noisy.shape[1]
+        return classify(trainer, noisy)
+
+    monkeypatch.setattr(ClassifierTrainer, "_classify", counted)
+    before = Counting.drawn
+    trial, final = (TrialFolder(tmp_path / name) for name in ("trial", "final"))
+    list(run_trial(config, inputs, trial, cache, split="held_out", make_sampler=Counting))
+    of_a_trial, drawn_by_a_trial = seen, Counting.drawn - before
+    if config.trains_again_for_test:
+        list(run_trial(config, inputs, final, cache, split="test", make_sampler=Counting))
+    else:
+        list(certify_trained_classifier(config, inputs, final, trial, make_sampler=Counting))
+    assert (planned.trials, planned.finals, planned.training_images) == (4, 3, 0)
+    of_a_final = seen - of_a_trial
+    assert (of_a_final > 0) == (trained_on == "limited")
+    assert planned.classifier_images == 4 * of_a_trial + 3 * of_a_final
+    # There is no classifier without a denoiser beside them.
+    drawn_by_a_final = Counting.drawn - before - drawn_by_a_trial
+    assert planned.noisy_samples == 4 * drawn_by_a_trial + 3 * drawn_by_a_final
+
+
+def test_a_given_classifier_is_planned_once_unless_it_is_varied(tmp_path: Path) -> None:
+    # Of TINY's two epochs; 100 of the 1,297 images are limited data, 20 of them held out.
+    assert plan(load_sweep(str(write_sweep(tmp_path)))).classifier_images == 2 * 1297
+    trained = {"classifier": {"training": {"trained_on": "without_held_out"}}}
+    space = {"classifier.training.epochs": {"int": [1, 3]}}
+    varied = plan(load_sweep(str(write_sweep(tmp_path, trial=trained, space=space))))
+    # Trial 0 has what the file says, the others at most three.
+    assert varied.classifier_images == (2 + 3 * 3) * (1297 - 20)
 
 
 def test_images_that_may_stop_early_are_planned_with_the_most_draws(tmp_path: Path) -> None:

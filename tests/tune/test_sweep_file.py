@@ -187,7 +187,7 @@ def test_wrong_base_is_blamed_for_its_own_mistake(tmp_path: Path) -> None:
     base.write_text("sigma: -1")
     text = refused(written(tmp_path, {**SWEEP, "base": str(base)}), [])
     assert text.startswith(f"{base}: sigma = -1")
-    assert "digits, or give a path" in refused(written(tmp_path, {**SWEEP, "base": "digit"}), [])
+    assert "choose one of cifar10, " in refused(written(tmp_path, {**SWEEP, "base": "digit"}), [])
 
 
 def test_unknown_preset_lists_the_presets() -> None:

@@ -570,7 +570,7 @@ def test_a_broken_folder_does_not_hide_the_others(directory: SweepDirectory) -> 
     write_everything(directory)
     directory.trial(0).history_path.write_text('[{"epoch": 1')
     tracker = Tracker(directory)
-    with pytest.raises(TrackingError, match=r"1 of the sweep's runs .* trials/0: .*history\.json"):
+    with pytest.raises(TrackingError, match=r"1 of .*'s runs .* trials/0: .*history\.json"):
         tracker.sync()
     assert Shown.of(tracker).names() == RUN_NAMES - Counter(["trial 0"])
 
@@ -592,7 +592,7 @@ def test_a_run_that_was_deleted_in_mlflow_stays_deleted(
     if restarted:
         tracker = Tracker(directory)
     else:
-        with pytest.raises(TrackingError, match=r"1 of the sweep's runs .* trials/1: "):
+        with pytest.raises(TrackingError, match=r"1 of .*'s runs .* trials/1: "):
             tracker.sync()
     tracker.sync()
     assert shown.names() == RUN_NAMES

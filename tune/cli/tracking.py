@@ -5,22 +5,33 @@ from typing import Annotated
 import typer
 
 from decrop.cli.output import console
+from decrop.errors import InputError
 from tune.cli.options import Directory, TrackingUri, require_sweep_extra
 
 
 def sync(directory: Directory, tracking_uri: TrackingUri = None) -> None:
     """Bring MLflow up to date with a sweep directory; repeating it changes nothing.
 
+    It also takes the folder of a `decrop classifier train` or the bundle of a `decrop rejector
+    train` that was tracked, with --tracking-uri.
+
     Example: [bold]decrop sync sweeps/quickstart-20260101-120000[/bold]
     """
     require_sweep_extra()
     from tune.directory import SweepDirectory
     from tune.tracking import Tracker, TrackingError
+    from tune.tracking.trainings import sync_training
+    from tune.training_folder import training_in
 
-    tracker = Tracker(SweepDirectory.open(directory), tracking_uri)
+    training = training_in(directory)
+    if training is not None and tracking_uri is None:
+        raise InputError(f"{directory}: is a training; give its server with --tracking-uri.")
     try:
         with console.status("syncing"):
-            tracker.sync()
+            if training is not None and tracking_uri is not None:
+                sync_training(training, tracking_uri)
+            else:
+                Tracker(SweepDirectory.open(directory), tracking_uri).sync()
     except TrackingError as error:
         console.print(f"error: {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None

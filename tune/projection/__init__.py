@@ -6,6 +6,7 @@ from tune.directory import SweepDirectory, SweepRecord
 from tune.projection.description import sweep_description
 from tune.projection.page import page_state
 from tune.projection.sweeps import SweepSource, best_so_far
+from tune.projection.trainings import ClassifierTrainingSource, RejectorTrainingSource
 from tune.projection.trials import TrialSource, UndefendedSource, certified_curve, flatten_config
 from tune.projection.view import Input, Measurement, RunView, Stamp
 
@@ -23,7 +24,9 @@ __all__ = [
     "sweep_description",
 ]
 
-Source = TrialSource | UndefendedSource | SweepSource
+Source = (
+    TrialSource | UndefendedSource | SweepSource | ClassifierTrainingSource | RejectorTrainingSource
+)
 
 
 def sources(directory: SweepDirectory, record: SweepRecord) -> Iterator[Source]:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
-from decrop.config import TrialConfig
+from decrop.config import Settings, TrialConfig
 from decrop.evaluation.accuracy import certified_accuracy
 from decrop.evaluation.table import CertificateTable
 from tune.directory import State, SweepTrialFolder, TrialRecord, TrialState
@@ -98,7 +98,7 @@ class UndefendedSource:
                 **_result_tags(result),
                 **_samples_tags(self.folder),
             },
-            measurements=_result_measurements(self.folder, result, time),
+            measurements=result_measurements(self.folder.certificates_path, result, time),
             artifacts=_artifacts(self.folder),
             tables=_tables(self.folder),
             inputs=[]
@@ -113,7 +113,12 @@ class UndefendedSource:
 
 def flatten_config(config: TrialConfig) -> dict[str, str]:
     """Return every leaf of a trial's settings by dotted path; all but strings as JSON."""
-    return dict(_leaves("", config.model_dump(mode="json")))
+    return flatten_settings(config)
+
+
+def flatten_settings(settings: Settings) -> dict[str, str]:
+    """Return every leaf of any settings by dotted path; all but strings as JSON."""
+    return dict(_leaves("", settings.model_dump(mode="json")))
 
 
 def certified_curve(certificates: Path) -> list[tuple[int, float]]:
@@ -143,13 +148,14 @@ def _trial_view(source: TrialSource) -> RunView | None:
     if record is None or state is None:
         return None
     history, result = folder.read_history(), folder.read_result()
-    times = _epoch_times(state.started, history)
-    measurements = _history_measurements(history, times)
+    times = epoch_times(state.started, history)
+    measurements = history_measurements(history, times)
     if source.kind == "trial":
         # The one report of a final training is its test score, which the result has too.
         measurements += _report_measurements(folder.read_reports(), times, state.started)
     if result is not None:
-        measurements += _result_measurements(folder, result, state.ended or state.started)
+        ended = state.ended or state.started
+        measurements += result_measurements(folder.certificates_path, result, ended)
     measurements += _system_measurements(folder, state.started)
     return RunView(
         name=source.name if record.row is None else _row_run_name(source, record),
@@ -185,7 +191,8 @@ def _row_run_name(source: TrialSource, record: TrialRecord) -> str:
     return record.name if source.kind == "trial" else f"{record.name} (test)"
 
 
-def _epoch_times(started: datetime, history: list[dict[str, Any]]) -> dict[int, datetime]:
+def epoch_times(started: datetime, history: list[dict[str, Any]]) -> dict[int, datetime]:
+    """Return when each epoch ended, had nothing but epochs taken time."""
     # Derived from the files, so that logging the same epoch twice gives the very same point.
     times, elapsed = {}, 0.0
     for row in history:
@@ -194,9 +201,10 @@ def _epoch_times(started: datetime, history: list[dict[str, Any]]) -> dict[int, 
     return times
 
 
-def _history_measurements(
+def history_measurements(
     history: list[dict[str, Any]], times: Mapping[int, datetime]
 ) -> list[Measurement]:
+    """Return the points of what each epoch recorded."""
     return [
         Measurement(f"train/{name}", float(value), int(row["epoch"]), times[int(row["epoch"])])
         for row in history
@@ -215,9 +223,14 @@ def _report_measurements(
     ]
 
 
-def _result_measurements(
-    folder: SweepTrialFolder, result: dict[str, Any], time: datetime
+def result_measurements(
+    certificates: Path, result: dict[str, Any], time: datetime
 ) -> list[Measurement]:
+    """Return the points of a `result.json` and, where they exist, of the certificates' curve.
+
+    Raises:
+        InputError: the file is no table of certificates.
+    """
     split = result["split"]
     named = [(f"{split}/{name}", result.get(name)) for name in ("images", "clean_accuracy")]
     named.append((f"{split}/abstention_rate", result.get("abstention_rate")))
@@ -228,8 +241,8 @@ def _result_measurements(
     measurements = [
         Measurement(name, float(value), 0, time) for name, value in named if is_number(value)
     ]
-    if folder.certificates_path.exists():
-        for step, accuracy in certified_curve(folder.certificates_path):
+    if certificates.exists():
+        for step, accuracy in certified_curve(certificates):
             radius = step / STEPS_PER_UNIT_RADIUS
             measurements.append(Measurement(f"{CERTIFIED}/{split}", accuracy, step, time))
             measurements.append(Measurement(CURVE_RADIUS, radius, step, time))

@@ -1,7 +1,7 @@
-"""The experiment that a sweep is in MLflow: its name, its description and its page."""
+"""The experiment of runs in MLflow: its name, its description and its page."""
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tune.directory import SweepDirectory, SweepRecord
 from tune.projection import page_state, sweep_description
@@ -30,6 +30,67 @@ def experiment_page(experiment_id: str) -> str:
         f"/#/experiments/{experiment_id}/runs"
         f"?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={_VIEW}"
     )
+
+
+class ShownExperiment(Protocol):
+    """An experiment that is made where there is none."""
+
+    def find(self) -> "Experiment | None":
+        """Look the experiment up, also a deleted one; None where it was never made."""
+        ...
+
+    def open(self) -> "Experiment":
+        """Return the experiment; the first call looks it up, or makes it.
+
+        Raises:
+            TrackingError: somebody deleted it.
+        """
+        ...
+
+    def sync(self) -> None:
+        """Bring up to date what its page says."""
+
+
+class NamedExperiment:
+    """An experiment that several share, found by its name; its page is left as it was made."""
+
+    def __init__(self, client: "MlflowClient", name: str, artifact_location: str | None) -> None:
+        """Remember where to look; `artifact_location` is for a new one, the server's if None."""
+        self._client = client
+        self._name = name
+        self._artifact_location = artifact_location
+        self._opened: Experiment | None = None
+
+    def find(self) -> "Experiment | None":
+        """See `ShownExperiment`."""
+        return self._client.get_experiment_by_name(self._name)
+
+    def open(self) -> "Experiment":
+        """See `ShownExperiment`."""
+        if self._opened is None:
+            self._opened = active(self.find() or self._create())
+        return self._opened
+
+    def sync(self) -> None:
+        """See `ShownExperiment`."""
+        self.open()
+
+    def _create(self) -> "Experiment":
+        from mlflow.exceptions import MlflowException
+
+        try:
+            identity = self._client.create_experiment(
+                self._name,
+                artifact_location=self._artifact_location,
+                tags={_STATE_TAG: page_state({"trial": {"denoiser": {"architecture": "none"}}})},
+            )
+        except MlflowException:
+            # Another process may have made it meanwhile.
+            found = self.find()
+            if found is None:
+                raise
+            return found
+        return self._client.get_experiment(identity)
 
 
 class SweepExperiment:
@@ -68,12 +129,7 @@ class SweepExperiment:
             experiment = self.find()
             if experiment is None:
                 experiment = self._create()
-            if experiment.lifecycle_stage != "active":
-                raise TrackingError(
-                    f"MLflow's experiment {experiment.name!r} was deleted; restore it there "
-                    f"(id {experiment.experiment_id}) to see this sweep again."
-                )
-            self._opened = experiment
+            self._opened = active(experiment)
         return self._opened
 
     def sync(self) -> None:
@@ -117,6 +173,20 @@ class SweepExperiment:
 
     def _note(self) -> str:
         return _shortened(sweep_description(self._directory, self._record))
+
+
+def active(experiment: "Experiment") -> "Experiment":
+    """Return an experiment unless it is deleted.
+
+    Raises:
+        TrackingError: somebody deleted it.
+    """
+    if experiment.lifecycle_stage != "active":
+        raise TrackingError(
+            f"MLflow's experiment {experiment.name!r} was deleted; restore it there "
+            f"(id {experiment.experiment_id}) to see its runs again."
+        )
+    return experiment
 
 
 def _hash(text: str) -> str:

@@ -1,23 +1,24 @@
-"""Tracking beside a sweep that runs."""
+"""Tracking beside what runs."""
 
 import logging
 import shlex
 import threading
 
 from tune.tracking.errors import one_line
-from tune.tracking.tracker import Tracker
+from tune.tracking.tracker import RunsTracker
 
 _logger = logging.getLogger(__name__)
 
 
 class TrackingThread:
-    """Syncs a sweep from one background thread, whatever happens to MLflow meanwhile."""
+    """Syncs from one background thread, whatever happens to MLflow meanwhile."""
 
-    def __init__(self, tracker: Tracker, interval: float = 10.0) -> None:
+    def __init__(self, tracker: RunsTracker, interval: float = 10.0) -> None:
         """Prepare a thread that syncs every `interval` seconds; `start` starts it."""
         self._tracker = tracker
         self._interval = interval
         self._stop = threading.Event()
+        self._abandoned = False
         self._thread = threading.Thread(target=self._run, name="mlflow-tracking", daemon=True)
         self.last_error: Exception | None = None
 
@@ -30,25 +31,31 @@ class TrackingThread:
         self._stop.set()
         self._thread.join()
 
+    def abandon(self) -> None:
+        """End the thread without syncing once more."""
+        self._abandoned = True
+        self.stop()
+
     def closing_warning(self) -> str | None:
         """Return what to tell the user if the last sync failed, None if MLflow is complete."""
         if self.last_error is None:
             return None
-        directory = shlex.quote(str(self._tracker.directory.path))
+        path = shlex.quote(str(self._tracker.shown.path))
         return (
-            f"MLflow does not show all of the sweep: {one_line(self.last_error)} "
-            f"Nothing is lost; catch up with: decrop sync {directory}"
+            f"MLflow does not show all of it: {one_line(self.last_error)} "
+            f"Nothing is lost; catch up with: decrop sync {path}"
         )
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval):
             self._sync()
-        self._sync()
+        if not self._abandoned:
+            self._sync()
 
     def _sync(self) -> None:
         try:
             self._tracker.sync()
-        except Exception as error:  # The sweep goes on, whatever the reason.
+        except Exception as error:  # What is tracked goes on, whatever the reason.
             if self.last_error is None:
                 _logger.warning("%s It is tried again every %g s.", error, self._interval)
             self.last_error = error

@@ -1,22 +1,22 @@
-"""A sweep directory projected into one experiment of MLflow."""
+"""Files projected into one experiment of MLflow: those of a sweep directory, or of a training."""
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from filelock import FileLock, Timeout
 
 from decrop.files import sha256_of_json, write_text
-from tune.directory import SweepDirectory
+from tune.directory import OWN_ARTIFACTS, OWN_STORE, SweepDirectory
 from tune.projection import Source, Stamp, sources
 from tune.tracking.artifacts import Artifacts, FolderArtifacts, ServerArtifacts
 from tune.tracking.client import check_tracking_uri, make_client, set_up_mlflow
 from tune.tracking.errors import TrackingError, explained, is_outage, one_line
-from tune.tracking.experiment import SweepExperiment
+from tune.tracking.experiment import ShownExperiment, SweepExperiment
 from tune.tracking.mirror import RunMirror
 from tune.tracking.models import register_version
 from tune.tracking.names import KEY_TAG, SYNCED_TAG
@@ -32,7 +32,7 @@ _LOCK_SECONDS = 60
 
 @dataclass(frozen=True)
 class LoggedRun:
-    """A run of a sweep as MLflow has it.
+    """A run as MLflow has it.
 
     Attributes:
         key: of what it shows: `trials/0`, `final/0`, …
@@ -47,28 +47,54 @@ class LoggedRun:
     points: Sequence[tuple[str, int, float]]
 
 
-class Tracker:
-    """Projects one sweep directory into one MLflow experiment, with one flat run per folder.
+class Shown(Protocol):
+    """What becomes runs of one experiment.
 
-    Without `tracking_uri` the store is the sweep's own `mlflow.db`, with artifacts where
-    `mlflow server --artifacts-destination <sweep directory>/mlflow-artifacts` looks for them.
+    Attributes:
+        path: what people call it, a folder.
+        state_path: folder of what tracking keeps.
+        id: unique; runs are found by it again.
     """
 
-    def __init__(self, directory: SweepDirectory, tracking_uri: str | None = None) -> None:
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def state_path(self) -> Path: ...
+
+    @property
+    def id(self) -> str: ...
+
+    def sources(self) -> Iterable[Source]:
+        """List everything that becomes a run."""
+        ...
+
+    def experiment(self, client: "MlflowClient", artifact_location: str | None) -> ShownExperiment:
+        """Return where the runs are; `artifact_location` is for a new one, the server's if None."""
+        ...
+
+
+class RunsTracker:
+    """Projects files into one MLflow experiment, with one flat run per source.
+
+    Without `tracking_uri` the store is an own `mlflow.db`, with artifacts where
+    `mlflow server --artifacts-destination <folder>/mlflow-artifacts` looks for them.
+    """
+
+    def __init__(self, shown: Shown, tracking_uri: str | None = None) -> None:
         """Remember what to project where; nothing is opened yet.
 
         Raises:
-            InputError: the directory is no sweep directory, or the URI is not http(s).
+            InputError: the URI is not http(s).
         """
         if tracking_uri is not None:
             check_tracking_uri(tracking_uri)
         set_up_mlflow()
-        self.directory = directory
-        self._record = directory.read_record()
+        self.shown = shown
         self._tracking_uri = tracking_uri
-        self._lock = FileLock(directory.path / ".tracking.lock", timeout=_LOCK_SECONDS)
+        self._lock = FileLock(shown.state_path / ".tracking.lock", timeout=_LOCK_SECONDS)
         # Who made runs last: while it is this tracker, `_runs` are all that there are.
-        self._writer_path = directory.path / ".tracking.writer"
+        self._writer_path = shown.state_path / ".tracking.writer"
         self._identity = uuid.uuid4().hex
         self._listed = False
         self._runs: dict[str, RunMirror] = {}
@@ -96,7 +122,7 @@ class Tracker:
         with self._exclusive():
             self._experiment.sync()
             self._listed = self._listed and self._wrote_last()
-            for source in sources(self.directory, self._record):
+            for source in self.shown.sources():
                 stamps = source.stamps()
                 digest = sha256_of_json(stamps)
                 if not stamps or self._synced.get(source.key) == digest:
@@ -117,12 +143,12 @@ class Tracker:
         if problems:
             key, first = problems[0]
             raise TrackingError(
-                f"{len(problems)} of the sweep's runs cannot be shown in MLflow; "
+                f"{len(problems)} of {self.shown.path.name}'s runs cannot be shown in MLflow; "
                 f"first {key}: {one_line(first)}"
             ) from first
 
     def logged_runs(self) -> list[LoggedRun]:
-        """Read the runs of the sweep, deleted ones too; nothing is written.
+        """Read the runs, deleted ones too; nothing is written.
 
         Raises:
             TrackingError: MLflow cannot be reached or refuses.
@@ -207,7 +233,7 @@ class Tracker:
                 self._runs[key] = RunMirror.of(run)
 
     def _runs_of(self, experiment: "Experiment") -> "Iterator[tuple[str, Run]]":
-        """List the runs of this sweep by their key."""
+        """List the runs of what is shown by their key."""
         from mlflow.entities import ViewType
 
         token: str | None = None
@@ -217,7 +243,7 @@ class Tracker:
             )
             for run in page:
                 prefix, _, key = run.data.tags.get(KEY_TAG, "").partition("/")
-                if prefix == self._record.id:
+                if prefix == self.shown.id:
                     yield key, run
             token = page.token
             if not token:
@@ -227,29 +253,29 @@ class Tracker:
     def _client(self) -> "MlflowClient":
         if self._tracking_uri is not None:
             return make_client(self._tracking_uri)
-        database = self.directory.mlflow_database_path.resolve()
+        database = (self.shown.state_path / OWN_STORE).resolve()
         create_store(database)
         return make_client(f"sqlite:///{database}")
 
     @cached_property
-    def _experiment(self) -> SweepExperiment:
-        # A server knows best where its artifacts go; the sweep's own store must not depend on
-        # where the directory lies.
-        location = None if self._tracking_uri else f"mlflow-artifacts:/{self._record.id}"
-        return SweepExperiment(self._client, self.directory, self._record, location)
+    def _experiment(self) -> ShownExperiment:
+        # A server knows best where its artifacts go; an own store must not depend on where the
+        # folder lies.
+        location = None if self._tracking_uri else f"mlflow-artifacts:/{self.shown.id}"
+        return self.shown.experiment(self._client, location)
 
     @cached_property
     def _artifacts(self) -> Artifacts:
         if self._tracking_uri is not None:
             return ServerArtifacts(self._tracking_uri)
-        return FolderArtifacts(self.directory.mlflow_artifacts_path)
+        return FolderArtifacts(self.shown.state_path / OWN_ARTIFACTS)
 
     @cached_property
     def _writer(self) -> RunWriter:
         return RunWriter(self._client, self._experiment.open().experiment_id, self._artifacts)
 
     def _full_key(self, key: str) -> str:
-        return f"{self._record.id}/{key}"
+        return f"{self.shown.id}/{key}"
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
@@ -259,8 +285,44 @@ class Tracker:
                 yield
         except Timeout as error:
             raise TrackingError(
-                f"Another process has been syncing {self.directory.path} for {_LOCK_SECONDS} s; "
+                f"Another process has been syncing {self.shown.path} for {_LOCK_SECONDS} s; "
                 "try again when it is done."
             ) from error
         except OSError as error:
             raise TrackingError(f"MLflow cannot be updated: {one_line(error)}") from error
+
+
+class ShownSweep:
+    """A sweep directory: a run for each of its folders, in an experiment of its own."""
+
+    def __init__(self, directory: SweepDirectory) -> None:
+        """Read what sweep it is.
+
+        Raises:
+            InputError: the directory is no sweep directory.
+        """
+        self._directory = directory
+        self._record = directory.read_record()
+        self.path = self.state_path = directory.path
+        self.id = self._record.id
+
+    def sources(self) -> Iterator[Source]:
+        """See `Shown`."""
+        return sources(self._directory, self._record)
+
+    def experiment(self, client: "MlflowClient", artifact_location: str | None) -> SweepExperiment:
+        """See `Shown`."""
+        return SweepExperiment(client, self._directory, self._record, artifact_location)
+
+
+class Tracker(RunsTracker):
+    """Projects one sweep directory into one MLflow experiment."""
+
+    def __init__(self, directory: SweepDirectory, tracking_uri: str | None = None) -> None:
+        """Remember what to project where; nothing is opened yet.
+
+        Raises:
+            InputError: the directory is no sweep directory, or the URI is not http(s).
+        """
+        super().__init__(ShownSweep(directory), tracking_uri)
+        self.directory = directory

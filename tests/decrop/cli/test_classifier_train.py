@@ -154,7 +154,7 @@ def test_an_interrupted_run_goes_on(
             lambda *given, **named: train_to_end(*given, **named, save_every_seconds=-1.0),
         )
         assert run(arguments(out)) == 130
-    assert files_in(out) == {"settings.yaml", "checkpoint.pt"}
+    assert files_in(out) == {"settings.yaml", "checkpoint.pt", "history.json"}
     capsys.readouterr()
     assert run(arguments(out)) == 0
     steps = re.findall(rf"training, steps: (\d+) of {STEPS}", capsys.readouterr().out)
