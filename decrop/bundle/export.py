@@ -115,7 +115,7 @@ def export_bundle(
     carried = portable(config, classifier, result)
     document = {
         "format": FORMAT_WITH_ENDPOINT if isinstance(classifier, EndpointClassifier) else FORMAT,
-        "trial": carried.model_dump(mode="json"),
+        "trial": recorded_settings(carried),
         "estimation_samples": estimation_samples,
         "result": result.to_json(),
     }
@@ -170,3 +170,11 @@ def portable(config: TrialConfig, classifier: AnyClassifier, result: TrialResult
             "execution": config.execution.model_copy(update=execution),
         }
     )
+
+
+def recorded_settings(config: TrialConfig) -> dict[str, Any]:
+    """Return settings for config.json, without those that formats before theirs do not know."""
+    document = config.model_dump(mode="json")
+    if document["classifier"]["endpoint"] is None:
+        del document["classifier"]["endpoint"]
+    return document

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import nn
 
-from decrop.bundle.export import portable
+from decrop.bundle.export import portable, recorded_settings
 from decrop.bundle.layout import (
     CARD,
     CERTIFICATES,
@@ -248,7 +248,7 @@ def _write(
     estimation_samples = config.certification.estimation_samples
     document = {
         "format": FORMAT_WITH_REJECTOR,
-        "trial": carried.model_dump(mode="json"),
+        "trial": recorded_settings(carried),
         "estimation_samples": estimation_samples,
         "result": result.to_json(),
         "rejector": {

@@ -10,7 +10,7 @@ import torch
 
 import decrop
 from decrop.bundle import load_bundle, verify_bundle
-from decrop.bundle.layout import FORMAT, FORMAT_WITH_REJECTOR, OLDEST_FORMAT
+from decrop.bundle.layout import FORMAT, FORMAT_WITH_ENDPOINT, FORMAT_WITH_REJECTOR, OLDEST_FORMAT
 from decrop.data.datasets import load_dataset
 from decrop.errors import InputError
 from decrop.files import read_json, sha256_of_file, write_json
@@ -97,7 +97,7 @@ def test_a_format_without_the_shape_of_the_images_is_read(bundle_path: Path) -> 
 
 def test_a_newer_format_asks_for_a_newer_version(bundle_path: Path) -> None:
     # Whatever else it may hold.
-    newer = FORMAT_WITH_REJECTOR + 1
+    newer = FORMAT_WITH_ENDPOINT + 1
     write_config(bundle_path, {"format": newer, "unheard": "of"})
     message = refusal(bundle_path)
     assert f"of bundle format {newer}, written by a newer decrop" in message

@@ -177,7 +177,7 @@ def test_an_earlier_version_refuses_it(
     made: tuple[Path, AddedRejector], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It compared the format with the one it wrote, before it read anything else."""
-    monkeypatch.setattr(decrop.bundle.load, "FORMAT_WITH_REJECTOR", FORMAT)
+    monkeypatch.setattr(decrop.bundle.load, "FORMAT_WITH_ENDPOINT", FORMAT)
     with pytest.raises(InputError, match="format 5, written by a newer decrop"):
         load_bundle(made[0])
 

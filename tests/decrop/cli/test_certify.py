@@ -240,7 +240,7 @@ class Watched:
             self.calls += 1
             if self.calls == self.interrupt_at:
                 raise KeyboardInterrupt
-            ids = sampler._image_ids
+            ids = sampler._task.image_ids.tolist()
             self.asked += [(ids[request.image], request) for request in requests]
             return answer(sampler, requests)
 
