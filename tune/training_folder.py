@@ -108,8 +108,16 @@ class TrainingFolder:
                 status="RUNNING",
                 started=now(),
             )
-        self.write_record(record)
+        if record != earlier:
+            self.write_record(record)
         return record
+
+    def settle(self) -> None:
+        """Write down that the training has ended, where its process was killed before it did."""
+        record = self.read_record()
+        if record is not None and record.status == "RUNNING" and self.result_path.exists():
+            ended = datetime.fromtimestamp(int(self.result_path.stat().st_mtime), UTC)
+            self.write_record(record.model_copy(update={"status": "FINISHED", "ended": ended}))
 
 
 def training_in(path: Path) -> TrainingFolder | None:

@@ -106,6 +106,7 @@ def sync_training(folder: TrainingFolder, tracking_uri: str) -> None:
         InputError: the folder holds no training that is tracked, or the address cannot be used.
         TrackingError: MLflow cannot be reached or refuses.
     """
+    folder.settle()
     RunsTracker(ShownTraining(folder), tracking_uri).sync()
 
 
