@@ -161,6 +161,8 @@ def portable(config: TrialConfig, classifier: AnyClassifier, result: TrialResult
     found: dict[str, Any] = {"weights": None, "source": classifier.architecture}
     found["training"] = training
     found["endpoint"] = None
+    if config.classifier.surrogate is not None:
+        found["surrogate"] = config.classifier.surrogate.model_copy(update={"weights": None})
     if isinstance(classifier, EndpointClassifier):
         found["endpoint"] = classifier.recorded()
     return config.model_copy(

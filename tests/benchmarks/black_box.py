@@ -11,14 +11,9 @@ scikit-learn's digits, enlarged to 16x16 pixels.
 
 import io
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -44,10 +39,10 @@ from decrop.result import TrialResult
 from decrop.smoothing.execution import resolve_device
 from decrop.trial import certify_undefended, run_trial
 from decrop.trial_folder import TrialFolder
-from tests.mlflow_server.processes import START_SECONDS, eventually, free_port
+from tests.mlflow_server.processes import free_port
+from tests.tune.test_registry import process, served_model_command
 
 console = Console(width=120)
-BIN = Path(sys.executable).parent
 
 SHARED: dict[str, Any] = {
     "sigma": 0.25,
@@ -201,38 +196,10 @@ def served(classifier: Classifier, config: TrialConfig, folder: Path) -> Iterato
         pip_requirements=["torch"],
     )
     port = free_port()
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
-    command += ["--model-uri", str(folder), "--port", str(port)]
-    with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen(
-            command,
-            env={
-                **os.environ,
-                "PATH": f"{BIN}:{os.environ.get('PATH', '')}",
-                "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-            },
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            ready = f"http://127.0.0.1:{port}/ping"
-            assert eventually(lambda: _answers(ready), START_SECONDS), (
-                folder / "server.log"
-            ).read_text()
-            yield f"http://127.0.0.1:{port}/invocations"
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(server.pid, signal.SIGTERM)
-            server.wait(timeout=60)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=10):
-            return True
-    except OSError:
-        return False
+    url = f"http://127.0.0.1:{port}"
+    command = served_model_command(str(folder), port)
+    with process(command, f"{url}/ping", MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false"):
+        yield f"{url}/invocations"
 
 
 def _table(rows: dict[str, dict[str, Any]], config: TrialConfig) -> Table:

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from decrop.bundle import load_bundle
+from decrop.bundle.export import portable
 from decrop.cli.main import run
+from decrop.cli.settings import change
 from decrop.files import read_json
 from decrop.inputs import TrialInputs
 from tests.decrop.classifiers.endpoint.server import labels_of, probabilities_of, serving
@@ -70,6 +72,9 @@ def test_a_denoiser_is_trained_certified_and_exported(
         assert {"classifier", "surrogate"} <= set(document["denoiser"]["hashes"])
         bundle = load_bundle(out / "bundle", classifier=endpoint.url)
         assert bundle.config.classifier.source == endpoint.url
+        given = ["classifier.surrogate.weights=here/weights.safetensors"]
+        carried = portable(change(bundle.config, given), bundle.classifier, bundle.result)
+        assert carried.classifier.surrogate == bundle.config.classifier.surrogate
         # The same command finds all of it there, and only looks who answers.
         assert run(arguments(out, endpoint.url, FIXED)) == 0
         assert endpoint.images == asked + 1
