@@ -1,12 +1,10 @@
 """`decrop classifier steal`: a surrogate of a classifier of which only answers come."""
 
-from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from decrop.cli.options import AsJson, Assignments
+from decrop.cli.options import AsJson, Assignments, RunFolder
 from decrop.cli.output import accuracy_cell, console, duration, print_json, progress_bars
 
 
@@ -19,12 +17,7 @@ def steal(
         ),
     ],
     assignments: Assignments = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder to write; a folder of an earlier run with these settings goes on."
-        ),
-    ] = None,
+    out: RunFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a network on an endpoint's answers, to train denoisers through it.
@@ -36,12 +29,11 @@ def steal(
     Example: [bold]decrop classifier steal cifar10 --set classifier.source=http://…/invocations
     --set classifier.surrogate.architecture=half_alexnet --out runs/surrogate[/bold]
     """
-    from decrop.cli.settings import load_trial
+    from decrop.cli.settings import load_trial, run_folder
     from decrop.surrogate_run import SurrogateFolder, steal_classifier
 
     config = load_trial(settings, assignments or [])
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = SurrogateFolder(out or Path("runs") / f"{Path(settings).stem}-{stamp}")
+    folder = SurrogateFolder(run_folder(out, settings))
     console.print(f"folder: {folder.path}", soft_wrap=True, highlight=False)
 
     def begin(queries: int) -> None:

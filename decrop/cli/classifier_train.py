@@ -1,12 +1,10 @@
 """`decrop classifier train`: one training of a classifier."""
 
-from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from decrop.cli.options import AsJson, Assignments
+from decrop.cli.options import AsJson, Assignments, RunFolder
 from decrop.cli.output import console, duration, print_json, progress_bars
 from decrop.cli.tracking import Experiment, TrackingUri, tracked
 
@@ -20,12 +18,7 @@ def train(
         ),
     ],
     assignments: Assignments = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder to write; a folder of an earlier run with these settings goes on."
-        ),
-    ] = None,
+    out: RunFolder = None,
     tracking_uri: TrackingUri = None,
     experiment: Experiment = None,
     as_json: AsJson = False,
@@ -39,11 +32,10 @@ def train(
     Example: [bold]decrop classifier train classifier_digits --out runs/classifier[/bold]
     """
     from decrop.classifier_run import ClassifierFolder, train_classifier
-    from decrop.cli.settings import load_trial
+    from decrop.cli.settings import load_trial, run_folder
 
     config = load_trial(settings, assignments or [])
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = ClassifierFolder(out or Path("runs") / f"{Path(settings).stem}-{stamp}")
+    folder = ClassifierFolder(run_folder(out, settings))
     console.print(f"folder: {folder.path}", soft_wrap=True, highlight=False)
     with tracked("classifier", folder.path, tracking_uri, experiment), progress_bars() as bars:
         report = train_classifier(config, folder, on_step=bars.counted("training, steps"))

@@ -14,6 +14,12 @@ Assignments = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON object on the last line.")
 ]
+RunFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", help="Folder to write; a folder of an earlier run with these settings goes on."
+    ),
+]
 DatasetPath = Annotated[
     str | None,
     typer.Option(help="Folder of the dataset; bundles do not record where it lay."),

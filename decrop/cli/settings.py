@@ -1,6 +1,8 @@
 """From a preset or file and `--set` to the settings of a trial."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from decrop.config import TrialConfig
@@ -23,6 +25,17 @@ def change(config: TrialConfig, assignments: Sequence[str]) -> TrialConfig:
         InputError: a key or a value cannot be used.
     """
     return _assigned(config.model_dump(mode="json"), assignments, source="settings")
+
+
+def run_folder(out: Path | None, settings: str) -> Path:
+    """Return the folder that a command writes: `out`, or one with the settings' name and the time.
+
+    Args:
+        out: what the user has given.
+        settings: name or path of the settings.
+    """
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return out or Path("runs") / f"{Path(settings).stem}-{stamp}"
 
 
 def _assigned(

@@ -1,12 +1,11 @@
 """`decrop train`: one trial, without Ray."""
 
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from decrop.cli.options import AsJson, Assignments
+from decrop.cli.options import AsJson, Assignments, RunFolder
 from decrop.cli.output import accuracy_table, console, print_json, progress_bars
 from decrop.cli.queries import queries_document, queries_shown
 from decrop.config import TrialConfig
@@ -20,12 +19,7 @@ _ORIGIN = "Trained with settings given by the user; nothing was searched."
 def train(
     settings: Annotated[str, typer.Argument(help="digits, cifar10, or a YAML file of settings.")],
     assignments: Assignments = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder to write; a folder of an earlier run with these settings goes on."
-        ),
-    ] = None,
+    out: RunFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Train one denoiser on the whole limited data, certify it on test images, export it.
@@ -34,7 +28,7 @@ def train(
     """
     from decrop.bundle import export_bundle
     from decrop.cache import ContentCache
-    from decrop.cli.settings import load_trial
+    from decrop.cli.settings import load_trial, run_folder
     from decrop.data.datasets import load_dataset
     from decrop.files import read_json
     from decrop.inputs import check_inputs, load_inputs
@@ -50,8 +44,7 @@ def train(
             f"{settings}: denoiser.architecture = none: there is no denoiser to train; train the "
             "classifier with `decrop classifier train`."
         )
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    out = out or Path("runs") / f"{Path(settings).stem}-{stamp}"
+    out = run_folder(out, settings)
     folder, undefended = TrialFolder(out / "trial"), TrialFolder(out / "undefended")
     held_out = TrialFolder(out / "held_out")
     if folder.config_path.exists():

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import ray
 
-from tests.tune.runs import FinishedSweep, decrop, only_sweep, running_on, write_sweep
+from tests.tune.runs import FinishedSweep, finished_sweep, write_sweep
 from tune.cluster import ClusterSize
 
 
@@ -34,8 +34,4 @@ def local_ray() -> Iterator[ClusterSize]:
 
 @pytest.fixture(scope="session")
 def finished(local_ray: ClusterSize, tmp_path_factory: pytest.TempPathFactory) -> FinishedSweep:
-    folder = tmp_path_factory.mktemp("finished")
-    with running_on(local_ray):
-        ran = decrop("sweep", write_sweep(folder), "--out", folder / "sweeps", "--json")
-    assert ran.code == 0, ran.out + ran.err
-    return FinishedSweep(ran, only_sweep(folder / "sweeps"))
+    return finished_sweep(local_ray, write_sweep(tmp_path_factory.mktemp("finished")))

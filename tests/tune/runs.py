@@ -176,3 +176,12 @@ def tracked_runs(directory: SweepDirectory) -> Counter[str]:
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     runs = client.search_runs(experiments, run_view_type=ViewType.ALL)
     return Counter(run.data.tags["decrop.key"].partition("/")[2] for run in runs)
+
+
+def finished_sweep(local_ray: ClusterSize, file: Path) -> FinishedSweep:
+    """Run a sweep to its end, in the folder of its file."""
+    parent = file.parent / "sweeps"
+    with running_on(local_ray):
+        ran = decrop("sweep", file, "--out", parent, "--json")
+    assert ran.code == 0, ran.out + ran.err
+    return FinishedSweep(ran, only_sweep(parent))

@@ -13,7 +13,7 @@ from tests.tune.runs import (
     TINY,
     FinishedSweep,
     decrop,
-    only_sweep,
+    finished_sweep,
     running_on,
     tracked_runs,
     write_sweep,
@@ -47,10 +47,7 @@ TRIAL = {
 def swept(local_ray: ClusterSize, tmp_path_factory: pytest.TempPathFactory) -> FinishedSweep:
     folder = tmp_path_factory.mktemp("classifiers")
     file = write_sweep(folder, SWEEP, trial=TRIAL)
-    with running_on(local_ray):
-        ran = decrop("sweep", file, "--out", folder / "sweeps", "--json")
-    assert ran.code == 0, ran.out + ran.err
-    return FinishedSweep(ran, only_sweep(folder / "sweeps"))
+    return finished_sweep(local_ray, file)
 
 
 def test_trials_train_classifiers_and_finals_certify_them(swept: FinishedSweep) -> None:

@@ -15,7 +15,7 @@ from tests.tune.runs import (
     TINY,
     FinishedSweep,
     decrop,
-    only_sweep,
+    finished_sweep,
     running_on,
     tracked_runs,
     write_sweep,
@@ -43,10 +43,7 @@ def table(local_ray: ClusterSize, tmp_path_factory: pytest.TempPathFactory) -> F
     folder = tmp_path_factory.mktemp("table")
     # Without helpers and their processes, which take seconds to start.
     file = write_sweep(folder, TABLE, trial={"training": {"epochs": 1}}, resources=ALONE)
-    with running_on(local_ray):
-        ran = decrop("sweep", file, "--out", folder / "sweeps", "--json")
-    assert ran.code == 0, ran.out + ran.err
-    return FinishedSweep(ran, only_sweep(folder / "sweeps"))
+    return finished_sweep(local_ray, file)
 
 
 def test_every_row_is_trained_with_its_settings_and_certified(table: FinishedSweep) -> None:

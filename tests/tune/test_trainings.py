@@ -17,6 +17,7 @@ import tune.tracking.tracker
 from decrop.bundle import load_bundle, verify_bundle
 from decrop.files import read_json
 from decrop.training.classifier import ClassifierTrainer
+from tests.decrop.interrupted_training import interrupted_once
 from tests.tune.runs import Ran
 from tests.tune.runs import decrop as command
 from tune.tracking.trainings import track_training
@@ -119,19 +120,7 @@ def test_a_training_that_goes_on_is_the_same_run(
     client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "trained"
-    step, train_to_end = ClassifierTrainer.step, decrop.classifier_run.train_to_end
-
-    def interrupted(trainer: ClassifierTrainer) -> None:
-        if trainer.epochs_done == 2:
-            raise KeyboardInterrupt
-        step(trainer)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(ClassifierTrainer, "step", interrupted)
-        patched.setattr(
-            "decrop.classifier_run.train_to_end",
-            lambda *given, **named: train_to_end(*given, **named, save_every_seconds=-1.0),
-        )
+    with interrupted_once(monkeypatch, lambda trainer: trainer.epochs_done == 2):
         assert train(out).code == 130
     (before,) = runs_of(client, "classifier training")
     assert before.info.status == "KILLED"

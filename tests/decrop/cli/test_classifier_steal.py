@@ -8,15 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-import decrop.classifier_run
 from decrop.cache import ContentCache
 from decrop.cli.main import run
 from decrop.cli.settings import load_trial
 from decrop.files import read_json
 from decrop.inputs import load_inputs
-from decrop.training.classifier import ClassifierTrainer
 from tests.decrop.black_boxes import URL, InProcess, serve
 from tests.decrop.digits_trial import CPU, files_in
+from tests.decrop.interrupted_training import interrupted_once
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -117,20 +116,7 @@ def test_a_killed_one_goes_on_and_asks_nothing_twice(
     assert run(arguments(out)) == 1
     assert capsys.readouterr().err == "error: the black box is dead.\n"
     target.dies_after = None
-    step, train_to_end = ClassifierTrainer.step, decrop.classifier_run.train_to_end
-
-    def interrupted(trainer: ClassifierTrainer) -> None:
-        if trainer.steps_done == 7:
-            raise KeyboardInterrupt
-        step(trainer)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(ClassifierTrainer, "step", interrupted)
-        patched.setattr(
-            decrop.classifier_run,
-            "train_to_end",
-            lambda *given, **named: train_to_end(*given, **named, save_every_seconds=-1.0),
-        )
+    with interrupted_once(monkeypatch, lambda trainer: trainer.steps_done == 7):
         assert run(arguments(out)) == 130
     assert kept(out) == {"settings.yaml", "checkpoint.pt"}
     capsys.readouterr()

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-import decrop.classifier_run
 from decrop.classifiers.load import untrained_classifier
 from decrop.cli.main import run
 from decrop.cli.settings import load_trial
@@ -19,6 +18,7 @@ from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json
 from decrop.training.classifier import ClassifierTrainer
 from tests.decrop.digits_trial import files_in
+from tests.decrop.interrupted_training import interrupted_once
 
 SHORT = (
     "classifier.training.objective=adre_adv",
@@ -139,20 +139,7 @@ def test_an_interrupted_run_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "run"
-    step, train_to_end = ClassifierTrainer.step, decrop.classifier_run.train_to_end
-
-    def interrupted(trainer: ClassifierTrainer) -> None:
-        if trainer.steps_done == 7:
-            raise KeyboardInterrupt
-        step(trainer)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(ClassifierTrainer, "step", interrupted)
-        patched.setattr(
-            decrop.classifier_run,
-            "train_to_end",
-            lambda *given, **named: train_to_end(*given, **named, save_every_seconds=-1.0),
-        )
+    with interrupted_once(monkeypatch, lambda trainer: trainer.steps_done == 7):
         assert run(arguments(out)) == 130
     assert files_in(out) == {"settings.yaml", "checkpoint.pt", "history.json"}
     capsys.readouterr()
