@@ -1,33 +1,27 @@
 """One whole trial without Ray: samples, prior, denoiser, class counts, certificates, result."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
 import torch
-from torch import nn
 
 from decrop.cache import ContentCache, Tensors
 from decrop.certification import (
     MakeSampler,
     certificate_table,
-    clean_accuracy,
     local_sampler,
     most_estimation_samples,
-    noisy_image_seconds,
-    precision_of,
     with_recorded_batch_size,
 )
 from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.endpoint import EndpointClassifier
-from decrop.classifiers.stored import load_stored_classifier, store_classifier
 from decrop.config import TrialConfig
-from decrop.data.limited import LabelledImages
-from decrop.files import read_json, write_json
+from decrop.files import write_json
 from decrop.inputs import TrialInputs
-from decrop.result import NOISY_IMAGE, Scores, Split, TrialResult
-from decrop.smoothing.asking import endpoint_of
+from decrop.outcome import accuracy_without_noise, latency, trial_result
+from decrop.result import Scores, Split
 from decrop.smoothing.collect import CertificationProgress, OnProgress
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.synthesis.stage_one import StageOne, stage_one
@@ -36,7 +30,6 @@ from decrop.training.denoiser import DenoiserTrainer
 from decrop.training.prior import prior_weights
 from decrop.trial_files import (
     load_progress,
-    read_history,
     read_reports,
     save_outcome,
     save_progress,
@@ -168,19 +161,19 @@ def run_trial(
             )
             scores = Scores.of(table, config.certification.radii)
             part.save(folder)
-            result = _result(
+            result = trial_result(
                 config,
                 inputs,
                 part.classifier,
                 split,
                 scores,
                 images,
-                clean_accuracy=_clean_accuracy(inputs, network, images, device, folder),
+                clean_accuracy=accuracy_without_noise(inputs, network, images, device, folder),
                 flip_rate=part.flip_rate,
                 seconds={
                     **part.seconds,
                     "certification": time.monotonic() - started,
-                    **(_latency(config, network, images, class_count) if split == "test" else {}),
+                    **(latency(config, network, images, class_count) if split == "test" else {}),
                 },
             )
             save_training_figure(folder, [asdict(record) for record in part.trainer.history])
@@ -224,158 +217,6 @@ def stopping_between_groups(
             raise TrialStoppedError
 
     return listen
-
-
-def certify_undefended(
-    config: TrialConfig,
-    inputs: TrialInputs,
-    folder: TrialFolder,
-    *,
-    make_sampler: MakeSampler | None = None,
-    on_certified: OnProgress | None = None,
-) -> TrialResult:
-    """Certify the classifier on the test split with no denoiser in front, as a reference.
-
-    A result that is in the folder already is returned as it is.
-    """
-    return _certify_alone(
-        config,
-        inputs,
-        inputs.protected,
-        folder,
-        title="no denoiser",
-        make_sampler=make_sampler,
-        on_certified=on_certified,
-    )
-
-
-def certify_trained_classifier(
-    config: TrialConfig,
-    inputs: TrialInputs,
-    folder: TrialFolder,
-    trained: TrialFolder,
-    *,
-    make_sampler: MakeSampler | None = None,
-    on_certified: OnProgress | None = None,
-) -> Iterator[Report]:
-    """Certify the classifier of a finished trial on the test split, yielding the one report.
-
-    For a trial whose training has never seen the held-out images and needs none of them either.
-
-    Args:
-        config: the trial's settings.
-        inputs: data.
-        folder: where everything is written, with a copy of the classifier.
-        trained: of the finished trial on `held_out`.
-        make_sampler: who draws class counts; the own process by default.
-        on_certified: called with the progress.
-    """
-    write_json(folder.config_path, config.model_dump(mode="json"))
-    reports = [Report(**report) for report in read_reports(folder)]
-    if not reports:
-        classifier, _ = load_stored_classifier(trained.classifier_path)
-        store_classifier(classifier, inputs.class_names, folder.classifier_path)
-        history = read_history(trained)
-        write_json(folder.history_path, history)
-        save_training_figure(folder, history)
-        result = _certify_alone(
-            config,
-            inputs,
-            classifier,
-            folder,
-            title=ClassifierPart.title,
-            make_sampler=make_sampler,
-            on_certified=on_certified,
-            seconds={"training": sum(record["seconds"] for record in history)},
-        )
-        report = Report(
-            evaluation=1,
-            epoch=read_reports(trained)[-1]["epoch"],
-            average_certified_radius=result.scores.average_certified_radius,
-            certified_accuracy=result.scores.certified_accuracy,
-            finished=True,
-        )
-        reports.append(report)
-        write_json(folder.reports_path, [asdict(report)])
-    yield from reports
-
-
-def _certify_alone(
-    config: TrialConfig,
-    inputs: TrialInputs,
-    classifier: Classifier | EndpointClassifier,
-    folder: TrialFolder,
-    *,
-    title: str,
-    make_sampler: MakeSampler | None,
-    on_certified: OnProgress | None,
-    seconds: Mapping[str, float] | None = None,
-) -> TrialResult:
-    if folder.result_path.exists():
-        return TrialResult.from_json(read_json(folder.result_path))
-    device = resolve_device(config.execution.device)
-    started = time.monotonic()
-    class_count = classifier.class_count
-    config = with_recorded_batch_size(
-        config,
-        classifier,
-        inputs.test,
-        class_count=class_count,
-        path=folder.execution_path,
-    )
-    table = certificate_table(
-        config,
-        classifier,
-        inputs.test,
-        split="test",
-        class_count=class_count,
-        estimation_samples=most_estimation_samples(config.certification),
-        make_sampler=make_sampler or local_sampler(config),
-        journal=folder.counts_path,
-        on_certified=on_certified,
-    )
-    result = _result(
-        config,
-        inputs,
-        classifier,
-        "test",
-        Scores.of(table, config.certification.radii),
-        inputs.test,
-        clean_accuracy=_clean_accuracy(inputs, classifier, inputs.test, device, folder),
-        flip_rate=None,
-        seconds={
-            **(seconds or {}),
-            "certification": time.monotonic() - started,
-            **_latency(config, classifier, inputs.test, class_count),
-        },
-    )
-    save_outcome(folder, result, table, title=title)
-    return result
-
-
-def _clean_accuracy(
-    inputs: TrialInputs,
-    network: nn.Module,
-    images: LabelledImages,
-    device: torch.device,
-    folder: TrialFolder,
-) -> float:
-    if inputs.target is None:
-        return clean_accuracy(network, images, device)
-    # Kept, for a black box may be paid for each answer.
-    path = folder.clean_accuracy_path
-    if not path.exists():
-        write_json(path, {"clean_accuracy": clean_accuracy(network, images, device)})
-    return float(read_json(path)["clean_accuracy"])
-
-
-def _latency(
-    config: TrialConfig, network: nn.Module, images: LabelledImages, class_count: int
-) -> dict[str, float]:
-    if endpoint_of(network) is not None:
-        # To time it would be to ask it.
-        return {}
-    return {NOISY_IMAGE: noisy_image_seconds(config, network, images, class_count=class_count)}
 
 
 def _denoiser_part(
@@ -492,37 +333,3 @@ def _last_estimation_samples(config: TrialConfig, split: Split) -> int:
     if split == "test":
         return most_estimation_samples(config.certification)
     return config.certification.held_out_samples
-
-
-def _result(
-    config: TrialConfig,
-    inputs: TrialInputs,
-    classifier: Classifier | EndpointClassifier,
-    split: Split,
-    scores: Scores,
-    images: LabelledImages,
-    *,
-    clean_accuracy: float,
-    flip_rate: float | None,
-    seconds: dict[str, float],
-) -> TrialResult:
-    channels, height, width = images.images.shape[1:]
-    return TrialResult(
-        split=split,
-        scores=scores,
-        clean_accuracy=clean_accuracy,
-        flip_rate=flip_rate,
-        precision=precision_of(config),
-        device=resolve_device(config.execution.device).type,
-        chunks_per_batch=int(config.execution.chunks_per_batch),
-        hashes={
-            **inputs.hashes(),
-            "classifier": classifier.content_hash(),
-            "certified_images": images.content_hash(),
-        },
-        seconds={
-            name: round(value, 9 if name == NOISY_IMAGE else 3) for name, value in seconds.items()
-        },
-        image_shape=(channels, height, width),
-        agreement=inputs.agreement,
-    )

@@ -7,9 +7,10 @@ import ray
 from ray.exceptions import RayError
 from rich.console import Console
 
+from decrop.classifier_certificates import certify_undefended
 from decrop.config import TrialConfig
 from decrop.errors import InputError
-from decrop.trial import TrialStoppedError, certify_undefended, stopping_between_groups
+from decrop.trial import TrialStoppedError, stopping_between_groups
 from tune.directory import SweepDirectory, SweepTrialFolder, TrialRecord
 from tune.drawn import SamplesDrawn
 from tune.failures import full_disk, last_line

@@ -11,6 +11,7 @@ import torch
 
 from decrop.cache import ContentCache
 from decrop.certification import MakeSampler, local_sampler
+from decrop.classifier_certificates import certify_trained_classifier
 from decrop.classifiers.stored import store_classifier
 from decrop.config import TrialConfig
 from decrop.files import write_json
@@ -20,7 +21,6 @@ from decrop.smoothing.execution import resolve_device
 from decrop.trial import (
     Report,
     TrialStoppedError,
-    certify_trained_classifier,
     run_trial,
     stopping_between_groups,
     stopping_epoch,

@@ -28,6 +28,7 @@ def train(
     """
     from decrop.bundle import export_bundle
     from decrop.cache import ContentCache
+    from decrop.classifier_certificates import certify_undefended
     from decrop.cli.settings import load_trial, run_folder
     from decrop.data.datasets import load_dataset
     from decrop.files import read_json
@@ -35,7 +36,7 @@ def train(
     from decrop.result import TrialResult
     from decrop.smoothing.execution import resolve_device
     from decrop.total_queries import total_queries
-    from decrop.trial import certify_undefended, run_trial, stopping_epoch
+    from decrop.trial import run_trial, stopping_epoch
     from decrop.trial_folder import TrialFolder
 
     config = load_trial(settings, assignments or [])

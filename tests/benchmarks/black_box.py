@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from decrop.cache import ContentCache
+from decrop.classifier_certificates import certify_undefended
 from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.endpoint import QueryLedger
 from decrop.config import TrialConfig
@@ -37,7 +38,7 @@ from decrop.files import read_json
 from decrop.inputs import TrialInputs, load_inputs
 from decrop.result import TrialResult
 from decrop.smoothing.execution import resolve_device
-from decrop.trial import certify_undefended, run_trial
+from decrop.trial import run_trial
 from decrop.trial_folder import TrialFolder
 from tests.mlflow_server.processes import free_port
 from tests.tune.test_registry import process, served_model_command

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from decrop.cache import ContentCache
+from decrop.classifier_certificates import certify_undefended
 from decrop.cli.settings import load_trial
 from decrop.config import TrialConfig
 from decrop.errors import RunError
 from decrop.files import read_json
 from decrop.inputs import TrialInputs, check_inputs, load_inputs
 from decrop.result import TrialResult
-from decrop.trial import certify_undefended, run_trial
+from decrop.trial import run_trial
 from decrop.trial_folder import TrialFolder
 from tests.decrop.black_boxes import URL, InProcess, serve
 from tests.decrop.digits_trial import (
@@ -67,7 +68,7 @@ def test_a_check_asks_nothing_and_refuses_what_loading_would(target: InProcess) 
 def test_only_test_certificates_are_the_black_boxes_own(
     target: InProcess, inputs: TrialInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("decrop.trial._latency", lambda *arguments: {})
+    monkeypatch.setattr("decrop.outcome.noisy_image_seconds", lambda *_, **__: 0.0)
     config, cache = settings(), ContentCache(tmp_path / "cache")
     given = load_inputs(config, cache, CPU)
     assert given.target is target and given.protected is target
@@ -116,7 +117,7 @@ def test_only_test_certificates_are_the_black_boxes_own(
 def test_a_killed_certification_asks_only_about_what_is_missing(
     target: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("decrop.trial._latency", lambda *arguments: {})
+    monkeypatch.setattr("decrop.outcome.noisy_image_seconds", lambda *_, **__: 0.0)
     config, cache = settings(), ContentCache(tmp_path / "cache")
     given = load_inputs(config, cache, CPU)
     undisturbed = TrialFolder(tmp_path / "undisturbed")

@@ -11,6 +11,7 @@ import torch
 import decrop
 from decrop.bundle import export_bundle, load_bundle, verify_bundle
 from decrop.cache import ContentCache
+from decrop.classifier_certificates import certify_trained_classifier
 from decrop.classifiers.stored import load_stored_classifier
 from decrop.cli.main import run
 from decrop.config import TrialConfig
@@ -21,13 +22,7 @@ from decrop.files import read_json
 from decrop.inputs import TrialInputs, check_inputs, load_inputs
 from decrop.result import TrialResult
 from decrop.training.classifier import ClassifierTrainer
-from decrop.trial import (
-    Report,
-    TrialStoppedError,
-    certify_trained_classifier,
-    run_trial,
-    stopping_epoch,
-)
+from decrop.trial import Report, TrialStoppedError, run_trial, stopping_epoch
 from decrop.trial_folder import TrialFolder
 from tests.decrop.digits_trial import CPU, certificates, draw_nothing, short_trial
 

@@ -16,6 +16,7 @@ from scipy.stats import norm
 import decrop.certification
 import decrop.trial
 from decrop.cache import ContentCache
+from decrop.classifier_certificates import certify_undefended
 from decrop.config import TrialConfig
 from decrop.data.limited import LabelledImages
 from decrop.evaluation.table import CertificateTable
@@ -31,7 +32,7 @@ from decrop.training import denoiser
 from decrop.training.denoiser import DenoiserTrainer
 from decrop.training.losses import total_loss
 from decrop.training.prior import PRIOR, prior_weights
-from decrop.trial import Report, TrialStoppedError, certify_undefended, run_trial
+from decrop.trial import Report, TrialStoppedError, run_trial
 from decrop.trial_folder import TrialFolder
 from tests.decrop.digits_trial import (
     CPU,

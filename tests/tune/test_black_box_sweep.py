@@ -7,11 +7,11 @@ import pytest
 
 from decrop.bundle import load_bundle
 from decrop.cache import ContentCache
+from decrop.classifier_certificates import certify_undefended
 from decrop.cli.settings import load_trial
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json
 from decrop.inputs import load_inputs
-from decrop.trial import certify_undefended
 from decrop.trial_folder import TrialFolder
 from tests.decrop.classifiers.endpoint.server import Endpoint, probabilities_of, serving
 from tests.decrop.digits_trial import CPU, certificates

@@ -19,6 +19,7 @@ import decrop.certification
 import decrop.training.trained_classifier
 from decrop.bundle import load_bundle
 from decrop.certification import MakeSampler
+from decrop.classifier_certificates import certify_undefended
 from decrop.cli.main import run
 from decrop.config import TrialConfig
 from decrop.evaluation.table import CertificateTable
@@ -27,7 +28,6 @@ from decrop.result import Scores
 from decrop.smoothing import collect
 from decrop.smoothing.execution import resolve_precision
 from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler, SamplingTask
-from decrop.trial import certify_undefended
 from decrop.trial_folder import TrialFolder
 from tests.decrop.cli.bad_settings import BAD_ARGUMENTS, write_bad_files
 from tests.decrop.digits_trial import (
