@@ -1,0 +1,42 @@
+"""What tests of a trial share."""
+
+from pathlib import Path
+
+import pytest
+
+from decrop.cache import ContentCache
+from decrop.inputs import TrialInputs
+from decrop.smoothing import collect
+from decrop.trial_folder import TrialFolder
+from tests.decrop.digits_trial import (
+    draw_nothing,
+)
+from tests.decrop.trial_sessions import Session
+
+
+@pytest.fixture(autouse=True)
+def plain_figures(
+    final_trial: TrialFolder, fixed_trial: TrialFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Draw nothing: it takes longer than the rest of a trial.
+
+    The trials that tests share are made before, with their figures.
+    """
+    draw_nothing(monkeypatch)
+
+
+@pytest.fixture
+def session(inputs: TrialInputs, cache: ContentCache) -> Session:
+    return Session(inputs, cache)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> TrialFolder:
+    return TrialFolder(tmp_path / "trial")
+
+
+@pytest.fixture
+def short_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Certifications can be cut off in many places."""
+    monkeypatch.setattr(collect, "_FIRST_GROUP", 4)
+    monkeypatch.setattr(collect, "_GROUP_SECONDS", 0.0)
