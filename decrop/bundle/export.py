@@ -177,6 +177,7 @@ def portable(config: TrialConfig, classifier: AnyClassifier, result: TrialResult
 def recorded_settings(config: TrialConfig) -> dict[str, Any]:
     """Return settings for config.json, without those that formats before theirs do not know."""
     document = config.model_dump(mode="json")
-    if document["classifier"]["endpoint"] is None:
-        del document["classifier"]["endpoint"]
+    for name in ("endpoint", "surrogate"):
+        if document["classifier"][name] is None:
+            del document["classifier"][name]
     return document

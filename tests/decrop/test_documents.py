@@ -231,8 +231,13 @@ def test_field_paths_are_all_leaves_and_each_can_be_set() -> None:
     assert "training.loss_weights" not in paths
     nested = [path for path in paths if path.startswith("classifier.training.")]
     assert len(nested) == len(ClassifierTrainingSettings.model_fields)
-    # Only a named architecture can be trained, and only a URL be asked.
-    sources = {"classifier.training": "small_cnn", "classifier.endpoint": "http://localhost/"}
+    # Only a named architecture can be trained, and only a URL be asked and imitated.
+    url = "http://localhost/"
+    sources = {
+        "classifier.training": "small_cnn",
+        "classifier.endpoint": url,
+        "classifier.surrogate": url,
+    }
     for path, field in paths.items():
         default = field.get_default()
         source = sources.get(path.rpartition(".")[0])

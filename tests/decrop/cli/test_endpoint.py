@@ -173,7 +173,7 @@ def test_options_that_do_not_fit_are_refused(
         (["certify", str(exported), "--queries", "q", *out], "--queries q is of endpoints"),
         (["inspect", "digits", "--queries", "q"], "--queries q is of endpoints"),
         (["certify", str(exported), "--weights", endpoint.url, *out], "no endpoint can stand in"),
-        (["train", "digits", *options(endpoint)], "answers with predictions only"),
+        (["train", "digits", *options(endpoint)], "which gives no gradients"),
     ):
         assert run(arguments) == 2
         assert said in capsys.readouterr().err

@@ -114,7 +114,7 @@ def test_dry_run_says_what_would_run_and_starts_nothing(no_ray: None, tmp_path: 
     assert ran.code == 0, ran.err
     assert set(ran.last_line) == {
         *("trials", "at_once", "finals", "generated_images", "training_images"),
-        *("classifier_images", "noisy_samples", "hours"),
+        *("classifier_images", "noisy_samples", "queries", "hours"),
     }
     assert ran.last_line["trials"] == 7
     assert "tiny: 7 trials by random, 1 at once on " in ran.out
