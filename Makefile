@@ -19,9 +19,10 @@ sweep: $(SWEEP_INSTALLED)
 	$(BIN)/decrop sweep quickstart
 
 test: $(TEST_INSTALLED)
-	# Sweeps take all of a machine, so they go one after another, those that are broken beside the others.
+	# Sweeps take all of a machine, so they go one after another, beside those that are broken on purpose.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadscope -m 'not ray and not faults'
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m 'ray or quick'
+	$(BIN)/python -m pytest -m quick & broken=$$!; $(BIN)/python -m pytest -m ray; whole=$$?; \
+		wait $$broken && exit $$whole
 
 # Of these tests the others run the quick ones only; some need root, to mount and for networks.
 faults: $(TEST_INSTALLED)

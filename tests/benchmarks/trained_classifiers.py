@@ -110,11 +110,11 @@ def main(
         f"certification.max_samples={samples}",
         f"certification.estimation_samples={fixed_samples - SELECTION_SAMPLES}",
         f"certification.selection_samples={SELECTION_SAMPLES}",
-        f"execution.device={device}",
         dataset_setting,
     ]
     out.mkdir(parents=True, exist_ok=True)
-    preset = load_trial("classifier_cifar10_resnet20", certification)
+    execution = f"execution.device={device}"
+    preset = load_trial("classifier_cifar10_resnet20", [dataset_setting, execution])
     dataset = load_dataset(preset.dataset)
     test = evenly_spaced(dataset.test, images)
     rows: list[dict[str, Any]] = []
@@ -132,7 +132,11 @@ def main(
         rows.extend({"model": name, **row, **more} for row in found)
         write_json(out / "rows.json", rows)
 
-    start = change(preset, ["classifier.training=null", f"classifier.weights={classifier}"])
+    def ready(config: TrialConfig, weights: Path) -> TrialConfig:
+        given = ["classifier.training=null", f"classifier.weights={weights}"]
+        return change(config, [*given, *certification])
+
+    start = ready(preset, classifier)
     add("plain", start, untrained_classifier(start.classifier, dataset))
     for objective in OBJECTIVES:
         config = change(
@@ -146,8 +150,7 @@ def main(
         folder = ClassifierFolder(out / objective)
         with progress_bars() as bars:
             report = train_classifier(config, folder, on_step=bars.counted(f"{objective}, steps"))
-        given = ["classifier.training=null", f"classifier.weights={folder.weights_path}"]
-        trained = change(config, given)
+        trained = ready(config, folder.weights_path)
         network = untrained_classifier(trained.classifier, dataset)
         add(objective, trained, network, training_seconds=report["seconds"])
     for name, path, certificates in (
@@ -156,7 +159,8 @@ def main(
     ):
         if path is not None:
             loaded = load_bundle(path)
-            add(name, change(loaded.config, certification), loaded.network, certificates)
+            config = change(loaded.config, [*certification, execution])
+            add(name, config, loaded.network, certificates)
     console.print(table_of(rows), highlight=False)
     print(json.dumps(rows))
 
