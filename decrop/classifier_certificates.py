@@ -11,9 +11,7 @@ from decrop.certification import (
     most_estimation_samples,
     with_recorded_batch_size,
 )
-from decrop.classifiers.classifier import Classifier
-from decrop.classifiers.endpoint import EndpointClassifier
-from decrop.classifiers.stored import load_stored_classifier, store_classifier
+from decrop.classifiers.stored import AnyClassifier, load_stored_classifier, store_classifier
 from decrop.config import TrialConfig
 from decrop.files import read_json, write_json
 from decrop.inputs import TrialInputs
@@ -109,7 +107,7 @@ def certify_trained_classifier(
 def _certify_alone(
     config: TrialConfig,
     inputs: TrialInputs,
-    classifier: Classifier | EndpointClassifier,
+    classifier: AnyClassifier,
     folder: TrialFolder,
     *,
     title: str,

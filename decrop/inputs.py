@@ -9,6 +9,7 @@ from decrop.cache import ContentCache
 from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.endpoint import EndpointClassifier, endpoint_classifier
 from decrop.classifiers.load import untrained_classifier
+from decrop.classifiers.stored import AnyClassifier
 from decrop.config import TrialConfig
 from decrop.data.datasets import Dataset, load_dataset
 from decrop.data.limited import LabelledImages, LimitedData, evenly_spaced, limited_data
@@ -43,7 +44,7 @@ class TrialInputs:
     training_images: LabelledImages | None = None
 
     @property
-    def protected(self) -> Classifier | EndpointClassifier:
+    def protected(self) -> AnyClassifier:
         """The classifier that test images are certified on."""
         return self.classifier if self.target is None else self.target
 

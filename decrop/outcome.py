@@ -8,8 +8,7 @@ from decrop.certification import (
     noisy_image_seconds,
     precision_of,
 )
-from decrop.classifiers.classifier import Classifier
-from decrop.classifiers.endpoint import EndpointClassifier
+from decrop.classifiers.stored import AnyClassifier
 from decrop.config import TrialConfig
 from decrop.data.limited import LabelledImages
 from decrop.files import read_json, write_json
@@ -23,7 +22,7 @@ from decrop.trial_folder import TrialFolder
 def trial_result(
     config: TrialConfig,
     inputs: TrialInputs,
-    classifier: Classifier | EndpointClassifier,
+    classifier: AnyClassifier,
     split: Split,
     scores: Scores,
     images: LabelledImages,

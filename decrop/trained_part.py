@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from decrop.classifiers.classifier import Classifier
-from decrop.classifiers.endpoint import EndpointClassifier
-from decrop.classifiers.stored import load_stored_classifier, store_classifier
+from decrop.classifiers.stored import AnyClassifier, load_stored_classifier, store_classifier
 from decrop.config import TrialConfig
 from decrop.data.limited import LabelledImages
 from decrop.inputs import TrialInputs, check_classifier_trial
@@ -41,7 +40,7 @@ class TrainedPart(Protocol):
         ...
 
     @property
-    def classifier(self) -> Classifier | EndpointClassifier:
+    def classifier(self) -> AnyClassifier:
         """The classifier in it, that of test images."""
         ...
 
@@ -101,7 +100,7 @@ class DenoiserPart:
         samples: StageOne,
         training_mask: torch.Tensor,
         trainer: DenoiserTrainer,
-        certified: Classifier | EndpointClassifier,
+        certified: AnyClassifier,
         *,
         device: torch.device,
         seconds: Mapping[str, float],

@@ -15,8 +15,7 @@ from decrop.certification import (
     most_estimation_samples,
     with_recorded_batch_size,
 )
-from decrop.classifiers.classifier import Classifier
-from decrop.classifiers.endpoint import EndpointClassifier
+from decrop.classifiers.stored import AnyClassifier
 from decrop.config import TrialConfig
 from decrop.files import write_json
 from decrop.inputs import TrialInputs
@@ -230,7 +229,7 @@ def _denoiser_part(
     started = time.monotonic()
     samples = _stage_one(config, inputs, cache, device)
     seconds = {"stage1": time.monotonic() - started}
-    certified: Classifier | EndpointClassifier
+    certified: AnyClassifier
     if split == "held_out":
         training_mask, certified = ~inputs.limited.held_out_mask, inputs.classifier
     else:

@@ -6,7 +6,8 @@
 Fine-tunes a plain ResNet-20 with each objective (preset classifier_cifar10_resnet20) and certifies
 test images: CERTIFY and all forms of T-CERTIFY from the same draws, and the adaptive procedure from
 these and some more. `--bundle` is a denoiser's, `--rejecting` the same with a rejector (`decrop
-rejector train`); they are certified on the same images. What was done by an earlier, interrupted
+rejector train`); they are certified on the same images. FOLDER has the certificates of each, which
+`decrop compare gaussian.adaptive_cohen.tsv …` compares. What was done by an earlier, interrupted
 command in the folder is not done again.
 """
 
@@ -78,12 +79,13 @@ def certified(
                 journal=counts,
                 on_certified=bars.certification(f"{counts.stem}, {name}"),
             )
+        table.write_tsv(counts.with_suffix(f".{procedure}_{certificate}.tsv"))
         scores = Scores.of(table, chosen.certification.radii)
         assert table.samples is not None
         yield {
             "certificate": name,
             "certified_accuracy": scores.certified_accuracy,
-            # The adaptive procedure's radii lie on a grid, so they are no mean radius.
+            # The adaptive procedure rounds radii down to a grid, so its mean is not set beside these.
             "average_certified_radius": None
             if procedure == "adaptive"
             else scores.average_certified_radius,
