@@ -126,7 +126,7 @@ class RejectorRecord(Settings):
 class _Document(Settings):
     """config.json."""
 
-    format: int
+    format: Count
     trial: TrialConfig
     estimation_samples: Count
     result: Annotated[

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, JsonValue, field_validator
+from pydantic import Field, field_validator
 from safetensors.torch import save_file
 from torch import nn
 
@@ -18,8 +18,19 @@ from decrop.classifiers.sources.factory import build_by_factory
 from decrop.classifiers.sources.network import PROGRAM
 from decrop.classifiers.sources.zoo import build_by_name
 from decrop.classifiers.weights import load_weights, take_weights
-from decrop.config import Count, EndpointSettings, Positive, Settings
+from decrop.config import (
+    ClassNames,
+    EndpointSettings,
+    FreeMapping,
+    Word,
+    Number,
+    Positive,
+    Settings,
+    Side,
+    Text,
+)
 from decrop.config.classifier_source import SourceKind, check_endpoint, source_kind
+from decrop.config.settings import MOST_CHANNELS
 from decrop.documents import validated
 from decrop.errors import InputError
 from decrop.files import read_json, write_bytes, write_json, write_whole
@@ -35,11 +46,11 @@ AnyClassifier = Classifier | EndpointClassifier
 class _EndpointDescription(Settings):
     """classifier.json of an endpoint, behind which nobody knows what there is."""
 
-    architecture: str
+    architecture: Text
     endpoint: EndpointSettings
-    image_shape: tuple[Count, Count, Count]
-    class_names: tuple[str, ...] = Field(min_length=2)
-    hash: str
+    image_shape: tuple[Side, Side, Side]
+    class_names: ClassNames
+    hash: Word
 
     @field_validator("architecture")
     @classmethod
@@ -63,15 +74,15 @@ class _EndpointDescription(Settings):
 class _Description(Settings):
     """classifier.json; details that are the defaults are left out."""
 
-    architecture: str
-    mean: tuple[float, ...] = Field(min_length=1)
-    std: tuple[Positive, ...] = Field(min_length=1)
-    class_names: tuple[str, ...] = Field(min_length=2)
-    arguments: dict[str, JsonValue] = Field({})
-    input_size: tuple[Count, Count] | None = None
+    architecture: Text
+    mean: tuple[Number, ...] = Field(min_length=1, max_length=MOST_CHANNELS)
+    std: tuple[Positive, ...] = Field(min_length=1, max_length=MOST_CHANNELS)
+    class_names: ClassNames
+    arguments: FreeMapping = Field({})
+    input_size: tuple[Side, Side] | None = None
     channel_order: Literal["rgb", "bgr"] = "rgb"
-    feature_layer: str | None = None
-    hash: str
+    feature_layer: Text | None = None
+    hash: Word
 
     @field_validator("architecture")
     @classmethod

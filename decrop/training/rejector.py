@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.stages import StagedClassifier, find_stages
 from decrop.config.rejector import BLOCKS, RejectorSettings
+from decrop.config.settings import CountOrZero, Share
 from decrop.data.augment import augment_views
 from decrop.errors import RunError
 from decrop.networks.rejector import Rejector
@@ -56,11 +57,11 @@ class RejectionScores:
         right_rejected: share of the others that is rejected; None without others.
     """
 
-    draws: int
-    error_share: float
-    rejected: float
-    errors_rejected: float | None
-    right_rejected: float | None
+    draws: CountOrZero
+    error_share: Share
+    rejected: Share
+    errors_rejected: Share | None
+    right_rejected: Share | None
 
 
 def with_stages(

@@ -105,7 +105,7 @@ def test_a_file_in_place_of_the_bundle_is_named(bundle_path: Path) -> None:
         ("result.hashes", {"classifier": 1}, "result.hashes.classifier = 1"),
         ("result.image_shape", [1, 8], "result.image_shape"),
         ("result.image_shape", [3, 8, 8], "image_shape = (3, 8, 8)"),
-        ("result.image_shape", [1, 0, 8], "image_shape = (1, 0, 8)"),
+        ("result.image_shape", [1, 0, 8], "image_shape[1] = 0"),
         ("result.hashes", {"classifier": "f"}, "result.hashes.limited_data is missing"),
         ("result.hashes.classifier", "f" * 64, "result.hashes.classifier = ffffffffffff…"),
         ("trial.execution.chunks_per_batch", "auto", "chunks_per_batch = 'auto'"),
