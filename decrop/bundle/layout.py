@@ -3,7 +3,7 @@
 from pathlib import Path, PurePosixPath
 
 from decrop.errors import InputError
-from decrop.files import read_json, sha256_of_file, write_json
+from decrop.files import MOST_TEXT_BYTES, read_json, sha256_of_file, write_json
 
 # Format 3 had classifier.architecture for classifier.source; format 2 did not say which shape the
 # images have.
@@ -48,7 +48,7 @@ def checked_files(folder: Path) -> list[str]:
     Raises:
         InputError: a file is missing or changed, or the checksums are not those of a bundle.
     """
-    checksums = read_json(folder / CHECKSUMS)
+    checksums = read_json(folder / CHECKSUMS, most_bytes=MOST_TEXT_BYTES)
     if not isinstance(checksums, dict) or not checksums.keys() >= _PROTECTED:
         raise InputError(
             f"{folder / CHECKSUMS} must list {', '.join(sorted(_PROTECTED))}; export it anew."

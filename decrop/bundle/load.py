@@ -1,6 +1,7 @@
 """A bundle read back, and refused where anything in it does not fit."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,13 +25,13 @@ from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.endpoint import EndpointClassifier
 from decrop.classifiers.stages import StagedClassifier
 from decrop.classifiers.stored import AnyClassifier, load_stored_classifier
-from decrop.classifiers.weights import load_weights
+from decrop.classifiers.weights import built_with_weights
 from decrop.config import Count, Settings, TrialConfig
 from decrop.config.rejector import RejectorSettings
 from decrop.documents import validated
 from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
-from decrop.files import read_json
+from decrop.files import MOST_TEXT_BYTES, read_json
 from decrop.networks.registry import build_denoiser
 from decrop.networks.rejector import Rejector
 from decrop.result import Scores, TrialResult, nested_scores
@@ -159,10 +160,14 @@ def load_bundle(
         path / CLASSIFIER, given=classifier, trust_code=trust_code
     )
     _check_record(document, protected, path / CONFIG)
-    denoiser = build_denoiser(config.denoiser, image_channels=protected.channels)
+    denoiser: nn.Module = nn.Identity()
     if not config.trains_classifier:
-        architecture = config.denoiser.architecture
-        load_weights(denoiser, path / DENOISER, architecture=architecture, setting=None)
+        denoiser = built_with_weights(
+            partial(build_denoiser, config.denoiser, image_channels=protected.channels),
+            path / DENOISER,
+            architecture=config.denoiser.architecture,
+            setting=None,
+        )
     return Bundle(
         config=config,
         denoiser=denoiser.eval(),
@@ -204,7 +209,7 @@ def _certified(path: Path) -> tuple[_Document, CertificateTable]:
 
 
 def _read_document(path: Path) -> _Document:
-    found = read_json(path)
+    found = read_json(path, most_bytes=MOST_TEXT_BYTES)
     number = found.get("format") if isinstance(found, dict) else None
     if type(number) is not int:
         raise InputError(f"{path} is not that of a bundle: it states no format.")
@@ -245,8 +250,12 @@ def _load_rejector(
             f"{path / CONFIG}: rejector.settings.stages and result.image_shape must be stated."
         )
     staged = StagedClassifier(_white_box(protected), record.settings.stages)
-    network = build_rejector(record.settings, staged, shape)
-    load_weights(network, path / REJECTOR, architecture="the rejector", setting=None)
+    network = built_with_weights(
+        partial(build_rejector, record.settings, staged, shape),
+        path / REJECTOR,
+        architecture="the rejector",
+        setting=None,
+    )
     return BundledRejector(record.settings, network.eval(), record.held_out)
 
 

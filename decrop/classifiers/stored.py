@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,7 @@ from decrop.classifiers.program import ExportedNetwork
 from decrop.classifiers.sources.factory import build_by_factory
 from decrop.classifiers.sources.network import PROGRAM
 from decrop.classifiers.sources.zoo import build_by_name
-from decrop.classifiers.weights import load_weights, take_weights
+from decrop.classifiers.weights import built_with_weights, load_weights, take_weights
 from decrop.config import (
     ClassNames,
     EndpointSettings,
@@ -33,7 +34,15 @@ from decrop.config.classifier_source import SourceKind, check_endpoint, source_k
 from decrop.config.settings import MOST_CHANNELS
 from decrop.documents import validated
 from decrop.errors import InputError
-from decrop.files import read_json, write_bytes, write_json, write_whole
+from decrop.files import (
+    MOST_TEXT_BYTES,
+    MOST_WEIGHTS_BYTES,
+    read_bytes,
+    read_json,
+    write_bytes,
+    write_json,
+    write_whole,
+)
 from decrop.networks.registry import CLASSIFIERS, build_classifier_network
 
 _DESCRIPTION = "classifier.json"
@@ -163,7 +172,7 @@ def load_stored_classifier(
             another classifier's; code would have to be imported that is not trusted.
     """
     path = folder / _DESCRIPTION
-    found = read_json(path)
+    found = read_json(path, most_bytes=MOST_TEXT_BYTES)
     if not isinstance(found, dict):
         raise InputError(f"{path} must hold a mapping.")
     if "endpoint" in found:
@@ -286,14 +295,21 @@ def _network(description: _Description, given: Path | nn.Module) -> nn.Module:
         return given
     if description.kind == "program":
         assert isinstance(given, Path)
-        if not given.is_file():
-            raise InputError(f"{given} does not exist.")
-        return ExportedNetwork(given.read_bytes(), description.feature_layer, blamed=str(given))
+        program = read_bytes(given, most_bytes=MOST_WEIGHTS_BYTES)
+        return ExportedNetwork(program, description.feature_layer, blamed=str(given))
     image_channels, class_count = len(description.mean), len(description.class_names)
     if architecture in CLASSIFIERS:
-        network = build_classifier_network(
-            architecture, image_channels=image_channels, class_count=class_count
+        build = partial(
+            build_classifier_network,
+            architecture,
+            image_channels=image_channels,
+            class_count=class_count,
         )
+        if isinstance(given, Path):
+            return built_with_weights(
+                build, given, architecture=architecture, setting="classifier.weights"
+            )
+        network = build()
     elif description.kind == "factory":
         network = build_by_factory(architecture, description.arguments)
     else:

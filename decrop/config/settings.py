@@ -17,7 +17,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-_LARGEST = 1e6
+_LARGEST = 1e9
 _LONGEST_TEXT = 4096
 _LONGEST_WORD = 200
 # Of one free value, such as a function's arguments: numbers, texts, lists and mappings in it.

@@ -8,6 +8,7 @@ import torch
 
 from decrop.data.sources import EncodedImages, Shape
 from decrop.errors import InputError
+from decrop.files import MOST_IMAGE_BYTES, read_bytes
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,8 @@ class _ImageFiles:
 
     def read(self, positions: Sequence[int]) -> Iterator[bytes]:
         for position in positions:
-            try:
-                yield self.paths[position].read_bytes()
-            except OSError as error:
-                raise InputError(
-                    f"dataset.path: {self.paths[position]} cannot be read: {error.strerror}."
-                ) from None
+            path = self.paths[position]
+            yield read_bytes(path, most_bytes=MOST_IMAGE_BYTES, blamed=f"dataset.path: {path}")
 
     def name(self, position: int) -> str:
         return str(self.paths[position])

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from decrop.errors import InputError
-from decrop.files import write_text
+from decrop.files import MOST_TABLE_BYTES, require_regular, write_text
 from decrop.smoothing.certificates import ABSTAIN
 
 _COLUMNS = ["idx", "label", "predict", "radius", "correct", "time"]
@@ -114,6 +114,7 @@ class CertificateTable:
 
 
 def _read_text_frame(path: Path) -> pd.DataFrame:
+    require_regular(path, most_bytes=MOST_TABLE_BYTES)
     try:
         with warnings.catch_warnings():
             # pandas only warns where a row has one field more than the header.
@@ -127,8 +128,6 @@ def _read_text_frame(path: Path) -> pd.DataFrame:
                 quoting=csv.QUOTE_NONE,
                 index_col=False,
             )
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist.") from None
     except (OSError, ValueError, pd.errors.ParserWarning) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not a tab-separated table: {reason}") from None

@@ -93,10 +93,13 @@ def build_rejector(
     Raises:
         InputError: a stage of the classifier gives no map.
     """
+    # Asked on the device of the classifier, whichever the rejector is to be built on.
+    with torch.device("cpu"):
+        feature_channels = staged.channels(image_shape)
     return Rejector(
         image_channels=image_shape[0],
         class_count=staged.classifier.class_count,
-        feature_channels=staged.channels(image_shape),
+        feature_channels=feature_channels,
         width=settings.width,
         blocks=settings.blocks,
         hidden_units=settings.hidden_units,

@@ -29,7 +29,7 @@ def _outcome(directory: SweepDirectory, record: SweepRecord) -> list[str]:
     if not path.exists():
         of = "classifiers' training" if trains_classifiers(record.sweep) else "DE-CROP's settings"
         return [f"**{record.name}**: a sweep over {of}, not finished yet.\n"]
-    text = path.read_text().strip()
+    text = read_text(path).strip()
     _, _, summary = text.rpartition("|\n")
     # Captions and tables in turn: the ranking of all trials, then certified accuracies.
     blocks = text.split("\n\n")
