@@ -45,7 +45,8 @@ class _Loader(yaml.SafeLoader):
         self._depth = self._composed = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        mark, alias = self.peek_event().start_mark, self.check_event(yaml.AliasEvent)
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        alias = self.check_event(yaml.AliasEvent)
         self._depth += 1
         self._composed += 1
         self._bound(self._composed, self._depth, mark)
@@ -109,9 +110,10 @@ def read_yaml(file: Traversable) -> Document:
         InputError: the file is missing or unreadable, is not YAML, is larger than settings are, or
             holds no mapping.
     """
-    # A preset in a zipped package has no path.
-    regular = isinstance(file, Path)
-    text = read_text(file, most_bytes=_MOST_BYTES) if regular else file.read_text("utf-8")
+    if isinstance(file, Path):
+        text = read_text(file, most_bytes=_MOST_BYTES)
+    else:  # in a package that is zipped
+        text = file.read_text(encoding="utf-8")
     value = parse_yaml(text, str(file))
     if not isinstance(value, dict):
         raise InputError(f"{file} must hold a mapping of settings, not {show(value)}.")
@@ -339,7 +341,14 @@ def parse_yaml(text: str, source: str) -> Any:
         mark = error.problem_mark or error.context_mark
         position = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise InputError(f"{source}{position}: not YAML: {error.problem}.") from None
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
+    except (
+        yaml.YAMLError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        OverflowError,
+    ) as error:
         # Characters that YAML forbids, impossible dates, and what PyYAML takes for a mapping.
         raise InputError(f"{source}: not YAML: {error}.") from None
 

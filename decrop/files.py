@@ -7,8 +7,9 @@ import os
 import stat
 import uuid
 from collections.abc import Callable, Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
@@ -65,7 +66,7 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=False) + "\n")
 
 
-def open_regular(path: Path, *, most_bytes: int, blamed: str | None = None) -> BinaryIO:
+def open_regular(path: Path, *, most_bytes: int, blamed: str | None = None) -> BufferedReader:
     """Open a regular file to read; whatever else has a path, such as a pipe or device, is refused.
 
     Args:

@@ -11,11 +11,11 @@ from decrop.config.settings import (
     MOST_RADII,
     BatchSize,
     CountOrZero,
-    Word,
     NonNegative,
     Seconds,
     Share,
     Side,
+    Word,
 )
 from decrop.evaluation.accuracy import (
     abstention_rate,

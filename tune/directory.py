@@ -72,7 +72,9 @@ class TrialState(Settings):
     state: State = Field(description="running until it ended one way or another.")
     started: AwareDatetime = Field(description="When the trial first ran.")
     ended: AwareDatetime | None = Field(default=None, description="When it ended.")
-    error: LongText | None = Field(default=None, description="Traceback of what ended it, if it failed.")
+    error: LongText | None = Field(
+        default=None, description="Traceback of what ended it, if it failed."
+    )
 
     @model_validator(mode="after")
     def _ended_unless_running(self) -> Self:

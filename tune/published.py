@@ -12,7 +12,6 @@ from decrop.config import NonNegative, Settings, Word
 from decrop.config.settings import MOST_RADII
 from decrop.documents import read_yaml, validated
 
-
 _Numbers = Annotated[tuple[NonNegative, ...], Field(max_length=MOST_RADII)]
 _Rows = Annotated[dict[Word, _Numbers], Field(max_length=1_000)]
 

@@ -126,7 +126,9 @@ class SweepConfig(Settings):
         default=None, description="Row that the others are compared to; the first if not given."
     )
     seeds: Count = Field(
-        default=1, le=MOST_POINTS, description="Trials of each row, with seeds 0, 1, … and the same limited data."
+        default=1,
+        le=MOST_POINTS,
+        description="Trials of each row, with seeds 0, 1, … and the same limited data.",
     )
     search: Literal["tpe", "random", "grid", "rows"] = Field(
         default="tpe",

@@ -23,12 +23,12 @@ from decrop.config import (
     ClassNames,
     EndpointSettings,
     FreeMapping,
-    Word,
     Number,
     Positive,
     Settings,
     Side,
     Text,
+    Word,
 )
 from decrop.config.classifier_source import SourceKind, check_endpoint, source_kind
 from decrop.config.settings import MOST_CHANNELS

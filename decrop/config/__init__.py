@@ -12,7 +12,6 @@ from decrop.config.settings import (
     Count,
     CountOrZero,
     FreeMapping,
-    Word,
     LongText,
     NonNegative,
     Number,
@@ -22,6 +21,7 @@ from decrop.config.settings import (
     Settings,
     Side,
     Text,
+    Word,
 )
 from decrop.config.surrogate import SurrogateSettings
 from decrop.config.synthesis import Attack, BoundarySettings, InterpolationSettings
@@ -58,7 +58,6 @@ __all__ = [
     "EndpointSettings",
     "ExecutionSettings",
     "FreeMapping",
-    "Word",
     "InterpolationSettings",
     "LimitedDataSettings",
     "LongText",
@@ -78,4 +77,5 @@ __all__ = [
     "Text",
     "TrainingSettings",
     "TrialConfig",
+    "Word",
 ]

@@ -38,7 +38,9 @@ class EndpointSettings(Settings):
         4, le=256, description="Requests that one process has under way at once."
     )
     requests_per_second: Positive | None = Field(
-        None, ge=1e-3, description="Most requests a second, of all processes together; no bound if None."
+        None,
+        ge=1e-3,
+        description="Most requests a second, of all processes together; no bound if None.",
     )
     timeout_seconds: Positive = Field(
         60.0, le=3600, description="Time in which a request must be answered whole."

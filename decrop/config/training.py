@@ -32,7 +32,9 @@ class LossWeights(Settings):
 class DiscriminatorSettings(Settings):
     """The domain discriminator (eq. 11) behind a gradient reversal layer."""
 
-    hidden_units: Count = Field(100, le=65_536, description="Units of the hidden layer (paper: 100).")
+    hidden_units: Count = Field(
+        100, le=65_536, description="Units of the hidden layer (paper: 100)."
+    )
     learning_rate: Positive = Field(1e-5, description="Adam learning rate (paper: 1e-5).")
     reversal_scale: NonNegative = Field(
         1.0, description="Scale of the reversed gradient before beta 4 and the ramp (published: 2)."

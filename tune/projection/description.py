@@ -2,6 +2,7 @@
 
 import json
 
+from decrop.files import read_text
 from tune.directory import SweepDirectory, SweepRecord
 from tune.domains import Domain
 from tune.projection.page import swept_paths, trains_classifiers

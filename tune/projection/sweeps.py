@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from decrop.files import read_text
 from tune.directory import SweepDirectory, SweepRecord
 from tune.projection.colours import COLOUR_TAG, SWEEP_COLOUR
 from tune.projection.figures import search_figures
