@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BaseModel, BeforeValidator
 from torch import nn
 
 from decrop.bundle.layout import (
@@ -28,7 +28,7 @@ from decrop.classifiers.stored import AnyClassifier, load_stored_classifier
 from decrop.classifiers.weights import built_with_weights
 from decrop.config import Count, Settings, TrialConfig
 from decrop.config.rejector import RejectorSettings
-from decrop.documents import validated
+from decrop.documents import show, validated
 from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
 from decrop.files import MOST_TEXT_BYTES, read_json
@@ -115,6 +115,22 @@ def _white_box(classifier: AnyClassifier) -> Classifier:
             "only; this needs its features or gradients."
         )
     return classifier
+
+
+# Of a trial's settings, those that decide which function was certified, on what, and how surely.
+_STATED = (
+    "seed",
+    "sigma",
+    "dataset.name",
+    "limited.fraction",
+    "limited.held_out_fraction",
+    "limited.seed",
+    "classifier.source",
+    "denoiser.architecture",
+    *(f"certification.{name}" for name in ("procedure", "certificate", "failure_probability")),
+    *(f"certification.{name}" for name in ("selection_samples", "radii", "radius_step")),
+    *(f"execution.{name}" for name in ("device", "precision", "chunk_size", "chunks_per_batch")),
+)
 
 
 class RejectorRecord(Settings):
@@ -215,7 +231,7 @@ def _read_document(path: Path) -> _Document:
         raise InputError(f"{path} is not that of a bundle: it states no format.")
     if number > FORMAT_WITH_ENDPOINT:
         raise InputError(
-            f"{path} is of bundle format {number}, written by a newer decrop; this one reads up to "
+            f"{path} is of bundle format {show(number)}, written by a newer decrop; this one reads up to "
             f"{FORMAT_WITH_ENDPOINT}: upgrade decrop."
         )
     if number < OLDEST_FORMAT:
@@ -233,10 +249,24 @@ def _read_document(path: Path) -> _Document:
             f"{path}: bundles whose classifier is an endpoint, and no others, are of format "
             f"{FORMAT_WITH_ENDPOINT}, but this one is of format {number}."
         )
+    _check_stated(document, path)
     check_certificate(
         document.trial.certification.certificate, rejecting=document.rejector is not None
     )
     return document
+
+
+def _check_stated(document: _Document, path: Path) -> None:
+    """Raise InputError where a default would stand in for what the certificates depend on."""
+    stated: list[tuple[str, BaseModel]] = [(name, document.trial) for name in _STATED]
+    if document.rejector is not None:
+        stated.append(("threshold", document.rejector.settings))
+    for name, group in stated:
+        *groups, last = name.split(".")
+        for inner in groups:
+            group = getattr(group, inner)
+        if last not in group.model_fields_set:
+            raise InputError(f"{path}: {name} is missing: a bundle states what was used.")
 
 
 def _load_rejector(

@@ -282,8 +282,8 @@ def _guarantee(settings: CertificationSettings) -> str:
         f"Each certificate is wrong with a probability of at most {settings.failure_probability:g}"
     )
     if settings.certificate == "t_certify_published":
-        return f"{promise}, for which the published proof of T-CERTIFY has a gap."
-    return f"{promise}."
+        promise += ", for which the published proof of T-CERTIFY has a gap"
+    return f"{promise}." + (f" **{settings.weakness}**" if settings.weakness else "")
 
 
 def _options(config: TrialConfig, *, with_classifier: bool) -> str:

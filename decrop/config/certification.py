@@ -14,6 +14,8 @@ from decrop.config.settings import (
 )
 
 _LARGEST_BATCH = 1_000_000
+# A failure probability above it is warned of.
+_WEAK = 0.05
 
 
 class CertificationSettings(Settings):
@@ -84,6 +86,16 @@ class CertificationSettings(Settings):
         if self.procedure == "adaptive" and self.certificate != "cohen":
             raise ValueError(f"certificate {self.certificate} needs procedure fixed")
         return self
+
+    @property
+    def weakness(self) -> str | None:
+        """A sentence on a failure probability that is hardly a guarantee; None of any other."""
+        if self.failure_probability <= _WEAK:
+            return None
+        return (
+            f"Careful: at failure probability {self.failure_probability:g}, up to "
+            f"{self.failure_probability:.0%} of all certificates may be wrong; 0.001 is usual."
+        )
 
 
 class ExecutionSettings(Settings):

@@ -44,8 +44,9 @@ Padding = Annotated[int, Field(ge=0, le=256)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 # Of the noise, in [0,1] pixels, of which ten standard deviations leave nothing to see.
 Sigma = Annotated[float, Field(gt=0, le=10)]
-# Beyond one half a certificate is more likely wrong than right.
-FailureProbability = Annotated[float, Field(gt=0, le=0.5)]
+# Beyond one half a certificate may be wrong more often than not; below, sums in float64 are too
+# coarse.
+FailureProbability = Annotated[float, Field(ge=1e-12, le=0.5)]
 Text = Annotated[str, Field(max_length=_LONGEST_TEXT)]
 # Tracebacks.
 LongText = Annotated[str, Field(max_length=1_000_000)]

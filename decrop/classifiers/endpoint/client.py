@@ -128,7 +128,7 @@ class EndpointClient:
     def told(self, answer: bytes) -> str:
         """Return a sentence with the beginning of an answer.
 
-        Where a bearer token was sent nothing is shown: an answer may hold it, in parts or disguised.
+        Where a bearer token was sent nothing is shown: an answer may hold it in any guise.
         """
         if self.settings.token_variable is not None:
             return f"Its {len(answer):,} bytes are not shown, for they may hold the token."

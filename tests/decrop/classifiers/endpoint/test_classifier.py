@@ -346,7 +346,7 @@ def test_an_endpoint_holds_nobody_longer_than_its_time(
 def test_an_endpoint_sends_no_more_than_an_answer(send: Callable[[socket.socket], None]) -> None:
     with (
         sending(send) as url,
-        pytest.raises(EndpointError, match="more than (1,049,856|65536) bytes"),
+        pytest.raises(EndpointError, match=r"more than (1,049,856|65536) bytes"),
     ):
         endpoint_classifier(settings(url, timeout_seconds=15, **MLFLOW), DATA, None)
 
