@@ -231,8 +231,8 @@ def _read_document(path: Path) -> _Document:
         raise InputError(f"{path} is not that of a bundle: it states no format.")
     if number > FORMAT_WITH_ENDPOINT:
         raise InputError(
-            f"{path} is of bundle format {show(number)}, written by a newer decrop; this one reads up to "
-            f"{FORMAT_WITH_ENDPOINT}: upgrade decrop."
+            f"{path} is of bundle format {show(number)}, written by a newer decrop; this one reads "
+            f"up to {FORMAT_WITH_ENDPOINT}: upgrade decrop."
         )
     if number < OLDEST_FORMAT:
         raise InputError(
