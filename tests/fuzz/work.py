@@ -8,6 +8,7 @@ import tempfile
 import time
 import traceback
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -39,27 +40,28 @@ class Outcome:
     peak: int = 0
 
 
-def outcomes(kind: str, seed: int, numbers: list[int]) -> list[Outcome]:
-    """Return the outcomes of cases, tried in a process that is begun anew where it ends."""
+def outcomes(kind: str, seed: int, numbers: list[int]) -> Iterator[Outcome]:
+    """Yield the outcomes of cases, tried in a process that is begun anew where it ends."""
     context = multiprocessing.get_context("spawn")
-    found: list[Outcome] = []
-    while len(found) < len(numbers):
+    found = 0
+    while found < len(numbers):
         ours, theirs = context.Pipe()
-        child = context.Process(target=_work, args=(kind, seed, numbers[len(found) :], theirs))
+        child = context.Process(target=_work, args=(kind, seed, numbers[found:], theirs))
         child.start()
         theirs.close()
         try:
-            while len(found) < len(numbers):
+            while found < len(numbers):
                 if not ours.poll(_HANGS_SECONDS):
                     raise EOFError
-                found.append(ours.recv())
+                yield ours.recv()
+                found += 1
         except EOFError:
             hanging = child.is_alive()
             failure = "hangs" if hanging else f"the process ended with {child.exitcode}"
-            found.append(Outcome(kind, numbers[len(found)], [], failure=failure))
+            yield Outcome(kind, numbers[found], [], failure=failure)
+            found += 1
         child.kill()
         child.join()
-    return found
 
 
 def _work(kind: str, seed: int, numbers: list[int], parent: Connection) -> None:
