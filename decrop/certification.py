@@ -160,6 +160,7 @@ def sampling_task(
         chunk_size=config.execution.chunk_size,
         chunks_per_batch=config.execution.chunks_per_batch,
         precision=precision_of(config),
+        noise=config.certification.noise,
     )
 
 

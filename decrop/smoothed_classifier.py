@@ -21,8 +21,9 @@ from decrop.smoothing.certificates import Integers, smoothed_predictions
 from decrop.smoothing.certify import CertificationOutcome, class_counts
 from decrop.smoothing.collect import OnProgress
 from decrop.smoothing.execution import resolve_device
+from decrop.smoothing.noise import as_pixels
 from decrop.smoothing.rejection import rejection_predictions
-from decrop.smoothing.sampling import SamplingTask, as_pixels
+from decrop.smoothing.sampling import SamplingTask
 
 Device = Literal["auto", "cpu", "cuda"]
 Images = Tensor | NDArray[Any]

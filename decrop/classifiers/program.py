@@ -87,6 +87,10 @@ class ExportedNetwork(nn.Module):
         """Stay as exported: a program has no modes."""
         return self
 
+    def identity(self) -> list[str | None]:
+        """Return what decides the answers (`decrop.networks.identity`)."""
+        return [self.program_hash, self._named_layer]
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "ExportedNetwork":
         copied = self.__class__.__new__(self.__class__)
         memo[id(self)] = copied

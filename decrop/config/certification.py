@@ -15,6 +15,12 @@ class CertificationSettings(Settings):
         description="fixed draws equally often for each image, as published; adaptive stops an "
         "image once more draws are not worth it, and certifies radii of a grid.",
     )
+    noise: Literal["grid", "gaussian"] = Field(
+        "grid",
+        description="grid: rounded to steps of 8-bit images, or of a fraction of them, and added "
+        "in integers, so that the guarantee holds for what is computed (after Voráček and Hein, "
+        "ICLR 2023); gaussian: added in floating point, as published.",
+    )
     certificate: Literal[
         "cohen", "t_certify_published", "t_certify_preselected", "t_certify_grid", "rejection"
     ] = Field(

@@ -13,6 +13,7 @@ from scipy.stats import binom, norm
 
 from decrop.errors import InputError
 from decrop.smoothing.certificates import (
+    SAMPLING_ERROR,
     Floats,
     Integers,
     check_failure_probability,
@@ -90,8 +91,12 @@ def sequential_design(
     if looks.ndim != 1 or len(looks) < 1 or looks[0] < 1 or np.any(np.diff(looks) <= 0):
         raise InputError(f"looks must be at least 1 and increase, but are {looks.tolist()}.")
     schedule = tuple(looks.tolist())
+    never = (-1,) * len(schedule)
+    # The sampled noise may make other classes less likely than the exact one by so much.
+    others = norm.sf(radii / sigma) - SAMPLING_ERROR
     limits = [
-        _limits(float(norm.sf(radius / sigma)), failure_probability, schedule) for radius in radii
+        _limits(float(other), failure_probability, schedule) if other > 0 else never
+        for other in others
     ]
     return SequentialDesign(radii=radii, looks=looks, limits=np.array(limits, dtype=np.int64))
 
