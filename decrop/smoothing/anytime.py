@@ -42,9 +42,9 @@ def anytime_lower_bound(
     Waudby-Smith and Ramdas 2020, NeurIPS 33, proposition 2.1). By Ville's inequality (Ville 1939)
     it ever reaches 1 / failure_probability with probability at most `failure_probability`. Below
     s / t it decreases in q, so the bound is its only crossing of that level there, rounded down to
-    the grid of the bisection: the probability that the bound of any t exceeds p is at most
-    `failure_probability`, whatever rule stops the trials, and the running maximum is valid too. It is
-    lowered by `SAMPLING_ERROR`, as `lower_confidence_bound` is.
+    the grid of the bisection and lowered as `lower_confidence_bound` is: the probability that the
+    bound of any t exceeds p is at most `failure_probability`, whatever rule stops the trials, and
+    the running maximum is valid too.
 
     Args:
         successes: integers in [0, trials].

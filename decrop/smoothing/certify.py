@@ -1,7 +1,7 @@
 """Certification of a set of images: with a fixed number of draws each, or with as few as do."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -248,6 +248,24 @@ def certify_adaptive(
         estimation_counts=estimation,
         ending=ending,
         seconds=collector.seconds,
+    )
+
+
+def certified_nearby(outcome: CertificationOutcome, distance: Floats) -> CertificationOutcome:
+    """Return the certificates of images that lie at a distance from those that were certified.
+
+    What holds within a radius of an image holds within the radius less the distance of another one;
+    where nothing is left of it, that one abstains.
+
+    Args:
+        outcome: of B images.
+        distance: float64 [B], L2, in [0,1] pixels, >= 0; 0 where it is the same image.
+    """
+    certified = (distance == 0) | (outcome.radius > distance)
+    return replace(
+        outcome,
+        prediction=np.where(certified, outcome.prediction, ABSTAIN),
+        radius=np.where(certified, outcome.radius - distance, 0.0),
     )
 
 

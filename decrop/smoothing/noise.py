@@ -31,9 +31,11 @@ Noise = Literal["grid", "gaussian"]
 # Number of an image in its split, stream, and number of the chunk in the stream.
 ChunkName = tuple[int, int, int]
 
-# fp32 has all integers up to here.
-_EXACT = 2**24
 _LEVELS = 255
+# In between a grid has fewer than 2^24 steps, up to where fp32 has all integers, and its thresholds
+# are computed in seconds.
+_SMALLEST_SIGMA = 1e-6
+_LARGEST_SIGMA = 40.0
 # The grid is so fine that sigma is at least so many steps.
 _LEAST_STEPS = 8
 # Beyond so many standard deviations a pixel's noise is cut, as a part of the network.
@@ -41,7 +43,6 @@ _CUT = 6
 _BITS = 63
 # Of so many standard deviations noise has a probability far below 2^-63.
 _FARTHEST = 9.5
-_MOST_THRESHOLDS = 2**17
 _GUIDE_BITS = 16
 _DECIMALS = 60
 # A float32 that is so near to a grid point stands for it.
@@ -69,15 +70,15 @@ class PixelGrid:
         Raises:
             InputError: sigma is so small or large that the grid cannot be computed with.
         """
+        if not _SMALLEST_SIGMA <= sigma <= _LARGEST_SIGMA:
+            raise InputError(
+                f"sigma = {sigma:g}: noise on a grid must be from {_SMALLEST_SIGMA:g} to "
+                f"{_LARGEST_SIGMA:g} in [0,1] pixels; choose such a sigma, or certification.noise "
+                "= gaussian."
+            )
         scale = _LEVELS * max(1, int(np.ceil(_LEAST_STEPS / _LEVELS / sigma)))
         cut = max(1, int(np.ceil(_CUT * sigma)))
-        grid = cls(scale=scale, lowest=-cut * scale, highest=(1 + cut) * scale)
-        if grid.highest >= _EXACT or 2 * grid.reach(sigma) > _MOST_THRESHOLDS:
-            raise InputError(
-                f"sigma = {sigma:g}: noise on a grid must be from 1e-6 to 40 in [0,1] pixels; "
-                "choose such a sigma, or certification.noise = gaussian."
-            )
-        return grid
+        return cls(scale=scale, lowest=-cut * scale, highest=(1 + cut) * scale)
 
     def reach(self, sigma: float) -> int:
         """Return the largest number of steps of noise: more would be cut, or never happens."""
@@ -177,12 +178,8 @@ class GridNoise:
     def steps(self, names: Sequence[ChunkName], count: int) -> Tensor:
         """Return the first steps of noise of some chunks, int32 [P, count], on the device."""
         keys = [derive_key(self._seed, "grid noise", *name) for name in names]
-        if self._device.type == "cpu":
-            steps = np.stack([self._looked_up(key, count) for key in keys])
-            return torch.from_numpy(steps)
-        bits = (philox(keys, count, self._device) >> 1) & (2**_BITS - 1)
-        found = torch.searchsorted(self._on_device, bits, right=True, out_int32=True)
-        return found.sub_(self._reach)
+        look_up = self._by_table if self._device.type == "cpu" else self._by_search
+        return look_up(keys, count).sub_(self._reach)
 
     def check(self, pixels: int) -> None:
         """Check that a sample of an image of so many pixels is exact enough.
@@ -201,14 +198,20 @@ class GridNoise:
                 f"have {pixels}; shrink them, or set certification.noise = gaussian."
             )
 
-    def _looked_up(self, key: int, count: int) -> NDArray[np.int32]:
-        """Return int32 [count]: a table for most bits, a search where a threshold is near."""
-        bits = (np.random.Philox(key=key).random_raw(count) >> np.uint64(1)).view(np.int64)
-        found: NDArray[np.int32] = self._guide[bits >> (_BITS - _GUIDE_BITS)]
-        near = np.flatnonzero(found < 0)
-        found[near] = np.searchsorted(self._thresholds, bits[near], side="right")
-        found -= np.int32(self._reach)
-        return found
+    def _by_table(self, keys: Sequence[int], count: int) -> Tensor:
+        """Return thresholds passed, int32 [P, count]: a search only where a threshold is near."""
+        passed = np.empty((len(keys), count), dtype=np.int32)
+        for row, key in zip(passed, keys, strict=True):
+            bits = (np.random.Philox(key=key).random_raw(count) >> np.uint64(1)).view(np.int64)
+            np.take(self._guide, bits >> (_BITS - _GUIDE_BITS), out=row)
+            near = np.flatnonzero(row < 0)
+            row[near] = np.searchsorted(self._thresholds, bits[near], side="right")
+        return torch.from_numpy(passed)
+
+    def _by_search(self, keys: Sequence[int], count: int) -> Tensor:
+        """Return thresholds passed, int32 [P, count]: no value waits for the device."""
+        bits = (philox(keys, count, self._device) >> 1) & (2**_BITS - 1)
+        return torch.searchsorted(self._on_device, bits, right=True, out_int32=True)
 
 
 def noise_source(
