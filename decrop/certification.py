@@ -22,12 +22,13 @@ from decrop.smoothing.certify import (
     CertificateRule,
     CertificationOutcome,
     certify_adaptive,
+    certify_anytime,
     certify_fixed,
     radius_grid,
 )
 from decrop.smoothing.collect import OnProgress
 from decrop.smoothing.execution import Precision, resolve_device, resolve_precision
-from decrop.smoothing.journal import RecordedSampler
+from decrop.smoothing.journal import JournalStart, RecordedSampler
 from decrop.smoothing.plan import worth_of_radii
 from decrop.smoothing.probe import probe_chunks_per_batch
 from decrop.smoothing.queries import QueryPlan
@@ -176,6 +177,7 @@ def certificate_table(
     journal: Path | None = None,
     on_certified: OnProgress | None = None,
     on_queries: Callable[[QueryPlan], None] | None = None,
+    on_journal: Callable[[JournalStart], None] | None = None,
 ) -> CertificateTable:
     """Certify images by the configured procedure, one row each.
 
@@ -194,6 +196,7 @@ def certificate_table(
             on from it; deleted by the caller once the table is safe.
         on_certified: called with the progress.
         on_queries: called with what may be asked of an endpoint, before it is.
+        on_journal: called with how the journal was found.
 
     Raises:
         InputError: an endpoint's budget cannot suffice for the fixed procedure.
@@ -219,6 +222,8 @@ def certificate_table(
     else:
         device = resolve_device(config.execution.device)
         with RecordedSampler(sampler, journal, task, device) as recorded:
+            if on_journal is not None:
+                on_journal(recorded.start)
             check(recorded.draws)
             outcome = certify_task(config, task, recorded, labels, estimation_samples, on_certified)
     return CertificateTable(
@@ -259,7 +264,7 @@ def query_plan(
         most=max(0, draws - answered),
         kept=answered,
         left=endpoint.client.ledger.left(),
-        exact=settings.procedure == "fixed",
+        exact=settings.procedure != "adaptive",
     )
 
 
@@ -290,6 +295,18 @@ def certify_task(
             class_count=task.class_count,
             selection_samples=settings.selection_samples,
             estimation_samples=estimation_samples,
+            chunk_size=task.chunk_size,
+            on_progress=on_certified,
+        )
+    if settings.procedure == "anytime":
+        return certify_anytime(
+            sampler,
+            len(task.images),
+            class_count=task.class_count,
+            sigma=config.sigma,
+            selection_samples=settings.selection_samples,
+            max_samples=settings.selection_samples + estimation_samples,
+            failure_probability=settings.failure_probability,
             chunk_size=task.chunk_size,
             on_progress=on_certified,
         )

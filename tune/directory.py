@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, Field, JsonValue, ValidationError, model_validator
 
-from decrop.config import Settings, TrialConfig
+from decrop.config import RecordedTrialConfig, Settings
 from decrop.errors import InputError
 from decrop.files import read_json, write_json
 from decrop.trial_folder import TrialFolder
@@ -42,7 +42,7 @@ class TrialRecord(Settings):
     number: int = Field(ge=0, description="Number of the trial; 0 is the reference.")
     reference: bool = Field(description="Whether it is the trial that the others are compared to.")
     parameters: dict[str, JsonValue] = Field(description="Sampled values by dotted path.")
-    config: TrialConfig = Field(description="All settings, the sampled ones included.")
+    config: RecordedTrialConfig = Field(description="All settings, the sampled ones included.")
     row: str | None = Field(default=None, description="Row of the table that it is a trial of.")
 
     @property

@@ -25,7 +25,7 @@ from decrop.certification import most_estimation_samples
 from decrop.classifiers.endpoint import EndpointClassifier
 from decrop.classifiers.stored import AnyClassifier, store_classifier
 from decrop.classifiers.weights import load_weights
-from decrop.config import TrialConfig
+from decrop.config import TrialConfig, as_recorded
 from decrop.errors import InputError
 from decrop.files import read_json, write_json, write_text
 from decrop.networks.registry import build_denoiser
@@ -78,7 +78,7 @@ def export_bundle(
         )
     if onnx:
         require_onnx()
-    config = TrialConfig.model_validate(read_json(folder.config_path))
+    config = TrialConfig.model_validate(as_recorded(read_json(folder.config_path)))
     result = TrialResult.from_json(read_json(folder.result_path))
     if classifier.content_hash() != result.hashes["classifier"]:
         raise InputError(

@@ -25,7 +25,7 @@ from decrop.classifiers.endpoint import EndpointClassifier
 from decrop.classifiers.stages import StagedClassifier
 from decrop.classifiers.stored import AnyClassifier, load_stored_classifier
 from decrop.classifiers.weights import load_weights
-from decrop.config import Count, Settings, TrialConfig
+from decrop.config import Count, RecordedTrialConfig, Settings, TrialConfig
 from decrop.config.rejector import RejectorSettings
 from decrop.documents import validated
 from decrop.errors import InputError
@@ -127,7 +127,7 @@ class _Document(Settings):
     """config.json."""
 
     format: int
-    trial: TrialConfig
+    trial: RecordedTrialConfig
     estimation_samples: Count
     result: Annotated[
         TrialResult,

@@ -21,6 +21,7 @@ from decrop.config import CertificationSettings, TrialConfig
 from decrop.config.classifier_source import source_kind
 from decrop.evaluation.accuracy import exact_interval
 from decrop.result import TrialResult
+from decrop.smoothing.noise import PixelGrid
 from decrop.training.rejector import RejectionScores
 
 _SPLITS = {
@@ -31,6 +32,8 @@ _PROCEDURES = {
     "fixed": "Certified by {certificate} from equally many noise draws of each image",
     "adaptive": "Certified by exact sequential tests of a grid of radii, whose guarantee does not "
     "depend on\nwhen an image stops",
+    "anytime": "Certified from a bound that holds at every number of noise draws at once, so that "
+    "more of them\nmay follow",
 }
 _OBJECTIVES = {
     "decrop": "DE-CROP's losses on boundary and interpolated samples",
@@ -153,15 +156,19 @@ Average certified radius {result.scores.average_certified_radius:.3f}; abstentio
 
 {procedure}: {settings.selection_samples} selection and {draws}
 estimation samples an image. {_guarantee(settings)}
+{_sample_sizes(settings)}
+
 It holds for the function that was sampled: {"" if config.trains_classifier else "this denoiser, "}\
 this classifier,
-{"" if rejection is None else "this rejector, "}{result.precision} on {result.device}.
+{"" if rejection is None else "this rejector, "}{result.precision} on {result.device}, in batches of
+{config.execution.chunks_per_batch} chunks of {config.execution.chunk_size} noisy copies. \
+{_noise(config)}
 
 ## Limits
 
 A certificate says nothing about perturbations larger than the radius or measured in another norm,
 nor about images unlike the data. It does not say that the class is right, only that it stays the
-same. The noise is added in floating point, for which the theorem does not strictly hold.
+same.
 
 ## Data and training
 
@@ -281,6 +288,31 @@ def _guarantee(settings: CertificationSettings) -> str:
     if settings.certificate == "t_certify_published":
         return f"{promise}, for which the published proof of T-CERTIFY has a gap."
     return f"{promise}."
+
+
+def _sample_sizes(settings: CertificationSettings) -> str:
+    if settings.procedure == "anytime":
+        return "That holds for these and all later certificates from the same noise together."
+    return (
+        "The sample sizes were fixed beforehand: to certify again with others until it pleases\n"
+        "multiplies that probability."
+    )
+
+
+def _noise(config: TrialConfig) -> str:
+    if config.certification.noise == "gaussian":
+        return (
+            "The noise is added\nin floating point, for which the theorem does not strictly hold."
+        )
+    grid = PixelGrid.of(config.sigma)
+    low, high = grid.lowest // grid.scale, grid.highest // grid.scale
+    return (
+        f"The image with\nthe noise is rounded to multiples of 1/{grid.scale} and cut to "
+        f"[{low}, {high}], which is a part of that\nfunction and is computed exactly, in integers. "
+        "So the certificate holds against all\nreal-valued perturbations, those to other 8-bit "
+        "images among them. An image that is not\nof 8 bits is certified at the nearest grid "
+        "point, with a radius smaller by the distance."
+    )
 
 
 def _options(config: TrialConfig, *, with_classifier: bool) -> str:

@@ -82,6 +82,11 @@ def certify(
     samples, and why no more were drawn. Counts are kept beside it until it is written, so that the
     same command goes on after it was killed.
 
+    Sample sizes must be fixed beforehand: to certify again with others until it pleases makes wrong
+    certificates likelier. To go on with more later, set certification.procedure=anytime from the
+    start: then the counts stay, and the same command with a larger certification.max_samples draws
+    what is missing.
+
     Of a classifier behind an endpoint the images asked are counted beside it too, in a file that
     stays (--queries names another). How many may be asked is said first.
 
@@ -98,6 +103,9 @@ def certify(
     from decrop.result import Scores
     from decrop.smoothing.asking import endpoint_of
     from decrop.smoothing.execution import resolve_device
+
+    def say(what: object) -> None:
+        console.print(str(what), markup=False, highlight=False, soft_wrap=True)
 
     if address is not None and not helpers:
         raise InputError(f"--address {address} needs --helpers, the processes that draw there.")
@@ -126,11 +134,13 @@ def certify(
             make_sampler=on_cluster or local_sampler(config),
             journal=counts,
             on_certified=bars.certification("certifying"),
-            on_queries=lambda plan: console.print(f"{plan}", highlight=False, soft_wrap=True),
+            on_queries=say,
+            on_journal=lambda start: say(start) if start.others or start.samples else None,
         )
     write_whole(out, table.write_tsv)
-    for path in (counts, execution):
-        path.unlink(missing_ok=True)
+    if config.certification.procedure != "anytime":
+        for path in (counts, execution):
+            path.unlink(missing_ok=True)
     scores = Scores.of(table, config.certification.radii)
     samples = 0 if table.samples is None else int(table.samples.sum())
     console.print(accuracy_table(_title(config), {target: scores}))
@@ -240,6 +250,8 @@ def _title(config: TrialConfig) -> str:
     draws = (
         f"N = {settings.estimation_samples}"
         if settings.procedure == "fixed"
+        else f"{settings.max_samples} samples an image, anytime-valid"
+        if settings.procedure == "anytime"
         else f"at most {settings.max_samples} samples"
     )
     return f"Certified accuracy on test images, % (95 % interval), σ = {config.sigma:g}, {draws}"

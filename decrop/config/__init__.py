@@ -20,7 +20,7 @@ from decrop.config.training import (
     Optimizer,
     TrainingSettings,
 )
-from decrop.config.trial import TrialConfig
+from decrop.config.trial import RecordedTrialConfig, TrialConfig, as_recorded
 
 __all__ = [
     "Attack",
@@ -50,8 +50,10 @@ __all__ = [
     "Positive",
     "PriorSettings",
     "Probability",
+    "RecordedTrialConfig",
     "Settings",
     "SurrogateSettings",
     "TrainingSettings",
     "TrialConfig",
+    "as_recorded",
 ]

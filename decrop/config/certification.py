@@ -10,10 +10,12 @@ from decrop.config.settings import Count, NonNegative, Probability, Settings
 class CertificationSettings(Settings):
     """Randomised smoothing certificates."""
 
-    procedure: Literal["adaptive", "fixed"] = Field(
+    procedure: Literal["adaptive", "fixed", "anytime"] = Field(
         "adaptive",
         description="fixed draws equally often for each image, as published; adaptive stops an "
-        "image once more draws are not worth it, and certifies radii of a grid.",
+        "image once more draws are not worth it, and certifies radii of a grid; anytime draws "
+        "max_samples of each image, and certifying on with more leaves the guarantee as it is "
+        "(of the others sample sizes must be chosen beforehand).",
     )
     noise: Literal["grid", "gaussian"] = Field(
         "grid",
@@ -35,8 +37,8 @@ class CertificationSettings(Settings):
     )
     max_samples: Count = Field(
         20_000,
-        description="adaptive: most samples of an image on the test split, selection_samples "
-        "included (20,000 matches a fixed N of 10,000).",
+        description="adaptive and anytime: most samples of an image on the test split, "
+        "selection_samples included (20,000 matches a fixed N of 10,000).",
     )
     held_out_samples: Count = Field(
         1_000, description="N, or most of them, on held-out images, once trained."
@@ -72,12 +74,12 @@ class CertificationSettings(Settings):
 
     @model_validator(mode="after")
     def _fit_the_procedure(self) -> Self:
-        if self.procedure == "adaptive" and self.max_samples <= self.selection_samples:
+        if self.procedure != "fixed" and self.max_samples <= self.selection_samples:
             raise ValueError(
                 f"max_samples ({self.max_samples}) must exceed selection_samples "
                 f"({self.selection_samples}), which it includes"
             )
-        if self.procedure == "adaptive" and self.certificate != "cohen":
+        if self.procedure != "fixed" and self.certificate != "cohen":
             raise ValueError(f"certificate {self.certificate} needs procedure fixed")
         return self
 

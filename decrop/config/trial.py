@@ -1,8 +1,8 @@
 """The settings of one trial: what a sweep samples, a run logs, a bundle carries and reproduces."""
 
-from typing import Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from decrop.config.certification import CertificationSettings, ExecutionSettings
 from decrop.config.classifier import ClassifierSettings
@@ -63,3 +63,16 @@ class TrialConfig(Settings):
         if not self.trains_classifier or training is None:
             return True
         return training.trained_on == "limited"
+
+
+def as_recorded(document: Any) -> Any:
+    """Return recorded settings: those from before noise was a setting were of Gaussian noise."""
+    if not isinstance(document, dict):
+        return document
+    certification = document.get("certification", {})
+    if not isinstance(certification, dict):
+        return document
+    return {**document, "certification": {"noise": "gaussian", **certification}}
+
+
+RecordedTrialConfig = Annotated[TrialConfig, BeforeValidator(as_recorded)]

@@ -81,7 +81,7 @@ def test_structure_weights_and_hooks_are_parts_and_the_mode_is_not() -> None:
 
 
 def test_the_source_of_a_class_is_a_part(tmp_path: Path) -> None:
-    source = "from torch import nn\nclass Own(nn.Module):\n    def forward(self, x):\n        return {}\n"
+    source = "from torch import nn\nclass Own(nn.Module):\n    def forward(self, x): return {}\n"
 
     def built(text: str) -> nn.Module:
         path = tmp_path / "own_network.py"
