@@ -289,7 +289,10 @@ def test_an_interrupted_run_goes_on_and_draws_only_the_rest(
     assert {path.name for path in tmp_path.iterdir()} == kept
     before, watched.asked = watched.asked, []
     assert before
+    kept_samples = sum(request.draws for _, request in before)
     table = certified(str(exported), out, *options)
+    told = f"certificates.tsv.counts has {kept_samples:,} samples: going on from there"
+    assert told in unwrapped(capsys.readouterr().out)
     assert [path.name for path in tmp_path.iterdir()] == ["certificates.tsv"]
     after, watched.asked = watched.asked, []
     assert after
@@ -323,7 +326,7 @@ def test_images_that_are_finished_draw_nothing_again(
 
 
 def test_counts_of_other_settings_are_not_taken(
-    exported: Path, tmp_path: Path, watched: Watched
+    exported: Path, tmp_path: Path, watched: Watched, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "certificates.tsv"
     watched.interrupt_at = 3
@@ -331,9 +334,34 @@ def test_counts_of_other_settings_are_not_taken(
     assert out.with_name("certificates.tsv.counts").exists()
     watched.asked = []
     other = certified(str(exported), out, *set_options("seed=1"))
+    told = "certificates.tsv.counts is of another certification (seed): begun anew"
+    assert told in unwrapped(capsys.readouterr().out)
     assert watched.draws == samples_of(other)
     same = certified(str(exported), tmp_path / "same.tsv", *set_options("seed=1"))
     assert certificates(other) == certificates(same)
+
+
+def test_an_anytime_certification_goes_on_with_more_samples(
+    exported: Path, tmp_path: Path, watched: Watched, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "certificates.tsv"
+    anytime = ["certification.procedure=anytime", "execution.chunks_per_batch=4"]
+    few = certified(str(exported), out, *set_options(*anytime, "certification.max_samples=130"))
+    assert (few.samples == 130).all()  # type: ignore[union-attr]
+    drawn, watched.asked = set(watched.asked), []
+    capsys.readouterr()
+    more = certified(str(exported), out, *set_options(*anytime, "certification.max_samples=370"))
+    assert f"has {130 * TEST_IMAGES:,} samples: going on" in unwrapped(capsys.readouterr().out)
+    assert not drawn & set(watched.asked)
+    assert (more.samples == 370).all()  # type: ignore[union-attr]
+    assert (more.radius >= few.radius).all()
+    assert more.radius.sum() > few.radius.sum()
+    at_once = certified(
+        str(exported),
+        tmp_path / "once.tsv",
+        *set_options(*anytime, "certification.max_samples=370"),
+    )
+    assert (more.radius == at_once.radius).all()
 
 
 # On a cluster
