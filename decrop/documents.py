@@ -1,6 +1,7 @@
 """Settings as YAML documents: read, addressed by dotted paths, merged, and validated."""
 
 import difflib
+import itertools
 import re
 import reprlib
 from collections.abc import Collection, Hashable, Iterable, Mapping
@@ -15,19 +16,63 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from decrop.config import TrialConfig
-from decrop.errors import InputError
+from decrop.errors import InputError, one_line
+from decrop.files import read_text
 
 Document = dict[str, Any]
 Model = TypeVar("Model", bound=BaseModel)
 
 _KEY = re.compile(r"[^.\s]+(\.[^.\s]+)*")
 _VALUE_LENGTH = 60
+_KEY_LENGTH = 100
+# Of a YAML document: bytes, values once its aliases are followed, their depth, and a number's.
+_MOST_BYTES = 256 << 10
+_MOST_VALUES = 10_000
+_DEEPEST = 32
+_LONGEST_NUMBER = 400
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 # Settings of earlier versions, whose files are still read.
 _RENAMED = {"classifier.architecture": "classifier.source"}
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe loading that also reads `1e-3` as a number and refuses a key given twice."""
+    """Safe loading that also reads `1e-3` as a number, within bounds, and no key given twice."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        # Values and depth of each node: an alias has those of what it repeats.
+        self._sizes: dict[int, tuple[int, int]] = {}
+        self._depth = self._composed = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        alias = self.check_event(yaml.AliasEvent)
+        self._depth += 1
+        self._composed += 1
+        self._bound(self._composed, self._depth, mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if node is None:
+            return None
+        if not alias:
+            if node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
+                raise _refused("a number too long to read", mark)
+            sizes = [self._sizes[id(inner)] for inner in _inner(node)]
+            self._sizes[id(node)] = (
+                1 + sum(count for count, _ in sizes),
+                1 + max((depth for _, depth in sizes), default=0),
+            )
+        elif id(node) not in self._sizes:
+            raise _refused("an alias repeats what it is in", mark)
+        count, depth = self._sizes[id(node)]
+        self._bound(count, self._depth + depth, mark)
+        return node
+
+    def _bound(self, count: int, depth: int, mark: yaml.Mark) -> None:
+        if count > _MOST_VALUES:
+            raise _refused(f"more than {_MOST_VALUES:,} values", mark)
+        if depth > _DEEPEST:
+            raise _refused(f"more than {_DEEPEST} lists or mappings inside each other", mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -48,19 +93,28 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _inner(node: yaml.Node) -> Iterable[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return itertools.chain.from_iterable(node.value)
+    return node.value if isinstance(node, yaml.SequenceNode) else ()
+
+
+def _refused(problem: str, mark: yaml.Mark) -> yaml.MarkedYAMLError:
+    return yaml.composer.ComposerError(None, None, problem, mark)
+
+
 def read_yaml(file: Traversable) -> Document:
     """Read a YAML file that holds a mapping.
 
     Raises:
-        InputError: the file is missing or unreadable, is not YAML, or holds no mapping.
+        InputError: the file is missing or unreadable, is not YAML, is larger than settings are, or
+            holds no mapping.
     """
-    try:
+    if isinstance(file, Path):
+        text = read_text(file, most_bytes=_MOST_BYTES)
+    else:  # in a package that is zipped
         text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{file} does not exist.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(_one_line(f"{file} cannot be read: {error}.")) from None
-    value = _load(text, str(file))
+    value = parse_yaml(text, str(file))
     if not isinstance(value, dict):
         raise InputError(f"{file} must hold a mapping of settings, not {show(value)}.")
     document: Document = _by_current_names(value)
@@ -76,7 +130,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     path, equals, value = text.partition("=")
     if not equals or not _KEY.fullmatch(path):
         raise InputError(f"--set {show(text)}: write KEY=VALUE, as in training.epochs=30.")
-    return _current_name(path), _by_current_names(_load(value, f"--set {path}"), path)
+    return _current_name(path), _by_current_names(parse_yaml(value, f"--set {path}"), path)
 
 
 def get_dotted(document: Mapping[str, Any], path: str) -> Any:
@@ -166,10 +220,12 @@ def blame(path: str, source: str, assigned: Collection[str]) -> str:
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """Say in one line what is wrong: dotted path, value, what is allowed, and how many more."""
+    """Say in one line what is wrong: dotted path, value, what is allowed, and what else is."""
     problems = _problems(error)
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return _one_line(_explain(problems[0], model) + more)
+    paths = [_path(problem["loc"]) for problem in problems[1:4]]
+    others = ", ".join([*paths[:2], "…"] if len(paths) > 2 else paths)
+    more = f" (and {len(problems) - 1:,} more: {others})" if others else ""
+    return one_line(_explain(problems[0], model) + more)
 
 
 def field_paths(model: type[BaseModel] = TrialConfig) -> dict[str, FieldInfo]:
@@ -189,6 +245,7 @@ def unknown(path: str, same_level: Iterable[str], elsewhere: Iterable[str] = ())
 
     That is the nearest of its level, else those of the same name elsewhere, else any of its level.
     """
+    path = one_line(path, _KEY_LENGTH)
     name = path.rpartition(".")[2]
     by_name = {other.rpartition(".")[2]: other for other in same_level}
     near = [by_name[other] for other in difflib.get_close_matches(name, by_name, n=1)]
@@ -197,7 +254,7 @@ def unknown(path: str, same_level: Iterable[str], elsewhere: Iterable[str] = ())
     hint = (
         f"nearest: {' or '.join(meant)}" if meant else f"valid here: {', '.join(by_name.values())}"
     )
-    return _one_line(f"{path} is not a setting; {hint}")
+    return f"{path} is not a setting; {hint}"
 
 
 class _WithoutCredentials(reprlib.Repr):
@@ -276,26 +333,31 @@ def _by_current_names(value: Any, path: str = "") -> Any:
     return renamed
 
 
-def _load(text: str, source: str) -> Any:
+def parse_yaml(text: str, source: str) -> Any:
+    """Return the value of a YAML document (see `read_yaml`); `source` is named in messages."""
     try:
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         position = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise InputError(_one_line(f"{source}{position}: not YAML: {error.problem}.")) from None
-    except (yaml.YAMLError, ValueError) as error:
-        # Characters that YAML forbids, and impossible dates.
-        raise InputError(_one_line(f"{source}: not YAML: {error}.")) from None
+        raise InputError(f"{source}{position}: not YAML: {error.problem}.") from None
+    except (
+        yaml.YAMLError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        OverflowError,
+    ) as error:
+        # Characters that YAML forbids, impossible dates, and what PyYAML takes for a mapping.
+        raise InputError(f"{source}: not YAML: {error}.") from None
 
 
 def _problems(error: ValidationError) -> list[ErrorDetails]:
-    located = {problem["loc"]: problem for problem in error.errors()}
+    located = {problem["loc"]: problem for problem in error.errors(include_url=False)}
     # A list with a bad item is also reported as too short.
-    return [
-        problem
-        for location, problem in located.items()
-        if not any(other[:-1] == location for other in located if other)
-    ]
+    above = {location[:-1] for location in located if location}
+    return [problem for location, problem in located.items() if location not in above]
 
 
 def _explain(problem: ErrorDetails, model: type[BaseModel]) -> str:
@@ -335,8 +397,4 @@ def _group(field: FieldInfo) -> type[BaseModel] | None:
 
 def _path(location: tuple[int | str, ...]) -> str:
     parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
-    return "".join(parts).removeprefix(".")
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return one_line("".join(parts).removeprefix("."), _KEY_LENGTH)

@@ -1,9 +1,27 @@
 """Errors that name a mistake a user can correct."""
 
+# Longer messages lose their middle: the end says what to do.
+_LONGEST = 1_000
+_CUT = " […] "
 
-class InputError(ValueError):
+
+def one_line(text: str, longest: int = _LONGEST) -> str:
+    """Return a text as one printable line of bounded length, whatever a stranger put into it."""
+    if len(text) > longest:
+        half = (longest - len(_CUT)) // 2
+        text = text[:half] + _CUT + text[-half:]
+    line = " ".join(text.split())
+    return "".join(character if character.isprintable() else "?" for character in line)
+
+
+class _OneLineError(Exception):
+    def __init__(self, message: object) -> None:
+        super().__init__(one_line(str(message)))
+
+
+class InputError(_OneLineError, ValueError):
     """A value from outside that cannot be used; the message is one line and says what to do."""
 
 
-class RunError(RuntimeError):
+class RunError(_OneLineError, RuntimeError):
     """A computation that started cannot be finished; the message says why."""

@@ -1,11 +1,13 @@
-"""Files written whole, and content hashes."""
+"""Files: regular ones of bounded size read, written whole, and hashed by their content."""
 
 import errno
 import hashlib
 import json
 import os
+import stat
 import uuid
 from collections.abc import Callable, Mapping
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,13 @@ from decrop.errors import InputError
 
 # Enough that whatever could not be written would not have found room either.
 _PROBE_BYTES = 1 << 20
+# Of one file. JSON of so many bytes takes twenty times as much memory.
+MOST_JSON_BYTES = 32 << 20
+MOST_TEXT_BYTES = 4 << 20
+MOST_TABLE_BYTES = 256 << 20
+MOST_IMAGE_BYTES = 64 << 20
+MOST_WEIGHTS_BYTES = 16 << 30
+MOST_DATA_BYTES = 1 << 40
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
@@ -57,18 +66,76 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def open_regular(path: Path, *, most_bytes: int, blamed: str | None = None) -> BufferedReader:
+    """Open a regular file to read; whatever else has a path, such as a pipe or device, is refused.
+
+    Args:
+        path: of the file; links are followed.
+        most_bytes: that it may have.
+        blamed: what an error begins with, if not the path.
+
+    Raises:
+        InputError: the file is missing, unreadable, not regular, or longer.
+    """
+    named = blamed or str(path)
+    try:
+        # Opening a pipe would wait for its other end.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{named} does not exist.") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{named} cannot be read: {_reason(error)}.") from None
+    found = os.fstat(descriptor)
+    if stat.S_ISREG(found.st_mode) and found.st_size <= most_bytes:
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        raise InputError(f"{named} is {_kind(found.st_mode)}, not a regular file.")
+    raise InputError(
+        f"{named} has {found.st_size:,} bytes; at most {most_bytes:,} are read of such a file."
+    )
+
+
+def require_regular(path: Path, *, most_bytes: int, blamed: str | None = None) -> None:
+    """Raise InputError unless a library may be given the path to read (see `open_regular`)."""
+    open_regular(path, most_bytes=most_bytes, blamed=blamed).close()
+
+
+def read_bytes(path: Path, *, most_bytes: int, blamed: str | None = None) -> bytes:
+    """Return a file's content (see `open_regular`)."""
+    with open_regular(path, most_bytes=most_bytes, blamed=blamed) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            content = file.read(size + 1)
+        except OSError as error:
+            raise InputError(f"{blamed or path} cannot be read: {_reason(error)}.") from None
+    # The kernel's own files are regular and empty, until they are read.
+    if len(content) > size:
+        raise InputError(f"{blamed or path} grows while it is read.")
+    return content
+
+
+def read_text(path: Path, *, most_bytes: int = MOST_TEXT_BYTES) -> str:
+    """Return a file's text, UTF-8 (see `open_regular`).
+
+    Raises:
+        InputError: it is not UTF-8 either.
+    """
+    try:
+        return read_bytes(path, most_bytes=most_bytes).decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8: {error}.") from None
+
+
+def read_json(path: Path, *, most_bytes: int = MOST_JSON_BYTES) -> Any:
     """Read a JSON file.
 
     Raises:
-        InputError: the file is missing or not JSON.
+        InputError: the file is missing, is no regular file, is too long or not JSON.
     """
+    content = read_bytes(path, most_bytes=most_bytes)
     try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{path} does not exist.") from None
-    except IsADirectoryError:
-        raise InputError(f"{path} is a folder, not a JSON file.") from None
+        return json.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}.") from None
 
@@ -89,10 +156,26 @@ def sha256_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def sha256_of_file(path: Path) -> str:
-    """Hash a file's bytes; return 64 hex digits."""
-    with path.open("rb") as file:
+def sha256_of_file(path: Path, *, most_bytes: int = MOST_WEIGHTS_BYTES) -> str:
+    """Hash a file's bytes (see `open_regular`); return 64 hex digits."""
+    with open_regular(path, most_bytes=most_bytes) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "something else")
+
+
+def _reason(error: Exception) -> str:
+    # A socket cannot be opened at all; a path with a zero byte is no path.
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def _has_room(path: Path) -> bool:

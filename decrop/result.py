@@ -1,11 +1,22 @@
 """The result of a trial, as it is written to its folder."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
+from decrop.config.settings import (
+    MOST_RADII,
+    BatchSize,
+    CountOrZero,
+    NonNegative,
+    Seconds,
+    Share,
+    Side,
+    Word,
+)
 from decrop.evaluation.accuracy import (
     abstention_rate,
     average_certified_radius,
@@ -35,10 +46,10 @@ class Scores:
         abstention_rate: share of images without a prediction.
     """
 
-    images: int
-    average_certified_radius: float
-    certified_accuracy: dict[str, float]
-    abstention_rate: float
+    images: CountOrZero
+    average_certified_radius: NonNegative
+    certified_accuracy: Annotated[dict[Word, Share], Field(max_length=MOST_RADII)]
+    abstention_rate: Share
 
     @classmethod
     def of(cls, table: CertificateTable, radii: tuple[float, ...]) -> Self:
@@ -80,15 +91,15 @@ class TrialResult:
 
     split: Split
     scores: Scores
-    clean_accuracy: float
-    flip_rate: float | None
-    precision: str
-    device: str
-    chunks_per_batch: int
-    hashes: dict[str, str]
-    seconds: dict[str, float]
-    image_shape: tuple[int, int, int] | None = None
-    agreement: float | None = None
+    clean_accuracy: Share
+    flip_rate: Share | None
+    precision: Word
+    device: Word
+    chunks_per_batch: BatchSize
+    hashes: Annotated[dict[Word, Word], Field(max_length=100)]
+    seconds: Annotated[dict[Word, Seconds], Field(max_length=100)]
+    image_shape: tuple[Side, Side, Side] | None = None
+    agreement: Share | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the flat mapping of `result.json`."""

@@ -3,6 +3,7 @@
 import copy
 import secrets
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -61,11 +62,11 @@ def load(
     """
     if isinstance(classifier, str):
         classifier = file_or_url(classifier)
-    return SmoothedClassifier(
-        load_bundle(Path(folder), classifier=classifier, trust_code=trust_code),
-        Path(folder),
-        device=device,
-    )
+    bundle = load_bundle(Path(folder), classifier=classifier, trust_code=trust_code)
+    weakness = bundle.config.certification.weakness
+    if weakness is not None:
+        warnings.warn(weakness, stacklevel=2)
+    return SmoothedClassifier(bundle, Path(folder), device=device)
 
 
 class SmoothedClassifier(ModelHubMixin):

@@ -11,7 +11,15 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, Field, JsonValue, ValidationError, model_validator
 
-from decrop.config import RecordedTrialConfig, Settings
+from decrop.config import (
+    CountOrZero,
+    FreeMapping,
+    LongText,
+    RecordedTrialConfig,
+    Settings,
+    Text,
+    Word,
+)
 from decrop.errors import InputError
 from decrop.files import read_json, write_json
 from decrop.trial_folder import TrialFolder
@@ -30,20 +38,20 @@ class SweepRecord(Settings):
     """What `sweep.json` says: which sweep this is, and its settings."""
 
     format: Literal[1] = Field(default=1, description="Version of the directory's layout.")
-    id: str = Field(min_length=1, description="Unique name of the sweep, kept when it moves.")
-    name: str = Field(min_length=1, description="Name that a person gave it.")
+    id: Word = Field(min_length=1, description="Unique name of the sweep, kept when it moves.")
+    name: Text = Field(min_length=1, description="Name that a person gave it.")
     created: AwareDatetime = Field(description="When the folder was made.")
-    sweep: dict[str, JsonValue] = Field(description="The sweep's settings as JSON.")
+    sweep: FreeMapping = Field(description="The sweep's settings as JSON.")
 
 
 class TrialRecord(Settings):
     """What `trial.json` says: the settings of one trial, fixed before it starts."""
 
-    number: int = Field(ge=0, description="Number of the trial; 0 is the reference.")
+    number: CountOrZero = Field(description="Number of the trial; 0 is the reference.")
     reference: bool = Field(description="Whether it is the trial that the others are compared to.")
-    parameters: dict[str, JsonValue] = Field(description="Sampled values by dotted path.")
+    parameters: FreeMapping = Field(description="Sampled values by dotted path.")
     config: RecordedTrialConfig = Field(description="All settings, the sampled ones included.")
-    row: str | None = Field(default=None, description="Row of the table that it is a trial of.")
+    row: Text | None = Field(default=None, description="Row of the table that it is a trial of.")
 
     @property
     def name(self) -> str:
@@ -64,7 +72,9 @@ class TrialState(Settings):
     state: State = Field(description="running until it ended one way or another.")
     started: AwareDatetime = Field(description="When the trial first ran.")
     ended: AwareDatetime | None = Field(default=None, description="When it ended.")
-    error: str | None = Field(default=None, description="Traceback of what ended it, if it failed.")
+    error: LongText | None = Field(
+        default=None, description="Traceback of what ended it, if it failed."
+    )
 
     @model_validator(mode="after")
     def _ended_unless_running(self) -> Self:
@@ -76,9 +86,9 @@ class TrialState(Settings):
 class CodeRecord(Settings):
     """What `code.json` says: by which code a trial was last run, and where."""
 
-    version: str = Field(description="Of the package.")
-    commit: str | None = Field(default=None, description="Of the git checkout, if it is one.")
-    host: str = Field(description="Name of the machine.")
+    version: Word = Field(description="Of the package.")
+    commit: Word | None = Field(default=None, description="Of the git checkout, if it is one.")
+    host: Text = Field(description="Name of the machine.")
 
 
 class SweepTrialFolder(TrialFolder):

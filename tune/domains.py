@@ -1,5 +1,6 @@
 """What a sweep may vary: domains of settings, checked against the schema of a trial."""
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Any, Self
@@ -10,43 +11,50 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, model_validator
 
-from decrop.config import Count, Settings, TrialConfig
+from decrop.config import Count, Number, Settings, Text, TrialConfig
+from decrop.config.settings import bounded
 from decrop.documents import Document, blame, explain, set_dotted, show
 from decrop.errors import InputError
 
 # A field of a domain is called `int`, as it is in a sweep file.
 Integer = int
+Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
+# Of a choice, of a grid, and of a table's rows.
+MOST_POINTS = 10_000
 _GOLDEN_SECTION = 0.6180339887498949
 
 
 def _scalar(value: Any) -> Any:
     if value is not None and not isinstance(value, str | int | float):
         raise ValueError("must be a string, a number, true, false or null")
-    return value
+    return bounded(value)
 
 
-Scalar = Annotated[Any, AfterValidator(_scalar)]
+Scalar = Annotated[Any, AfterValidator(_scalar), WithJsonSchema({"bounded": True})]
 
 
 class Domain(Settings):
     """The values one setting may take; exactly one of the four kinds is given."""
 
-    uniform: tuple[float, float] | None = Field(
+    uniform: tuple[Number, Number] | None = Field(
         default=None, description="[low, high], both included."
     )
-    loguniform: tuple[float, float] | None = Field(
+    loguniform: tuple[Number, Number] | None = Field(
         default=None, description="[low, high], both included, uniform in the logarithm."
     )
-    int: tuple[Integer, Integer] | None = Field(
+    int: tuple[Whole, Whole] | None = Field(
         default=None, description="[low, high], both included, whole numbers."
     )
     step: Count = Field(default=1, description="Distance of the whole numbers of `int`.")
-    choice: tuple[Scalar, ...] | None = Field(default=None, min_length=1, description="The values.")
-    when: dict[str, Scalar] = Field(
+    choice: tuple[Scalar, ...] | None = Field(
+        default=None, min_length=1, max_length=MOST_POINTS, description="The values."
+    )
+    when: dict[Text, Scalar] = Field(
         default={},
+        max_length=MOST_POINTS,
         description="Other choices' paths and the values for which this setting is varied.",
     )
 
@@ -138,7 +146,7 @@ def require_choices(space: Space) -> None:
     """Refuse what a grid cannot enumerate.
 
     Raises:
-        InputError: a domain is no choice.
+        InputError: a domain is no choice, or there are too many points.
     """
     for path, domain in space.items():
         if domain.choice is None:
@@ -146,6 +154,12 @@ def require_choices(space: Space) -> None:
                 f"space.{path}: a grid takes choice domains only; write its values as "
                 "{choice: [...]}, or use search tpe or random."
             )
+    points = math.prod(len(domain.choice or ()) for domain in space.values())
+    if points > MOST_POINTS:
+        raise InputError(
+            f"space: a grid of {points:.3g} points; {MOST_POINTS:,} is the most: give fewer "
+            "choices, or use search tpe or random."
+        )
 
 
 def check_space(

@@ -4,13 +4,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from decrop.classifiers.sources.network import Network
 from decrop.classifiers.sources.program import load_program
 from decrop.config import ClassifierSettings
 from decrop.data.datasets import Dataset
+from decrop.documents import parse_yaml
 from decrop.errors import InputError
+from decrop.files import read_text
 
 # What MLflow's pytorch flavour calls a model that it saves as a program of torch.export.
 _PROGRAM = "model.pt2"
@@ -63,8 +63,8 @@ def _program(model: Path, source: str) -> Path:
 
 def _flavours(description: Path, source: str) -> dict[str, Any]:
     try:
-        found = yaml.safe_load(description.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError):
+        found = parse_yaml(read_text(description), "MLmodel")
+    except InputError:
         found = None
     flavours = found.get("flavors") if isinstance(found, dict) else None
     if not isinstance(flavours, dict):

@@ -4,14 +4,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Annotated
 
-from decrop.config import Settings
+from pydantic import Field
+
+from decrop.config import NonNegative, Settings, Word
+from decrop.config.settings import MOST_RADII
 from decrop.documents import read_yaml, validated
+
+_Numbers = Annotated[tuple[NonNegative, ...], Field(max_length=MOST_RADII)]
+_Rows = Annotated[dict[Word, _Numbers], Field(max_length=1_000)]
 
 
 class _Published(Settings):
-    radii: tuple[float, ...]
-    tables: dict[str, dict[str, tuple[float, ...]]]
+    radii: _Numbers
+    tables: Annotated[dict[Word, _Rows], Field(max_length=1_000)]
 
 
 @dataclass(frozen=True)

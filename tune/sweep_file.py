@@ -7,7 +7,18 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from decrop.config import Count, NonNegative, Settings, TrialConfig
+from decrop.config import (
+    Count,
+    CountOrZero,
+    FreeMapping,
+    NonNegative,
+    Positive,
+    Seed,
+    Settings,
+    Text,
+    TrialConfig,
+    Word,
+)
 from decrop.documents import (
     Document,
     field_paths,
@@ -21,7 +32,7 @@ from decrop.documents import (
     validated,
 )
 from decrop.errors import InputError
-from tune.domains import Domain, check_space, require_choices
+from tune.domains import MOST_POINTS, Domain, check_space, require_choices
 from tune.held_out import check_held_out
 from tune.leaderboard.metric import AVERAGE_RADIUS, metric_named
 from tune.rows import check_rows
@@ -36,7 +47,7 @@ class PruningSettings(Settings):
     grace_evaluations: Count = Field(
         default=1, description="Held-out scores before a trial may end."
     )
-    reduction_factor: int = Field(
+    reduction_factor: Count = Field(
         default=3, ge=2, description="One trial in so many goes on from each rung to the next."
     )
 
@@ -44,7 +55,7 @@ class PruningSettings(Settings):
 class Resources(Settings):
     """What one process claims of a machine."""
 
-    cpu: Annotated[float, Field(gt=0)] = Field(1.0, description="CPU cores.")
+    cpu: Positive = Field(1.0, description="CPU cores.")
     gpu: NonNegative | None = Field(
         None,
         description="GPUs; a fraction shares one. Without it, half a GPU for a trial and a quarter "
@@ -66,8 +77,8 @@ class ResourceSettings(Settings):
         default=Resources(),
         description="Of a helper, which takes over part of a trial's certification.",
     )
-    max_helpers: int = Field(
-        default=4, ge=0, description="Helpers that one trial may have at a time."
+    max_helpers: CountOrZero = Field(
+        default=4, description="Helpers that one trial may have at a time."
     )
     max_concurrent: Count | None = Field(
         default=None, description="Trials at once; as many as fit if not given."
@@ -80,7 +91,7 @@ class LeaderboardSettings(Settings):
     top: Count = Field(
         default=3, description="Trials with the best held-out score, beside trial 0."
     )
-    by: str = Field(
+    by: Word = Field(
         default=AVERAGE_RADIUS,
         description="Held-out score that ranks trials: acr, the average certified radius, or "
         "certified_accuracy@RADIUS with one of certification.radii.",
@@ -93,36 +104,40 @@ RowName = Annotated[str, Field(pattern=r"^[^\s|]([^|\n]*[^\s|])?$", max_length=8
 class SweepConfig(Settings):
     """A sweep; `load_sweep` has merged `base` into `trial`, so it depends on no other file."""
 
-    name: str = Field(
+    name: Word = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Part of the name of its folder."
     )
-    description: str = Field(default="", description="One sentence for readers of the results.")
-    base: str | None = Field(
+    description: Text = Field(default="", description="One sentence for readers of the results.")
+    base: Text | None = Field(
         default=None, description="Trial preset or YAML file that `trial` overrides."
     )
-    trial: dict[str, Any] = Field(
+    trial: FreeMapping = Field(
         default={}, description="Settings that all trials share (TrialConfig)."
     )
-    space: dict[str, Domain] = Field(
-        default={}, description="Domains of the others, by dotted path."
+    space: dict[Text, Domain] = Field(
+        default={}, max_length=1_000, description="Domains of the others, by dotted path."
     )
-    rows: dict[RowName, dict[str, Any]] = Field(
+    rows: dict[RowName, FreeMapping] = Field(
         default={},
+        max_length=MOST_POINTS,
         description="Rows of a table, for search rows: settings by dotted path, by the row's name.",
     )
-    reference: str | None = Field(
+    reference: Text | None = Field(
         default=None, description="Row that the others are compared to; the first if not given."
     )
     seeds: Count = Field(
-        default=1, description="Trials of each row, with seeds 0, 1, … and the same limited data."
+        default=1,
+        le=MOST_POINTS,
+        description="Trials of each row, with seeds 0, 1, … and the same limited data.",
     )
     search: Literal["tpe", "random", "grid", "rows"] = Field(
         default="tpe",
         description="How settings are chosen; rows runs and certifies each row and nothing else.",
     )
-    search_seed: int = Field(default=0, ge=0, description="Seed of the search.")
+    search_seed: Seed = Field(default=0, description="Seed of the search.")
     trials: Count | None = Field(
         default=None,
+        le=1_000_000,
         description="Trials in total with trial 0; not given for a grid, which has its own.",
     )
     pruning: PruningSettings = PruningSettings()

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, Field
 
-from decrop.config import Settings
+from decrop.config import LongText, Settings, Text, Word
 from decrop.documents import validated
 from decrop.errors import InputError
 from decrop.files import read_json, write_json
@@ -20,14 +20,14 @@ TrainingKind = Literal["classifier", "rejector"]
 class TrainingRecord(Settings):
     """What `training.json` says."""
 
-    id: str = Field(min_length=1, description="Unique name of the training, kept when it goes on.")
+    id: Word = Field(min_length=1, description="Unique name of the training, kept when it goes on.")
     kind: TrainingKind
-    name: str = Field(min_length=1, description="Of its run.")
-    experiment: str = Field(min_length=1, description="Experiment of its run.")
+    name: Text = Field(min_length=1, description="Of its run.")
+    experiment: Text = Field(min_length=1, description="Experiment of its run.")
     status: Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
     started: AwareDatetime
     ended: AwareDatetime | None = None
-    error: str | None = Field(default=None, description="Traceback of what ended it.")
+    error: LongText | None = Field(default=None, description="Traceback of what ended it.")
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from pathlib import Path, PurePosixPath
 
+from decrop.documents import show
 from decrop.errors import InputError
-from decrop.files import read_json, sha256_of_file, write_json
+from decrop.files import MOST_TEXT_BYTES, read_json, sha256_of_file, write_json
 
 # Format 3 had classifier.architecture for classifier.source; format 2 did not say which shape the
 # images have.
@@ -24,6 +25,7 @@ REJECTOR_HISTORY = "rejector_history.json"
 ONNX = "denoiser.onnx"
 TORCH_EXPORT = "denoiser.pt2"
 CHECKSUMS = "checksums.json"
+_MOST_FILES, _LONGEST_NAME = 10_000, 60
 # What use and verification read; other files are checked where they are listed.
 _PROTECTED = {CONFIG, CERTIFICATES, "classifier/classifier.json"}
 
@@ -48,15 +50,23 @@ def checked_files(folder: Path) -> list[str]:
     Raises:
         InputError: a file is missing or changed, or the checksums are not those of a bundle.
     """
-    checksums = read_json(folder / CHECKSUMS)
+    checksums = read_json(folder / CHECKSUMS, most_bytes=MOST_TEXT_BYTES)
     if not isinstance(checksums, dict) or not checksums.keys() >= _PROTECTED:
         raise InputError(
             f"{folder / CHECKSUMS} must list {', '.join(sorted(_PROTECTED))}; export it anew."
         )
+    if len(checksums) > _MOST_FILES:
+        raise InputError(
+            f"{folder / CHECKSUMS} lists {len(checksums):,} files; {_MOST_FILES:,} is the most."
+        )
+    # What is listed is copied and uploaded with the bundle, so it must be the bundle's own; what is
+    # not may still be read.
+    for name in [*checksums, CHECKSUMS, HISTORY, CARD]:
+        if not _stays_inside(folder, name):
+            raise InputError(
+                f"{folder / CHECKSUMS} lists {show(name)}, which is outside the bundle."
+            )
     for name, checksum in checksums.items():
-        # What is listed is copied and uploaded with the bundle, so it must be the bundle's own.
-        if not _stays_inside(name):
-            raise InputError(f"{folder / CHECKSUMS} lists {name!r}, which is outside the bundle.")
         file = folder / name
         if not file.is_file():
             raise InputError(f"{folder} is incomplete: {name} is missing.")
@@ -65,6 +75,15 @@ def checked_files(folder: Path) -> list[str]:
     return [*checksums, CHECKSUMS]
 
 
-def _stays_inside(name: str) -> bool:
+def _stays_inside(folder: Path, name: str) -> bool:
     path = PurePosixPath(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+    if not path.parts or path.is_absolute() or ".." in path.parts:
+        return False
+    if not name.isprintable() or max(map(len, path.parts)) > _LONGEST_NAME:
+        return False
+    # The hub's cache keeps a revision's files beside the revision, and links to them.
+    home = folder.parent.parent if folder.parent.name == "snapshots" else folder
+    try:
+        return (folder / path).resolve().is_relative_to(home.resolve())
+    except (OSError, RuntimeError):  # links in a circle
+        return False

@@ -1,10 +1,11 @@
 """A bundle read back, and refused where anything in it does not fit."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BaseModel, BeforeValidator
 from torch import nn
 
 from decrop.bundle.layout import (
@@ -24,13 +25,13 @@ from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.endpoint import EndpointClassifier
 from decrop.classifiers.stages import StagedClassifier
 from decrop.classifiers.stored import AnyClassifier, load_stored_classifier
-from decrop.classifiers.weights import load_weights
+from decrop.classifiers.weights import built_with_weights
 from decrop.config import Count, RecordedTrialConfig, Settings, TrialConfig
 from decrop.config.rejector import RejectorSettings
-from decrop.documents import validated
+from decrop.documents import show, validated
 from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
-from decrop.files import read_json
+from decrop.files import MOST_TEXT_BYTES, read_json
 from decrop.networks.registry import build_denoiser
 from decrop.networks.rejector import Rejector
 from decrop.result import Scores, TrialResult, nested_scores
@@ -116,6 +117,22 @@ def _white_box(classifier: AnyClassifier) -> Classifier:
     return classifier
 
 
+# Of a trial's settings, those that decide which function was certified, on what, and how surely.
+_STATED = (
+    "seed",
+    "sigma",
+    "dataset.name",
+    "limited.fraction",
+    "limited.held_out_fraction",
+    "limited.seed",
+    "classifier.source",
+    "denoiser.architecture",
+    *(f"certification.{name}" for name in ("procedure", "certificate", "failure_probability")),
+    *(f"certification.{name}" for name in ("selection_samples", "radii", "radius_step")),
+    *(f"execution.{name}" for name in ("device", "precision", "chunk_size", "chunks_per_batch")),
+)
+
+
 class RejectorRecord(Settings):
     """What config.json says of a rejector."""
 
@@ -126,7 +143,7 @@ class RejectorRecord(Settings):
 class _Document(Settings):
     """config.json."""
 
-    format: int
+    format: Count
     trial: RecordedTrialConfig
     estimation_samples: Count
     result: Annotated[
@@ -159,10 +176,14 @@ def load_bundle(
         path / CLASSIFIER, given=classifier, trust_code=trust_code
     )
     _check_record(document, protected, path / CONFIG)
-    denoiser = build_denoiser(config.denoiser, image_channels=protected.channels)
+    denoiser: nn.Module = nn.Identity()
     if not config.trains_classifier:
-        architecture = config.denoiser.architecture
-        load_weights(denoiser, path / DENOISER, architecture=architecture, setting=None)
+        denoiser = built_with_weights(
+            partial(build_denoiser, config.denoiser, image_channels=protected.channels),
+            path / DENOISER,
+            architecture=config.denoiser.architecture,
+            setting=None,
+        )
     return Bundle(
         config=config,
         denoiser=denoiser.eval(),
@@ -204,13 +225,13 @@ def _certified(path: Path) -> tuple[_Document, CertificateTable]:
 
 
 def _read_document(path: Path) -> _Document:
-    found = read_json(path)
+    found = read_json(path, most_bytes=MOST_TEXT_BYTES)
     number = found.get("format") if isinstance(found, dict) else None
     if type(number) is not int:
         raise InputError(f"{path} is not that of a bundle: it states no format.")
     if number > FORMAT_WITH_ENDPOINT:
         raise InputError(
-            f"{path} is of bundle format {number}, written by a newer decrop; this one reads up to "
+            f"{path} is of bundle format {show(number)}, written by a newer decrop; this one reads up to "
             f"{FORMAT_WITH_ENDPOINT}: upgrade decrop."
         )
     if number < OLDEST_FORMAT:
@@ -228,10 +249,24 @@ def _read_document(path: Path) -> _Document:
             f"{path}: bundles whose classifier is an endpoint, and no others, are of format "
             f"{FORMAT_WITH_ENDPOINT}, but this one is of format {number}."
         )
+    _check_stated(document, path)
     check_certificate(
         document.trial.certification.certificate, rejecting=document.rejector is not None
     )
     return document
+
+
+def _check_stated(document: _Document, path: Path) -> None:
+    """Raise InputError where a default would stand in for what the certificates depend on."""
+    stated: list[tuple[str, BaseModel]] = [(name, document.trial) for name in _STATED]
+    if document.rejector is not None:
+        stated.append(("threshold", document.rejector.settings))
+    for name, group in stated:
+        *groups, last = name.split(".")
+        for inner in groups:
+            group = getattr(group, inner)
+        if last not in group.model_fields_set:
+            raise InputError(f"{path}: {name} is missing: a bundle states what was used.")
 
 
 def _load_rejector(
@@ -245,8 +280,12 @@ def _load_rejector(
             f"{path / CONFIG}: rejector.settings.stages and result.image_shape must be stated."
         )
     staged = StagedClassifier(_white_box(protected), record.settings.stages)
-    network = build_rejector(record.settings, staged, shape)
-    load_weights(network, path / REJECTOR, architecture="the rejector", setting=None)
+    network = built_with_weights(
+        partial(build_rejector, record.settings, staged, shape),
+        path / REJECTOR,
+        architecture="the rejector",
+        setting=None,
+    )
     return BundledRejector(record.settings, network.eval(), record.held_out)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from decrop.bundle.layout import (
+    CARD,
     CERTIFICATES,
     CHECKSUMS,
     CLASSIFIER,
@@ -19,6 +20,8 @@ from decrop.bundle.layout import (
 )
 from decrop.config import CertificationSettings, TrialConfig
 from decrop.config.classifier_source import source_kind
+from decrop.documents import parse_yaml
+from decrop.errors import InputError
 from decrop.evaluation.accuracy import exact_interval
 from decrop.result import TrialResult
 from decrop.smoothing.noise import PixelGrid
@@ -188,8 +191,8 @@ def license_and_origin(card: str) -> tuple[str, str]:
     """Read back which licence a card states and how the denoiser was chosen."""
     parts = card.split("---\n", 2)
     try:
-        header = yaml.safe_load(parts[1]) if len(parts) == 3 else None
-    except yaml.YAMLError:
+        header = parse_yaml(parts[1], CARD) if len(parts) == 3 else None
+    except InputError:
         header = None
     found = header.get("license") if isinstance(header, dict) else None
     _, _, after = card.partition("\n## Data and training\n\n")
@@ -286,8 +289,8 @@ def _guarantee(settings: CertificationSettings) -> str:
         f"Each certificate is wrong with a probability of at most {settings.failure_probability:g}"
     )
     if settings.certificate == "t_certify_published":
-        return f"{promise}, for which the published proof of T-CERTIFY has a gap."
-    return f"{promise}."
+        promise += ", for which the published proof of T-CERTIFY has a gap"
+    return f"{promise}." + (f" **{settings.weakness}**" if settings.weakness else "")
 
 
 def _sample_sizes(settings: CertificationSettings) -> str:

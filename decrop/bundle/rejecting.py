@@ -41,7 +41,14 @@ from decrop.data.limited import LabelledImages, evenly_spaced
 from decrop.errors import InputError
 from decrop.evaluation.plots import certificates_figure
 from decrop.evaluation.table import CertificateTable
-from decrop.files import read_json, sha256_of_json, sha256_of_tensors, write_json, write_text
+from decrop.files import (
+    read_json,
+    read_text,
+    sha256_of_json,
+    sha256_of_tensors,
+    write_json,
+    write_text,
+)
 from decrop.result import NOISY_IMAGE, Scores, TrialResult
 from decrop.smoothing.collect import OnProgress
 from decrop.smoothing.execution import resolve_device, resolve_precision
@@ -258,7 +265,7 @@ def _write(
     }
     write_json(partial / CONFIG, document)
     card = source / CARD
-    license_id, origin = license_and_origin(card.read_text() if card.exists() else "")
+    license_id, origin = license_and_origin(read_text(card) if card.exists() else "")
     write_text(
         partial / CARD,
         model_card(

@@ -2,10 +2,11 @@
 
 import dataclasses
 import os
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, JsonValue, field_validator
+from pydantic import Field, field_validator
 from safetensors.torch import save_file
 from torch import nn
 
@@ -17,12 +18,31 @@ from decrop.classifiers.program import ExportedNetwork
 from decrop.classifiers.sources.factory import build_by_factory
 from decrop.classifiers.sources.network import PROGRAM
 from decrop.classifiers.sources.zoo import build_by_name
-from decrop.classifiers.weights import load_weights, take_weights
-from decrop.config import Count, EndpointSettings, Positive, Settings
+from decrop.classifiers.weights import built_with_weights, load_weights, take_weights
+from decrop.config import (
+    ClassNames,
+    EndpointSettings,
+    FreeMapping,
+    Number,
+    Positive,
+    Settings,
+    Side,
+    Text,
+    Word,
+)
 from decrop.config.classifier_source import SourceKind, check_endpoint, source_kind
+from decrop.config.settings import MOST_CHANNELS
 from decrop.documents import validated
 from decrop.errors import InputError
-from decrop.files import read_json, write_bytes, write_json, write_whole
+from decrop.files import (
+    MOST_TEXT_BYTES,
+    MOST_WEIGHTS_BYTES,
+    read_bytes,
+    read_json,
+    write_bytes,
+    write_json,
+    write_whole,
+)
 from decrop.networks.registry import CLASSIFIERS, build_classifier_network
 
 _DESCRIPTION = "classifier.json"
@@ -35,11 +55,11 @@ AnyClassifier = Classifier | EndpointClassifier
 class _EndpointDescription(Settings):
     """classifier.json of an endpoint, behind which nobody knows what there is."""
 
-    architecture: str
+    architecture: Text
     endpoint: EndpointSettings
-    image_shape: tuple[Count, Count, Count]
-    class_names: tuple[str, ...] = Field(min_length=2)
-    hash: str
+    image_shape: tuple[Side, Side, Side]
+    class_names: ClassNames
+    hash: Word
 
     @field_validator("architecture")
     @classmethod
@@ -63,15 +83,15 @@ class _EndpointDescription(Settings):
 class _Description(Settings):
     """classifier.json; details that are the defaults are left out."""
 
-    architecture: str
-    mean: tuple[float, ...] = Field(min_length=1)
-    std: tuple[Positive, ...] = Field(min_length=1)
-    class_names: tuple[str, ...] = Field(min_length=2)
-    arguments: dict[str, JsonValue] = Field({})
-    input_size: tuple[Count, Count] | None = None
+    architecture: Text
+    mean: tuple[Number, ...] = Field(min_length=1, max_length=MOST_CHANNELS)
+    std: tuple[Positive, ...] = Field(min_length=1, max_length=MOST_CHANNELS)
+    class_names: ClassNames
+    arguments: FreeMapping = Field({})
+    input_size: tuple[Side, Side] | None = None
     channel_order: Literal["rgb", "bgr"] = "rgb"
-    feature_layer: str | None = None
-    hash: str
+    feature_layer: Text | None = None
+    hash: Word
 
     @field_validator("architecture")
     @classmethod
@@ -152,7 +172,7 @@ def load_stored_classifier(
             another classifier's; code would have to be imported that is not trusted.
     """
     path = folder / _DESCRIPTION
-    found = read_json(path)
+    found = read_json(path, most_bytes=MOST_TEXT_BYTES)
     if not isinstance(found, dict):
         raise InputError(f"{path} must hold a mapping.")
     if "endpoint" in found:
@@ -275,14 +295,21 @@ def _network(description: _Description, given: Path | nn.Module) -> nn.Module:
         return given
     if description.kind == "program":
         assert isinstance(given, Path)
-        if not given.is_file():
-            raise InputError(f"{given} does not exist.")
-        return ExportedNetwork(given.read_bytes(), description.feature_layer, blamed=str(given))
+        program = read_bytes(given, most_bytes=MOST_WEIGHTS_BYTES)
+        return ExportedNetwork(program, description.feature_layer, blamed=str(given))
     image_channels, class_count = len(description.mean), len(description.class_names)
     if architecture in CLASSIFIERS:
-        network = build_classifier_network(
-            architecture, image_channels=image_channels, class_count=class_count
+        build = partial(
+            build_classifier_network,
+            architecture,
+            image_channels=image_channels,
+            class_count=class_count,
         )
+        if isinstance(given, Path):
+            return built_with_weights(
+                build, given, architecture=architecture, setting="classifier.weights"
+            )
+        network = build()
     elif description.kind == "factory":
         network = build_by_factory(architecture, description.arguments)
     else:

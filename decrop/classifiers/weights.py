@@ -1,22 +1,56 @@
 """Weights of a network, from a safetensors file."""
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from decrop.config.classifier_source import ClassifierArchitecture
 from decrop.errors import InputError
+from decrop.files import MOST_WEIGHTS_BYTES, require_regular
 from decrop.networks.registry import CLASSIFIERS, build_classifier_network
+
+Network = TypeVar("Network", bound=nn.Module)
 
 # A counter that no forward pass in eval mode reads; many published files leave it out.
 _OPTIONAL = "num_batches_tracked"
 # The first opcode of every pickle since protocol 2.
 _PICKLE_PROTOCOL = b"\x80"
+_MOST_TENSORS = 100_000
+# What safetensors calls the types that networks here may have.
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+def built_with_weights(
+    build: Callable[[], Network], path: Path, *, architecture: str, setting: str | None
+) -> Network:
+    """Build a network and load its weights, once they are known to fit: it takes no more memory.
+
+    Args and errors are those of `load_weights`, but for `build`, which is called twice.
+    """
+    blamed = _blamed(path, setting)
+    with torch.device("meta"):
+        expected = build().state_dict()
+    _fit(expected, _header(path, blamed), blamed, architecture)
+    network = build()
+    load_weights(network, path, architecture=architecture, setting=setting)
+    return network
 
 
 def load_weights(
@@ -31,17 +65,19 @@ def load_weights(
         setting: that named the file, for the message.
 
     Raises:
-        InputError: the file is missing, is not safetensors, or does not fit; names key or shape.
+        InputError: the file is missing, is not safetensors, does not fit, or holds numbers that are
+            not finite; names key, shape or type.
     """
-    blamed = str(path) if setting is None else f"{setting}: {path}"
-    _load(network, _read(path, blamed), blamed, architecture)
+    blamed = _blamed(path, setting)
+    _fit(network.state_dict(), _header(path, blamed), blamed, architecture)
+    _load(network, load_file(path), blamed, architecture)
 
 
 def take_weights(network: nn.Module, source: nn.Module, *, architecture: str) -> None:
     """Load the weights of another network of the same architecture.
 
     Raises:
-        InputError: they do not fit; names key or shape.
+        InputError: they do not fit or are not finite; names key, shape or type.
     """
     _load(network, source.state_dict(), f"The given {type(source).__name__}", architecture)
 
@@ -54,7 +90,7 @@ def matching_architecture(
     Raises:
         InputError: the file is missing or is not safetensors, or no architecture fits.
     """
-    weights = _read(path, f"classifier.weights: {path}")
+    weights = _header(path, f"classifier.weights: {path}")
     problems: dict[ClassifierArchitecture, list[str]] = {}
     for architecture in CLASSIFIERS:
         # Without memory for weights: only names and shapes are compared.
@@ -62,7 +98,7 @@ def matching_architecture(
             network = build_classifier_network(
                 architecture, image_channels=image_channels, class_count=class_count
             )
-        problems[architecture] = _problems(network, weights)
+        problems[architecture] = _problems(network.state_dict(), weights)
         if not problems[architecture]:
             return architecture
     nearest = min(problems, key=lambda name: len(problems[name]))
@@ -72,11 +108,21 @@ def matching_architecture(
     )
 
 
-def _read(path: Path, blamed: str) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise InputError(f"{blamed} does not exist.")
+def _blamed(path: Path, setting: str | None) -> str:
+    return str(path) if setting is None else f"{setting}: {path}"
+
+
+def _header(path: Path, blamed: str) -> dict[str, Tensor]:
+    """Return tensors without memory, of the names, shapes and types that a file states."""
+    require_regular(path, most_bytes=MOST_WEIGHTS_BYTES, blamed=blamed)
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            if len(names) > _MOST_TENSORS:
+                raise InputError(
+                    f"{blamed} holds {len(names):,} tensors; {_MOST_TENSORS:,} is the most."
+                )
+            return {name: _stated(file.get_slice(name)) for name in names}
     except SafetensorError as error:
         if _is_pickle(path):
             raise InputError(
@@ -97,28 +143,60 @@ def _is_pickle(path: Path) -> bool:
         return file.read(1) == _PICKLE_PROTOCOL
 
 
+def _stated(tensor: Any) -> Tensor:
+    # Other types are in no network's weights, nor is this one.
+    dtype = _DTYPES.get(tensor.get_dtype(), torch.complex64)
+    return torch.empty(tensor.get_shape(), dtype=dtype, device="meta")
+
+
 def _load(
     network: nn.Module, weights: Mapping[str, Tensor], blamed: str, architecture: str
 ) -> None:
-    problems = _problems(network, weights)
-    if problems:
-        raise InputError(f"{blamed} does not fit {architecture}: {_listed(problems)}.")
+    _fit(network.state_dict(), weights, blamed, architecture)
+    endless = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    if endless:
+        problems = [f"{name} holds NaN or infinity" for name in endless]
+        raise InputError(f"{blamed} cannot be used for {architecture}: {_listed(problems)}.")
     network.load_state_dict(weights, strict=False)
 
 
-def _problems(network: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
-    expected = network.state_dict()
+def _fit(
+    expected: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
+    blamed: str,
+    architecture: str,
+) -> None:
+    problems = _problems(expected, weights)
+    if problems:
+        raise InputError(f"{blamed} does not fit {architecture}: {_listed(problems)}.")
+
+
+def _problems(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
     missing = sorted(k for k in expected.keys() - weights.keys() if not k.endswith(_OPTIONAL))
     problems = [f"it misses {key}" for key in missing]
     problems += [
         f"it has the unknown key {key}" for key in sorted(weights.keys() - expected.keys())
     ]
-    problems += [
-        f"{key} has the shape {tuple(tensor.shape)}, expected {tuple(expected[key].shape)}"
-        for key, tensor in weights.items()
-        if key in expected and tensor.shape != expected[key].shape
-    ]
+    for key, tensor in weights.items():
+        if key in expected:
+            wanted = expected[key]
+            if tensor.shape != wanted.shape:
+                problems.append(
+                    f"{key} has the shape {tuple(tensor.shape)}, expected {tuple(wanted.shape)}"
+                )
+            elif not _holds(wanted.dtype, tensor.dtype):
+                problems.append(f"{key} is of type {_named(tensor)}, expected {_named(wanted)}")
     return problems
+
+
+def _holds(wanted: torch.dtype, given: torch.dtype) -> bool:
+    """Tell whether one type holds every number of another, of the same kind."""
+    same_kind = wanted.is_floating_point == given.is_floating_point
+    return same_kind and torch.promote_types(wanted, given) == wanted
+
+
+def _named(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _listed(problems: list[str]) -> str:

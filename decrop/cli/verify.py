@@ -34,6 +34,9 @@ def verify(
             on_certified=bars.certification("certifying"),
             on_queries=lambda plan: console.print(f"{plan}", highlight=False, soft_wrap=True),
         )
+    weakness = loaded.config.certification.weakness
+    if weakness is not None:
+        console.print(weakness, highlight=False, soft_wrap=True)
     recorded = len(loaded.certificates.idx)
     if identical == recorded:
         console.print(f"all {recorded} recorded certificates are identical", highlight=False)

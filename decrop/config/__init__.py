@@ -7,7 +7,22 @@ from decrop.config.classifier_training import ClassifierObjective, ClassifierTra
 from decrop.config.data import DatasetName, DatasetSettings, LimitedDataSettings
 from decrop.config.denoiser import DenoiserArchitecture, DenoiserSettings, PriorSettings
 from decrop.config.endpoint import EndpointSettings
-from decrop.config.settings import Count, NonNegative, Positive, Probability, Settings
+from decrop.config.settings import (
+    ClassNames,
+    Count,
+    CountOrZero,
+    FreeMapping,
+    LongText,
+    NonNegative,
+    Number,
+    Positive,
+    Probability,
+    Seed,
+    Settings,
+    Side,
+    Text,
+    Word,
+)
 from decrop.config.surrogate import SurrogateSettings
 from decrop.config.synthesis import Attack, BoundarySettings, InterpolationSettings
 from decrop.config.training import (
@@ -28,11 +43,13 @@ __all__ = [
     "AugmentationSettings",
     "BoundarySettings",
     "CertificationSettings",
+    "ClassNames",
     "ClassifierArchitecture",
     "ClassifierObjective",
     "ClassifierSettings",
     "ClassifierTrainingSettings",
     "Count",
+    "CountOrZero",
     "DatasetName",
     "DatasetSettings",
     "DenoiserArchitecture",
@@ -40,20 +57,27 @@ __all__ = [
     "DiscriminatorSettings",
     "EndpointSettings",
     "ExecutionSettings",
+    "FreeMapping",
     "InterpolationSettings",
     "LimitedDataSettings",
+    "LongText",
     "LossWeights",
     "Mixing",
     "NonNegative",
+    "Number",
     "Objective",
     "Optimizer",
     "Positive",
     "PriorSettings",
     "Probability",
     "RecordedTrialConfig",
+    "Seed",
     "Settings",
+    "Side",
     "SurrogateSettings",
+    "Text",
     "TrainingSettings",
     "TrialConfig",
+    "Word",
     "as_recorded",
 ]

@@ -4,7 +4,18 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from decrop.config.settings import Count, NonNegative, Probability, Settings
+from decrop.config.settings import (
+    MOST_RADII,
+    BatchSize,
+    Count,
+    FailureProbability,
+    NonNegative,
+    Settings,
+)
+
+_LARGEST_BATCH = 1_000_000
+# A failure probability above it is warned of.
+_WEAK = 0.05
 
 
 class CertificationSettings(Settings):
@@ -46,17 +57,18 @@ class CertificationSettings(Settings):
     pruning_samples: Count = Field(
         100, description="N, or most of them, on held-out images, while training."
     )
-    failure_probability: Probability = Field(
+    failure_probability: FailureProbability = Field(
         0.001, description="Probability per image that a certificate is wrong."
     )
     radii: tuple[NonNegative, ...] = Field(
         (0.0, 0.25, 0.5, 0.75),
         min_length=1,
+        max_length=MOST_RADII,
         description="L2 radii in [0,1] pixels at which certified accuracy is reported.",
     )
     radius_step: float = Field(
         0.05,
-        gt=0,
+        ge=1e-4,
         le=0.05,
         description="adaptive: step of the grid of radii that fills the gaps between `radii`.",
     )
@@ -83,6 +95,16 @@ class CertificationSettings(Settings):
             raise ValueError(f"certificate {self.certificate} needs procedure fixed")
         return self
 
+    @property
+    def weakness(self) -> str | None:
+        """A sentence on a failure probability that is hardly a guarantee; None of any other."""
+        if self.failure_probability <= _WEAK:
+            return None
+        return (
+            f"Careful: at failure probability {self.failure_probability:g}, up to "
+            f"{self.failure_probability:.0%} of all certificates may be wrong; 0.001 is usual."
+        )
+
 
 class ExecutionSettings(Settings):
     """How the computation runs; part of what is certified, so it is recorded."""
@@ -96,11 +118,21 @@ class ExecutionSettings(Settings):
         "auto",
         description="Of the networks while the denoiser is trained; weights and losses are fp32.",
     )
-    chunk_size: Count = Field(
+    chunk_size: BatchSize = Field(
         50, description="Noise draws of one image that share a random stream and go together."
     )
-    chunks_per_batch: Count | Literal["auto"] = Field(
+    chunks_per_batch: BatchSize | Literal["auto"] = Field(
         "auto",
         description="Chunks in one forward pass, padded if fewer; auto tries which number is "
         "fastest. Certificates are repeated with the number that was used.",
     )
+
+    @model_validator(mode="after")
+    def _batch_fits(self) -> Self:
+        chunks = 1 if self.chunks_per_batch == "auto" else self.chunks_per_batch
+        if chunks * self.chunk_size > _LARGEST_BATCH:
+            raise ValueError(
+                f"chunks_per_batch ({chunks}) of chunk_size ({self.chunk_size}) make batches of "
+                f"{chunks * self.chunk_size:,} images; {_LARGEST_BATCH:,} is the most"
+            )
+        return self

@@ -2,12 +2,20 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from decrop.config.classifier_source import AUTO, check_endpoint, source_kind
 from decrop.config.classifier_training import ClassifierTrainingSettings
 from decrop.config.endpoint import EndpointSettings
-from decrop.config.settings import Count, Positive, Settings
+from decrop.config.settings import (
+    MOST_CHANNELS,
+    FreeMapping,
+    Number,
+    Positive,
+    Settings,
+    Side,
+    Text,
+)
 from decrop.config.surrogate import SurrogateSettings
 
 # What an endpoint has done already, or does not have.
@@ -26,7 +34,7 @@ _OF_NETWORKS = (
 class ClassifierSettings(Settings):
     """The pretrained classifier to protect, and how it takes images."""
 
-    source: str = Field(
+    source: Text = Field(
         AUTO,
         description="auto, the registered network that the weights fit; a registered network by "
         "name; package.module:function, which returns a torch.nn.Module; timm/NAME or "
@@ -34,11 +42,11 @@ class ClassifierSettings(Settings):
         "(models:/NAME/VERSION, runs:/RUN/PATH) that holds such a program; or the http(s) URL of "
         "an endpoint, which answers images with predictions and is known by nothing else.",
     )
-    arguments: dict[str, JsonValue] = Field(
+    arguments: FreeMapping = Field(
         {},
         description="Arguments of the function, or of the timm or torchvision model.",
     )
-    weights: str | None = Field(
+    weights: Text | None = Field(
         None,
         description="safetensors file with the network's weights; a function may do without, and "
         "a program has its own.",
@@ -51,16 +59,19 @@ class ClassifierSettings(Settings):
         description="Of an endpoint: the network that imitates it, through which the denoiser is "
         "trained.",
     )
-    mean: tuple[float, ...] | None = Field(
+    mean: tuple[Number, ...] | None = Field(
         None,
+        max_length=MOST_CHANNELS,
         description="Channel means in [0,1] pixels the classifier was trained with, in the order "
         "of the data's channels; the dataset's own where not given (parquet and image_folder have "
         "none). A classifier that standardises for itself takes mean 0 and std 1 in each channel.",
     )
     std: tuple[Positive, ...] | None = Field(
-        None, description="Channel standard deviations; the dataset's own where not given."
+        None,
+        max_length=MOST_CHANNELS,
+        description="Channel standard deviations; the dataset's own where not given.",
     )
-    input_size: tuple[Count, Count] | None = Field(
+    input_size: tuple[Side, Side] | None = Field(
         None,
         description="Height and width that images are resized to (bilinear, antialiased) before "
         "the network, as a part of the certified function; those of the data if not given.",
@@ -68,7 +79,7 @@ class ClassifierSettings(Settings):
     channel_order: Literal["rgb", "bgr"] = Field(
         "rgb", description="Order in which the network takes the channels; the data's is rgb."
     )
-    feature_layer: str | None = Field(
+    feature_layer: Text | None = Field(
         None,
         description="Name of the module whose input is the features, averaged over positions; if "
         "not given, the last linear layer or convolution that runs.",

@@ -4,7 +4,17 @@ from typing import Literal
 
 from pydantic import Field
 
-from decrop.config.settings import Count, NonNegative, Positive, Settings
+from decrop.config.settings import (
+    BatchSize,
+    Count,
+    NonNegative,
+    Padding,
+    Positive,
+    Seed,
+    Settings,
+    Sigma,
+    Text,
+)
 
 ClassifierObjective = Literal["plain", "gaussian", "adre_reg", "smooth_adv", "adre_adv"]
 
@@ -20,7 +30,7 @@ class ClassifierTrainingSettings(Settings):
     """How the classifier is trained when no weights are given."""
 
     objective: ClassifierObjective = Field("plain", description=_OBJECTIVE_HELP)
-    sigma: Positive | None = Field(
+    sigma: Sigma | None = Field(
         None,
         description="All but plain: standard deviation of the Gaussian noise, in [0,1] pixels; the "
         "trial's sigma where not given.",
@@ -48,7 +58,7 @@ class ClassifierTrainingSettings(Settings):
         2,
         description="smooth_adv, adre_adv: steps of 2 epsilon / steps each (ADRE on CIFAR-10: 2).",
     )
-    initial_weights: str | None = Field(
+    initial_weights: Text | None = Field(
         None,
         description="safetensors file of weights to start from; random ones where not given.",
     )
@@ -60,7 +70,7 @@ class ClassifierTrainingSettings(Settings):
         "compares them on those images, so it needs one of the latter two.",
     )
     epochs: Count = Field(30, description="Epochs over the training images.")
-    batch_size: Count = Field(128, description="Images a step.")
+    batch_size: BatchSize = Field(128, description="Images a step.")
     optimizer: Literal["adam", "sgd"] = Field("adam", description="sgd has momentum.")
     momentum: float = Field(0.9, ge=0, lt=1, description="sgd: momentum.")
     weight_decay: NonNegative = Field(0.0, description="L2 weight decay.")
@@ -79,8 +89,8 @@ class ClassifierTrainingSettings(Settings):
     augmentation: Literal["none", "crop_and_flip"] = Field(
         "none", description="crop_and_flip: random crop, then horizontal flip (ADRE)."
     )
-    crop_padding: int = Field(
-        4, ge=0, description="crop_and_flip: zero pixels added on each side before a crop."
+    crop_padding: Padding = Field(
+        4, description="crop_and_flip: zero pixels added on each side before a crop."
     )
     flip_probability: float = Field(
         0.5, ge=0, le=1, description="crop_and_flip: of a horizontal flip."
@@ -90,9 +100,8 @@ class ClassifierTrainingSettings(Settings):
         description="Of the network while it is trained; weights and losses are fp32. auto is bf16 "
         "where the hardware computes in it, so that machines may train different classifiers.",
     )
-    seed: int = Field(
+    seed: Seed = Field(
         0,
-        ge=0,
         description="Seed of initialisation, shuffling and noise; a trial without a denoiser adds "
         "its own seed.",
     )

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from decrop.config.settings import Settings
+from decrop.config.settings import Seed, Settings, Text
 
 DatasetName = Literal["digits", "cifar10", "fashion_mnist", "parquet", "image_folder"]
 
@@ -17,7 +17,7 @@ class DatasetSettings(Settings):
         description="Registered dataset; parquet and image_folder are data of yours, with images "
         "of one shape, and need classifier.mean and classifier.std.",
     )
-    path: str | None = Field(
+    path: Text | None = Field(
         None,
         description="Folder of the dataset. parquet: train.parquet and test.parquet with the "
         "columns image and label; image_folder: train/<class>/ and test/<class>/ (or val); "
@@ -42,4 +42,4 @@ class LimitedDataSettings(Settings):
         lt=1,
         description="Share of the limited data kept out of training, to score trials on.",
     )
-    seed: int = Field(0, ge=0, description="Seed of both draws; the same in every trial.")
+    seed: Seed = Field(0, description="Seed of both draws; the same in every trial.")

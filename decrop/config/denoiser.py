@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from decrop.config.settings import Count, Positive, Settings
+from decrop.config.settings import BatchSize, Count, Positive, Settings
 
 DenoiserArchitecture = Literal["dncnn", "dncnn_wide", "memnet", "unet"]
 
@@ -42,5 +42,5 @@ class PriorSettings(Settings):
         "overlapping shapes, with mean squared error.",
     )
     steps: Count = Field(1000, description="Steps of pretraining.")
-    batch_size: Count = Field(100, description="Images a step, each used once.")
+    batch_size: BatchSize = Field(100, description="Images a step, each used once.")
     learning_rate: Positive = Field(2e-3, description="Peak of the one-cycle schedule (Adam).")

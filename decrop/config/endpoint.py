@@ -38,10 +38,12 @@ class EndpointSettings(Settings):
         4, le=256, description="Requests that one process has under way at once."
     )
     requests_per_second: Positive | None = Field(
-        None, description="Most requests a second, of all processes together; no bound if None."
+        None,
+        ge=1e-3,
+        description="Most requests a second, of all processes together; no bound if None.",
     )
     timeout_seconds: Positive = Field(
-        60.0, description="Time in which a request must be answered whole."
+        60.0, le=3600, description="Time in which a request must be answered whole."
     )
     retries: int = Field(
         5,
@@ -53,6 +55,7 @@ class EndpointSettings(Settings):
     )
     token_variable: str | None = Field(
         None,
+        max_length=200,
         pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
         description="Name of the environment variable that holds a bearer token; the token itself "
         "is recorded nowhere.",

@@ -4,7 +4,17 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from decrop.config.settings import Count, NonNegative, Positive, Probability, Settings
+from decrop.config.settings import (
+    BatchSize,
+    Count,
+    CountOrZero,
+    NonNegative,
+    Positive,
+    Probability,
+    Seed,
+    Settings,
+    Text,
+)
 from decrop.config.training import AugmentationSettings
 
 # The blocks of a ResNet, after each of which features of the classifier are appended.
@@ -28,7 +38,7 @@ class RejectorSettings(Settings):
         le=4096,
         description="Units of the two fully connected layers before the heads (not in the paper).",
     )
-    stages: tuple[str, ...] | None = Field(
+    stages: tuple[Text, ...] | None = Field(
         None,
         max_length=BLOCKS,
         description="Modules of the classifier's network whose outputs are appended after the four "
@@ -44,9 +54,9 @@ class RejectorSettings(Settings):
         "or of the denoised one, which is consulted afterwards.",
     )
     noise_draws: Count = Field(20, description="Draws T of each image in an epoch (paper: 20).")
-    batch_size: Count = Field(128, description="Draws a step (not in the paper).")
+    batch_size: BatchSize = Field(128, description="Draws a step (not in the paper).")
     epochs: Count = Field(20, description="Epochs (paper: 20).")
-    adam_epochs: int = Field(5, ge=0, description="Epochs of Adam before SGD (paper: 5).")
+    adam_epochs: CountOrZero = Field(5, description="Epochs of Adam before SGD (paper: 5).")
     adam_learning_rate: Positive = Field(1e-4, description="Of Adam (paper: 1e-4).")
     learning_rate: Positive = Field(1e-3, description="Initial, of SGD (paper: 1e-3).")
     learning_rate_drop_every: Count = Field(
@@ -60,7 +70,7 @@ class RejectorSettings(Settings):
         AugmentationSettings(policy="none"),
         description="Of the clean images before noise (not in the paper: none).",
     )
-    seed: int = Field(0, ge=0, description="Seed of initialisation, order and noise.")
+    seed: Seed = Field(0, description="Seed of initialisation, order and noise.")
 
     @model_validator(mode="after")
     def _different_stages(self) -> Self:

@@ -6,7 +6,15 @@ from pydantic import Field, model_validator
 
 from decrop.config.classifier_source import ClassifierArchitecture
 from decrop.config.classifier_training import ClassifierTrainingSettings
-from decrop.config.settings import Count, NonNegative, Positive, Settings
+from decrop.config.settings import (
+    BatchSize,
+    Count,
+    NonNegative,
+    Padding,
+    Positive,
+    Settings,
+    Text,
+)
 from decrop.config.training import AugmentationPolicy
 
 # What is asked, and what it does not depend on.
@@ -33,7 +41,7 @@ class SurrogateSettings(Settings):
     architecture: ClassifierArchitecture = Field(
         "resnet18", description="Registered network (paper: resnet18 or half_alexnet)."
     )
-    weights: str | None = Field(
+    weights: Text | None = Field(
         None,
         description="safetensors file of a surrogate that `decrop classifier steal` has trained on "
         "these limited images; then only the held-out ones are asked about.",
@@ -58,13 +66,13 @@ class SurrogateSettings(Settings):
         description="How limited images are moved: 1: random crop, then horizontal flip; 2: one of "
         "horizontal flip, vertical flip, random crop and affine; 3: all four.",
     )
-    crop_padding: int = Field(4, ge=0, description="Zero pixels added on each side before a crop.")
+    crop_padding: Padding = Field(4, description="Zero pixels added on each side before a crop.")
     flip_probability: float = Field(0.5, ge=0, le=1, description="Of each flip of the policy.")
     mixing_alpha: Positive = Field(
         1.0, description="An image's share in its mixture is drawn from Beta(alpha, alpha)."
     )
     epochs: Count = Field(30, description="Epochs over the images and their answers.")
-    batch_size: Count = Field(128, description="Images a step.")
+    batch_size: BatchSize = Field(128, description="Images a step.")
     optimizer: Literal["adam", "sgd"] = Field("adam", description="sgd has momentum 0.9.")
     learning_rate: Positive = Field(
         3e-3, description="Highest learning rate of a one-cycle schedule."

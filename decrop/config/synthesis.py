@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from decrop.config.settings import Count, NonNegative, Positive, Settings
+from decrop.config.settings import Count, CountOrZero, NonNegative, Positive, Settings
 
 Attack = Literal["pgd", "auto_attack", "deepfool"]
 _ATTACK_HELP = (
@@ -40,9 +40,8 @@ class BoundarySettings(Settings):
         description="pgd: steps (published: 20); auto_attack: steps of AutoPGD on either loss "
         "(AutoAttack's paper: 100); auto_attack, deepfool: most steps of DeepFool (its paper: 50).",
     )
-    square_queries: int = Field(
+    square_queries: CountOrZero = Field(
         5000,
-        ge=0,
         description="auto_attack: queries of Square for an image that the other parts leave (its "
         "paper: 5000); 0 leaves Square out.",
     )

@@ -4,7 +4,15 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from decrop.config.settings import Count, NonNegative, Positive, Settings
+from decrop.config.settings import (
+    BatchSize,
+    Count,
+    CountOrZero,
+    NonNegative,
+    Padding,
+    Positive,
+    Settings,
+)
 
 Optimizer = Literal["adam", "adam_then_sgd", "sgd", "one_cycle"]
 Objective = Literal["decrop", "stability", "mse"]
@@ -24,7 +32,9 @@ class LossWeights(Settings):
 class DiscriminatorSettings(Settings):
     """The domain discriminator (eq. 11) behind a gradient reversal layer."""
 
-    hidden_units: Count = Field(100, description="Units of the hidden layer (paper: 100).")
+    hidden_units: Count = Field(
+        100, le=65_536, description="Units of the hidden layer (paper: 100)."
+    )
     learning_rate: Positive = Field(1e-5, description="Adam learning rate (paper: 1e-5).")
     reversal_scale: NonNegative = Field(
         1.0, description="Scale of the reversed gradient before beta 4 and the ramp (published: 2)."
@@ -39,7 +49,7 @@ class AugmentationSettings(Settings):
         description="1: random crop, then horizontal flip; 2: one of horizontal flip, vertical "
         "flip, random crop and affine; 3: all four (paper's best: 1).",
     )
-    crop_padding: int = Field(4, ge=0, description="Zero pixels added on each side before a crop.")
+    crop_padding: Padding = Field(4, description="Zero pixels added on each side before a crop.")
     flip_probability: float = Field(0.5, ge=0, le=1, description="Of each flip of the policy.")
     mixing: Mixing = Field(
         "none",
@@ -69,17 +79,16 @@ class TrainingSettings(Settings):
         "boundary_and_interpolated",
         description="decrop: samples whose losses eqs. 9 and 10 sum (paper: both).",
     )
-    mse_epochs: int = Field(
+    mse_epochs: CountOrZero = Field(
         0,
-        ge=0,
         description="Epochs of the squared error to the clean image before the others (denoised "
         "smoothing's MSE, then stability).",
     )
     epochs: Count = Field(600, description="Epochs without the discriminator (paper: 600).")
-    discriminator_epochs: int = Field(
-        600, ge=0, description="decrop: epochs with the discriminator (paper: 600)."
+    discriminator_epochs: CountOrZero = Field(
+        600, description="decrop: epochs with the discriminator (paper: 600)."
     )
-    batch_size: Count = Field(200, description="Images a step (published: 200).")
+    batch_size: BatchSize = Field(200, description="Images a step (published: 200).")
     optimizer: Optimizer = Field(
         "adam",
         description="adam (published code), adam_then_sgd (paper: SGD after adam_epochs), sgd, or "

@@ -8,7 +8,7 @@ from decrop.config.certification import CertificationSettings, ExecutionSettings
 from decrop.config.classifier import ClassifierSettings
 from decrop.config.data import DatasetSettings, LimitedDataSettings
 from decrop.config.denoiser import DenoiserSettings, PriorSettings
-from decrop.config.settings import Positive, Settings
+from decrop.config.settings import Seed, Settings, Sigma
 from decrop.config.synthesis import BoundarySettings, InterpolationSettings
 from decrop.config.training import TrainingSettings
 
@@ -16,8 +16,8 @@ from decrop.config.training import TrainingSettings
 class TrialConfig(Settings):
     """Everything that determines one trial."""
 
-    seed: int = Field(0, ge=0, description="Seed of synthesis, training and certification noise.")
-    sigma: Positive = Field(
+    seed: Seed = Field(0, description="Seed of synthesis, training and certification noise.")
+    sigma: Sigma = Field(
         0.25, description="Standard deviation of the Gaussian noise, in [0,1] pixels."
     )
     dataset: DatasetSettings = DatasetSettings()

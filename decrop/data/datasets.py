@@ -8,10 +8,12 @@ from pathlib import Path
 import torch
 
 from decrop.config import DatasetName, DatasetSettings
+from decrop.config.settings import MOST_CLASSES, different_names
 from decrop.data.image_folder import read_image_folder
 from decrop.data.parquet import ParquetSplit, read_parquet_split
 from decrop.data.sources import ImageSource, InMemoryImages
 from decrop.errors import InputError
+from decrop.files import MOST_TABLE_BYTES, require_regular
 
 _DOWNLOAD_FOLDER = Path.home() / ".cache" / "decrop" / "datasets"
 
@@ -103,9 +105,15 @@ def load_dataset(settings: DatasetSettings) -> Dataset:
     """Open a dataset; encoded images are decoded later, when they are asked for.
 
     Raises:
-        InputError: the path is missing or has another layout, or the first image is unreadable.
+        InputError: the path is missing or has another layout, the first image is unreadable, or
+            there are not two classes or more with names that differ.
     """
-    return _DATASETS[settings.name](settings)
+    dataset = _DATASETS[settings.name](settings)
+    try:
+        different_names(dataset.class_names)
+    except ValueError as error:
+        raise InputError(f"dataset.path: {settings.path}: {error}.") from None
+    return dataset
 
 
 def _digits(settings: DatasetSettings) -> Dataset:
@@ -175,6 +183,10 @@ def _torchvision_split(
     from decrop._torchvision import torchvision
 
     read = getattr(torchvision.datasets, published.torchvision_name)
+    folder = root / published.torchvision_folder
+    if folder.is_dir():
+        for file in folder.iterdir():
+            require_regular(file, most_bytes=MOST_TABLE_BYTES, blamed=f"dataset.path: {file}")
     try:
         split = read(str(root), train=train, download=download)
     except (OSError, RuntimeError, ValueError, AssertionError) as error:
@@ -203,7 +215,13 @@ def _parquet(settings: DatasetSettings) -> Dataset:
         )
     class_names = train.class_names or test.class_names
     if class_names is None:
-        class_names = tuple(str(label) for label in range(int(train.images.labels.max()) + 1))
+        highest = int(train.images.labels.max())
+        if highest >= MOST_CLASSES:
+            raise InputError(
+                f"dataset.path: a label of {folder} is {highest}; labels number the classes from 0, "
+                f"and {MOST_CLASSES:,} classes are the most."
+            )
+        class_names = tuple(str(label) for label in range(highest + 1))
     splits = (train.images, test.images)
     _check_labels(splits, len(class_names), "its training split has", str(folder))
     return Dataset(

@@ -1,5 +1,6 @@
 """Images in a tree of folders, one for each class, as torchvision's ImageFolder reads it."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,10 @@ import torch
 
 from decrop.data.sources import EncodedImages, Shape
 from decrop.errors import InputError
+from decrop.files import MOST_IMAGE_BYTES, read_bytes
+
+# Those of torchvision's ImageFolder.
+_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
@@ -56,33 +61,42 @@ def _split_folders(folder: Path) -> tuple[Path, Path]:
 
 
 def _class_names(split: Path) -> list[str]:
-    # Imported where it is used: it takes two seconds, and other datasets need none of it.
-    from decrop._torchvision import torchvision
-
-    try:
-        names: list[str] = torchvision.datasets.folder.find_classes(split)[0]
-    except FileNotFoundError:
+    names = sorted(entry.name for entry in split.iterdir() if entry.is_dir())
+    if not names:
         raise InputError(
             f"dataset.path: {split} holds no class folders; expected {split}/<class>/<image>."
-        ) from None
+        )
     return names
 
 
 def _images(split: Path, numbers: dict[str, int], shape: Shape | None = None) -> EncodedImages:
-    from decrop._torchvision import torchvision
-
-    folder = torchvision.datasets.folder
-    found = folder.make_dataset(
-        str(split), numbers, extensions=folder.IMG_EXTENSIONS, allow_empty=True
-    )
-    labels = torch.tensor([label for _, label in found], dtype=torch.int64)
+    paths: list[Path] = []
+    labels: list[int] = []
     for name, number in numbers.items():
-        if not (labels == number).any():
+        found = [path for path in _files(split / name) if path.name.lower().endswith(_EXTENSIONS)]
+        if not found:
             raise InputError(
                 f"dataset.path: the class folder {split / name} holds no images "
-                f"({', '.join(folder.IMG_EXTENSIONS)})."
+                f"({', '.join(_EXTENSIONS)})."
             )
-    return EncodedImages(_ImageFiles([Path(path) for path, _ in found]), labels, shape)
+        paths += found
+        labels += [number] * len(found)
+    return EncodedImages(_ImageFiles(paths), torch.tensor(labels, dtype=torch.int64), shape)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the files under a folder in torchvision's order, each folder's once."""
+    walked, known = [], set()
+    for root, inner, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in known:
+            # A link that goes round in circles.
+            inner.clear()
+            continue
+        known.add(real)
+        walked.append((root, sorted(names)))
+    for root, names in sorted(walked):
+        yield from (Path(root, name) for name in names)
 
 
 @dataclass(frozen=True)
@@ -91,12 +105,8 @@ class _ImageFiles:
 
     def read(self, positions: Sequence[int]) -> Iterator[bytes]:
         for position in positions:
-            try:
-                yield self.paths[position].read_bytes()
-            except OSError as error:
-                raise InputError(
-                    f"dataset.path: {self.paths[position]} cannot be read: {error.strerror}."
-                ) from None
+            path = self.paths[position]
+            yield read_bytes(path, most_bytes=MOST_IMAGE_BYTES, blamed=f"dataset.path: {path}")
 
     def name(self, position: int) -> str:
         return str(self.paths[position])

@@ -1,9 +1,11 @@
 """Images in parquet files with the columns `image` and `label`."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +15,13 @@ from torch import Tensor
 
 from decrop.data.sources import EncodedImages, Shape
 from decrop.errors import InputError
+from decrop.files import MOST_DATA_BYTES, open_regular
+
+_COLUMNS = ("image", "label")
+_SHOWN_COLUMNS = 20
+_MOST_ROWS = 20_000_000
+_ROWS_AT_ONCE = 256
+_MOST_GROWTH, _SMALL = 100, 1 << 24
 
 
 @dataclass(frozen=True)
@@ -35,24 +44,48 @@ def read_parquet_split(path: Path, shape: Shape | None = None) -> ParquetSplit:
         shape: what every image must have; that of the first one if not given.
 
     Raises:
-        InputError: the file is missing, is not parquet, has other columns, or holds no images.
+        InputError: the file is missing, is not parquet, has other columns, holds no images, or is
+            larger than it can be.
     """
-    if not path.is_file():
-        raise InputError(f"dataset.path: {path} does not exist; expected a parquet file there.")
-    try:
-        table = pq.read_table(path)
-    except pa.ArrowInvalid as error:
-        raise InputError(f"dataset.path: {path} is not a parquet file: {error}.") from None
-    if not {"image", "label"} <= set(table.column_names):
-        raise InputError(
-            f"dataset.path: {path} has the columns {', '.join(table.column_names)}; "
-            f"expected image (bytes) and label (integer)."
-        )
+    with open_regular(path, most_bytes=MOST_DATA_BYTES, blamed=f"dataset.path: {path}") as file:
+        try:
+            table = _read(path, file)
+        except InputError:
+            raise
+        # Broken files fail anywhere inside pyarrow, also for want of memory that they ask for.
+        except (pa.ArrowException, OSError, MemoryError, ValueError, LookupError) as error:
+            raise InputError(f"dataset.path: {path} is not a parquet file: {error}.") from None
     if not table.num_rows:
         raise InputError(f"dataset.path: {path} holds no images.")
     files = _ImageColumn(path, table["image"])
     labels = _labels(path, table["label"])
-    return ParquetSplit(EncodedImages(files, labels, shape), _class_names(table.schema))
+    return ParquetSplit(EncodedImages(files, labels, shape), _class_names(path, table.schema))
+
+
+def _read(path: Path, file: BinaryIO) -> pa.Table:
+    """Return the two columns, while they are not larger than such a file's can be."""
+    parquet = pq.ParquetFile(file)
+    names = parquet.schema_arrow.names
+    if any(names.count(name) != 1 for name in _COLUMNS):
+        raise InputError(
+            f"dataset.path: {path} has the columns {', '.join(names[:_SHOWN_COLUMNS])}; "
+            f"expected image (bytes) and label (integer), once each."
+        )
+    rows = parquet.metadata.num_rows
+    if rows > _MOST_ROWS:
+        raise InputError(f"dataset.path: {path} has {rows:,} rows; {_MOST_ROWS:,} are the most.")
+    # Images are compressed already: what grows so much is one value, repeated.
+    room = _SMALL + _MOST_GROWTH * os.fstat(file.fileno()).st_size
+    batches = []
+    for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=list(_COLUMNS)):
+        batches.append(batch)
+        room -= batch.nbytes
+        if room < 0:
+            raise InputError(
+                f"dataset.path: {path} grows to more than {_MOST_GROWTH} times its size when it is "
+                "read, which no images do."
+            )
+    return pa.Table.from_batches(batches, parquet.schema_arrow if not batches else None)
 
 
 class _ImageColumn:
@@ -88,13 +121,20 @@ def _labels(path: Path, column: pa.ChunkedArray) -> Tensor:
     return torch.from_numpy(column.to_numpy().astype(np.int64, copy=True))
 
 
-def _class_names(schema: pa.Schema) -> tuple[str, ...] | None:
+def _class_names(path: Path, schema: pa.Schema) -> tuple[str, ...] | None:
     metadata = schema.metadata or {}
     try:
-        return tuple(json.loads(metadata[b"huggingface"])["info"]["features"]["label"]["names"])
-    except (ValueError, KeyError, TypeError):
+        names = json.loads(metadata[b"huggingface"])["info"]["features"]["label"]["names"]
+        if all(isinstance(name, str) for name in names):
+            return tuple(names)
+    except (ValueError, KeyError, TypeError, RecursionError):
         # Other writers put other things there, and labels need no names.
         pass
-    if b"classes" in metadata:
+    if b"classes" not in metadata:
+        return None
+    try:
         return tuple(name.strip() for name in metadata[b"classes"].decode().split(","))
-    return None
+    except UnicodeDecodeError:
+        raise InputError(
+            f"dataset.path: {path}: the schema metadata classes are not UTF-8."
+        ) from None

@@ -1,6 +1,7 @@
 """Images of one split, decoded only when asked for."""
 
 import io
+import warnings
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Protocol
@@ -18,6 +19,9 @@ Shape = tuple[int, int, int]
 # What Pillow calls images of one channel of at most 8 bits, and those of one with more.
 _GREY_MODES = ("1", "L", "LA", "La")
 _DEEP_MODES = ("I", "F")
+# Others that Pillow knows start programs (EPS) or are no images of pixels.
+_FORMATS = ("PNG", "JPEG", "PPM", "BMP", "GIF", "TIFF", "WEBP")
+_MOST_PIXELS = 1 << 24
 
 
 class ImageSource(Protocol):
@@ -125,12 +129,23 @@ class EncodedImages:
 
 def _decoded(encoded: bytes, name: str) -> NDArray[np.uint8]:
     try:
-        image = Image.open(io.BytesIO(encoded))
-        grey = image.mode in _GREY_MODES
-        pixels = np.asarray(image.convert("L" if grey else "RGB"))
+        with warnings.catch_warnings():
+            # Of large images, before they are refused, and of tags that are broken.
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(encoded), formats=_FORMATS)
+            small = image.width * image.height <= _MOST_PIXELS
+            grey = image.mode in _GREY_MODES
+            pixels = np.asarray(image.convert("L" if grey else "RGB")) if small else None
     # What Pillow raises for broken files depends on the format and on where they are broken.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        raise InputError(f"dataset.path: {name} is not a readable image.") from None
+    except Exception:
+        raise InputError(
+            f"dataset.path: {name} is not a readable image ({', '.join(_FORMATS)})."
+        ) from None
+    if pixels is None:
+        raise InputError(
+            f"dataset.path: {name} has {image.width} x {image.height} pixels; {_MOST_PIXELS:,} are "
+            "the most."
+        )
     if image.mode.startswith(_DEEP_MODES):
         raise InputError(
             f"dataset.path: {name} has more than 8 bits a channel (mode {image.mode}); "

@@ -10,12 +10,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from decrop.documents import show
 from decrop.errors import InputError
-from decrop.files import write_text
+from decrop.files import MOST_TABLE_BYTES, require_regular, write_text
 from decrop.smoothing.certificates import ABSTAIN
 
 _COLUMNS = ["idx", "label", "predict", "radius", "correct", "time"]
 _HEADER_LINES = 1
+# All whole numbers up to here are exact, and none of images, classes or samples is larger.
+_LARGEST = 1e15
+_LONGEST_ENDING = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +85,8 @@ class CertificateTable:
             _require(path, values[name] % 1 == 0, name, frame[name], "an integer")
         for name in ("idx", "label", "radius", "time"):
             _require(path, values[name] >= 0, name, frame[name], "at least 0")
+        for name in _COLUMNS:
+            _require(path, values[name] <= _LARGEST, name, frame[name], f"at most {_LARGEST:g}")
         abstains = values["predict"] == ABSTAIN
         _require(
             path, abstains | (values["predict"] >= 0), "predict", frame["predict"], "-1 or a class"
@@ -99,9 +105,12 @@ class CertificateTable:
         samples = None
         if "samples" in frame:
             numbers = _numbers(path, frame, "samples")
-            valid = (numbers >= 0) & (numbers % 1 == 0)
+            valid = (numbers >= 0) & (numbers % 1 == 0) & (numbers <= _LARGEST)
             _require(path, valid, "samples", frame["samples"], "an integer of at least 0")
             samples = numbers.astype(np.int64)
+        if "ending" in frame:
+            short = (frame["ending"].str.len() <= _LONGEST_ENDING).to_numpy()
+            _require(path, short, "ending", frame["ending"], f"at most {_LONGEST_ENDING} long")
         return cls(
             idx=values["idx"].astype(np.int64),
             label=values["label"].astype(np.int64),
@@ -114,6 +123,7 @@ class CertificateTable:
 
 
 def _read_text_frame(path: Path) -> pd.DataFrame:
+    require_regular(path, most_bytes=MOST_TABLE_BYTES)
     try:
         with warnings.catch_warnings():
             # pandas only warns where a row has one field more than the header.
@@ -127,8 +137,6 @@ def _read_text_frame(path: Path) -> pd.DataFrame:
                 quoting=csv.QUOTE_NONE,
                 index_col=False,
             )
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist.") from None
     except (OSError, ValueError, pd.errors.ParserWarning) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not a tab-separated table: {reason}") from None
@@ -157,6 +165,6 @@ def _require(
     if not valid.all():
         row = int(np.argmin(valid))
         raise InputError(
-            f"{path}, line {row + 1 + _HEADER_LINES}, column {name}: {texts.iloc[row]!r} must be "
-            f"{expected}."
+            f"{path}, line {row + 1 + _HEADER_LINES}, column {name}: {show(texts.iloc[row])} must "
+            f"be {expected}."
         )

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.stages import StagedClassifier, find_stages
 from decrop.config.rejector import BLOCKS, RejectorSettings
+from decrop.config.settings import CountOrZero, Share
 from decrop.data.augment import augment_views
 from decrop.errors import RunError
 from decrop.networks.rejector import Rejector
@@ -56,11 +57,11 @@ class RejectionScores:
         right_rejected: share of the others that is rejected; None without others.
     """
 
-    draws: int
-    error_share: float
-    rejected: float
-    errors_rejected: float | None
-    right_rejected: float | None
+    draws: CountOrZero
+    error_share: Share
+    rejected: Share
+    errors_rejected: Share | None
+    right_rejected: Share | None
 
 
 def with_stages(
@@ -92,10 +93,13 @@ def build_rejector(
     Raises:
         InputError: a stage of the classifier gives no map.
     """
+    # Asked on the device of the classifier, whichever the rejector is to be built on.
+    with torch.device("cpu"):
+        feature_channels = staged.channels(image_shape)
     return Rejector(
         image_channels=image_shape[0],
         class_count=staged.classifier.class_count,
-        feature_channels=staged.channels(image_shape),
+        feature_channels=feature_channels,
         width=settings.width,
         blocks=settings.blocks,
         hidden_units=settings.hidden_units,

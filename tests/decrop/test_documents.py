@@ -103,9 +103,9 @@ def test_missing_and_binary_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.yaml does not exist"):
         read_yaml(tmp_path / "none.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\xfa")
-    with pytest.raises(InputError, match=r"binary\.yaml cannot be read"):
+    with pytest.raises(InputError, match=r"binary\.yaml is not UTF-8"):
         read_yaml(tmp_path / "binary.yaml")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="is a folder, not a regular file"):
         read_yaml(tmp_path)
 
 
@@ -188,7 +188,7 @@ def test_merge_goes_into_mappings_only() -> None:
         ({"sigmas": 1}, ["sigmas is not a setting", "nearest: sigma."]),
         ({"mixing_coefficient": 1}, ["nearest: interpolation.mixing_coefficient"]),
         ({"denoiser": {"xyz": 1}}, ["valid here: denoiser.architecture, denoiser.depth"]),
-        ({"seed": -1, "sigma": -1}, ["seed = -1", "(and 1 more)"]),
+        ({"seed": -1, "sigma": -1}, ["seed = -1", "(and 1 more: sigma)"]),
         ({"dataset": {"path": "x\ny" * 100, "nam": 1}}, ["dataset.nam"]),
         ({"dataset": {"name": "a\nb" * 100}}, ["dataset.name"]),
         ({"training": {1: 2}}, ["training"]),
@@ -269,3 +269,52 @@ def test_an_earlier_name_is_laid_over_the_current_one(tmp_path: Path) -> None:
     path.write_text("classifier: {architecture: resnet12}")
     merged = merge(load_trial_document("digits"), load_trial_document(str(path)))
     assert trial_config(merged, source="test").classifier.source == "resnet12"
+
+
+LAUGHS = "a: &a [x, x]\n" + "".join(f"k{i}: &k{i} [*k{i - 1}, *k{i - 1}]\n" for i in range(1, 40))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (LAUGHS.replace("*k0", "*a"), "more than 10,000 values"),
+        ("a: [" + "0, " * 20_000 + "]", "more than 10,000 values"),
+        ("a: " + "[" * 5_000, "more than 32 lists or mappings inside each other"),
+        (
+            "k0: &k0 [1]\n" + "".join(f"k{i}: &k{i} [*k{i - 1}]\n" for i in range(1, 50)),
+            "more than 32 lists or mappings inside each other",
+        ),
+        ("a: &a [*a]", "an alias repeats what it is in"),
+        ("a: 0x" + "f" * 10_000, "a number too long to read"),
+        ("a: 1" + ":1" * 10_000 + ".5", "a number too long to read"),
+        ("a: 0x_", "invalid literal for int"),
+        ("a: '" + "x" * 300_000 + "'", "at most 262,144 are read"),
+    ],
+)
+def test_documents_that_would_grow_are_refused_in_one_line(
+    text: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(InputError, match=said) as error:
+        read_yaml(tmp_path / "mine.yaml")
+    assert len(message(error)) < 400
+
+
+def test_aliases_and_merges_are_read(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("a: &a {x: [1, 2]}\nb: *a\nc: {<<: *a, y: 3}\n")
+    x = {"x": [1, 2]}
+    assert read_yaml(tmp_path / "mine.yaml") == {"a": x, "b": x, "c": {**x, "y": 3}}
+
+
+@pytest.mark.parametrize("count", [5, 100_000])
+def test_many_mistakes_are_one_line_that_names_the_first(count: int) -> None:
+    with pytest.raises(InputError) as error:
+        trial_config({f"k{i}": 0 for i in range(count)}, source="my.yaml")
+    assert "k0 is not a setting" in message(error)
+    assert message(error).endswith(f"(and {count - 1:,} more: k1, k2, …).")
+
+
+def test_a_key_of_any_length_is_cut(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not a setting") as error:
+        trial_config({"k" * 1_000_000: 0, "\x1b[31m\nred": 1}, source="my.yaml")
+    assert len(message(error)) < 400 and "\x1b" not in message(error)

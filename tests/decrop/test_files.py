@@ -2,6 +2,8 @@
 
 import errno
 import hashlib
+import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from decrop.errors import InputError
 from decrop.files import (
     is_full_disk,
     read_json,
+    require_regular,
     sha256_of_file,
     sha256_of_json,
     sha256_of_tensors,
@@ -132,3 +135,44 @@ def test_tensor_hash_takes_every_type_and_layout(dtype: torch.dtype) -> None:
 def test_file_hash_is_that_of_its_bytes(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc")
     assert sha256_of_file(tmp_path / "file") == hashlib.sha256(b"abc").hexdigest()
+
+
+def special_files(folder: Path) -> dict[str, Path]:
+    """Paths of which reading would never end, or never begin."""
+    os.mkfifo(folder / "pipe")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(folder / "socket"))
+    (folder / "link").symlink_to("/dev/zero")
+    (folder / "loop").symlink_to(folder / "loop")
+    return {
+        "a pipe": folder / "pipe",
+        "cannot be read": folder / "socket",
+        "a device": folder / "link",
+        "Too many levels": folder / "loop",
+        "a folder": folder,
+        "embedded null": folder / "\0",
+        "File name too long": folder / ("x" * 300),
+        "grows while it is read": Path("/proc/self/status"),
+    }
+
+
+@pytest.mark.timeout(10)
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    for said, path in special_files(tmp_path).items():
+        with pytest.raises(InputError, match=said) as error:
+            read_json(path)
+        assert "\n" not in str(error.value)
+
+
+def test_files_are_not_read_beyond_a_size(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text('"twelve by"')
+    assert read_json(tmp_path / "file", most_bytes=11) == "twelve by"
+    with pytest.raises(InputError, match="has 11 bytes; at most 10 are read"):
+        read_json(tmp_path / "file", most_bytes=10)
+    with pytest.raises(InputError, match="the weights has 11 bytes"):
+        require_regular(tmp_path / "file", most_bytes=1, blamed="the weights")
+    # A file of holes costs a stranger nothing.
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(InputError, match="at most"):
+        sha256_of_file(tmp_path / "sparse")

@@ -2,6 +2,7 @@
 
 import json
 
+from decrop.files import read_text
 from tune.directory import SweepDirectory, SweepRecord
 from tune.domains import Domain
 from tune.projection.page import swept_paths, trains_classifiers
@@ -29,7 +30,7 @@ def _outcome(directory: SweepDirectory, record: SweepRecord) -> list[str]:
     if not path.exists():
         of = "classifiers' training" if trains_classifiers(record.sweep) else "DE-CROP's settings"
         return [f"**{record.name}**: a sweep over {of}, not finished yet.\n"]
-    text = path.read_text().strip()
+    text = read_text(path).strip()
     _, _, summary = text.rpartition("|\n")
     # Captions and tables in turn: the ranking of all trials, then certified accuracies.
     blocks = text.split("\n\n")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from decrop.files import read_text
 from tune.directory import SweepDirectory, SweepRecord
 from tune.projection.colours import COLOUR_TAG, SWEEP_COLOUR
 from tune.projection.figures import search_figures
@@ -69,7 +70,7 @@ class SweepSource:
 
     def _tables(self) -> dict[str, Table]:
         path = self.directory.leaderboard_markdown_path
-        found = markdown_tables(path.read_text()) if path.exists() else []
+        found = markdown_tables(read_text(path)) if path.exists() else []
         # The ranking of all trials, then certified accuracies.
         names = ("ranking_table.json", "leaderboard_table.json")[-len(found[:2]) :]
         return dict(zip(names, found, strict=False)) if found else {}

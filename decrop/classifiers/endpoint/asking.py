@@ -51,6 +51,6 @@ def ask(
     try:
         found = decode(body, protocol, answers, count=count, class_count=class_count)
     except ValueError as error:
-        raise WrongAnswerError(f"{client.url} {error}. It says {client.excerpt(body)}.") from None
+        raise WrongAnswerError(f"{client.url} {client.shown(error)}. {client.told(body)}") from None
     client.ledger.answered(count)
     return found

@@ -3,7 +3,6 @@
 import os
 import re
 import threading
-import time
 from typing import Any, Self
 
 import urllib3
@@ -19,9 +18,10 @@ from urllib3.exceptions import (
 from urllib3.util import Retry, Timeout
 
 from decrop.classifiers.endpoint.errors import EndpointError, WrongAnswerError
+from decrop.classifiers.endpoint.exchange import BoundedPools, Exchange, TooLongError, during
 from decrop.classifiers.endpoint.ledger import QueryLedger
 from decrop.config import EndpointSettings
-from decrop.errors import InputError
+from decrop.errors import InputError, one_line
 
 # Holds the bearer token of an endpoint that a bundle names, where the user has no settings.
 TOKEN_VARIABLE = "DECROP_ENDPOINT_TOKEN"
@@ -31,8 +31,13 @@ _RETRIED = (429, 500, 502, 503, 504)
 _BACKOFF, _MOST_BACKOFF = 0.5, 60.0
 # An endpoint that asks to be left alone for longer is an error.
 _LONGEST_WAIT = 600.0
+_SHOWN_WAIT = 1e9
+# Characters of a number of seconds, or of a date.
+_LONGEST_RETRY_AFTER = 64
 _READ_AT_ONCE = 1 << 16
 _EXPLAINED_BYTES = 1 << 12
+# Status, headers, trailers and the marks of chunks, beside an answer.
+_HEADER_BYTES = 1 << 18
 _HINTS = {
     401: "name the variable with its token as classifier.endpoint.token_variable",
     403: "name the variable with its token as classifier.endpoint.token_variable",
@@ -40,10 +45,6 @@ _HINTS = {
     413: "lower classifier.endpoint.batch_size",
 }
 _EXCERPT = 120
-
-
-class _TooLongError(Exception):
-    """An answer is longer than any that could be right."""
 
 
 class EndpointClient:
@@ -124,21 +125,28 @@ class EndpointClient:
             self._wait(self._pause(retry, response), stop)
             repeated += 1
 
-    def excerpt(self, answer: bytes) -> str:
-        """Return the beginning of an answer as one printable line, without the bearer token."""
-        token = self._token()
-        if token:
-            answer = answer.replace(token.encode(), b"***")
+    def told(self, answer: bytes) -> str:
+        """Return a sentence with the beginning of an answer.
+
+        Where a bearer token was sent nothing is shown: an answer may hold it in any guise.
+        """
+        if self.settings.token_variable is not None:
+            return f"Its {len(answer):,} bytes are not shown, for they may hold the token."
         text = " ".join(answer[:_EXPLAINED_BYTES].decode(errors="replace").split())
-        printable = "".join(character if character.isprintable() else "?" for character in text)
-        return repr(printable[:_EXCERPT] + ("…" if len(printable) > _EXCERPT else ""))
+        return f"It says {text[:_EXCERPT] + ('…' if len(text) > _EXCERPT else '')!r}."
+
+    def shown(self, error: object) -> str:
+        """Return what an error says, without numbers of an answer where a token was sent."""
+        if self.settings.token_variable is None:
+            return str(error)
+        return re.sub(r"[-+.e\d]*\d", "…", str(error))
 
     def _send(
         self, body: bytes, most_bytes: int, images: int
     ) -> tuple[urllib3.BaseHTTPResponse | None, bytes, HTTPError | None]:
         """Send a request once and return what came: response and body, or what went wrong."""
         seconds = self.settings.timeout_seconds
-        deadline = time.monotonic() + seconds
+        exchange = Exchange(seconds, 2 * most_bytes + _HEADER_BYTES)
         headers = {
             "Content-Type": "application/json",
             "Accept": "application/json",
@@ -148,42 +156,51 @@ class EndpointClient:
         if token := self._token():
             headers["Authorization"] = f"Bearer {token}"
         try:
-            response = self._connections().request(
-                "POST",
-                self.url,
-                body=body,
-                headers=headers,
-                timeout=Timeout(connect=seconds, read=seconds),
-                retries=False,
-                redirect=False,
-                preload_content=False,
-            )
+            with during(exchange):
+                response = self._connections().request(
+                    "POST",
+                    self.url,
+                    body=body,
+                    headers=headers,
+                    timeout=Timeout(connect=seconds, read=seconds),
+                    retries=False,
+                    redirect=False,
+                    preload_content=False,
+                )
         except SSLError as error:
             raise EndpointError(
-                f"{self.url} cannot be asked over TLS: {_one_line(error)}."
+                f"{self.url} cannot be asked over TLS: {one_line(str(error), 200)}."
             ) from None
         except ConnectTimeoutError as error:
             self.ledger.give_back(images)
             return None, b"", error
         except HTTPError as error:
-            return None, b"", error
+            return None, b"", self._late(exchange) or error
+        except TooLongError:
+            raise self._too_long(images, most_bytes) from None
         try:
             right = response.status == 200
-            return response, self._read(response, most_bytes, deadline, whole=right), None
+            return response, self._read(response, most_bytes, whole=right), None
         except HTTPError as error:
-            return None, b"", error
-        except _TooLongError:
-            raise WrongAnswerError(
-                f"{self.url} answers {images} images with more than {most_bytes:,} bytes; no "
-                "answer of a classifier is that long."
-            ) from None
+            return None, b"", self._late(exchange) or error
+        except TooLongError:
+            raise self._too_long(images, most_bytes) from None
         finally:
             # What was not read to its end cannot be used again.
             response.close()
 
-    def _read(
-        self, response: urllib3.BaseHTTPResponse, most: int, deadline: float, *, whole: bool
-    ) -> bytes:
+    def _late(self, exchange: Exchange) -> ReadTimeoutError | None:
+        if not exchange.is_over:
+            return None
+        return ReadTimeoutError(None, self.url, "too slow")  # type: ignore[arg-type]
+
+    def _too_long(self, images: int, most_bytes: int) -> WrongAnswerError:
+        return WrongAnswerError(
+            f"{self.url} answers {images} images with more than {most_bytes:,} bytes; no answer of "
+            "a classifier is that long."
+        )
+
+    def _read(self, response: urllib3.BaseHTTPResponse, most: int, *, whole: bool) -> bytes:
         """Return the body, or of one that only explains an error the beginning."""
         parts: list[bytes] = []
         length = 0
@@ -193,10 +210,8 @@ class EndpointClient:
             length += len(part)
             if length > limit:
                 if whole:
-                    raise _TooLongError
+                    raise TooLongError
                 break
-            if time.monotonic() > deadline:
-                raise ReadTimeoutError(None, self.url, "too slow")  # type: ignore[arg-type]
         return b"".join(parts)
 
     def _reason(
@@ -210,31 +225,28 @@ class EndpointClient:
                 )
             hint = f"; {_HINTS[status]}" if status in _HINTS else ""
             return WrongAnswerError(
-                f"{self.url} answers with status {status}{hint}. It says {self.excerpt(answer)}."
+                f"{self.url} answers with status {status}{hint}. {self.told(answer)}"
             )
         # One sort of the timeouts too.
         if isinstance(failure, NewConnectionError):
-            return EndpointError(f"{self.url} cannot be reached ({_cause(failure)}); does it run?")
+            return EndpointError(
+                f"{self.url} cannot be reached ({self._cause(failure)}); does it run?"
+            )
         if isinstance(failure, ConnectTimeoutError | ReadTimeoutError):
             return EndpointError(
                 f"{self.url} has not answered within {self.settings.timeout_seconds:g} s; raise "
                 "classifier.endpoint.timeout_seconds or lower its batch_size."
             )
-        return EndpointError(f"{self.url} has cut the connection off ({_cause(failure)}).")
+        return EndpointError(f"{self.url} has cut the connection off ({self._cause(failure)}).")
 
     def _pause(self, retry: Retry, response: urllib3.BaseHTTPResponse | None) -> float:
         """Return how long to wait before the request is repeated."""
-        asked_for = None
-        if response is not None:
-            try:
-                asked_for = retry.get_retry_after(response)
-            except InvalidHeader:
-                asked_for = None
+        asked_for = None if response is None else _retry_after(retry, response)
         if asked_for is not None and asked_for > _LONGEST_WAIT:
             assert response is not None
             raise EndpointError(
                 f"{self.url} answers with status {response.status} and asks to be left alone for "
-                f"{asked_for:,.0f} s (Retry-After); go on after that."
+                f"{min(asked_for, _SHOWN_WAIT):,.0f} s (Retry-After); go on after that."
             )
         return retry.get_backoff_time() if asked_for is None else asked_for
 
@@ -273,19 +285,28 @@ class EndpointClient:
             # A forked process must not use the connections of the other.
             if self._process != os.getpid():
                 self._process = os.getpid()
-                self._pool = urllib3.PoolManager(num_pools=1, maxsize=self.settings.concurrency)
+                self._pool = BoundedPools(num_pools=1, maxsize=self.settings.concurrency)
             return self._pool
 
+    def _cause(self, error: HTTPError | None) -> str:
+        """Return the operating system's words, without those of the library around them."""
+        found: BaseException | None = error
+        while found is not None and not isinstance(found, OSError):
+            found = found.__cause__ or found.__context__
+        if isinstance(found, OSError) and found.strerror:
+            return found.strerror.lower()
+        if self.settings.token_variable is not None:
+            # The library's words may repeat the answer's.
+            return type(error).__name__
+        return one_line(str(error), 200)
 
-def _cause(error: HTTPError | None) -> str:
-    """Return the operating system's words, without those of the library around them."""
-    found: BaseException | None = error
-    while found is not None and not isinstance(found, OSError):
-        found = found.__cause__ or found.__context__
-    if isinstance(found, OSError) and found.strerror:
-        return found.strerror.lower()
-    return _one_line(error)
 
-
-def _one_line(error: BaseException | None) -> str:
-    return " ".join(str(error).split())[:200]
+def _retry_after(retry: Retry, response: urllib3.BaseHTTPResponse) -> float | None:
+    """Return the seconds that an answer asks for; None where it does not say, or nonsense."""
+    header = response.headers.get("Retry-After", "")
+    if not 0 < len(header) <= _LONGEST_RETRY_AFTER:
+        return None
+    try:
+        return retry.parse_retry_after(header)
+    except (InvalidHeader, ValueError, OverflowError, OSError):
+        return None

@@ -26,6 +26,7 @@ _COLUMNS: dict[str, Answers] = {
 _PLAIN: tuple[Answers, ...] = ("probabilities", "logits", "labels")
 # Of an answer, for each image and each number; names of classes and blanks included.
 _BYTES_BESIDE, _BYTES_OF_IMAGE, _BYTES_OF_NUMBER = 1 << 20, 1 << 10, 1 << 6
+_MOST_BYTES = 1 << 28
 
 
 def encode(protocol: Protocol, images: NDArray[Any]) -> bytes:
@@ -36,7 +37,8 @@ def encode(protocol: Protocol, images: NDArray[Any]) -> bytes:
 
 def most_bytes(count: int, class_count: int) -> int:
     """Return how long an answer for `count` images can be that is worth reading."""
-    return _BYTES_BESIDE + count * (_BYTES_OF_IMAGE + class_count * _BYTES_OF_NUMBER)
+    found = _BYTES_BESIDE + count * (_BYTES_OF_IMAGE + class_count * _BYTES_OF_NUMBER)
+    return min(found, _MOST_BYTES)
 
 
 def decode(
@@ -163,7 +165,8 @@ def _one_hot(labels: NDArray[np.int64], class_count: int) -> NDArray[np.float32]
 
 
 def _add_up(numbers: NDArray[np.float64]) -> bool:
-    sums = np.abs(numbers.sum(axis=1) - 1) <= _TOLERANCE
+    with np.errstate(over="ignore"):
+        sums = np.abs(numbers.sum(axis=1) - 1) <= _TOLERANCE
     return bool(sums.all() and (numbers >= -_TOLERANCE).all())
 
 

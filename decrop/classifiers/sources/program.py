@@ -7,6 +7,7 @@ from decrop.classifiers.sources.network import PROGRAM, Network
 from decrop.config import ClassifierSettings
 from decrop.data.datasets import Dataset
 from decrop.errors import InputError
+from decrop.files import MOST_WEIGHTS_BYTES, read_bytes
 
 
 def program_network(settings: ClassifierSettings, dataset: Dataset) -> Network:
@@ -28,9 +29,8 @@ def load_program(
     Raises:
         InputError: the file is missing, is no program, or takes other images than the data's.
     """
-    if not path.is_file():
-        raise InputError(f"{blamed} does not exist.")
-    network = ExportedNetwork(path.read_bytes(), settings.feature_layer, blamed=blamed)
+    program = read_bytes(path, most_bytes=MOST_WEIGHTS_BYTES, blamed=blamed)
+    network = ExportedNetwork(program, settings.feature_layer, blamed=blamed)
     channels, *size = dataset.train.shape
     given = (channels, *(settings.input_size or size))
     expected = network.image_shape

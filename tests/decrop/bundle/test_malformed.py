@@ -1,5 +1,6 @@
 """Whatever is wrong with a bundle is said in one line that names the file."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -105,7 +106,7 @@ def test_a_file_in_place_of_the_bundle_is_named(bundle_path: Path) -> None:
         ("result.hashes", {"classifier": 1}, "result.hashes.classifier = 1"),
         ("result.image_shape", [1, 8], "result.image_shape"),
         ("result.image_shape", [3, 8, 8], "image_shape = (3, 8, 8)"),
-        ("result.image_shape", [1, 0, 8], "image_shape = (1, 0, 8)"),
+        ("result.image_shape", [1, 0, 8], "image_shape[1] = 0"),
         ("result.hashes", {"classifier": "f"}, "result.hashes.limited_data is missing"),
         ("result.hashes.classifier", "f" * 64, "result.hashes.classifier = ffffffffffff…"),
         ("trial.execution.chunks_per_batch", "auto", "chunks_per_batch = 'auto'"),
@@ -120,6 +121,115 @@ def test_wrong_settings_are_named(key: str, value: Any, said: str, bundle_path: 
     message = refusal(bundle_path)
     assert message.startswith(f"{path}: ")
     assert said in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("trial.sigma", 1e308),
+        ("trial.certification.failure_probability", 0.9999),
+        ("trial.certification.max_samples", 10**18),
+        ("trial.certification.radius_step", 1e-300),
+        ("trial.execution.chunks_per_batch", 10**12),
+        ("trial.classifier.input_size", [10**9, 10**9]),
+        ("trial.classifier.source", "x" * 9_999),
+        ("estimation_samples", 10**18),
+        ("result.images", 10**18),
+        ("result.image_shape", [1, 10**9, 10**9]),
+        ("result.seconds", {str(i): 0 for i in range(10_000)}),
+        ("format", 10**400),
+        ("trial", {f"k{i}": 0 for i in range(100_000)}),
+    ],
+)
+def test_senseless_settings_are_named_at_once(key: str, value: Any, bundle_path: Path) -> None:
+    path = bundle_path / "config.json"
+    write_json(path, set_dotted(read_json(path), key, value))
+    renew_checksums(bundle_path)
+    message = refusal(bundle_path)
+    assert message.startswith(f"{path}") and len(message) < 500
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "seed",
+        "sigma",
+        "dataset.name",
+        "denoiser.architecture",
+        "certification.failure_probability",
+        "certification.procedure",
+        "execution.chunk_size",
+    ],
+)
+def test_no_default_stands_in_for_what_was_certified(key: str, bundle_path: Path) -> None:
+    path = bundle_path / "config.json"
+    document = read_json(path)
+    *groups, last = key.split(".")
+    group = document["trial"]
+    for name in groups:
+        group = group[name]
+    del group[last]
+    write_json(path, document)
+    renew_checksums(bundle_path)
+    assert refusal(bundle_path) == f"{path}: {key} is missing: a bundle states what was used."
+
+
+@pytest.mark.parametrize("name", [*READ, "checksums.json"])
+@pytest.mark.timeout(20)
+def test_a_file_without_end_is_not_read(name: str, bundle_path: Path) -> None:
+    (bundle_path / name).unlink()
+    os.mkfifo(bundle_path / name)
+    assert name in refusal(bundle_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("config.json", "../elsewhere"),
+        ("README.md", "/etc/hostname"),
+        ("classifier", "../elsewhere"),
+        ("history.json", "history.json"),
+        ("checksums.json", "../elsewhere"),
+    ],
+)
+def test_links_out_of_the_bundle_are_not_followed(
+    name: str, target: str, bundle_path: Path
+) -> None:
+    link = bundle_path / name
+    shutil.move(link, bundle_path.parent / "elsewhere")
+    link.symlink_to(target)
+    assert name in refusal(bundle_path)
+
+
+def test_a_revision_in_the_hubs_cache_is_a_bundle(bundle_path: Path, tmp_path: Path) -> None:
+    revision = tmp_path / "models--me--mine" / "snapshots" / "1"
+    blobs = tmp_path / "models--me--mine" / "blobs"
+    revision.parent.mkdir(parents=True)
+    shutil.move(bundle_path, revision)
+    shutil.move(revision / "history.json", blobs)
+    (revision / "history.json").symlink_to("../../blobs")
+    decrop.load(revision)
+    (revision / "README.md").unlink()
+    (revision / "README.md").symlink_to("/etc/hostname")
+    assert "README.md" in refusal(revision)
+
+
+@pytest.mark.parametrize(
+    "name", ["../config.json", "/etc/hostname", "", ".", "a\0b", "a\nb", "x" * 300]
+)
+def test_names_outside_the_bundle_are_refused(name: str, bundle_path: Path) -> None:
+    path = bundle_path / "checksums.json"
+    write_json(path, read_json(path) | {name: "0" * 64})
+    assert str(bundle_path) in refusal(bundle_path)
+
+
+def test_a_weak_guarantee_is_mentioned_where_it_is_loaded(bundle_path: Path) -> None:
+    path = bundle_path / "config.json"
+    document = read_json(path)
+    write_json(path, set_dotted(document, "trial.certification.failure_probability", 0.3))
+    renew_checksums(bundle_path)
+    with pytest.warns(UserWarning, match="up to 30% of all certificates may be wrong"):
+        decrop.load(bundle_path)
 
 
 @pytest.mark.parametrize("key", ["trial", "estimation_samples", "result"])
@@ -144,6 +254,13 @@ def test_missing_settings_are_named(key: str, bundle_path: Path) -> None:
         ("std", [0], "std[0] = 0"),
         ("class_names", "0123456789", "class_names"),
         ("class_names", ["one"], "class_names"),
+        ("class_names", ["one", "one"], "names of classes must differ, but two are 'one'"),
+        ("class_names", ["one", ""], "names of classes must be printable"),
+        ("class_names", ["one", "\x1b[31m"], "names of classes must be printable"),
+        ("class_names", [str(i) for i in range(200_000)], "class_names"),
+        ("class_names", [str(i) for i in range(90_000)], "does not fit small_cnn"),
+        ("input_size", [10**6, 10**6], "input_size"),
+        ("architecture", "x" * 9_999, "architecture"),
         ("class_names", ["one", "two"], "does not fit small_cnn"),
         ("hash", 5, "hash = 5"),
         ("hash", "f" * 64, "recorded is ffffffffffff"),
@@ -169,6 +286,14 @@ def with_a_key_more(weights: dict[str, torch.Tensor]) -> None:
     weights["noise.9.bias"] = torch.zeros(1)
 
 
+def with_another_type(weights: dict[str, torch.Tensor]) -> None:
+    weights["noise.0.bias"] = torch.zeros(4, dtype=torch.int8)
+
+
+def with_no_number(weights: dict[str, torch.Tensor]) -> None:
+    weights["noise.0.bias"][0] = torch.nan
+
+
 def with_another_shape(weights: dict[str, torch.Tensor]) -> None:
     weights["noise.0.bias"] = torch.zeros(5)
 
@@ -179,6 +304,8 @@ def with_another_shape(weights: dict[str, torch.Tensor]) -> None:
         (without_a_key, "it misses noise.0.bias"),
         (with_a_key_more, "it has the unknown key noise.9.bias"),
         (with_another_shape, "noise.0.bias has the shape (5,), expected (4,)"),
+        (with_another_type, "noise.0.bias is of type int8, expected float32"),
+        (with_no_number, "noise.0.bias holds NaN or infinity"),
     ],
 )
 def test_weights_that_do_not_fit_the_denoiser_are_named(
@@ -189,7 +316,8 @@ def test_weights_that_do_not_fit_the_denoiser_are_named(
     change(weights)
     save_file(weights, path)
     renew_checksums(bundle_path)
-    assert refusal(bundle_path).startswith(f"{path} does not fit dncnn: {said}")
+    message = refusal(bundle_path)
+    assert message.startswith(f"{path} ") and said in message
 
 
 def test_certificates_without_a_row_are_named(bundle_path: Path) -> None:

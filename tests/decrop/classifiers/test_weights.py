@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from decrop.classifiers.weights import load_weights, matching_architecture
+from decrop.classifiers.weights import built_with_weights, load_weights, matching_architecture
 from decrop.config import ClassifierArchitecture
 from decrop.errors import InputError
 from decrop.networks.registry import CLASSIFIERS, build_classifier_network
@@ -101,7 +101,7 @@ def test_further_problems_are_counted_and_nothing_is_loaded(
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
     assert "does not exist" in message(network(), tmp_path / "none.safetensors")
-    assert "does not exist" in message(network(), tmp_path)
+    assert "is a folder" in message(network(), tmp_path)
 
 
 def test_pickle_is_refused_unread(tmp_path: Path) -> None:
@@ -171,3 +171,55 @@ def test_unreadable_file_matches_nothing(tmp_path: Path) -> None:
     (tmp_path / "w").write_bytes(b"x" * 100)
     with pytest.raises(InputError, match="is not a safetensors file"):
         matching_architecture(tmp_path / "w", image_channels=3, class_count=10)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "said"),
+    [
+        (torch.int8, "fc.bias is of type int8, expected float32"),
+        (torch.float64, "fc.bias is of type float64, expected float32"),
+        (torch.float8_e4m3fn, "fc.bias is of type complex64, expected float32"),
+        (torch.bool, "fc.bias is of type bool, expected float32"),
+    ],
+)
+def test_numbers_that_would_change_are_refused(
+    tmp_path: Path, weights: dict[str, Tensor], dtype: torch.dtype, said: str
+) -> None:
+    path = written(tmp_path / "w", weights | {"fc.bias": weights["fc.bias"].to(dtype)})
+    assert said in message(network(), path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_shorter_numbers_are_taken_as_they_are(
+    tmp_path: Path, weights: dict[str, Tensor], dtype: torch.dtype
+) -> None:
+    short = {n: t.to(dtype) if t.is_floating_point() else t for n, t in weights.items()}
+    loaded = network()
+    load_weights(loaded, written(tmp_path / "w", short), architecture="cifar_resnet20")
+    assert torch.equal(loaded.state_dict()["fc.bias"], short["fc.bias"].float())
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_no_numbers_are_refused(
+    tmp_path: Path, weights: dict[str, Tensor], value: float
+) -> None:
+    weights["fc.bias"][3] = value
+    text = message(network(), written(tmp_path / "w", weights))
+    assert "fc.bias holds NaN or infinity" in text
+
+
+def test_a_file_without_end_is_not_opened() -> None:
+    assert "is a device, not a regular file" in message(network(), Path("/dev/zero"))
+
+
+def test_nothing_is_built_for_weights_that_do_not_fit(
+    tmp_path: Path, weights: dict[str, Tensor]
+) -> None:
+    def build() -> nn.Module:
+        assert torch.empty(0).is_meta
+        return network(classes=50_000)
+
+    with pytest.raises(InputError, match=r"fc\.bias has the shape"):
+        built_with_weights(
+            build, written(tmp_path / "w", weights), architecture="any", setting=None
+        )

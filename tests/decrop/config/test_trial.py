@@ -122,7 +122,7 @@ def test_settings_survive_json() -> None:
         ("training.augmentation.mixing_alpha", [1e-6, 10], [0, -1, float("inf")]),
         ("training.augmentation.crop_padding", [0], [-1]),
         ("training.augmentation.flip_probability", [0, 1], [-0.1, 1.1]),
-        ("certification.failure_probability", [1e-9, 0.99], [0, 1]),
+        ("certification.failure_probability", [1e-9, 0.5], [0, 0.51]),
         ("certification.radii", [[0], [0, 1]], [[], [1, 0], [0, 0], [-1]]),
         ("certification.procedure", ["adaptive", "fixed"], ["sequential", None]),
         ("certification.max_samples", [101, 10**9], [0, 99, 100]),

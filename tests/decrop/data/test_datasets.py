@@ -427,8 +427,31 @@ def test_test_label_of_no_class_is_refused(tmp_path: Path, metadata: dict[str, s
 
 
 def test_test_images_have_the_shape_of_training_images(tmp_path: Path) -> None:
-    write_parquet(tmp_path, "train", [0], random_pixels(1))
+    write_parquet(tmp_path, "train", [0, 1], random_pixels(2))
     write_parquet(tmp_path, "test", [0], cifar_pixels(1, 0).transpose(0, 2, 3, 1))
     dataset = opened("parquet", tmp_path)
     with pytest.raises(InputError, match=r"row 0 of .*test\.parquet has the shape 3x32x32"):
         all_images(dataset.test)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "said"),
+    [
+        ([0, 10**7], None, "is 10000000; labels number the classes from 0, and 100,000 classes"),
+        ([0, 0], None, "there must be from 2 to 100,000 classes, but there are 1"),
+        ([0, 0], "cat", "there must be from 2 to 100,000 classes, but there are 1"),
+        ([0, 1], "cat,cat", "names of classes must differ, but two are 'cat'"),
+        ([0, 1], "cat,,dog", "names of classes must be printable"),
+        ([0, 1], "cat," + "x" * 201, "names of classes must be printable"),
+        ([0, 1], "cat,\x1b[31mdog", "names of classes must be printable"),
+    ],
+)
+def test_classes_are_at_least_two_and_differ(
+    tmp_path: Path, labels: list[int], classes: str | None, said: str
+) -> None:
+    for split in ("train", "test"):
+        metadata = None if classes is None else {"classes": classes}
+        write_parquet(tmp_path, split, labels, random_pixels(2), metadata)
+    with pytest.raises(InputError, match=said) as error:
+        opened("parquet", tmp_path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600

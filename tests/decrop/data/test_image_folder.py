@@ -1,5 +1,6 @@
 """Image folders against torchvision's own reader, and every folder that is none."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -114,7 +115,7 @@ def test_unusable_file_is_named(folder: Path, split: str, content: bytes, messag
 def test_file_that_vanished_is_named(folder: Path) -> None:
     train = read_image_folder(folder).train
     (folder / "train" / "cat" / "1.png").unlink()
-    with pytest.raises(InputError, match=r"cat/1\.png cannot be read: No such file"):
+    with pytest.raises(InputError, match=r"cat/1\.png does not exist"):
         train.images(torch.arange(12))
 
 
@@ -123,3 +124,20 @@ def test_linked_class_folders_are_followed(folder: Path) -> None:
     (folder / "train" / "cat").rename(elsewhere)
     (folder / "train" / "cat").symlink_to(elsewhere)
     assert len(read_image_folder(folder).train.labels) == 12
+
+
+@pytest.mark.timeout(20)
+def test_links_in_circles_are_followed_once(folder: Path) -> None:
+    cat = folder / "train" / "cat"
+    expected = len(read_image_folder(folder).train.labels)
+    for name in ("round", "and round"):
+        (cat / name).symlink_to(cat)
+    assert len(read_image_folder(folder).train.labels) == expected
+
+
+@pytest.mark.timeout(20)
+def test_an_image_that_is_a_pipe_is_not_waited_for(folder: Path) -> None:
+    os.mkfifo(folder / "train" / "cat" / "9.png")
+    train = read_image_folder(folder).train
+    with pytest.raises(InputError, match=r"9\.png is a pipe, not a regular file"):
+        train.images(torch.arange(len(train.labels)))

@@ -1,6 +1,7 @@
 """Images in parquet files, in both layouts, their class names, and every file that is none."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +139,44 @@ def test_given_shape_is_required(tmp_path: Path) -> None:
     path = written(tmp_path / "a.parquet", image=[png(PIXELS[0])], label=[0])
     with pytest.raises(InputError, match=r"row 0 of .* has the shape 3x4x5, but .* 3x8x8"):
         read_parquet_split(path, (3, 8, 8)).images.images(torch.tensor([0]))
+
+
+def test_a_value_that_is_repeated_beyond_the_files_size_is_refused(tmp_path: Path) -> None:
+    many = 2_000
+    image = pa.array([b"x" * 100_000]).dictionary_encode().take(pa.array([0] * many))
+    path = written(tmp_path / "a.parquet", image=image.cast(pa.binary()), label=[0] * many)
+    assert path.stat().st_size < 300_000
+    with pytest.raises(InputError, match="grows to more than 100 times its size"):
+        read_parquet_split(path)
+
+
+def test_more_rows_than_images_are_refused(tmp_path: Path) -> None:
+    many = 20_000_001
+    label = pa.array(np.zeros(many, np.int8))
+    path = written(tmp_path / "a.parquet", image=pa.nulls(many, pa.binary()), label=label)
+    with pytest.raises(InputError, match=r"has 20,000,001 rows; 20,000,000 are the most"):
+        read_parquet_split(path)
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array([b""])] * 2 + [pa.array([0])], ["image"] * 2 + ["label"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="once each"):
+        read_parquet_split(tmp_path / "a.parquet")
+
+
+def test_class_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    table = pa.table({"image": [b""], "label": [0]})
+    pq.write_table(table.replace_schema_metadata({b"classes": b"\xff,b"}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="the schema metadata classes are not UTF-8"):
+        read_parquet_split(tmp_path / "a.parquet")
+    deep = "[" * 100_000
+    path = written(tmp_path / "b.parquet", {"huggingface": deep}, image=[b""], label=[0])
+    assert read_parquet_split(path).class_names is None
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="is a pipe, not a regular file"):
+        read_parquet_split(tmp_path / "a.parquet")

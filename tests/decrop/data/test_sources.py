@@ -1,5 +1,6 @@
 """Decoding of encoded images: what becomes of every mode, and what is refused by name."""
 
+import io
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -95,10 +96,17 @@ def test_unreadable_image_is_named(file: bytes) -> None:
         _ = encoded(file).shape
 
 
-def test_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
-    with pytest.raises(InputError, match="file 0 is not a readable image"):
-        _ = encoded(png(COLOUR[0])).shape
+def test_decompression_bomb_is_refused() -> None:
+    bomb = png(np.zeros((4100, 4100), np.uint8))
+    with pytest.raises(InputError, match="file 0 has 4100 x 4100 pixels; 16,777,216 are the most"):
+        _ = encoded(bomb).shape
+
+
+def test_formats_that_start_programs_are_not_opened() -> None:
+    file = io.BytesIO()
+    Image.fromarray(COLOUR[0]).save(file, "EPS")
+    with pytest.raises(InputError, match=r"file 0 is not a readable image \(PNG, JPEG"):
+        _ = encoded(file.getvalue()).shape
 
 
 def test_deep_images_are_refused() -> None:

@@ -142,6 +142,8 @@ def test_reading_gives_back_what_was_written_to_the_last_bit(
         (HEADER + "0\t1\t1\tnan\t1\t2\n", "line 2, column radius"),
         (HEADER + "0\t1\t1\tinf\t1\t2\n", "line 2, column radius"),
         (HEADER + "0\t1\t1\t-0.5\t1\t2\n", "line 2, column radius"),
+        (HEADER + "1e300\t1\t1\t0.5\t1\t2\n", "line 2, column idx: '1e300' must be at most 1e"),
+        (HEADER + "0\t1\t1\t1e300\t1\t2\n", "line 2, column radius"),
         (HEADER + "0\t1\t-1\t0.5\t0\t2\n", "line 2, column radius: '0.5' must be 0 on abstention"),
         (HEADER + "0\t1.5\t1\t0.5\t0\t2\n", "line 2, column label"),
         (HEADER + "-3\t1\t1\t0.5\t1\t2\n", "line 2, column idx"),
@@ -170,5 +172,10 @@ def test_a_file_that_is_no_text_or_absent_is_refused(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(InputError, match=r"binary\.tsv is not a tab-separated table"):
         CertificateTable.read_tsv(binary)
+    with pytest.raises(InputError, match="is a device"):
+        CertificateTable.read_tsv(Path("/dev/zero"))
+    endings = HEADER.strip() + "\tending\n0\t1\t1\t0.5\t1\t2\t" + "x" * 1_000_000
+    with pytest.raises(InputError, match=r"line 2, column ending: 'x.*' must be at most 100 long"):
+        CertificateTable.read_tsv(written(tmp_path, endings))
     with pytest.raises(InputError, match=r"absent\.tsv does not exist"):
         CertificateTable.read_tsv(tmp_path / "absent.tsv")

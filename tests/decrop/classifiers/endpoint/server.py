@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -85,6 +86,38 @@ def logits_of(network: nn.Module, name: str = "predictions") -> Callable[[Images
 def _logits(network: nn.Module, images: Images) -> torch.Tensor:
     logits: torch.Tensor = network(torch.from_numpy(images).float())
     return logits
+
+
+@contextmanager
+def sending(send: Callable[[socket.socket], None]) -> Iterator[str]:
+    """Give the URL of a server that takes requests, and sends whatever a function makes it."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def answer(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            received = b""
+            while b"\r\n\r\n" not in received:
+                received += connection.recv(1 << 16)
+            head, _, body = received.partition(b"\r\n\r\n")
+            length = int(head.lower().partition(b"content-length:")[2].split()[0])
+            while len(body) < length:
+                body += connection.recv(1 << 16)
+            send(connection)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=listener.accept()[:1], daemon=True).start()
+
+    thread = threading.Thread(target=accept, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/invocations"
+    finally:
+        # Only this wakes a thread that waits for clients.
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
 
 
 @contextmanager

@@ -4,6 +4,9 @@ import copy
 import itertools
 import json
 import pickle
+import socket
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ from tests.decrop.classifiers.endpoint.server import (
     labels_of,
     logits_of,
     probabilities_of,
+    sending,
     serving,
 )
 from tests.decrop.tiny import CLASSES, SIZE, random_images, tiny_classifier, tiny_dataset
@@ -289,6 +293,75 @@ def test_an_endpoint_says_how_long_to_wait() -> None:
     assert "asks to be left alone for 7,000 s (Retry-After)" in said
 
 
+HEAD = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+def for_ever(begin: bytes, again: bytes, pause: float = 0.02) -> Callable[[socket.socket], None]:
+    def send(connection: socket.socket) -> None:
+        connection.sendall(begin)
+        while True:
+            connection.sendall(again)
+            time.sleep(pause)
+
+    return send
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "send",
+    [
+        pytest.param(for_ever(b"", b"H"), id="status"),
+        pytest.param(for_ever(HEAD + b"X-Long: ", b"x"), id="header"),
+        pytest.param(for_ever(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), id="continue"),
+        pytest.param(for_ever(HEAD + b"Content-Length: 900\r\n\r\n", b" "), id="body"),
+        pytest.param(for_ever(HEAD + b"\r\n", b" "), id="body without length"),
+        pytest.param(for_ever(CHUNKED, b"1\r\n \r\n"), id="chunks"),
+        pytest.param(for_ever(CHUNKED + b"1;", b"x"), id="extension of a chunk"),
+        pytest.param(for_ever(CHUNKED + b"0\r\n", b"X: x\r\n"), id="trailers"),
+        pytest.param(lambda connection: time.sleep(5), id="nothing"),
+    ],
+)
+def test_an_endpoint_holds_nobody_longer_than_its_time(
+    send: Callable[[socket.socket], None],
+) -> None:
+    with sending(send) as url, pytest.raises(EndpointError) as error:
+        began = time.monotonic()
+        endpoint_classifier(settings(url, timeout_seconds=0.4, **MLFLOW), DATA, None)
+    assert time.monotonic() - began < 4
+    assert str(error.value).startswith(f"{url} has not answered within 0.4 s; raise")
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "send",
+    [
+        pytest.param(for_ever(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 999, 0), id="continue"),
+        pytest.param(for_ever(CHUNKED + b"1;", b"x" * 9999, 0), id="extension of a chunk"),
+        pytest.param(for_ever(CHUNKED + b"0\r\n", b"X: x\r\n" * 999, 0), id="trailers"),
+        pytest.param(for_ever(CHUNKED, b"ffff\r\n" + b" " * 65535 + b"\r\n", 0), id="chunks"),
+        pytest.param(for_ever(HEAD + b"\r\n", b" " * 9999, 0), id="body without length"),
+    ],
+)
+def test_an_endpoint_sends_no_more_than_an_answer(send: Callable[[socket.socket], None]) -> None:
+    with (
+        sending(send) as url,
+        pytest.raises(EndpointError, match=r"more than (1,049,856|65536) bytes"),
+    ):
+        endpoint_classifier(settings(url, timeout_seconds=15, **MLFLOW), DATA, None)
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["9" * 5000, "Fri, 31 Dec 9999999999 23:59:59 GMT", "-5", "nan", "1e9", "Fri, 31 Dec 1 0:0:0"],
+)
+def test_nonsense_for_a_time_to_wait_is_passed_over(header: str) -> None:
+    with serving(None, Reply(b"", 503, {"Retry-After": header})) as endpoint:
+        opened(endpoint, retries=1, **MLFLOW)
+    assert len(endpoint.asked) == 2
+    assert endpoint.times[1] - endpoint.times[0] < 4
+
+
 def reply(document: Any) -> Reply:
     return Reply(json.dumps(document).encode())
 
@@ -383,7 +456,32 @@ def test_the_token_is_sent_and_kept_nowhere(
     for body in (echo, Reply(echo.body)):
         with serving(None, body) as endpoint:
             said = failure(endpoint, **given, **MLFLOW)
-        assert "Bearer" in said and "very" not in said
+        assert "147 bytes are not shown, for they may hold the token" in said
+        assert "Bearer" not in said and "very" not in said
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"HTTP/1.1 403 no\r\nContent-Length: 35\r\n\r\nvery-s e cr et - to ken nekot-terces",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 26\r\n\r\n" + b'{"predictions": [4829131]}',
+        b"HTTP/1.1 200 OK\r\nContent-Length: 28\r\n\r\n" + b'{"predictions": [482913.17]}',
+        b"very-secret 4829131 HTTP/1.1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 4829131, 3\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nvery-secret\r\nContent-Length: 1\r\n\r\n",
+    ],
+)
+def test_an_answer_that_disguises_the_token_is_not_shown(
+    reply: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MY_TOKEN", TOKEN)
+    with sending(lambda connection: connection.sendall(reply)) as url:
+        given = settings(url, token_variable="MY_TOKEN", **MLFLOW)
+        with pytest.raises(RunError) as error:
+            endpoint_classifier(given, DATA, None)
+    said = str(error.value).removeprefix(url)
+    for piece in ("very", "secr", "to ken", "nekot", "4829", "8291"):
+        assert piece not in said + caplog.text
 
 
 @pytest.mark.parametrize(
