@@ -1,19 +1,20 @@
 """The result of a trial, as it is written to its folder."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from decrop.config import TrialConfig
 from decrop.evaluation.accuracy import (
     abstention_rate,
     average_certified_radius,
     certified_accuracy,
 )
+from decrop.evaluation.record import CertificationRecord
+from decrop.evaluation.record import Split as Split
 from decrop.evaluation.table import CertificateTable
-
-Split = Literal["held_out", "test"]
 
 # Of `TrialResult.seconds`: one image with noise through the certified function, in a batch.
 NOISY_IMAGE = "noisy_image"
@@ -89,6 +90,31 @@ class TrialResult:
     seconds: dict[str, float]
     image_shape: tuple[int, int, int] | None = None
     agreement: float | None = None
+
+    def record(self, config: TrialConfig, estimation_samples: int) -> CertificationRecord:
+        """Return the record of the certificates that it sums up.
+
+        Args:
+            config: settings of the trial.
+            estimation_samples: N, or the most of them where images stop early.
+        """
+        return CertificationRecord(
+            sigma=config.sigma,
+            certification=config.certification,
+            estimation_samples=estimation_samples,
+            split=self.split,
+            images=self.scores.images,
+            seed=config.seed,
+            device=self.device,
+            precision=self.precision,
+            chunk_size=config.execution.chunk_size,
+            chunks_per_batch=self.chunks_per_batch,
+            hashes={
+                name: self.hashes[name]
+                for name in ("classifier", "certified_images")
+                if name in self.hashes
+            },
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the flat mapping of `result.json`."""

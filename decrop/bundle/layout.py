@@ -3,6 +3,7 @@
 from pathlib import Path, PurePosixPath
 
 from decrop.errors import InputError
+from decrop.evaluation.record import record_path
 from decrop.files import read_json, sha256_of_file, write_json
 
 # Format 3 had classifier.architecture for classifier.source; format 2 did not say which shape the
@@ -16,6 +17,7 @@ OLDEST_FORMAT = 2
 CONFIG = "config.json"
 DENOISER = "denoiser.safetensors"
 CERTIFICATES = "certificates.tsv"
+RECORD = record_path(Path(CERTIFICATES)).name
 HISTORY = "history.json"
 CLASSIFIER = "classifier"
 CARD = "README.md"

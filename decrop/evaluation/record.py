@@ -87,21 +87,30 @@ class CertificationRecord(Settings):
     def differences(self, other: "CertificationRecord") -> list[str]:
         """Say in which settings certificates were computed otherwise than others, if in any."""
         ours, theirs = self._compared(), other._compared()
-        return [
+        told = [
             f"{name.replace('_', ' ')} {_shown(ours[name])}, not {_shown(theirs[name])}"
             for name in ours
             if name in theirs and ours[name] != theirs[name]
-        ] + (["other images"] if self._images() != other._images() else [])
+        ]
+        if self.images == other.images and not self.of_the_same_images(other):
+            told.append("other images")
+        return told
+
+    def of_the_same_images(self, other: "CertificationRecord") -> bool:
+        """Return whether both are of the same images, as far as both tell."""
+        images = {record.hashes.get("certified_images") for record in (self, other)} - {None}
+        return self.images == other.images and len(images) < 2
 
     def guarantee(self) -> str:
         """Say for what, and how surely, the certificates hold, in half a sentence."""
-        settings, most = self.certification, self.certification.procedure != "fixed"
+        settings = self.certification
+        fixed = settings.procedure == "fixed"
         return (
             f"{self.images} {self.split.replace('_', '-')} images, sigma {self.sigma:g}, failure "
             f"probability {settings.failure_probability:g} an image, procedure "
-            f"{settings.procedure} ({settings.certificate}), noise {_noise(settings)}, "
-            f"{settings.selection_samples} + {'at most ' if most else ''}"
-            f"{self.estimation_samples} samples an image"
+            f"{settings.procedure}{f' ({settings.certificate})' if fixed else ''}, "
+            f"noise {_noise(settings)}, {settings.selection_samples} + "
+            f"{'' if fixed else 'at most '}{self.estimation_samples} samples an image"
         )
 
     def _compared(self) -> dict[str, Any]:
@@ -117,9 +126,6 @@ class CertificationRecord(Settings):
             "device": self.device,
             "precision": self.precision,
         }
-
-    def _images(self) -> str | None:
-        return self.hashes.get("certified_images")
 
 
 def record_path(table: Path) -> Path:

@@ -85,7 +85,7 @@ def certified(
         yield {
             "certificate": name,
             "certified_accuracy": scores.certified_accuracy,
-            # The adaptive procedure rounds radii down to a grid, so its mean is not set beside these.
+            # The adaptive procedure rounds radii down to a grid: its mean is not set beside these.
             "average_certified_radius": None
             if procedure == "adaptive"
             else scores.average_certified_radius,

@@ -126,7 +126,10 @@ TRAINED = ("boundary", "classifier", "denoiser", "interpolation", "prior", "trai
 
 def test_every_setting_is_one_to_search_over_or_one_that_measures() -> None:
     measuring = {path for path in field_paths() if measures(path)}
-    assert {path.split(".")[0] for path in set(field_paths()) - measuring} == {*TRAINED, "execution"}
+    assert {path.split(".")[0] for path in set(field_paths()) - measuring} == {
+        *TRAINED,
+        "execution",
+    }
     assert [path for path in field_paths() if not measures(path) and "execution." in path] == [
         "execution.training_precision"
     ]
