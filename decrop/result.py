@@ -33,7 +33,8 @@ class Scores:
         images: number of certified images.
         average_certified_radius: mean over images of the radius where correct, else 0.
         certified_accuracy: share of all images that are correct with at least the radius.
-        abstention_rate: share of images without a prediction.
+        abstention_rate: share of images without a certified class, those among them whose selected
+            class is wrong included (`CertificateTable.shares` tells both apart).
     """
 
     images: int

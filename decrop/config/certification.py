@@ -1,10 +1,12 @@
 """The settings of certification, and of how the work is run."""
 
+import math
+from statistics import NormalDist
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from decrop.config.settings import Count, NonNegative, Probability, Settings
+from decrop.config.settings import Count, NonNegative, Settings
 
 
 class CertificationSettings(Settings):
@@ -38,8 +40,12 @@ class CertificationSettings(Settings):
     pruning_samples: Count = Field(
         100, description="N, or most of them, on held-out images, while training."
     )
-    failure_probability: Probability = Field(
-        0.001, description="Probability per image that a certificate is wrong."
+    failure_probability: float = Field(
+        0.001,
+        # Below, the float64 sums of the sequential tests no longer keep the level.
+        ge=1e-12,
+        lt=1,
+        description="Probability per image that a certificate is wrong.",
     )
     radii: tuple[NonNegative, ...] = Field(
         (0.0, 0.25, 0.5, 0.75),
@@ -74,6 +80,39 @@ class CertificationSettings(Settings):
         if self.procedure == "adaptive" and self.certificate != "cohen":
             raise ValueError(f"certificate {self.certificate} needs procedure fixed")
         return self
+
+    @model_validator(mode="after")
+    def _enough_to_certify(self) -> Self:
+        # A fair coin may not fall alike so often with more than the failure probability.
+        least = math.floor(-math.log2(self.failure_probability)) + 1
+        fixed = self.procedure == "fixed"
+        counts = {
+            "estimation_samples" if fixed else "max_samples less selection_samples": self._most(),
+            "held_out_samples": self.held_out_samples,
+            "pruning_samples": self.pruning_samples,
+        }
+        for name, samples in counts.items():
+            if samples < least:
+                raise ValueError(
+                    f"{name} ({samples}) must be at least {least}, for with fewer nothing can be "
+                    f"certified at failure_probability {self.failure_probability:g}, even where "
+                    "all samples agree"
+                )
+        return self
+
+    @property
+    def reach(self) -> float:
+        """The largest radius that samples which all agree certify on the test split, in sigmas.
+
+        It is Phi^-1(failure_probability^(1/N)) (Cohen, Rosenfeld and Kolter 2019, section 3.2.2).
+        """
+        bound = self.failure_probability ** (1 / self._most())
+        return NormalDist().inv_cdf(min(bound, math.nextafter(1, 0)))
+
+    def _most(self) -> int:
+        if self.procedure == "fixed":
+            return self.estimation_samples
+        return self.max_samples - self.selection_samples
 
 
 class ExecutionSettings(Settings):
