@@ -183,4 +183,4 @@ def _noise(settings: CertificationSettings) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
-    return ", ".join(map(_shown, value)) if isinstance(value, tuple) else str(value)
+    return f"[{', '.join(map(_shown, value))}]" if isinstance(value, tuple) else str(value)

@@ -18,8 +18,8 @@ SIGNIFICANCE = 0.05
 UNDEFENDED = "no denoiser"
 SHARES_HEADS = ("certified correct", "misclassified", "abstained")
 SHARES_CAPTION = (
-    "images certified correct, misclassified (a wrong class was selected, certified or not) and "
-    "abstained on, in %"
+    "images certified correct, misclassified (a wrong class was selected, certified or not; where "
+    "a table does not tell, those certified) and abstained on, in %"
 )
 
 

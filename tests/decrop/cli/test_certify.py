@@ -143,6 +143,27 @@ def test_rows_say_how_many_samples_were_drawn_and_why_no_more(
     assert f"σ = 0.25, {draws}" in unwrapped(shown)
 
 
+def test_misclassified_images_are_told_from_abstentions_in_every_procedure_alike(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables = {}
+    for procedure in PROCEDURES:
+        out = tmp_path / f"{procedure}.tsv"
+        tables[procedure] = table = certified(str(exported), out, *set_options(procedure), "--json")
+        shares = table.shares
+        shown = capsys.readouterr().out
+        assert f"misclassified {shares.misclassified:.1%} (a wrong class was selected" in shown
+        assert json.loads(shown.splitlines()[-1])["shares"] == asdict(shares)
+        assert shares.misclassified > 0
+        assert sum(asdict(shares).values()) == pytest.approx(1)
+    adaptive, fixed = tables.values()
+    # Of the same selection samples; one stops there, the other may certify the wrong class.
+    assert np.array_equal(adaptive.selected, fixed.selected)
+    assert np.array_equal(adaptive.misclassified, fixed.misclassified)
+    assert (adaptive.predict[adaptive.misclassified] == -1).all()
+    assert (fixed.predict[fixed.misclassified] != -1).any()
+
+
 def test_settings_of_certification_can_be_changed(
     exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -178,7 +199,7 @@ def test_settings_can_come_from_a_file(tmp_path: Path, monkeypatch: pytest.Monke
         "dataset: {name: digits}\n"
         "limited: {fraction: 0.1}\n"
         "classifier: {source: small_cnn, training: {epochs: 1}}\n"
-        "certification: {test_images: 3, max_samples: 15, selection_samples: 5}\n"
+        "certification: {test_images: 3, max_samples: 45, selection_samples: 5}\n"
     )
     assert run(["certify", "mine.yaml"]) == 0
     table = CertificateTable.read_tsv(Path("certificates.tsv"))

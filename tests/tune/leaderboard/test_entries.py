@@ -198,7 +198,11 @@ def test_rows_that_were_measured_otherwise_are_named(tmp_path: Path) -> None:
     folder.write_record(record.model_copy(update={"config": config}))
     board = build_leaderboard(directory, RADII)
     said = "sigma 0.5, not 0.25; failure probability 0.01, not 0.001"
-    assert [(e.number, e.measured_otherwise) for e in board.entries] == [(2, said), (1, ""), (0, "")]
+    assert [(e.number, e.measured_otherwise) for e in board.entries] == [
+        (2, said),
+        (1, ""),
+        (0, ""),
+    ]
     assert [row.measured_otherwise for row in board.held_out] == [said, "", ""]
     assert board.undefended is not None and board.undefended.measured_otherwise == ""
     assert board.summary.endswith(f"It was measured otherwise than trial 0: {said}.")
