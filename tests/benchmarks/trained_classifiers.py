@@ -79,7 +79,7 @@ def certified(
                 journal=counts,
                 on_certified=bars.certification(f"{counts.stem}, {name}"),
             )
-        table.write_tsv(counts.with_suffix(f".{procedure}_{certificate}.tsv"))
+        table.write(counts.with_suffix(f".{procedure}_{certificate}.tsv"))
         scores = Scores.of(table, chosen.certification.radii)
         assert table.samples is not None
         yield {
