@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from decrop.classifiers.endpoint import EndpointClassifier
 from decrop.config import CertificationSettings, TrialConfig
 from decrop.data.limited import LabelledImages
+from decrop.evaluation.record import CertificationRecord
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, write_json
 from decrop.result import Split
@@ -121,6 +122,11 @@ def most_estimation_samples(settings: CertificationSettings) -> int:
     if settings.procedure == "fixed":
         return settings.estimation_samples
     return settings.max_samples - settings.selection_samples
+
+
+def last_estimation_samples(settings: CertificationSettings, split: Split) -> int:
+    """Return N of a split's certificates once trained, or the most of them."""
+    return most_estimation_samples(settings) if split == "test" else settings.held_out_samples
 
 
 def sampling_task(
@@ -234,6 +240,11 @@ def certificate_table(
         seconds=outcome.seconds,
         samples=outcome.samples,
         ending=outcome.ending,
+        # Without the counts of rejections and of logits that are not finite.
+        selected=outcome.selection_counts[:, :class_count].argmax(axis=1),
+        record=CertificationRecord.of(
+            config, network, images, split=split, estimation_samples=estimation_samples
+        ),
     )
 
 

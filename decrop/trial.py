@@ -11,8 +11,8 @@ from decrop.cache import ContentCache, Tensors
 from decrop.certification import (
     MakeSampler,
     certificate_table,
+    last_estimation_samples,
     local_sampler,
-    most_estimation_samples,
     with_recorded_batch_size,
 )
 from decrop.classifiers.stored import AnyClassifier
@@ -154,7 +154,7 @@ def run_trial(
             epoch = _keep_best(folder, part, reports, scores, epoch, finished=finished)
         if finished:
             table = certify(
-                estimation_samples=_last_estimation_samples(config, split),
+                estimation_samples=last_estimation_samples(config.certification, split),
                 journal=folder.counts_path,
                 on_certified=stopping_between_groups(should_stop, on_certified),
             )
@@ -326,9 +326,3 @@ def _keep_best(
         return epoch
     part.restore(folder)
     return best.epoch
-
-
-def _last_estimation_samples(config: TrialConfig, split: Split) -> int:
-    if split == "test":
-        return most_estimation_samples(config.certification)
-    return config.certification.held_out_samples

@@ -137,7 +137,7 @@ def save_outcome(
     folder: TrialFolder, result: TrialResult, table: CertificateTable, *, title: str
 ) -> None:
     """Write certificates, their picture and, last, the result."""
-    write_whole(folder.certificates_path, table.write_tsv)
+    table.write(folder.certificates_path)
     save_figure(certificates_figure({title: table}), folder.figures_path / ACCURACY_FIGURE)
     write_json(folder.result_path, result.to_json())
     folder.counts_path.unlink(missing_ok=True)

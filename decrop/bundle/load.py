@@ -1,10 +1,11 @@
 """A bundle read back, and refused where anything in it does not fit."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import BaseModel, BeforeValidator
 from torch import nn
 
@@ -18,6 +19,7 @@ from decrop.bundle.layout import (
     FORMAT_WITH_REJECTOR,
     HISTORY,
     OLDEST_FORMAT,
+    RECORD,
     REJECTOR,
     checked_files,
 )
@@ -73,7 +75,7 @@ class Bundle:
         denoiser: in eval mode; noisy images [B, C, H, W] to images of the same shape, which are the
             same images where the trial had none.
         classifier: the protected classifier, or the endpoint that it is behind.
-        certificates: one row an image.
+        certificates: one row an image, with the record of how they were computed.
         result: the summary of the certificates.
         estimation_samples: N of the certificates, or the most of them where images stop early.
         class_names: in the order of the logits.
@@ -221,7 +223,25 @@ def _certified(path: Path) -> tuple[_Document, CertificateTable]:
         raise InputError(f"{path / CERTIFICATES} holds no certificate.")
     if Scores.of(certificates, document.trial.certification.radii) != document.result.scores:
         raise InputError(f"{path} was changed: its certificates do not add up to its summary.")
-    return document, certificates
+    _check_rows(document, certificates, path / CERTIFICATES)
+    record = document.result.record(document.trial, document.estimation_samples)
+    if certificates.record is not None and (told := certificates.record.differences(record)):
+        raise InputError(f"{path / RECORD}: {told[0]}, as {CONFIG} says.")
+    return document, replace(certificates, record=certificates.record or record)
+
+
+def _check_rows(document: _Document, certificates: CertificateTable, path: Path) -> None:
+    """Raise InputError where images are doubled or missing, as far as the rows alone tell."""
+    idx, asked = certificates.idx, document.trial.certification.test_images
+    if len(np.unique(idx)) < len(idx):
+        raise InputError(f"{path} certifies an image more than once.")
+    # A smaller split is certified whole.
+    whole = np.array_equal(idx, np.arange(len(idx))) and len(idx) < asked
+    if document.result.split == "test" and len(idx) != asked and not whole:
+        raise InputError(
+            f"{path} has {len(idx)} certificates, but certification.test_images is {asked}: all "
+            "images that the settings name must be there, and no others."
+        )
 
 
 def _read_document(path: Path) -> _Document:
@@ -231,8 +251,8 @@ def _read_document(path: Path) -> _Document:
         raise InputError(f"{path} is not that of a bundle: it states no format.")
     if number > FORMAT_WITH_ENDPOINT:
         raise InputError(
-            f"{path} is of bundle format {show(number)}, written by a newer decrop; this one reads up to "
-            f"{FORMAT_WITH_ENDPOINT}: upgrade decrop."
+            f"{path} is of bundle format {show(number)}, written by a newer decrop; this one reads "
+            f"up to {FORMAT_WITH_ENDPOINT}: upgrade decrop."
         )
     if number < OLDEST_FORMAT:
         raise InputError(

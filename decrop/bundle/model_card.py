@@ -14,6 +14,7 @@ from decrop.bundle.layout import (
     DENOISER,
     HISTORY,
     ONNX,
+    RECORD,
     REJECTOR,
     REJECTOR_HISTORY,
     TORCH_EXPORT,
@@ -23,6 +24,7 @@ from decrop.config.classifier_source import source_kind
 from decrop.documents import parse_yaml
 from decrop.errors import InputError
 from decrop.evaluation.accuracy import exact_interval
+from decrop.evaluation.table import Shares
 from decrop.result import TrialResult
 from decrop.smoothing.noise import PixelGrid
 from decrop.training.rejector import RejectionScores
@@ -65,11 +67,13 @@ _FILES = {
     f"{CLASSIFIER}/weights.safetensors": "its weights",
     f"{CLASSIFIER}/program.pt2": "the classifier, for `torch.export.load`",
     CERTIFICATES: "one row an image that was certified",
+    RECORD: "its settings and content hashes",
     CONFIG: "all settings, scores and content hashes",
     HISTORY: "losses of each epoch",
     "figures/": "figures",
     CHECKSUMS: "SHA-256 of each file",
 }
+_ACCURACY = "## Certified accuracy"
 # Of which a bundle with its classifier has one.
 _CLASSIFIERS = {f"{CLASSIFIER}/weights.safetensors", f"{CLASSIFIER}/program.pt2"}
 
@@ -82,6 +86,7 @@ def model_card(
     origin: str,
     license_id: str,
     files: Sequence[str],
+    shares: Shares,
     rejection: RejectionScores | None = None,
 ) -> str:
     """Write a model card in Markdown with a YAML header that model hubs read.
@@ -93,6 +98,7 @@ def model_card(
         origin: sentences that say how this denoiser was chosen.
         license_id: of the weights, as model hubs name it.
         files: names of the bundle's files, without this card and the checksums.
+        shares: what the certified images come to.
         rejection: what the rejector does, where there is one.
     """
     header: dict[str, Any] = {
@@ -143,7 +149,7 @@ any perturbation of an L2 norm below the certified radius. {classifier}
 Images are uint8, or floats in [0,1], [batch, channels, height, width].
 `decrop verify FOLDER` repeats every certificate recorded here.
 
-## Certified accuracy
+{_ACCURACY}
 
 {result.scores.images} {_SPLITS[result.split]}; 95 % Clopper–Pearson intervals.
 
@@ -151,8 +157,10 @@ Images are uint8, or floats in [0,1], [batch, channels, height, width].
 | --- | --- | --- |
 {_rows(result)}
 
-Average certified radius {result.scores.average_certified_radius:.3f}; abstentions
-{_percent(result.scores.abstention_rate)}; accuracy without noise
+{_average(result)}; certified correct
+{_percent(shares.correct)}, misclassified {_percent(shares.misclassified)} (a wrong class was \
+selected, certified
+or not), abstentions {_percent(shares.abstained)}; accuracy without noise
 {_percent(result.clean_accuracy)}.
 {_figure(files)}
 ## What a certificate means
@@ -185,6 +193,18 @@ same.
 | --- | --- |
 {_file_rows(files)}
 """
+
+
+def misquotes(card: str, result: TrialResult) -> bool:
+    """Return whether a card that tabulates certified accuracies has others than a result."""
+    _, heading, after = card.partition(f"\n{_ACCURACY}\n\n")
+    section = after.partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    return bool(heading) and not (
+        section.startswith(f"{result.scores.images} ")
+        and rows[2:] == _rows(result).splitlines()
+        and f"\n{_average(result)};" in section
+    )
 
 
 def license_and_origin(card: str) -> tuple[str, str]:
@@ -337,6 +357,10 @@ def _rows(result: TrialResult) -> str:
         low, high = map(float, exact_interval(successes, result.scores.images))
         rows.append(f"| {radius} | {_percent(accuracy)} | {_percent(low)} – {_percent(high)} |")
     return "\n".join(rows)
+
+
+def _average(result: TrialResult) -> str:
+    return f"Average certified radius {result.scores.average_certified_radius:.3f}"
 
 
 def _percent(share: float) -> str:

@@ -17,6 +17,7 @@ from decrop.bundle.layout import (
     CHECKSUMS,
     CONFIG,
     FORMAT_WITH_REJECTOR,
+    RECORD,
     REJECTOR,
     REJECTOR_HISTORY,
     checked_files,
@@ -238,7 +239,7 @@ def _write(
 ) -> None:
     partial = destination.with_name(f".{destination.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    replaced = {CONFIG, CERTIFICATES, CARD, CHECKSUMS, f"figures/{ACCURACY_FIGURE}"}
+    replaced = {CONFIG, CERTIFICATES, RECORD, CARD, CHECKSUMS, f"figures/{ACCURACY_FIGURE}"}
     for name in checked_files(source):
         if name not in replaced:
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
@@ -246,7 +247,7 @@ def _write(
     weights = {name: t.contiguous() for name, t in rejector.network.state_dict().items()}
     save_file(weights, partial / REJECTOR)
     write_json(partial / REJECTOR_HISTORY, history)
-    table.write_tsv(partial / CERTIFICATES)
+    table.write(partial / CERTIFICATES)
     save_figure(
         certificates_figure({"this denoiser with its rejector": table}),
         partial / "figures" / ACCURACY_FIGURE,
@@ -275,6 +276,7 @@ def _write(
             origin=origin,
             license_id=license_id,
             files=files_of(partial),
+            shares=table.shares,
             rejection=rejector.held_out,
         ),
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -79,8 +79,9 @@ def certify(
     """Certify test images anew, with other samples, images or radii if so wished.
 
     Writes one row an image: idx, label, predict (-1 where it abstains), radius, correct, time,
-    samples, and why no more were drawn. Counts are kept beside it until it is written, so that the
-    same command goes on after it was killed.
+    samples, why no more were drawn, and the class that was selected to be tested; and beside it all
+    settings, as OUT.json. Counts are kept beside it until it is written, so that the same command
+    goes on after it was killed.
 
     Sample sizes must be fixed beforehand: to certify again with others until it pleases makes wrong
     certificates likelier. To go on with more later, set certification.procedure=anytime from the
@@ -99,7 +100,6 @@ def certify(
         precision_of,
         with_recorded_batch_size,
     )
-    from decrop.files import write_whole
     from decrop.result import Scores
     from decrop.smoothing.asking import endpoint_of
     from decrop.smoothing.execution import resolve_device
@@ -137,7 +137,7 @@ def certify(
             on_queries=say,
             on_journal=lambda start: say(start) if start.others or start.samples else None,
         )
-    write_whole(out, table.write_tsv)
+    table.write(out)
     if config.certification.procedure != "anytime":
         for path in (counts, execution):
             path.unlink(missing_ok=True)
@@ -149,12 +149,20 @@ def certify(
         f"{resolve_device(config.execution.device).type}",
         highlight=False,
     )
+    shares = table.shares
+    console.print(
+        f"certified correct {shares.correct:.1%}, misclassified {shares.misclassified:.1%} (a "
+        f"wrong class was selected, certified or not), abstained {shares.abstained:.1%}",
+        highlight=False,
+        soft_wrap=True,
+    )
     console.print(f"certificates: {out}", soft_wrap=True, highlight=False)
     if as_json:
         print_json(
             {
                 "certificates": str(out),
                 "certified_accuracy": scores.certified_accuracy,
+                "shares": asdict(shares),
                 "samples": samples,
                 "precision": precision_of(config),
                 **queries_document(endpoint),

@@ -1,5 +1,7 @@
 """The settings of certification, and of how the work is run."""
 
+import math
+from statistics import NormalDist
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -104,6 +106,39 @@ class CertificationSettings(Settings):
             f"Careful: at failure probability {self.failure_probability:g}, up to "
             f"{self.failure_probability:.0%} of all certificates may be wrong; 0.001 is usual."
         )
+
+    @model_validator(mode="after")
+    def _enough_to_certify(self) -> Self:
+        # A fair coin may not fall alike so often with more than the failure probability.
+        least = math.floor(-math.log2(self.failure_probability)) + 1
+        fixed = self.procedure == "fixed"
+        counts = {
+            "estimation_samples" if fixed else "max_samples less selection_samples": self._most(),
+            "held_out_samples": self.held_out_samples,
+            "pruning_samples": self.pruning_samples,
+        }
+        for name, samples in counts.items():
+            if samples < least:
+                raise ValueError(
+                    f"{name} ({samples}) must be at least {least}, for with fewer nothing can be "
+                    f"certified at failure_probability {self.failure_probability:g}, even where "
+                    "all samples agree"
+                )
+        return self
+
+    @property
+    def reach(self) -> float:
+        """The largest radius that samples which all agree certify on the test split, in sigmas.
+
+        It is Phi^-1(failure_probability^(1/N)) (Cohen, Rosenfeld and Kolter 2019, section 3.2.2).
+        """
+        bound = self.failure_probability ** (1 / self._most())
+        return NormalDist().inv_cdf(min(bound, math.nextafter(1, 0)))
+
+    def _most(self) -> int:
+        if self.procedure == "fixed":
+            return self.estimation_samples
+        return self.max_samples - self.selection_samples
 
 
 class ExecutionSettings(Settings):

@@ -1,5 +1,6 @@
 """The settings of one trial: what a sweep samples, a run logs, a bundle carries and reproduces."""
 
+import math
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -39,6 +40,21 @@ class TrialConfig(Settings):
                 f"execution.chunk_size ({self.execution.chunk_size}) must be at most "
                 f"classifier.endpoint.batch_size ({endpoint.batch_size}): answers are kept by "
                 "chunks, so each goes in one request"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_radius_in_reach(self) -> Self:
+        settings = self.certification
+        positive = [radius for radius in settings.radii if radius > 0]
+        smallest = min(settings.radius_step, *positive, math.inf)
+        reach = self.sigma * settings.reach
+        if settings.procedure == "adaptive" and positive and reach < smallest:
+            raise ValueError(
+                f"sigma ({self.sigma:g}) is so small that with certification.max_samples "
+                f"({settings.max_samples}) no radius above 0 can be certified: where all samples "
+                f"agree {reach:.2g} is, and the smallest that is tested is {smallest:g}; give a "
+                "larger sigma, more samples or a smaller certification.radius_step"
             )
         return self
 

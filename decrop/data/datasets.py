@@ -218,8 +218,8 @@ def _parquet(settings: DatasetSettings) -> Dataset:
         highest = int(train.images.labels.max())
         if highest >= MOST_CLASSES:
             raise InputError(
-                f"dataset.path: a label of {folder} is {highest}; labels number the classes from 0, "
-                f"and {MOST_CLASSES:,} classes are the most."
+                f"dataset.path: a label of {folder} is {highest}; labels number the classes from "
+                f"0, and {MOST_CLASSES:,} classes are the most."
             )
         class_names = tuple(str(label) for label in range(highest + 1))
     splits = (train.images, test.images)

@@ -122,6 +122,7 @@ def test_trial_writes_its_files_and_no_others(held_out_trial: TrialFolder) -> No
         "reports.json",
         "denoiser.safetensors",
         "certificates.tsv",
+        "certificates.tsv.json",
         "result.json",
         "figures/training.png",
         "figures/certified_accuracy.png",
