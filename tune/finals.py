@@ -13,7 +13,7 @@ from decrop.errors import InputError
 from decrop.trial import TrialStoppedError, stopping_between_groups
 from tune.directory import SweepDirectory, SweepTrialFolder, TrialRecord
 from tune.drawn import SamplesDrawn
-from tune.failures import full_disk, last_line
+from tune.failures import ends_sweep, last_line
 from tune.job import SweepJob, end_trial, run_recorded
 from tune.space import reference_config
 from tune.stopping import SweepStop
@@ -59,7 +59,7 @@ def certify_finals(
     state and end.
 
     Raises:
-        RayError: a disk is full, on the host of one of them.
+        RayError: one of them has met what ends the sweep (`ends_sweep`).
     """
     claim = job.claims.trial
     options = {"num_cpus": claim.cpu, "num_gpus": claim.gpu}
@@ -76,7 +76,7 @@ def certify_finals(
             try:
                 certified = ray.get(ref)
             except RayError as error:
-                if full_disk(error) is not None:
+                if ends_sweep(error) is not None:
                     raise
                 # The traceback is in the trial's folder; the others are still worth certifying.
                 line = last_line(str(error))

@@ -7,15 +7,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Literal
 
 import ray
 from rich.console import Console
 
 from decrop.files import is_full_disk, write_text
 from tune.directory import SweepDirectory
-
-Reason = Literal["interrupted", "time", "failures", "disk"]
+from tune.failures import Reason
 
 INTERRUPTED = 130
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)

@@ -21,6 +21,7 @@ from rich.console import Console
 from decrop.classifiers.endpoint.ledger import QueryLedger
 from decrop.cli.output import progress_bars
 from decrop.config import TrialConfig
+from decrop.errors import InputError
 from decrop.inputs import check_inputs, load_inputs
 from decrop.smoothing.execution import resolve_device
 from decrop.synthesis.stage_one import INTERPOLATED
@@ -30,7 +31,7 @@ from tune.driver import sole_driver
 from tune.endings import EndingsCallback, SearchStopper
 from tune.export import export_trial
 from tune.extension import extended, with_query_budget
-from tune.failures import common_cause, full_disk
+from tune.failures import Reason, common_cause, ends_sweep
 from tune.finals import FinalTraining, certify_finals, missing_finals
 from tune.job import INPUT_GROUPS, SweepJob, shares_inputs
 from tune.leaderboard.entries import (
@@ -46,7 +47,7 @@ from tune.pruning import EVALUATION, build_scheduler
 from tune.queries import finals_queries, sweep_queries
 from tune.search import SweepSearcher
 from tune.space import reference_config, row_trials, total_trials, trial_config_for
-from tune.stopping import Reason, SweepStop, deadline
+from tune.stopping import SweepStop, deadline
 from tune.sweep_file import SweepConfig
 from tune.tracking import Tracker, TrackingThread, check_tracking_uri
 from tune.trial import METRIC, SweepTrial
@@ -333,6 +334,7 @@ def _job(
                 on_step=bars.counted("training the surrogate, steps"),
             )
     job = SweepJob(job.path, sweep, claimed, inputs)
+    job.check_inputs_kept(reference, inputs.hashes_of(reference, "test"))
     job.store_classifier(inputs)
     return job
 
@@ -344,9 +346,9 @@ def _resumable(directory: SweepDirectory, stop: SweepStop) -> Iterator[None]:
     except KeyboardInterrupt:
         raise SweepStoppedError(directory, "interrupted") from None
     except Exception as error:
-        if (found := full_disk(error)) is None:
+        if (found := ends_sweep(error)) is None:
             raise
-        raise SweepStoppedError(directory, "disk", found) from None
+        raise _stopped(directory, *found) from None
     finally:
         stop.clear()
 
@@ -442,7 +444,11 @@ def search_trials(job: SweepJob, console: Console, stop: SweepStop) -> None:
         shutil.rmtree(disposable, ignore_errors=True)
     past, _ = ended_trials(directory)
     if stop.reason is not None or len(past) < total:
-        raise SweepStoppedError(directory, stop.reason or "interrupted", endings.cause)
+        raise _stopped(directory, stop.reason or "interrupted", endings.cause)
+
+
+def _stopped(directory: SweepDirectory, reason: Reason, cause: str | None) -> Exception:
+    return InputError(cause) if reason == "inputs" else SweepStoppedError(directory, reason, cause)
 
 
 def _common_failure(directory: SweepDirectory) -> str:
