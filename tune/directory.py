@@ -195,6 +195,7 @@ class SweepDirectory:
         self.mlflow_database_path = path / OWN_STORE
         self.mlflow_artifacts_path = path / OWN_ARTIFACTS
         self.driver_path = path / ".driver.lock"
+        self.fences_path = path / ".driver"
         self.stop_path = path / ".stop"
 
     @classmethod

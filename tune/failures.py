@@ -4,11 +4,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
+from decrop.fence import LostFolderError
 from decrop.files import is_full_disk
 from decrop.trial_files import ChangedInputsError
 
 # Why a sweep stops before all its work is done.
-Reason = Literal["interrupted", "time", "failures", "disk", "inputs"]
+Reason = Literal["interrupted", "time", "failures", "disk", "inputs", "lost"]
 
 
 def last_line(text: str) -> str:
@@ -25,6 +26,8 @@ def ends_sweep(error: BaseException) -> tuple[Reason, str] | None:
     for found in raised:
         if isinstance(found, ChangedInputsError):
             return "inputs", str(found)
+        if isinstance(found, LostFolderError):
+            return "lost", str(found)
     full = [found for found in raised if isinstance(found, OSError) and is_full_disk(found)]
     if not full:
         return None

@@ -10,6 +10,7 @@ from rich.console import Console
 from decrop.classifier_certificates import certify_undefended
 from decrop.config import TrialConfig
 from decrop.errors import InputError
+from decrop.fence import fenced
 from decrop.trial import TrialStoppedError, stopping_between_groups
 from tune.directory import SweepDirectory, SweepTrialFolder, TrialRecord
 from tune.drawn import SamplesDrawn
@@ -137,17 +138,18 @@ def _undefended(job: SweepJob, config: TrialConfig) -> bool:
         return False
     folder = job.directory.undefended
     drawn = SamplesDrawn(folder.read_samples())
-    try:
-        inputs = job.inputs_for(config)
-        certify_undefended(
-            config,
-            inputs,
-            folder,
-            make_sampler=job.make_sampler(config, drawn, alone=inputs.target is not None),
-            on_certified=stopping_between_groups(job.stopping),
-        )
-    except TrialStoppedError:
-        return False
-    finally:
-        folder.write_samples(drawn)
+    with fenced(job.path, job.fence):
+        try:
+            inputs = job.inputs_for(config)
+            certify_undefended(
+                config,
+                inputs,
+                folder,
+                make_sampler=job.make_sampler(config, drawn, alone=inputs.target is not None),
+                on_certified=stopping_between_groups(job.stopping),
+            )
+        except TrialStoppedError:
+            return False
+        finally:
+            folder.write_samples(drawn)
     return True

@@ -14,6 +14,7 @@ from decrop.certification import MakeSampler, local_sampler
 from decrop.classifier_certificates import certify_trained_classifier
 from decrop.classifiers.stored import store_classifier
 from decrop.config import TrialConfig
+from decrop.fence import fenced
 from decrop.files import write_json
 from decrop.inputs import TrialInputs, load_inputs
 from decrop.result import Split
@@ -48,12 +49,14 @@ class SweepJob:
         sweep: its settings.
         claims: what its processes take of the cluster.
         inputs: classifier and data, None where trials differ in them and load their own.
+        fence: through which they write (`tune.driver`), None where there is no driver.
     """
 
     path: Path
     sweep: SweepConfig
     claims: Claims
     inputs: TrialInputs | None
+    fence: Path | None = None
 
     @property
     def directory(self) -> SweepDirectory:
@@ -193,8 +196,14 @@ def run_recorded(
     such as a full disk: once that is mended, the trial goes on. When the sweep is to stop, the
     trial saves its state and yields no more, and its folder goes on saying that it runs.
     """
-    if job.stopping():
-        return
+    if not job.stopping():
+        with fenced(job.path, job.fence):
+            yield from _run_recorded(job, record, folder, split)
+
+
+def _run_recorded(
+    job: SweepJob, record: TrialRecord, folder: SweepTrialFolder, split: Split
+) -> Iterator[Report]:
     folder.write_record(record)
     earlier = folder.read_state()
     started = earlier.started if earlier is not None else _now()

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 # Ray Tune's own loggers and tables; the sweep directory and our progress take their place.
@@ -22,6 +22,7 @@ from decrop.classifiers.endpoint.ledger import QueryLedger
 from decrop.cli.output import progress_bars
 from decrop.config import TrialConfig
 from decrop.errors import InputError
+from decrop.fence import LostFolderError, fence_of
 from decrop.inputs import check_inputs, load_inputs
 from decrop.smoothing.execution import resolve_device
 from decrop.synthesis.stage_one import INTERPOLATED
@@ -157,9 +158,9 @@ def start_sweep(
         directory = SweepDirectory.create(parent, sweep.name, sweep.model_dump(mode="json"))
         _say_queries(sweep, console)
         console.print(f"sweep directory: {directory.path}", soft_wrap=True, highlight=False)
-        with sole_driver(directory):
+        with sole_driver(directory) as fence:
             stop = SweepStop(directory, console, ends)
-            return _run(sweep, directory, claimed, console, tracking_uri, stop)
+            return _run(sweep, directory, claimed, console, tracking_uri, stop, fence)
 
 
 def resume_sweep(
@@ -192,7 +193,7 @@ def resume_sweep(
         SweepFailedError: no trial finished.
     """
     ends = deadline(max_hours)
-    with sole_driver(directory):
+    with sole_driver(directory) as fence:
         record = directory.read_record()
         if trials is not None:
             record = extended(record, trials, existing=len(directory.trial_numbers()))
@@ -204,13 +205,14 @@ def resume_sweep(
             claimed = claims(sweep.resources, size)
             _say_queries(sweep, console)
             if trials is not None:
+                fence_of(directory.record_path)
                 # They say that the sweep has ended.
                 directory.leaderboard_markdown_path.unlink(missing_ok=True)
                 directory.leaderboard_json_path.unlink(missing_ok=True)
             if trials is not None or query_budget is not None:
                 directory.write_record(record)
             stop = SweepStop(directory, console, ends)
-            return _run(sweep, directory, claimed, console, tracking_uri, stop)
+            return _run(sweep, directory, claimed, console, tracking_uri, stop, fence)
 
 
 def _run(
@@ -220,11 +222,12 @@ def _run(
     console: Console,
     tracking_uri: str | None,
     stop: SweepStop,
+    fence: Path,
 ) -> SweepOutcome:
     tracker = Tracker(directory, tracking_uri)
     with _resumable(directory, stop), _tracked(tracker) as thread:
         reference = reference_config(sweep)
-        job = _job(sweep, directory, claimed, console)
+        job = _job(sweep, directory, claimed, console, fence)
         search_trials(job, console, stop)
         numbers = chosen(ranking(directory), sweep.leaderboard.top)
         if not numbers:
@@ -239,6 +242,7 @@ def _run(
         leaderboard = build_leaderboard(
             directory, reference.certification.radii, top=sweep.leaderboard.top
         )
+        fence_of(directory.bundle_path)
         if earlier != leaderboard.best.number:
             # A final training failed then and succeeded now, or there are more trials now.
             shutil.rmtree(directory.bundle_path, ignore_errors=True)
@@ -297,12 +301,12 @@ def certify_trials(
         highlight=False,
         soft_wrap=True,
     )
-    with sole_driver(directory), cluster(address) as size:
+    with sole_driver(directory) as fence, cluster(address) as size:
         claimed = claims(sweep.resources, size)
         tracker = Tracker(directory, tracking_uri)
         stop = SweepStop(directory, console)
         with _resumable(directory, stop), _tracked(tracker) as thread:
-            _certify(_job(sweep, directory, claimed, console), missing, console, stop)
+            _certify(_job(sweep, directory, claimed, console, fence), missing, console, stop)
     return thread.closing_warning()
 
 
@@ -312,11 +316,11 @@ def _say_queries(sweep: SweepConfig, console: Console) -> None:
 
 
 def _job(
-    sweep: SweepConfig, directory: SweepDirectory, claimed: Claims, console: Console
+    sweep: SweepConfig, directory: SweepDirectory, claimed: Claims, console: Console, fence: Path
 ) -> SweepJob:
     """Return what the workers of a sweep need, with the inputs that all trials share."""
     reference = reference_config(sweep)
-    job = SweepJob(directory.path.absolute(), sweep, claimed, None)
+    job = SweepJob(directory.path.absolute(), sweep, claimed, None, fence.absolute())
     if not shares_inputs(sweep):
         return job
     device = resolve_device(reference.execution.device)
@@ -333,7 +337,7 @@ def _job(
                 on_asked=bars.counted("asking, images"),
                 on_step=bars.counted("training the surrogate, steps"),
             )
-    job = SweepJob(job.path, sweep, claimed, inputs)
+    job = replace(job, inputs=inputs)
     job.check_inputs_kept(reference, inputs.hashes_of(reference, "test"))
     job.store_classifier(inputs)
     return job
@@ -448,7 +452,11 @@ def search_trials(job: SweepJob, console: Console, stop: SweepStop) -> None:
 
 
 def _stopped(directory: SweepDirectory, reason: Reason, cause: str | None) -> Exception:
-    return InputError(cause) if reason == "inputs" else SweepStoppedError(directory, reason, cause)
+    if reason == "inputs":
+        return InputError(cause)
+    if reason == "lost":
+        return LostFolderError(cause)
+    return SweepStoppedError(directory, reason, cause)
 
 
 def _common_failure(directory: SweepDirectory) -> str:
