@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 # Ray Tune's own loggers and tables; the sweep directory and our progress take their place.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -21,6 +22,7 @@ from rich.console import Console
 from decrop.classifiers.endpoint.ledger import QueryLedger
 from decrop.cli.output import progress_bars
 from decrop.config import TrialConfig
+from decrop.config.classifier_source import imports_code, source_kind
 from decrop.errors import InputError
 from decrop.fence import LostFolderError, fence_of
 from decrop.inputs import check_inputs, load_inputs
@@ -55,6 +57,8 @@ from tune.trial import METRIC, SweepTrial
 
 # It tells of a trial that failed by a traceback, which is in the trial's folder.
 logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
+
+Refused = Literal["code", "strangers"] | None
 
 # Retries of a trial whose process was killed or had no memory left.
 RETRIES = 3
@@ -102,27 +106,52 @@ class SweepOutcome:
     warning: str | None
 
 
-def check_sweep(sweep: SweepConfig) -> None:
+def check_sweep(sweep: SweepConfig, *, refused: Refused = None) -> None:
     """Check data, classifier and claims of a sweep, also at the ends of what it varies.
 
     A black box is asked nothing; whether its budget suffices is checked.
 
+    Args:
+        sweep: its settings.
+        refused: what a classifier's source must not make this machine do: to import `code`, or
+            anything that `strangers` may not, which is to have their endpoints asked too.
+
     Raises:
-        InputError: something cannot be used; nothing has been started.
+        InputError: something cannot be used; nothing has been started or imported.
     """
-    check_inputs(reference_config(sweep))
+    checked: list[TrialConfig] = []
+    for config in _configs_to_check(sweep):
+        if not any(_same_inputs(config, other) for other in checked):
+            checked.append(config)
+    for config in checked:
+        _check_source(config.classifier.source, refused)
+    for config in checked:
+        check_inputs(config)
+    if (queries := sweep_queries(sweep)) is not None:
+        queries.check()
+
+
+def _configs_to_check(sweep: SweepConfig) -> Iterator[TrialConfig]:
+    yield reference_config(sweep)
     for path, domain in sweep.space.items():
         if path.split(".")[0] in INPUT_GROUPS or path == "denoiser.architecture":
             for value in domain.values_to_check():
-                check_inputs(trial_config_for(sweep, {path: value}))
-    checked = [reference_config(sweep)]
+                yield trial_config_for(sweep, {path: value})
     for trial in row_trials(sweep):
-        config = trial_config_for(sweep, trial.parameters)
-        if not any(_same_inputs(config, other) for other in checked):
-            check_inputs(config)
-            checked.append(config)
-    if (queries := sweep_queries(sweep)) is not None:
-        queries.check()
+        yield trial_config_for(sweep, trial.parameters)
+
+
+def _check_source(source: str, refused: Refused) -> None:
+    does = None
+    if refused is not None and imports_code(source):
+        does = "would be imported"
+    elif refused == "strangers" and source_kind(source) == "endpoint":
+        does = "would be asked"
+    if does is not None:
+        raise InputError(
+            f"classifier.source: {source} {does}, which takes --trust-code; give it if you trust "
+            f"who wrote the {'sweep file' if refused == 'code' else 'sweep directory'}."
+        )
 
 
 def _same_inputs(first: TrialConfig, second: TrialConfig) -> bool:
@@ -160,7 +189,9 @@ def start_sweep(
         console.print(f"sweep directory: {directory.path}", soft_wrap=True, highlight=False)
         with sole_driver(directory) as fence:
             stop = SweepStop(directory, console, ends)
-            return _run(sweep, directory, claimed, console, tracking_uri, stop, fence)
+            return _run(
+                sweep, directory, claimed, console, tracking_uri, stop, fence, trust_code=True
+            )
 
 
 def resume_sweep(
@@ -172,6 +203,7 @@ def resume_sweep(
     trials: int | None = None,
     query_budget: int | None = None,
     max_hours: float | None = None,
+    trust_code: bool = False,
 ) -> SweepOutcome:
     """Go on with a sweep: ended trials stay, unfinished ones go on, the missing ones are run.
 
@@ -184,6 +216,8 @@ def resume_sweep(
         query_budget: images that the endpoint may be asked about in all, recorded in the directory;
             as before if not given.
         max_hours: until it stops, counted from now.
+        trust_code: whether what the directory names for its classifier may be imported, and its
+            endpoint be asked.
 
     Raises:
         InputError: the directory or its data cannot be used, it cannot have so many trials, or
@@ -200,7 +234,7 @@ def resume_sweep(
         if query_budget is not None:
             record = with_query_budget(record, query_budget)
         sweep = SweepConfig.model_validate(record.sweep)
-        check_sweep(sweep)
+        check_sweep(sweep, refused=None if trust_code else "strangers")
         with cluster(address) as size:
             claimed = claims(sweep.resources, size)
             _say_queries(sweep, console)
@@ -212,7 +246,9 @@ def resume_sweep(
             if trials is not None or query_budget is not None:
                 directory.write_record(record)
             stop = SweepStop(directory, console, ends)
-            return _run(sweep, directory, claimed, console, tracking_uri, stop, fence)
+            return _run(
+                sweep, directory, claimed, console, tracking_uri, stop, fence, trust_code=trust_code
+            )
 
 
 def _run(
@@ -223,6 +259,8 @@ def _run(
     tracking_uri: str | None,
     stop: SweepStop,
     fence: Path,
+    *,
+    trust_code: bool,
 ) -> SweepOutcome:
     tracker = Tracker(directory, tracking_uri)
     with _resumable(directory, stop), _tracked(tracker) as thread:
@@ -249,7 +287,9 @@ def _run(
         write_leaderboard(directory, leaderboard)
         if not directory.bundle_path.exists():
             assert leaderboard.best.number is not None
-            export_trial(directory, leaderboard.best.number, directory.bundle_path)
+            export_trial(
+                directory, leaderboard.best.number, directory.bundle_path, trust_code=trust_code
+            )
     return SweepOutcome(
         directory=directory,
         leaderboard=leaderboard,
@@ -268,6 +308,7 @@ def certify_trials(
     console: Console,
     address: str | None = None,
     tracking_uri: str | None = None,
+    trust_code: bool = False,
 ) -> str | None:
     """Train trials of a finished sweep on the whole limited data and certify them, where missing.
 
@@ -278,6 +319,7 @@ def certify_trials(
         console: for progress.
         address: of a running cluster (`auto` or HOST:PORT); None starts one on this machine.
         tracking_uri: of an MLflow server, instead of the store in the directory.
+        trust_code: as for `resume_sweep`.
 
     Returns:
         what MLflow does not show yet, if anything.
@@ -291,7 +333,7 @@ def certify_trials(
     if not missing:
         return None
     sweep = SweepConfig.model_validate(directory.read_record().sweep)
-    check_sweep(sweep)
+    check_sweep(sweep, refused=None if trust_code else "strangers")
     queries = finals_queries([training.record.config for training in missing])
     if queries is not None:
         queries.check(spent=QueryLedger(directory.queries_path).spent().asked)
