@@ -14,6 +14,7 @@ from decrop.config import TrialConfig
 from decrop.data.datasets import Dataset, load_dataset
 from decrop.data.limited import LabelledImages, LimitedData, evenly_spaced, limited_data
 from decrop.errors import InputError
+from decrop.result import Split
 from decrop.smoothing.rejecting import check_certificate
 from decrop.training.surrogate import OnCount, load_surrogate, surrogate_to_train
 from decrop.training.trained_classifier import load_classifier, training_images
@@ -59,6 +60,21 @@ class TrialInputs:
         if self.target is not None:
             hashes["surrogate"] = self.classifier.content_hash()
         return {**hashes, "classifier": self.protected.content_hash()}
+
+    def hashes_of(self, config: TrialConfig, split: Split) -> dict[str, str]:
+        """Return content hashes of all that a trial reads, by which it knows that it goes on.
+
+        Args:
+            config: the trial's settings.
+            split: test images are read for `test` alone.
+        """
+        hashes = self.hashes()
+        training = config.classifier.training
+        if self.training_images is not None and training is not None and training.initial_weights:
+            hashes["initial_weights"] = self.classifier.content_hash()
+        if split == "test":
+            hashes["test_images"] = self.test.content_hash()
+        return hashes
 
 
 def load_inputs(

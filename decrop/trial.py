@@ -28,6 +28,7 @@ from decrop.trained_part import ClassifierPart, DenoiserPart, TrainedPart
 from decrop.training.denoiser import DenoiserTrainer
 from decrop.training.prior import prior_weights
 from decrop.trial_files import (
+    keep_inputs,
     load_progress,
     read_reports,
     save_outcome,
@@ -103,10 +104,12 @@ def run_trial(
             after each group of draws of the last certification, which are in its journal.
 
     Raises:
+        ChangedInputsError: the folder was begun with another classifier or other data.
         TrialStoppedError: `should_stop` said so.
     """
     device = resolve_device(config.execution.device)
     make_sampler = make_sampler or local_sampler(config)
+    keep_inputs(folder.inputs_path, inputs.hashes_of(config, split))
     write_json(folder.config_path, config.model_dump(mode="json"))
     reports = [Report(**report) for report in read_reports(folder)]
     yield from reports

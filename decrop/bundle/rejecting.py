@@ -55,7 +55,13 @@ from decrop.smoothing.collect import OnProgress
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.smoothing.rejecting import check_certificate
 from decrop.training.rejector import RejectorTrainer, with_stages
-from decrop.trial_files import ACCURACY_FIGURE, load_progress, save_figure, save_progress
+from decrop.trial_files import (
+    ACCURACY_FIGURE,
+    keep_inputs,
+    load_progress,
+    save_figure,
+    save_progress,
+)
 from decrop.trial_folder import TrialFolder
 
 # Between saves; a training that is cut off loses no more work than this, or an epoch.
@@ -122,14 +128,23 @@ def add_rejector(
         precision=resolve_precision(config.execution.training_precision, device),
         device=device,
     )
-    _begin(folder, bundle, config, settings)
+    images = evenly_spaced(load_dataset(config.dataset).test, config.certification.test_images)
+    keep_inputs(
+        folder.inputs_path,
+        {
+            "denoiser": sha256_of_tensors(bundle.denoiser.state_dict()),
+            "classifier": bundle.classifier.content_hash(),
+            "limited_data": limited.all.content_hash(),
+            "test_images": images.content_hash(),
+        },
+    )
+    _begin(folder, config, settings)
     _train(trainer, settings, folder, on_epoch)
     rejector = BundledRejector(
         settings=settings,
         network=trainer.rejector.cpu().eval(),
         held_out=trainer.score(limited.all.subset(limited.held_out_mask).images),
     )
-    images = evenly_spaced(load_dataset(config.dataset).test, config.certification.test_images)
     config, table, seconds = _certify(bundle, config, rejector, images, folder, on_certified)
     accuracy = clean_accuracy(nn.Sequential(bundle.denoiser, bundle.classifier), images, device)
     result = replace(
@@ -154,18 +169,15 @@ def add_rejector(
     return AddedRejector(rejector, result)
 
 
-def _begin(
-    folder: TrialFolder, bundle: Bundle, config: TrialConfig, settings: RejectorSettings
-) -> None:
-    """Record what is trained, or refuse a folder of something else."""
+def _begin(folder: TrialFolder, config: TrialConfig, settings: RejectorSettings) -> None:
+    """Record the settings, or refuse a folder of others."""
     begun = {
-        "denoiser": sha256_of_tensors(bundle.denoiser.state_dict()),
-        "classifier": bundle.classifier.content_hash(),
         "trial": config.model_dump(mode="json"),
         "rejector": settings.model_dump(mode="json"),
     }
     if folder.config_path.exists():
-        if sha256_of_json(read_json(folder.config_path)) != sha256_of_json(begun):
+        found = read_json(folder.config_path)
+        if sha256_of_json({name: found.get(name) for name in begun}) != sha256_of_json(begun):
             raise InputError(
                 f"{folder.path} holds a training with other settings; delete it, or choose another "
                 "folder with --out."

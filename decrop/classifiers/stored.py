@@ -30,7 +30,12 @@ from decrop.config import (
     Text,
     Word,
 )
-from decrop.config.classifier_source import SourceKind, check_endpoint, source_kind
+from decrop.config.classifier_source import (
+    SourceKind,
+    check_endpoint,
+    imports_code,
+    source_kind,
+)
 from decrop.config.settings import MOST_CHANNELS
 from decrop.documents import validated
 from decrop.errors import InputError
@@ -96,9 +101,7 @@ class _Description(Settings):
     @field_validator("architecture")
     @classmethod
     def _can_be_stored(cls, architecture: str) -> str:
-        kind = source_kind(architecture)
-        others = kind in ("factory", "timm", "torchvision")
-        if others or architecture in CLASSIFIERS or architecture == PROGRAM:
+        if imports_code(architecture) or architecture in CLASSIFIERS or architecture == PROGRAM:
             return architecture
         raise ValueError(
             f"must be a registered network, package.module:function, timm/NAME, torchvision/NAME "
@@ -256,7 +259,7 @@ def _endpoint(
 def _require_trust(
     description: _Description, given: Path | nn.Module | None, path: Path, trust_code: bool
 ) -> None:
-    needs_code = description.kind in ("factory", "timm", "torchvision")
+    needs_code = imports_code(description.architecture)
     if needs_code and not isinstance(given, nn.Module) and not trust_code:
         raise InputError(
             f"{path}: the classifier is built by {description.architecture}, code that a bundle "

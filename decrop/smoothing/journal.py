@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from decrop.errors import InputError, RunError
+from decrop.fence import fence_of
 from decrop.files import sha256_of_tensors, write_text
 from decrop.networks.identity import network_identity
 from decrop.smoothing.asking import AskingSampler
@@ -172,6 +173,9 @@ class RecordedSampler:
             ) from None
 
     def _write(self, records: Records) -> None:
+        # What a process writes here that is taken over between the two is what its successor would:
+        # a task decides its counts.
+        fence_of(self._path)
         try:
             self._file.write(records.tobytes())
             self._file.flush()

@@ -117,6 +117,7 @@ def test_last_report_scores_the_recorded_certificates(held_out_trial: TrialFolde
 def test_trial_writes_its_files_and_no_others(held_out_trial: TrialFolder) -> None:
     assert files_in(held_out_trial.path) == {
         "config.json",
+        "inputs.json",
         "checkpoint.pt",
         "history.json",
         "reports.json",
