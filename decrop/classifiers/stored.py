@@ -14,6 +14,7 @@ from decrop.classifiers.endpoint import EndpointClassifier, EndpointFunction
 from decrop.classifiers.endpoint.client import TOKEN_VARIABLE
 from decrop.classifiers.endpoint.load import client_of
 from decrop.classifiers.program import ExportedNetwork
+from decrop.classifiers.program_archive import program_bytes
 from decrop.classifiers.sources.factory import build_by_factory
 from decrop.classifiers.sources.network import PROGRAM
 from decrop.classifiers.sources.zoo import build_by_name
@@ -275,9 +276,8 @@ def _network(description: _Description, given: Path | nn.Module) -> nn.Module:
         return given
     if description.kind == "program":
         assert isinstance(given, Path)
-        if not given.is_file():
-            raise InputError(f"{given} does not exist.")
-        return ExportedNetwork(given.read_bytes(), description.feature_layer, blamed=str(given))
+        program = program_bytes(given, str(given))
+        return ExportedNetwork(program, description.feature_layer, blamed=str(given))
     image_channels, class_count = len(description.mean), len(description.class_names)
     if architecture in CLASSIFIERS:
         network = build_classifier_network(

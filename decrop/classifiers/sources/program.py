@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from decrop.classifiers.program import ExportedNetwork
+from decrop.classifiers.program_archive import program_bytes
 from decrop.classifiers.sources.network import PROGRAM, Network
 from decrop.config import ClassifierSettings
 from decrop.data.datasets import Dataset
@@ -28,9 +29,8 @@ def load_program(
     Raises:
         InputError: the file is missing, is no program, or takes other images than the data's.
     """
-    if not path.is_file():
-        raise InputError(f"{blamed} does not exist.")
-    network = ExportedNetwork(path.read_bytes(), settings.feature_layer, blamed=blamed)
+    program = program_bytes(path, blamed)
+    network = ExportedNetwork(program, settings.feature_layer, blamed=blamed)
     channels, *size = dataset.train.shape
     given = (channels, *(settings.input_size or size))
     expected = network.image_shape
