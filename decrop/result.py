@@ -12,6 +12,7 @@ from decrop.evaluation.accuracy import (
     certified_accuracy,
 )
 from decrop.evaluation.table import CertificateTable
+from decrop.smoothing.execution import Layout
 
 Split = Literal["held_out", "test"]
 
@@ -76,6 +77,7 @@ class TrialResult:
             noisy_image (`decrop.certification.noisy_image_seconds`).
         image_shape: channels, height and width; None in results of before it was recorded.
         agreement: of a black box, share of held-out images on which its surrogate predicts as it.
+        layout: of images in memory, when the certified function takes them.
     """
 
     split: Split
@@ -89,6 +91,7 @@ class TrialResult:
     seconds: dict[str, float]
     image_shape: tuple[int, int, int] | None = None
     agreement: float | None = None
+    layout: Layout = "channels_last"
 
     def to_json(self) -> dict[str, Any]:
         """Return the flat mapping of `result.json`."""

@@ -32,6 +32,7 @@ from decrop.certification import (
     local_sampler,
     noisy_image_seconds,
     precision_of,
+    with_fitting_execution,
     with_recorded_batch_size,
 )
 from decrop.config import TrialConfig
@@ -44,7 +45,7 @@ from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, sha256_of_json, sha256_of_tensors, write_json, write_text
 from decrop.result import NOISY_IMAGE, Scores, TrialResult
 from decrop.smoothing.collect import OnProgress
-from decrop.smoothing.execution import resolve_device, resolve_precision
+from decrop.smoothing.execution import resolve_device, resolve_layout, resolve_precision
 from decrop.smoothing.rejecting import check_certificate
 from decrop.training.rejector import RejectorTrainer, with_stages
 from decrop.trial_files import ACCURACY_FIGURE, load_progress, save_figure, save_progress
@@ -105,6 +106,9 @@ def add_rejector(
     channels, height, width = limited.all.images.shape[1:]
     settings = with_stages(settings, bundle.white_box, (channels, height, width))
     device = resolve_device(config.execution.device)
+    config = with_fitting_execution(
+        config, nn.Sequential(bundle.denoiser, bundle.white_box), (channels, height, width)
+    )
     trainer = RejectorTrainer(
         settings,
         denoiser=bundle.denoiser,
@@ -130,6 +134,7 @@ def add_rejector(
         scores=Scores.of(table, config.certification.radii),
         clean_accuracy=accuracy,
         precision=precision_of(config),
+        layout=resolve_layout(config.execution.layout),
         device=device.type,
         chunks_per_batch=int(config.execution.chunks_per_batch),
         hashes=bundle.result.hashes | {"certified_images": images.content_hash()},
