@@ -28,9 +28,15 @@ from decrop.smoothing.certify import (
     radius_grid,
 )
 from decrop.smoothing.collect import OnProgress
-from decrop.smoothing.execution import Precision, resolve_device, resolve_precision
+from decrop.smoothing.execution import (
+    Precision,
+    resolve_device,
+    resolve_layout,
+    resolve_precision,
+)
 from decrop.smoothing.journal import JournalStart, RecordedSampler
 from decrop.smoothing.plan import worth_of_radii
+from decrop.smoothing.prepare import fitting_execution
 from decrop.smoothing.probe import probe_chunks_per_batch
 from decrop.smoothing.queries import QueryPlan
 from decrop.smoothing.rejecting import RejectingNetwork, check_certificate
@@ -71,18 +77,43 @@ def local_sampler(config: TrialConfig) -> MakeSampler:
     return sampler
 
 
+def with_fitting_execution(
+    config: TrialConfig,
+    network: nn.Module,
+    image_shape: tuple[int, ...],
+    *,
+    trained_through: bool = False,
+) -> TrialConfig:
+    """Return the settings with the precision and layout that a network needs (`prepare`).
+
+    Of an endpoint nothing is tried out; where nothing but one is asked, precision auto is fp32.
+
+    Raises:
+        InputError: the network works in none that the settings allow.
+    """
+    execution = config.execution
+    if endpoint_of(network) is None:
+        execution = fitting_execution(
+            execution, network, image_shape, trained_through=trained_through
+        )
+    elif isinstance(network, EndpointClassifier) and execution.precision == "auto":
+        execution = execution.model_copy(update={"precision": "fp32"})
+    return config.model_copy(update={"execution": execution})
+
+
 def with_batch_size(
     config: TrialConfig, network: nn.Module, images: LabelledImages, *, class_count: int
 ) -> TrialConfig:
     """Return the settings with a number in place of `auto` for chunks_per_batch.
 
-    With an endpoint nothing is tried out, for that would be asked of it: a batch is as large as a
-    request. Where nothing but an endpoint is certified, precision `auto` is fp32.
+    Precision and memory layout are those that fit the network (`with_fitting_execution`). With an
+    endpoint nothing is tried out, for that would be asked of it: a batch is as large as a request.
 
     Raises:
-        InputError: not even a batch of one chunk fits into the device's memory.
+        InputError: not even a batch of one chunk fits into the device's memory, or the network does
+            not work as it would be used.
     """
-    config = _in_precision_of(config, network)
+    config = with_fitting_execution(config, network, tuple(images.images.shape[1:]))
     execution = config.execution
     if execution.chunks_per_batch != "auto":
         return config
@@ -108,7 +139,7 @@ def with_recorded_batch_size(
 
     A certification that goes on must not find another one, for its counts could differ.
     """
-    config = _in_precision_of(config, network)
+    config = with_fitting_execution(config, network, tuple(images.images.shape[1:]))
     if config.execution.chunks_per_batch != "auto":
         return config
     if not path.exists():
@@ -168,6 +199,7 @@ def sampling_task(
         chunks_per_batch=config.execution.chunks_per_batch,
         precision=precision_of(config),
         noise=config.certification.noise,
+        layout=resolve_layout(config.execution.layout),
     )
 
 
@@ -413,14 +445,6 @@ def noisy_image_seconds(
         sampler.class_counts(batch)
         durations.append(time.perf_counter() - started)
     return min(durations) / (chunks * execution.chunk_size)
-
-
-def _in_precision_of(config: TrialConfig, network: nn.Module) -> TrialConfig:
-    """Return the settings with the precision in which an endpoint alone is asked."""
-    if not isinstance(network, EndpointClassifier) or config.execution.precision != "auto":
-        return config
-    execution = config.execution.model_copy(update={"precision": "fp32"})
-    return config.model_copy(update={"execution": execution})
 
 
 def _with_chunks_per_batch(config: TrialConfig, chunks_per_batch: int) -> TrialConfig:

@@ -15,6 +15,7 @@ from decrop.data.datasets import Dataset, load_dataset
 from decrop.data.limited import LabelledImages, LimitedData, evenly_spaced, limited_data
 from decrop.errors import InputError
 from decrop.result import Split
+from decrop.smoothing.prepare import fitting_execution
 from decrop.smoothing.rejecting import check_certificate
 from decrop.training.surrogate import OnCount, load_surrogate, surrogate_to_train
 from decrop.training.trained_classifier import load_classifier, training_images
@@ -139,7 +140,12 @@ def check_inputs(config: TrialConfig) -> None:
     dataset = load_dataset(config.dataset)
     limited = limited_data(dataset, config.limited)
     evenly_spaced(dataset.test, 1)
-    trained_through(config, dataset, limited)
+    fitting_execution(
+        config.execution,
+        trained_through(config, dataset, limited),
+        dataset.train.shape,
+        trained_through=not config.trains_classifier,
+    )
 
 
 def trained_through(config: TrialConfig, dataset: Dataset, limited: LimitedData) -> Classifier:

@@ -26,6 +26,7 @@ from decrop.evaluation.accuracy import (
 from decrop.evaluation.record import CertificationRecord
 from decrop.evaluation.record import Split as Split
 from decrop.evaluation.table import CertificateTable
+from decrop.smoothing.execution import Layout
 
 # Of `TrialResult.seconds`: one image with noise through the certified function, in a batch.
 NOISY_IMAGE = "noisy_image"
@@ -89,6 +90,7 @@ class TrialResult:
             noisy_image (`decrop.certification.noisy_image_seconds`).
         image_shape: channels, height and width; None in results of before it was recorded.
         agreement: of a black box, share of held-out images on which its surrogate predicts as it.
+        layout: of images in memory, when the certified function takes them.
     """
 
     split: Split
@@ -102,6 +104,7 @@ class TrialResult:
     seconds: Annotated[dict[Word, Seconds], Field(max_length=100)]
     image_shape: tuple[Side, Side, Side] | None = None
     agreement: Share | None = None
+    layout: Layout = "channels_last"
 
     def record(self, config: TrialConfig, estimation_samples: int) -> CertificationRecord:
         """Return the record of the certificates that it sums up.

@@ -14,7 +14,12 @@ from torch import Tensor, nn
 
 from decrop.bundle import Bundle, load_bundle
 from decrop.bundle.layout import checked_files
-from decrop.certification import certify_task, local_sampler, sampling_task
+from decrop.certification import (
+    certify_task,
+    local_sampler,
+    sampling_task,
+    with_fitting_execution,
+)
 from decrop.classifiers.stored import file_or_url
 from decrop.config import TrialConfig
 from decrop.errors import InputError
@@ -102,6 +107,7 @@ class SmoothedClassifier(ModelHubMixin):
         self.bundle = bundle
         self.device = resolve_device(device or bundle.config.execution.device)
         self._folder = folder
+        self._config = self._fitting(bundle)
         self._denoiser = copy.deepcopy(bundle.denoiser).to(self.device)
 
     @property
@@ -253,11 +259,15 @@ class SmoothedClassifier(ModelHubMixin):
             folder = Path(downloaded)
         return load(folder, **model_kwargs)
 
+    def _fitting(self, bundle: Bundle) -> TrialConfig:
+        execution = bundle.config.execution.model_copy(update={"device": self.device.type})
+        config = bundle.config.model_copy(update={"execution": execution})
+        shape = bundle.result.image_shape
+        return config if shape is None else with_fitting_execution(config, bundle.network, shape)
+
     def _task(self, images: Images, indices: Numbers | None) -> tuple[TrialConfig, SamplingTask]:
         """Return the settings and the work, with noise that is new unless images are numbered."""
-        config = self.bundle.config
-        execution = config.execution.model_copy(update={"device": self.device.type})
-        config = config.model_copy(update={"execution": execution})
+        config = self._config
         checked = self._checked(images)
         if indices is None:
             config = config.model_copy(update={"seed": secrets.randbits(_SEED_BITS)})

@@ -13,6 +13,7 @@ from decrop.certification import (
     certificate_table,
     last_estimation_samples,
     local_sampler,
+    with_fitting_execution,
     with_recorded_batch_size,
 )
 from decrop.classifiers.stored import AnyClassifier
@@ -116,6 +117,12 @@ def run_trial(
     if reports and reports[-1].finished:
         return
 
+    config = with_fitting_execution(
+        config,
+        inputs.classifier,
+        tuple(inputs.test.images.shape[1:]),
+        trained_through=not config.trains_classifier,
+    )
     part: TrainedPart
     if config.trains_classifier:
         part = ClassifierPart(config, inputs, split, device)

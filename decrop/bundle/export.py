@@ -155,6 +155,7 @@ def portable(config: TrialConfig, classifier: AnyClassifier, result: TrialResult
     execution = {
         "device": result.device,
         "precision": result.precision,
+        "layout": result.layout,
         "chunks_per_batch": result.chunks_per_batch,
     }
     # Files may lie elsewhere, or nowhere, from now on; what they were is in classifier.json.

@@ -65,7 +65,8 @@ _FILES = {
     TORCH_EXPORT: "the same for `torch.export.load`, which needs no decrop",
     f"{CLASSIFIER}/classifier.json": "architecture, class names and content hash of the classifier",
     f"{CLASSIFIER}/weights.safetensors": "its weights",
-    f"{CLASSIFIER}/program.pt2": "the classifier, for `torch.export.load`",
+    f"{CLASSIFIER}/program.pt2": "the classifier, a program of torch.export; decrop reads it and "
+    "runs no code that its maker may have put into it, `torch.export.load` does",
     CERTIFICATES: "one row an image that was certified",
     RECORD: "its settings and content hashes",
     CONFIG: "all settings, scores and content hashes",

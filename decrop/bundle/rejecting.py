@@ -33,6 +33,7 @@ from decrop.certification import (
     local_sampler,
     noisy_image_seconds,
     precision_of,
+    with_fitting_execution,
     with_recorded_batch_size,
 )
 from decrop.config import TrialConfig
@@ -52,7 +53,7 @@ from decrop.files import (
 )
 from decrop.result import NOISY_IMAGE, Scores, TrialResult
 from decrop.smoothing.collect import OnProgress
-from decrop.smoothing.execution import resolve_device, resolve_precision
+from decrop.smoothing.execution import resolve_device, resolve_layout, resolve_precision
 from decrop.smoothing.rejecting import check_certificate
 from decrop.training.rejector import RejectorTrainer, with_stages
 from decrop.trial_files import (
@@ -119,6 +120,9 @@ def add_rejector(
     channels, height, width = limited.all.images.shape[1:]
     settings = with_stages(settings, bundle.white_box, (channels, height, width))
     device = resolve_device(config.execution.device)
+    config = with_fitting_execution(
+        config, nn.Sequential(bundle.denoiser, bundle.white_box), (channels, height, width)
+    )
     trainer = RejectorTrainer(
         settings,
         denoiser=bundle.denoiser,
@@ -153,6 +157,7 @@ def add_rejector(
         scores=Scores.of(table, config.certification.radii),
         clean_accuracy=accuracy,
         precision=precision_of(config),
+        layout=resolve_layout(config.execution.layout),
         device=device.type,
         chunks_per_batch=int(config.execution.chunks_per_batch),
         hashes=bundle.result.hashes | {"certified_images": images.content_hash()},

@@ -15,6 +15,7 @@ from decrop.classifiers.endpoint import EndpointClassifier, EndpointFunction
 from decrop.classifiers.endpoint.client import TOKEN_VARIABLE
 from decrop.classifiers.endpoint.load import client_of
 from decrop.classifiers.program import ExportedNetwork
+from decrop.classifiers.program_archive import program_bytes
 from decrop.classifiers.sources.factory import build_by_factory
 from decrop.classifiers.sources.network import PROGRAM
 from decrop.classifiers.sources.zoo import build_by_name
@@ -41,8 +42,6 @@ from decrop.documents import validated
 from decrop.errors import InputError
 from decrop.files import (
     MOST_TEXT_BYTES,
-    MOST_WEIGHTS_BYTES,
-    read_bytes,
     read_json,
     write_bytes,
     write_json,
@@ -298,7 +297,7 @@ def _network(description: _Description, given: Path | nn.Module) -> nn.Module:
         return given
     if description.kind == "program":
         assert isinstance(given, Path)
-        program = read_bytes(given, most_bytes=MOST_WEIGHTS_BYTES)
+        program = program_bytes(given, str(given))
         return ExportedNetwork(program, description.feature_layer, blamed=str(given))
     image_channels, class_count = len(description.mean), len(description.class_names)
     if architecture in CLASSIFIERS:

@@ -102,7 +102,7 @@ def certify(
     )
     from decrop.result import Scores
     from decrop.smoothing.asking import endpoint_of
-    from decrop.smoothing.execution import resolve_device
+    from decrop.smoothing.execution import resolve_device, resolve_layout
 
     def say(what: object) -> None:
         console.print(str(what), markup=False, highlight=False, soft_wrap=True)
@@ -146,7 +146,8 @@ def certify(
     console.print(accuracy_table(_title(config), {target: scores}))
     console.print(
         f"{samples / len(images):,.0f} samples an image, in {precision_of(config)} on "
-        f"{resolve_device(config.execution.device).type}",
+        f"{resolve_device(config.execution.device).type}, images "
+        f"{resolve_layout(config.execution.layout)} in memory",
         highlight=False,
     )
     shares = table.shares

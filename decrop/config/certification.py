@@ -149,6 +149,11 @@ class ExecutionSettings(Settings):
         "auto",
         description="Of the certified function; auto is bf16 where the hardware computes in it.",
     )
+    layout: Literal["auto", "channels_last", "contiguous"] = Field(
+        "auto",
+        description="Of images in memory, part of the certified function; auto is channels_last, "
+        "which is faster, for networks that work in it.",
+    )
     training_precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
         description="Of the networks while the denoiser is trained; weights and losses are fp32.",

@@ -10,7 +10,6 @@ always has P*S rows, a chunk always takes the same rows of it, and kernels on th
 thread each; several batches run at once instead.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -22,21 +21,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from decrop.errors import InputError
 from decrop.smoothing.certificates import check_sigma
-from decrop.smoothing.execution import Precision
-from decrop.smoothing.folding import fold_batch_norms
+from decrop.smoothing.execution import Layout, Precision
 from decrop.smoothing.noise import Noise, noise_source
+from decrop.smoothing.prepare import as_given, prepared
 
 SELECTION = 0
 ESTIMATION = 1
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
-
-_DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -73,6 +69,7 @@ class SamplingTask:
         chunks_per_batch: P.
         precision: in which the network computes; the noise is added before.
         noise: how it is drawn and added (`decrop.smoothing.noise`).
+        layout: of images in memory, when the network takes them.
 
     Raises:
         InputError: a value is out of its range or has another shape or dtype.
@@ -88,6 +85,7 @@ class SamplingTask:
     chunks_per_batch: int
     precision: Precision
     noise: Noise = "grid"
+    layout: Layout = "channels_last"
 
     def __post_init__(self) -> None:
         check_sigma(self.sigma)
@@ -199,7 +197,7 @@ class NoisyBatches:
             chunk_size=task.chunk_size,
             device=device,
         )
-        self._network = _prepared(network, _DTYPES[task.precision], device)
+        self._network = prepared(network, task.precision, task.layout, device)
 
     def batch_rows(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
         """Return int64 [batches, P]: which request takes each slot, or -1.
@@ -220,9 +218,8 @@ class NoisyBatches:
 
     def outputs(self, batch: Sequence[CountRequest | None]) -> Tensor:
         """Return the network's outputs [P*S, ...] for the noisy images of P slots."""
-        given = self._noisy_images(batch).flatten(0, 1)
-        given = given.to(_DTYPES[self._task.precision], memory_format=torch.channels_last)
-        outputs: Tensor = self._network(given)
+        noisy = self._noisy_images(batch).flatten(0, 1)
+        outputs: Tensor = self._network(as_given(noisy, self._task.precision, self._task.layout))
         return outputs
 
     def _noisy_images(self, batch: Sequence[CountRequest | None]) -> Tensor:
@@ -252,20 +249,6 @@ def _holds_pixels(images: Tensor) -> bool:
     if images.dtype == torch.float32:
         return bool(((images >= 0) & (images <= 1)).all())
     return images.dtype == torch.uint8
-
-
-def _prepared(network: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    network = copy.deepcopy(network).eval()
-    for name, module in network.named_modules():
-        if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
-            raise InputError(
-                f"{name} normalises by the batch, so that draws would not be independent; "
-                "certify a network with running statistics."
-            )
-    fold_batch_norms(network)
-    network.to(device=device, dtype=dtype)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network
 
 
 def _on_single_threads(function: Callable[[Work], Result], work: Sequence[Work]) -> list[Result]:
