@@ -22,6 +22,7 @@ class ContentCache:
 
     Processes on any host that see the folder compute an entry once: the first holds a lease that it
     renews while it works, the others wait for the entry. If the holder dies, another takes over.
+    One that only seemed dead does no harm: its entry is the same, and replaces the other's whole.
     Each computation leaves a marker, so `computations` tells how often work was really done.
     """
 

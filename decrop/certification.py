@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from decrop.classifiers.endpoint import EndpointClassifier
 from decrop.config import CertificationSettings, TrialConfig
 from decrop.data.limited import LabelledImages
+from decrop.evaluation.record import CertificationRecord
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, write_json
 from decrop.result import Split
@@ -22,13 +23,20 @@ from decrop.smoothing.certify import (
     CertificateRule,
     CertificationOutcome,
     certify_adaptive,
+    certify_anytime,
     certify_fixed,
     radius_grid,
 )
 from decrop.smoothing.collect import OnProgress
-from decrop.smoothing.execution import Precision, resolve_device, resolve_precision
-from decrop.smoothing.journal import RecordedSampler
+from decrop.smoothing.execution import (
+    Precision,
+    resolve_device,
+    resolve_layout,
+    resolve_precision,
+)
+from decrop.smoothing.journal import JournalStart, RecordedSampler
 from decrop.smoothing.plan import worth_of_radii
+from decrop.smoothing.prepare import fitting_execution
 from decrop.smoothing.probe import probe_chunks_per_batch
 from decrop.smoothing.queries import QueryPlan
 from decrop.smoothing.rejecting import RejectingNetwork, check_certificate
@@ -69,18 +77,43 @@ def local_sampler(config: TrialConfig) -> MakeSampler:
     return sampler
 
 
+def with_fitting_execution(
+    config: TrialConfig,
+    network: nn.Module,
+    image_shape: tuple[int, ...],
+    *,
+    trained_through: bool = False,
+) -> TrialConfig:
+    """Return the settings with the precision and layout that a network needs (`prepare`).
+
+    Of an endpoint nothing is tried out; where nothing but one is asked, precision auto is fp32.
+
+    Raises:
+        InputError: the network works in none that the settings allow.
+    """
+    execution = config.execution
+    if endpoint_of(network) is None:
+        execution = fitting_execution(
+            execution, network, image_shape, trained_through=trained_through
+        )
+    elif isinstance(network, EndpointClassifier) and execution.precision == "auto":
+        execution = execution.model_copy(update={"precision": "fp32"})
+    return config.model_copy(update={"execution": execution})
+
+
 def with_batch_size(
     config: TrialConfig, network: nn.Module, images: LabelledImages, *, class_count: int
 ) -> TrialConfig:
     """Return the settings with a number in place of `auto` for chunks_per_batch.
 
-    With an endpoint nothing is tried out, for that would be asked of it: a batch is as large as a
-    request. Where nothing but an endpoint is certified, precision `auto` is fp32.
+    Precision and memory layout are those that fit the network (`with_fitting_execution`). With an
+    endpoint nothing is tried out, for that would be asked of it: a batch is as large as a request.
 
     Raises:
-        InputError: not even a batch of one chunk fits into the device's memory.
+        InputError: not even a batch of one chunk fits into the device's memory, or the network does
+            not work as it would be used.
     """
-    config = _in_precision_of(config, network)
+    config = with_fitting_execution(config, network, tuple(images.images.shape[1:]))
     execution = config.execution
     if execution.chunks_per_batch != "auto":
         return config
@@ -106,7 +139,7 @@ def with_recorded_batch_size(
 
     A certification that goes on must not find another one, for its counts could differ.
     """
-    config = _in_precision_of(config, network)
+    config = with_fitting_execution(config, network, tuple(images.images.shape[1:]))
     if config.execution.chunks_per_batch != "auto":
         return config
     if not path.exists():
@@ -120,6 +153,11 @@ def most_estimation_samples(settings: CertificationSettings) -> int:
     if settings.procedure == "fixed":
         return settings.estimation_samples
     return settings.max_samples - settings.selection_samples
+
+
+def last_estimation_samples(settings: CertificationSettings, split: Split) -> int:
+    """Return N of a split's certificates once trained, or the most of them."""
+    return most_estimation_samples(settings) if split == "test" else settings.held_out_samples
 
 
 def sampling_task(
@@ -160,6 +198,8 @@ def sampling_task(
         chunk_size=config.execution.chunk_size,
         chunks_per_batch=config.execution.chunks_per_batch,
         precision=precision_of(config),
+        noise=config.certification.noise,
+        layout=resolve_layout(config.execution.layout),
     )
 
 
@@ -175,6 +215,7 @@ def certificate_table(
     journal: Path | None = None,
     on_certified: OnProgress | None = None,
     on_queries: Callable[[QueryPlan], None] | None = None,
+    on_journal: Callable[[JournalStart], None] | None = None,
 ) -> CertificateTable:
     """Certify images by the configured procedure, one row each.
 
@@ -193,6 +234,7 @@ def certificate_table(
             on from it; deleted by the caller once the table is safe.
         on_certified: called with the progress.
         on_queries: called with what may be asked of an endpoint, before it is.
+        on_journal: called with how the journal was found.
 
     Raises:
         InputError: an endpoint's budget cannot suffice for the fixed procedure.
@@ -218,6 +260,8 @@ def certificate_table(
     else:
         device = resolve_device(config.execution.device)
         with RecordedSampler(sampler, journal, task, device) as recorded:
+            if on_journal is not None:
+                on_journal(recorded.start)
             check(recorded.draws)
             outcome = certify_task(config, task, recorded, labels, estimation_samples, on_certified)
     return CertificateTable(
@@ -228,6 +272,11 @@ def certificate_table(
         seconds=outcome.seconds,
         samples=outcome.samples,
         ending=outcome.ending,
+        # Without the counts of rejections and of logits that are not finite.
+        selected=outcome.selection_counts[:, :class_count].argmax(axis=1),
+        record=CertificationRecord.of(
+            config, network, images, split=split, estimation_samples=estimation_samples
+        ),
     )
 
 
@@ -258,7 +307,7 @@ def query_plan(
         most=max(0, draws - answered),
         kept=answered,
         left=endpoint.client.ledger.left(),
-        exact=settings.procedure == "fixed",
+        exact=settings.procedure != "adaptive",
     )
 
 
@@ -289,6 +338,18 @@ def certify_task(
             class_count=task.class_count,
             selection_samples=settings.selection_samples,
             estimation_samples=estimation_samples,
+            chunk_size=task.chunk_size,
+            on_progress=on_certified,
+        )
+    if settings.procedure == "anytime":
+        return certify_anytime(
+            sampler,
+            len(task.images),
+            class_count=task.class_count,
+            sigma=config.sigma,
+            selection_samples=settings.selection_samples,
+            max_samples=settings.selection_samples + estimation_samples,
+            failure_probability=settings.failure_probability,
             chunk_size=task.chunk_size,
             on_progress=on_certified,
         )
@@ -384,14 +445,6 @@ def noisy_image_seconds(
         sampler.class_counts(batch)
         durations.append(time.perf_counter() - started)
     return min(durations) / (chunks * execution.chunk_size)
-
-
-def _in_precision_of(config: TrialConfig, network: nn.Module) -> TrialConfig:
-    """Return the settings with the precision in which an endpoint alone is asked."""
-    if not isinstance(network, EndpointClassifier) or config.execution.precision != "auto":
-        return config
-    execution = config.execution.model_copy(update={"precision": "fp32"})
-    return config.model_copy(update={"execution": execution})
 
 
 def _with_chunks_per_batch(config: TrialConfig, chunks_per_batch: int) -> TrialConfig:

@@ -22,6 +22,7 @@ from decrop.smoothing.execution import resolve_device
 from decrop.trained_part import ClassifierPart
 from decrop.trial import Report
 from decrop.trial_files import (
+    keep_inputs,
     read_history,
     read_reports,
     save_outcome,
@@ -41,7 +42,11 @@ def certify_undefended(
     """Certify the classifier on the test split with no denoiser in front, as a reference.
 
     A result that is in the folder already is returned as it is.
+
+    Raises:
+        ChangedInputsError: the folder was begun with another classifier or other test images.
     """
+    keep_inputs(folder.inputs_path, inputs.hashes_of(config, "test"))
     return _certify_alone(
         config,
         inputs,
@@ -74,6 +79,7 @@ def certify_trained_classifier(
         make_sampler: who draws class counts; the own process by default.
         on_certified: called with the progress.
     """
+    keep_inputs(folder.inputs_path, inputs.hashes_of(config, "test"))
     write_json(folder.config_path, config.model_dump(mode="json"))
     reports = [Report(**report) for report in read_reports(folder)]
     if not reports:

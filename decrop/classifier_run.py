@@ -31,6 +31,7 @@ from decrop.seeds import torch_generator
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.training.classifier import ClassifierTrainer, train_to_end
 from decrop.training.trained_classifier import classifier_to_train
+from decrop.trial_files import keep_inputs
 
 # Noise draws of an image in its noisy accuracy.
 _NOISE_DRAWS = 4
@@ -42,6 +43,7 @@ class ClassifierFolder:
 
     Attributes:
         path: the folder.
+        inputs_path: content hashes of what it is trained on and from, by role.
         settings_path: the settings, which `decrop certify` takes with the weights.
         checkpoint_path: the state to resume from, deleted at the end.
         history_path: one record an epoch, while it trains.
@@ -51,6 +53,7 @@ class ClassifierFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.inputs_path = path / "inputs.json"
         self.settings_path = path / "settings.yaml"
         self.checkpoint_path = path / "checkpoint.pt"
         self.history_path = path / "history.json"
@@ -86,6 +89,13 @@ def train_classifier(
     device = resolve_device(config.execution.device)
     dataset = load_dataset(config.dataset)
     given = classifier_to_train(config, dataset)
+    hashes = {"training_images": given.images.content_hash()}
+    if given.settings.initial_weights is not None:
+        hashes["initial_weights"] = given.classifier.content_hash()
+    if given.settings.trained_on != "all":
+        # Some of them score it.
+        hashes["limited_data"] = limited_data(dataset, config.limited).all.content_hash()
+    keep_inputs(folder.inputs_path, hashes)
     write_settings(folder, config)
     origin = sha256_of_json(given.determined_by(device))
     if folder.report_path.exists():
@@ -206,8 +216,8 @@ def write_settings(folder: ClassifierFolder, config: TrialConfig) -> None:
 def _check_origin(folder: ClassifierFolder, found: str, expected: str) -> None:
     if found != expected:
         raise InputError(
-            f"{folder.path} holds a training on other images, from other initial weights or in "
-            "another precision; choose another folder with --out."
+            f"{folder.path} holds a training in another precision or of an earlier version; choose "
+            "another folder with --out."
         )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from decrop.errors import InputError
+from decrop.fence import fence_of
 
 # Enough that whatever could not be written would not have found room either.
 _PROBE_BYTES = 1 << 20
@@ -30,14 +31,16 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file, then rename it to `path`: readers never see a part.
 
     Raises:
+        LostFolderError: another process writes here now (`decrop.fence`).
         OSError: a disk is full, whatever `write` makes of it (`is_full_disk`); others as they are.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = (fence_of(path) or path.parent) / f".{path.name}.{uuid.uuid4().hex}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         temporary.replace(path)
     except Exception as error:
+        fence_of(path)
         # Libraries have errors of their own, which do not tell why a file could not be written.
         if is_full_disk(error) or not _has_room(path):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error

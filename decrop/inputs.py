@@ -14,6 +14,8 @@ from decrop.config import TrialConfig
 from decrop.data.datasets import Dataset, load_dataset
 from decrop.data.limited import LabelledImages, LimitedData, evenly_spaced, limited_data
 from decrop.errors import InputError
+from decrop.result import Split
+from decrop.smoothing.prepare import fitting_execution
 from decrop.smoothing.rejecting import check_certificate
 from decrop.training.surrogate import OnCount, load_surrogate, surrogate_to_train
 from decrop.training.trained_classifier import load_classifier, training_images
@@ -59,6 +61,21 @@ class TrialInputs:
         if self.target is not None:
             hashes["surrogate"] = self.classifier.content_hash()
         return {**hashes, "classifier": self.protected.content_hash()}
+
+    def hashes_of(self, config: TrialConfig, split: Split) -> dict[str, str]:
+        """Return content hashes of all that a trial reads, by which it knows that it goes on.
+
+        Args:
+            config: the trial's settings.
+            split: test images are read for `test` alone.
+        """
+        hashes = self.hashes()
+        training = config.classifier.training
+        if self.training_images is not None and training is not None and training.initial_weights:
+            hashes["initial_weights"] = self.classifier.content_hash()
+        if split == "test":
+            hashes["test_images"] = self.test.content_hash()
+        return hashes
 
 
 def load_inputs(
@@ -123,7 +140,12 @@ def check_inputs(config: TrialConfig) -> None:
     dataset = load_dataset(config.dataset)
     limited = limited_data(dataset, config.limited)
     evenly_spaced(dataset.test, 1)
-    trained_through(config, dataset, limited)
+    fitting_execution(
+        config.execution,
+        trained_through(config, dataset, limited),
+        dataset.train.shape,
+        trained_through=not config.trains_classifier,
+    )
 
 
 def trained_through(config: TrialConfig, dataset: Dataset, limited: LimitedData) -> Classifier:

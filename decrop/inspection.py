@@ -45,6 +45,7 @@ class Inspection:
         samples_per_second: that certification would draw of this classifier alone.
         device: on which.
         precision: in which noise was classified.
+        layout: of images in memory, in which it was.
     """
 
     source: str
@@ -67,6 +68,7 @@ class Inspection:
     samples_per_second: float
     device: str
     precision: str
+    layout: str
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON."""
@@ -142,6 +144,7 @@ def inspect_classifier(
         samples_per_second=len(sigmas) * draws * len(images) / seconds,
         device=resolve_device(config.execution.device).type,
         precision=task.precision,
+        layout=task.layout,
     )
 
 

@@ -15,7 +15,7 @@ from decrop.files import read_json, write_json
 from decrop.inputs import TrialInputs
 from decrop.result import NOISY_IMAGE, Scores, Split, TrialResult
 from decrop.smoothing.asking import endpoint_of
-from decrop.smoothing.execution import resolve_device
+from decrop.smoothing.execution import resolve_device, resolve_layout
 from decrop.trial_folder import TrialFolder
 
 
@@ -63,6 +63,7 @@ def trial_result(
         },
         image_shape=(channels, height, width),
         agreement=inputs.agreement,
+        layout=resolve_layout(config.execution.layout),
     )
 
 

@@ -1,12 +1,13 @@
 """The result of a trial, as it is written to its folder."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from decrop.config import TrialConfig
 from decrop.config.settings import (
     MOST_RADII,
     BatchSize,
@@ -22,9 +23,10 @@ from decrop.evaluation.accuracy import (
     average_certified_radius,
     certified_accuracy,
 )
+from decrop.evaluation.record import CertificationRecord
+from decrop.evaluation.record import Split as Split
 from decrop.evaluation.table import CertificateTable
-
-Split = Literal["held_out", "test"]
+from decrop.smoothing.execution import Layout
 
 # Of `TrialResult.seconds`: one image with noise through the certified function, in a batch.
 NOISY_IMAGE = "noisy_image"
@@ -43,7 +45,8 @@ class Scores:
         images: number of certified images.
         average_certified_radius: mean over images of the radius where correct, else 0.
         certified_accuracy: share of all images that are correct with at least the radius.
-        abstention_rate: share of images without a prediction.
+        abstention_rate: share of images without a certified class, those among them whose selected
+            class is wrong included (`CertificateTable.shares` tells both apart).
     """
 
     images: CountOrZero
@@ -87,6 +90,7 @@ class TrialResult:
             noisy_image (`decrop.certification.noisy_image_seconds`).
         image_shape: channels, height and width; None in results of before it was recorded.
         agreement: of a black box, share of held-out images on which its surrogate predicts as it.
+        layout: of images in memory, when the certified function takes them.
     """
 
     split: Split
@@ -100,6 +104,32 @@ class TrialResult:
     seconds: Annotated[dict[Word, Seconds], Field(max_length=100)]
     image_shape: tuple[Side, Side, Side] | None = None
     agreement: Share | None = None
+    layout: Layout = "channels_last"
+
+    def record(self, config: TrialConfig, estimation_samples: int) -> CertificationRecord:
+        """Return the record of the certificates that it sums up.
+
+        Args:
+            config: settings of the trial.
+            estimation_samples: N, or the most of them where images stop early.
+        """
+        return CertificationRecord(
+            sigma=config.sigma,
+            certification=config.certification,
+            estimation_samples=estimation_samples,
+            split=self.split,
+            images=self.scores.images,
+            seed=config.seed,
+            device=self.device,
+            precision=self.precision,
+            chunk_size=config.execution.chunk_size,
+            chunks_per_batch=self.chunks_per_batch,
+            hashes={
+                name: self.hashes[name]
+                for name in ("classifier", "certified_images")
+                if name in self.hashes
+            },
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the flat mapping of `result.json`."""

@@ -16,8 +16,12 @@ def derive_seed(seed: int, *names: str | int) -> int:
     Streams with different names are statistically independent; the same names give the same stream
     on every machine and in every process.
     """
-    text = "\x1f".join([str(seed), *(f"{type(name).__name__}:{name}" for name in names)])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> (64 - _BITS)
+    return int.from_bytes(_digest(seed, names)[:8], "big") >> (64 - _BITS)
+
+
+def derive_key(seed: int, *names: str | int) -> int:
+    """Derive the 128-bit key of a named stream, as `derive_seed` derives its seed."""
+    return int.from_bytes(_digest(seed, names)[:16], "big")
 
 
 def torch_generator(
@@ -47,3 +51,8 @@ def seeded_globals(seed: int, *names: str | int) -> Iterator[None]:
             yield
         finally:
             np.random.set_state(numpy_state)
+
+
+def _digest(seed: int, names: tuple[str | int, ...]) -> bytes:
+    text = "\x1f".join([str(seed), *(f"{type(name).__name__}:{name}" for name in names)])
+    return hashlib.sha256(text.encode()).digest()

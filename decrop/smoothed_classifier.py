@@ -14,16 +14,22 @@ from torch import Tensor, nn
 
 from decrop.bundle import Bundle, load_bundle
 from decrop.bundle.layout import checked_files
-from decrop.certification import certify_task, local_sampler, sampling_task
+from decrop.certification import (
+    certify_task,
+    local_sampler,
+    sampling_task,
+    with_fitting_execution,
+)
 from decrop.classifiers.stored import file_or_url
 from decrop.config import TrialConfig
 from decrop.errors import InputError
 from decrop.smoothing.certificates import Integers, smoothed_predictions
-from decrop.smoothing.certify import CertificationOutcome, class_counts
+from decrop.smoothing.certify import CertificationOutcome, certified_nearby, class_counts
 from decrop.smoothing.collect import OnProgress
 from decrop.smoothing.execution import resolve_device
+from decrop.smoothing.noise import PixelGrid, as_pixels
 from decrop.smoothing.rejection import rejection_predictions
-from decrop.smoothing.sampling import SamplingTask, as_pixels
+from decrop.smoothing.sampling import SamplingTask
 
 Device = Literal["auto", "cpu", "cuda"]
 Images = Tensor | NDArray[Any]
@@ -72,9 +78,12 @@ class SmoothedClassifier(ModelHubMixin):
     """The smoothed classifier of a bundle: what it answers most often under Gaussian noise.
 
     Images are [B, C, H, W], uint8, or floats in [0,1] that are computed with as float32; tensors or
-    arrays. With `indices`, which number them in the split that the bundle certified, the noise is
-    the recorded one, so that answers can be repeated. Without, it is new in every call: the
-    guarantees are about noise that the images were not chosen by.
+    arrays. Noise on a grid (`decrop.smoothing.noise`) is added to the nearest grid points, which
+    8-bit images are: the certified radius of other floats is smaller by their distance.
+
+    With `indices`, which number the images in the split that the bundle certified, the noise is the
+    recorded one, so that answers can be repeated. Without, it is new in every call: the guarantees
+    are about noise that the images were not chosen by.
 
     `save_pretrained`, `push_to_hub` and `from_pretrained` follow huggingface_hub's conventions;
     what they save is the bundle, byte for byte, and the last takes the options of `load`.
@@ -98,6 +107,7 @@ class SmoothedClassifier(ModelHubMixin):
         self.bundle = bundle
         self.device = resolve_device(device or bundle.config.execution.device)
         self._folder = folder
+        self._config = self._fitting(bundle)
         self._denoiser = copy.deepcopy(bundle.denoiser).to(self.device)
 
     @property
@@ -180,9 +190,12 @@ class SmoothedClassifier(ModelHubMixin):
             most = len(self.class_names) - 1
             known = _numbers("labels", labels, len(task.images), most=most).numpy()
         sampler = local_sampler(config)(task)
-        return certify_task(
+        outcome = certify_task(
             config, task, sampler, known, self.bundle.estimation_samples, on_progress
         )
+        if task.noise != "grid":
+            return outcome
+        return certified_nearby(outcome, PixelGrid.of(task.sigma).distance(task.images))
 
     def denoise(self, images: Images) -> Tensor:
         """Return denoised images, float32 [B, C, H, W] in [0,1] pixels, on the CPU.
@@ -246,11 +259,15 @@ class SmoothedClassifier(ModelHubMixin):
             folder = Path(downloaded)
         return load(folder, **model_kwargs)
 
+    def _fitting(self, bundle: Bundle) -> TrialConfig:
+        execution = bundle.config.execution.model_copy(update={"device": self.device.type})
+        config = bundle.config.model_copy(update={"execution": execution})
+        shape = bundle.result.image_shape
+        return config if shape is None else with_fitting_execution(config, bundle.network, shape)
+
     def _task(self, images: Images, indices: Numbers | None) -> tuple[TrialConfig, SamplingTask]:
         """Return the settings and the work, with noise that is new unless images are numbered."""
-        config = self.bundle.config
-        execution = config.execution.model_copy(update={"device": self.device.type})
-        config = config.model_copy(update={"execution": execution})
+        config = self._config
         checked = self._checked(images)
         if indices is None:
             config = config.model_copy(update={"seed": secrets.randbits(_SEED_BITS)})

@@ -21,6 +21,7 @@ from decrop.errors import InputError
 from decrop.files import read_json, sha256_of_json, write_json
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.training.surrogate import OnCount, surrogate_to_train
+from decrop.trial_files import keep_inputs
 
 
 class SurrogateFolder(ClassifierFolder):
@@ -76,18 +77,15 @@ def steal_classifier(
             f"classifier.surrogate.weights: {given.settings.weights} is a surrogate already; to "
             "steal another one, set it to null."
         )
+    keep_inputs(folder.inputs_path, {"limited_data": limited.all.content_hash()})
     if folder.report_path.exists():
         finished: dict[str, Any] = read_json(folder.report_path)
-        if finished["limited_data"] != limited.all.content_hash():
-            raise InputError(
-                f"{folder.path} holds a surrogate stolen with other images; choose another folder "
-                "with --out."
-            )
         return {**finished, "asked_now": 0}
     write_settings(folder, config)
     if on_begin is not None:
         on_begin(given.queries)
     target = endpoint_classifier(config.classifier, dataset, folder.ledger_path)
+    keep_inputs(folder.inputs_path, {"classifier": target.content_hash()})
     answers = given.ask(target, ContentCache(folder.answers_path), on_asked)
     trainer = given.trainer(answers, device)
     origin = sha256_of_json(given.determined_by(target, device))

@@ -11,8 +11,9 @@ from decrop.cache import ContentCache, Tensors
 from decrop.certification import (
     MakeSampler,
     certificate_table,
+    last_estimation_samples,
     local_sampler,
-    most_estimation_samples,
+    with_fitting_execution,
     with_recorded_batch_size,
 )
 from decrop.classifiers.stored import AnyClassifier
@@ -28,6 +29,7 @@ from decrop.trained_part import ClassifierPart, DenoiserPart, TrainedPart
 from decrop.training.denoiser import DenoiserTrainer
 from decrop.training.prior import prior_weights
 from decrop.trial_files import (
+    keep_inputs,
     load_progress,
     read_reports,
     save_outcome,
@@ -103,16 +105,24 @@ def run_trial(
             after each group of draws of the last certification, which are in its journal.
 
     Raises:
+        ChangedInputsError: the folder was begun with another classifier or other data.
         TrialStoppedError: `should_stop` said so.
     """
     device = resolve_device(config.execution.device)
     make_sampler = make_sampler or local_sampler(config)
+    keep_inputs(folder.inputs_path, inputs.hashes_of(config, split))
     write_json(folder.config_path, config.model_dump(mode="json"))
     reports = [Report(**report) for report in read_reports(folder)]
     yield from reports
     if reports and reports[-1].finished:
         return
 
+    config = with_fitting_execution(
+        config,
+        inputs.classifier,
+        tuple(inputs.test.images.shape[1:]),
+        trained_through=not config.trains_classifier,
+    )
     part: TrainedPart
     if config.trains_classifier:
         part = ClassifierPart(config, inputs, split, device)
@@ -154,7 +164,7 @@ def run_trial(
             epoch = _keep_best(folder, part, reports, scores, epoch, finished=finished)
         if finished:
             table = certify(
-                estimation_samples=_last_estimation_samples(config, split),
+                estimation_samples=last_estimation_samples(config.certification, split),
                 journal=folder.counts_path,
                 on_certified=stopping_between_groups(should_stop, on_certified),
             )
@@ -326,9 +336,3 @@ def _keep_best(
         return epoch
     part.restore(folder)
     return best.epoch
-
-
-def _last_estimation_samples(config: TrialConfig, split: Split) -> int:
-    if split == "test":
-        return most_estimation_samples(config.certification)
-    return config.certification.held_out_samples

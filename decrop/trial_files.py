@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from decrop.classifiers.classifier import Classifier
 from decrop.config import TrialConfig
+from decrop.errors import InputError
 from decrop.evaluation.plots import certificates_figure, training_curves_figure
 from decrop.evaluation.samples import features_figure, samples_figure
 from decrop.evaluation.table import CertificateTable
@@ -30,6 +31,22 @@ TRAINING_FIGURE = "training.png"
 ACCURACY_FIGURE = "certified_accuracy.png"
 SAMPLES_FIGURE = "samples.png"
 FEATURES_FIGURE = "features.png"
+
+# What a changed content hash means, by the role of what has it.
+_CHANGED = {
+    "classifier": "another classifier",
+    "surrogate": "another surrogate",
+    "denoiser": "another denoiser",
+    "initial_weights": "other initial weights",
+    "limited_data": "other limited data",
+    "training_images": "other training images",
+    "test_images": "other test images",
+}
+_SHOWN_DIGITS = 12
+
+
+class ChangedInputsError(InputError):
+    """A folder's work cannot go on, for what lies at the paths of its settings is another."""
 
 
 class Record(Protocol):
@@ -53,6 +70,46 @@ class Trainer(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state that `state_dict` returned."""
         ...
+
+
+def check_inputs_kept(
+    path: Path, found: Mapping[str, str], *, recorded: Mapping[str, str] | None = None
+) -> None:
+    """Refuse to go on with anything else than what a folder was begun with.
+
+    Args:
+        path: the folder's `inputs.json`; without one it was not begun.
+        found: content hashes by role.
+        recorded: what `path` holds, where it was read already.
+
+    Raises:
+        ChangedInputsError: a role that both have has another hash.
+    """
+    if recorded is None:
+        recorded = read_json(path) if path.exists() else {}
+    changed = [
+        f"{_CHANGED.get(role, role)} ({recorded[role][:_SHOWN_DIGITS]}, now "
+        f"{digest[:_SHOWN_DIGITS]})"
+        for role, digest in found.items()
+        if recorded.get(role, digest) != digest
+    ]
+    if changed:
+        raise ChangedInputsError(
+            f"{path.parent} was begun with {' and '.join(changed)}; put back what lay there, or "
+            "begin anew in another folder."
+        )
+
+
+def keep_inputs(path: Path, found: Mapping[str, str]) -> None:
+    """Write `inputs.json`, unless the folder was begun with something else.
+
+    Raises:
+        ChangedInputsError: it was.
+    """
+    recorded = read_json(path) if path.exists() else {}
+    check_inputs_kept(path, found, recorded=recorded)
+    if not found.items() <= recorded.items():
+        write_json(path, {**recorded, **found})
 
 
 def save_progress(folder: TrialFolder, trainer: Trainer) -> None:
@@ -145,7 +202,7 @@ def save_outcome(
     folder: TrialFolder, result: TrialResult, table: CertificateTable, *, title: str
 ) -> None:
     """Write certificates, their picture and, last, the result."""
-    write_whole(folder.certificates_path, table.write_tsv)
+    table.write(folder.certificates_path)
     save_figure(certificates_figure({title: table}), folder.figures_path / ACCURACY_FIGURE)
     write_json(folder.result_path, result.to_json())
     folder.counts_path.unlink(missing_ok=True)

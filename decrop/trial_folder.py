@@ -9,6 +9,7 @@ class TrialFolder:
     Attributes:
         path: the folder.
         config_path: the settings.
+        inputs_path: content hashes of what it works on, by role.
         execution_path: the batch size that its certificates are computed in.
         checkpoint_path: the state to resume from.
         history_path: one record an epoch.
@@ -25,6 +26,7 @@ class TrialFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config_path = path / "config.json"
+        self.inputs_path = path / "inputs.json"
         self.execution_path = path / "execution.json"
         self.checkpoint_path = path / "checkpoint.pt"
         self.history_path = path / "history.json"

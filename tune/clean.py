@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from decrop.fence import fence_of
 from tune.directory import SweepDirectory, SweepTrialFolder
 from tune.leaderboard.ranking import chosen, ranking, sweep_top
 
@@ -72,8 +73,13 @@ def plan_removal(directory: SweepDirectory, top: int | None = None) -> Removal:
 
 
 def remove(removal: Removal) -> None:
-    """Remove the files."""
+    """Remove the files.
+
+    Raises:
+        LostFolderError: another process has taken the sweep over.
+    """
     for path in removal.files:
+        fence_of(path)
         path.unlink(missing_ok=True)
 
 

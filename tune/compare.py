@@ -11,23 +11,26 @@ from decrop.config import CertificationSettings
 from decrop.errors import InputError
 from decrop.evaluation.accuracy import certified_correct, exact_interval
 from decrop.evaluation.plots import certificates_figure
-from decrop.evaluation.table import CertificateTable
+from decrop.evaluation.table import CertificateTable, Shares
 from decrop.files import write_text
 from decrop.result import Scores, radius_key
 from decrop.trial_files import save_figure
 from tune.directory import SweepDirectory
 from tune.export import trial_number
-from tune.leaderboard.comparing import Comparisons, compare
-from tune.leaderboard.entries import read_certificates
+from tune.leaderboard.certificates import read_final
+from tune.leaderboard.comparing import Comparisons, compare, differences
 from tune.leaderboard.metric import Metric
 from tune.leaderboard.ranking import ranking
 from tune.leaderboard.wording import (
+    SHARES_CAPTION,
+    SHARES_HEADS,
     UNDEFENDED,
     difference_cell,
     difference_sentence,
     headline_radius,
+    share_cells,
 )
-from tune.tables import TextTable, percentage_cell
+from tune.tables import TextTable, percentage_cell, with_remarks
 
 FIGURE, TEXT = "compare.png", "compare.md"
 _NO_DENOISER = "undefended"
@@ -40,16 +43,12 @@ class Certified:
     Attributes:
         target: as it was given.
         name: a short one.
-        table: its certificates.
-        radii: at which certified accuracy was asked for; None if that is unknown.
-        images: hash of the certified images; None if that is unknown.
+        table: its certificates, with their record if it is known.
     """
 
     target: str
     name: str
     table: CertificateTable
-    radii: tuple[float, ...] | None
-    images: str | None
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,9 @@ class ComparedRow:
         certified_accuracy: share of all images, by radius.
         intervals: exact 95 % intervals of the certified accuracies, by radius.
         average_certified_radius: in [0,1] pixels.
-        abstention_rate: share of images without a prediction.
+        shares: of images certified correct, misclassified, and neither.
         against_first: compared with the first, by radius; None for the first itself.
+        measured_otherwise: settings in which it differs from the first; empty if in none.
     """
 
     name: str
@@ -71,8 +71,9 @@ class ComparedRow:
     certified_accuracy: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     average_certified_radius: float
-    abstention_rate: float
+    shares: Shares
     against_first: Comparisons | None
+    measured_otherwise: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,9 @@ def read_certified(target: str) -> Certified:
     """
     path = Path(target)
     if path.is_file():
-        return Certified(target, path.name, CertificateTable.read_tsv(path), None, None)
+        return Certified(target, path.name, CertificateTable.read_tsv(path))
     if path.is_dir() and not SweepDirectory(path).record_path.exists():
-        config, result, table = read_bundle(path)
-        radii = config.certification.radii
-        return Certified(target, path.name, table, radii, result.hashes["certified_images"])
+        return Certified(target, path.name, read_bundle(path)[2])
     if path.is_dir():
         return _of_sweep(target, path, "best")
     folder, separator, selector = target.rpartition(":")
@@ -116,8 +115,8 @@ def read_certified(target: str) -> Certified:
 def place_side_by_side(sources: Sequence[Certified]) -> SideBySide:
     """Compare each source with the first, paired over the same images.
 
-    The p-values of one radius are Holm-adjusted over the sources. The radii are those of the first
-    source that tells them.
+    The p-values are Holm-adjusted over the sources and radii. The radii are those of the first
+    source that tells them. What was measured otherwise than the first is said of each.
 
     Raises:
         InputError: fewer than two sources, one twice, or others than the same images.
@@ -126,8 +125,8 @@ def place_side_by_side(sources: Sequence[Certified]) -> SideBySide:
     first = sources[0]
     for other in sources[1:]:
         _check_same_images(first, other)
-    told = [source.radii for source in sources if source.radii is not None]
-    radii = told[0] if told else CertificationSettings().radii
+    told = [source.table.record for source in sources if source.table.record is not None]
+    radii = (told[0].certification if told else CertificationSettings()).radii
     against = compare(
         {
             name: ([source.table], [first.table])
@@ -136,18 +135,28 @@ def place_side_by_side(sources: Sequence[Certified]) -> SideBySide:
         radii,
     )
     radius = headline_radius(radii, Metric())
+    otherwise = {
+        name: differences(source.table.record, first.table.record)
+        for name, source in zip(names[1:], sources[1:], strict=True)
+    }
+    sentences = [
+        difference_sentence(
+            f"“{name}”", "certifies", f"“{names[0]}”", compared[radius_key(radius)], radius
+        )
+        for name, compared in against.items()
+    ]
+    sentences += [
+        f"“{name}” was measured otherwise: {remark}."
+        for name, remark in otherwise.items()
+        if remark
+    ]
     return SideBySide(
         radii=radii,
         rows=[
-            _row(name, source.table, radii, against.get(name))
+            _row(name, source.table, radii, against.get(name), otherwise.get(name, ""))
             for name, source in zip(names, sources, strict=True)
         ],
-        summary=" ".join(
-            difference_sentence(
-                f"“{name}”", "certifies", f"“{names[0]}”", compared[radius_key(radius)], radius
-            )
-            for name, compared in against.items()
-        ),
+        summary=" ".join(sentences),
     )
 
 
@@ -168,7 +177,7 @@ def side_by_side_tables(board: SideBySide, *, decimals: int = 1) -> list[TextTab
                 for key in keys
             ),
             f"{row.average_certified_radius:.3f}",
-            f"{100 * row.abstention_rate:.1f}",
+            *share_cells(row.shares),
         ]
         for row in board.rows
     ]
@@ -177,19 +186,26 @@ def side_by_side_tables(board: SideBySide, *, decimals: int = 1) -> list[TextTab
         for row in board.rows
         if row.against_first is not None
     ]
+    remarks = [row.measured_otherwise for row in board.rows]
     return [
-        TextTable(
-            f"Certified accuracy in %, with exact 95 % intervals, on the same "
-            f"{board.rows[0].images} images; average certified radius; abstentions in %.",
-            ["", *heads, "average radius", "abstains"],
-            accuracies,
+        with_remarks(
+            TextTable(
+                f"Certified accuracy in %, with exact 95 % intervals, on the same "
+                f"{board.rows[0].images} images; average certified radius; {SHARES_CAPTION}.",
+                ["", *heads, "average radius", *SHARES_HEADS],
+                accuracies,
+            ),
+            remarks,
         ),
-        TextTable(
-            f"Difference of certified accuracy to “{board.rows[0].name}” in points, with 95 % "
-            "intervals (Bonett and Price); p of the exact paired test (McNemar's), Holm-adjusted "
-            "over the rows of a radius.",
-            ["", *heads],
-            differences,
+        with_remarks(
+            TextTable(
+                f"Difference of certified accuracy to “{board.rows[0].name}” in points, with 95 % "
+                "intervals (Bonett and Price); p of the exact paired test (McNemar's), "
+                "Holm-adjusted over all rows and radii of the table.",
+                ["", *heads],
+                differences,
+            ),
+            remarks[1:],
         ),
     ]
 
@@ -221,26 +237,19 @@ def _unique_names(sources: Sequence[Certified]) -> list[str]:
 def _of_sweep(target: str, path: Path, selector: str) -> Certified:
     directory = SweepDirectory.open(path)
     if selector == _NO_DENOISER:
-        folder, name = directory.undefended, UNDEFENDED
+        number, folder, name = None, directory.undefended, UNDEFENDED
     else:
-        number = _certified_trial(directory) if selector == "best" else None
-        number = trial_number(directory, selector, source=target) if number is None else number
+        best = _certified_trial(directory) if selector == "best" else None
+        number = trial_number(directory, selector, source=target) if best is None else best
         folder = directory.final(number)
         record = folder.read_record()
         name = f"trial {number}" if record is None else record.name
-    result = folder.read_result()
-    if result is None:
+    if not folder.result_path.exists():
         certified = ", ".join(map(str, directory.final_numbers())) or "none"
         raise InputError(
             f"{target}: {name} is not certified on test images; certified trials are {certified}."
         )
-    return Certified(
-        target,
-        f"{path.resolve().name}: {name}",
-        read_certificates(folder),
-        tuple(float(radius) for radius in result["certified_accuracy"]),
-        result["hashes"].get("certified_images"),
-    )
+    return Certified(target, f"{path.resolve().name}: {name}", read_final(directory, number))
 
 
 def _certified_trial(directory: SweepDirectory) -> int | None:
@@ -249,11 +258,11 @@ def _certified_trial(directory: SweepDirectory) -> int | None:
 
 
 def _check_same_images(first: Certified, other: Certified) -> None:
-    known = first.images is not None and other.images is not None
+    ours, theirs = first.table.record, other.table.record
     same_rows = np.array_equal(first.table.idx, other.table.idx) and np.array_equal(
         first.table.label, other.table.label
     )
-    if not same_rows or (known and first.images != other.images):
+    if not same_rows or (ours and theirs and not ours.of_the_same_images(theirs)):
         raise InputError(
             f"{first.target} and {other.target} are not certified on the same images; certify one "
             "on those of the other with `decrop certify`."
@@ -265,6 +274,7 @@ def _row(
     table: CertificateTable,
     radii: tuple[float, ...],
     against_first: Comparisons | None,
+    measured_otherwise: str,
 ) -> ComparedRow:
     scores = Scores.of(table, radii)
     successes = certified_correct(table.predict, table.radius, table.label, radii).sum(axis=1)
@@ -277,6 +287,7 @@ def _row(
             radius_key(radius): (float(low[i]), float(high[i])) for i, radius in enumerate(radii)
         },
         average_certified_radius=scores.average_certified_radius,
-        abstention_rate=scores.abstention_rate,
+        shares=table.shares,
         against_first=against_first,
+        measured_otherwise=measured_otherwise,
     )

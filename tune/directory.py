@@ -4,7 +4,7 @@ import os
 import re
 import reprlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -15,9 +15,9 @@ from decrop.config import (
     CountOrZero,
     FreeMapping,
     LongText,
+    RecordedTrialConfig,
     Settings,
     Text,
-    TrialConfig,
     Word,
 )
 from decrop.errors import InputError
@@ -50,7 +50,7 @@ class TrialRecord(Settings):
     number: CountOrZero = Field(description="Number of the trial; 0 is the reference.")
     reference: bool = Field(description="Whether it is the trial that the others are compared to.")
     parameters: FreeMapping = Field(description="Sampled values by dotted path.")
-    config: TrialConfig = Field(description="All settings, the sampled ones included.")
+    config: RecordedTrialConfig = Field(description="All settings, the sampled ones included.")
     row: Text | None = Field(default=None, description="Row of the table that it is a trial of.")
 
     @property
@@ -99,7 +99,6 @@ class SweepTrialFolder(TrialFolder):
         self.record_path = path / "trial.json"
         self.state_path = path / "state.json"
         self.code_path = path / "code.json"
-        self.inputs_path = path / "inputs.json"
         self.system_path = path / "system.json"
         self.samples_path = path / "samples.json"
 
@@ -206,6 +205,7 @@ class SweepDirectory:
         self.mlflow_database_path = path / OWN_STORE
         self.mlflow_artifacts_path = path / OWN_ARTIFACTS
         self.driver_path = path / ".driver.lock"
+        self.fences_path = path / ".driver"
         self.stop_path = path / ".stop"
 
     @classmethod
@@ -292,6 +292,15 @@ class SweepDirectory:
     def retrained_seeds(self, number: int) -> list[int]:
         """Return the seeds other than its own that a trial is retrained from, increasing."""
         return _numbered_folders(self._seeds_path(number))
+
+    def training_folders(self) -> Iterator[SweepTrialFolder]:
+        """Yield the folders of all trials and retrainings."""
+        for number in self.trial_numbers():
+            yield self.trial(number)
+        for number in self.final_numbers():
+            yield self.final(number)
+            for seed in self.retrained_seeds(number):
+                yield SweepTrialFolder(self._seeds_path(number) / str(seed))
 
     def _seeds_path(self, number: int) -> Path:
         return self.final(number).path / "seeds"

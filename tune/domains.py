@@ -14,6 +14,7 @@ from optuna.distributions import (
 from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, model_validator
 
 from decrop.config import Count, Number, Settings, Text, TrialConfig
+from decrop.config.measuring import measures
 from decrop.config.settings import bounded
 from decrop.documents import Document, blame, explain, set_dotted, show
 from decrop.errors import InputError
@@ -174,8 +175,9 @@ def check_space(
         assigned: Dotted paths given by `--set`, those of domains starting with `space.`.
 
     Raises:
-        InputError: a path is no setting, `when` names no choice or none of its values or goes in a
-            circle, no trial can have the domain, or the schema refuses one of its values.
+        InputError: a path is no setting or one by which trials are measured, `when` names no choice
+            or none of its values or goes in a circle, no trial can have the domain, or the schema
+            refuses one of its values.
     """
 
     def check_each(check: Callable[[str], None]) -> None:
@@ -186,12 +188,21 @@ def check_space(
                 blamed = blame(f"space.{path}", source, assigned)
                 raise InputError(f"{blamed}: space.{path}: {error}") from None
 
+    check_each(_check_searched)
     check_each(lambda path: _check_when(space[path], space))
     try:
         ordered(space)
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
     check_each(lambda path: _check_values(path, space, document))
+
+
+def _check_searched(path: str) -> None:
+    if measures(path):
+        raise InputError(
+            "must be the same in all trials, for it decides how they are measured, and a search "
+            "would choose what measures kindly, not what is robust; set it under trial."
+        )
 
 
 def _check_when(domain: Domain, space: Space) -> None:

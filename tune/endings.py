@@ -8,7 +8,7 @@ from ray.tune.stopper import Stopper
 from tune.directory import SweepDirectory
 from tune.failures import common_cause
 from tune.stopping import SweepStop
-from tune.trial import FULL_DISK, STOPPED
+from tune.trial import CAUSE, REASON, STOPPED
 
 # So many trials that fail one after another have a cause that the next one has too.
 FAILURES_IN_A_ROW = 10
@@ -16,13 +16,12 @@ FAILURES_IN_A_ROW = 10
 
 class EndingsCallback(Callback):
     """Keeps count of the trials that run, and ends the search when too many in a row fail
-    or a disk is full.
+    or one of them cannot go on for a reason that is not its own.
 
     It comes after the callback that writes down how a trial ended.
 
     Attributes:
-        cause: what those trials failed with, or what could not be written; None unless that ended
-            the search.
+        cause: what those trials failed with, or that reason; None unless it ended the search.
     """
 
     def __init__(self, directory: SweepDirectory, stop: SweepStop) -> None:
@@ -50,9 +49,9 @@ class EndingsCallback(Callback):
         self._running.discard(trial.config["number"])
         if not trial.last_result.get(STOPPED):
             self._errors.clear()
-        elif FULL_DISK in trial.last_result:
-            self.cause = trial.last_result[FULL_DISK]
-            self._stop.request("disk")
+        elif REASON in trial.last_result:
+            self.cause = trial.last_result[CAUSE]
+            self._stop.request(trial.last_result[REASON])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Count a failure, and end the search when there are too many in a row."""

@@ -52,10 +52,12 @@ def export_trial(
     onnx: bool = False,
     torch_export: bool = False,
     license_id: str = "unknown",
+    trust_code: bool = False,
 ) -> None:
     """Export a trial: trained on the whole limited data if it was chosen, else as it was ranked.
 
-    The options are those of `decrop.bundle.export_bundle`.
+    The options are those of `decrop.bundle.export_bundle`, and `trust_code`: whether the function
+    or model that the directory names for its classifier may be imported.
 
     Raises:
         InputError: there is no such finished trial, the destination exists, or an option cannot be
@@ -79,11 +81,14 @@ def export_trial(
         )
     record = directory.trial(number).read_record()
     trained = record is not None and record.config.trains_classifier
-    # A sweep directory is the user's own.
     stored = directory.classifier_path(result["hashes"]["classifier"])
     if trained:
         stored = folder.classifier_path
-    classifier, class_names = load_stored_classifier(stored, trust_code=True)
+    # An endpoint is described, not asked.
+    endpoint = None
+    if record is not None and record.config.classifier.asked is not None:
+        endpoint = record.config.classifier.source
+    classifier, class_names = load_stored_classifier(stored, given=endpoint, trust_code=trust_code)
     position = list(scores).index(number) + 1
     name = directory.read_record().name
     row = record is not None and record.row is not None

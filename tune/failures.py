@@ -2,8 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
+from decrop.fence import LostFolderError
 from decrop.files import is_full_disk
+from decrop.trial_files import ChangedInputsError
+
+# Why a sweep stops before all its work is done.
+Reason = Literal["interrupted", "time", "failures", "disk", "inputs", "lost"]
 
 
 def last_line(text: str) -> str:
@@ -11,16 +17,22 @@ def last_line(text: str) -> str:
     return text.strip().splitlines()[-1]
 
 
-def full_disk(error: BaseException) -> str | None:
-    """Return what could not be written if a full disk is behind an error, None otherwise.
+def ends_sweep(error: BaseException) -> tuple[Reason, str] | None:
+    """Return why a sweep must stop for an error that is no trial's own; None for any other.
 
     Ray hands on the errors of other processes as the cause of its own.
     """
-    full = [raised for raised in _behind(error) if is_full_disk(raised)]
+    raised = list(_behind(error))
+    for found in raised:
+        if isinstance(found, ChangedInputsError):
+            return "inputs", str(found)
+        if isinstance(found, LostFolderError):
+            return "lost", str(found)
+    full = [found for found in raised if isinstance(found, OSError) and is_full_disk(found)]
     if not full:
         return None
-    named = next((raised.filename for raised in full if raised.filename), "a file")
-    return f"the disk is full: {named} could not be written"
+    named = next((found.filename for found in full if found.filename), "a file")
+    return "disk", f"the disk is full: {named} could not be written"
 
 
 def common_cause(errors: Sequence[str]) -> tuple[str, int]:
@@ -38,14 +50,13 @@ def common_cause(errors: Sequence[str]) -> tuple[str, int]:
     return message, count
 
 
-def _behind(error: BaseException) -> Iterator[OSError]:
-    """Yield the errors of the operating system that have led to an error, the last one first."""
+def _behind(error: BaseException) -> Iterator[BaseException]:
+    """Yield the errors that have led to an error, the last one first."""
     current: BaseException | None = error
     while current is not None:
         handed_on = getattr(current, "cause", None)
         raised = handed_on if isinstance(handed_on, BaseException) else current
-        if isinstance(raised, OSError):
-            yield raised
+        yield raised
         current = raised.__cause__ or raised.__context__
 
 

@@ -10,10 +10,11 @@ from rich.console import Console
 from decrop.classifier_certificates import certify_undefended
 from decrop.config import TrialConfig
 from decrop.errors import InputError
+from decrop.fence import fenced
 from decrop.trial import TrialStoppedError, stopping_between_groups
 from tune.directory import SweepDirectory, SweepTrialFolder, TrialRecord
 from tune.drawn import SamplesDrawn
-from tune.failures import full_disk, last_line
+from tune.failures import ends_sweep, last_line
 from tune.job import SweepJob, end_trial, run_recorded
 from tune.space import reference_config
 from tune.stopping import SweepStop
@@ -59,7 +60,7 @@ def certify_finals(
     state and end.
 
     Raises:
-        RayError: a disk is full, on the host of one of them.
+        RayError: one of them has met what ends the sweep (`ends_sweep`).
     """
     claim = job.claims.trial
     options = {"num_cpus": claim.cpu, "num_gpus": claim.gpu}
@@ -76,7 +77,7 @@ def certify_finals(
             try:
                 certified = ray.get(ref)
             except RayError as error:
-                if full_disk(error) is not None:
+                if ends_sweep(error) is not None:
                     raise
                 # The traceback is in the trial's folder; the others are still worth certifying.
                 line = last_line(str(error))
@@ -137,17 +138,18 @@ def _undefended(job: SweepJob, config: TrialConfig) -> bool:
         return False
     folder = job.directory.undefended
     drawn = SamplesDrawn(folder.read_samples())
-    try:
-        inputs = job.inputs_for(config)
-        certify_undefended(
-            config,
-            inputs,
-            folder,
-            make_sampler=job.make_sampler(config, drawn, alone=inputs.target is not None),
-            on_certified=stopping_between_groups(job.stopping),
-        )
-    except TrialStoppedError:
-        return False
-    finally:
-        folder.write_samples(drawn)
+    with fenced(job.path, job.fence):
+        try:
+            inputs = job.inputs_for(config)
+            certify_undefended(
+                config,
+                inputs,
+                folder,
+                make_sampler=job.make_sampler(config, drawn, alone=inputs.target is not None),
+                on_certified=stopping_between_groups(job.stopping),
+            )
+        except TrialStoppedError:
+            return False
+        finally:
+            folder.write_samples(drawn)
     return True

@@ -30,7 +30,7 @@ def check_held_out(document: Mapping[str, Any], space: Space, rows: Rows, *, sou
         InputError: one is, or what is varied has no effect where there is no denoiser.
     """
     configs = list(_configs(document, space, rows))
-    varied = _classifiers_differ(configs) if rows else _varies_classifiers(configs, space)
+    varied = _classifiers_differ(configs) if rows else _varies_classifiers(space)
     for config in configs:
         training = config.classifier.training
         if training is None or training.trained_on != "all":
@@ -75,12 +75,11 @@ def _classifiers_differ(configs: list[TrialConfig]) -> bool:
     return len(trained) > 1
 
 
-def _varies_classifiers(configs: list[TrialConfig], space: Space) -> bool:
+def _varies_classifiers(space: Space) -> bool:
     """Tell whether trials train different classifiers."""
-    if any(path.startswith("classifier.training.") for path in space):
-        return True
-    noisy = any(_noise(config) is not None for config in configs)
-    return "classifier.source" in space or ("sigma" in space and noisy)
+    return "classifier.source" in space or any(
+        path.startswith("classifier.training.") for path in space
+    )
 
 
 def _noise(config: TrialConfig) -> float | None:

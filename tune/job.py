@@ -14,6 +14,7 @@ from decrop.certification import MakeSampler, local_sampler
 from decrop.classifier_certificates import certify_trained_classifier
 from decrop.classifiers.stored import store_classifier
 from decrop.config import TrialConfig
+from decrop.fence import fenced
 from decrop.files import write_json
 from decrop.inputs import TrialInputs, load_inputs
 from decrop.result import Split
@@ -25,10 +26,11 @@ from decrop.trial import (
     stopping_between_groups,
     stopping_epoch,
 )
+from decrop.trial_files import check_inputs_kept
 from tune.cluster import Claims
 from tune.directory import State, SweepDirectory, SweepTrialFolder, TrialRecord, TrialState
 from tune.drawn import SamplesDrawn
-from tune.failures import full_disk
+from tune.failures import ends_sweep
 from tune.monitor import code_record, monitored
 from tune.shards import ShardedSampler
 from tune.space import reference_config, trains_classifiers, trial_config_for, varied_paths
@@ -47,12 +49,14 @@ class SweepJob:
         sweep: its settings.
         claims: what its processes take of the cluster.
         inputs: classifier and data, None where trials differ in them and load their own.
+        fence: through which they write (`tune.driver`), None where there is no driver.
     """
 
     path: Path
     sweep: SweepConfig
     claims: Claims
     inputs: TrialInputs | None
+    fence: Path | None = None
 
     @property
     def directory(self) -> SweepDirectory:
@@ -86,6 +90,28 @@ class SweepJob:
         )
         self.store_classifier(inputs)
         return inputs
+
+    def check_inputs_kept(self, config: TrialConfig, found: Mapping[str, str]) -> None:
+        """Check that what settings name is still what other trainings of the sweep have had.
+
+        Args:
+            config: of a training.
+            found: content hashes of what it reads, by role.
+
+        Raises:
+            ChangedInputsError: the classifier or a dataset has changed.
+        """
+        ours = _naming(config)
+        for folder, other in self._begun():
+            theirs = _naming(other)
+            same = {role: digest for role, digest in found.items() if theirs[role] == ours[role]}
+            check_inputs_kept(folder.inputs_path, same)
+
+    def _begun(self) -> Iterator[tuple[SweepTrialFolder, TrialConfig]]:
+        for folder in self.directory.training_folders():
+            if (record := folder.read_record()) is not None:
+                yield folder, record.config
+        yield self.directory.undefended, reference_config(self.sweep)
 
     def _shares_seed(self, config: TrialConfig) -> bool:
         # A surrogate is trained from the trial's own seed, on answers that all seeds share.
@@ -146,17 +172,38 @@ def _trained_with_noise(config: TrialConfig) -> bool:
     return training is not None and training.noisy and training.sigma is None
 
 
+def _naming(config: TrialConfig) -> dict[str, Any]:
+    """Return, for each role of what a training reads, the settings that say what it is."""
+    config = config.without_budget()
+    data, classifier = (config.dataset, config.limited), config.classifier
+    training = classifier.training
+    return {
+        "limited_data": data,
+        "test_images": (config.dataset, config.certification.test_images),
+        "training_images": (data, training and training.trained_on),
+        "initial_weights": (classifier.source, training and training.initial_weights),
+        "classifier": (data, classifier, config.sigma if _trained_with_noise(config) else None),
+        "surrogate": (data, classifier, config.seed),
+    }
+
+
 def run_recorded(
     job: SweepJob, record: TrialRecord, folder: SweepTrialFolder, split: Split
 ) -> Iterator[Report]:
     """Run a trial in its folder, recording what it is and how far it has come.
 
-    A failure is written down with its traceback before it is raised, but not a full disk: once
-    there is room, the trial goes on. When the sweep is to stop, the trial saves its state and
-    yields no more, and its folder goes on saying that it runs.
+    A failure is written down with its traceback before it is raised, but not what ends the sweep,
+    such as a full disk: once that is mended, the trial goes on. When the sweep is to stop, the
+    trial saves its state and yields no more, and its folder goes on saying that it runs.
     """
-    if job.stopping():
-        return
+    if not job.stopping():
+        with fenced(job.path, job.fence):
+            yield from _run_recorded(job, record, folder, split)
+
+
+def _run_recorded(
+    job: SweepJob, record: TrialRecord, folder: SweepTrialFolder, split: Split
+) -> Iterator[Report]:
     folder.write_record(record)
     earlier = folder.read_state()
     started = earlier.started if earlier is not None else _now()
@@ -167,7 +214,8 @@ def run_recorded(
     try:
         with monitored(folder):
             inputs = job.inputs_for(record.config)
-            write_json(folder.inputs_path, inputs.hashes())
+            if inputs is not job.inputs:
+                job.check_inputs_kept(record.config, inputs.hashes_of(record.config, split))
             for report in _reports(job, record, folder, inputs, drawn, split):
                 folder.write_samples(drawn)
                 if report.finished:
@@ -177,7 +225,7 @@ def run_recorded(
         folder.write_samples(drawn)
         return
     except Exception as error:
-        if full_disk(error) is not None:
+        if ends_sweep(error) is not None:
             raise
         end_trial(folder, "failed", error=traceback.format_exc())
         raise

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from decrop.certification import most_estimation_samples, with_batch_size
+from decrop.certification import most_estimation_samples, sampling_task, with_batch_size
 from decrop.config import DenoiserSettings, LimitedDataSettings, TrialConfig
 from decrop.data.datasets import Dataset, load_dataset
 from decrop.data.limited import limited_data, take
 from decrop.inputs import trained_through
 from decrop.networks.registry import build_denoiser
-from decrop.smoothing.execution import resolve_device, resolve_precision
-from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler, SamplingTask
+from decrop.smoothing.execution import resolve_device
+from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler
 from tune.cluster import Claims, ClusterSize
 from tune.job import shares_inputs
 from tune.queries import sweep_queries
@@ -232,33 +232,29 @@ class _Rates:
 
 
 def _samples_a_second(config: TrialConfig, dataset: Dataset) -> float:
-    device = resolve_device(config.execution.device)
     network = nn.Sequential(
         build_denoiser(config.denoiser, image_channels=dataset.channels),
         trained_through(config, dataset, limited_data(dataset, config.limited)),
     )
     image = take(dataset.test, torch.zeros(1, dtype=torch.int64))
-    execution = with_batch_size(config, network, image, class_count=dataset.class_count).execution
-    chunks_per_batch = int(execution.chunks_per_batch)
-    task = SamplingTask(
-        network=network,
-        images=image.images,
-        image_ids=image.indices,
+    config = with_batch_size(config, network, image, class_count=dataset.class_count)
+    chunk_size, chunks = config.execution.chunk_size, int(config.execution.chunks_per_batch)
+    task = sampling_task(
+        config,
+        network,
+        image.images,
+        image.indices,
+        split="test",
         class_count=dataset.class_count,
-        sigma=config.sigma,
-        seed=0,
-        chunk_size=execution.chunk_size,
-        chunks_per_batch=chunks_per_batch,
-        precision=resolve_precision(execution.precision, device),
     )
-    sampler = LocalSampler(task, device)
+    sampler = LocalSampler(task, resolve_device(config.execution.device))
     batch = [
-        CountRequest(0, ESTIMATION, chunk, execution.chunk_size)
-        for chunk in range(chunks_per_batch * max(1, torch.get_num_threads()))
+        CountRequest(0, ESTIMATION, chunk, chunk_size)
+        for chunk in range(chunks * max(1, torch.get_num_threads()))
     ]
     sampler.class_counts(batch)
     started, drawn = time.monotonic(), 0
     while time.monotonic() - started < _PROBE_SECONDS:
         sampler.class_counts(batch)
-        drawn += len(batch) * execution.chunk_size
+        drawn += len(batch) * chunk_size
     return drawn / (time.monotonic() - started)

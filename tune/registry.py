@@ -27,6 +27,7 @@ def register_bundle(
     name: str,
     *,
     tracking_uri: str | None = None,
+    trust_code: bool = False,
 ) -> int:
     """Register a trial's bundle as a new version of a model, and let it be the champion.
 
@@ -38,6 +39,7 @@ def register_bundle(
         bundle: of the trial, with its classifier.
         name: of the registered model.
         tracking_uri: as for `Tracker`.
+        trust_code: as for `load_bundle`.
 
     Returns:
         the version's number.
@@ -46,8 +48,7 @@ def register_bundle(
         InputError: the bundle cannot be used.
         TrackingError: MLflow cannot be reached or refuses.
     """
-    # Just exported from a sweep, which is the user's own.
-    loaded = load_bundle(bundle, trust_code=True)
+    loaded = load_bundle(bundle, trust_code=trust_code)
     if isinstance(loaded.classifier, EndpointClassifier):
         raise InputError(
             f"--register {name}: the classifier is behind {loaded.classifier.url}; only a bundle "

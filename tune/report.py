@@ -14,11 +14,11 @@ from decrop.evaluation.table import CertificateTable
 from decrop.files import write_text, write_whole
 from decrop.result import radius_key
 from tune.directory import SweepDirectory
-from tune.leaderboard.comparing import compare
-from tune.leaderboard.entries import read_certificates
+from tune.leaderboard.certificates import read_certificates, read_final
+from tune.leaderboard.comparing import compare, differences
 from tune.leaderboard.wording import UNDEFENDED, difference_cell
 from tune.published import PublishedTable, published_table
-from tune.tables import TextTable, latex_text, mean_cell, percentage_cell
+from tune.tables import TextTable, latex_text, mean_cell, percentage_cell, with_remarks
 
 # Certificates of the trials of one row, by seed; of a single trial by 0, whatever its seed.
 Runs = Mapping[int, CertificateTable]
@@ -68,7 +68,8 @@ def read_report(directory: SweepDirectory) -> SweepReport:
         trial = folder.read_record()
         if trial is not None and folder.result_path.exists():
             seed = trial.config.seed if repeated else 0
-            rows.setdefault(trial.row or trial.name, {})[seed] = read_certificates(folder)
+            table = read_certificates(folder, trial.config)
+            rows.setdefault(trial.row or trial.name, {})[seed] = table
             radii = trial.config.certification.radii
             without_denoiser.append(trial.config.trains_classifier)
     certified = {name: runs for name, runs in rows.items() if runs}
@@ -83,7 +84,7 @@ def read_report(directory: SweepDirectory) -> SweepReport:
         description=str(record.sweep.get("description") or ""),
         radii=radii,
         rows=certified,
-        undefended=read_certificates(undefended) if undefended.result_path.exists() else None,
+        undefended=read_final(directory, None) if undefended.result_path.exists() else None,
         reference=str(reference) if reference in certified else None,
         published=published_table(record.name),
         kind="classifier" if all(without_denoiser) else "denoiser",
@@ -156,7 +157,14 @@ def _accuracies(report: SweepReport) -> TextTable:
         if published.rows:
             cells.append(" / ".join(f"{value:g}" for value in published.rows.get(name, ())))
         rows.append(cells)
-    return TextTable(caption, head, rows)
+    return with_remarks(TextTable(caption, head, rows), _remarks(report, list(_all_rows(report))))
+
+
+def _remarks(report: SweepReport, names: Sequence[str]) -> list[str]:
+    """Say how rows were measured otherwise than the reference, or than the first."""
+    rows = _all_rows(report)
+    yardstick = next(iter(rows[report.reference or next(iter(rows))].values())).record
+    return [differences(next(iter(rows[name].values())).record, yardstick) for name in names]
 
 
 def _differences(report: SweepReport, reference: str) -> TextTable:
@@ -171,14 +179,14 @@ def _differences(report: SweepReport, reference: str) -> TextTable:
     caption = (
         f"Difference of certified accuracy to “{reference}” in points, with 95 % intervals "
         "(Bonett and Price); p of the exact paired test over images (McNemar's for single runs), "
-        "Holm-adjusted over the rows of a radius."
+        "Holm-adjusted over all rows and radii of the table."
     )
     head = [report.kind, *(f"r = {radius:g}" for radius in report.radii)]
     rows = [
         [name, *(difference_cell(by_radius[radius_key(radius)]) for radius in report.radii)]
         for name, by_radius in compare(pairs, report.radii).items()
     ]
-    return TextTable(caption, head, rows)
+    return with_remarks(TextTable(caption, head, rows), _remarks(report, list(pairs)))
 
 
 def _all_rows(report: SweepReport) -> dict[str, Runs]:

@@ -4,13 +4,11 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from decrop.config import TrialConfig
+from decrop.config.measuring import VARIED_BY_TABLES, measures
 from decrop.documents import set_dotted, show, trial_config
 from decrop.errors import InputError
 
 Rows = Mapping[str, Mapping[str, Any]]
-
-# Rows are compared image by image at the same radii.
-_SAME_IN_ALL_ROWS = ("dataset.", "certification.test_images", "certification.radii")
 
 
 def row_document(document: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,8 +74,8 @@ def _check_path(path: str, value: Any, here: str) -> None:
             f"{here}: {path} = {show(dict(value))}: must be one setting; write each by its whole "
             f"path, as in {path}.{example}."
         )
-    if path.startswith(_SAME_IN_ALL_ROWS):
+    if measures(path) and not measures(path, VARIED_BY_TABLES):
         raise InputError(
-            f"{here}: {path}: must be the same in all rows, which are compared on the same images "
-            "at the same radii; set it under trial."
+            f"{here}: {path}: must be the same in all rows, for it decides how they are measured, "
+            "and they are compared image by image; set it under trial."
         )

@@ -7,15 +7,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Literal
 
 import ray
 from rich.console import Console
 
+from decrop.fence import fence_of
 from decrop.files import is_full_disk, write_text
 from tune.directory import SweepDirectory
-
-Reason = Literal["interrupted", "time", "failures", "disk"]
+from tune.failures import Reason
 
 INTERRUPTED = 130
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
@@ -67,7 +66,12 @@ class SweepStop:
                     raise
 
     def due(self) -> bool:
-        """Tell whether the sweep is to stop, which it also is when its time is over."""
+        """Tell whether the sweep is to stop, which it also is when its time is over.
+
+        Raises:
+            LostFolderError: another driver has taken it over.
+        """
+        fence_of(self._path)
         if self._ends is not None and time.monotonic() >= self._ends:
             self.request("time")
         return self.reason is not None
@@ -77,7 +81,12 @@ class SweepStop:
         return self.due() and time.monotonic() - self._requested > _GRACE_SECONDS
 
     def clear(self) -> None:
-        """Let workers start again."""
+        """Let workers start again, unless they are another driver's by now.
+
+        Raises:
+            LostFolderError: they are.
+        """
+        fence_of(self._path)
         self._path.unlink(missing_ok=True)
 
     @contextmanager

@@ -6,8 +6,9 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 # Ray Tune's own loggers and tables; the sweep directory and our progress take their place.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -21,6 +22,9 @@ from rich.console import Console
 from decrop.classifiers.endpoint.ledger import QueryLedger
 from decrop.cli.output import progress_bars
 from decrop.config import TrialConfig
+from decrop.config.classifier_source import imports_code, source_kind
+from decrop.errors import InputError
+from decrop.fence import LostFolderError, fence_of
 from decrop.inputs import check_inputs, load_inputs
 from decrop.smoothing.execution import resolve_device
 from decrop.synthesis.stage_one import INTERPOLATED
@@ -30,7 +34,7 @@ from tune.driver import sole_driver
 from tune.endings import EndingsCallback, SearchStopper
 from tune.export import export_trial
 from tune.extension import extended, with_query_budget
-from tune.failures import common_cause, full_disk
+from tune.failures import Reason, common_cause, ends_sweep
 from tune.finals import FinalTraining, certify_finals, missing_finals
 from tune.job import INPUT_GROUPS, SweepJob, shares_inputs
 from tune.leaderboard.entries import (
@@ -46,13 +50,15 @@ from tune.pruning import EVALUATION, build_scheduler
 from tune.queries import finals_queries, sweep_queries
 from tune.search import SweepSearcher
 from tune.space import reference_config, row_trials, total_trials, trial_config_for
-from tune.stopping import Reason, SweepStop, deadline
+from tune.stopping import SweepStop, deadline
 from tune.sweep_file import SweepConfig
 from tune.tracking import Tracker, TrackingThread, check_tracking_uri
 from tune.trial import METRIC, SweepTrial
 
 # It tells of a trial that failed by a traceback, which is in the trial's folder.
 logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
+
+Refused = Literal["code", "strangers"] | None
 
 # Retries of a trial whose process was killed or had no memory left.
 RETRIES = 3
@@ -100,27 +106,52 @@ class SweepOutcome:
     warning: str | None
 
 
-def check_sweep(sweep: SweepConfig) -> None:
+def check_sweep(sweep: SweepConfig, *, refused: Refused = None) -> None:
     """Check data, classifier and claims of a sweep, also at the ends of what it varies.
 
     A black box is asked nothing; whether its budget suffices is checked.
 
+    Args:
+        sweep: its settings.
+        refused: what a classifier's source must not make this machine do: to import `code`, or
+            anything that `strangers` may not, which is to have their endpoints asked too.
+
     Raises:
-        InputError: something cannot be used; nothing has been started.
+        InputError: something cannot be used; nothing has been started or imported.
     """
-    check_inputs(reference_config(sweep))
+    checked: list[TrialConfig] = []
+    for config in _configs_to_check(sweep):
+        if not any(_same_inputs(config, other) for other in checked):
+            checked.append(config)
+    for config in checked:
+        _check_source(config.classifier.source, refused)
+    for config in checked:
+        check_inputs(config)
+    if (queries := sweep_queries(sweep)) is not None:
+        queries.check()
+
+
+def _configs_to_check(sweep: SweepConfig) -> Iterator[TrialConfig]:
+    yield reference_config(sweep)
     for path, domain in sweep.space.items():
         if path.split(".")[0] in INPUT_GROUPS or path == "denoiser.architecture":
             for value in domain.values_to_check():
-                check_inputs(trial_config_for(sweep, {path: value}))
-    checked = [reference_config(sweep)]
+                yield trial_config_for(sweep, {path: value})
     for trial in row_trials(sweep):
-        config = trial_config_for(sweep, trial.parameters)
-        if not any(_same_inputs(config, other) for other in checked):
-            check_inputs(config)
-            checked.append(config)
-    if (queries := sweep_queries(sweep)) is not None:
-        queries.check()
+        yield trial_config_for(sweep, trial.parameters)
+
+
+def _check_source(source: str, refused: Refused) -> None:
+    does = None
+    if refused is not None and imports_code(source):
+        does = "would be imported"
+    elif refused == "strangers" and source_kind(source) == "endpoint":
+        does = "would be asked"
+    if does is not None:
+        raise InputError(
+            f"classifier.source: {source} {does}, which takes --trust-code; give it if you trust "
+            f"who wrote the {'sweep file' if refused == 'code' else 'sweep directory'}."
+        )
 
 
 def _same_inputs(first: TrialConfig, second: TrialConfig) -> bool:
@@ -156,9 +187,11 @@ def start_sweep(
         directory = SweepDirectory.create(parent, sweep.name, sweep.model_dump(mode="json"))
         _say_queries(sweep, console)
         console.print(f"sweep directory: {directory.path}", soft_wrap=True, highlight=False)
-        with sole_driver(directory):
+        with sole_driver(directory) as fence:
             stop = SweepStop(directory, console, ends)
-            return _run(sweep, directory, claimed, console, tracking_uri, stop)
+            return _run(
+                sweep, directory, claimed, console, tracking_uri, stop, fence, trust_code=True
+            )
 
 
 def resume_sweep(
@@ -170,6 +203,7 @@ def resume_sweep(
     trials: int | None = None,
     query_budget: int | None = None,
     max_hours: float | None = None,
+    trust_code: bool = False,
 ) -> SweepOutcome:
     """Go on with a sweep: ended trials stay, unfinished ones go on, the missing ones are run.
 
@@ -182,6 +216,8 @@ def resume_sweep(
         query_budget: images that the endpoint may be asked about in all, recorded in the directory;
             as before if not given.
         max_hours: until it stops, counted from now.
+        trust_code: whether what the directory names for its classifier may be imported, and its
+            endpoint be asked.
 
     Raises:
         InputError: the directory or its data cannot be used, it cannot have so many trials, or
@@ -191,25 +227,28 @@ def resume_sweep(
         SweepFailedError: no trial finished.
     """
     ends = deadline(max_hours)
-    with sole_driver(directory):
+    with sole_driver(directory) as fence:
         record = directory.read_record()
         if trials is not None:
             record = extended(record, trials, existing=len(directory.trial_numbers()))
         if query_budget is not None:
             record = with_query_budget(record, query_budget)
         sweep = SweepConfig.model_validate(record.sweep)
-        check_sweep(sweep)
+        check_sweep(sweep, refused=None if trust_code else "strangers")
         with cluster(address) as size:
             claimed = claims(sweep.resources, size)
             _say_queries(sweep, console)
             if trials is not None:
+                fence_of(directory.record_path)
                 # They say that the sweep has ended.
                 directory.leaderboard_markdown_path.unlink(missing_ok=True)
                 directory.leaderboard_json_path.unlink(missing_ok=True)
             if trials is not None or query_budget is not None:
                 directory.write_record(record)
             stop = SweepStop(directory, console, ends)
-            return _run(sweep, directory, claimed, console, tracking_uri, stop)
+            return _run(
+                sweep, directory, claimed, console, tracking_uri, stop, fence, trust_code=trust_code
+            )
 
 
 def _run(
@@ -219,11 +258,14 @@ def _run(
     console: Console,
     tracking_uri: str | None,
     stop: SweepStop,
+    fence: Path,
+    *,
+    trust_code: bool,
 ) -> SweepOutcome:
     tracker = Tracker(directory, tracking_uri)
     with _resumable(directory, stop), _tracked(tracker) as thread:
         reference = reference_config(sweep)
-        job = _job(sweep, directory, claimed, console)
+        job = _job(sweep, directory, claimed, console, fence)
         search_trials(job, console, stop)
         numbers = chosen(ranking(directory), sweep.leaderboard.top)
         if not numbers:
@@ -238,13 +280,16 @@ def _run(
         leaderboard = build_leaderboard(
             directory, reference.certification.radii, top=sweep.leaderboard.top
         )
+        fence_of(directory.bundle_path)
         if earlier != leaderboard.best.number:
             # A final training failed then and succeeded now, or there are more trials now.
             shutil.rmtree(directory.bundle_path, ignore_errors=True)
         write_leaderboard(directory, leaderboard)
         if not directory.bundle_path.exists():
             assert leaderboard.best.number is not None
-            export_trial(directory, leaderboard.best.number, directory.bundle_path)
+            export_trial(
+                directory, leaderboard.best.number, directory.bundle_path, trust_code=trust_code
+            )
     return SweepOutcome(
         directory=directory,
         leaderboard=leaderboard,
@@ -263,6 +308,7 @@ def certify_trials(
     console: Console,
     address: str | None = None,
     tracking_uri: str | None = None,
+    trust_code: bool = False,
 ) -> str | None:
     """Train trials of a finished sweep on the whole limited data and certify them, where missing.
 
@@ -273,6 +319,7 @@ def certify_trials(
         console: for progress.
         address: of a running cluster (`auto` or HOST:PORT); None starts one on this machine.
         tracking_uri: of an MLflow server, instead of the store in the directory.
+        trust_code: as for `resume_sweep`.
 
     Returns:
         what MLflow does not show yet, if anything.
@@ -286,7 +333,7 @@ def certify_trials(
     if not missing:
         return None
     sweep = SweepConfig.model_validate(directory.read_record().sweep)
-    check_sweep(sweep)
+    check_sweep(sweep, refused=None if trust_code else "strangers")
     queries = finals_queries([training.record.config for training in missing])
     if queries is not None:
         queries.check(spent=QueryLedger(directory.queries_path).spent().asked)
@@ -296,12 +343,12 @@ def certify_trials(
         highlight=False,
         soft_wrap=True,
     )
-    with sole_driver(directory), cluster(address) as size:
+    with sole_driver(directory) as fence, cluster(address) as size:
         claimed = claims(sweep.resources, size)
         tracker = Tracker(directory, tracking_uri)
         stop = SweepStop(directory, console)
         with _resumable(directory, stop), _tracked(tracker) as thread:
-            _certify(_job(sweep, directory, claimed, console), missing, console, stop)
+            _certify(_job(sweep, directory, claimed, console, fence), missing, console, stop)
     return thread.closing_warning()
 
 
@@ -311,11 +358,11 @@ def _say_queries(sweep: SweepConfig, console: Console) -> None:
 
 
 def _job(
-    sweep: SweepConfig, directory: SweepDirectory, claimed: Claims, console: Console
+    sweep: SweepConfig, directory: SweepDirectory, claimed: Claims, console: Console, fence: Path
 ) -> SweepJob:
     """Return what the workers of a sweep need, with the inputs that all trials share."""
     reference = reference_config(sweep)
-    job = SweepJob(directory.path.absolute(), sweep, claimed, None)
+    job = SweepJob(directory.path.absolute(), sweep, claimed, None, fence.absolute())
     if not shares_inputs(sweep):
         return job
     device = resolve_device(reference.execution.device)
@@ -332,7 +379,8 @@ def _job(
                 on_asked=bars.counted("asking, images"),
                 on_step=bars.counted("training the surrogate, steps"),
             )
-    job = SweepJob(job.path, sweep, claimed, inputs)
+    job = replace(job, inputs=inputs)
+    job.check_inputs_kept(reference, inputs.hashes_of(reference, "test"))
     job.store_classifier(inputs)
     return job
 
@@ -344,9 +392,9 @@ def _resumable(directory: SweepDirectory, stop: SweepStop) -> Iterator[None]:
     except KeyboardInterrupt:
         raise SweepStoppedError(directory, "interrupted") from None
     except Exception as error:
-        if (found := full_disk(error)) is None:
+        if (found := ends_sweep(error)) is None:
             raise
-        raise SweepStoppedError(directory, "disk", found) from None
+        raise _stopped(directory, *found) from None
     finally:
         stop.clear()
 
@@ -442,7 +490,15 @@ def search_trials(job: SweepJob, console: Console, stop: SweepStop) -> None:
         shutil.rmtree(disposable, ignore_errors=True)
     past, _ = ended_trials(directory)
     if stop.reason is not None or len(past) < total:
-        raise SweepStoppedError(directory, stop.reason or "interrupted", endings.cause)
+        raise _stopped(directory, stop.reason or "interrupted", endings.cause)
+
+
+def _stopped(directory: SweepDirectory, reason: Reason, cause: str | None) -> Exception:
+    if reason == "inputs":
+        return InputError(cause)
+    if reason == "lost":
+        return LostFolderError(cause)
+    return SweepStoppedError(directory, reason, cause)
 
 
 def _common_failure(directory: SweepDirectory) -> str:

@@ -40,6 +40,19 @@ class TextTable:
         )
 
 
+def with_remarks(table: TextTable, remarks: Sequence[str]) -> TextTable:
+    """Add a column that says which rows were measured otherwise, unless none was.
+
+    Args:
+        table: to add it to.
+        remarks: one a row, empty where there is nothing to say.
+    """
+    if not any(remarks):
+        return table
+    rows = [[*row, remark] for row, remark in zip(table.rows, remarks, strict=True)]
+    return TextTable(table.caption, [*table.head, "measured otherwise"], rows)
+
+
 def latex_text(text: str) -> str:
     """Return a text whose signs LaTeX does not take for commands."""
     return "".join(_LATEX_SIGNS.get(sign, sign) for sign in text)

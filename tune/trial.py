@@ -9,15 +9,15 @@ from ray.tune import Trainable
 
 from decrop.trial import Report
 from tune.directory import TrialRecord
-from tune.failures import full_disk
+from tune.failures import ends_sweep
 from tune.job import SweepJob, run_recorded
 from tune.pruning import EVALUATION
 from tune.space import trial_row
 
 METRIC = "average_certified_radius"
 # Keys of results that are no scores: the trial failed and raises its error at the next step, or it
-# saved its state and ended because the sweep is to stop, perhaps for want of room on a disk.
-FAILED, STOPPED, FULL_DISK = "failed", "stopped", "full_disk"
+# ended because the sweep is to stop, where the trial has found out so itself with reason and cause.
+FAILED, STOPPED, REASON, CAUSE = "failed", "stopped", "reason", "cause"
 _NO_SCORE = {METRIC: math.nan, EVALUATION: 0, "finished": False}
 
 
@@ -56,8 +56,9 @@ class SweepTrial(Trainable):
         try:
             report = next(self._reports, None)
         except Exception as failure:
-            if (found := full_disk(failure)) is not None:
-                return {**_NO_SCORE, STOPPED: True, FULL_DISK: found, "done": True}
+            if (found := ends_sweep(failure)) is not None:
+                reason, cause = found
+                return {**_NO_SCORE, STOPPED: True, REASON: reason, CAUSE: cause, "done": True}
             self._failure = failure
             return {**_NO_SCORE, FAILED: True, "done": False}
         if report is None:

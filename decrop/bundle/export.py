@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from decrop.bundle.layout import (
 )
 from decrop.bundle.model_card import model_card
 from decrop.bundle.programs import require_onnx, write_onnx, write_torch_export
-from decrop.certification import most_estimation_samples
+from decrop.certification import last_estimation_samples
 from decrop.classifiers.endpoint import EndpointClassifier
 from decrop.classifiers.stored import AnyClassifier, store_classifier
 from decrop.classifiers.weights import load_weights
-from decrop.config import TrialConfig
+from decrop.config import TrialConfig, as_recorded
 from decrop.errors import InputError
+from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, write_json, write_text
 from decrop.networks.registry import build_denoiser
 from decrop.result import TrialResult
@@ -78,7 +80,7 @@ def export_bundle(
         )
     if onnx:
         require_onnx()
-    config = TrialConfig.model_validate(read_json(folder.config_path))
+    config = TrialConfig.model_validate(as_recorded(read_json(folder.config_path)))
     result = TrialResult.from_json(read_json(folder.result_path))
     if classifier.content_hash() != result.hashes["classifier"]:
         raise InputError(
@@ -99,7 +101,12 @@ def export_bundle(
     partial.mkdir(parents=True)
     if not config.trains_classifier:
         shutil.copyfile(folder.denoiser_path, partial / DENOISER)
-    shutil.copyfile(folder.certificates_path, partial / CERTIFICATES)
+    certificates = CertificateTable.read_tsv(folder.certificates_path)
+    estimation_samples = last_estimation_samples(config.certification, result.split)
+    if certificates.record is None:
+        record = result.record(config, estimation_samples)
+        certificates = replace(certificates, record=record)
+    certificates.write(partial / CERTIFICATES)
     shutil.copyfile(folder.history_path, partial / HISTORY)
     # A bundle goes to others and holds none of the data.
     no_data = shutil.ignore_patterns(SAMPLES_FIGURE)
@@ -107,11 +114,6 @@ def export_bundle(
     store_classifier(classifier, class_names, partial / CLASSIFIER, with_weights=with_classifier)
     if onnx or torch_export:
         _write_programs(partial, config, result, onnx=onnx, torch_export=torch_export)
-    estimation_samples = (
-        most_estimation_samples(config.certification)
-        if result.split == "test"
-        else config.certification.held_out_samples
-    )
     carried = portable(config, classifier, result)
     document = {
         "format": FORMAT_WITH_ENDPOINT if isinstance(classifier, EndpointClassifier) else FORMAT,
@@ -127,6 +129,7 @@ def export_bundle(
         origin=origin,
         license_id=license_id,
         files=files_of(partial),
+        shares=certificates.shares,
     )
     write_text(partial / CARD, card)
     write_checksums(partial)
@@ -152,6 +155,7 @@ def portable(config: TrialConfig, classifier: AnyClassifier, result: TrialResult
     execution = {
         "device": result.device,
         "precision": result.precision,
+        "layout": result.layout,
         "chunks_per_batch": result.chunks_per_batch,
     }
     # Files may lie elsewhere, or nowhere, from now on; what they were is in classifier.json.

@@ -4,6 +4,7 @@ from pathlib import Path, PurePosixPath
 
 from decrop.documents import show
 from decrop.errors import InputError
+from decrop.evaluation.record import record_path
 from decrop.files import MOST_TEXT_BYTES, read_json, sha256_of_file, write_json
 
 # Format 3 had classifier.architecture for classifier.source; format 2 did not say which shape the
@@ -17,6 +18,7 @@ OLDEST_FORMAT = 2
 CONFIG = "config.json"
 DENOISER = "denoiser.safetensors"
 CERTIFICATES = "certificates.tsv"
+RECORD = record_path(Path(CERTIFICATES)).name
 HISTORY = "history.json"
 CLASSIFIER = "classifier"
 CARD = "README.md"

@@ -1,10 +1,11 @@
 """A bundle read back, and refused where anything in it does not fit."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import BaseModel, BeforeValidator
 from torch import nn
 
@@ -18,6 +19,7 @@ from decrop.bundle.layout import (
     FORMAT_WITH_REJECTOR,
     HISTORY,
     OLDEST_FORMAT,
+    RECORD,
     REJECTOR,
     checked_files,
 )
@@ -26,7 +28,7 @@ from decrop.classifiers.endpoint import EndpointClassifier
 from decrop.classifiers.stages import StagedClassifier
 from decrop.classifiers.stored import AnyClassifier, load_stored_classifier
 from decrop.classifiers.weights import built_with_weights
-from decrop.config import Count, Settings, TrialConfig
+from decrop.config import Count, RecordedTrialConfig, Settings, TrialConfig
 from decrop.config.rejector import RejectorSettings
 from decrop.documents import show, validated
 from decrop.errors import InputError
@@ -73,7 +75,7 @@ class Bundle:
         denoiser: in eval mode; noisy images [B, C, H, W] to images of the same shape, which are the
             same images where the trial had none.
         classifier: the protected classifier, or the endpoint that it is behind.
-        certificates: one row an image.
+        certificates: one row an image, with the record of how they were computed.
         result: the summary of the certificates.
         estimation_samples: N of the certificates, or the most of them where images stop early.
         class_names: in the order of the logits.
@@ -144,7 +146,7 @@ class _Document(Settings):
     """config.json."""
 
     format: Count
-    trial: TrialConfig
+    trial: RecordedTrialConfig
     estimation_samples: Count
     result: Annotated[
         TrialResult,
@@ -221,7 +223,25 @@ def _certified(path: Path) -> tuple[_Document, CertificateTable]:
         raise InputError(f"{path / CERTIFICATES} holds no certificate.")
     if Scores.of(certificates, document.trial.certification.radii) != document.result.scores:
         raise InputError(f"{path} was changed: its certificates do not add up to its summary.")
-    return document, certificates
+    _check_rows(document, certificates, path / CERTIFICATES)
+    record = document.result.record(document.trial, document.estimation_samples)
+    if certificates.record is not None and (told := certificates.record.differences(record)):
+        raise InputError(f"{path / RECORD}: {told[0]}, as {CONFIG} says.")
+    return document, replace(certificates, record=certificates.record or record)
+
+
+def _check_rows(document: _Document, certificates: CertificateTable, path: Path) -> None:
+    """Raise InputError where images are doubled or missing, as far as the rows alone tell."""
+    idx, asked = certificates.idx, document.trial.certification.test_images
+    if len(np.unique(idx)) < len(idx):
+        raise InputError(f"{path} certifies an image more than once.")
+    # A smaller split is certified whole.
+    whole = np.array_equal(idx, np.arange(len(idx))) and len(idx) < asked
+    if document.result.split == "test" and len(idx) != asked and not whole:
+        raise InputError(
+            f"{path} has {len(idx)} certificates, but certification.test_images is {asked}: all "
+            "images that the settings name must be there, and no others."
+        )
 
 
 def _read_document(path: Path) -> _Document:

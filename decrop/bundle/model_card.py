@@ -14,6 +14,7 @@ from decrop.bundle.layout import (
     DENOISER,
     HISTORY,
     ONNX,
+    RECORD,
     REJECTOR,
     REJECTOR_HISTORY,
     TORCH_EXPORT,
@@ -23,7 +24,9 @@ from decrop.config.classifier_source import source_kind
 from decrop.documents import parse_yaml
 from decrop.errors import InputError
 from decrop.evaluation.accuracy import exact_interval
+from decrop.evaluation.table import Shares
 from decrop.result import TrialResult
+from decrop.smoothing.noise import PixelGrid
 from decrop.training.rejector import RejectionScores
 
 _SPLITS = {
@@ -34,6 +37,8 @@ _PROCEDURES = {
     "fixed": "Certified by {certificate} from equally many noise draws of each image",
     "adaptive": "Certified by exact sequential tests of a grid of radii, whose guarantee does not "
     "depend on\nwhen an image stops",
+    "anytime": "Certified from a bound that holds at every number of noise draws at once, so that "
+    "more of them\nmay follow",
 }
 _OBJECTIVES = {
     "decrop": "DE-CROP's losses on boundary and interpolated samples",
@@ -60,13 +65,16 @@ _FILES = {
     TORCH_EXPORT: "the same for `torch.export.load`, which needs no decrop",
     f"{CLASSIFIER}/classifier.json": "architecture, class names and content hash of the classifier",
     f"{CLASSIFIER}/weights.safetensors": "its weights",
-    f"{CLASSIFIER}/program.pt2": "the classifier, for `torch.export.load`",
+    f"{CLASSIFIER}/program.pt2": "the classifier, a program of torch.export; decrop reads it and "
+    "runs no code that its maker may have put into it, `torch.export.load` does",
     CERTIFICATES: "one row an image that was certified",
+    RECORD: "its settings and content hashes",
     CONFIG: "all settings, scores and content hashes",
     HISTORY: "losses of each epoch",
     "figures/": "figures",
     CHECKSUMS: "SHA-256 of each file",
 }
+_ACCURACY = "## Certified accuracy"
 # Of which a bundle with its classifier has one.
 _CLASSIFIERS = {f"{CLASSIFIER}/weights.safetensors", f"{CLASSIFIER}/program.pt2"}
 
@@ -79,6 +87,7 @@ def model_card(
     origin: str,
     license_id: str,
     files: Sequence[str],
+    shares: Shares,
     rejection: RejectionScores | None = None,
 ) -> str:
     """Write a model card in Markdown with a YAML header that model hubs read.
@@ -90,6 +99,7 @@ def model_card(
         origin: sentences that say how this denoiser was chosen.
         license_id: of the weights, as model hubs name it.
         files: names of the bundle's files, without this card and the checksums.
+        shares: what the certified images come to.
         rejection: what the rejector does, where there is one.
     """
     header: dict[str, Any] = {
@@ -140,7 +150,7 @@ any perturbation of an L2 norm below the certified radius. {classifier}
 Images are uint8, or floats in [0,1], [batch, channels, height, width].
 `decrop verify FOLDER` repeats every certificate recorded here.
 
-## Certified accuracy
+{_ACCURACY}
 
 {result.scores.images} {_SPLITS[result.split]}; 95 % Clopper–Pearson intervals.
 
@@ -148,23 +158,29 @@ Images are uint8, or floats in [0,1], [batch, channels, height, width].
 | --- | --- | --- |
 {_rows(result)}
 
-Average certified radius {result.scores.average_certified_radius:.3f}; abstentions
-{_percent(result.scores.abstention_rate)}; accuracy without noise
+{_average(result)}; certified correct
+{_percent(shares.correct)}, misclassified {_percent(shares.misclassified)} (a wrong class was \
+selected, certified
+or not), abstentions {_percent(shares.abstained)}; accuracy without noise
 {_percent(result.clean_accuracy)}.
 {_figure(files)}
 ## What a certificate means
 
 {procedure}: {settings.selection_samples} selection and {draws}
 estimation samples an image. {_guarantee(settings)}
+{_sample_sizes(settings)}
+
 It holds for the function that was sampled: {"" if config.trains_classifier else "this denoiser, "}\
 this classifier,
-{"" if rejection is None else "this rejector, "}{result.precision} on {result.device}.
+{"" if rejection is None else "this rejector, "}{result.precision} on {result.device}, in batches of
+{config.execution.chunks_per_batch} chunks of {config.execution.chunk_size} noisy copies. \
+{_noise(config)}
 
 ## Limits
 
 A certificate says nothing about perturbations larger than the radius or measured in another norm,
 nor about images unlike the data. It does not say that the class is right, only that it stays the
-same. The noise is added in floating point, for which the theorem does not strictly hold.
+same.
 
 ## Data and training
 
@@ -178,6 +194,18 @@ same. The noise is added in floating point, for which the theorem does not stric
 | --- | --- |
 {_file_rows(files)}
 """
+
+
+def misquotes(card: str, result: TrialResult) -> bool:
+    """Return whether a card that tabulates certified accuracies has others than a result."""
+    _, heading, after = card.partition(f"\n{_ACCURACY}\n\n")
+    section = after.partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    return bool(heading) and not (
+        section.startswith(f"{result.scores.images} ")
+        and rows[2:] == _rows(result).splitlines()
+        and f"\n{_average(result)};" in section
+    )
 
 
 def license_and_origin(card: str) -> tuple[str, str]:
@@ -286,6 +314,31 @@ def _guarantee(settings: CertificationSettings) -> str:
     return f"{promise}." + (f" **{settings.weakness}**" if settings.weakness else "")
 
 
+def _sample_sizes(settings: CertificationSettings) -> str:
+    if settings.procedure == "anytime":
+        return "That holds for these and all later certificates from the same noise together."
+    return (
+        "The sample sizes were fixed beforehand: to certify again with others until it pleases\n"
+        "multiplies that probability."
+    )
+
+
+def _noise(config: TrialConfig) -> str:
+    if config.certification.noise == "gaussian":
+        return (
+            "The noise is added\nin floating point, for which the theorem does not strictly hold."
+        )
+    grid = PixelGrid.of(config.sigma)
+    low, high = grid.lowest // grid.scale, grid.highest // grid.scale
+    return (
+        f"The image with\nthe noise is rounded to multiples of 1/{grid.scale} and cut to "
+        f"[{low}, {high}], which is a part of that\nfunction and is computed exactly, in integers. "
+        "So the certificate holds against all\nreal-valued perturbations, those to other 8-bit "
+        "images among them. An image that is not\nof 8 bits is certified at the nearest grid "
+        "point, with a radius smaller by the distance."
+    )
+
+
 def _options(config: TrialConfig, *, with_classifier: bool) -> str:
     """Return what `decrop.load` needs besides the folder."""
     kind = source_kind(config.classifier.source)
@@ -305,6 +358,10 @@ def _rows(result: TrialResult) -> str:
         low, high = map(float, exact_interval(successes, result.scores.images))
         rows.append(f"| {radius} | {_percent(accuracy)} | {_percent(low)} – {_percent(high)} |")
     return "\n".join(rows)
+
+
+def _average(result: TrialResult) -> str:
+    return f"Average certified radius {result.scores.average_certified_radius:.3f}"
 
 
 def _percent(share: float) -> str:

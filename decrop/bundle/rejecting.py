@@ -17,6 +17,7 @@ from decrop.bundle.layout import (
     CHECKSUMS,
     CONFIG,
     FORMAT_WITH_REJECTOR,
+    RECORD,
     REJECTOR,
     REJECTOR_HISTORY,
     checked_files,
@@ -32,6 +33,7 @@ from decrop.certification import (
     local_sampler,
     noisy_image_seconds,
     precision_of,
+    with_fitting_execution,
     with_recorded_batch_size,
 )
 from decrop.config import TrialConfig
@@ -51,10 +53,16 @@ from decrop.files import (
 )
 from decrop.result import NOISY_IMAGE, Scores, TrialResult
 from decrop.smoothing.collect import OnProgress
-from decrop.smoothing.execution import resolve_device, resolve_precision
+from decrop.smoothing.execution import resolve_device, resolve_layout, resolve_precision
 from decrop.smoothing.rejecting import check_certificate
 from decrop.training.rejector import RejectorTrainer, with_stages
-from decrop.trial_files import ACCURACY_FIGURE, load_progress, save_figure, save_progress
+from decrop.trial_files import (
+    ACCURACY_FIGURE,
+    keep_inputs,
+    load_progress,
+    save_figure,
+    save_progress,
+)
 from decrop.trial_folder import TrialFolder
 
 # Between saves; a training that is cut off loses no more work than this, or an epoch.
@@ -112,6 +120,9 @@ def add_rejector(
     channels, height, width = limited.all.images.shape[1:]
     settings = with_stages(settings, bundle.white_box, (channels, height, width))
     device = resolve_device(config.execution.device)
+    config = with_fitting_execution(
+        config, nn.Sequential(bundle.denoiser, bundle.white_box), (channels, height, width)
+    )
     trainer = RejectorTrainer(
         settings,
         denoiser=bundle.denoiser,
@@ -121,14 +132,23 @@ def add_rejector(
         precision=resolve_precision(config.execution.training_precision, device),
         device=device,
     )
-    _begin(folder, bundle, config, settings)
+    images = evenly_spaced(load_dataset(config.dataset).test, config.certification.test_images)
+    keep_inputs(
+        folder.inputs_path,
+        {
+            "denoiser": sha256_of_tensors(bundle.denoiser.state_dict()),
+            "classifier": bundle.classifier.content_hash(),
+            "limited_data": limited.all.content_hash(),
+            "test_images": images.content_hash(),
+        },
+    )
+    _begin(folder, config, settings)
     _train(trainer, settings, folder, on_epoch)
     rejector = BundledRejector(
         settings=settings,
         network=trainer.rejector.cpu().eval(),
         held_out=trainer.score(limited.all.subset(limited.held_out_mask).images),
     )
-    images = evenly_spaced(load_dataset(config.dataset).test, config.certification.test_images)
     config, table, seconds = _certify(bundle, config, rejector, images, folder, on_certified)
     accuracy = clean_accuracy(nn.Sequential(bundle.denoiser, bundle.classifier), images, device)
     result = replace(
@@ -137,6 +157,7 @@ def add_rejector(
         scores=Scores.of(table, config.certification.radii),
         clean_accuracy=accuracy,
         precision=precision_of(config),
+        layout=resolve_layout(config.execution.layout),
         device=device.type,
         chunks_per_batch=int(config.execution.chunks_per_batch),
         hashes=bundle.result.hashes | {"certified_images": images.content_hash()},
@@ -153,18 +174,15 @@ def add_rejector(
     return AddedRejector(rejector, result)
 
 
-def _begin(
-    folder: TrialFolder, bundle: Bundle, config: TrialConfig, settings: RejectorSettings
-) -> None:
-    """Record what is trained, or refuse a folder of something else."""
+def _begin(folder: TrialFolder, config: TrialConfig, settings: RejectorSettings) -> None:
+    """Record the settings, or refuse a folder of others."""
     begun = {
-        "denoiser": sha256_of_tensors(bundle.denoiser.state_dict()),
-        "classifier": bundle.classifier.content_hash(),
         "trial": config.model_dump(mode="json"),
         "rejector": settings.model_dump(mode="json"),
     }
     if folder.config_path.exists():
-        if sha256_of_json(read_json(folder.config_path)) != sha256_of_json(begun):
+        found = read_json(folder.config_path)
+        if sha256_of_json({name: found.get(name) for name in begun}) != sha256_of_json(begun):
             raise InputError(
                 f"{folder.path} holds a training with other settings; delete it, or choose another "
                 "folder with --out."
@@ -238,7 +256,7 @@ def _write(
 ) -> None:
     partial = destination.with_name(f".{destination.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    replaced = {CONFIG, CERTIFICATES, CARD, CHECKSUMS, f"figures/{ACCURACY_FIGURE}"}
+    replaced = {CONFIG, CERTIFICATES, RECORD, CARD, CHECKSUMS, f"figures/{ACCURACY_FIGURE}"}
     for name in checked_files(source):
         if name not in replaced:
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
@@ -246,7 +264,7 @@ def _write(
     weights = {name: t.contiguous() for name, t in rejector.network.state_dict().items()}
     save_file(weights, partial / REJECTOR)
     write_json(partial / REJECTOR_HISTORY, history)
-    table.write_tsv(partial / CERTIFICATES)
+    table.write(partial / CERTIFICATES)
     save_figure(
         certificates_figure({"this denoiser with its rejector": table}),
         partial / "figures" / ACCURACY_FIGURE,
@@ -275,6 +293,7 @@ def _write(
             origin=origin,
             license_id=license_id,
             files=files_of(partial),
+            shares=table.shares,
             rejection=rejector.held_out,
         ),
     )

@@ -5,11 +5,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from decrop.bundle.layout import CARD, CERTIFICATES
 from decrop.bundle.load import Bundle
+from decrop.bundle.model_card import misquotes
 from decrop.certification import certificate_table, local_sampler
 from decrop.config import TrialConfig
 from decrop.data.datasets import load_dataset
-from decrop.data.limited import LabelledImages, LimitedData, limited_data, take
+from decrop.data.limited import LabelledImages, LimitedData, evenly_spaced, limited_data, take
 from decrop.errors import InputError
 from decrop.smoothing.collect import OnProgress
 from decrop.smoothing.queries import QueryPlan
@@ -41,19 +43,24 @@ def verify_bundle(
     dataset_path: str | None = None,
     on_certified: OnProgress | None = None,
     on_queries: Callable[[QueryPlan], None] | None = None,
+    card: str | None = None,
 ) -> int:
     """Repeat the recorded certificates and return how many are identical, time aside.
 
     Args:
         bundle: to verify.
         dataset_path: folder of the dataset, where it has one.
+        card: text of the bundle's README.md, whose figures are compared with the certificates.
         on_certified: called with the progress.
         on_queries: called with what may be asked of an endpoint, before it is.
 
     Raises:
-        InputError: the data are not those the certificates were computed on, or the recorded device
-            is not here.
+        InputError: the data are not those the certificates were computed on, the images not those
+            that the settings name, a label or a figure of the card another one, or the recorded
+            device is not here.
     """
+    if card is not None and misquotes(card, bundle.result):
+        raise InputError(f"{CARD}: its certified accuracies are not those of the certificates.")
     config = bundle.config.model_copy(
         update={"dataset": bundle.config.dataset.model_copy(update={"path": dataset_path})}
     )
@@ -71,12 +78,15 @@ def verify_bundle(
     )
     recorded = bundle.certificates
     same = (table.predict == recorded.predict) & (table.radius == recorded.radius)
-    return int(np.count_nonzero(same & (table.label == recorded.label)))
+    if recorded.selected is not None:
+        same = same & (table.selected == recorded.selected)
+    return int(np.count_nonzero(same))
 
 
 def _certified_images(config: TrialConfig, bundle: Bundle) -> LabelledImages:
     dataset = load_dataset(config.dataset)
-    source = dataset.test if bundle.result.split == "test" else dataset.train
+    on_test = bundle.result.split == "test"
+    source = dataset.test if on_test else dataset.train
     indices = torch.from_numpy(bundle.certificates.idx.astype(np.int64))
     if int(indices.max()) >= len(source.labels):
         raise InputError(
@@ -88,5 +98,22 @@ def _certified_images(config: TrialConfig, bundle: Bundle) -> LabelledImages:
         raise InputError(
             f"dataset.path: the images of {config.dataset.path or config.dataset.name} are not "
             "those that were certified; give the dataset of the certificates with --dataset-path."
+        )
+    if on_test:
+        named = evenly_spaced(dataset.test, config.certification.test_images)
+    else:
+        limited = limited_data(dataset, config.limited)
+        named = limited.all.subset(limited.held_out_mask)
+    if not torch.equal(indices, named.indices):
+        raise InputError(
+            f"{CERTIFICATES}: the certified images are not those that the settings name; "
+            f"{len(set(named.indices.tolist()) - set(indices.tolist()))} of {len(named)} are "
+            "missing."
+        )
+    if wrong := np.flatnonzero(bundle.certificates.label != images.labels.numpy()).tolist():
+        row = wrong[0]
+        raise InputError(
+            f"{CERTIFICATES}: image {int(indices[row])} has label "
+            f"{bundle.certificates.label[row]}, but {int(images.labels[row])} in the data."
         )
     return images

@@ -20,6 +20,10 @@ class Classifier(nn.Module):
 
     Channel standardisation, channel order and size come first, so that noise, denoiser, attacks and
     radii live in [0,1] pixels of the data.
+
+    Attributes:
+        takes_contiguous: whether images are brought into the contiguous layout before the network,
+            for networks that cannot take another.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Classifier(nn.Module):
         self.input_size = input_size
         self.channel_order: ChannelOrder = channel_order
         self.feature_layer = feature_layer
+        self.takes_contiguous = False
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean)[:, None, None])
@@ -83,6 +88,8 @@ class Classifier(nn.Module):
                 standardised.float(), self.input_size, mode="bilinear", antialias=True
             )
             standardised = resized.to(standardised.dtype)
+        if self.takes_contiguous:
+            standardised = standardised.contiguous()
         logits: Tensor = self.network(standardised)
         return logits
 

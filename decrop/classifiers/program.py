@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from decrop.classifiers.layer_names import unknown_layer
-from decrop.classifiers.program_archive import read_program
+from decrop.classifiers.program_graph import read_program
 from decrop.errors import InputError
 
 _FEATURES = "decrop_feature_input"
@@ -23,7 +23,6 @@ _LAST_LAYERS: dict[Any, int] = {
     _ATEN.conv2d.padding: 0,
     _ATEN.convolution.default: 0,
 }
-_DYNAMIC = "dynamic_shapes=({0: torch.export.Dim('batch')},)"
 
 
 class FeatureInput(nn.Identity):
@@ -67,11 +66,7 @@ class ExportedNetwork(nn.Module):
         self.program = program
         self.program_hash = hashlib.sha256(program).hexdigest()
         self._named_layer = feature_layer
-        exported = read_program(program, blamed)
-        self.image_shape = _image_shape(exported, blamed)
-        # Guards are source code in the file; what they would check is checked on load.
-        module = exported.module(check_guards=False)
-        assert isinstance(module, fx.GraphModule)
+        module, self.image_shape = read_program(program, blamed)
         _check_eval_mode(module, blamed)
         node, self.feature_layer = _feature_node(module, feature_layer)
         self.feature_input = _mark_features(module, node)
@@ -86,6 +81,10 @@ class ExportedNetwork(nn.Module):
     def train(self, mode: bool = True) -> "ExportedNetwork":
         """Stay as exported: a program has no modes."""
         return self
+
+    def identity(self) -> list[str | None]:
+        """Return what decides the answers (`decrop.networks.identity`)."""
+        return [self.program_hash, self._named_layer]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ExportedNetwork":
         copied = self.__class__.__new__(self.__class__)
@@ -111,26 +110,6 @@ def _unpickled(program: bytes, feature_layer: str | None) -> ExportedNetwork:
     return ExportedNetwork(program, feature_layer, blamed="the pickled program")
 
 
-def _image_shape(exported: Any, blamed: str) -> tuple[int | None, int | None, int | None]:
-    inputs = exported.graph_signature.user_inputs
-    outputs = exported.graph_signature.user_outputs
-    placeholders = {node.name: node for node in exported.graph.nodes if node.op == "placeholder"}
-    value = placeholders[inputs[0]].meta.get("val") if len(inputs) == 1 else None
-    if not isinstance(value, Tensor) or value.ndim != 4 or len(outputs) != 1:
-        raise InputError(
-            f"{blamed} has {len(inputs)} inputs and {len(outputs)} outputs; it must take one batch "
-            "of images [batch, channels, height, width] and return logits [batch, classes]."
-        )
-    batch, *shape = (size if isinstance(size, int) else None for size in value.shape)
-    if batch is not None:
-        raise InputError(
-            f"{blamed} was exported for batches of exactly {batch}; export it for any, with "
-            f"{_DYNAMIC} and an example of 2 images or more."
-        )
-    channels, height, width = shape
-    return channels, height, width
-
-
 def _check_eval_mode(module: fx.GraphModule, blamed: str) -> None:
     for node in module.graph.nodes:
         schema = getattr(node.target, "_schema", None)
@@ -138,7 +117,9 @@ def _check_eval_mode(module: fx.GraphModule, blamed: str) -> None:
             continue
         given = dict(zip((a.name for a in schema.arguments), node.args, strict=False))
         given |= node.kwargs
-        if given.get("train") is True or given.get("training") is True:
+        modes = [given[name] for name in ("train", "training") if name in given]
+        # Not whether it is true: it could be computed.
+        if any(mode is not False for mode in modes) or given.get("dropout_p", 0) != 0:
             raise InputError(
                 f"{blamed} was exported in training mode ({node.target}), so an answer would "
                 "depend on chance or on the other images; call network.eval() before exporting."
@@ -198,6 +179,4 @@ def _make_general(module: fx.GraphModule) -> None:
         if node.target is _ATEN.view.default:
             # A view of channels_last tensors may be impossible, where the network itself copies.
             node.target = _ATEN.reshape.default
-        elif node.target is _ATEN._assert_tensor_metadata.default:
-            module.graph.erase_node(node)
     module.recompile()

@@ -15,6 +15,7 @@ from decrop.classifiers.endpoint import EndpointClassifier, EndpointFunction
 from decrop.classifiers.endpoint.client import TOKEN_VARIABLE
 from decrop.classifiers.endpoint.load import client_of
 from decrop.classifiers.program import ExportedNetwork
+from decrop.classifiers.program_archive import program_bytes
 from decrop.classifiers.sources.factory import build_by_factory
 from decrop.classifiers.sources.network import PROGRAM
 from decrop.classifiers.sources.zoo import build_by_name
@@ -30,14 +31,17 @@ from decrop.config import (
     Text,
     Word,
 )
-from decrop.config.classifier_source import SourceKind, check_endpoint, source_kind
+from decrop.config.classifier_source import (
+    SourceKind,
+    check_endpoint,
+    imports_code,
+    source_kind,
+)
 from decrop.config.settings import MOST_CHANNELS
 from decrop.documents import validated
 from decrop.errors import InputError
 from decrop.files import (
     MOST_TEXT_BYTES,
-    MOST_WEIGHTS_BYTES,
-    read_bytes,
     read_json,
     write_bytes,
     write_json,
@@ -96,9 +100,7 @@ class _Description(Settings):
     @field_validator("architecture")
     @classmethod
     def _can_be_stored(cls, architecture: str) -> str:
-        kind = source_kind(architecture)
-        others = kind in ("factory", "timm", "torchvision")
-        if others or architecture in CLASSIFIERS or architecture == PROGRAM:
+        if imports_code(architecture) or architecture in CLASSIFIERS or architecture == PROGRAM:
             return architecture
         raise ValueError(
             f"must be a registered network, package.module:function, timm/NAME, torchvision/NAME "
@@ -256,7 +258,7 @@ def _endpoint(
 def _require_trust(
     description: _Description, given: Path | nn.Module | None, path: Path, trust_code: bool
 ) -> None:
-    needs_code = description.kind in ("factory", "timm", "torchvision")
+    needs_code = imports_code(description.architecture)
     if needs_code and not isinstance(given, nn.Module) and not trust_code:
         raise InputError(
             f"{path}: the classifier is built by {description.architecture}, code that a bundle "
@@ -295,7 +297,7 @@ def _network(description: _Description, given: Path | nn.Module) -> nn.Module:
         return given
     if description.kind == "program":
         assert isinstance(given, Path)
-        program = read_bytes(given, most_bytes=MOST_WEIGHTS_BYTES)
+        program = program_bytes(given, str(given))
         return ExportedNetwork(program, description.feature_layer, blamed=str(given))
     image_channels, class_count = len(description.mean), len(description.class_names)
     if architecture in CLASSIFIERS:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -79,8 +79,14 @@ def certify(
     """Certify test images anew, with other samples, images or radii if so wished.
 
     Writes one row an image: idx, label, predict (-1 where it abstains), radius, correct, time,
-    samples, and why no more were drawn. Counts are kept beside it until it is written, so that the
-    same command goes on after it was killed.
+    samples, why no more were drawn, and the class that was selected to be tested; and beside it all
+    settings, as OUT.json. Counts are kept beside it until it is written, so that the same command
+    goes on after it was killed.
+
+    Sample sizes must be fixed beforehand: to certify again with others until it pleases makes wrong
+    certificates likelier. To go on with more later, set certification.procedure=anytime from the
+    start: then the counts stay, and the same command with a larger certification.max_samples draws
+    what is missing.
 
     Of a classifier behind an endpoint the images asked are counted beside it too, in a file that
     stays (--queries names another). How many may be asked is said first.
@@ -94,10 +100,12 @@ def certify(
         precision_of,
         with_recorded_batch_size,
     )
-    from decrop.files import write_whole
     from decrop.result import Scores
     from decrop.smoothing.asking import endpoint_of
-    from decrop.smoothing.execution import resolve_device
+    from decrop.smoothing.execution import resolve_device, resolve_layout
+
+    def say(what: object) -> None:
+        console.print(str(what), markup=False, highlight=False, soft_wrap=True)
 
     if address is not None and not helpers:
         raise InputError(f"--address {address} needs --helpers, the processes that draw there.")
@@ -126,18 +134,28 @@ def certify(
             make_sampler=on_cluster or local_sampler(config),
             journal=counts,
             on_certified=bars.certification("certifying"),
-            on_queries=lambda plan: console.print(f"{plan}", highlight=False, soft_wrap=True),
+            on_queries=say,
+            on_journal=lambda start: say(start) if start.others or start.samples else None,
         )
-    write_whole(out, table.write_tsv)
-    for path in (counts, execution):
-        path.unlink(missing_ok=True)
+    table.write(out)
+    if config.certification.procedure != "anytime":
+        for path in (counts, execution):
+            path.unlink(missing_ok=True)
     scores = Scores.of(table, config.certification.radii)
     samples = 0 if table.samples is None else int(table.samples.sum())
     console.print(accuracy_table(_title(config), {target: scores}))
     console.print(
         f"{samples / len(images):,.0f} samples an image, in {precision_of(config)} on "
-        f"{resolve_device(config.execution.device).type}",
+        f"{resolve_device(config.execution.device).type}, images "
+        f"{resolve_layout(config.execution.layout)} in memory",
         highlight=False,
+    )
+    shares = table.shares
+    console.print(
+        f"certified correct {shares.correct:.1%}, misclassified {shares.misclassified:.1%} (a "
+        f"wrong class was selected, certified or not), abstained {shares.abstained:.1%}",
+        highlight=False,
+        soft_wrap=True,
     )
     console.print(f"certificates: {out}", soft_wrap=True, highlight=False)
     if as_json:
@@ -145,6 +163,7 @@ def certify(
             {
                 "certificates": str(out),
                 "certified_accuracy": scores.certified_accuracy,
+                "shares": asdict(shares),
                 "samples": samples,
                 "precision": precision_of(config),
                 **queries_document(endpoint),
@@ -240,6 +259,8 @@ def _title(config: TrialConfig) -> str:
     draws = (
         f"N = {settings.estimation_samples}"
         if settings.procedure == "fixed"
+        else f"{settings.max_samples} samples an image, anytime-valid"
+        if settings.procedure == "anytime"
         else f"at most {settings.max_samples} samples"
     )
     return f"Certified accuracy on test images, % (95 % interval), σ = {config.sigma:g}, {draws}"

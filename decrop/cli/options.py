@@ -44,7 +44,7 @@ TrustCode = Annotated[
     bool,
     typer.Option(
         "--trust-code",
-        help="Import the function or model that a bundle names for its classifier; only for "
-        "bundles of people you trust.",
+        help="Import the function or model that a bundle or sweep names for its classifier, and "
+        "ask the endpoint; only for those of people you trust.",
     ),
 ]

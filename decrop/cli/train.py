@@ -8,7 +8,7 @@ import typer
 from decrop.cli.options import AsJson, Assignments, RunFolder
 from decrop.cli.output import accuracy_table, console, print_json, progress_bars
 from decrop.cli.queries import queries_document, queries_shown
-from decrop.config import TrialConfig
+from decrop.config import TrialConfig, as_recorded
 from decrop.errors import InputError
 
 # Counts what an endpoint is asked, in the folder of a run.
@@ -138,4 +138,4 @@ def _settings(path: Path) -> TrialConfig:
     from decrop.documents import trial_config
     from decrop.files import read_json
 
-    return trial_config(read_json(path), source=str(path))
+    return trial_config(as_recorded(read_json(path)), source=str(path))

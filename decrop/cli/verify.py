@@ -18,21 +18,25 @@ def verify(
 ) -> None:
     """Repeat all certificates recorded in a bundle and say how many are identical.
 
-    Checksums, classifier and data are compared with the recorded hashes first. Exit code 1 if a
+    Checksums, classifier and data are compared with the recorded hashes first, the certified images
+    with those that the settings name, and the figures with the certificates. Exit code 1 if a
     certificate differs.
 
     Example: [bold]decrop verify runs/digits/bundle[/bold]
     """
     from decrop.bundle import load_bundle, verify_bundle
+    from decrop.bundle.layout import CARD
     from decrop.classifiers.stored import file_or_url
 
     loaded = load_bundle(bundle, classifier=file_or_url(weights), trust_code=trust_code)
+    card = bundle / CARD
     with progress_bars() as bars:
         identical = verify_bundle(
             loaded,
             dataset_path=dataset_path,
             on_certified=bars.certification("certifying"),
             on_queries=lambda plan: console.print(f"{plan}", highlight=False, soft_wrap=True),
+            card=card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None,
         )
     weakness = loaded.config.certification.weakness
     if weakness is not None:
@@ -46,7 +50,11 @@ def verify(
             f"{recorded - identical} differ",
             highlight=False,
         )
+    record = loaded.certificates.record
+    assert record is not None  # `load_bundle` gives each table one
+    console.print(record.guarantee(), highlight=False, soft_wrap=True)
     if as_json:
-        print_json({"recorded": recorded, "identical": identical})
+        document = {"recorded": recorded, "identical": identical}
+        print_json({**document, "record": record.model_dump(mode="json")})
     if identical != recorded:
         raise typer.Exit(1)

@@ -35,7 +35,7 @@ from decrop.config.training import (
     Optimizer,
     TrainingSettings,
 )
-from decrop.config.trial import TrialConfig
+from decrop.config.trial import RecordedTrialConfig, TrialConfig, as_recorded
 
 __all__ = [
     "Attack",
@@ -70,6 +70,7 @@ __all__ = [
     "Positive",
     "PriorSettings",
     "Probability",
+    "RecordedTrialConfig",
     "Seed",
     "Settings",
     "Side",
@@ -78,4 +79,5 @@ __all__ = [
     "TrainingSettings",
     "TrialConfig",
     "Word",
+    "as_recorded",
 ]

@@ -1,5 +1,7 @@
 """The settings of certification, and of how the work is run."""
 
+import math
+from statistics import NormalDist
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -21,10 +23,18 @@ _WEAK = 0.05
 class CertificationSettings(Settings):
     """Randomised smoothing certificates."""
 
-    procedure: Literal["adaptive", "fixed"] = Field(
+    procedure: Literal["adaptive", "fixed", "anytime"] = Field(
         "adaptive",
         description="fixed draws equally often for each image, as published; adaptive stops an "
-        "image once more draws are not worth it, and certifies radii of a grid.",
+        "image once more draws are not worth it, and certifies radii of a grid; anytime draws "
+        "max_samples of each image, and certifying on with more leaves the guarantee as it is "
+        "(of the others sample sizes must be chosen beforehand).",
+    )
+    noise: Literal["grid", "gaussian"] = Field(
+        "grid",
+        description="grid: rounded to steps of 8-bit images, or of a fraction of them, and added "
+        "in integers, so that the guarantee holds for what is computed (after Voráček and Hein, "
+        "ICLR 2023); gaussian: added in floating point, as published.",
     )
     certificate: Literal[
         "cohen", "t_certify_published", "t_certify_preselected", "t_certify_grid", "rejection"
@@ -40,8 +50,8 @@ class CertificationSettings(Settings):
     )
     max_samples: Count = Field(
         20_000,
-        description="adaptive: most samples of an image on the test split, selection_samples "
-        "included (20,000 matches a fixed N of 10,000).",
+        description="adaptive and anytime: most samples of an image on the test split, "
+        "selection_samples included (20,000 matches a fixed N of 10,000).",
     )
     held_out_samples: Count = Field(
         1_000, description="N, or most of them, on held-out images, once trained."
@@ -78,12 +88,12 @@ class CertificationSettings(Settings):
 
     @model_validator(mode="after")
     def _fit_the_procedure(self) -> Self:
-        if self.procedure == "adaptive" and self.max_samples <= self.selection_samples:
+        if self.procedure != "fixed" and self.max_samples <= self.selection_samples:
             raise ValueError(
                 f"max_samples ({self.max_samples}) must exceed selection_samples "
                 f"({self.selection_samples}), which it includes"
             )
-        if self.procedure == "adaptive" and self.certificate != "cohen":
+        if self.procedure != "fixed" and self.certificate != "cohen":
             raise ValueError(f"certificate {self.certificate} needs procedure fixed")
         return self
 
@@ -97,6 +107,39 @@ class CertificationSettings(Settings):
             f"{self.failure_probability:.0%} of all certificates may be wrong; 0.001 is usual."
         )
 
+    @model_validator(mode="after")
+    def _enough_to_certify(self) -> Self:
+        # A fair coin may not fall alike so often with more than the failure probability.
+        least = math.floor(-math.log2(self.failure_probability)) + 1
+        fixed = self.procedure == "fixed"
+        counts = {
+            "estimation_samples" if fixed else "max_samples less selection_samples": self._most(),
+            "held_out_samples": self.held_out_samples,
+            "pruning_samples": self.pruning_samples,
+        }
+        for name, samples in counts.items():
+            if samples < least:
+                raise ValueError(
+                    f"{name} ({samples}) must be at least {least}, for with fewer nothing can be "
+                    f"certified at failure_probability {self.failure_probability:g}, even where "
+                    "all samples agree"
+                )
+        return self
+
+    @property
+    def reach(self) -> float:
+        """The largest radius that samples which all agree certify on the test split, in sigmas.
+
+        It is Phi^-1(failure_probability^(1/N)) (Cohen, Rosenfeld and Kolter 2019, section 3.2.2).
+        """
+        bound = self.failure_probability ** (1 / self._most())
+        return NormalDist().inv_cdf(min(bound, math.nextafter(1, 0)))
+
+    def _most(self) -> int:
+        if self.procedure == "fixed":
+            return self.estimation_samples
+        return self.max_samples - self.selection_samples
+
 
 class ExecutionSettings(Settings):
     """How the computation runs; part of what is certified, so it is recorded."""
@@ -105,6 +148,11 @@ class ExecutionSettings(Settings):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
         description="Of the certified function; auto is bf16 where the hardware computes in it.",
+    )
+    layout: Literal["auto", "channels_last", "contiguous"] = Field(
+        "auto",
+        description="Of images in memory, part of the certified function; auto is channels_last, "
+        "which is faster, for networks that work in it.",
     )
     training_precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",

@@ -50,6 +50,15 @@ def source_kind(source: str) -> SourceKind:
     )
 
 
+def imports_code(source: str) -> bool:
+    """Tell whether a source is code of another package, which runs when it is imported.
+
+    Raises:
+        ValueError: it is no source.
+    """
+    return source_kind(source) in ("factory", "timm", "torchvision")
+
+
 def check_endpoint(url: str) -> None:
     """Raise ValueError unless a URL can be asked, and recorded: it must hold no credentials."""
     if re.search("[@?#]", url):

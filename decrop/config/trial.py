@@ -1,8 +1,9 @@
 """The settings of one trial: what a sweep samples, a run logs, a bundle carries and reproduces."""
 
-from typing import Self
+import math
+from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from decrop.config.certification import CertificationSettings, ExecutionSettings
 from decrop.config.classifier import ClassifierSettings
@@ -42,6 +43,21 @@ class TrialConfig(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _a_radius_in_reach(self) -> Self:
+        settings = self.certification
+        positive = [radius for radius in settings.radii if radius > 0]
+        smallest = min(settings.radius_step, *positive, math.inf)
+        reach = self.sigma * settings.reach
+        if settings.procedure == "adaptive" and positive and reach < smallest:
+            raise ValueError(
+                f"sigma ({self.sigma:g}) is so small that with certification.max_samples "
+                f"({settings.max_samples}) no radius above 0 can be certified: where all samples "
+                f"agree {reach:.2g} is, and the smallest that is tested is {smallest:g}; give a "
+                "larger sigma, more samples or a smaller certification.radius_step"
+            )
+        return self
+
     def without_budget(self) -> "TrialConfig":
         """Return the settings but for the budget of queries, which may be raised to go on."""
         endpoint = self.classifier.endpoint
@@ -63,3 +79,16 @@ class TrialConfig(Settings):
         if not self.trains_classifier or training is None:
             return True
         return training.trained_on == "limited"
+
+
+def as_recorded(document: Any) -> Any:
+    """Return recorded settings: those from before noise was a setting were of Gaussian noise."""
+    if not isinstance(document, dict):
+        return document
+    certification = document.get("certification", {})
+    if not isinstance(certification, dict):
+        return document
+    return {**document, "certification": {"noise": "gaussian", **certification}}
+
+
+RecordedTrialConfig = Annotated[TrialConfig, BeforeValidator(as_recorded)]

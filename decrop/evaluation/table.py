@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from decrop.documents import show
 from decrop.errors import InputError
+from decrop.evaluation.record import CertificationRecord, read_record, record_path, write_record
 from decrop.files import MOST_TABLE_BYTES, require_regular, write_text
 from decrop.smoothing.certificates import ABSTAIN
 
@@ -20,6 +21,21 @@ _HEADER_LINES = 1
 # All whole numbers up to here are exact, and none of images, classes or samples is larger.
 _LARGEST = 1e15
 _LONGEST_ENDING = 100
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What images come to, as shares of all of them that add up to 1.
+
+    Attributes:
+        correct: certified for their true class, at whatever radius.
+        misclassified: a wrong class was certified, or selected and not certified.
+        abstained: neither; nothing is certified.
+    """
+
+    correct: float
+    misclassified: float
+    abstained: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +50,8 @@ class CertificateTable:
         seconds: float64 [B], time the image took.
         samples: int64 [B], noise draws, those that chose the class included; None if unknown.
         ending: [B], why no more was drawn (`decrop.smoothing.certify.Ending`); None if unknown.
+        selected: int64 [B], class that the selection samples chose; None if unknown.
+        record: with which settings, and of what, they were computed; None if unknown.
     """
 
     idx: NDArray[np.int64]
@@ -43,6 +61,8 @@ class CertificateTable:
     seconds: NDArray[np.float64]
     samples: NDArray[np.int64] | None = None
     ending: NDArray[np.str_] | None = None
+    selected: NDArray[np.int64] | None = None
+    record: CertificationRecord | None = None
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -50,10 +70,41 @@ class CertificateTable:
         correct: NDArray[np.bool_] = self.predict == self.label
         return correct
 
+    @property
+    def misclassified(self) -> NDArray[np.bool_]:
+        """Whether the class is wrong that was certified, or selected and not certified, bool [B].
+
+        Of tables that do not tell the selected class, only those that were certified, or that say
+        so as their ending.
+        """
+        wrong: NDArray[np.bool_] = (self.predict != ABSTAIN) & ~self.correct
+        if self.selected is not None:
+            # Logits that are not finite select nothing.
+            finite = True if self.ending is None else self.ending != "not_finite"
+            wrong = wrong | ((self.selected != self.label) & finite)
+        elif self.ending is not None:
+            wrong = wrong | (self.ending == "misclassified")
+        return wrong
+
+    @property
+    def shares(self) -> Shares:
+        """How many images are certified correct, misclassified, and neither."""
+        correct, misclassified = float(self.correct.mean()), float(self.misclassified.mean())
+        abstained = float((~self.correct & ~self.misclassified).mean())
+        return Shares(correct, misclassified, abstained)
+
+    def write(self, path: Path) -> None:
+        """Write the table and, where it is known, its record beside it (`record_path`)."""
+        # Never the record of an earlier table beside this one.
+        record_path(path).unlink(missing_ok=True)
+        self.write_tsv(path)
+        if self.record is not None:
+            write_record(self.record, path)
+
     def write_tsv(self, path: Path) -> None:
         """Write idx, label, predict, radius, correct (0 or 1) and time (seconds), exactly.
 
-        Columns samples and ending follow where they are known.
+        Columns samples, ending and selected follow where they are known.
         """
         columns: dict[str, NDArray[Any]] = {
             "idx": self.idx,
@@ -67,6 +118,8 @@ class CertificateTable:
             columns["samples"] = self.samples
         if self.ending is not None:
             columns["ending"] = self.ending
+        if self.selected is not None:
+            columns["selected"] = self.selected
         frame = pd.DataFrame(columns)
         write_text(path, frame.to_csv(sep="\t", index=False, lineterminator="\n"))
 
@@ -74,10 +127,12 @@ class CertificateTable:
     def read_tsv(cls, path: Path) -> Self:
         """Read a table with those six columns first; `time` is seconds or H:MM:SS[.ffffff].
 
-        Further columns other than samples and ending are passed over.
+        Further columns other than samples, ending and selected are passed over. The record beside
+        it is read where there is one.
 
         Raises:
-            InputError: the file is missing or malformed; the message names line and column.
+            InputError: the file is missing or malformed; the message names line and column. Or the
+                record is, or is another table's.
         """
         frame = _read_text_frame(path)
         values = {name: _numbers(path, frame, name) for name in _COLUMNS}
@@ -102,12 +157,6 @@ class CertificateTable:
             frame["correct"],
             "1 where predict is label, else 0",
         )
-        samples = None
-        if "samples" in frame:
-            numbers = _numbers(path, frame, "samples")
-            valid = (numbers >= 0) & (numbers % 1 == 0) & (numbers <= _LARGEST)
-            _require(path, valid, "samples", frame["samples"], "an integer of at least 0")
-            samples = numbers.astype(np.int64)
         if "ending" in frame:
             short = (frame["ending"].str.len() <= _LONGEST_ENDING).to_numpy()
             _require(path, short, "ending", frame["ending"], f"at most {_LONGEST_ENDING} long")
@@ -117,8 +166,10 @@ class CertificateTable:
             predict=values["predict"].astype(np.int64),
             radius=values["radius"],
             seconds=values["time"],
-            samples=samples,
+            samples=_counts(path, frame, "samples"),
             ending=frame["ending"].to_numpy(dtype=np.str_) if "ending" in frame else None,
+            selected=_counts(path, frame, "selected"),
+            record=read_record(path),
         )
 
 
@@ -157,6 +208,16 @@ def _numbers(path: Path, frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
     values = numbers.to_numpy(dtype=np.float64)
     _require(path, np.isfinite(values), name, texts, "a finite number")
     return values
+
+
+def _counts(path: Path, frame: pd.DataFrame, name: str) -> NDArray[np.int64] | None:
+    """Return a column of integers of at least 0, None if there is none."""
+    if name not in frame:
+        return None
+    numbers = _numbers(path, frame, name)
+    valid = (numbers >= 0) & (numbers % 1 == 0) & (numbers <= _LARGEST)
+    _require(path, valid, name, frame[name], "an integer of at least 0")
+    return numbers.astype(np.int64)
 
 
 def _require(

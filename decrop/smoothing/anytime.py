@@ -7,6 +7,7 @@ from scipy.stats import norm
 
 from decrop.errors import InputError
 from decrop.smoothing.certificates import (
+    SAMPLING_ERROR,
     Certificates,
     Floats,
     Integers,
@@ -21,6 +22,8 @@ from decrop.smoothing.certificates import (
 
 # Halving [0, 1] as often gets below the spacing of float64 at 1/2 and to 1e-19 near 0.
 _BISECTIONS = 64
+# Of the logarithms of beta functions and likelihoods: some last bits.
+_ROUNDING = 1e-14
 
 
 def anytime_lower_bound(
@@ -39,8 +42,9 @@ def anytime_lower_bound(
     Waudby-Smith and Ramdas 2020, NeurIPS 33, proposition 2.1). By Ville's inequality (Ville 1939)
     it ever reaches 1 / failure_probability with probability at most `failure_probability`. Below
     s / t it decreases in q, so the bound is its only crossing of that level there, rounded down to
-    the grid of the bisection: the probability that the bound of any t exceeds p is at most
-    `failure_probability`, whatever rule stops the trials, and the running maximum is valid too.
+    the grid of the bisection and lowered as `lower_confidence_bound` is: the probability that the
+    bound of any t exceeds p is at most `failure_probability`, whatever rule stops the trials, and
+    the running maximum is valid too.
 
     Args:
         successes: integers in [0, trials].
@@ -67,10 +71,11 @@ def anytime_lower_bound(
     high = successes / np.maximum(trials, 1)
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        log_martingale = log_mixture - xlogy(successes, middle) - xlog1py(failures, -middle)
-        excluded = log_martingale >= -np.log(failure_probability)
+        likelihood = xlogy(successes, middle) + xlog1py(failures, -middle)
+        rounding = _ROUNDING * (np.abs(log_mixture) + np.abs(likelihood))
+        excluded = log_mixture - likelihood - rounding >= -np.log(failure_probability)
         low, high = np.where(excluded, middle, low), np.where(excluded, high, middle)
-    return np.asarray(low)
+    return np.maximum(np.asarray(low) - SAMPLING_ERROR, 0.0)
 
 
 def anytime_certificates(

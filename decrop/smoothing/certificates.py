@@ -15,6 +15,12 @@ from decrop.errors import InputError
 
 ABSTAIN = -1
 
+# What a probability in the statistics may be off by: samples differ from the noise of the theorem
+# by as much at most (`decrop.smoothing.noise.GridNoise.check`), and quantiles are rounded by less.
+SAMPLING_ERROR = 1e-9
+# Of a level, for the rounding of the distribution functions.
+_ROUNDING = 1e-9
+
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -38,7 +44,9 @@ def lower_confidence_bound(
     """Bound a binomial proportion from below: one-sided Clopper-Pearson.
 
     The bound exceeds the true proportion with probability at most `failure_probability`, whatever
-    the proportion and the number of trials (Clopper and Pearson 1934, Biometrika 26(4)).
+    the proportion and the number of trials (Clopper and Pearson 1934, Biometrika 26(4)). It is
+    taken at a level 1e-9 smaller and is then lowered by `SAMPLING_ERROR`, so that it also holds as
+    floating point computes it, for the exact noise in place of the sampled one.
 
     Args:
         successes: integers in [0, trials].
@@ -58,8 +66,9 @@ def lower_confidence_bound(
     if np.any((successes < 0) | (successes > trials)):
         raise InputError("successes must lie between 0 and the number of trials.")
     # The two-sided interval puts half of its error on each side.
-    low, _ = proportion_confint(successes, trials, 2 * failure_probability, method="beta")
-    return np.asarray(low, dtype=np.float64)
+    level = 2 * rounded_down(failure_probability)
+    low, _ = proportion_confint(successes, trials, level, method="beta")
+    return np.maximum(np.asarray(low, dtype=np.float64) - SAMPLING_ERROR, 0.0)
 
 
 def cohen_certificates(
@@ -109,11 +118,23 @@ def certificates_from_radii(
         selection_counts: int64 [B, columns], last the draws with non-finite logits.
         estimation_counts: int64 [B, columns], likewise.
     """
+    radius = radii_rounded_down(radius)
     certified = (radius > 0) & (selection_counts[:, -1] == 0) & (estimation_counts[:, -1] == 0)
     return Certificates(
         prediction=np.where(certified, candidate, ABSTAIN),
         radius=np.where(certified, radius, 0.0),
     )
+
+
+def rounded_down(failure_probability: float) -> float:
+    """Return a level that leaves room for the rounding of a distribution function."""
+    return failure_probability * (1 - _ROUNDING)
+
+
+def radii_rounded_down(radius: Floats) -> Floats:
+    """Return radii that the rounding of the normal quantile, a few last bits, cannot raise."""
+    lowered: Floats = radius - 4 * np.spacing(np.abs(radius))
+    return lowered
 
 
 def draws_of_class(counts: Integers, classes: Integers) -> Integers:
@@ -148,8 +169,8 @@ def leading_classes(counts: Integers, failure_probability: float) -> Integers:
     check_failure_probability(failure_probability)
     runner_up, most = np.sort(counts[:, :-1], axis=1)[:, -2:].T
     # The binomial at p = 1/2 is symmetric, so both tails weigh the same.
-    p_value = np.minimum(1.0, 2 * binom.sf(most - 1, most + runner_up, 0.5))
-    decided = (p_value <= failure_probability) & (counts[:, -1] == 0)
+    p_value = np.minimum(1.0, 2 * binom.sf(most - 1, most + runner_up, 0.5 + SAMPLING_ERROR))
+    decided = (p_value <= rounded_down(failure_probability)) & (counts[:, -1] == 0)
     return np.where(decided, counts[:, :-1].argmax(axis=1), ABSTAIN)
 
 

@@ -1,7 +1,7 @@
-"""Certification of a set of images: with a fixed number of draws each, or with as few as do."""
+"""Certification of a set of images: with equally many draws each, as few as do, or ever more."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from decrop.errors import InputError
+from decrop.smoothing.anytime import anytime_certificates
 from decrop.smoothing.certificates import (
     ABSTAIN,
     Certificates,
     Floats,
     Integers,
+    certificates_from_radii,
     check_failure_probability,
     check_sigma,
 )
@@ -168,11 +170,7 @@ def certify_adaptive(
         InputError: a value is out of its range.
     """
     _require_samples(selection_samples=selection_samples)
-    if max_samples <= selection_samples:
-        raise InputError(
-            f"max_samples must exceed selection_samples ({selection_samples}), which it includes, "
-            f"but is {max_samples}."
-        )
+    _require_more(max_samples, selection_samples)
     looks = look_schedule(max_samples - selection_samples, chunk_size)
     design = sequential_design(radii, sigma, failure_probability, looks)
     collector = _collector(sampler, image_count, class_count, chunk_size)
@@ -251,6 +249,94 @@ def certify_adaptive(
     )
 
 
+def certify_anytime(
+    sampler: Sampler,
+    image_count: int,
+    *,
+    class_count: int,
+    sigma: float,
+    selection_samples: int,
+    max_samples: int,
+    failure_probability: float,
+    chunk_size: int,
+    on_progress: OnProgress | None = None,
+) -> CertificationOutcome:
+    """Certify images 0 to `image_count` - 1 of a task so that more draws may follow at any time.
+
+    The class with most selection draws is the candidate. The lower bound of its probability holds
+    at every number of draws at once (`anytime_certificates`), so the largest radius counts of those
+    at the looks.
+    For each image the probability that a certificate is wrong is at most `failure_probability` for
+    this and all later certifications of the task together, whatever `max_samples` these have.
+
+    Warns of images that abstain because some of their draws have non-finite logits.
+
+    Args:
+        sampler: counts classes of the task; `class_count`, `sigma` and `chunk_size` are the task's.
+        image_count: B >= 1.
+        class_count: K >= 2.
+        sigma: standard deviation of the noise, in [0,1] pixels, > 0.
+        selection_samples: N0 >= 1, the same in all certifications of the task.
+        max_samples: draws of each image, > N0.
+        failure_probability: in (0, 1), the same in all certifications of the task.
+        chunk_size: most draws of one request, >= 1.
+        on_progress: called with none done first, then after each group of draws.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+    _require_samples(selection_samples=selection_samples)
+    _require_more(max_samples, selection_samples)
+    collector = _collector(sampler, image_count, class_count, chunk_size)
+
+    def report() -> None:
+        draws = collector.draws
+        if on_progress is not None:
+            done, in_all = int((draws == max_samples).sum()), image_count * max_samples
+            on_progress(CertificationProgress(done, image_count, int(draws.sum()), in_all))
+
+    report()
+    images = range(image_count)
+    collector.draw(SELECTION, images, 0, selection_samples, report)
+    selection, estimation = collector.counts[SELECTION], collector.counts[ESTIMATION]
+    radius, taken = np.zeros(image_count), 0
+    for look in look_schedule(max_samples - selection_samples, chunk_size).tolist():
+        collector.draw(ESTIMATION, images, taken, look, report)
+        taken = look
+        found = anytime_certificates(selection, estimation, sigma, failure_probability)
+        radius = np.maximum(radius, found.radius)
+    _warn_of_non_finite(collector.counts)
+    candidate = selection[:, :-1].argmax(axis=1)
+    certificates = certificates_from_radii(candidate, radius, selection, estimation)
+    finite = collector.counts[:, :, -1].sum(axis=0) == 0
+    return CertificationOutcome(
+        prediction=certificates.prediction,
+        radius=certificates.radius,
+        selection_counts=selection,
+        estimation_counts=estimation,
+        ending=np.where(finite, "most_samples", "not_finite"),
+        seconds=collector.seconds,
+    )
+
+
+def certified_nearby(outcome: CertificationOutcome, distance: Floats) -> CertificationOutcome:
+    """Return the certificates of images that lie at a distance from those that were certified.
+
+    What holds within a radius of an image holds within the radius less the distance of another one;
+    where nothing is left of it, that one abstains.
+
+    Args:
+        outcome: of B images.
+        distance: float64 [B], L2, in [0,1] pixels, >= 0; 0 where it is the same image.
+    """
+    certified = (distance == 0) | (outcome.radius > distance)
+    return replace(
+        outcome,
+        prediction=np.where(certified, outcome.prediction, ABSTAIN),
+        radius=np.where(certified, outcome.radius - distance, 0.0),
+    )
+
+
 def class_counts(
     sampler: Sampler, image_count: int, *, samples: int, class_count: int, chunk_size: int
 ) -> Integers:
@@ -301,6 +387,14 @@ def _require_samples(**samples: int) -> None:
     for name, value in samples.items():
         if value < 1:
             raise InputError(f"{name} must be at least 1, but is {value}.")
+
+
+def _require_more(max_samples: int, selection_samples: int) -> None:
+    if max_samples <= selection_samples:
+        raise InputError(
+            f"max_samples must exceed selection_samples ({selection_samples}), which it includes, "
+            f"but is {max_samples}."
+        )
 
 
 def _reached(succeeded: NDArray[np.bool_]) -> Integers:

@@ -1,4 +1,4 @@
-"""The device and the precision that a computation runs in."""
+"""The device, the precision and the memory layout that a computation runs in."""
 
 from pathlib import Path
 from typing import Literal
@@ -8,6 +8,7 @@ import torch
 from decrop.errors import InputError
 
 Precision = Literal["fp32", "bf16"]
+Layout = Literal["channels_last", "contiguous"]
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
@@ -33,6 +34,11 @@ def resolve_precision(setting: Literal["auto", "fp32", "bf16"], device: torch.de
     if setting != "auto":
         return setting
     return "bf16" if _computes_in_bf16(device) else "fp32"
+
+
+def resolve_layout(setting: Literal["auto", "channels_last", "contiguous"]) -> Layout:
+    """Return the memory layout of images that `setting` asks for; auto is channels_last."""
+    return "channels_last" if setting == "auto" else setting
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:

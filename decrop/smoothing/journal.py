@@ -1,7 +1,9 @@
-"""Counts kept in a file as they are drawn, so that a certification that was killed can go on."""
+"""Journal of class counts, from which a certification that was killed goes on."""
 
+import dataclasses
 import json
 import os
+import zlib
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -13,15 +15,44 @@ import torch
 from numpy.typing import NDArray
 
 from decrop.errors import InputError, RunError
-from decrop.files import sha256_of_json, sha256_of_tensors, write_text
+from decrop.fence import fence_of
+from decrop.files import sha256_of_tensors, write_text
+from decrop.networks.identity import network_identity
 from decrop.smoothing.asking import AskingSampler
 from decrop.smoothing.sampling import CountRequest, Sampler, SamplingTask
 
-_FORMAT = 1
+_FORMAT = 2
+_MOST_HEADER_BYTES = 1 << 14
 _REQUEST = np.dtype([("image_id", "<i8"), ("stream", "<i4"), ("chunk", "<i8"), ("draws", "<i4")])
 
 RequestKey = tuple[int, int, int, int]
 Records = NDArray[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class JournalStart:
+    """How a journal was found.
+
+    Attributes:
+        path: of it.
+        samples: noise draws whose classes it has.
+        others: what was certified otherwise by the journal that it replaces, such as `sigma`; empty
+            where there was none, or this certification's own.
+    """
+
+    path: Path
+    samples: int
+    others: tuple[str, ...]
+
+    def __str__(self) -> str:
+        if self.others:
+            return (
+                f"{self.path.name} is of another certification ({', '.join(self.others)}): "
+                "begun anew"
+            )
+        if self.samples:
+            return f"{self.path.name} has {self.samples:,} samples: going on from there"
+        return f"{self.path.name}: begun"
 
 
 class RecordedSampler:
@@ -29,9 +60,12 @@ class RecordedSampler:
 
     Answers of an endpoint are written down one by one as they come.
 
-    The file has a header line, which names the task, and a record of fixed size for each answered
-    request. A file of another task, or one whose header is damaged, is begun anew; records are cut
-    off from the first that is torn or damaged.
+    The file has a header line, which names everything that decides the counts, and a record of
+    fixed size with a checksum for each answered request. A file of another task, or one whose
+    header is damaged, is begun anew; records are cut off from the first that is torn or damaged.
+
+    Attributes:
+        start: how the file was found.
     """
 
     def __init__(
@@ -56,16 +90,28 @@ class RecordedSampler:
             )
         self._sampler = sampler
         self._path = path
-        self._record = np.dtype([("request", _REQUEST), ("counts", "<i4", (task.class_count + 1,))])
+        self._record = np.dtype(
+            [
+                ("request", _REQUEST),
+                ("counts", "<i4", (task.class_count + 1,)),
+                ("checksum", "<u4"),
+            ]
+        )
         self._answers: dict[RequestKey, NDArray[np.int32]] = {}
-        header = json.dumps({"format": _FORMAT, "task": _fingerprint(task, device)}) + "\n"
-        if _starts_with(path, header.encode()):
-            self._remember(_whole_records(path, len(header), self._record))
+        identity = task_identity(task, device)
+        header = json.dumps({"format": _FORMAT, "task": identity}).encode() + b"\n"
+        # A record of another file is none of this one, whatever its checksum.
+        self._salt = zlib.crc32(header)
+        found = _first_line(path)
+        if found == header:
+            self._remember(self._whole_records(len(header)))
         else:
             # A new file in place of the old one: a process that still appends to that one, for
             # another task, cannot add its counts to these.
-            write_text(path, header)
+            write_text(path, header.decode())
         self._file = path.open("ab")
+        others = () if found in (header, None) else _differences(found, identity)
+        self.start = JournalStart(path, self.draws, others)
 
     def __enter__(self) -> Self:
         return self
@@ -127,6 +173,9 @@ class RecordedSampler:
             ) from None
 
     def _write(self, records: Records) -> None:
+        # What a process writes here that is taken over between the two is what its successor would:
+        # a task decides its counts.
+        fence_of(self._path)
         try:
             self._file.write(records.tobytes())
             self._file.flush()
@@ -141,6 +190,7 @@ class RecordedSampler:
         records = np.empty(len(keys), self._record)
         records["request"] = np.array(keys, _REQUEST)
         records["counts"] = counts
+        records["checksum"] = self._checksums(records)
         adding_up = _adding_up(records)
         if not adding_up.all():
             row = int(adding_up.argmin())
@@ -150,47 +200,67 @@ class RecordedSampler:
             )
         return records
 
+    def _whole_records(self, start: int) -> Records:
+        """Return the records before the first that is torn or damaged, and cut off the rest."""
+        records: Records = np.fromfile(self._path, self._record, offset=start)
+        whole = _adding_up(records) & (records["checksum"] == self._checksums(records))
+        records = records[np.logical_and.accumulate(whole)]
+        os.truncate(self._path, start + records.nbytes)
+        return records
+
+    def _checksums(self, records: Records) -> NDArray[np.uint32]:
+        size = self._record.itemsize
+        content, summed = records.tobytes(), size - self._record["checksum"].itemsize
+        return np.array(
+            [
+                zlib.crc32(content[start : start + summed], self._salt)
+                for start in range(0, len(content), size)
+            ],
+            dtype=np.uint32,
+        )
+
     def _remember(self, records: Records) -> None:
         self._answers.update(zip(records["request"].tolist(), records["counts"], strict=True))
 
 
-def _fingerprint(task: SamplingTask, device: torch.device) -> str:
-    """Hash everything that decides the counts of a task."""
-    network = task.network
-    # Unlike state_dict, these include the buffers that are not saved with the network.
-    tensors = dict(network.named_parameters(remove_duplicate=False))
-    buffers = dict(network.named_buffers(remove_duplicate=False))
-    return sha256_of_json(
-        {
-            "structure": repr(network),
-            "weights": sha256_of_tensors(tensors | buffers),
-            "images": sha256_of_tensors({"images": task.images, "image_ids": task.image_ids}),
-            "class_count": task.class_count,
-            "sigma": task.sigma,
-            "seed": task.seed,
-            "chunk_size": task.chunk_size,
-            "chunks_per_batch": task.chunks_per_batch,
-            "precision": task.precision,
-            "device": device.type,
-            "torch": torch.__version__,
-        }
-    )
+def task_identity(task: SamplingTask, device: torch.device) -> dict[str, Any]:
+    """Return what decides the counts of a task on a kind of device, as JSON by name."""
+    by_content = {
+        "network": network_identity(task.network),
+        "images": sha256_of_tensors({"images": task.images, "image_ids": task.image_ids}),
+    }
+    settings = {
+        field.name: getattr(task, field.name)
+        for field in dataclasses.fields(task)
+        if field.name not in ("network", "images", "image_ids")
+    }
+    return by_content | settings | {"device": _kind(device), "torch": torch.__version__}
 
 
-def _starts_with(path: Path, header: bytes) -> bool:
+def _kind(device: torch.device) -> str:
+    # Kernels are chosen by what a processor can do, and give other last bits.
+    if device.type == "cpu":
+        return f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    return device.type
+
+
+def _first_line(path: Path) -> bytes | None:
     try:
         with path.open("rb") as file:
-            return file.read(len(header)) == header
+            return file.readline(_MOST_HEADER_BYTES)
     except FileNotFoundError:
-        return False
+        return None
 
 
-def _whole_records(path: Path, start: int, dtype: np.dtype[np.void]) -> Records:
-    """Return the records before the first that is torn or damaged, and cut off the rest."""
-    records: Records = np.fromfile(path, dtype, offset=start)
-    records = records[np.logical_and.accumulate(_adding_up(records))]
-    os.truncate(path, start + records.nbytes)
-    return records
+def _differences(line: bytes | None, identity: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of what a header line has another value of."""
+    try:
+        header = json.loads(line or b"")
+        found = header["task"] if header["format"] == _FORMAT else {}
+        different = tuple(name for name, value in identity.items() if found.get(name) != value)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return ("damaged header",)
+    return different if len(different) < len(identity) else ("another format",)
 
 
 def _adding_up(records: Records) -> NDArray[np.bool_]:

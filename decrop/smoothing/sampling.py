@@ -1,8 +1,8 @@
 """Class counts of a network under Gaussian noise.
 
 Shapes: B images, C channels, H height, W width, K classes, S noise draws in a chunk, P chunks in a
-batch. A chunk is the unit of work: S draws of the noise of one image from a random stream of their
-own, named by (seed, image id, stream, chunk).
+batch. A chunk is the unit of work: S draws of the noise of one image from random bits of their own,
+named by (seed, image id, stream, chunk).
 
 Counts do not depend on how the work is cut. Kernels give other last bits in other batch shapes, in
 other rows of a batch and on other numbers of threads (seen in fp32 with MKL and oneDNN), so a batch
@@ -10,7 +10,6 @@ always has P*S rows, a chunk always takes the same rows of it, and kernels on th
 thread each; several batches run at once instead.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -22,21 +21,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from decrop.errors import InputError
-from decrop.seeds import torch_generator
 from decrop.smoothing.certificates import check_sigma
-from decrop.smoothing.execution import Precision
-from decrop.smoothing.folding import fold_batch_norms
+from decrop.smoothing.execution import Layout, Precision
+from decrop.smoothing.noise import Noise, noise_source
+from decrop.smoothing.prepare import as_given, prepared
 
 SELECTION = 0
 ESTIMATION = 1
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
-
-_DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,9 @@ class SamplingTask:
         seed: of the noise.
         chunk_size: S.
         chunks_per_batch: P.
-        precision: in which the network computes; the noise is added in fp32 before.
+        precision: in which the network computes; the noise is added before.
+        noise: how it is drawn and added (`decrop.smoothing.noise`).
+        layout: of images in memory, when the network takes them.
 
     Raises:
         InputError: a value is out of its range or has another shape or dtype.
@@ -86,6 +84,8 @@ class SamplingTask:
     chunk_size: int
     chunks_per_batch: int
     precision: Precision
+    noise: Noise = "grid"
+    layout: Layout = "channels_last"
 
     def __post_init__(self) -> None:
         check_sigma(self.sigma)
@@ -190,7 +190,14 @@ class NoisyBatches:
         self._device = device
         self._images = task.images.to(device)
         self._image_ids = [int(image_id) for image_id in task.image_ids]
-        self._network = _prepared(network, _DTYPES[task.precision], device)
+        self._noise = noise_source(
+            task.noise,
+            sigma=task.sigma,
+            seed=task.seed,
+            chunk_size=task.chunk_size,
+            device=device,
+        )
+        self._network = prepared(network, task.precision, task.layout, device)
 
     def batch_rows(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
         """Return int64 [batches, P]: which request takes each slot, or -1.
@@ -211,27 +218,22 @@ class NoisyBatches:
 
     def outputs(self, batch: Sequence[CountRequest | None]) -> Tensor:
         """Return the network's outputs [P*S, ...] for the noisy images of P slots."""
-        noisy = torch.stack([self._noisy_images(request) for request in batch]).flatten(0, 1)
-        given = noisy.to(_DTYPES[self._task.precision], memory_format=torch.channels_last)
-        outputs: Tensor = self._network(given)
+        noisy = self._noisy_images(batch).flatten(0, 1)
+        outputs: Tensor = self._network(as_given(noisy, self._task.precision, self._task.layout))
         return outputs
 
-    def _noisy_images(self, request: CountRequest | None) -> Tensor:
-        """Return float32 [S, C, H, W], zero where there is no request."""
-        task = self._task
-        shape = (task.chunk_size, *task.images.shape[1:])
-        if request is None:
-            return torch.zeros(shape, device=self._device)
-        generator = torch_generator(
-            task.seed,
-            "certification noise",
-            self._image_ids[request.image],
-            request.stream,
-            request.chunk,
-            device=self._device,
+    def _noisy_images(self, batch: Sequence[CountRequest | None]) -> Tensor:
+        """Return float32 [P, S, C, H, W], zero where there is no request."""
+        requests = [request for request in batch if request is not None]
+        noisy = self._noise.noisy(
+            self._images[[request.image for request in requests]],
+            [(self._image_ids[r.image], r.stream, r.chunk) for r in requests],
         )
-        noise = torch.randn(shape, generator=generator, device=self._device)
-        return noise.mul_(task.sigma).add_(as_pixels(self._images[request.image]))
+        if len(requests) == len(batch):
+            return noisy
+        padded = noisy.new_zeros((len(batch), *noisy.shape[1:]))
+        padded[[slot for slot, request in enumerate(batch) if request is not None]] = noisy
+        return padded
 
 
 def reproducible_kernels() -> AbstractContextManager[None]:
@@ -243,29 +245,10 @@ def reproducible_kernels() -> AbstractContextManager[None]:
     return flags
 
 
-def as_pixels(images: Tensor) -> Tensor:
-    """Return images uint8, or float32 in [0,1] already, as float32 in [0,1]."""
-    return images.float() / 255 if images.dtype == torch.uint8 else images
-
-
 def _holds_pixels(images: Tensor) -> bool:
     if images.dtype == torch.float32:
         return bool(((images >= 0) & (images <= 1)).all())
     return images.dtype == torch.uint8
-
-
-def _prepared(network: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    network = copy.deepcopy(network).eval()
-    for name, module in network.named_modules():
-        if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
-            raise InputError(
-                f"{name} normalises by the batch, so that draws would not be independent; "
-                "certify a network with running statistics."
-            )
-    fold_batch_norms(network)
-    network.to(device=device, dtype=dtype)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network
 
 
 def _on_single_threads(function: Callable[[Work], Result], work: Sequence[Work]) -> list[Result]:

@@ -13,6 +13,7 @@ from scipy.stats import binom, norm
 
 from decrop.errors import InputError
 from decrop.smoothing.certificates import (
+    SAMPLING_ERROR,
     Floats,
     Integers,
     check_failure_probability,
@@ -26,6 +27,8 @@ _FIRST_SHARE = 1 / 8
 # Far above the rounding of the sums, far below any failure probability in use.
 _ROUNDING = 1e-9
 _NEGLIGIBLE = 1e-18
+# Half of what settings allow, for corrections that divide it. At 1e-40 the level is exceeded.
+_LEAST_FAILURE_PROBABILITY = 5e-13
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +80,8 @@ def sequential_design(
     Args:
         radii: float64 [R], increasing, >= 0, in [0,1] pixels.
         sigma: standard deviation of the noise, in [0,1] pixels, > 0.
-        failure_probability: probability per image that its certified radius is wrong, in (0, 1).
+        failure_probability: probability per image that its certified radius is wrong, in
+            [5e-13, 1).
         looks: int64 [L], increasing, >= 1.
 
     Raises:
@@ -85,13 +89,22 @@ def sequential_design(
     """
     check_sigma(sigma)
     check_failure_probability(failure_probability)
+    if failure_probability < _LEAST_FAILURE_PROBABILITY:
+        raise InputError(
+            f"failure_probability {failure_probability:g} must be at least "
+            f"{_LEAST_FAILURE_PROBABILITY:g}, below which sums in float64 do not keep the level."
+        )
     if radii.ndim != 1 or len(radii) < 1 or radii[0] < 0 or np.any(np.diff(radii) <= 0):
         raise InputError(f"radii must be at least 0 and increase, but are {radii.tolist()}.")
     if looks.ndim != 1 or len(looks) < 1 or looks[0] < 1 or np.any(np.diff(looks) <= 0):
         raise InputError(f"looks must be at least 1 and increase, but are {looks.tolist()}.")
     schedule = tuple(looks.tolist())
+    never = (-1,) * len(schedule)
+    # The sampled noise may make other classes less likely than the exact one by so much.
+    others = norm.sf(radii / sigma) - SAMPLING_ERROR
     limits = [
-        _limits(float(norm.sf(radius / sigma)), failure_probability, schedule) for radius in radii
+        _limits(float(other), failure_probability, schedule) if other > 0 else never
+        for other in others
     ]
     return SequentialDesign(radii=radii, looks=looks, limits=np.array(limits, dtype=np.int64))
 
@@ -108,6 +121,9 @@ def _limits(
     each look spends what the spending function has released (Lan and DeMets 1983); above it, more
     draws fall to other classes on every path, so fewer paths succeed.
     """
+    if looks[-1] * np.log1p(-other_probability) > np.log(failure_probability):
+        # Not even all draws in one class are unlikely enough.
+        return (-1,) * len(looks)
     released = (
         failure_probability
         * (1 - _ROUNDING)

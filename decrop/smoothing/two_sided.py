@@ -9,6 +9,7 @@ from scipy.stats import norm
 
 from decrop.errors import InputError
 from decrop.smoothing.certificates import (
+    SAMPLING_ERROR,
     Certificates,
     Floats,
     Integers,
@@ -19,6 +20,7 @@ from decrop.smoothing.certificates import (
     draws_of_class,
     draws_per_image,
     lower_confidence_bound,
+    rounded_down,
 )
 
 Variant = Literal["published", "preselected", "grid"]
@@ -171,6 +173,6 @@ def _summed_bound(others: Integers, draws: int, failure_probability: float) -> F
     for _ in range(_BISECTIONS if classes > 1 else 0):
         middle = (low + high) / 2
         tails = bdtr(others.astype(np.float64), draws, 1 - middle[:, None]).sum(axis=1)
-        holds = tails <= failure_probability
+        holds = tails <= rounded_down(failure_probability)
         low, high = np.where(holds, middle, low), np.where(holds, high, middle)
-    return low
+    return np.maximum(low - SAMPLING_ERROR, 0.0)

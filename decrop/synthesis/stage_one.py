@@ -10,6 +10,7 @@ from decrop.classifiers.classifier import Classifier
 from decrop.config import BoundarySettings, InterpolationSettings
 from decrop.data.limited import LimitedData
 from decrop.files import sha256_of_tensors
+from decrop.networks.identity import network_identity
 from decrop.synthesis.boundary import boundary_samples, determining_settings, flipped
 from decrop.synthesis.interpolate import (
     interpolated_logits,
@@ -89,7 +90,7 @@ def stage_one(
     labels = limited.all.labels
     made_from = {
         "version": _VERSION,
-        "classifier": classifier.content_hash(),
+        "classifier": network_identity(classifier),
         "data": limited.all.content_hash(),
         "seed": seed,
     }

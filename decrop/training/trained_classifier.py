@@ -62,6 +62,7 @@ class ClassifierToTrain:
             "initial": initial,
             "mean": self.classifier.mean.flatten().tolist(),
             "std": self.classifier.std.flatten().tolist(),
+            "use": self.classifier.description(),
             "data": self.images.content_hash(),
         }
 

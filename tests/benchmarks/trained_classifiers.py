@@ -79,13 +79,13 @@ def certified(
                 journal=counts,
                 on_certified=bars.certification(f"{counts.stem}, {name}"),
             )
-        table.write_tsv(counts.with_suffix(f".{procedure}_{certificate}.tsv"))
+        table.write(counts.with_suffix(f".{procedure}_{certificate}.tsv"))
         scores = Scores.of(table, chosen.certification.radii)
         assert table.samples is not None
         yield {
             "certificate": name,
             "certified_accuracy": scores.certified_accuracy,
-            # The adaptive procedure rounds radii down to a grid, so its mean is not set beside these.
+            # The adaptive procedure rounds radii down to a grid: its mean is not set beside these.
             "average_certified_radius": None
             if procedure == "adaptive"
             else scores.average_certified_radius,

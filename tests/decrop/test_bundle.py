@@ -55,6 +55,7 @@ from tests.decrop.digits_trial import (
 FILES = {
     "README.md",
     "certificates.tsv",
+    "certificates.tsv.json",
     "checksums.json",
     "classifier/classifier.json",
     "classifier/weights.safetensors",
@@ -148,7 +149,8 @@ def test_a_new_process_finds_all_certificates_identical(exported: Path, tmp_path
     )
     assert process.returncode == 0, process.stderr
     last = process.stdout.splitlines()[-1]
-    assert json.loads(last) == {"recorded": TEST_IMAGES, "identical": TEST_IMAGES}
+    document = json.loads(last)
+    assert (document["recorded"], document["identical"]) == (TEST_IMAGES, TEST_IMAGES)
     assert process.stderr == ""
     assert not list(tmp_path.iterdir())
 
@@ -165,7 +167,7 @@ def test_held_out_certificates_are_verified_on_held_out_images(
     assert f"{HELD_OUT_SAMPLES} estimation samples" in card
 
 
-@pytest.mark.parametrize("column", ["predict", "radius", "label"])
+@pytest.mark.parametrize("column", ["predict", "radius", "selected"])
 def test_verify_counts_the_certificates_that_differ(exported: Path, column: str) -> None:
     bundle = load_bundle(exported)
     values = getattr(bundle.certificates, column).copy()

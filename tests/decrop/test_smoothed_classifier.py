@@ -101,6 +101,20 @@ def test_without_labels_wrong_classes_are_certified_too(loaded: SmoothedClassifi
     assert (wrong.prediction != labels.numpy()).all()
 
 
+def test_images_off_the_grid_are_certified_with_a_radius_less_their_distance(
+    loaded: SmoothedClassifier,
+) -> None:
+    images, labels, indices = certified_images(loaded)
+    moved = (images.double() + torch.where(images < 255, 0.2, -0.2)) / 255
+    distance = 0.2 / 255 * np.sqrt(images[0].numel())
+    on_grid = loaded.certify(images, labels, indices)
+    near = loaded.certify(moved, labels, indices)
+    left = on_grid.radius > distance
+    assert left.any() and not left.all()
+    assert (near.prediction == np.where(left, on_grid.prediction, -1)).all()
+    assert near.radius == pytest.approx(np.where(left, on_grid.radius - distance, 0), abs=1e-6)
+
+
 def test_noise_is_new_unless_images_are_numbered(loaded: SmoothedClassifier) -> None:
     images, _, indices = certified_images(loaded)
 

@@ -63,6 +63,11 @@ class Sweep:
         """The sweep directory."""
         return only_sweep(self.parent)
 
+    @property
+    def driver(self) -> int:
+        """The process of the command that runs, or ran last."""
+        return self._process.pid
+
     @contextmanager
     def running(self, *arguments: object) -> Iterator[None]:
         """Run a command on the sweep for a block, in which it must end or be killed."""

@@ -1,12 +1,16 @@
 """A sweep of which a process is killed."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
+from filelock import SoftFileLease
 
 from tests.faults.conftest import Lost
 from tests.faults.sweeps import HELPER_PROCESS, TRIAL_PROCESS, Sweep, must_equal, write_fixed
 from tests.tune.runs import contents
+from tune.driver import sole_driver
 
 
 @pytest.mark.quick
@@ -52,3 +56,29 @@ def test_the_driver_is_killed(tmp_path: Path, undisturbed: Sweep, lost: Lost) ->
     assert history and directory.trial(1).read_history()[: len(history)] == history
     must_equal(sweep, undisturbed)
     lost("the driver is killed, the sweep resumed", sweep)
+
+
+def test_the_driver_is_paused_until_another_takes_over(
+    tmp_path: Path, undisturbed: Sweep, lost: Lost
+) -> None:
+    sweep = Sweep(tmp_path / "sweeps")
+    with sweep.running("sweep", write_fixed(tmp_path), "--out", sweep.parent):
+        sweep.until_report(1)
+        directory = sweep.directory
+        os.kill(sweep.driver, signal.SIGSTOP)
+        # As another machine sees it: nothing tells that the process is there.
+        lease = SoftFileLease(directory.driver_path, lease_duration=30.0)
+        lease.acquire(timeout=120)
+        lease.release()
+        with sole_driver(directory):
+            # The trial's own process was not paused.
+            before = contents(directory.path)
+            os.kill(sweep.driver, signal.SIGCONT)
+            sweep.end(code=1)
+            assert contents(directory.path) == before
+    said = sweep.printed.splitlines()[-1]
+    assert said.startswith(f"error: {directory.path} was taken over by another process")
+    with sweep.running("resume", directory.path):
+        sweep.end()
+    must_equal(sweep, undisturbed)
+    lost("the driver is paused and followed, the sweep resumed", sweep)

@@ -1,14 +1,18 @@
 """Certificates of several sources side by side, against numbers worked out by hand."""
 
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
 
 from decrop.errors import InputError
 from decrop.evaluation.plots import certificates_figure
-from decrop.evaluation.table import CertificateTable
+from decrop.evaluation.record import CertificationRecord
+from decrop.evaluation.table import CertificateTable, Shares
 from decrop.files import read_json, write_json
 from tests.tune.leaderboard.boards import sweep_with
 from tests.tune.runs import FinishedSweep, contents, decrop
@@ -23,8 +27,30 @@ from tune.compare import (
 from tune.directory import SweepDirectory
 
 
-def certified(name: str, robust: range, images: str | None = "a") -> Certified:
-    return Certified(f"some/{name}", name, robust_table(robust), (0.0, 0.25), images)
+def certified(name: str, robust: range, **changes: Any) -> Certified:
+    table = replace(robust_table(robust), record=record_of_twenty(**changes))
+    return Certified(f"some/{name}", name, table)
+
+
+def record_of_twenty(**changes: Any) -> CertificationRecord:
+    """Images 0 to 19, at radii 0 and 0.25; settings of certification may be changed by name."""
+    own = {name: changes.pop(name) for name in ("sigma", "precision", "hashes") if name in changes}
+    return CertificationRecord.model_validate(
+        {
+            "sigma": 0.25,
+            "certification": {"radii": (0.0, 0.25), **changes},
+            "estimation_samples": 100,
+            "split": "test",
+            "images": 20,
+            "seed": 0,
+            "device": "cpu",
+            "precision": "fp32",
+            "chunk_size": 50,
+            "chunks_per_batch": 4,
+            "hashes": {"certified_images": "a"},
+            **own,
+        }
+    )
 
 
 @pytest.fixture
@@ -32,7 +58,7 @@ def sources() -> list[Certified]:
     return [
         certified("first", range(10)),
         certified("second", range(18)),
-        certified("third", range(1, 11), images=None),
+        certified("third", range(1, 11), hashes={}),
     ]
 
 
@@ -54,10 +80,10 @@ def test_each_is_compared_with_the_first(sources: list[Certified]) -> None:
     assert second.certified_accuracy == {"0.0": 1.0, "0.25": 0.9}
     assert second.intervals["0.25"] == pytest.approx((0.6830, 0.9877), abs=5e-5)
     assert second.average_certified_radius == pytest.approx(0.28)
-    assert (second.images, second.abstention_rate) == (20, 0.0)
+    assert (second.images, second.shares) == (20, Shares(1.0, 0.0, 0.0))
     assert first.against_first is None
     assert second.against_first is not None and third.against_first is not None
-    # Two-sided tests of 8 to 0 and 1 to 1; Holm doubles the smaller.
+    # Two-sided tests of 8 to 0 and 1 to 1; Holm doubles the smaller. At r = 0 none differ.
     compared = second.against_first["0.25"]
     assert (compared.points, compared.p_value) == (pytest.approx(40.0), pytest.approx(2 / 2**8))
     assert compared.holm_p_value == pytest.approx(4 / 2**8)
@@ -70,14 +96,35 @@ def test_each_is_compared_with_the_first(sources: list[Certified]) -> None:
 
 def test_tables_have_intervals_and_differences(sources: list[Certified]) -> None:
     accuracies, differences = side_by_side_tables(place_side_by_side(sources))
-    assert accuracies.head == ["", "r = 0", "r = 0.25", "average radius", "abstains"]
+    shares = ("certified correct", "misclassified", "abstained")
+    assert accuracies.head == ["", "r = 0", "r = 0.25", "average radius", *shares]
     assert "on the same 20 images" in accuracies.caption
     assert accuracies.rows[1] == [
-        *("second", "100.0 (83.2–100.0)", "90.0 (68.3–98.8)", "0.280", "0.0")
+        *("second", "100.0 (83.2–100.0)", "90.0 (68.3–98.8)", "0.280", "100.0", "0.0", "0.0")
     ]
     assert "to “first” in points" in differences.caption
     assert [row[0] for row in differences.rows] == ["second", "third"]
     assert differences.rows[0][2] == "+40.0 (+12.6 to +60.1), p = 0.016"
+    assert "Holm-adjusted over all rows and radii of the table" in differences.caption
+
+
+def test_what_was_measured_otherwise_is_said_beside_the_number(tmp_path: Path) -> None:
+    log = tmp_path / "others.tsv"
+    robust_table(range(12)).write_tsv(log)
+    sources = [
+        certified("first", range(10)),
+        certified("alike", range(10)),
+        certified("weak", range(18), failure_probability=0.1, sigma=0.5, procedure="fixed"),
+        read_certified(str(log)),
+    ]
+    board = place_side_by_side(sources)
+    said = "sigma 0.5, not 0.25; procedure fixed, not adaptive; failure probability 0.1, not 0.001"
+    assert [row.measured_otherwise for row in board.rows] == ["", "", said, "settings unknown"]
+    accuracies, differences = side_by_side_tables(board)
+    assert [row[-1] for row in accuracies.rows] == ["", "", said, "settings unknown"]
+    assert [row[-1] for row in differences.rows] == ["", said, "settings unknown"]
+    assert accuracies.head[-1] == differences.head[-1] == "measured otherwise"
+    assert f"“weak” was measured otherwise: {said}." in board.summary
 
 
 def test_a_folder_gets_text_and_one_figure_of_all(
@@ -120,7 +167,9 @@ def test_a_sweep_gives_its_best_certified_trial_or_another(
     found = read_certified(f"{directory.path}{selector}")
     assert found.name == f"{directory.path.name}: {name}"
     assert int((found.table.radius == 0.3).sum()) == robust
-    assert (found.radii, found.images) == ((0.0, 0.25), "a")
+    assert found.table.record is not None
+    assert found.table.record.certification.radii == (0.0, 0.25)
+    assert found.table.record.hashes == {"certified_images": "a"}
 
 
 def test_sources_of_the_same_name_are_called_as_they_were_given(tmp_path: Path) -> None:
@@ -183,7 +232,9 @@ def test_the_command_compares_sweep_bundle_and_file(
     directory = finished.directory
     best = finished.ran.last_line["best"]
     file = tmp_path / "undefended.tsv"
-    file.write_bytes(directory.undefended.certificates_path.read_bytes())
+    for suffix in ("", ".json"):
+        written = directory.undefended.certificates_path
+        shutil.copyfile(f"{written}{suffix}", f"{file}{suffix}")
     ran = decrop(
         *("compare", f"{directory.path}:0", directory.bundle_path, file),
         *("--to", tmp_path / "to", "--json"),
@@ -194,6 +245,7 @@ def test_the_command_compares_sweep_bundle_and_file(
         *(f"{directory.path.name}: trial 0", "bundle", "undefended.tsv")
     ]
     assert ran.last_line["radii"] == [0.0, 0.25, 0.5, 0.75]
+    assert [row["measured_otherwise"] for row in rows] == ["", "", ""]
     shown = [row["certified_accuracy"] for row in rows]
     assert shown[0] == finished.ran.last_line["reference"]["certified_accuracy"]
     assert shown[1] == best["certified_accuracy"]

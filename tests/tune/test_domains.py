@@ -6,6 +6,8 @@ import optuna
 import pytest
 from pydantic import ValidationError
 
+from decrop.config.measuring import MEASURING, VARIED_BY_TABLES, measures
+from decrop.documents import field_paths
 from decrop.errors import InputError
 from tune.domains import Domain, check_space, ordered, require_choices
 
@@ -99,7 +101,6 @@ def checked(space: dict[str, dict[str, Any]], document: dict[str, Any] | None = 
         ("denoiser.channels", {"loguniform": [16, 64]}, ["valid integer"]),
         ("boundary.attack", {"choice": ["pgd", "pdg"]}, ["boundary.attack = 'pdg'", "'pgd'"]),
         ("boundary.attack", {"uniform": [0, 1]}, ["boundary.attack"]),
-        ("certification.radii", {"choice": [0.5]}, ["certification.radii", "tuple"]),
         ("training.loss_weights", {"uniform": [0, 1]}, ["mapping of label_consistency, cosine"]),
         (
             "training.loss_weights.cosin",
@@ -117,6 +118,45 @@ def test_space_outside_the_schema_is_refused(
     assert f"space.{path}: " in text
     for part in parts:
         assert part in text
+
+
+# What a trial trains; all other settings decide how it is measured.
+TRAINED = ("boundary", "classifier", "denoiser", "interpolation", "prior", "training", "seed")
+
+
+def test_every_setting_is_one_to_search_over_or_one_that_measures() -> None:
+    measuring = {path for path in field_paths() if measures(path)}
+    assert {path.split(".")[0] for path in set(field_paths()) - measuring} == {
+        *TRAINED,
+        "execution",
+    }
+    assert [path for path in field_paths() if not measures(path) and "execution." in path] == [
+        "execution.training_precision"
+    ]
+    # The names of the list are those of the schema.
+    for name in MEASURING:
+        assert name in measuring or any(path.startswith(f"{name}.") for path in measuring)
+    assert set(VARIED_BY_TABLES) <= set(MEASURING)
+
+
+@pytest.mark.parametrize(
+    ("path", "given"),
+    [
+        ("sigma", {"uniform": [0.1, 1]}),
+        ("certification.failure_probability", {"loguniform": [0.001, 0.1]}),
+        ("certification.held_out_samples", {"int": [100, 1000]}),
+        ("certification.test_images", {"choice": [100]}),
+        ("certification.radii", {"choice": [0.5]}),
+        ("dataset.path", {"choice": ["here", "there"]}),
+        ("limited.held_out_fraction", {"uniform": [0.1, 0.5]}),
+        ("classifier.surrogate.epochs", {"int": [1, 9]}),
+        ("execution.precision", {"choice": ["fp32", "bf16"]}),
+    ],
+)
+def test_what_measures_is_not_searched_over(path: str, given: dict[str, Any]) -> None:
+    text = checked({path: given})
+    assert f"space.{path}: must be the same in all trials" in text
+    assert text.endswith("set it under trial.")
 
 
 def test_domain_is_checked_in_place() -> None:

@@ -1,14 +1,18 @@
 """One driver at a time."""
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import SoftFileLease
 
 from decrop.errors import InputError
+from decrop.files import write_text
 from tests.mlflow_server.processes import eventually
+from tests.tune.runs import contents
 from tests.tune.sweeps import make_sweep
 from tune.directory import SweepDirectory
 from tune.driver import sole_driver
@@ -19,6 +23,18 @@ HOLD = (
     "with sole_driver(SweepDirectory(Path(sys.argv[1]))): print('drives', flush=True); "
     "time.sleep(600)"
 )
+
+# Writes for as long as it can.
+WRITE = (
+    "import itertools, sys, time; from pathlib import Path\n"
+    "from decrop.files import write_text; from tune.directory import SweepDirectory\n"
+    "from tune.driver import sole_driver\n"
+    "path = Path(sys.argv[1])\n"
+    "with sole_driver(SweepDirectory(path), lease_seconds=float(sys.argv[2])):\n"
+    "    for number in itertools.count():\n"
+    "        write_text(path / 'written', str(number)); time.sleep(0.01)"
+)
+LEASE_SECONDS = 2.0
 
 
 @pytest.fixture
@@ -61,3 +77,41 @@ def test_one_driver_follows_another(tmp_path: Path) -> None:
         with sole_driver(directory):
             pass
     assert not directory.driver_path.exists()
+
+
+def test_a_driver_that_was_paused_writes_nothing_once_another_has_followed(tmp_path: Path) -> None:
+    directory = make_sweep(tmp_path)
+    written = directory.path / "written"
+    command = [sys.executable, "-c", WRITE, str(directory.path), str(LEASE_SECONDS)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as paused:
+        try:
+            assert eventually(lambda: written.exists() and int(written.read_text()) > 3, 60)
+            paused.send_signal(signal.SIGSTOP)
+            # As another machine sees it: nothing tells that the process is there.
+            lease = SoftFileLease(directory.driver_path, lease_duration=LEASE_SECONDS)
+            lease.acquire(timeout=60)
+            lease.release()
+            with sole_driver(directory, lease_seconds=LEASE_SECONDS):
+                write_text(written, "the successor's")
+                before = contents(directory.path)
+                paused.send_signal(signal.SIGCONT)
+                _, said = paused.communicate(timeout=60)
+                assert contents(directory.path) == before
+        finally:
+            paused.kill()
+    assert paused.returncode == 1
+    assert f"LostFolderError: {directory.path} was taken over by another process" in said
+    assert not directory.fences_path.exists()
+
+
+def test_what_a_killed_driver_was_writing_is_removed_by_the_next(
+    driven: tuple[SweepDirectory, subprocess.Popen[str]],
+) -> None:
+    directory, holder = driven
+    (fence,) = directory.fences_path.iterdir()
+    (fence / ".state.json.0.tmp").write_text("half of")
+    holder.kill()
+    holder.wait()
+    with sole_driver(directory) as own:
+        assert list(directory.fences_path.iterdir()) == [own]
+        assert list(own.iterdir()) == []

@@ -12,7 +12,7 @@ from tests.tune.sweeps import begin, end, make_sweep
 from tune.directory import SweepDirectory
 from tune.endings import FAILURES_IN_A_ROW, EndingsCallback, SearchStopper
 from tune.stopping import SweepStop
-from tune.trial import FULL_DISK, STOPPED
+from tune.trial import CAUSE, REASON, STOPPED
 
 
 class Search:
@@ -103,6 +103,8 @@ def test_a_stopped_trial_does_not_end_a_row_of_failures(search: Search) -> None:
 
 def test_a_full_disk_ends_the_search_and_is_told(search: Search) -> None:
     search.begin(0)
-    search.complete(0, **{STOPPED: True, FULL_DISK: "the disk is full: /data could not be written"})
+    search.complete(
+        0, **{STOPPED: True, REASON: "disk", CAUSE: "the disk is full: /data could not be written"}
+    )
     assert search.stop.reason == "disk" and search.stopper.stop_all()
     assert search.endings.cause == "the disk is full: /data could not be written"

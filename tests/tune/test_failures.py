@@ -7,7 +7,7 @@ import pytest
 from ray.exceptions import RayTaskError
 from ray.tune.error import TuneError
 
-from tune.failures import common_cause, full_disk, last_line
+from tune.failures import common_cause, ends_sweep, last_line
 
 DIVERGED = "Traceback (most recent call last):\n  File …\nDivergedError: the loss is {}; lower it\n"
 
@@ -31,16 +31,16 @@ FOUND = "the disk is full: /data/checkpoint.pt could not be written"
 
 
 def test_a_full_disk_is_found_where_it_is_met_and_where_ray_hands_it_on() -> None:
-    assert full_disk(NO_ROOM) == FOUND
+    assert ends_sweep(NO_ROOM) == ("disk", FOUND)
     handed_on = RayTaskError("_final", traceback_str="", cause=NO_ROOM)
-    assert full_disk(handed_on) == full_disk(handed_on.as_instanceof_cause()) == FOUND
+    assert ends_sweep(handed_on) == ends_sweep(handed_on.as_instanceof_cause()) == ("disk", FOUND)
     # As Ray Tune does with what its callbacks raise.
     with pytest.raises(TuneError) as raised:
         try:
             raise NO_ROOM
         except OSError:
             raise TuneError(traceback.format_exc())  # noqa: B904
-    assert full_disk(raised.value) == FOUND
+    assert ends_sweep(raised.value) == ("disk", FOUND)
 
 
 def test_a_full_disk_is_told_by_the_error_that_names_a_path() -> None:
@@ -50,9 +50,9 @@ def test_a_full_disk_is_told_by_the_error_that_names_a_path() -> None:
             raise NO_ROOM
         finally:
             raise OSError(errno.ENOSPC, "No space left on device")
-    assert full_disk(raised.value) == FOUND
+    assert ends_sweep(raised.value) == ("disk", FOUND)
 
 
 def test_other_errors_are_no_full_disk() -> None:
-    assert full_disk(OSError(errno.EACCES, "Permission denied", "/data")) is None
-    assert full_disk(MemoryError()) is None
+    assert ends_sweep(OSError(errno.EACCES, "Permission denied", "/data")) is None
+    assert ends_sweep(MemoryError()) is None

@@ -27,14 +27,9 @@ LAMBDA = {"classifier.training.regularisation_weight": {"uniform": [0, 0.5]}}
     ("trial", "space"),
     [
         (classifiers(trained_on="all"), LAMBDA),
-        (classifiers(trained_on="all"), {"sigma": {"uniform": [0.2, 0.3]}}),
         ({}, LAMBDA),
         ({}, {"denoiser.architecture": {"choice": ["dncnn", "none"]}}),
         (classifiers(), {"classifier.training.trained_on": {"choice": ["limited", "all"]}}),
-        (
-            {"classifier": {"training": {"objective": "gaussian"}}},
-            {"sigma": {"uniform": [0.2, 0.3]}},
-        ),
     ],
 )
 def test_training_on_held_out_images_is_refused(
@@ -55,7 +50,6 @@ def test_training_on_held_out_images_is_refused(
         (classifiers(trained_on="limited"), LAMBDA),
         ({"classifier": {"training": NOISY}}, LAMBDA),
         # A given classifier, plainly trained on all images, is the same in all trials.
-        ({}, {"sigma": {"uniform": [0.2, 0.3]}}),
         ({}, {"training.learning_rate": {"uniform": [0.001, 0.002]}}),
     ],
 )

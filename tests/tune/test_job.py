@@ -15,7 +15,7 @@ from decrop.inputs import TrialInputs, load_inputs
 from decrop.smoothing.execution import resolve_device
 from decrop.training.denoiser import TrainingDivergedError
 from decrop.trial import Report
-from tests.tune.runs import write_sweep
+from tests.tune.runs import TINY, write_sweep
 from tune.cluster import Claim, Claims
 from tune.directory import State, SweepTrialFolder, TrialRecord
 from tune.job import SweepJob, end_trial, run_recorded, shares_inputs
@@ -36,6 +36,9 @@ class OutOfBounds(LabelledImages):
 
     def __getattribute__(self, name: str) -> Any:
         raise AssertionError(f"the test split is read: {name}")
+
+
+TABLE = {name: TINY[name] for name in ("name", "base", "trial")} | {"search": "rows"}
 
 
 def job_at(path: Path, inputs: TrialInputs | None = None, **changes: Any) -> SweepJob:
@@ -82,9 +85,7 @@ def test_trial_0_has_the_papers_choices_whatever_is_proposed(job: SweepJob) -> N
     [
         ("training.learning_rate", True),
         ("interpolation.count", True),
-        ("limited.fraction", False),
         ("classifier.training.epochs", False),
-        ("dataset.name", False),
     ],
 )
 def test_inputs_are_shared_unless_trials_differ_in_them(
@@ -93,9 +94,7 @@ def test_inputs_are_shared_unless_trials_differ_in_them(
     domains = {
         "training.learning_rate": {"uniform": [0.001, 0.01]},
         "interpolation.count": {"choice": [1, 2]},
-        "limited.fraction": {"uniform": [0.1, 0.2]},
         "classifier.training.epochs": {"int": [1, 2]},
-        "dataset.name": {"choice": ["digits"]},
     }
     trained = {"classifier": {"training": {"trained_on": "without_held_out"}}}
     sweep = load_sweep(str(write_sweep(tmp_path, space={path: domains[path]}, trial=trained)))
@@ -107,7 +106,6 @@ def test_inputs_are_shared_unless_trials_differ_in_them(
     [
         ({"classifier.training.epochs": {"int": [2, 3]}}, True),
         ({"classifier.training.regularisation_weight": {"uniform": [0, 1]}}, True),
-        ({"sigma": {"uniform": [0.2, 0.3]}}, True),
         ({"classifier.training.trained_on": {"choice": ["limited", "without_held_out"]}}, False),
         ({"classifier.source": {"choice": ["small_cnn", "cifar_resnet20"]}}, False),
         ({"denoiser.architecture": {"choice": ["none", "dncnn"]}}, False),
@@ -122,14 +120,14 @@ def test_classifiers_that_trials_train_share_their_images(
 
 
 def test_a_classifier_trained_with_the_trials_noise_is_not_shared(tmp_path: Path) -> None:
-    space = {"sigma": {"uniform": [0.2, 0.3]}}
     for training, shared in (
         ({"objective": "plain"}, True),
         ({"objective": "gaussian", "trained_on": "without_held_out"}, False),
         ({"objective": "gaussian", "sigma": 0.25}, True),
     ):
-        trial = {"classifier": {"training": training}}
-        sweep = load_sweep(str(write_sweep(tmp_path, trial=trial, space=space)))
+        trial = {**TINY["trial"], "classifier": {"training": training}}
+        rows = {"a": {}, "b": {"sigma": 0.3}}
+        sweep = load_sweep(str(write_sweep(tmp_path, {**TABLE, "trial": trial, "rows": rows})))
         assert shares_inputs(sweep) is shared
 
 
@@ -139,7 +137,8 @@ def test_a_trial_without_shared_inputs_loads_its_own(
     assert job.inputs_for(job.config(0, {})) is inputs
     own = tmp_path / "own"
     own.mkdir()
-    alone = job_at(own, space={"limited.fraction": {"uniform": [0.08, 0.2]}})
+    rows = {"few": {}, "many": {"limited.fraction": 0.16}}
+    alone = job_at(own, document={**TABLE, "rows": rows})
     loaded = alone.inputs_for(alone.config(1, {"limited.fraction": 0.16}))
     assert len(loaded.limited.all) > len(inputs.limited.all)
     assert loaded.classifier.content_hash() == inputs.classifier.content_hash()

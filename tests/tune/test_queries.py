@@ -53,9 +53,9 @@ def test_the_best_few_trial_0_and_no_denoiser_are_certified(tmp_path: Path) -> N
 
 
 def test_what_varies_the_images_is_stolen_for_each_trial(tmp_path: Path) -> None:
-    space = {"classifier.surrogate.queries": {"choice": [180, 260]}}
-    found = queries(sweep(tmp_path, space=space))
-    assert found.stealing == 4 * 260
+    urls = [BLACK_BOX["classifier"]["source"], "http://127.0.0.1:5002/invocations"]
+    found = queries(sweep(tmp_path, space={"classifier.source": {"choice": urls}}))
+    assert found.stealing == 4 * QUERIES
     # Every process opens the endpoint for itself: trials, finals, no denoiser, and the driver.
     assert found.opening == OPENING * (1 + 4 + 3 + 1)
 

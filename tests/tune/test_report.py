@@ -130,6 +130,25 @@ def test_trials_of_a_search_are_reported_by_number(tmp_path: Path) -> None:
     assert found[0][-1] == "samples an image"
 
 
+def test_rows_that_were_measured_otherwise_say_so(tmp_path: Path) -> None:
+    robust = {("weak", 0): range(10), ("strong", 0): range(18)}
+    directory = made(tmp_path, robust, rows={"weak": {}, "strong": {}}, reference="strong")
+    folder = directory.final(0)
+    record = folder.read_record()
+    assert record is not None
+    config = record.config.model_copy(update={"sigma": 0.5})
+    folder.write_record(record.model_copy(update={"config": config}))
+    report = read_report(directory)
+    found = cells(report_markdown([report]))
+    heads = [row for row in found if row[0] == "denoiser"]
+    assert [row[-1] for row in heads] == ["measured otherwise"] * 2
+    said = [(row[0], row[-1]) for row in found if row not in heads]
+    # Without a denoiser it is certified with the settings of trial 0, which is "weak" here.
+    weak, bare = ("weak", "sigma 0.5, not 0.25"), ("no denoiser", "sigma 0.5, not 0.25")
+    assert said == [weak, ("strong", ""), bare, weak, bare]
+    assert "measured otherwise" in report_latex([report])
+
+
 def test_without_its_reference_a_report_has_no_differences(tmp_path: Path) -> None:
     directory = made(
         tmp_path, {("b", 0): range(10)}, rows={"a": {}, "b": {}, "c": {}}, reference="c"

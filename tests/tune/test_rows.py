@@ -123,6 +123,12 @@ def test_inputs_are_shared_unless_rows_differ_in_them(
     assert shares_inputs(loaded(tmp_path, rows={"a": {}, "b": {path: value}})) is shared
 
 
+def test_rows_may_vary_what_figures_vary(tmp_path: Path) -> None:
+    rows = {"a": {}, "b": {"sigma": 0.5}, "c": {"limited.fraction": 0.1, "limited.seed": 1}}
+    rows["d"] = {"execution.precision": "fp32"}
+    assert list(loaded(tmp_path, rows=rows).rows) == list(rows)
+
+
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
@@ -137,6 +143,11 @@ def test_inputs_are_shared_unless_rows_differ_in_them(
         ({"rows": {"a": {"certification.radii": [0.0]}}}, ["row a", "same in all rows"]),
         ({"rows": {"a": {"certification.test_images": 7}}}, ["row a", "same in all rows"]),
         ({"rows": {"a": {"dataset.name": "cifar10"}}}, ["row a", "same in all rows"]),
+        (
+            {"rows": {"a": {"certification.failure_probability": 0.1}}},
+            ["row a", "failure_probability: must be the same in all rows", "how they are measured"],
+        ),
+        ({"rows": {"a": {"execution.chunk_size": 7}}}, ["row a", "same in all rows"]),
         ({"reference": "decrop"}, ["reference = 'decrop'", "baseline, instance level, DE-CROP"]),
         ({"seeds": 0}, ["seeds = 0"]),
         ({"seeds": 2, "rows": {"a": {"seed": 3}}}, ["seeds = 2", "0 to 1"]),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decrop.cli.options import AsJson
+from decrop.cli.options import AsJson, TrustCode
 from decrop.cli.output import console, print_json
 from decrop.errors import InputError
 from tune.cli.options import Address, Directory, TrackingUri, require_sweep_extra
@@ -36,6 +36,7 @@ def leaderboard(
     ] = 1,
     address: Address = None,
     tracking_uri: TrackingUri = None,
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Rank a sweep's trials by their held-out score, and compare the best on test images.
@@ -70,7 +71,7 @@ def leaderboard(
     scores = ranking(opened, metric)
     numbers = chosen(scores, len(scores) if wanted is None else wanted)
     if by is not None or top is not None or seeds > 1:
-        _certify_missing(opened, numbers, seeds, address, tracking_uri)
+        _certify_missing(opened, numbers, seeds, address, tracking_uri, trust_code=trust_code)
     board = build_leaderboard(opened, radii, metric=metric, top=wanted, seeds=seeds)
     print_tables(leaderboard_tables(board, decimals=INTERVAL_DECIMALS))
     console.print(board.summary, highlight=False)
@@ -166,6 +167,7 @@ def export(
         ),
     ] = None,
     tracking_uri: TrackingUri = None,
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a trial's denoiser as a bundle: weights, settings, certificates, model card.
@@ -186,13 +188,14 @@ def export(
         onnx=onnx,
         torch_export=torch_export,
         license_id=license_id,
+        trust_code=trust_code,
     )
     console.print(f"bundle of trial {number}: {to}", soft_wrap=True, highlight=False)
     document: dict[str, Any] = {"trial": number, "bundle": str(to)}
     if register is not None:
         document |= {
             "model": register,
-            "version": _register(opened, number, to, register, tracking_uri),
+            "version": _register(opened, number, to, register, tracking_uri, trust_code=trust_code),
         }
     if as_json:
         print_json(document)
@@ -220,7 +223,13 @@ def _check_registration(
 
 
 def _register(
-    directory: "SweepDirectory", number: int, bundle: Path, name: str, tracking_uri: str | None
+    directory: "SweepDirectory",
+    number: int,
+    bundle: Path,
+    name: str,
+    tracking_uri: str | None,
+    *,
+    trust_code: bool,
 ) -> int:
     from tune.dashboard import serving_commands
     from tune.registry import register_bundle
@@ -228,7 +237,9 @@ def _register(
 
     try:
         with console.status("registering"):
-            version = register_bundle(directory, number, bundle, name, tracking_uri=tracking_uri)
+            version = register_bundle(
+                directory, number, bundle, name, tracking_uri=tracking_uri, trust_code=trust_code
+            )
     except TrackingError as error:
         console.print(f"error: {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
@@ -253,6 +264,8 @@ def _certify_missing(
     seeds: int,
     address: str | None,
     tracking_uri: str | None,
+    *,
+    trust_code: bool,
 ) -> None:
     require_sweep_extra()
     from tune.sweep import SweepStoppedError, certify_trials
@@ -265,6 +278,7 @@ def _certify_missing(
             console=console,
             address=address,
             tracking_uri=tracking_uri,
+            trust_code=trust_code,
         )
     except SweepStoppedError as stopped:
         full = stopped.reason == "disk"

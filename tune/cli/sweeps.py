@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decrop.cli.options import AsJson, Assignments
+from decrop.cli.options import AsJson, Assignments, TrustCode
 from decrop.cli.output import console, print_json
 from decrop.errors import InputError
 from tune.cli.options import Address, Directory, TrackingUri, require_sweep_extra
@@ -49,11 +49,13 @@ def sweep(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and say what would run.")
     ] = False,
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Search for the best denoiser, certify the best few on test images, export the best one.
 
-    Trial 0 has the paper's choices. Nothing is chosen on test images.
+    Trial 0 has the paper's choices. Nothing is chosen on test images. A sweep imports the code that
+    its file names, as a script does; only --dry-run waits for --trust-code.
 
     Example: [bold]decrop sweep quickstart[/bold], or [bold]decrop sweep cifar10 --set
     dataset.path=PATH --set classifier.weights=FILE.safetensors --address auto[/bold]
@@ -68,7 +70,7 @@ def sweep(
     loaded = load_sweep(sweep_file, given)
     _check_hours(max_hours)
     if dry_run:
-        _dry_run(loaded, address, as_json=as_json)
+        _dry_run(loaded, address, trust_code=trust_code, as_json=as_json)
         return
     _show_outcome(
         lambda: start_sweep(
@@ -96,6 +98,7 @@ def resume(
     max_hours: MaxHours = None,
     address: Address = None,
     tracking_uri: TrackingUri = None,
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Go on with a sweep that was interrupted, or add trials to it; none is repeated.
@@ -117,6 +120,7 @@ def resume(
             trials=trials,
             query_budget=query_budget,
             max_hours=max_hours,
+            trust_code=trust_code,
         ),
         as_json=as_json,
     )
@@ -127,13 +131,13 @@ def _check_hours(max_hours: float | None) -> None:
         raise InputError(f"--max-hours {max_hours:g}: must be more than 0.")
 
 
-def _dry_run(loaded: Any, address: str | None, *, as_json: bool) -> None:
+def _dry_run(loaded: Any, address: str | None, *, trust_code: bool, as_json: bool) -> None:
     from tune.cluster import claims, cluster, local_size
     from tune.plan import plan_sweep
     from tune.queries import sweep_queries
     from tune.sweep import check_sweep
 
-    check_sweep(loaded)
+    check_sweep(loaded, refused=None if trust_code else "code")
     if address is None:
         size = local_size()
     else:

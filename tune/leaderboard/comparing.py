@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from decrop.evaluation.accuracy import certified_correct
 from decrop.evaluation.comparison import holm_adjusted, paired_difference, paired_p_values
+from decrop.evaluation.record import CertificationRecord
 from decrop.evaluation.table import CertificateTable
 from decrop.result import radius_key
+from tune.leaderboard.ranking import REFERENCE
 
 # Who is compared, and by what: the tables of either's runs.
 Key = TypeVar("Key", bound=Hashable)
@@ -26,7 +28,7 @@ class Comparison:
         low: of its 95 % interval (Bonett and Price 2012).
         high: of its 95 % interval.
         p_value: exact paired test over images, McNemar's where each has one run.
-        holm_p_value: the same, adjusted for all that are compared with the same opponent.
+        holm_p_value: the same, adjusted for all opponents and radii that are compared together.
         runs: of either.
     """
 
@@ -44,7 +46,9 @@ Comparisons = dict[str, Comparison]
 def compare(pairs: Mapping[Key, Pair], radii: tuple[float, ...]) -> dict[Key, Comparisons]:
     """Compare the first of each pair with the second, by radius.
 
-    The p-values of one radius are Holm-adjusted over all pairs.
+    The p-values are Holm-adjusted over all pairs and radii, so what is shown together is to be
+    compared together. Tests of which no image tells the two apart do not count, for given which
+    images do, they cannot reject (Tarone 1990, Biometrics 46(2)).
 
     Args:
         pairs: as many runs of either, all on the same images.
@@ -57,9 +61,9 @@ def compare(pairs: Mapping[Key, Pair], radii: tuple[float, ...]) -> dict[Key, Co
         for key, (ours, theirs) in pairs.items()
     }
     p_values = {key: paired_p_values(*both) for key, both in counts.items()}
-    adjusted = np.stack(
-        [holm_adjusted(column) for column in np.stack(list(p_values.values())).T], axis=1
-    )
+    adjusted = np.stack(list(p_values.values()))
+    told_apart = np.stack([(ours != theirs).any(axis=1) for ours, theirs in counts.values()])
+    adjusted[told_apart] = holm_adjusted(adjusted[told_apart])
     comparisons = {}
     for row, (key, both) in enumerate(counts.items()):
         difference = paired_difference(*both, runs=len(pairs[key][0]))
@@ -75,6 +79,41 @@ def compare(pairs: Mapping[Key, Pair], radii: tuple[float, ...]) -> dict[Key, Co
             for i, radius in enumerate(radii)
         }
     return comparisons
+
+
+def compare_with_both(
+    runs: Mapping[int, Mapping[int, CertificateTable]],
+    radii: tuple[float, ...],
+    *,
+    bare: CertificateTable | None,
+) -> tuple[dict[int, Comparisons], dict[int, Comparisons]]:
+    """Compare trials with trial 0 and with no denoiser, which are shown together.
+
+    Args:
+        runs: certificates by trial and seed; with trial 0, runs of the same seed are compared.
+        radii: at which certified accuracies are compared.
+        bare: certificates without a denoiser; None where there are none.
+    """
+    pairs: dict[tuple[bool, int], Pair] = {}
+    reference = runs.get(REFERENCE, {})
+    for number, by_seed in runs.items():
+        shared = [seed for seed in by_seed if seed in reference]
+        if number != REFERENCE and shared:
+            theirs = [reference[seed] for seed in shared]
+            pairs[True, number] = ([by_seed[seed] for seed in shared], theirs)
+        if bare is not None and by_seed:
+            pairs[False, number] = (list(by_seed.values()), [bare] * len(by_seed))
+    compared = compare(pairs, radii)
+    against_reference = {n: found for (with_trial_0, n), found in compared.items() if with_trial_0}
+    against_undefended = {n: found for (with_0, n), found in compared.items() if not with_0}
+    return against_reference, against_undefended
+
+
+def differences(record: CertificationRecord | None, other: CertificationRecord | None) -> str:
+    """Say in which settings certificates differ from those that they are compared with."""
+    if record is None or other is None:
+        return "settings unknown"
+    return "; ".join(record.differences(other))
 
 
 def _times_certified(

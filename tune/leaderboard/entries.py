@@ -7,12 +7,13 @@ from typing import Any
 from decrop.errors import InputError
 from decrop.evaluation.accuracy import exact_interval
 from decrop.evaluation.plots import certificates_figure
-from decrop.evaluation.table import CertificateTable
+from decrop.evaluation.table import CertificateTable, Shares
 from decrop.files import read_json, write_json, write_text
 from decrop.result import TrialResult, radius_key
 from decrop.trial_files import save_figure
 from tune.directory import SweepDirectory, SweepTrialFolder
-from tune.leaderboard.comparing import Comparisons, compare
+from tune.leaderboard.certificates import held_out_record, read_final
+from tune.leaderboard.comparing import Comparisons, compare_with_both, differences
 from tune.leaderboard.metric import Metric, metric_named
 from tune.leaderboard.ranking import REFERENCE, chosen, held_out_results, ranking, sweep_metric
 from tune.leaderboard.settings import SettingsEntry, read_settings_entries
@@ -36,6 +37,7 @@ class HeldOut:
         certified_accuracy: on held-out images, by radius.
         certified: whether it is also certified on the test split.
         name: of the trial's row, where the sweep is a table, or of a trial without a denoiser.
+        measured_otherwise: settings in which its score differs from trial 0's; empty if in none.
     """
 
     number: int
@@ -45,6 +47,7 @@ class HeldOut:
     certified_accuracy: dict[str, float]
     certified: bool
     name: str | None = None
+    measured_otherwise: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,22 +59,26 @@ class Entry:
         rank: by held-out score among complete trials; None for the undefended classifier.
         held_out_score: by which trials are ranked.
         result: on the test split.
+        shares: of test images certified correct, misclassified, and neither.
         intervals: exact 95 % intervals of the certified accuracies, by radius.
         against_reference: compared with trial 0, by radius.
         against_undefended: compared with no denoiser, by radius.
         name: of the trial's row, where the sweep is a table.
         trains_classifier: whether the trial trains its classifier and has no denoiser.
+        measured_otherwise: settings in which certificates differ from trial 0's; empty if in none.
     """
 
     number: int | None
     rank: int | None
     held_out_score: float | None
     result: dict[str, Any]
+    shares: Shares
     intervals: dict[str, tuple[float, float]]
     against_reference: Comparisons | None
     against_undefended: Comparisons | None
     name: str | None = None
     trains_classifier: bool = False
+    measured_otherwise: str = ""
 
 
 @dataclass(frozen=True)
@@ -125,8 +132,8 @@ def build_leaderboard(
 ) -> Leaderboard:
     """Rank the finished trials, and compare the first that were certified on the test split.
 
-    Every comparison is paired over the same images; p-values of one radius are Holm-adjusted over
-    the trials compared with the same opponent. Ranks and who is compared come from held-out images.
+    Every comparison is paired over the same images; p-values are Holm-adjusted over all trials,
+    opponents and radii. Ranks and who is compared come from held-out images.
 
     Args:
         directory: of the sweep.
@@ -146,20 +153,18 @@ def build_leaderboard(
     numbers = [n for n in compared if directory.final(n).result_path.exists()]
     if not numbers:
         raise InputError(f"{directory.path} has none of its best trials certified on test images.")
-    tables = {n: read_certificates(directory.final(n)) for n in numbers}
+    tables = {n: read_final(directory, n) for n in numbers}
     undefended = directory.undefended
-    bare = read_certificates(undefended) if undefended.result_path.exists() else None
-    against_reference = {}
-    if REFERENCE in tables:
-        reference = [tables[REFERENCE]]
-        others = {n: ([table], reference) for n, table in tables.items() if n != REFERENCE}
-        against_reference = compare(others, radii)
-    against_undefended = {}
-    if bare is not None:
-        against_undefended = compare({n: ([table], [bare]) for n, table in tables.items()}, radii)
+    bare = read_final(directory, None) if undefended.result_path.exists() else None
+    against_reference, against_undefended = compare_with_both(
+        {n: {0: table} for n, table in tables.items()}, radii, bare=bare
+    )
+    yardstick = tables.get(REFERENCE) or bare or tables[numbers[0]]
     entries = [
         _entry(
             directory.final(number),
+            tables[number],
+            yardstick,
             radii,
             number=number,
             rank=rank[number],
@@ -181,7 +186,7 @@ def build_leaderboard(
         by=metric.name,
         held_out=held_out_ranking(directory, scores),
         entries=entries,
-        undefended=None if bare is None else _entry(undefended, radii),
+        undefended=None if bare is None else _entry(undefended, bare, yardstick, radii),
         summary=" ".join(
             [
                 summary_of(_spoken_of(entries[0], settings), radii, metric),
@@ -196,6 +201,8 @@ def build_leaderboard(
 def held_out_ranking(directory: SweepDirectory, scores: list[tuple[int, float]]) -> list[HeldOut]:
     """Return the finished trials by rank, whose numbers and scores are given in that order."""
     results = held_out_results(directory)
+    records = {number: held_out_record(directory, number) for number, _ in scores}
+    yardstick = records.get(REFERENCE) or next(iter(records.values()), None)
     return [
         HeldOut(
             number=number,
@@ -205,6 +212,7 @@ def held_out_ranking(directory: SweepDirectory, scores: list[tuple[int, float]])
             certified_accuracy=results[number]["certified_accuracy"],
             certified=directory.final(number).result_path.exists(),
             name=_row_name(directory, number),
+            measured_otherwise=differences(records[number], yardstick),
         )
         for rank, (number, score) in enumerate(scores, start=1)
     ]
@@ -212,15 +220,14 @@ def held_out_ranking(directory: SweepDirectory, scores: list[tuple[int, float]])
 
 def write_leaderboard(directory: SweepDirectory, leaderboard: Leaderboard) -> None:
     """Write a figure of all rows, `leaderboard.md` and, last, `leaderboard.json`."""
-    folders = {
-        denoiser_name(entry.number, entry.name): directory.final(entry.number)
-        for entry in leaderboard.entries
-        if entry.number is not None
-    }
+    entries = [*leaderboard.entries]
     if leaderboard.undefended is not None:
-        folders[denoiser_name(None)] = directory.undefended
+        entries.append(leaderboard.undefended)
     figure = certificates_figure(
-        {name: read_certificates(folder) for name, folder in folders.items()}
+        {
+            denoiser_name(entry.number, entry.name): read_final(directory, entry.number)
+            for entry in entries
+        }
     )
     save_figure(figure, directory.accuracy_figure_path)
     write_text(directory.leaderboard_markdown_path, leaderboard_markdown(leaderboard))
@@ -232,11 +239,6 @@ def recorded_best(directory: SweepDirectory) -> int | None:
     if not directory.leaderboard_json_path.exists():
         return None
     return int(read_json(directory.leaderboard_json_path)["entries"][0]["number"])
-
-
-def read_certificates(folder: SweepTrialFolder) -> CertificateTable:
-    """Read a folder's certificates (see `CertificateTable.read_tsv`)."""
-    return CertificateTable.read_tsv(folder.certificates_path)
 
 
 def _row_name(directory: SweepDirectory, number: int) -> str | None:
@@ -263,6 +265,8 @@ def _spoken_of(best: Entry, settings: Sequence[SettingsEntry]) -> Entry | Settin
 
 def _entry(
     folder: SweepTrialFolder,
+    table: CertificateTable,
+    yardstick: CertificateTable,
     radii: tuple[float, ...],
     *,
     number: int | None = None,
@@ -286,9 +290,11 @@ def _entry(
         rank=rank,
         held_out_score=held_out_score,
         result=document,
+        shares=table.shares,
         intervals={radius: (float(low), float(high)) for radius, (low, high) in intervals.items()},
         against_reference=against_reference,
         against_undefended=against_undefended,
         name=name,
         trains_classifier=trains_classifier,
+        measured_otherwise=differences(table.record, yardstick.record),
     )

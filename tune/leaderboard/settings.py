@@ -9,8 +9,7 @@ import numpy as np
 from decrop.evaluation.table import CertificateTable
 from decrop.result import TrialResult, radius_key
 from tune.directory import SweepDirectory, SweepTrialFolder
-from tune.leaderboard.comparing import Comparisons, compare
-from tune.leaderboard.ranking import REFERENCE
+from tune.leaderboard.comparing import Comparisons, compare_with_both
 
 
 @dataclass(frozen=True)
@@ -85,19 +84,7 @@ def read_settings_entries(
         }
         for number, runs in folders.items()
     }
-    reference = tables.get(REFERENCE, {})
-    pairs = {}
-    for number, runs in tables.items():
-        common = [seed for seed in runs if seed in reference]
-        if number != REFERENCE and common:
-            pairs[number] = ([runs[seed] for seed in common], [reference[seed] for seed in common])
-    against_reference = compare(pairs, radii)
-    against_undefended = {}
-    if bare is not None:
-        against_undefended = compare(
-            {n: (list(runs.values()), [bare] * len(runs)) for n, runs in tables.items() if runs},
-            radii,
-        )
+    against_reference, against_undefended = compare_with_both(tables, radii, bare=bare)
     return [
         _entry(
             number,

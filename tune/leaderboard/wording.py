@@ -3,18 +3,24 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from decrop.evaluation.table import Shares
 from decrop.result import NOISY_IMAGE, radius_key
 from tune.leaderboard.comparing import Comparison, Comparisons
 from tune.leaderboard.metric import Metric
 from tune.leaderboard.ranking import REFERENCE
 from tune.leaderboard.settings import SettingsEntry
-from tune.tables import TextTable, mean_cell, percentage_cell
+from tune.tables import TextTable, mean_cell, percentage_cell, with_remarks
 
 if TYPE_CHECKING:
     from tune.leaderboard.entries import Entry, HeldOut, Leaderboard
 
 SIGNIFICANCE = 0.05
 UNDEFENDED = "no denoiser"
+SHARES_HEADS = ("certified correct", "misclassified", "abstained")
+SHARES_CAPTION = (
+    "images certified correct, misclassified (a wrong class was selected, certified or not; where "
+    "a table does not tell, those certified) and abstained on, in %"
+)
 
 
 def denoiser_name(number: int | None, row: str | None = None) -> str:
@@ -60,6 +66,13 @@ def difference_cell(comparison: Comparison) -> str:
     )
 
 
+def share_cells(shares: Shares) -> list[str]:
+    """Write the shares of `SHARES_HEADS` in percent."""
+    return [
+        f"{100 * share:.1f}" for share in (shares.correct, shares.misclassified, shares.abstained)
+    ]
+
+
 def summary_of(best: "Entry | SettingsEntry", radii: tuple[float, ...], metric: Metric) -> str:
     """Compare the best, a denoiser or settings over seeds, with no denoiser and with trial 0."""
     radius = headline_radius(radii, metric)
@@ -81,6 +94,8 @@ def summary_of(best: "Entry | SettingsEntry", radii: tuple[float, ...], metric: 
         if comparisons is not None:
             comparison = comparisons[radius_key(radius)]
             sentences.append(difference_sentence(subject, verb, other, comparison, radius))
+    if not isinstance(best, SettingsEntry) and best.measured_otherwise:
+        sentences.append(f"It was measured otherwise than trial 0: {best.measured_otherwise}.")
     if best.number == REFERENCE:
         sentences.append(
             "The search found nothing better than the paper's choice."
@@ -165,7 +180,7 @@ def held_out_table(
         through_surrogate: whether that is what held-out images are certified on.
     """
     through = " (through the surrogate)" if through_surrogate else ""
-    return TextTable(
+    table = TextTable(
         f"Finished trials by {metric.phrase} on held-out images{through}: average certified "
         "radius, certified accuracy in %, and whether they are certified on test images.",
         ["rank", kind, "average radius", *_heads(radii), "on test"],
@@ -180,6 +195,7 @@ def held_out_table(
             for row in rows
         ],
     )
+    return with_remarks(table, [row.measured_otherwise for row in rows])
 
 
 def accuracy_table(board: "Leaderboard", *, decimals: int = 1) -> TextTable:
@@ -194,12 +210,13 @@ def accuracy_table(board: "Leaderboard", *, decimals: int = 1) -> TextTable:
         rows.append(cells)
     where = "" if board.agreement is None else " (on the endpoint)"
     through = "" if board.agreement is None else " through the surrogate"
-    return TextTable(
+    table = TextTable(
         f"Certified accuracy on test images{where} in %, with exact 95 % intervals; held out: "
         f"{board.metric.phrase}{through}, which ranks.",
         ["rank", _kind(board), "held out", *_heads(board.radii)],
         rows,
     )
+    return with_remarks(table, [entry.measured_otherwise for entry in _certified(board)])
 
 
 def _test_table(entries: "Sequence[Entry]", kind: str) -> TextTable:
@@ -211,14 +228,15 @@ def _test_table(entries: "Sequence[Entry]", kind: str) -> TextTable:
                 denoiser_name(entry.number, entry.name),
                 f"{entry.result['average_certified_radius']:.3f}",
                 f"{100 * entry.result['clean_accuracy']:.1f}",
-                f"{100 * entry.result['abstention_rate']:.1f}",
+                *share_cells(entry.shares),
                 "" if seconds is None else f"{1000 * seconds:.3g}",
             ]
         )
     return TextTable(
-        "The same on test images: average certified radius; accuracy without noise and abstentions "
-        "in %; milliseconds for an image with noise, measured in a batch where it was certified.",
-        [kind, "average radius", "clean accuracy", "abstains", "ms an image"],
+        "The same on test images: average certified radius; accuracy without noise in %; "
+        f"{SHARES_CAPTION}; milliseconds for an image with noise, measured in a batch where it was "
+        "certified.",
+        [kind, "average radius", "clean accuracy", *SHARES_HEADS, "ms an image"],
         rows,
     )
 
@@ -249,6 +267,7 @@ def _difference_tables(
 ) -> list[TextTable]:
     reference = denoiser_name(REFERENCE, next((e.name for e in entries if e.number == 0), None))
     tables = []
+    otherwise = {entry.number: entry.measured_otherwise for entry in board.entries}
     for opponent, compared in (
         (reference, [(entry, entry.against_reference) for entry in entries]),
         (UNDEFENDED, [(entry, entry.against_undefended) for entry in entries]),
@@ -261,9 +280,12 @@ def _difference_tables(
         if rows:
             caption = (
                 f"{title} to {opponent} in points, with 95 % intervals (Bonett and Price); p of "
-                "the exact paired test over images, Holm-adjusted over the rows of a radius."
+                "the exact paired test over images, Holm-adjusted over all rows and radii here and "
+                f"to {reference if opponent == UNDEFENDED else UNDEFENDED}."
             )
-            tables.append(TextTable(caption, ["", *_heads(board.radii)], rows))
+            table = TextTable(caption, ["", *_heads(board.radii)], rows)
+            remarks = [otherwise[entry.number] for entry, found in compared if found is not None]
+            tables.append(with_remarks(table, remarks))
     return tables
 
 

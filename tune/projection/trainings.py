@@ -10,6 +10,7 @@ from decrop.classifier_run import ClassifierFolder
 from decrop.config import TrialConfig
 from decrop.config.rejector import RejectorSettings
 from decrop.documents import read_yaml, trial_config, validated
+from decrop.evaluation.record import record_path
 from decrop.files import read_json
 from tune.projection.colours import COLOUR_TAG, trial_colour
 from tune.projection.tables import Table, tsv_table
@@ -169,6 +170,7 @@ class RejectorTrainingSource:
             bundle / "README.md",
             bundle / "rejector.safetensors",
             bundle / "certificates.tsv",
+            record_path(bundle / "certificates.tsv"),
         )
         return {
             **files,

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from decrop.config import Settings, TrialConfig
 from decrop.evaluation.accuracy import certified_accuracy
+from decrop.evaluation.record import record_path
 from decrop.evaluation.table import CertificateTable
 from tune.directory import State, SweepTrialFolder, TrialRecord, TrialState
 from tune.projection.colours import COLOUR_TAG, UNDEFENDED_COLOUR, trial_colour
@@ -348,7 +349,10 @@ def _documents(folder: SweepTrialFolder) -> dict[str, Path]:
 
 
 def _artifacts(folder: SweepTrialFolder) -> dict[str, Path]:
-    files = by_name(folder.record_path, folder.certificates_path, folder.denoiser_path)
+    certificates = folder.certificates_path
+    files = by_name(
+        folder.record_path, certificates, record_path(certificates), folder.denoiser_path
+    )
     for path in sorted(folder.classifier_path.glob("*")):
         files[f"{folder.classifier_path.name}/{path.name}"] = path
     figures = {f"figures/{path.name}": path for path in sorted(folder.figures_path.glob("*.png"))}

@@ -4,6 +4,7 @@ import logging
 import shlex
 import threading
 
+from decrop.fence import LostFolderError
 from tune.tracking.errors import one_line
 from tune.tracking.tracker import RunsTracker
 
@@ -55,6 +56,10 @@ class TrackingThread:
     def _sync(self) -> None:
         try:
             self._tracker.sync()
+        except LostFolderError:
+            # What is tracked ends for the same reason, and says so.
+            self._abandoned = True
+            self._stop.set()
         except Exception as error:  # What is tracked goes on, whatever the reason.
             if self.last_error is None:
                 _logger.warning("%s It is tried again every %g s.", error, self._interval)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from filelock import FileLock, Timeout
 
+from decrop.fence import fence_of
 from decrop.files import sha256_of_json, write_text
 from tune.directory import OWN_ARTIFACTS, OWN_STORE, SweepDirectory
 from tune.projection import Source, Stamp, sources
@@ -125,6 +126,9 @@ class RunsTracker:
             for source in self.shown.sources():
                 stamps = source.stamps()
                 digest = sha256_of_json(stamps)
+                # What is under way when another process takes over still arrives, and shows what
+                # the files said; that process lists all runs before it makes any.
+                fence_of(self._writer_path)
                 if not stamps or self._synced.get(source.key) == digest:
                     continue
                 if source.key not in self._runs and not self._listed:
@@ -282,6 +286,7 @@ class RunsTracker:
         try:
             # Between looking a run up and making it no other process may do the same.
             with self._lock, explained("updated"):
+                fence_of(self._writer_path)
                 yield
         except Timeout as error:
             raise TrackingError(

@@ -142,6 +142,10 @@ class EndpointClassifier(nn.Module):
         """Hash what determines the predictions, as far as it is known: not the weights behind."""
         return self.function.content_hash()
 
+    def identity(self) -> str:
+        """Return what decides the predictions (`decrop.networks.identity`)."""
+        return self.content_hash()
+
     def asked_as(self, settings: EndpointSettings, ledger_path: Path | None) -> Self:
         """Return the same function, asked by other settings and counted in another file."""
         ledger = QueryLedger(

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from decrop.classifiers.program import ExportedNetwork
+from decrop.classifiers.program_archive import program_bytes
 from decrop.classifiers.sources.network import PROGRAM, Network
 from decrop.config import ClassifierSettings
 from decrop.data.datasets import Dataset
 from decrop.errors import InputError
-from decrop.files import MOST_WEIGHTS_BYTES, read_bytes
 
 
 def program_network(settings: ClassifierSettings, dataset: Dataset) -> Network:
@@ -29,7 +29,7 @@ def load_program(
     Raises:
         InputError: the file is missing, is no program, or takes other images than the data's.
     """
-    program = read_bytes(path, most_bytes=MOST_WEIGHTS_BYTES, blamed=blamed)
+    program = program_bytes(path, blamed)
     network = ExportedNetwork(program, settings.feature_layer, blamed=blamed)
     channels, *size = dataset.train.shape
     given = (channels, *(settings.input_size or size))

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard
 from decrop.bundle.model_card import model_card
 from decrop.config import TrialConfig
 from decrop.evaluation.accuracy import exact_interval
+from decrop.evaluation.table import Shares
 from decrop.result import Scores, Split, TrialResult
 from tests.decrop.digits_trial import short_trial
 
@@ -54,6 +55,7 @@ def card(
             *(["classifier/weights.safetensors"] if with_classifier else []),
             *further_files,
         ],
+        shares=Shares(correct=0.525, misclassified=0.3, abstained=0.175),
     )
 
 
@@ -94,6 +96,7 @@ def test_numbers_that_a_certificate_rests_on_are_given() -> None:
     assert "wrong with a probability of at most 0.002" in text
     assert "bf16 on cuda" in text
     assert "Average certified radius 0.123" in text
+    assert "certified correct 52.5 %, misclassified 30.0 % (a wrong class was selected" in text
     assert "abstentions 17.5 %" in text
     assert "accuracy without noise 92.5 %" in text
     assert "Chosen by a fair die." in text

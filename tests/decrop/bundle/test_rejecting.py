@@ -165,6 +165,15 @@ def test_a_killed_training_goes_on_to_the_same_bundle(
     assert not destination.exists()
     with pytest.raises(InputError, match="holds a training with other settings"):
         added(exported, destination, small_settings())
+    with monkeypatch.context() as patched:
+        # As if the dataset's test images were others by now.
+        patched.setattr(
+            decrop.bundle.rejecting,
+            "evenly_spaced",
+            lambda images, count: evenly_spaced(images, count - 1),
+        )
+        with pytest.raises(InputError, match=r"was begun with other test images \("):
+            added(exported, destination, SETTINGS)
     epochs: list[int] = []
     added(exported, destination, SETTINGS, on_epoch=lambda done, of: epochs.append(done))
     assert epochs == [3, 4]

@@ -52,3 +52,32 @@ def model_changed(program: bytes, change: Callable[[Any], None]) -> bytes:
         return json.dumps(model).encode()
 
     return rewritten(program, {"models/model.json": apply})
+
+
+def compressed(program: bytes) -> bytes:
+    """Pack a program's records with compression."""
+    source, file = zipfile.ZipFile(io.BytesIO(program)), io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    return file.getvalue()
+
+
+def two_faced(
+    program: bytes, changes: Mapping[str, Callable[[bytes], bytes] | bytes], shown: bytes
+) -> bytes:
+    """Build an archive that PyTorch reads with changes of a program, and Python as another one.
+
+    Python takes an archive for one that was appended to something else, and corrects the position
+    of its directory; PyTorch takes the position as it stands.
+    """
+    filler = "extra/filler"
+    sizes = [_directory_at(rewritten(program, {**changes, filler: b""}))]
+    sizes.append(_directory_at(rewritten(shown, {filler: b""})))
+    padding = [bytes(max(sizes) - size) for size in sizes]
+    hidden = rewritten(program, {**changes, filler: padding[0]})
+    return hidden + rewritten(shown, {filler: padding[1]})
+
+
+def _directory_at(archive: bytes) -> int:
+    return int.from_bytes(archive[-6:-2], "little")

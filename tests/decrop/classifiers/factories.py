@@ -55,3 +55,69 @@ class NotFinite(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return images.flatten(1)[:, :4] / torch.zeros(())
+
+
+class Flattening(nn.Module):
+    """As people write networks for images [B, 1, size, size]: in a way that is not for all uses."""
+
+    def __init__(self, way: str, size: int, classes: int) -> None:
+        super().__init__()
+        self.way = way
+        self.convolution = nn.Conv2d(1, 4, 3, padding=1)
+        self.head = nn.Linear(4 * size**2, classes)
+        # No buffer, so that it stays where and what it is.
+        self.shift = torch.full((1, 1, 1, 1), 0.1)
+        self.kept: Tensor | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.way == "no_gradient":
+            images = images.detach()
+        if self.way == "cast":
+            images = images.float()
+        if self.way == "plain_tensor":
+            images = images - self.shift
+        if self.way == "grid":
+            images = images + torch.linspace(-1, 1, images.shape[2]).view(1, 1, -1, 1)
+        if self.way == "double":
+            images = images.double()
+        if self.way == "in_place":
+            images.sub_(0.1)
+        features = self.convolution(images).relu()
+        self.kept = features
+        rows = features.view(len(features), -1) if self.way == "view" else features.flatten(1)
+        logits: Tensor = self.head(rows)
+        return logits.squeeze() if self.way == "squeeze" else logits
+
+
+def flattening(way: str, size: int = 6, classes: int = 4) -> nn.Module:
+    with seeded_globals(0, "factory"):
+        network = Flattening(way, size, classes)
+    return network.double() if way == "double" else network
+
+
+class Misleading(nn.Module):
+    """BatchNorms that no convolution before them may be joined with, for all their names."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.convolution = nn.Conv2d(1, 1, 3, padding=1)
+        self.norm = nn.BatchNorm2d(1)
+        self.other = nn.BatchNorm2d(1)
+        self.head = nn.Linear(36, 4)
+        for norm, scale in ((self.norm, 3.0), (self.other, 0.3)):
+            nn.init.constant_(norm.weight, scale)
+            nn.init.constant_(norm.running_mean, 0.5)  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor) -> Tensor:
+        convolved = self.convolution(images)
+        if self.way == "residual":
+            found = convolved + self.norm(convolved)
+        elif self.way == "shared":
+            found = self.other(self.convolution(self.norm(convolved).relu()))
+        elif self.way == "before":
+            found = self.convolution(self.norm(images).relu())
+        else:
+            found = self.norm(convolved.relu())
+        logits: Tensor = self.head(found.flatten(1))
+        return logits

@@ -2,7 +2,10 @@
 
 import copy
 import io
+import json
 import pickle
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,13 @@ from decrop.classifiers.program import ExportedNetwork
 from decrop.errors import InputError
 from decrop.networks.registry import build_classifier_network
 from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler, SamplingTask
-from tests.decrop.classifiers.exported import model_changed, program_of, rewritten
+from tests.decrop.classifiers.exported import (
+    compressed,
+    model_changed,
+    program_of,
+    rewritten,
+    two_faced,
+)
 from tests.decrop.classifiers.factories import make
 from tests.decrop.tiny import CPU, random_images
 
@@ -129,6 +138,18 @@ class MakesTensors(nn.Module):
         return logits
 
 
+class AlwaysDropping(nn.Module):
+    """Drops in eval mode too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(36, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.layer(nn.functional.dropout(images.flatten(1), 0.3))
+        return logits
+
+
 def test_tensors_made_inside_follow_the_device() -> None:
     found = network(program_of(MakesTensors().eval())).to("meta")
     assert found(IMAGES.to("meta")).device.type == "meta"
@@ -154,7 +175,8 @@ def refusal(program: bytes, feature_layer: str | None = None) -> str:
 def test_programs_that_cannot_be_certified_are_refused(program: bytes) -> None:
     assert "batches of exactly 3" in refusal(program_of(batch=3))
     training = refusal(program_of(make().train()))
-    assert "exported in training mode" in training and "network.eval()" in training
+    assert "in training mode" in training and "network.eval()" in training
+    assert "exported in training mode" in refusal(program_of(AlwaysDropping().eval()))
     assert "no layer '5'; candidates are" in refusal(program, "5")
 
     class Two(nn.Module):
@@ -173,29 +195,47 @@ class Armed:
         return Path.touch, (self.path,)
 
 
+def armed(path: Path) -> bytes:
+    """Return a pickle that makes a file."""
+    file = io.BytesIO()
+    torch.save((Armed(path),), file)
+    return file.getvalue()
+
+
+def pickled(config: bytes) -> bytes:
+    return config.replace(b'"use_pickle": false', b'"use_pickle": true ')
+
+
+WEIGHTS = "data/weights/model_weights_config.json"
+
+
 def test_pickles_are_refused_unread(program: bytes, tmp_path: Path) -> None:
-    armed = io.BytesIO()
-    torch.save((Armed(tmp_path / "executed"),), armed)
-    samples = "data/sample_inputs/model.pt"
-    assert f"holds a pickle in {samples}" in refusal(
-        rewritten(program, {samples: armed.getvalue()})
+    pickle_ = armed(tmp_path / "executed")
+    assert f"holds a pickle in {WEIGHTS}" in refusal(
+        rewritten(program, {WEIGHTS: pickled, "data/weights/weight_0": pickle_})
     )
-    weights = "data/weights/model_weights_config.json"
-    pickled = rewritten(
-        program,
-        {
-            weights: lambda config: config.replace(b'"use_pickle": false', b'"use_pickle": true'),
-            "data/weights/weight_0": armed.getvalue(),
-        },
-    )
-    assert f"holds a pickle in {weights}" in refusal(pickled)
     for name in ("data/constants/custom_obj_0", "data/weights/model.pt", "data/aotinductor/a.so"):
-        assert f"holds {name}, " in refusal(rewritten(program, {name: armed.getvalue()}))
-    assert refusal(armed.getvalue())
+        assert f"holds {name!r}, " in refusal(rewritten(program, {name: pickle_}))
+    assert refusal(pickle_)
+    # Nobody needs them.
+    network(rewritten(program, {"data/sample_inputs/model.pt": pickle_}))
     assert not (tmp_path / "executed").exists()
 
 
-def test_code_in_the_description_is_refused(program: bytes, tmp_path: Path) -> None:
+def test_an_archive_of_two_faces_runs_nothing(program: bytes, tmp_path: Path) -> None:
+    marker = tmp_path / "executed"
+    disguised = two_faced(
+        program, {WEIGHTS: pickled, "data/weights/weight_0": armed(marker)}, program
+    )
+    with suppress(Exception):
+        torch.export.load(io.BytesIO(disguised))
+    assert marker.exists()
+    marker.unlink()
+    assert torch.equal(network(disguised)(IMAGES), network(program)(IMAGES))
+    assert not marker.exists()
+
+
+def test_code_in_the_description_never_runs(program: bytes, tmp_path: Path) -> None:
     executed = tmp_path / "executed"
     code = f"__import__('pathlib').Path({str(executed)!r}).touch()"
 
@@ -206,19 +246,148 @@ def test_code_in_the_description_is_refused(program: bytes, tmp_path: Path) -> N
                 if "as_expr" in size:
                     size["as_expr"]["expr_str"] = code
 
-    assert "which is no plain expression" in refusal(model_changed(program, sized))
-
-    def called(model: Any) -> None:
-        model["graph_module"]["graph"]["nodes"][0]["target"] = "os.system"
-
-    assert "calls os.system; only ATen operators" in refusal(model_changed(program, called))
-
     def guarded(model: Any) -> None:
         model["guards_code"] = [code]
 
-    images = classifier(network(model_changed(program, guarded)))(IMAGES)
-    assert images.shape == (5, 4)
+    def spelled(name: str) -> Callable[[Any], None]:
+        def change(model: Any) -> None:
+            renamed = json.loads(json.dumps(model).replace(json.dumps(name), json.dumps(code)))
+            model.clear()
+            model.update(renamed)
+
+        return change
+
+    expected = network(program)(IMAGES)
+    for harmless in (sized, guarded, spelled("relu"), spelled("conv2d"), spelled("p_0_weight")):
+        assert torch.equal(network(model_changed(program, harmless))(IMAGES), expected)
+    assert "is no name of a tensor" in refusal(model_changed(program, spelled("0.weight")))
     assert not executed.exists()
+
+
+def call(target: str, output: str, **inputs: Any) -> dict[str, Any]:
+    """Describe a call whose result has the name `output`."""
+    named = [{"name": name, "arg": arg, "kind": 1} for name, arg in inputs.items()]
+    outputs = [{"as_tensor": {"name": output}}]
+    return {"target": target, "inputs": named, "outputs": outputs, "metadata": {}, "name": output}
+
+
+def with_calls(program: bytes, *calls: Any, instead_of_relu: str | None = None) -> bytes:
+    """Let a program make calls after its BatchNorm, and go on with the result of one."""
+
+    def change(model: Any) -> None:
+        graph = model["graph_module"]["graph"]
+        for made in calls:
+            name = made["outputs"][0]["as_tensor"]["name"]
+            graph["tensor_values"].setdefault(name, graph["tensor_values"]["relu"])
+        if instead_of_relu is not None:
+            (relu,) = (node for node in graph["nodes"] if node["name"] == "relu")
+            relu["inputs"][0]["arg"] = {"as_tensor": {"name": instead_of_relu}}
+        position = [node["name"] for node in graph["nodes"]].index("relu")
+        graph["nodes"][position:position] = calls
+
+    return model_changed(program, change)
+
+
+def tensor(name: str) -> dict[str, Any]:
+    return {"as_tensor": {"name": name}}
+
+
+def test_a_program_can_not_write_into_files(program: bytes, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"\x07" * 4096)
+    opened = call(
+        "torch.ops.aten.from_file.default",
+        "file",
+        filename={"as_string": str(precious)},
+        shared={"as_bool": True},
+        size={"as_int": 1024},
+    )
+    filled = call("torch.ops.aten.fill_.Scalar", "filled", self=tensor("file"), value={"as_int": 0})
+    hostile = with_calls(program, opened, filled)
+    assert "calls 'torch.ops.aten.from_file.default'; only listed operators" in refusal(hostile)
+    assert precious.read_bytes() == b"\x07" * 4096
+
+
+def test_other_operators_are_refused_by_name(program: bytes) -> None:
+    for target in (
+        "os.system",
+        "torch.load",
+        "torch.ops.aten.bernoulli.p",
+        "torch.ops.aten.set_.source_Storage",
+        "torch.ops.aten.resize_.default",
+        "torch.ops.aten.as_strided.default",
+        "torch.ops.aten.empty.memory_format",
+        "torch.ops.aten.relu.out",
+        "torch.ops.aten.relu.__class__",
+        "torch.ops.inductor.resize_storage_bytes_.default",
+        "torch.ops.higher_order.cond",
+        "#ext:op",
+    ):
+        refused = refusal(with_calls(program, call(target, "other", self=tensor("batch_norm"))))
+        assert f"calls {target!r}; only listed operators" in refused
+
+
+def test_a_program_may_write_into_what_it_made_alone(program: bytes) -> None:
+    def doubled(name: str) -> Any:
+        target = "torch.ops.aten.mul_.Scalar"
+        return call(target, "doubled", self=tensor(name), other={"as_float": 2.0})
+
+    view = call("torch.ops.aten.alias.default", "view", self=tensor("batch_norm"))
+    shared = call("torch.ops.aten.alias.default", "shared", self=tensor("p_0_weight"))
+    written = network(with_calls(program, view, doubled("view")))
+    plain = make().eval()
+    assert isinstance(plain, nn.Sequential)
+    torch.testing.assert_close(written(IMAGES), plain[2:](2 * plain[:2](IMAGES)))
+    for name in ("p_0_weight", "b_1_running_mean", "shared"):
+        assert "writes into its weights" in refusal(with_calls(program, shared, doubled(name)))
+
+
+def test_sizes_are_bounded(program: bytes) -> None:
+    size = {"as_ints": [10**6, 10**6]}
+    ones = call("torch.ops.aten.ones.default", "ones", size=size)
+    assert "makes a tensor [1000000, 1000000]" in refusal(with_calls(program, ones))
+    # Inside an operator alone, and only of many images.
+    crossed = call(
+        "torch.ops.aten.einsum.default",
+        "crossed",
+        equation={"as_string": "iabc,jdef,jghk,iabc,jdef,jghk->i"},
+        tensors={"as_tensors": [{"name": "batch_norm"}] * 6},
+    )
+    assert "of 4096 images" in refusal(with_calls(program, crossed))
+
+    def expanded(config: bytes) -> bytes:
+        described = json.loads(config)
+        meta = next(iter(described["config"].values()))["tensor_meta"]
+        meta["sizes"], meta["strides"] = ([{"as_int": n}] * 2 for n in (10**6, 0))
+        return json.dumps(described).encode()
+
+    assert "a tensor [1000000, 1000000] has" in refusal(rewritten(program, {WEIGHTS: expanded}))
+
+    squared = [
+        {
+            "target": "_operator.mul",
+            "inputs": [{"name": "", "arg": {"as_sym_int": {"as_name": f"size_{n}"}}, "kind": 1}]
+            * 2,
+            "outputs": [{"as_sym_int": {"as_name": f"size_{n + 1}"}}],
+            "name": f"size_{n + 1}",
+        }
+        for n in range(40)
+    ]
+    first = {
+        "target": "torch.ops.aten.sym_size.int",
+        "inputs": [
+            {"name": "self", "arg": tensor("input"), "kind": 1},
+            {"name": "dim", "arg": {"as_int": 0}, "kind": 1},
+        ],
+        "outputs": [{"as_sym_int": {"as_name": "size_0"}}],
+        "name": "size_0",
+    }
+
+    def grown(model: Any) -> None:
+        model["graph_module"]["graph"]["nodes"][0:0] = [first, *squared]
+
+    assert "a size is a product of too many" in refusal(model_changed(program, grown))
+    assert "is compressed" in refusal(compressed(program))
 
 
 @pytest.mark.parametrize("content", [b"", bytes(100), b"PK\x05\x06" + bytes(18), b"\x80\x02."])
@@ -228,7 +397,5 @@ def test_files_that_are_no_programs_are_refused(content: bytes) -> None:
 
 def test_damaged_programs_are_refused(program: bytes) -> None:
     assert refusal(program[: len(program) // 2])
-    assert "is not a program" in refusal(rewritten(program, {"models/model.json": b"{"}))
-    assert "cannot be read by PyTorch" in refusal(rewritten(program, {"models/model.json": b"{}"}))
-    twice = refusal(rewritten(program, {"Models/model.json": b"{}"}))
-    assert "is there twice" in twice
+    for content in (b"{", b"{}", b"[" * 100_000):
+        assert "is not a program" in refusal(rewritten(program, {"models/model.json": content}))

@@ -58,6 +58,22 @@ BAD_ARGUMENTS = {
         ["digits", "--set", "classifier.training=null", "--set", "classifier.weights=list.yaml"],
         ["classifier.weights: list.yaml is not a safetensors file"],
     ),
+    "too few samples to certify anything": (
+        [
+            "digits",
+            *("--set", "certification.procedure=fixed"),
+            *("--set", "certification.estimation_samples=9"),
+        ],
+        ["estimation_samples (9) must be at least 10", "nothing can be certified"],
+    ),
+    "failure probability that sums do not keep": (
+        ["digits", "--set", "certification.failure_probability=1e-40"],
+        ["certification.failure_probability = 1e-40", "greater than or equal to 0.000000000001"],
+    ),
+    "noise too small for any radius": (
+        ["digits", "--set", "sigma=1e-9"],
+        ["sigma (1e-09) is so small", "no radius above 0 can be certified"],
+    ),
     "fraction that leaves a class empty": (
         ["digits", "--set", "limited.fraction=0.001"],
         ["limited.fraction 0.001", "leaves class 0"],

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import EntryPoints
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ from tests.decrop.digits_trial import (
 
 # mypy takes `decrop.cli.certify` for the function of that name.
 certify_module = sys.modules["decrop.cli.certify"]
+WRITTEN = {"certificates.tsv", "certificates.tsv.json"}
 PROCEDURES = ["certification.procedure=adaptive", FIXED]
 
 
@@ -66,8 +68,13 @@ def unwrapped(shown: str) -> str:
 
 def test_certificates_of_a_bundle_are_those_it_records(exported: Path, tmp_path: Path) -> None:
     table = certified(str(exported), tmp_path / "certificates.tsv")
-    assert certificates(table) == certificates(load_bundle(exported).certificates)
-    assert [path.name for path in tmp_path.iterdir()] == ["certificates.tsv"]
+    recorded = load_bundle(exported).certificates
+    assert certificates(table) == certificates(recorded)
+    # With the same settings, denoiser, classifier and images.
+    assert table.record == recorded.record
+    assert table.record is not None
+    assert set(table.record.hashes) == {"classifier", "denoiser", "certified_images"}
+    assert {path.name for path in tmp_path.iterdir()} == WRITTEN
 
 
 def test_last_line_is_one_json_object(
@@ -82,6 +89,7 @@ def test_last_line_is_one_json_object(
     assert json.loads(shown.out.splitlines()[-1]) == {
         "certificates": str(out),
         "certified_accuracy": scores.certified_accuracy,
+        "shares": asdict(table.shares),
         "samples": samples_of(table),
         "precision": precision,
     }
@@ -91,7 +99,7 @@ def test_last_line_is_one_json_object(
         f"\n{samples_of(table) / TEST_IMAGES:,.0f} samples an image, in {precision} on cpu\n"
         in shown.out
     )
-    assert [path.name for path in out.parent.iterdir()] == ["certificates.tsv"]
+    assert {path.name for path in out.parent.iterdir()} == WRITTEN
 
 
 def test_precision_is_the_one_that_was_asked_for(
@@ -116,8 +124,8 @@ def test_rows_say_how_many_samples_were_drawn_and_why_no_more(
     out = tmp_path / "certificates.tsv"
     table = certified(str(exported), out, *set_options(procedure), "--json")
     header, *rows = out.read_text().splitlines()
-    assert header == "idx\tlabel\tpredict\tradius\tcorrect\ttime\tsamples\tending"
-    samples, endings = zip(*(row.split("\t")[6:] for row in rows), strict=True)
+    assert header == "idx\tlabel\tpredict\tradius\tcorrect\ttime\tsamples\tending\tselected"
+    samples, endings = zip(*(row.split("\t")[6:8] for row in rows), strict=True)
     assert [int(number) for number in samples] == watched.draws_by_image(table.idx.tolist())
     most = SELECTION_SAMPLES + ESTIMATION_SAMPLES
     if procedure == FIXED:
@@ -133,6 +141,27 @@ def test_rows_say_how_many_samples_were_drawn_and_why_no_more(
     assert json.loads(shown.splitlines()[-1])["samples"] == watched.draws == samples_of(table)
     draws = f"N = {ESTIMATION_SAMPLES}" if procedure == FIXED else f"at most {most} samples"
     assert f"σ = 0.25, {draws}" in unwrapped(shown)
+
+
+def test_misclassified_images_are_told_from_abstentions_in_every_procedure_alike(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables = {}
+    for procedure in PROCEDURES:
+        out = tmp_path / f"{procedure}.tsv"
+        tables[procedure] = table = certified(str(exported), out, *set_options(procedure), "--json")
+        shares = table.shares
+        shown = capsys.readouterr().out
+        assert f"misclassified {shares.misclassified:.1%} (a wrong class was selected" in shown
+        assert json.loads(shown.splitlines()[-1])["shares"] == asdict(shares)
+        assert shares.misclassified > 0
+        assert sum(asdict(shares).values()) == pytest.approx(1)
+    adaptive, fixed = tables.values()
+    # Of the same selection samples; one stops there, the other may certify the wrong class.
+    assert np.array_equal(adaptive.selected, fixed.selected)
+    assert np.array_equal(adaptive.misclassified, fixed.misclassified)
+    assert (adaptive.predict[adaptive.misclassified] == -1).all()
+    assert (fixed.predict[fixed.misclassified] != -1).any()
 
 
 def test_settings_of_certification_can_be_changed(
@@ -161,7 +190,7 @@ def test_settings_give_the_classifier_without_a_denoiser(
     assert certificates(table) == certificates(
         CertificateTable.read_tsv(reference.certificates_path)
     )
-    assert [path.name for path in out.parent.iterdir()] == ["certificates.tsv"]
+    assert {path.name for path in out.parent.iterdir()} == WRITTEN
 
 
 def test_settings_can_come_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,13 +199,13 @@ def test_settings_can_come_from_a_file(tmp_path: Path, monkeypatch: pytest.Monke
         "dataset: {name: digits}\n"
         "limited: {fraction: 0.1}\n"
         "classifier: {source: small_cnn, training: {epochs: 1}}\n"
-        "certification: {test_images: 3, max_samples: 15, selection_samples: 5}\n"
+        "certification: {test_images: 3, max_samples: 45, selection_samples: 5}\n"
     )
     assert run(["certify", "mine.yaml"]) == 0
     table = CertificateTable.read_tsv(Path("certificates.tsv"))
     assert len(table.idx) == 3
     assert np.isfinite(table.radius).all()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["certificates.tsv", "mine.yaml"]
+    assert {path.name for path in tmp_path.iterdir()} == {*WRITTEN, "mine.yaml"}
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -289,8 +318,11 @@ def test_an_interrupted_run_goes_on_and_draws_only_the_rest(
     assert {path.name for path in tmp_path.iterdir()} == kept
     before, watched.asked = watched.asked, []
     assert before
+    kept_samples = sum(request.draws for _, request in before)
     table = certified(str(exported), out, *options)
-    assert [path.name for path in tmp_path.iterdir()] == ["certificates.tsv"]
+    told = f"certificates.tsv.counts has {kept_samples:,} samples: going on from there"
+    assert told in unwrapped(capsys.readouterr().out)
+    assert {path.name for path in tmp_path.iterdir()} == WRITTEN
     after, watched.asked = watched.asked, []
     assert after
     assert not set(before) & set(after)
@@ -323,7 +355,7 @@ def test_images_that_are_finished_draw_nothing_again(
 
 
 def test_counts_of_other_settings_are_not_taken(
-    exported: Path, tmp_path: Path, watched: Watched
+    exported: Path, tmp_path: Path, watched: Watched, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "certificates.tsv"
     watched.interrupt_at = 3
@@ -331,9 +363,34 @@ def test_counts_of_other_settings_are_not_taken(
     assert out.with_name("certificates.tsv.counts").exists()
     watched.asked = []
     other = certified(str(exported), out, *set_options("seed=1"))
+    told = "certificates.tsv.counts is of another certification (seed): begun anew"
+    assert told in unwrapped(capsys.readouterr().out)
     assert watched.draws == samples_of(other)
     same = certified(str(exported), tmp_path / "same.tsv", *set_options("seed=1"))
     assert certificates(other) == certificates(same)
+
+
+def test_an_anytime_certification_goes_on_with_more_samples(
+    exported: Path, tmp_path: Path, watched: Watched, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "certificates.tsv"
+    anytime = ["certification.procedure=anytime", "execution.chunks_per_batch=4"]
+    few = certified(str(exported), out, *set_options(*anytime, "certification.max_samples=130"))
+    assert (few.samples == 130).all()  # type: ignore[union-attr]
+    drawn, watched.asked = set(watched.asked), []
+    capsys.readouterr()
+    more = certified(str(exported), out, *set_options(*anytime, "certification.max_samples=370"))
+    assert f"has {130 * TEST_IMAGES:,} samples: going on" in unwrapped(capsys.readouterr().out)
+    assert not drawn & set(watched.asked)
+    assert (more.samples == 370).all()  # type: ignore[union-attr]
+    assert (more.radius >= few.radius).all()
+    assert more.radius.sum() > few.radius.sum()
+    at_once = certified(
+        str(exported),
+        tmp_path / "once.tsv",
+        *set_options(*anytime, "certification.max_samples=370"),
+    )
+    assert (more.radius == at_once.radius).all()
 
 
 # On a cluster

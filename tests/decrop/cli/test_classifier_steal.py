@@ -29,7 +29,7 @@ SHORT = (
     "classifier.surrogate.learning_rate=0.01",
     "execution.device=cpu",
 )
-FILES = {"weights.safetensors", "settings.yaml", "report.json", "history.json"}
+FILES = {"inputs.json", "weights.safetensors", "settings.yaml", "report.json", "history.json"}
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_a_killed_one_goes_on_and_asks_nothing_twice(
     target.dies_after = None
     with interrupted_once(monkeypatch, lambda trainer: trainer.steps_done == 7):
         assert run(arguments(out)) == 130
-    assert kept(out) == {"settings.yaml", "checkpoint.pt", "history.json"}
+    assert kept(out) == {"inputs.json", "settings.yaml", "checkpoint.pt", "history.json"}
     capsys.readouterr()
     assert run(arguments(out)) == 0
     steps = re.findall(r"training, steps: (\d+) of 15", capsys.readouterr().out)

@@ -66,7 +66,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_run_leaves_weights_settings_and_report(trained: Path) -> None:
-    assert files_in(trained) == {"weights.safetensors", "settings.yaml", "report.json"}
+    written = {"inputs.json", "weights.safetensors", "settings.yaml", "report.json"}
+    assert files_in(trained) == written
     report = read_json(trained / "report.json")
     assert report["objective"] == "adre_adv"
     assert report["sigma"] == 0.35
@@ -141,7 +142,7 @@ def test_an_interrupted_run_goes_on(
     out = tmp_path / "run"
     with interrupted_once(monkeypatch, lambda trainer: trainer.steps_done == 7):
         assert run(arguments(out)) == 130
-    assert files_in(out) == {"settings.yaml", "checkpoint.pt", "history.json"}
+    assert files_in(out) == {"inputs.json", "settings.yaml", "checkpoint.pt", "history.json"}
     capsys.readouterr()
     assert run(arguments(out)) == 0
     steps = re.findall(rf"training, steps: (\d+) of {STEPS}", capsys.readouterr().out)
@@ -196,7 +197,7 @@ def test_a_folder_from_other_initial_weights_is_left_alone(
     # Other weights under the same name.
     start.write_bytes((tmp_path / "run" / "weights.safetensors").read_bytes())
     before = contents(tmp_path / "run")
-    assert "from other initial weights" in refused(given, capsys)
+    assert "was begun with other initial weights (" in refused(given, capsys)
     assert contents(tmp_path / "run") == before
 
 

@@ -86,7 +86,8 @@ def test_certificates_are_those_of_the_network_behind(
     assert f"asked {endpoint.url} for {spent['asked']:,} images so far, in" in shown.out
     assert certificates(table) == white_box([procedure], tmp_path / "white.tsv")
     names = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")}
-    assert names == {"certificates.tsv", "certificates.tsv.queries", "white.tsv"}
+    tables = {"certificates.tsv", "certificates.tsv.json", "white.tsv", "white.tsv.json"}
+    assert names == {*tables, "certificates.tsv.queries"}
 
 
 def test_a_killed_certification_asks_for_nothing_twice(endpoint: Endpoint, tmp_path: Path) -> None:

@@ -2,12 +2,20 @@
 
 import json
 import shutil
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+import decrop
 from decrop.cli.main import run
+from decrop.config import DatasetSettings
+from decrop.data.datasets import load_dataset
+from decrop.data.limited import take
+from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, sha256_of_file, write_json
 from decrop.result import Scores
@@ -20,23 +28,77 @@ def bundle(exported: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported, tmp_path / "bundle"))
 
 
-def change_one_radius(bundle: Path, *, summary_too: bool) -> None:
-    """Change the first certificate, and its checksum with it; perhaps also the summary."""
-    path = bundle / "certificates.tsv"
-    header, row, *rest = path.read_text().splitlines()
-    idx, label, _, _, _, *known = row.split("\t")
-    changed = "\t".join([idx, label, label, "0.7654321", "1", *known])
-    path.write_text("\n".join([header, changed, *rest]) + "\n")
-    config = bundle / "config.json"
+def forge(
+    bundle: Path,
+    change: Callable[[CertificateTable], CertificateTable],
+    *,
+    summary_too: bool = True,
+) -> None:
+    """Change certificates and all that speaks of them but the card, perhaps not the summary."""
+    path, config = bundle / "certificates.tsv", bundle / "config.json"
+    table = change(CertificateTable.read_tsv(path))
+    table.write(path)
+    document = read_json(config)
     if summary_too:
-        document = read_json(config)
-        table = CertificateTable.read_tsv(path)
         radii = tuple(document["trial"]["certification"]["radii"])
         document["result"] |= asdict(Scores.of(table, radii))
+        assert table.record is not None
+        document["result"]["hashes"] |= {
+            "certified_images": table.record.hashes["certified_images"]
+        }
+        document["trial"]["certification"] |= {
+            "test_images": table.record.certification.test_images
+        }
         write_json(config, document)
-    checksums = read_json(bundle / "checksums.json")
-    changed_files = {file.name: sha256_of_file(file) for file in (path, config)}
-    write_json(bundle / "checksums.json", checksums | changed_files)
+    renew_checksums(bundle)
+
+
+def renew_checksums(bundle: Path) -> None:
+    names = [name for name in read_json(bundle / "checksums.json") if (bundle / name).exists()]
+    write_json(bundle / "checksums.json", {name: sha256_of_file(bundle / name) for name in names})
+
+
+def without_card(bundle: Path) -> None:
+    (bundle / "README.md").unlink()
+    renew_checksums(bundle)
+
+
+def with_one_radius(table: CertificateTable) -> CertificateTable:
+    """The first image certified for its class, at a radius of its own."""
+    first = np.arange(len(table.idx)) == 0
+    return replace(
+        table,
+        predict=np.where(first, table.label, table.predict),
+        radius=np.where(first, 0.7654321, table.radius),
+    )
+
+
+def best_half(table: CertificateTable) -> CertificateTable:
+    """Without the images of the smaller radii, and the images named by their new content."""
+    kept = np.sort(np.argsort(-table.radius, kind="stable")[: len(table.idx) // 2])
+    columns = ("idx", "label", "predict", "radius", "seconds", "samples", "ending", "selected")
+    images = take(
+        load_dataset(DatasetSettings(name="digits")).test, torch.from_numpy(table.idx[kept])
+    )
+    assert table.record is not None
+    hashes = table.record.hashes | {"certified_images": images.content_hash()}
+    record = table.record.model_copy(update={"images": len(kept), "hashes": hashes})
+    return replace(table, record=record, **{name: getattr(table, name)[kept] for name in columns})
+
+
+def in_settings_too(table: CertificateTable) -> CertificateTable:
+    half = best_half(table)
+    assert half.record is not None
+    settings = half.record.certification.model_copy(update={"test_images": len(half.idx)})
+    return replace(half, record=half.record.model_copy(update={"certification": settings}))
+
+
+def refusal(bundle: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert run(["verify", str(bundle)]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: ") and shown.err.count("\n") == 1 and shown.out == ""
+    return shown.err
 
 
 @pytest.mark.parametrize("procedure", ["adaptive", "fixed"])
@@ -48,27 +110,89 @@ def test_an_exported_bundle_is_verified(
     assert run(["verify", str(bundle)]) == 0
     shown = capsys.readouterr()
     assert f"all {TEST_IMAGES} recorded certificates are identical" in shown.out
+    verdict = f"{TEST_IMAGES} test images, sigma 0.25, failure probability 0.05 an image, "
+    assert f"{verdict}procedure {procedure}" in shown.out
+    assert "noise " in shown.out and "60 samples an image" in shown.out
     assert shown.err == ""
 
 
 def test_a_changed_certificate_is_counted_and_gives_1(
     bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change_one_radius(bundle, summary_too=True)
+    forge(bundle, with_one_radius)
+    without_card(bundle)
     assert run(["verify", str(bundle), "--json"]) == 1
-    *_, sentence, last = capsys.readouterr().out.splitlines()
+    *_, sentence, _, last = capsys.readouterr().out.splitlines()
     assert sentence == (
         f"{TEST_IMAGES - 1} of {TEST_IMAGES} recorded certificates are identical; 1 differ"
     )
-    assert json.loads(last) == {"recorded": TEST_IMAGES, "identical": TEST_IMAGES - 1}
+    document = json.loads(last)
+    assert (document["recorded"], document["identical"]) == (TEST_IMAGES, TEST_IMAGES - 1)
+    assert document["record"]["sigma"] == 0.25
 
 
 def test_certificates_that_contradict_the_summary_are_refused(
     bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change_one_radius(bundle, summary_too=False)
-    assert run(["verify", str(bundle)]) == 2
-    assert "do not add up to its summary" in capsys.readouterr().err
+    forge(bundle, with_one_radius, summary_too=False)
+    assert "do not add up to its summary" in refusal(bundle, capsys)
+
+
+def test_certificates_that_were_left_out_are_missed(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forge(bundle, best_half)
+    said = f"has {TEST_IMAGES // 2} certificates, but certification.test_images is {TEST_IMAGES}"
+    assert said in refusal(bundle, capsys)
+    with pytest.raises(InputError, match=said):
+        decrop.load(bundle)
+
+
+def test_the_certified_images_are_those_that_the_settings_name(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forge(bundle, in_settings_too)
+    without_card(bundle)
+    decrop.load(bundle)
+    assert "the certified images are not those that the settings name" in refusal(bundle, capsys)
+
+
+def test_an_image_counts_once(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def doubled(table: CertificateTable) -> CertificateTable:
+        return replace(table, idx=np.where(table.idx == table.idx[1], table.idx[0], table.idx))
+
+    forge(bundle, doubled)
+    assert "certifies an image more than once" in refusal(bundle, capsys)
+
+
+def test_labels_are_the_datas(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def relabelled(table: CertificateTable) -> CertificateTable:
+        wrong = np.arange(len(table.idx)) == 3
+        return replace(table, label=np.where(wrong, (table.label + 1) % 10, table.label))
+
+    forge(bundle, relabelled)
+    without_card(bundle)
+    assert "has label" in refusal(bundle, capsys)
+
+
+@pytest.mark.parametrize("figure", ["| 0.25 | ", "Average certified radius ", "\n20 test images"])
+def test_figures_of_the_card_are_those_of_the_certificates(
+    bundle: Path, figure: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = bundle / "README.md"
+    assert card.read_text().count(figure) == 1
+    card.write_text(card.read_text().replace(figure, figure.replace("20", "30") + "9"))
+    renew_checksums(bundle)
+    assert "README.md: its certified accuracies are not those" in refusal(bundle, capsys)
+
+
+def test_a_record_that_contradicts_the_settings_is_refused(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = bundle / "certificates.tsv.json"
+    write_json(path, read_json(path) | {"sigma": 0.5})
+    renew_checksums(bundle)
+    assert f"{path}: sigma 0.5, not 0.25, as config.json says" in refusal(bundle, capsys)
 
 
 def test_checksums_cannot_be_left_out(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -91,7 +91,7 @@ def test_settings_survive_json() -> None:
 @pytest.mark.parametrize(
     ("path", "allowed", "refused"),
     [
-        ("sigma", [1e-6, 2], [0, -0.25, float("nan"), float("inf")]),
+        ("sigma", [0.02, 2], [0, -0.25, float("nan"), float("inf")]),
         ("seed", [0, 2**40], [-1, 0.5]),
         ("limited.fraction", [1e-6, 1], [0, 1.01]),
         ("limited.held_out_fraction", [1e-6, 0.99], [0, 1]),
@@ -122,10 +122,10 @@ def test_settings_survive_json() -> None:
         ("training.augmentation.mixing_alpha", [1e-6, 10], [0, -1, float("inf")]),
         ("training.augmentation.crop_padding", [0], [-1]),
         ("training.augmentation.flip_probability", [0, 1], [-0.1, 1.1]),
-        ("certification.failure_probability", [1e-9, 0.5], [0, 0.51]),
+        ("certification.failure_probability", [1e-12, 0.5], [0, 1e-13, 0.51]),
         ("certification.radii", [[0], [0, 1]], [[], [1, 0], [0, 0], [-1]]),
         ("certification.procedure", ["adaptive", "fixed"], ["sequential", None]),
-        ("certification.max_samples", [101, 10**9], [0, 99, 100]),
+        ("certification.max_samples", [120, 10**9], [0, 99, 100, 109]),
         ("certification.radius_step", [1e-3, 0.05], [0, 0.051]),
         ("execution.chunks_per_batch", ["auto", 1, 1024], [0, "fastest", None]),
         ("classifier.std", [], [[0.0], [-1.0]]),
@@ -234,3 +234,39 @@ def test_sources_that_cannot_be_are_refused(given: dict[str, Any], said: str) ->
     with pytest.raises(ValidationError) as error:
         ClassifierSettings.model_validate(given)
     assert said in str(error.value)
+
+
+def said(**groups: Any) -> str:
+    with pytest.raises(ValidationError) as error:
+        TrialConfig.model_validate(groups)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"procedure": "fixed", "estimation_samples": 9}, "estimation_samples (9)"),
+        ({"max_samples": 109}, "max_samples less selection_samples (9)"),
+        ({"held_out_samples": 9}, "held_out_samples (9)"),
+        ({"pruning_samples": 9}, "pruning_samples (9)"),
+    ],
+)
+def test_samples_too_few_to_certify_anything_are_refused(
+    settings: dict[str, Any], name: str
+) -> None:
+    # 0.001 to the power of 1 / 9 is below 1/2, to that of 1 / 10 above.
+    assert f"{name} must be at least 10, for with fewer nothing can be certified" in said(
+        certification=settings
+    )
+    enough = {key: value + 1 for key, value in settings.items() if key != "procedure"}
+    for changes in (enough, {"failure_probability": 0.002}):
+        TrialConfig.model_validate({"sigma": 99, "certification": settings | changes})
+
+
+def test_noise_too_small_for_any_radius_is_refused() -> None:
+    text = said(sigma=0.001)
+    assert "sigma (0.001) is so small that with certification.max_samples (20000) no radius" in text
+    assert "where all samples agree 0.0034 is, and the smallest that is tested is 0.05" in text
+    # At radius 0 alone, and where radii are no grid, something can be.
+    for settings in ({"radii": [0]}, {"procedure": "fixed"}):
+        TrialConfig.model_validate({"sigma": 0.001, "certification": settings})

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,6 +90,38 @@ def test_tables_of_others_do_not_say_what_was_drawn(tmp_path: Path) -> None:
     table = CertificateTable.read_tsv(written(tmp_path, HEADER + SECONDS_ROWS))
     assert table.samples is None
     assert table.ending is None
+
+
+@pytest.mark.parametrize(
+    ("columns", "shares"),
+    [
+        # Certified correct, certified wrong, and four abstentions: of a right and of a wrong class,
+        # where logits were not finite, and where the class of the samples is wrong too.
+        ({"selected": np.array([3, 5, 3, 5, 5, 5])}, (1 / 6, 4 / 6, 1 / 6)),
+        (
+            {
+                "selected": np.array([3, 5, 3, 5, 5, 5]),
+                "ending": np.array(["complete"] * 4 + ["not_finite", "misclassified"]),
+            },
+            (1 / 6, 3 / 6, 2 / 6),
+        ),
+        ({"ending": np.array(["complete"] * 5 + ["misclassified"])}, (1 / 6, 2 / 6, 3 / 6)),
+        ({}, (1 / 6, 1 / 6, 4 / 6)),
+    ],
+)
+def test_shares_tell_wrong_classes_from_abstentions(
+    columns: dict[str, Any], shares: tuple[float, float, float]
+) -> None:
+    table = CertificateTable(
+        idx=np.arange(6),
+        label=np.full(6, 3),
+        predict=np.array([3, 5, -1, -1, -1, -1]),
+        radius=np.array([0.25, 0.5, 0, 0, 0, 0]),
+        seconds=np.zeros(6),
+        **columns,
+    )
+    found = table.shares
+    assert (found.correct, found.misclassified, found.abstained) == pytest.approx(shares)
 
 
 @pytest.mark.parametrize("samples", ["1.5", "-1", "", "many", "nan"])

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from decrop.seeds import torch_generator
+from decrop.smoothing.noise import noise_source
 from decrop.smoothing.rejecting import RejectingNetwork
 from decrop.smoothing.sampling import CountRequest, SamplingTask
 from tests.decrop.rejecting import CLASSES, SHAPE, rejecting_network
@@ -36,16 +37,17 @@ def direct_counts(task: SamplingTask, requests: Sequence[CountRequest]) -> np.nd
     assert isinstance(network, RejectingNetwork)
     counts = np.zeros((len(requests), CLASSES + 2), dtype=np.int64)
     for row, request in enumerate(requests):
-        generator = torch_generator(
-            task.seed,
-            "certification noise",
-            int(task.image_ids[request.image]),
-            request.stream,
-            request.chunk,
+        name = int(task.image_ids[request.image]), request.stream, request.chunk
+        noise = noise_source(
+            task.noise,
+            sigma=task.sigma,
+            seed=task.seed,
+            chunk_size=task.chunk_size,
+            device=torch.device("cpu"),
         )
-        noise = task.sigma * torch.randn(task.chunk_size, *SHAPE, generator=generator)
+        (noisy,) = noise.noisy(task.images[[request.image]], [name])
         for draw in range(request.draws):
-            denoised = network.denoiser(task.images[request.image][None] + noise[draw][None])
+            denoised = network.denoiser(noisy[draw][None])
             logits, maps = network.classifier(denoised)
             predicted = int(logits[0].argmax())
             head = torch.sigmoid(network.rejector(denoised, maps)[0, predicted])

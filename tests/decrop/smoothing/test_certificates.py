@@ -1,5 +1,6 @@
 from collections.abc import Callable
 
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from decrop.errors import InputError
 from decrop.smoothing import certificates
 from decrop.smoothing.certificates import (
     ABSTAIN,
+    SAMPLING_ERROR,
     cohen_certificates,
     lower_confidence_bound,
     smoothed_predictions,
@@ -130,7 +132,7 @@ def test_radius_is_the_theorems() -> None:
     )
     assert result.prediction.tolist() == [1]
     # Where the bound is the true proportion, as many successes have probability 0.001.
-    p = norm.cdf(result.radius[0] / SIGMA)
+    p = norm.cdf(result.radius[0] / SIGMA) + SAMPLING_ERROR
     assert binom.sf(9_900 - 1, 10_000, p) == pytest.approx(0.001, rel=1e-6)
 
 
@@ -138,6 +140,24 @@ def test_radius_is_the_theorems() -> None:
 def test_bound_inverts_the_binomial_tail(successes: int, trials: int) -> None:
     bound = lower_confidence_bound(successes, trials, LEVEL)
     assert binom.sf(successes - 1, trials, bound) == pytest.approx(LEVEL)
+
+
+@pytest.mark.parametrize("trials", [10, 10_000, 1_000_000])
+def test_bound_leaves_room_for_rounding_and_for_the_sampled_noise(trials: int) -> None:
+    # With all successes the exact bound is level^(1/trials), here with 60 digits.
+    with mpmath.workdps(60):
+        exact = mpmath.mpf(LEVEL) ** (mpmath.mpf(1) / trials)
+        room = exact - mpmath.mpf(float(lower_confidence_bound(trials, trials, LEVEL)))
+    assert SAMPLING_ERROR < room < 1.2 * SAMPLING_ERROR
+
+
+def test_radius_is_not_above_that_of_its_bound() -> None:
+    counts = np.array([[successes, 1_000 - successes, 0] for successes in range(600, 1_001, 7)])
+    radii = cohen_certificates(counts, counts, SIGMA, 0.001).radius
+    bounds = lower_confidence_bound(counts[:, 0], 1_000, 0.001)
+    with mpmath.workdps(60):
+        for radius, bound in zip(radii.tolist(), bounds.tolist(), strict=True):
+            assert mpmath.ncdf(mpmath.mpf(radius) / mpmath.mpf(SIGMA)) < mpmath.mpf(bound)
 
 
 def test_bound_broadcasts_and_is_zero_without_success() -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import decrop
+from decrop.classifiers.classifier import Classifier
 from decrop.errors import InputError, RunError
 from decrop.smoothing.journal import RecordedSampler
 from decrop.smoothing.sampling import (
@@ -28,8 +29,8 @@ from decrop.smoothing.sampling import (
 
 CHUNK = 12
 CLASSES = 3
-# int64 image id, int32 stream, int64 chunk, int32 draws, int32 counts.
-RECORD_BYTES = 8 + 4 + 8 + 4 + 4 * (CLASSES + 1)
+# int64 image id, int32 stream, int64 chunk, int32 draws, int32 counts, uint32 checksum.
+RECORD_BYTES = 8 + 4 + 8 + 4 + 4 * (CLASSES + 1) + 4
 CPU = torch.device("cpu")
 IMAGES = torch.randint(
     0, 256, (4, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
@@ -165,14 +166,34 @@ def test_another_number_of_draws_is_another_request(tmp_path: Path) -> None:
     assert np.array_equal(counts, LocalSampler(task(), CPU).class_counts(fewer))
 
 
-@pytest.mark.parametrize("kept", range(RECORD_BYTES))
-def test_a_torn_last_record_is_cut_off(tmp_path: Path, kept: int) -> None:
+def test_a_torn_last_record_is_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "counts"
     asked_again(path, task())
     whole = path.read_bytes()
-    os.truncate(path, len(whole) - RECORD_BYTES + kept)
+    for kept in range(RECORD_BYTES):
+        path.write_bytes(whole[: len(whole) - RECORD_BYTES + kept])
+        assert asked_again(path, task()) == REQUESTS[-1:]
+        assert path.read_bytes() == whole
+
+
+def test_a_record_with_a_flipped_bit_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "counts"
+    asked_again(path, task())
+    whole = path.read_bytes()
+    for bit in range(8 * RECORD_BYTES):
+        damaged = bytearray(whole)
+        damaged[len(whole) - 2 * RECORD_BYTES + bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        RecordedSampler(Answering(np.zeros(0, int)), path, task(), CPU).close()
+        assert path.read_bytes() == whole[: -2 * RECORD_BYTES]
+
+
+def test_a_record_of_another_file_is_none_of_this_one(tmp_path: Path) -> None:
+    path, other = tmp_path / "counts", tmp_path / "other"
+    asked_again(path, task())
+    asked_again(other, task(seed=1))
+    path.write_bytes(path.read_bytes()[:-RECORD_BYTES] + other.read_bytes()[-RECORD_BYTES:])
     assert asked_again(path, task()) == REQUESTS[-1:]
-    assert path.read_bytes() == whole
 
 
 def test_records_from_a_damaged_one_on_are_cut_off(tmp_path: Path) -> None:
@@ -215,6 +236,7 @@ def test_a_file_with_a_damaged_header_is_begun_anew(tmp_path: Path) -> None:
         {"chunk_size": CHUNK + 1},
         {"chunks_per_batch": 3},
         {"precision": "bf16"},
+        {"noise": "gaussian"},
     ],
 )
 def test_another_task_is_asked_anew(tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -223,6 +245,53 @@ def test_another_task_is_asked_anew(tmp_path: Path, changes: dict[str, Any]) -> 
     assert asked_again(path, task(**changes)) == REQUESTS
     assert asked_again(path, task(**changes)) == []
     assert asked_again(path, task()) == REQUESTS
+
+
+def protected(**changes: Any) -> Classifier:
+    """A classifier of three channels, the first of which decides."""
+    network = nn.Sequential(nn.Conv2d(3, CLASSES, 4, bias=False), nn.Flatten())
+    torch.manual_seed(0)
+    nn.init.normal_(network[0].weight)  # type: ignore[arg-type]
+    given: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "class_count": CLASSES}
+    return Classifier(network, architecture="own", **given | changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"channel_order": "bgr"},
+        {"input_size": (4, 4)},
+        {"mean": (0.5, 0.5, 0.4)},
+        {"arguments": {"depth": 2}},
+    ],
+)
+def test_another_use_of_the_same_weights_is_asked_anew(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    path = tmp_path / "counts"
+    images = (
+        IMAGES.expand(-1, 3, -1, -1) ^ torch.tensor([0, 85, 170], dtype=torch.uint8)[:, None, None]
+    )
+    asked_again(path, task(network=protected(), images=images))
+    assert asked_again(path, task(network=protected(), images=images)) == []
+    assert asked_again(path, task(network=protected(**changes), images=images)) == REQUESTS
+
+
+def test_how_a_file_was_found_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "counts"
+
+    def found(sampling: SamplingTask) -> str:
+        with RecordedSampler(LocalSampler(sampling, CPU), path, sampling, CPU) as sampler:
+            sampler.class_counts(REQUESTS[:2])
+        return str(sampler.start)
+
+    assert found(task()) == "counts: begun"
+    assert found(task()) == f"counts has {CHUNK + 5} samples: going on from there"
+    other = task(network=classifier(seed=1), sigma=0.3)
+    expected = "counts is of another certification (network, sigma): begun anew"
+    assert found(other) == expected
+    path.write_bytes(b"{" + path.read_bytes())
+    assert found(other) == "counts is of another certification (damaged header): begun anew"
 
 
 def test_buffers_that_are_not_saved_are_part_of_the_task(tmp_path: Path) -> None:

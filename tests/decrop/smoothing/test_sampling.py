@@ -16,6 +16,7 @@ from decrop.errors import InputError
 from decrop.networks.small_cnn import SmallCNN
 from decrop.seeds import torch_generator
 from decrop.smoothing.execution import Precision
+from decrop.smoothing.noise import Noise
 from decrop.smoothing.sampling import (
     ESTIMATION,
     SELECTION,
@@ -23,6 +24,7 @@ from decrop.smoothing.sampling import (
     LocalSampler,
     SamplingTask,
 )
+from tests.decrop.smoothing.grid_noise import reference_steps
 
 # Odd, so that rows of different chunks are aligned differently in memory.
 CHUNK = 13
@@ -172,29 +174,33 @@ def small_cnn() -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("network", "class_count", "precision"),
+    ("network", "class_count", "precision", "noise"),
     [
-        (small_cnn(), 10, "fp32"),
-        (FirstPixelBins(torch.linspace(-1, 2, 400)), 401, "fp32"),
-        (FirstPixelBins(torch.linspace(-1, 2, 400)), 401, "bf16"),
+        (small_cnn(), 10, "fp32", "grid"),
+        (small_cnn(), 10, "fp32", "gaussian"),
+        (FirstPixelBins(torch.linspace(-1, 2, 400)), 401, "fp32", "grid"),
+        (FirstPixelBins(torch.linspace(-1, 2, 400)), 401, "bf16", "grid"),
     ],
 )
 def test_counts_are_those_of_the_network_on_the_named_noise(
-    network: nn.Module, class_count: int, precision: Precision
+    network: nn.Module, class_count: int, precision: Precision, noise: Noise
 ) -> None:
     requests = all_requests()
-    sampling = task(network, class_count, seed=5, precision=precision)
+    sampling = task(network, class_count, seed=5, precision=precision, noise=noise)
     counts = LocalSampler(sampling, CPU).class_counts(requests)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     reference = copy.deepcopy(network).to(dtype)
     for request, counted in zip(requests, counts, strict=True):
-        image_id = int(IMAGE_IDS[request.image])
-        generator = torch_generator(
-            5, "certification noise", image_id, request.stream, request.chunk
-        )
-        noise = 0.25 * torch.randn(CHUNK, 1, 8, 8, generator=generator)
+        name = int(IMAGE_IDS[request.image]), request.stream, request.chunk
+        image = IMAGES[request.image]
+        if noise == "grid":
+            steps = reference_steps(5, name, (CHUNK, 1, 8, 8), sigma=0.25)
+            noisy = torch.from_numpy(steps + image.numpy()).clamp(-510, 765).float() / 255
+        else:
+            generator = torch_generator(5, "certification noise", *name)
+            noisy = image / 255 + 0.25 * torch.randn(CHUNK, 1, 8, 8, generator=generator)
         with torch.inference_mode():
-            classes = reference((IMAGES[request.image] / 255 + noise).to(dtype)).argmax(dim=1)
+            classes = reference(noisy.to(dtype)).argmax(dim=1)
         expected = torch.bincount(classes[: request.draws], minlength=class_count + 1)
         assert counted.tolist() == expected.tolist()
 
@@ -253,14 +259,15 @@ def test_the_networks_owner_sees_no_change() -> None:
     assert all(torch.equal(value, before[name]) for name, value in after.items())
 
 
-def test_floats_are_the_same_images() -> None:
+@pytest.mark.parametrize("noise", ["grid", "gaussian"])
+def test_floats_are_the_same_images_and_rounded_on_the_grid_alone(noise: Noise) -> None:
     requests = all_requests()
-    counts = LocalSampler(last_bits_task(), CPU).class_counts(requests)
-    floats = last_bits_task(images=IMAGES.float() / 255)
+    counts = LocalSampler(last_bits_task(noise=noise), CPU).class_counts(requests)
+    floats = last_bits_task(images=IMAGES.float() / 255, noise=noise)
     assert (LocalSampler(floats, CPU).class_counts(requests) == counts).all()
-    # Not rounded to 8 bits on the way.
-    between = last_bits_task(images=(IMAGES.float() + 0.3).clamp(0, 255) / 255)
-    assert (LocalSampler(between, CPU).class_counts(requests) != counts).any()
+    between = last_bits_task(images=(IMAGES.float() + 0.3).clamp(0, 255) / 255, noise=noise)
+    same = (LocalSampler(between, CPU).class_counts(requests) == counts).all()
+    assert same == (noise == "grid")
 
 
 def test_no_requests_give_no_counts() -> None:

@@ -92,6 +92,23 @@ def test_all_looks_together_spend_the_failure_probability_and_no_more(
     assert probability_of_success(more, looks, other) > failure_probability
 
 
+def test_the_smallest_failure_probability_is_kept_and_smaller_ones_are_refused() -> None:
+    looks = look_schedule(3_000, 50)
+    (limits,) = design_of(0.1, 1e-12, looks).limits
+    spent = probability_of_success(limits, looks, float(norm.sf(0.1 / SIGMA)))
+    assert 0.9e-12 < spent <= 1e-12
+    with pytest.raises(InputError, match=r"failure_probability 1e-40 must be at least"):
+        design_of(0.1, 1e-40, looks)
+
+
+@pytest.mark.filterwarnings("error")
+def test_radii_that_no_samples_reach_are_never_certified() -> None:
+    looks = look_schedule(400, 50)
+    design = sequential_design(np.array([0.0, 0.25, 0.5]), 0.001, 0.001, looks)
+    assert (design.limits[1:] == -1).all()
+    assert design.limits[0, -1] > 0
+
+
 @pytest.mark.parametrize("radius", [0.0, 0.25])
 def test_the_test_is_safe_for_every_smaller_probability(radius: float) -> None:
     looks = look_schedule(500, 50)

@@ -27,7 +27,7 @@ from tests.decrop.digits_trial import (
     outcome,
     short_trial,
 )
-from tests.decrop.trial_sessions import PROCEDURES, CutOffError, Session, Unreadable, samples_of
+from tests.decrop.trial_sessions import PROCEDURES, CutOffError, Session, samples_of
 
 STEPS_AN_EPOCH = 2
 
@@ -64,7 +64,7 @@ def test_trial_closed_after_a_report_goes_on_from_there(
 
 
 def test_finished_trial_only_repeats_its_reports(
-    held_out_trial: TrialFolder, tmp_path: Path
+    inputs: TrialInputs, held_out_trial: TrialFolder, tmp_path: Path
 ) -> None:
     before = outcome(held_out_trial)
     written = {path: path.stat().st_mtime_ns for path in held_out_trial.path.rglob("*.*")}
@@ -72,7 +72,6 @@ def test_finished_trial_only_repeats_its_reports(
     def make_sampler(task: SamplingTask) -> Any:
         raise AssertionError("a finished trial samples nothing")
 
-    inputs: Any = Unreadable()
     empty_cache = ContentCache(tmp_path)
     reports = list(
         run_trial(

@@ -117,11 +117,13 @@ def test_last_report_scores_the_recorded_certificates(held_out_trial: TrialFolde
 def test_trial_writes_its_files_and_no_others(held_out_trial: TrialFolder) -> None:
     assert files_in(held_out_trial.path) == {
         "config.json",
+        "inputs.json",
         "checkpoint.pt",
         "history.json",
         "reports.json",
         "denoiser.safetensors",
         "certificates.tsv",
+        "certificates.tsv.json",
         "result.json",
         "figures/training.png",
         "figures/certified_accuracy.png",
@@ -216,7 +218,7 @@ def test_procedures_certify_the_same_denoiser(
         for trial in (final_trial, fixed_trial)
     ]
     assert 0.5 * reach < radii[0].max() <= reach
-    assert radii[1].max() == pytest.approx(reach, rel=1e-12)
+    assert radii[1].max() == pytest.approx(reach, rel=1e-7)
     on_grid = (radii[0] / settings.radius_step).round(6)
     assert (on_grid == on_grid.round()).all()
 

@@ -21,7 +21,7 @@ from tune.leaderboard.entries import (
     write_leaderboard,
 )
 from tune.leaderboard.metric import Metric
-from tune.leaderboard.wording import leaderboard_markdown
+from tune.leaderboard.wording import leaderboard_markdown, leaderboard_tables
 
 
 @pytest.fixture
@@ -75,13 +75,14 @@ def test_comparisons_are_mcnemar_tests_adjusted_by_holm(board: Leaderboard) -> N
         one = comparisons["0.25"]
         return one.points, one.p_value, one.holm_p_value
 
-    # Two-sided tests of 8 to 0, 1 to 1, 12 to 0, and twice 4 to 0 images that tell them apart;
-    # Holm multiplies by 2, then 1, and by 3, then 2, and never lets a larger p-value overtake.
-    assert values(2, "reference") == pytest.approx((40.0, 2 / 2**8, 4 / 2**8))
+    # Two-sided tests of 8 to 0, 1 to 1, 12 to 0, and twice 4 to 0 images that tell them apart; at
+    # r = 0 none does. Holm multiplies the smallest by 5, the next by 4, and so on, over both
+    # opponents, and never lets a larger p-value overtake.
+    assert values(2, "reference") == pytest.approx((40.0, 2 / 2**8, 8 / 2**8))
     assert values(1, "reference") == pytest.approx((0.0, 1.0, 1.0))
-    assert values(2, "undefended") == pytest.approx((60.0, 2 / 2**12, 6 / 2**12))
-    assert values(1, "undefended") == pytest.approx((20.0, 2 / 2**4, 4 / 2**4))
-    assert values(0, "undefended") == pytest.approx((20.0, 2 / 2**4, 4 / 2**4))
+    assert values(2, "undefended") == pytest.approx((60.0, 2 / 2**12, 10 / 2**12))
+    assert values(1, "undefended") == pytest.approx((20.0, 2 / 2**4, 6 / 2**4))
+    assert values(0, "undefended") == pytest.approx((20.0, 2 / 2**4, 6 / 2**4))
     comparison = entries[2].against_reference
     assert comparison is not None
     # Bonett and Price: (8 - 0) / 22 +- 1.96 sqrt((10 / 22 - (8 / 22) ** 2) / 22).
@@ -93,9 +94,9 @@ def test_comparisons_are_mcnemar_tests_adjusted_by_holm(board: Leaderboard) -> N
 
 def test_summary_tells_what_is_significant(board: Leaderboard) -> None:
     assert board.summary == (
-        "Trial 2's denoiser certifies 60.0 points more than no denoiser at r = 0.25 (p = 0.0015). "
+        "Trial 2's denoiser certifies 60.0 points more than no denoiser at r = 0.25 (p = 0.0024). "
         "Trial 2's denoiser certifies 40.0 points more than the paper's settings' "
-        "at r = 0.25 (p = 0.016)."
+        "at r = 0.25 (p = 0.031)."
     )
 
 
@@ -112,7 +113,7 @@ def test_summary_says_when_nothing_better_was_found(tmp_path: Path) -> None:
     directory = sweep_with(tmp_path, {0: 0.4, 1: 0.3}, {0: range(18), 1: range(10)})
     summary = build_leaderboard(directory, RADII).summary
     assert summary == (
-        "Trial 0's denoiser certifies 60.0 points more than no denoiser at r = 0.25 (p = 0.00098). "
+        "Trial 0's denoiser certifies 60.0 points more than no denoiser at r = 0.25 (p = 0.0015). "
         "The search found nothing better than the paper's choice."
     )
 
@@ -152,8 +153,8 @@ def test_all_finished_trials_are_ranked_with_their_held_out_scores(board: Leader
 
 @pytest.mark.parametrize(
     ("top", "expected", "p_value"),
-    # Without trial 1 there is one test of 8 to 0, which Holm leaves as it is.
-    [(1, [2, 0], 2 / 2**8), (2, [2, 1, 0], 4 / 2**8), (4, [2, 1, 0], 4 / 2**8)],
+    # With trial 1 there are two tests more.
+    [(1, [2, 0], 4 / 2**8), (2, [2, 1, 0], 8 / 2**8), (4, [2, 1, 0], 8 / 2**8)],
 )
 def test_the_best_few_and_trial_0_are_compared(
     directory: SweepDirectory, top: int, expected: list[int], p_value: float
@@ -182,6 +183,33 @@ def test_the_metric_decides_on_ranks_by_held_out_images_only(tmp_path: Path) -> 
         (0, 3, 0.2),
     ]
     assert [row.number for row in board.held_out] == [2, 1, 0]
+
+
+def test_rows_that_were_measured_otherwise_are_named(tmp_path: Path) -> None:
+    directory = sweep_with(
+        tmp_path, {0: 0.3, 1: 0.4, 2: 0.5}, {0: range(10), 1: range(10), 2: range(18)}
+    )
+    folder = directory.trial(2)
+    record = folder.read_record()
+    assert record is not None
+    certification = record.config.certification.model_copy(update={"failure_probability": 0.01})
+    changes = {"sigma": 0.5, "certification": certification}
+    config = record.config.model_copy(update=changes)
+    folder.write_record(record.model_copy(update={"config": config}))
+    board = build_leaderboard(directory, RADII)
+    said = "sigma 0.5, not 0.25; failure probability 0.01, not 0.001"
+    assert [(e.number, e.measured_otherwise) for e in board.entries] == [
+        (2, said),
+        (1, ""),
+        (0, ""),
+    ]
+    assert [row.measured_otherwise for row in board.held_out] == [said, "", ""]
+    assert board.undefended is not None and board.undefended.measured_otherwise == ""
+    assert board.summary.endswith(f"It was measured otherwise than trial 0: {said}.")
+    for table in leaderboard_tables(board):
+        if table.head[-1] == "measured otherwise":
+            assert [row[-1] for row in table.rows if row[0] in ("1", "trial 2")] == [said]
+    assert sum(t.head[-1] == "measured otherwise" for t in leaderboard_tables(board)) == 4
 
 
 def test_nothing_certified_is_refused(tmp_path: Path) -> None:
@@ -219,9 +247,9 @@ def test_settings_are_compared_over_seeds(directory: SweepDirectory) -> None:
     assert undefended.p_value == pytest.approx(2 / 2**12)
     assert board.summary == (
         "The settings of trial 2 certify 50.0 points more on average over 2 seeds than no denoiser "
-        "at r = 0.25 (p = 0.00098). "
+        "at r = 0.25 (p = 0.0015). "
         "The settings of trial 2 certify 25.0 points more on average over 2 seeds than the paper's "
-        "settings at r = 0.25 (p = 0.0078)."
+        "settings at r = 0.25 (p = 0.016)."
     )
 
 

@@ -111,14 +111,15 @@ def test_tables_show_ranks_certificates_and_differences(directory: SweepDirector
         ["", "no denoiser", "", "100.0 (83.2–100.0)", "30.0 (11.9–54.3)"],
     ]
     assert test.rows == [
-        ["trial 2", "0.280", "95.0", "0.0", "1.23"],
-        ["trial 0 (paper's choice)", "0.200", "95.0", "0.0", "1.23"],
-        ["no denoiser", "0.160", "95.0", "0.0", "1.23"],
+        ["trial 2", "0.280", "95.0", "100.0", "0.0", "0.0", "1.23"],
+        ["trial 0 (paper's choice)", "0.200", "95.0", "100.0", "0.0", "0.0", "1.23"],
+        ["no denoiser", "0.160", "95.0", "100.0", "0.0", "0.0", "1.23"],
     ]
     assert "to trial 0 (paper's choice) in points" in reference.caption
     assert [row[0] for row in reference.rows] == ["trial 2"]
-    assert reference.rows[0][2] == "+40.0 (+12.6 to +60.1), p = 0.0078"
+    assert reference.rows[0][2] == "+40.0 (+12.6 to +60.1), p = 0.016"
     assert "to no denoiser in points" in undefended.caption
+    assert "over all rows and radii here and to no denoiser" in reference.caption
     assert [row[0] for row in undefended.rows] == ["trial 2", "trial 0 (paper's choice)"]
 
 

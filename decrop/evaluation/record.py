@@ -1,0 +1,186 @@
+"""The record of a table of certificates: with which settings, and of what, they were computed."""
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field
+from torch import nn
+
+from decrop.classifiers.classifier import Classifier
+from decrop.classifiers.endpoint import EndpointClassifier
+from decrop.config import CertificationSettings, Count, Positive, Settings, TrialConfig
+from decrop.data.limited import LabelledImages
+from decrop.documents import validated
+from decrop.errors import InputError
+from decrop.files import read_json, sha256_of_file, sha256_of_tensors, write_json
+from decrop.smoothing.execution import resolve_device, resolve_precision
+from decrop.smoothing.rejecting import RejectingNetwork
+
+Split = Literal["held_out", "test"]
+
+# The table that a record belongs to, by its content.
+_TABLE = "certificates"
+# For the samples and images that were really taken, `estimation_samples` and `images` stand.
+_NOT_OF_THE_TABLE = {
+    "estimation_samples",
+    "max_samples",
+    "held_out_samples",
+    "pruning_samples",
+    "test_images",
+}
+_OF_THE_GRID = {"radii", "radius_step"}
+
+
+class CertificationRecord(Settings):
+    """All that certificates depend on but noise, which the seed repeats."""
+
+    sigma: Positive = Field(description="Standard deviation of the noise, in [0,1] pixels.")
+    certification: CertificationSettings = Field(description="Settings of the certificates.")
+    estimation_samples: Count = Field(
+        description="N of each image, or the most of them where images stop early."
+    )
+    split: Split = Field(description="Where the images are from.")
+    images: Count = Field(description="Number of certified images.")
+    seed: int = Field(ge=0, description="Of the trial, from which that of the noise derives.")
+    device: str = Field(description="Kind of device.")
+    precision: str = Field(description="Of the certified function.")
+    chunk_size: Count = Field(description="Samples that share a random stream.")
+    chunks_per_batch: Count = Field(description="Chunks in one forward pass.")
+    hashes: dict[str, str] = Field(
+        {}, description="Content of classifier, denoiser, rejector and certified_images."
+    )
+
+    @classmethod
+    def of(
+        cls,
+        config: TrialConfig,
+        network: nn.Module,
+        images: LabelledImages,
+        *,
+        split: Split,
+        estimation_samples: int,
+    ) -> Self:
+        """Record a certification on this machine.
+
+        Args:
+            config: the trial's settings; chunks_per_batch is a number.
+            network: that is certified.
+            images: that are certified.
+            split: they are from.
+            estimation_samples: N, or the most of them where images stop early.
+        """
+        device = resolve_device(config.execution.device)
+        return cls(
+            sigma=config.sigma,
+            certification=config.certification,
+            estimation_samples=estimation_samples,
+            split=split,
+            images=len(images),
+            seed=config.seed,
+            device=device.type,
+            precision=resolve_precision(config.execution.precision, device),
+            chunk_size=config.execution.chunk_size,
+            chunks_per_batch=int(config.execution.chunks_per_batch),
+            hashes={**_hashes_of(network), "certified_images": images.content_hash()},
+        )
+
+    def differences(self, other: "CertificationRecord") -> list[str]:
+        """Say in which settings certificates were computed otherwise than others, if in any."""
+        ours, theirs = self._compared(), other._compared()
+        told = [
+            f"{name.replace('_', ' ')} {_shown(ours[name])}, not {_shown(theirs[name])}"
+            for name in ours
+            if name in theirs and ours[name] != theirs[name]
+        ]
+        if self.images == other.images and not self.of_the_same_images(other):
+            told.append("other images")
+        return told
+
+    def of_the_same_images(self, other: "CertificationRecord") -> bool:
+        """Return whether both are of the same images, as far as both tell."""
+        images = {record.hashes.get("certified_images") for record in (self, other)} - {None}
+        return self.images == other.images and len(images) < 2
+
+    def guarantee(self) -> str:
+        """Say for what, and how surely, the certificates hold, in half a sentence."""
+        settings = self.certification
+        fixed = settings.procedure == "fixed"
+        return (
+            f"{self.images} {self.split.replace('_', '-')} images, sigma {self.sigma:g}, failure "
+            f"probability {settings.failure_probability:g} an image, procedure "
+            f"{settings.procedure}{f' ({settings.certificate})' if fixed else ''}, "
+            f"noise {_noise(settings)}, {settings.selection_samples} + "
+            f"{'' if fixed else 'at most '}{self.estimation_samples} samples an image"
+        )
+
+    def _compared(self) -> dict[str, Any]:
+        left_out = _NOT_OF_THE_TABLE
+        if self.certification.procedure != "adaptive":
+            left_out = left_out | _OF_THE_GRID
+        return {
+            "sigma": self.sigma,
+            **self.certification.model_dump(exclude=left_out),
+            "estimation_samples": self.estimation_samples,
+            "split": self.split,
+            "images": self.images,
+            "device": self.device,
+            "precision": self.precision,
+        }
+
+
+def record_path(table: Path) -> Path:
+    """Return where the record of a table of certificates lies, beside it."""
+    return table.with_name(f"{table.name}.json")
+
+
+def write_record(record: CertificationRecord, table: Path) -> None:
+    """Write the record of a table that is written already."""
+    document = {_TABLE: sha256_of_file(table), **record.model_dump(mode="json")}
+    write_json(record_path(table), document)
+
+
+def read_record(table: Path) -> CertificationRecord | None:
+    """Read the record beside a table, None if there is none.
+
+    Raises:
+        InputError: it is no record, or that of another table.
+    """
+    path = record_path(table)
+    if not path.is_file():
+        return None
+    document = read_json(path)
+    found = document.pop(_TABLE, None) if isinstance(document, dict) else None
+    if found != sha256_of_file(table):
+        raise InputError(
+            f"{path} does not belong to {table.name}, which has other content; delete it, or "
+            "certify again."
+        )
+    return validated(CertificationRecord, document, source=str(path))
+
+
+def _hashes_of(network: nn.Module) -> dict[str, str]:
+    """Hash classifier, denoiser and rejector, as far as a network has them."""
+    if isinstance(network, RejectingNetwork):
+        parts = {"denoiser": network.denoiser, "classifier": network.classifier.classifier}
+        parts["rejector"] = network.rejector
+    elif isinstance(network, nn.Sequential) and len(network) == 2:
+        parts = {"denoiser": network[0], "classifier": network[1]}
+    else:
+        parts = {"classifier": network}
+    hashes = {}
+    for name, part in parts.items():
+        if isinstance(part, Classifier | EndpointClassifier):
+            hashes[name] = part.content_hash()
+        elif weights := part.state_dict():
+            hashes[name] = sha256_of_tensors(weights)
+    return hashes
+
+
+def _noise(settings: CertificationSettings) -> str:
+    return str(settings.model_dump().get("noise", "gaussian"))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return f"[{', '.join(map(_shown, value))}]" if isinstance(value, tuple) else str(value)

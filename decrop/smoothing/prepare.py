@@ -1,0 +1,231 @@
+"""Networks as certification runs them: copied, folded, in their precision and memory layout."""
+
+import copy
+import warnings
+from collections.abc import Callable
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from decrop.classifiers.classifier import Classifier
+from decrop.config import ExecutionSettings
+from decrop.errors import InputError
+from decrop.seeds import torch_generator
+from decrop.smoothing.execution import (
+    Layout,
+    Precision,
+    autocast,
+    resolve_device,
+    resolve_layout,
+    resolve_precision,
+)
+from decrop.smoothing.folding import fold_batch_norms
+
+_DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_FORMATS: dict[Layout, torch.memory_format] = {
+    "channels_last": torch.channels_last,
+    "contiguous": torch.contiguous_format,
+}
+# Of the largest logit: rounding reaches some percent in bf16.
+_TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "bf16": 0.25}
+_REMEDY = (
+    "let it take images of any memory layout (reshape, not view), keep its tensors in parameters "
+    "and buffers, leave the dtype of images as it is, and compute with gradients"
+)
+
+
+def prepared(
+    network: nn.Module, precision: Precision, layout: Layout, device: torch.device
+) -> nn.Module:
+    """Return a copy of a network: eval mode, BatchNorm folded, on a device.
+
+    Raises:
+        InputError: the network normalises by the batch, so draws would not be independent.
+    """
+    network = _copied(network)
+    for name, module in network.named_modules():
+        if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
+            raise InputError(
+                f"{name} normalises by the batch, so that draws would not be independent; "
+                "certify a network with running statistics."
+            )
+    fold_batch_norms(network)
+    network.to(device=device, dtype=_DTYPES[precision])
+    return in_layout(network, layout)
+
+
+def as_given(images: Tensor, precision: Precision, layout: Layout) -> Tensor:
+    """Return images [B, C, H, W] as a prepared network takes them."""
+    return images.to(_DTYPES[precision], memory_format=_FORMATS[layout])
+
+
+def fitting_execution(
+    execution: ExecutionSettings,
+    network: nn.Module,
+    image_shape: tuple[int, ...],
+    *,
+    trained_through: bool = False,
+) -> ExecutionSettings:
+    """Try out a network as it will be used, and set what it needs where the settings say auto.
+
+    Classifiers in it are told in which layout they take images.
+
+    Certification runs a prepared copy: its logits, for one image and for several, must be those of
+    the network itself. Where a precision or a memory layout is auto and a network fails in the
+    preferred one, it is run in another, which the settings then say.
+
+    Args:
+        execution: precisions and layouts to try.
+        network: images [B, C, H, W] to logits [B, K].
+        image_shape: C, H, W.
+        trained_through: whether gradients must reach its images.
+
+    Raises:
+        InputError: it works in none of the precisions and layouts that the settings allow.
+    """
+    device = resolve_device(execution.device)
+    images = _trial_images(image_shape)
+    layouts: tuple[Layout, ...] = ("channels_last", "contiguous")
+    if execution.layout != "auto":
+        layouts = (execution.layout,)
+    trials: list[tuple[str, Callable[[Precision, Layout], None]]] = [
+        ("precision", lambda precision, layout: _check(network, images, precision, layout, device))
+    ]
+    if trained_through:
+
+        def check_training(precision: Precision, layout: Layout) -> None:
+            gradients = _gradients(network, images, precision, layout, device)
+            if not all(part.isfinite().all() and part.any() for part in gradients):
+                raise ValueError("the gradients of its images are zero or not finite")
+
+        trials.append(("training_precision", check_training))
+    for name, check in trials:
+        setting = getattr(execution, name)
+        preferred = resolve_precision(setting, device)
+        precisions: list[Precision] = [preferred]
+        if setting == "auto" and preferred != "fp32":
+            precisions.append("fp32")
+        precision, layout = _first_fitting(check, precisions, layouts)
+        changes: dict[str, str] = {}
+        if precision != preferred:
+            changes[name] = precision
+        if layout != resolve_layout(execution.layout):
+            changes["layout"] = layout
+            layouts = (layout,)
+        if changes:
+            said = ", ".join(f"execution.{key}={value}" for key, value in changes.items())
+            warnings.warn(f"the network is run with {said}, for it fails without.", stacklevel=2)
+            execution = execution.model_copy(update=changes)
+    for module in network.modules():
+        if isinstance(module, Classifier):
+            # A denoiser before it may be trained, or asked without noise, in channels_last.
+            module.takes_contiguous = execution.layout == "contiguous"
+    return execution
+
+
+def layout_to_train_in(
+    network: nn.Module, image_shape: tuple[int, ...], precision: Precision, device: torch.device
+) -> Layout:
+    """Return the memory layout in which a network can be trained, channels_last if possible.
+
+    Raises:
+        InputError: it can be trained in none.
+    """
+    images = _trial_images(image_shape)
+    return _first_fitting(
+        lambda precision, layout: _gradients(network, images, precision, layout, device),
+        [precision],
+        ("channels_last", "contiguous"),
+    )[1]
+
+
+def in_layout(network: nn.Module, layout: Layout) -> nn.Module:
+    """Return a network whose weights lie in memory as `layout` says."""
+    # No overload of `to` in PyTorch's annotations takes a memory format.
+    return network.to(memory_format=_FORMATS[layout])  # type: ignore[call-overload,no-any-return]
+
+
+def _trial_images(shape: tuple[int, ...]) -> Tensor:
+    return torch.rand((3, *shape), generator=torch_generator(0, "trial images"))
+
+
+def _first_fitting(
+    check: Callable[[Precision, Layout], object],
+    precisions: list[Precision],
+    layouts: tuple[Layout, ...],
+) -> tuple[Precision, Layout]:
+    reason = ""
+    for precision, layout in product(precisions, layouts):
+        try:
+            check(precision, layout)
+        except InputError:
+            raise
+        except Exception as error:  # a network of somebody else's may raise anything
+            reason = f"in {precision}, {layout}: {type(error).__name__}: {error}"
+        else:
+            return precision, layout
+    other = "" if "fp32" in precisions else "run it in fp32, or "
+    raise InputError(
+        f"the network does not work as it would be used ({' '.join(reason.split())[:300]}); "
+        f"{other}{_REMEDY}."
+    )
+
+
+def _check(
+    network: nn.Module, images: Tensor, precision: Precision, layout: Layout, device: torch.device
+) -> None:
+    """Raise ValueError, or what the network raises, unless its prepared copy gives its logits."""
+    with torch.inference_mode():
+        given = next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
+        expected = _copied(network)(images.to(given)).to(device).double()
+        ready = prepared(network, precision, layout, device)
+        for part in (images, images[:1]):
+            found = ready(as_given(part.to(device), precision, layout)).double()
+            _compare(found, expected[: len(part)], _TOLERANCES[precision])
+
+
+def _compare(found: Tensor, expected: Tensor, tolerance: float) -> None:
+    if found.shape != expected.shape:
+        raise ValueError(
+            f"it gives {list(found.shape)} for images of which it gives {list(expected.shape)} "
+            "beside others"
+        )
+    difference = (found - expected).abs().max() / expected.abs().max().clamp(min=1e-6)
+    # Not larger than, which NaN is not.
+    if not difference <= tolerance:
+        raise ValueError(f"its logits differ by {difference:.2g} of the largest")
+
+
+def _gradients(
+    network: nn.Module, images: Tensor, precision: Precision, layout: Layout, device: torch.device
+) -> list[Tensor]:
+    """Return the gradients of several images, and of one.
+
+    Raises:
+        ValueError: none reach them; or what the network raises.
+    """
+    copied = _copied(network).to(device)
+    gradients: list[Tensor] = []
+    for part in (images, images[:1]):
+        given = part.to(device).requires_grad_()
+        with torch.enable_grad(), autocast(precision, device):
+            # Not the leaf itself, for networks may write into what they are given.
+            logits = copied(as_given(1 * given, "fp32", layout)).float()
+        if not logits.requires_grad:
+            raise ValueError(
+                "no gradient reaches its images, as under torch.no_grad, so that nothing can be "
+                "trained through it"
+            )
+        gradients += torch.autograd.grad(logits.square().sum(), given)
+    return gradients
+
+
+def _copied(network: nn.Module) -> nn.Module:
+    for module in network.modules():
+        for name, value in list(vars(module).items()):
+            # Hooks may keep what was computed in training, whose graph cannot be copied.
+            if isinstance(value, Tensor) and not value.is_leaf:
+                vars(module)[name] = value.detach()
+    return copy.deepcopy(network).eval()
