@@ -15,7 +15,7 @@ from torch import Tensor
 
 from decrop.data.sources import EncodedImages, Shape
 from decrop.errors import InputError
-from decrop.files import MOST_DATA_BYTES, open_regular
+from decrop.files import MOST_DATA_BYTES, MOST_IMAGE_BYTES, open_regular
 
 _COLUMNS = ("image", "label")
 _SHOWN_COLUMNS = 20
@@ -88,6 +88,11 @@ def _read(path: Path, file: BinaryIO) -> pa.Table:
         raise grows
     batches = []
     for batch in parquet.iter_batches(at_once, columns=list(_COLUMNS)):
+        if batch.nbytes > MOST_IMAGE_BYTES * batch.num_rows:
+            raise InputError(
+                f"dataset.path: {path} holds images of more than {MOST_IMAGE_BYTES:,} bytes, which "
+                "are the most."
+            )
         batches.append(batch)
         room -= batch.nbytes
         if room < 0:
