@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt -e
 
 # Two pip processes must not change one environment at once.
 .NOTPARALLEL:
-.PHONY: install install-test sweep test faults lint format clean
+.PHONY: install install-test sweep test faults fuzz lint format clean
 
 install: $(SWEEP_INSTALLED)
 
@@ -27,6 +27,10 @@ test: $(TEST_INSTALLED)
 # Of these tests the others run the quick ones only; some need root, to mount and for networks.
 faults: $(TEST_INSTALLED)
 	$(BIN)/python -m pytest -m faults tests/faults
+
+# Four minutes or more; of what it tries, and found last, tests/README.md has a table.
+fuzz: $(TEST_INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --count 1000 --seed 0
 
 lint: $(TEST_INSTALLED)
 	$(BIN)/ruff format --check .

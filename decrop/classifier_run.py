@@ -18,7 +18,15 @@ from decrop.data.datasets import load_dataset
 from decrop.data.limited import LabelledImages, limited_data
 from decrop.documents import read_yaml, trial_config
 from decrop.errors import InputError
-from decrop.files import read_json, sha256_of_json, write_json, write_text, write_whole
+from decrop.files import (
+    MOST_WEIGHTS_BYTES,
+    read_json,
+    require_regular,
+    sha256_of_json,
+    write_json,
+    write_text,
+    write_whole,
+)
 from decrop.seeds import torch_generator
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.training.classifier import ClassifierTrainer, train_to_end
@@ -150,6 +158,7 @@ def train_in_folder(
         TrainingDivergedError: the loss became NaN or infinite.
     """
     if folder.checkpoint_path.exists():
+        require_regular(folder.checkpoint_path, most_bytes=MOST_WEIGHTS_BYTES)
         checkpoint = torch.load(folder.checkpoint_path, map_location="cpu", weights_only=True)
         _check_origin(folder, checkpoint["origin"], origin)
         trainer.load_state_dict(checkpoint["trainer"])

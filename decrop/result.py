@@ -12,6 +12,7 @@ from decrop.config.settings import (
     MOST_RADII,
     BatchSize,
     CountOrZero,
+    Hashes,
     NonNegative,
     Seconds,
     Share,
@@ -100,7 +101,7 @@ class TrialResult:
     precision: Word
     device: Word
     chunks_per_batch: BatchSize
-    hashes: Annotated[dict[Word, Word], Field(max_length=100)]
+    hashes: Hashes
     seconds: Annotated[dict[Word, Seconds], Field(max_length=100)]
     image_shape: tuple[Side, Side, Side] | None = None
     agreement: Share | None = None

@@ -16,7 +16,13 @@ from decrop.errors import InputError
 from decrop.evaluation.plots import certificates_figure, training_curves_figure
 from decrop.evaluation.samples import features_figure, samples_figure
 from decrop.evaluation.table import CertificateTable
-from decrop.files import read_json, write_json, write_whole
+from decrop.files import (
+    MOST_WEIGHTS_BYTES,
+    read_json,
+    require_regular,
+    write_json,
+    write_whole,
+)
 from decrop.result import TrialResult
 from decrop.synthesis.stage_one import StageOne
 from decrop.trial_folder import TrialFolder
@@ -117,6 +123,7 @@ def save_progress(folder: TrialFolder, trainer: Trainer) -> None:
 def load_progress(folder: TrialFolder, trainer: Trainer) -> None:
     """Let a trainer go on from the checkpoint, if there is one."""
     if folder.checkpoint_path.exists():
+        require_regular(folder.checkpoint_path, most_bytes=MOST_WEIGHTS_BYTES)
         trainer.load_state_dict(torch.load(folder.checkpoint_path, weights_only=True))
 
 
@@ -142,6 +149,7 @@ def save_denoiser(folder: TrialFolder, denoiser: nn.Module) -> None:
 
 def load_denoiser(folder: TrialFolder, denoiser: nn.Module) -> None:
     """Give a denoiser the weights in the folder."""
+    require_regular(folder.denoiser_path, most_bytes=MOST_WEIGHTS_BYTES)
     denoiser.load_state_dict(load_file(folder.denoiser_path))
 
 

@@ -27,6 +27,7 @@ def verify(
     from decrop.bundle import load_bundle, verify_bundle
     from decrop.bundle.layout import CARD
     from decrop.classifiers.stored import file_or_url
+    from decrop.files import read_text
 
     loaded = load_bundle(bundle, classifier=file_or_url(weights), trust_code=trust_code)
     card = bundle / CARD
@@ -36,7 +37,7 @@ def verify(
             dataset_path=dataset_path,
             on_certified=bars.certification("certifying"),
             on_queries=lambda plan: console.print(f"{plan}", highlight=False, soft_wrap=True),
-            card=card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None,
+            card=read_text(card) if card.exists() else None,
         )
     weakness = loaded.config.certification.weakness
     if weakness is not None:

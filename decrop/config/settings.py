@@ -52,6 +52,8 @@ Text = Annotated[str, Field(max_length=_LONGEST_TEXT)]
 LongText = Annotated[str, Field(max_length=1_000_000)]
 # Hexadecimal digits, and short names.
 Word = Annotated[str, Field(max_length=_LONGEST_WORD)]
+# Content hashes, by what they are of.
+Hashes = Annotated[dict[Word, Word], Field(max_length=100)]
 
 
 def bounded(value: Any) -> Any:

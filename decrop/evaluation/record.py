@@ -8,11 +8,18 @@ from torch import nn
 
 from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.endpoint import EndpointClassifier
-from decrop.config import CertificationSettings, Count, Positive, Settings, TrialConfig
+from decrop.config import CertificationSettings, Count, Seed, Settings, TrialConfig, Word
+from decrop.config.settings import BatchSize, Hashes, Sigma
 from decrop.data.limited import LabelledImages
 from decrop.documents import validated
 from decrop.errors import InputError
-from decrop.files import read_json, sha256_of_file, sha256_of_tensors, write_json
+from decrop.files import (
+    MOST_TEXT_BYTES,
+    read_json,
+    sha256_of_file,
+    sha256_of_tensors,
+    write_json,
+)
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.smoothing.rejecting import RejectingNetwork
 
@@ -34,19 +41,19 @@ _OF_THE_GRID = {"radii", "radius_step"}
 class CertificationRecord(Settings):
     """All that certificates depend on but noise, which the seed repeats."""
 
-    sigma: Positive = Field(description="Standard deviation of the noise, in [0,1] pixels.")
+    sigma: Sigma = Field(description="Standard deviation of the noise, in [0,1] pixels.")
     certification: CertificationSettings = Field(description="Settings of the certificates.")
     estimation_samples: Count = Field(
         description="N of each image, or the most of them where images stop early."
     )
     split: Split = Field(description="Where the images are from.")
     images: Count = Field(description="Number of certified images.")
-    seed: int = Field(ge=0, description="Of the trial, from which that of the noise derives.")
-    device: str = Field(description="Kind of device.")
-    precision: str = Field(description="Of the certified function.")
-    chunk_size: Count = Field(description="Samples that share a random stream.")
-    chunks_per_batch: Count = Field(description="Chunks in one forward pass.")
-    hashes: dict[str, str] = Field(
+    seed: Seed = Field(description="Of the trial, from which that of the noise derives.")
+    device: Word = Field(description="Kind of device.")
+    precision: Word = Field(description="Of the certified function.")
+    chunk_size: BatchSize = Field(description="Samples that share a random stream.")
+    chunks_per_batch: BatchSize = Field(description="Chunks in one forward pass.")
+    hashes: Hashes = Field(
         {}, description="Content of classifier, denoiser, rejector and certified_images."
     )
 
@@ -148,7 +155,7 @@ def read_record(table: Path) -> CertificationRecord | None:
     path = record_path(table)
     if not path.is_file():
         return None
-    document = read_json(path)
+    document = read_json(path, most_bytes=MOST_TEXT_BYTES)
     found = document.pop(_TABLE, None) if isinstance(document, dict) else None
     if found != sha256_of_file(table):
         raise InputError(

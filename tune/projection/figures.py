@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from pydantic import TypeAdapter
 from safetensors import safe_open
 
+from decrop.files import MOST_WEIGHTS_BYTES, require_regular
 from tune.directory import SweepDirectory, SweepRecord, SweepTrialFolder
 from tune.domains import Domain
 from tune.importance import parameter_importances
@@ -70,6 +71,7 @@ def _sizes(directory: SweepDirectory, past: list[PastTrial]) -> Figure | None:
 
 def _weights(folder: SweepTrialFolder) -> int:
     count = 0
+    require_regular(folder.denoiser_path, most_bytes=MOST_WEIGHTS_BYTES)
     with safe_open(folder.denoiser_path, framework="pt") as weights:
         for name in weights.keys():  # noqa: SIM118  # it is no mapping
             size = 1

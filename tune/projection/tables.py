@@ -1,12 +1,15 @@
 """Tables as MLflow's pages show them."""
 
 import csv
+import io
 import json
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from decrop.files import MOST_TABLE_BYTES, read_text
 
 _CELL_END = re.compile(r"(?<!\\)\|")
 
@@ -27,8 +30,8 @@ class Table:
 
 def tsv_table(path: Path) -> Table:
     """Read a tab-separated file with a head; cells that are numbers become numbers."""
-    with path.open(newline="") as file:
-        head, *rows = csv.reader(file, delimiter="\t")
+    text = read_text(path, most_bytes=MOST_TABLE_BYTES)
+    head, *rows = csv.reader(io.StringIO(text, newline=""), delimiter="\t")
     return Table(head, [[_value(cell) for cell in row] for row in rows])
 
 

@@ -15,6 +15,7 @@ from decrop.files import read_json, write_json
 
 # Between looks at whether another process has let the file go.
 _POLL_SECONDS = 0.005
+_LARGEST = 1e15
 # Between threads of this process; the file's lock is between processes.
 _threads = threading.Lock()
 
@@ -147,7 +148,7 @@ def _read(path: Path) -> Spent:
     found = read_json(path)
     names = [field.name for field in fields(Spent)]
     fits = isinstance(found, dict) and found.keys() == set(names)
-    if not fits or not all(type(v) in (int, float) and v >= 0 for v in found.values()):
+    if not fits or not all(type(v) in (int, float) and 0 <= v <= _LARGEST for v in found.values()):
         raise InputError(
             f"{path} is no count of queries; it must hold {', '.join(names)}. Give another file."
         )

@@ -529,7 +529,8 @@ def test_no_more_is_asked_than_the_budget_allows(tmp_path: Path) -> None:
 
 
 def test_a_file_that_counts_no_queries_is_refused(tmp_path: Path) -> None:
-    for text in ("[]", '{"asked": -1}', "x"):
+    endless = '{"asked": 0, "answered": 0, "requests": 0, "retries": 0, "next_send": Infinity}'
+    for text in ("[]", '{"asked": -1}', "x", endless):
         (tmp_path / "queries").write_text(text)
         with serving() as endpoint, pytest.raises(InputError, match="queries"):
             opened(endpoint, tmp_path / "queries")
