@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt -e
 
 # Two pip processes must not change one environment at once.
 .NOTPARALLEL:
-.PHONY: install install-test sweep test faults lint format clean
+.PHONY: install install-test sweep test faults kills lint format clean
 
 install: $(SWEEP_INSTALLED)
 
@@ -27,6 +27,10 @@ test: $(TEST_INSTALLED)
 # Of these tests the others run the quick ones only; some need root, to mount and for networks.
 faults: $(TEST_INSTALLED)
 	$(BIN)/python -m pytest -m faults tests/faults
+
+# By hand: it takes an hour of two cores, and goes on where it was stopped.
+kills: $(TEST_INSTALLED)
+	$(BIN)/python -m tests.faults.kills --kills 100 --seed 0
 
 lint: $(TEST_INSTALLED)
 	$(BIN)/ruff format --check .
