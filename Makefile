@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt -e
 
 # Two pip processes must not change one environment at once.
 .NOTPARALLEL:
-.PHONY: install install-test sweep test faults fuzz lint format clean
+.PHONY: install install-test sweep test faults fuzz kills lint format clean
 
 install: $(SWEEP_INSTALLED)
 
@@ -31,6 +31,10 @@ faults: $(TEST_INSTALLED)
 # Four minutes or more; of what it tries, and found last, tests/README.md has a table.
 fuzz: $(TEST_INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --count 1000 --seed 0
+
+# By hand: it takes an hour of two cores, and goes on where it was stopped.
+kills: $(TEST_INSTALLED)
+	$(BIN)/python -m tests.faults.kills --kills 100 --seed 0
 
 lint: $(TEST_INSTALLED)
 	$(BIN)/ruff format --check .

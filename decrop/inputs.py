@@ -11,9 +11,11 @@ from decrop.classifiers.endpoint import EndpointClassifier, endpoint_classifier
 from decrop.classifiers.load import untrained_classifier
 from decrop.classifiers.stored import AnyClassifier
 from decrop.config import TrialConfig
+from decrop.config.classifier_source import imports_code
 from decrop.data.datasets import Dataset, load_dataset
 from decrop.data.limited import LabelledImages, LimitedData, evenly_spaced, limited_data
 from decrop.errors import InputError
+from decrop.networks.identity import network_identity
 from decrop.result import Split
 from decrop.smoothing.prepare import fitting_execution
 from decrop.smoothing.rejecting import check_certificate
@@ -73,6 +75,8 @@ class TrialInputs:
         training = config.classifier.training
         if self.training_images is not None and training is not None and training.initial_weights:
             hashes["initial_weights"] = self.classifier.content_hash()
+        if imports_code(config.classifier.source):
+            hashes["classifier_code"] = network_identity(self.classifier.network)
         if split == "test":
             hashes["test_images"] = self.test.content_hash()
         return hashes

@@ -5,7 +5,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import SoftFileLease, Timeout
@@ -57,9 +57,8 @@ def sole_driver(
             _take_over(directory, fence, lease)
             yield fence
     finally:
+        # The folder around it stays, for NFS clients remember for a while that there is none.
         shutil.rmtree(fence, ignore_errors=True)
-        with suppress(OSError):
-            directory.fences_path.rmdir()
         lease.release()
 
 

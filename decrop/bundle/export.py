@@ -13,7 +13,6 @@ from decrop.bundle.layout import (
     CONFIG,
     DENOISER,
     FORMAT,
-    FORMAT_WITH_ENDPOINT,
     HISTORY,
     ONNX,
     TORCH_EXPORT,
@@ -116,7 +115,7 @@ def export_bundle(
         _write_programs(partial, config, result, onnx=onnx, torch_export=torch_export)
     carried = portable(config, classifier, result)
     document = {
-        "format": FORMAT_WITH_ENDPOINT if isinstance(classifier, EndpointClassifier) else FORMAT,
+        "format": FORMAT,
         "trial": recorded_settings(carried),
         "estimation_samples": estimation_samples,
         "result": result.to_json(),

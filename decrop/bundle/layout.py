@@ -7,14 +7,10 @@ from decrop.errors import InputError
 from decrop.evaluation.record import record_path
 from decrop.files import MOST_TEXT_BYTES, read_json, sha256_of_file, write_json
 
-# Format 3 had classifier.architecture for classifier.source; format 2 did not say which shape the
-# images have.
-FORMAT = 4
-# Only bundles with a rejector, which earlier versions would leave out, are of this one.
-FORMAT_WITH_REJECTOR = 5
-# And only those whose classifier is an endpoint, which earlier versions cannot ask, of this one.
-FORMAT_WITH_ENDPOINT = 6
-OLDEST_FORMAT = 2
+# Before, bundles with a rejector (5) or an endpoint (6) had numbers of their own, and none named
+# the noise of its certificates.
+FORMAT = 7
+OLDEST_FORMAT = 4
 CONFIG = "config.json"
 DENOISER = "denoiser.safetensors"
 CERTIFICATES = "certificates.tsv"

@@ -15,8 +15,7 @@ from decrop.bundle.layout import (
     CLASSIFIER,
     CONFIG,
     DENOISER,
-    FORMAT_WITH_ENDPOINT,
-    FORMAT_WITH_REJECTOR,
+    FORMAT,
     HISTORY,
     OLDEST_FORMAT,
     RECORD,
@@ -28,7 +27,7 @@ from decrop.classifiers.endpoint import EndpointClassifier
 from decrop.classifiers.stages import StagedClassifier
 from decrop.classifiers.stored import AnyClassifier, load_stored_classifier
 from decrop.classifiers.weights import built_with_weights
-from decrop.config import Count, RecordedTrialConfig, Settings, TrialConfig
+from decrop.config import Count, Settings, TrialConfig, as_recorded
 from decrop.config.rejector import RejectorSettings
 from decrop.documents import show, validated
 from decrop.errors import InputError
@@ -129,7 +128,8 @@ _STATED = (
     "limited.seed",
     "classifier.source",
     "denoiser.architecture",
-    *(f"certification.{name}" for name in ("procedure", "certificate", "failure_probability")),
+    *(f"certification.{name}" for name in ("procedure", "certificate", "noise")),
+    "certification.failure_probability",
     *(f"certification.{name}" for name in ("selection_samples", "radii", "radius_step")),
     *(f"execution.{name}" for name in ("device", "precision", "chunk_size", "chunks_per_batch")),
 )
@@ -146,7 +146,7 @@ class _Document(Settings):
     """config.json."""
 
     format: Count
-    trial: RecordedTrialConfig
+    trial: TrialConfig
     estimation_samples: Count
     result: Annotated[
         TrialResult,
@@ -225,9 +225,12 @@ def _certified(path: Path) -> tuple[_Document, CertificateTable]:
         raise InputError(f"{path} was changed: its certificates do not add up to its summary.")
     _check_rows(document, certificates, path / CERTIFICATES)
     record = document.result.record(document.trial, document.estimation_samples)
-    if certificates.record is not None and (told := certificates.record.differences(record)):
-        raise InputError(f"{path / RECORD}: {told[0]}, as {CONFIG} says.")
-    return document, replace(certificates, record=certificates.record or record)
+    found = certificates.record or record
+    # Of denoiser and rejector it alone has hashes.
+    if found != record.model_copy(update={"hashes": found.hashes | record.hashes}):
+        told = "; ".join(found.differences(record)) or "other hashes, seed or chunks"
+        raise InputError(f"{path / RECORD} contradicts {CONFIG}: {told}.")
+    return document, replace(certificates, record=found)
 
 
 def _check_rows(document: _Document, certificates: CertificateTable, path: Path) -> None:
@@ -249,26 +252,18 @@ def _read_document(path: Path) -> _Document:
     number = found.get("format") if isinstance(found, dict) else None
     if type(number) is not int:
         raise InputError(f"{path} is not that of a bundle: it states no format.")
-    if number > FORMAT_WITH_ENDPOINT:
+    if number > FORMAT:
         raise InputError(
             f"{path} is of bundle format {show(number)}, written by a newer decrop; this one reads "
-            f"up to {FORMAT_WITH_ENDPOINT}: upgrade decrop."
+            f"up to {FORMAT}: upgrade decrop."
         )
     if number < OLDEST_FORMAT:
         raise InputError(
             f"{path} is of bundle format {number}, which is no longer read; export it anew."
         )
+    if number < FORMAT:
+        found["trial"] = as_recorded(found.get("trial"))
     document = validated(_Document, found, source=str(path))
-    if (document.rejector is not None) != (number == FORMAT_WITH_REJECTOR):
-        raise InputError(
-            f"{path}: bundles with a rejector, and no others, are of format "
-            f"{FORMAT_WITH_REJECTOR}, but this one is of format {number}."
-        )
-    if (document.trial.classifier.asked is not None) != (number == FORMAT_WITH_ENDPOINT):
-        raise InputError(
-            f"{path}: bundles whose classifier is an endpoint, and no others, are of format "
-            f"{FORMAT_WITH_ENDPOINT}, but this one is of format {number}."
-        )
     _check_stated(document, path)
     check_certificate(
         document.trial.certification.certificate, rejecting=document.rejector is not None

@@ -16,7 +16,7 @@ from decrop.bundle.layout import (
     CERTIFICATES,
     CHECKSUMS,
     CONFIG,
-    FORMAT_WITH_REJECTOR,
+    FORMAT,
     RECORD,
     REJECTOR,
     REJECTOR_HISTORY,
@@ -272,7 +272,7 @@ def _write(
     carried = portable(config, bundle.classifier, result)
     estimation_samples = config.certification.estimation_samples
     document = {
-        "format": FORMAT_WITH_REJECTOR,
+        "format": FORMAT,
         "trial": recorded_settings(carried),
         "estimation_samples": estimation_samples,
         "result": result.to_json(),

@@ -89,7 +89,8 @@ class Classifier(nn.Module):
             )
             standardised = resized.to(standardised.dtype)
         if self.takes_contiguous:
-            standardised = standardised.contiguous()
+            # A copy, for images of one channel count as contiguous in either layout.
+            standardised = standardised.clone(memory_format=torch.contiguous_format)
         logits: Tensor = self.network(standardised)
         return logits
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -47,6 +48,7 @@ from decrop.files import (
     write_json,
     write_whole,
 )
+from decrop.networks.identity import network_identity
 from decrop.networks.registry import CLASSIFIERS, build_classifier_network
 
 _DESCRIPTION = "classifier.json"
@@ -95,6 +97,7 @@ class _Description(Settings):
     input_size: tuple[Side, Side] | None = None
     channel_order: Literal["rgb", "bgr"] = "rgb"
     feature_layer: Text | None = None
+    identity: Word | None = None
     hash: Word
 
     @field_validator("architecture")
@@ -146,6 +149,9 @@ def store_classifier(
         "std": classifier.std.flatten().tolist(),
         "class_names": list(class_names),
         **classifier.description(),
+        **(
+            {"identity": network_identity(network)} if imports_code(classifier.architecture) else {}
+        ),
         "hash": classifier.content_hash(),
     }
     write_json(folder / _DESCRIPTION, description)
@@ -200,6 +206,12 @@ def load_stored_classifier(
         raise InputError(
             f"{name} is not the classifier that {folder} describes: its content hash is "
             f"{classifier.content_hash()[:12]}…, recorded is {description.hash[:12]}…."
+        )
+    if description.identity not in (None, network_identity(classifier.network)):
+        warnings.warn(
+            f"{folder}: {description.architecture} has other code or settings than when its "
+            "certificates were computed; decrop verify tells whether they still hold.",
+            stacklevel=2,
         )
     return classifier, description.class_names
 

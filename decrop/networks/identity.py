@@ -28,11 +28,11 @@ _DEEPEST = 8
 def network_identity(network: nn.Module) -> str:
     """Hash everything that decides what a network answers; return 64 hex digits.
 
-    That is, for each of its modules: class, the source file of the class, parameters, buffers also
-    where they are not saved, plain tensors, settings, hooks and children. A module with a method
-    `identity` is what that returns: a program knows its bytes, an endpoint how it is asked. The
-    mode of training is left out. Two networks that answer differently have different identities;
-    the same network may get another one where a source file was moved into another module.
+    That is, for each of its modules: class, the source file of the class unless it is PyTorch's,
+    parameters, buffers also where they are not saved, plain tensors, settings, hooks and children.
+    A module with a method `identity` is what that returns: a program knows its bytes, an endpoint
+    how it is asked. The mode of training is left out. Two networks that answer differently have
+    different identities; the same network may get another one where a source file has changed.
     """
     return sha256_of_json(_Description().of_module(network))
 
@@ -120,8 +120,11 @@ class _Description:
 
     def _code(self, of: Any) -> list[str | None]:
         """Return the name of a class or function and the hash of the file that it stands in."""
-        file = getattr(sys.modules.get(of.__module__ or ""), "__file__", None)
-        return [_name(of), None if file is None else _file_hash(file)]
+        module = of.__module__ or ""
+        file = getattr(sys.modules.get(module), "__file__", None)
+        if file is None or module.partition(".")[0] == "torch":
+            return [_name(of), None]
+        return [_name(of), _file_hash(file)]
 
     def _meet(self, value: Any) -> list[Any] | None:
         if id(value) in self._met:

@@ -53,7 +53,8 @@ def prepared(
             )
     fold_batch_norms(network)
     network.to(device=device, dtype=_DTYPES[precision])
-    return in_layout(network, layout)
+    network.to(memory_format=_FORMATS[layout])  # type: ignore[call-overload]
+    return network
 
 
 def as_given(images: Tensor, precision: Precision, layout: Layout) -> Tensor:
@@ -70,11 +71,10 @@ def fitting_execution(
 ) -> ExecutionSettings:
     """Try out a network as it will be used, and set what it needs where the settings say auto.
 
-    Classifiers in it are told in which layout they take images.
-
     Certification runs a prepared copy: its logits, for one image and for several, must be those of
     the network itself. Where a precision or a memory layout is auto and a network fails in the
-    preferred one, it is run in another, which the settings then say.
+    preferred one, it is run in another, which the settings then say. Classifiers in it are told the
+    layout, for they also run behind a denoiser that is being trained.
 
     Args:
         execution: precisions and layouts to try.
@@ -86,7 +86,7 @@ def fitting_execution(
         InputError: it works in none of the precisions and layouts that the settings allow.
     """
     device = resolve_device(execution.device)
-    images = _trial_images(image_shape)
+    images = torch.rand((3, *image_shape), generator=torch_generator(0, "trial images"))
     layouts: tuple[Layout, ...] = ("channels_last", "contiguous")
     if execution.layout != "auto":
         layouts = (execution.layout,)
@@ -120,35 +120,8 @@ def fitting_execution(
             execution = execution.model_copy(update=changes)
     for module in network.modules():
         if isinstance(module, Classifier):
-            # A denoiser before it may be trained, or asked without noise, in channels_last.
             module.takes_contiguous = execution.layout == "contiguous"
     return execution
-
-
-def layout_to_train_in(
-    network: nn.Module, image_shape: tuple[int, ...], precision: Precision, device: torch.device
-) -> Layout:
-    """Return the memory layout in which a network can be trained, channels_last if possible.
-
-    Raises:
-        InputError: it can be trained in none.
-    """
-    images = _trial_images(image_shape)
-    return _first_fitting(
-        lambda precision, layout: _gradients(network, images, precision, layout, device),
-        [precision],
-        ("channels_last", "contiguous"),
-    )[1]
-
-
-def in_layout(network: nn.Module, layout: Layout) -> nn.Module:
-    """Return a network whose weights lie in memory as `layout` says."""
-    # No overload of `to` in PyTorch's annotations takes a memory format.
-    return network.to(memory_format=_FORMATS[layout])  # type: ignore[call-overload,no-any-return]
-
-
-def _trial_images(shape: tuple[int, ...]) -> Tensor:
-    return torch.rand((3, *shape), generator=torch_generator(0, "trial images"))
 
 
 def _first_fitting(

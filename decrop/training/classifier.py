@@ -16,7 +16,6 @@ from decrop.config.classifier_training import ClassifierTrainingSettings
 from decrop.data.policies import moved
 from decrop.seeds import seeded_globals, torch_generator
 from decrop.smoothing.execution import autocast, resolve_precision
-from decrop.smoothing.prepare import as_given, in_layout, layout_to_train_in
 from decrop.training.adversarial import smoothed_adversaries
 from decrop.training.classifier_losses import (
     perturbed_cross_entropy,
@@ -89,10 +88,6 @@ class ClassifierTrainer:
             flip_probability=settings.flip_probability,
         )
         self._network = _initial_network(classifier, settings, device)
-        self._layout = layout_to_train_in(
-            self._network, tuple(images.shape[1:]), self._precision, device
-        )
-        in_layout(self._network, self._layout)
         self._optimizer = _optimizer(self._network, settings)
         self._steps_an_epoch = -(-len(labels) // settings.batch_size)
         self._batches: tuple[Tensor, ...] = ()
@@ -244,7 +239,7 @@ class ClassifierTrainer:
         """Return logits [N, B, K] of images [N, B, C, H, W] in [0,1] pixels."""
         standardised = (noisy.flatten(0, 1) - self._mean) / self._std
         with autocast(self._precision, self._device):
-            logits = self._network(as_given(standardised, "fp32", self._layout))
+            logits = self._network(standardised.contiguous(memory_format=torch.channels_last))
         drawn: Tensor = logits.float().unflatten(0, noisy.shape[:2])
         return drawn
 
@@ -308,7 +303,8 @@ def _initial_network(
                 reset = getattr(module, "reset_parameters", None)
                 if reset is not None:
                     reset()
-    return network.to(device)
+    # No overload of `to` in PyTorch's annotations takes a memory format.
+    return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def _optimizer(network: nn.Module, settings: ClassifierTrainingSettings) -> torch.optim.Optimizer:

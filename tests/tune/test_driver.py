@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from filelock import SoftFileLease
+from filelock import OwnerRecord, SoftFileLease
 
 from decrop.errors import InputError
+from decrop.fence import LostFolderError
 from decrop.files import write_text
 from tests.mlflow_server.processes import eventually
 from tests.tune.runs import contents
@@ -101,7 +102,7 @@ def test_a_driver_that_was_paused_writes_nothing_once_another_has_followed(tmp_p
             paused.kill()
     assert paused.returncode == 1
     assert f"LostFolderError: {directory.path} was taken over by another process" in said
-    assert not directory.fences_path.exists()
+    assert not any(directory.fences_path.iterdir())
 
 
 def test_what_a_killed_driver_was_writing_is_removed_by_the_next(
@@ -115,3 +116,20 @@ def test_what_a_killed_driver_was_writing_is_removed_by_the_next(
     with sole_driver(directory) as own:
         assert list(directory.fences_path.iterdir()) == [own]
         assert list(own.iterdir()) == []
+
+
+def test_a_driver_that_is_overtaken_before_its_fence_is_up_begins_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = make_sweep(tmp_path)
+
+    class Overtaken(SoftFileLease):
+        @property
+        def owner(self) -> OwnerRecord | None:
+            found = super().owner
+            return None if found is None else found._replace(token="another's")
+
+    monkeypatch.setattr("tune.driver.SoftFileLease", Overtaken)
+    with pytest.raises(LostFolderError), sole_driver(directory):
+        raise AssertionError("it drives beside another")
+    assert not any(directory.fences_path.iterdir())

@@ -10,7 +10,7 @@ import torch
 
 import decrop
 from decrop.bundle import load_bundle, verify_bundle
-from decrop.bundle.layout import FORMAT, FORMAT_WITH_ENDPOINT, FORMAT_WITH_REJECTOR, OLDEST_FORMAT
+from decrop.bundle.layout import FORMAT, OLDEST_FORMAT
 from decrop.data.datasets import load_dataset
 from decrop.errors import InputError
 from decrop.files import read_json, sha256_of_file, write_json
@@ -41,20 +41,24 @@ def bundle_path(tmp_path: Path) -> Path:
 
 
 def test_the_current_format_is_among_them() -> None:
-    assert {f"format-{FORMAT}", f"format-{FORMAT_WITH_REJECTOR}"} <= set(WRITTEN)
+    assert {f"format-{FORMAT}", f"format-{FORMAT}-rejector"} <= set(WRITTEN)
 
 
 @pytest.mark.parametrize("name", WRITTEN)
 def test_a_bundle_of_an_earlier_version_predicts_and_certifies_as_recorded(name: str) -> None:
     model = decrop.load(BUNDLES / name)
-    assert name == f"format-{read_json(BUNDLES / name / 'config.json')['format']}"
+    number = read_json(BUNDLES / name / "config.json")["format"]
+    assert name.split("-")[1] == str(number)
+    # None of the earlier formats names its noise.
+    noise = model.bundle.config.certification.noise
+    assert noise == ("grid" if number == FORMAT else "gaussian")
     table = model.bundle.certificates
     indices = torch.from_numpy(table.idx)
     test = load_dataset(model.bundle.config.dataset).test
     images, labels = test.images(indices), test.labels[indices]
     outcome = model.certify(images, labels, indices)
     assert (outcome.prediction == table.predict).all()
-    assert (outcome.radius == table.radius).all()
+    assert outcome.radius == pytest.approx(table.radius, abs=0 if noise == "grid" else 1e-6)
     assert (outcome.ending == table.ending).all()
     assert (outcome.samples == table.samples).all()
     assert verify_bundle(model.bundle) == len(indices) == 20
@@ -70,10 +74,9 @@ def test_what_is_written_now_is_of_the_same_files_and_keys(tmp_path: Path) -> No
     plain, rejecting = tmp_path / "plain", tmp_path / "rejecting"
     write_tiny_bundle(plain)
     write_tiny_rejecting_bundle(rejecting, plain)
-    for written, number in ((plain, FORMAT), (rejecting, FORMAT_WITH_REJECTOR)):
-        kept = BUNDLES / f"format-{number}"
-        # A record that earlier versions pass over.
-        files = set(read_json(written / "checksums.json")) - {"certificates.tsv.json"}
+    for written, name in ((plain, ""), (rejecting, "-rejector")):
+        kept = BUNDLES / f"format-{FORMAT}{name}"
+        files = set(read_json(written / "checksums.json"))
         assert files == set(read_json(kept / "checksums.json"))
         for name in ("config.json", "classifier/classifier.json"):
             assert keys(read_json(written / name)) == keys(read_json(kept / name))
@@ -85,21 +88,9 @@ def keys(document: Any, prefix: str = "") -> set[str]:
     return {key for name in document for key in keys(document[name], f"{prefix}.{name}")}
 
 
-def test_a_format_without_the_shape_of_the_images_is_read(bundle_path: Path) -> None:
-    document = read_json(bundle_path / "config.json")
-    del document["result"]["image_shape"]
-    write_config(bundle_path, document | {"format": OLDEST_FORMAT})
-    model = decrop.load(bundle_path)
-    assert model.bundle.result.image_shape is None
-    assert verify_bundle(model.bundle) == 20
-    model.denoise(torch.zeros(1, 1, 9, 7))
-    with pytest.raises(InputError, match=r"must be \[batch, 1, height, width\]"):
-        model.denoise(torch.zeros(1, 3, 8, 8))
-
-
 def test_a_newer_format_asks_for_a_newer_version(bundle_path: Path) -> None:
     # Whatever else it may hold.
-    newer = FORMAT_WITH_ENDPOINT + 1
+    newer = FORMAT + 1
     write_config(bundle_path, {"format": newer, "unheard": "of"})
     message = refusal(bundle_path)
     assert f"of bundle format {newer}, written by a newer decrop" in message

@@ -1,5 +1,7 @@
 """A stored classifier comes back to the bit, or not at all."""
 
+import copy
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +186,19 @@ def test_a_network_that_is_given_needs_no_trust(tmp_path: Path) -> None:
         assert torch.equal(loaded(IMAGES), original(IMAGES))
     with pytest.raises(InputError, match="is not the classifier that"):
         load_stored_classifier(tmp_path, given=make(width=3))
+
+
+def test_other_code_behind_the_same_weights_is_told(tmp_path: Path) -> None:
+    original = by_factory()
+    store_classifier(original, FOUR, tmp_path)
+    other = copy.deepcopy(original)
+    assert isinstance(other.network, torch.nn.Sequential)
+    other.network[2] = torch.nn.GELU()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_stored_classifier(tmp_path, given=original)
+    with pytest.warns(UserWarning, match="has other code or settings than when its certificates"):
+        load_stored_classifier(tmp_path, given=other)
 
 
 @pytest.mark.parametrize("architecture", ["timm/resnet18", "torchvision/resnet18"])

@@ -50,6 +50,20 @@ def test_a_function_is_described(capsys: pytest.CaptureFixture[str]) -> None:
         assert text in shown
 
 
+def test_the_layout_and_precision_that_a_network_needs_are_shown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    viewing = [
+        *("tests.decrop.classifiers.factories:flattening", "--dataset", "digits"),
+        *("--set", "classifier.arguments={way: view, size: 8, classes: 10}"),
+        *("--set", "execution.precision=bf16"),
+    ]
+    with pytest.warns(UserWarning, match=r"execution\.layout=contiguous"):
+        shown, found = inspected(viewing, capsys)
+    assert (found["layout"], found["precision"]) == ("contiguous", "bf16")
+    assert "in bf16 on cpu, images contiguous in memory" in " ".join(shown.split())
+
+
 def test_a_program_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "mine.pt2"
     path.write_bytes(program_of(make(classes=10, size=8).eval(), (1, 8, 8)))

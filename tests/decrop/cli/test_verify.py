@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -186,13 +187,21 @@ def test_figures_of_the_card_are_those_of_the_certificates(
     assert "README.md: its certified accuracies are not those" in refusal(bundle, capsys)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sigma": 0.5}, "sigma 0.5, not 0.25"),
+        ({"seed": 7}, "other hashes, seed or chunks"),
+        ({"hashes": {"classifier": "f" * 64}}, "other hashes, seed or chunks"),
+    ],
+)
 def test_a_record_that_contradicts_the_settings_is_refused(
-    bundle: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Path, changes: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = bundle / "certificates.tsv.json"
-    write_json(path, read_json(path) | {"sigma": 0.5})
+    write_json(path, read_json(path) | changes)
     renew_checksums(bundle)
-    assert f"{path}: sigma 0.5, not 0.25, as config.json says" in refusal(bundle, capsys)
+    assert f"{path} contradicts config.json: {said}." in refusal(bundle, capsys)
 
 
 def test_checksums_cannot_be_left_out(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

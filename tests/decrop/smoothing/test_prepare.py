@@ -105,6 +105,7 @@ def test_a_network_that_keeps_what_it_computed_can_be_copied() -> None:
 
 def source(way: str) -> list[str]:
     return [
+        "classifier.training=null",
         f"classifier.source={FACTORY}",
         f"classifier.arguments={{way: {way}, size: 8, classes: 10}}",
         "classifier.mean=[0.3]",
@@ -128,7 +129,10 @@ def test_a_network_that_views_is_trained_through_certified_and_passed_on(
     assert verify_bundle(bundle) == TEST_IMAGES
     images = inputs.test.images
     answers = decrop.load(path, trust_code=True).certify(images, indices=inputs.test.indices)
-    assert (answers.prediction == bundle.certificates.predict).all()
+    # Without labels the misclassified are certified too.
+    right = bundle.certificates.predict >= 0
+    assert right.any()
+    assert (answers.prediction[right] == bundle.certificates.predict[right]).all()
 
 
 @pytest.mark.parametrize("way", ["double", "squeeze", "no_gradient"])
