@@ -1,11 +1,9 @@
 """Images in parquet files with the columns `image` and `label`."""
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -15,12 +13,12 @@ from torch import Tensor
 
 from decrop.data.sources import EncodedImages, Shape
 from decrop.errors import InputError
-from decrop.files import MOST_DATA_BYTES, MOST_IMAGE_BYTES, open_regular
+from decrop.files import MOST_DATA_BYTES, MOST_IMAGE_BYTES, require_regular
 
 _COLUMNS = ("image", "label")
 _SHOWN_COLUMNS = 20
 _MOST_ROWS = 20_000_000
-_MOST_ROWS_AT_ONCE, _MOST_BYTES_AT_ONCE = 1 << 16, 1 << 28
+_MOST_ROWS_AT_ONCE, _MOST_BYTES_AT_ONCE = 1 << 16, 1 << 27
 _MOST_GROWTH, _SMALL = 100, 1 << 24
 
 
@@ -47,14 +45,14 @@ def read_parquet_split(path: Path, shape: Shape | None = None) -> ParquetSplit:
         InputError: the file is missing, is not parquet, has other columns, holds no images, or is
             larger than it can be.
     """
-    with open_regular(path, most_bytes=MOST_DATA_BYTES, blamed=f"dataset.path: {path}") as file:
-        try:
-            table = _read(path, file)
-        except InputError:
-            raise
-        # Broken files fail anywhere inside pyarrow, also for want of memory that they ask for.
-        except (pa.ArrowException, OSError, MemoryError, ValueError, LookupError) as error:
-            raise InputError(f"dataset.path: {path} is not a parquet file: {error}.") from None
+    require_regular(path, most_bytes=MOST_DATA_BYTES, blamed=f"dataset.path: {path}")
+    try:
+        table = _read(path)
+    except InputError:
+        raise
+    # Broken files fail anywhere inside pyarrow, also for want of memory that they ask for.
+    except (pa.ArrowException, OSError, MemoryError, ValueError, LookupError) as error:
+        raise InputError(f"dataset.path: {path} is not a parquet file: {error}.") from None
     if not table.num_rows:
         raise InputError(f"dataset.path: {path} holds no images.")
     files = _ImageColumn(path, table["image"])
@@ -62,9 +60,9 @@ def read_parquet_split(path: Path, shape: Shape | None = None) -> ParquetSplit:
     return ParquetSplit(EncodedImages(files, labels, shape), _class_names(path, table.schema))
 
 
-def _read(path: Path, file: BinaryIO) -> pa.Table:
+def _read(path: Path) -> pa.Table:
     """Return the two columns, while they are not larger than such a file's can be."""
-    parquet = pq.ParquetFile(file)
+    parquet = pq.ParquetFile(path)
     names = parquet.schema_arrow.names
     if any(names.count(name) != 1 for name in _COLUMNS):
         raise InputError(
@@ -75,7 +73,7 @@ def _read(path: Path, file: BinaryIO) -> pa.Table:
     if rows > _MOST_ROWS:
         raise InputError(f"dataset.path: {path} has {rows:,} rows; {_MOST_ROWS:,} are the most.")
     # Images are compressed already: what grows so much is one value, repeated.
-    room = _SMALL + _MOST_GROWTH * os.fstat(file.fileno()).st_size
+    room = _SMALL + _MOST_GROWTH * path.stat().st_size
     groups = range(parquet.num_row_groups)
     sizes = [1, *(parquet.metadata.row_group(group).total_byte_size for group in groups)]
     # As many at once as fit if each row repeats all that its row group holds.
