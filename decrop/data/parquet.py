@@ -18,7 +18,7 @@ from decrop.files import MOST_DATA_BYTES, MOST_IMAGE_BYTES, require_regular
 _COLUMNS = ("image", "label")
 _SHOWN_COLUMNS = 20
 _MOST_ROWS = 20_000_000
-_MOST_ROWS_AT_ONCE, _MOST_BYTES_AT_ONCE = 1 << 16, 1 << 27
+_MOST_ROWS_AT_ONCE, _MOST_BYTES_AT_ONCE = 1 << 16, 1 << 28
 _MOST_GROWTH, _SMALL = 100, 1 << 24
 
 

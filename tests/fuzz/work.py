@@ -20,7 +20,7 @@ import torch
 from decrop.errors import InputError, RunError
 from tests.fuzz.kinds import KINDS, WAITS, encoded_secrets
 
-_MOST_SECONDS, _MOST_BYTES = 1.0, 1_000_000_000
+_MOST_SECONDS, _MOST_BYTES = 1.0, 1 << 30
 # A child that says nothing for so long is ended.
 _HANGS_SECONDS = 60.0
 # Beyond what is mapped already, of address space: a mistake must not take the machine down.
