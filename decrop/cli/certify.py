@@ -96,7 +96,6 @@ def certify(
     from decrop.certification import (
         certificate_table,
         local_sampler,
-        most_estimation_samples,
         precision_of,
         with_recorded_batch_size,
     )
@@ -130,7 +129,7 @@ def certify(
             images,
             split="test",
             class_count=class_count,
-            estimation_samples=most_estimation_samples(config.certification),
+            estimation_samples=config.certification.most_estimation_samples,
             make_sampler=on_cluster or local_sampler(config),
             journal=counts,
             on_certified=bars.certification("certifying"),
