@@ -101,7 +101,7 @@ def certify(
     )
     from decrop.result import Scores
     from decrop.smoothing.asking import endpoint_of
-    from decrop.smoothing.execution import resolve_device, resolve_layout
+    from decrop.smoothing.execution import resolve_device
 
     def say(what: object) -> None:
         console.print(str(what), markup=False, highlight=False, soft_wrap=True)
@@ -145,8 +145,8 @@ def certify(
     console.print(accuracy_table(_title(config), {target: scores}))
     console.print(
         f"{samples / len(images):,.0f} samples an image, in {precision_of(config)} on "
-        f"{resolve_device(config.execution.device).type}, images "
-        f"{resolve_layout(config.execution.layout)} in memory",
+        f"{resolve_device(config.execution.device).type}"
+        f"{', images contiguous in memory' if config.execution.layout == 'contiguous' else ''}",
         highlight=False,
     )
     shares = table.shares
