@@ -27,7 +27,7 @@ _VALUE_LENGTH = 60
 _KEY_LENGTH = 100
 # Of a YAML document: bytes, values once its aliases are followed, their depth, and a number's.
 _MOST_BYTES = 256 << 10
-_MOST_VALUES = 10_000
+_MOST_VALUES = 5_000
 _DEEPEST = 32
 _LONGEST_NUMBER = 400
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from decrop.data.sources import EncodedImages, Shape
 from decrop.errors import InputError
-from decrop.files import MOST_DATA_BYTES, open_regular
+from decrop.files import MOST_DATA_BYTES, MOST_IMAGE_BYTES, open_regular
 
 _COLUMNS = ("image", "label")
 _SHOWN_COLUMNS = 20
 _MOST_ROWS = 20_000_000
-_ROWS_AT_ONCE = 256
+_MOST_ROWS_AT_ONCE, _MOST_BYTES_AT_ONCE = 1 << 16, 1 << 28
 _MOST_GROWTH, _SMALL = 100, 1 << 24
 
 
@@ -76,15 +76,27 @@ def _read(path: Path, file: BinaryIO) -> pa.Table:
         raise InputError(f"dataset.path: {path} has {rows:,} rows; {_MOST_ROWS:,} are the most.")
     # Images are compressed already: what grows so much is one value, repeated.
     room = _SMALL + _MOST_GROWTH * os.fstat(file.fileno()).st_size
+    groups = range(parquet.num_row_groups)
+    sizes = [1, *(parquet.metadata.row_group(group).total_byte_size for group in groups)]
+    # As many at once as fit if each row repeats all that its row group holds.
+    at_once = max(1, min(_MOST_ROWS_AT_ONCE, _MOST_BYTES_AT_ONCE // max(sizes)))
+    grows = InputError(
+        f"dataset.path: {path} grows to more than {_MOST_GROWTH} times its size when it is read, "
+        "which no images do."
+    )
+    if sum(sizes) > room:
+        raise grows
     batches = []
-    for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=list(_COLUMNS)):
+    for batch in parquet.iter_batches(at_once, columns=list(_COLUMNS)):
+        if batch.nbytes > MOST_IMAGE_BYTES * batch.num_rows:
+            raise InputError(
+                f"dataset.path: {path} holds images of more than {MOST_IMAGE_BYTES:,} bytes, which "
+                "are the most."
+            )
         batches.append(batch)
         room -= batch.nbytes
         if room < 0:
-            raise InputError(
-                f"dataset.path: {path} grows to more than {_MOST_GROWTH} times its size when it is "
-                "read, which no images do."
-            )
+            raise grows
     return pa.Table.from_batches(batches, parquet.schema_arrow if not batches else None)
 
 

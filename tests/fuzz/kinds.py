@@ -422,9 +422,10 @@ def encoded_secrets(secret: str) -> list[str]:
     return [*pieces, f"%{ord(secret[0]):02x}%"]
 
 
+WAITS = "endpoint answer"
 KINDS: dict[str, Callable[..., Case]] = {
     "bundle": bundle,
     "sweep file": sweep_file,
     "parquet file": parquet,
-    "endpoint answer": endpoint,
+    WAITS: endpoint,
 }

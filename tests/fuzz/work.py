@@ -14,10 +14,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
 
+import pyarrow as pa
 import torch
 
 from decrop.errors import InputError, RunError
-from tests.fuzz.kinds import KINDS, encoded_secrets
+from tests.fuzz.kinds import KINDS, WAITS, encoded_secrets
 
 _MOST_SECONDS, _MOST_BYTES = 1.0, 1_000_000_000
 # A child that says nothing for so long is ended.
@@ -77,9 +78,8 @@ def _work(kind: str, seed: int, numbers: list[int], parent: Connection) -> None:
         outcome = _outcome(kind, seed, number, changes=changes)
         if outcome.failure is None and outcome.seconds > _MOST_SECONDS:
             # The machine may have been busy.
-            outcome = min(
-                outcome, _outcome(kind, seed, number, changes=changes), key=lambda o: o.seconds
-            )
+            again = [_outcome(kind, seed, number, changes=changes) for _ in range(3)]
+            outcome = min([outcome, *again], key=lambda outcome: outcome.seconds)
             if outcome.seconds > _MOST_SECONDS:
                 outcome.failure = f"took {outcome.seconds:.2f} s ({outcome.refusal or 'accepted'})"
         if outcome.failure is None and outcome.peak > _MOST_BYTES:
@@ -92,11 +92,15 @@ def _outcome(kind: str, seed: int, number: int, *, changes: int) -> Outcome:
     try:
         case = KINDS[kind](Random(f"{kind} {seed} {number}"), folder, changes=changes)
         outcome = Outcome(kind, number, case.mutations)
-        # Begins the count of the most memory anew.
+        # What making the case took is given back; the count of the most memory begins anew.
+        pa.default_memory_pool().release_unused()
         Path("/proc/self/clear_refs").write_text("5")
-        began = time.monotonic()
+        # Of what never waits, time of the processor: others may keep it busy.
+        clock = time.monotonic if kind == WAITS else time.process_time
+        began = clock()
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
+            warnings.simplefilter("ignore", ResourceWarning)
             try:
                 case.run()
             except (InputError, RunError) as error:
@@ -104,7 +108,7 @@ def _outcome(kind: str, seed: int, number: int, *, changes: int) -> Outcome:
             except BaseException as error:
                 trace = "".join(traceback.format_exception(error)[-6:])
                 outcome.failure = f"{type(error).__name__}: {str(error)[:300]}\n{trace[-2500:]}"
-        outcome.seconds = time.monotonic() - began
+        outcome.seconds = clock() - began
         status = Path("/proc/self/status").read_text()
         outcome.peak = int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
     finally:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import decrop
+from decrop.bundle.layout import FORMAT
 from decrop.documents import set_dotted
 from decrop.errors import InputError
 from decrop.files import read_json, sha256_of_file, write_json
@@ -37,7 +38,7 @@ READ = [
 
 @pytest.fixture
 def bundle_path(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(BUNDLES / "format-3", tmp_path / "bundle"))
+    return Path(shutil.copytree(BUNDLES / f"format-{FORMAT}", tmp_path / "bundle"))
 
 
 def renew_checksums(bundle: Path) -> None:

@@ -180,3 +180,11 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.parquet")
     with pytest.raises(InputError, match="is a pipe, not a regular file"):
         read_parquet_split(tmp_path / "a.parquet")
+
+
+def test_an_image_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "a.parquet", image=[np.random.default_rng(0).bytes(33 << 20)], label=[0]
+    )
+    with pytest.raises(InputError, match="images of more than 33,554,432 bytes"):
+        read_parquet_split(path)
