@@ -148,16 +148,9 @@ def with_recorded_batch_size(
     return _with_chunks_per_batch(config, read_json(path)["chunks_per_batch"])
 
 
-def most_estimation_samples(settings: CertificationSettings) -> int:
-    """Return N of the test split, or the most of them where images stop early."""
-    if settings.procedure == "fixed":
-        return settings.estimation_samples
-    return settings.max_samples - settings.selection_samples
-
-
 def last_estimation_samples(settings: CertificationSettings, split: Split) -> int:
     """Return N of a split's certificates once trained, or the most of them."""
-    return most_estimation_samples(settings) if split == "test" else settings.held_out_samples
+    return settings.most_estimation_samples if split == "test" else settings.held_out_samples
 
 
 def sampling_task(

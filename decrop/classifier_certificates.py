@@ -8,7 +8,6 @@ from decrop.certification import (
     MakeSampler,
     certificate_table,
     local_sampler,
-    most_estimation_samples,
     with_recorded_batch_size,
 )
 from decrop.classifiers.stored import AnyClassifier, load_stored_classifier, store_classifier
@@ -139,7 +138,7 @@ def _certify_alone(
         inputs.test,
         split="test",
         class_count=class_count,
-        estimation_samples=most_estimation_samples(config.certification),
+        estimation_samples=config.certification.most_estimation_samples,
         make_sampler=make_sampler or local_sampler(config),
         journal=folder.counts_path,
         on_certified=on_certified,

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from decrop.certification import most_estimation_samples
 from decrop.config import TrialConfig
 from decrop.data.datasets import Dataset
 from decrop.data.limited import limited_data
@@ -123,5 +122,5 @@ def queries_of_a_certification(config: TrialConfig, dataset: Dataset) -> int:
     """Return the most images that one certification asks about: noisy ones, and each without."""
     certification = config.certification
     images = min(certification.test_images, len(dataset.test.labels))
-    samples = certification.selection_samples + most_estimation_samples(certification)
+    samples = certification.selection_samples + certification.most_estimation_samples
     return images * (samples + 1)

@@ -120,7 +120,7 @@ def run_trial(
     config = with_fitting_execution(
         config,
         inputs.classifier,
-        tuple(inputs.test.images.shape[1:]),
+        tuple(inputs.limited.all.images.shape[1:]),
         trained_through=not config.trains_classifier,
     )
     part: TrainedPart

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from decrop.certification import most_estimation_samples, sampling_task, with_batch_size
+from decrop.certification import sampling_task, with_batch_size
 from decrop.config import DenoiserSettings, LimitedDataSettings, TrialConfig
 from decrop.data.datasets import Dataset, load_dataset
 from decrop.data.limited import limited_data, take
@@ -205,7 +205,7 @@ def _limited_images(dataset: Dataset, settings: LimitedDataSettings) -> tuple[in
 def _test_samples(config: TrialConfig, dataset: Dataset) -> int:
     certification = config.certification
     images = min(certification.test_images, len(dataset.test.labels))
-    return images * (most_estimation_samples(certification) + certification.selection_samples)
+    return images * (certification.most_estimation_samples + certification.selection_samples)
 
 
 def _at_once(claims: Claims, size: ClusterSize, trials: int) -> int:

@@ -4,11 +4,11 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 # Ray Tune's own loggers and tables; the sweep directory and our progress take their place.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -119,10 +119,7 @@ def check_sweep(sweep: SweepConfig, *, refused: Refused = None) -> None:
     Raises:
         InputError: something cannot be used; nothing has been started or imported.
     """
-    checked: list[TrialConfig] = []
-    for config in _configs_to_check(sweep):
-        if not any(_same_inputs(config, other) for other in checked):
-            checked.append(config)
+    checked = list(_configs_to_check(sweep))
     for config in checked:
         _check_source(config.classifier.source, refused)
     for config in checked:
@@ -131,14 +128,38 @@ def check_sweep(sweep: SweepConfig, *, refused: Refused = None) -> None:
         queries.check()
 
 
+def resume_command(directory: SweepDirectory) -> str:
+    """Return the command that goes on with a sweep, with the flag that its classifier takes.
+
+    Raises:
+        InputError: the directory is no sweep directory.
+    """
+    sweep = SweepConfig.model_validate(directory.read_record().sweep)
+    command = f"decrop resume {directory.path}"
+    try:
+        for config in _configs_to_check(sweep):
+            _check_source(config.classifier.source, "strangers")
+    except InputError:
+        return f"{command} --trust-code"
+    return command
+
+
 def _configs_to_check(sweep: SweepConfig) -> Iterator[TrialConfig]:
-    yield reference_config(sweep)
+    """Yield settings in which all classifiers and data of a sweep occur, each once."""
+    found: list[TrialConfig] = []
+    for parameters in _parameters_to_check(sweep):
+        config = trial_config_for(sweep, parameters) if parameters else reference_config(sweep)
+        if not any(_same_inputs(config, other) for other in found):
+            found.append(config)
+            yield config
+
+
+def _parameters_to_check(sweep: SweepConfig) -> Iterator[Mapping[str, Any]]:
+    yield {}
     for path, domain in sweep.space.items():
         if path.split(".")[0] in INPUT_GROUPS or path == "denoiser.architecture":
-            for value in domain.values_to_check():
-                yield trial_config_for(sweep, {path: value})
-    for trial in row_trials(sweep):
-        yield trial_config_for(sweep, trial.parameters)
+            yield from ({path: value} for value in domain.values_to_check())
+    yield from (trial.parameters for trial in row_trials(sweep))
 
 
 def _check_source(source: str, refused: Refused) -> None:

@@ -26,6 +26,9 @@ ImageShape = tuple[int | None, int | None, int | None]
 _MOST_NODES = 20_000
 # Of one result, for each image: the largest of torchvision's have 13 MB.
 _MOST_BYTES_AN_IMAGE = 1 << 28
+# Torchvision's largest make a quarter of it, most of which need not be kept.
+_MOST_BYTES_IN_ALL = 1 << 32
+_MOST_PIECES = 10_000
 # Linear layers of ViT's in parts expand their weights to each position.
 _EXPANDED = 16
 _FEW, _MANY = 1, 4096
@@ -327,51 +330,66 @@ def _image_shape(value: Any, blamed: str) -> tuple[ImageShape, Sequence[int]]:
 def _check_sizes(
     module: fx.GraphModule, images: int, shape: Sequence[int], dtype: torch.dtype, blamed: str
 ) -> None:
-    """Run a program on tensors without memory, and refuse it where a result would be too large."""
+    """Run a program on tensors without memory, and refuse it where results would be too large."""
     tensors = {
         name: tensor.to("meta")
         for name, tensor in (*module.named_parameters(), *module.named_buffers())
     }
     batch = torch.empty((images, *shape), dtype=dtype, device="meta")
-    limit = _MOST_BYTES_AN_IMAGE * images
     try:
-        with torch.no_grad(), _Sizes(limit) as sizes:
+        with torch.no_grad(), _Sizes(images):
             functional_call(module, tensors, (batch,))
-    except Exception as error:  # any operator may refuse
-        if sizes.too_large is None:
-            raise InputError(
-                f"{blamed} does not run on images {list(batch.shape)} ({_first_line(error)}); "
-                f"{EXPORT_ANEW}."
-            ) from None
-    if sizes.too_large is not None:
+    except _TooLargeError as error:
         raise InputError(
-            f"{blamed} makes a tensor {sizes.too_large} of {images} images; at most {limit:,} "
-            "bytes are allowed."
-        )
+            f"{blamed} makes {error} of {images} images, which is too large."
+        ) from None
+    except Exception as error:  # any operator may refuse
+        raise InputError(
+            f"{blamed} does not run on images {list(batch.shape)} ({_first_line(error)}); "
+            f"{EXPORT_ANEW}."
+        ) from None
+
+
+class _TooLargeError(Exception):
+    """Says what is too large."""
 
 
 class _Sizes(TorchDispatchMode):
-    """Keeps results on the meta device, and stops at one that is larger than a limit."""
+    """Keeps results on the meta device, and stops where they are too large for so many images."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, images: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._limit = limit
-        self.too_large: list[int] | None = None
+        self._images = images
+        self._total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if any(argument.name == "device" for argument in func._schema.arguments):
+        arguments = func._schema.arguments
+        if any(argument.name == "device" for argument in arguments):
             kwargs["device"] = torch.device("meta")
+        if func._schema.name in ("aten::unbind", "aten::split"):
+            names = (argument.name for argument in arguments)
+            self._check_pieces(dict(zip(names, args, strict=False)) | kwargs)
         result = func(*args, **kwargs)
         for tensor in result if isinstance(result, tuple | list) else (result,):
             if isinstance(tensor, Tensor):
-                # A kernel may write out what is expanded.
-                written = math.prod(tensor.shape) * tensor.element_size()
-                size = max(tensor.untyped_storage().nbytes(), written // _EXPANDED)
-                if size > self._limit:
-                    self.too_large = list(tensor.shape)
-                    raise MemoryError
+                self._check(tensor, new=makes_memory(func))
         return result
+
+    def _check_pieces(self, given: dict[str, Any]) -> None:
+        whole, size = given["self"], given.get("split_size", 1)
+        if whole.shape[given.get("dim", 0)] > _MOST_PIECES * max(1, size):
+            raise _TooLargeError(f"more than {_MOST_PIECES:,} parts of a tensor")
+
+    def _check(self, tensor: Tensor, *, new: bool) -> None:
+        stored = tensor.untyped_storage().nbytes()
+        # A kernel may write out what is expanded.
+        written = math.prod(tensor.shape) * tensor.element_size()
+        if max(stored, written // _EXPANDED) > _MOST_BYTES_AN_IMAGE * self._images:
+            raise _TooLargeError(f"a tensor {list(tensor.shape)}")
+        self._total += stored if new else 0
+        if self._total > _MOST_BYTES_IN_ALL * self._images:
+            raise _TooLargeError(f"tensors of {self._total:,} bytes in all")
 
 
 def _first_line(error: Exception) -> str:

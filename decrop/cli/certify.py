@@ -96,13 +96,12 @@ def certify(
     from decrop.certification import (
         certificate_table,
         local_sampler,
-        most_estimation_samples,
         precision_of,
         with_recorded_batch_size,
     )
     from decrop.result import Scores
     from decrop.smoothing.asking import endpoint_of
-    from decrop.smoothing.execution import resolve_device, resolve_layout
+    from decrop.smoothing.execution import resolve_device
 
     def say(what: object) -> None:
         console.print(str(what), markup=False, highlight=False, soft_wrap=True)
@@ -130,7 +129,7 @@ def certify(
             images,
             split="test",
             class_count=class_count,
-            estimation_samples=most_estimation_samples(config.certification),
+            estimation_samples=config.certification.most_estimation_samples,
             make_sampler=on_cluster or local_sampler(config),
             journal=counts,
             on_certified=bars.certification("certifying"),
@@ -146,8 +145,8 @@ def certify(
     console.print(accuracy_table(_title(config), {target: scores}))
     console.print(
         f"{samples / len(images):,.0f} samples an image, in {precision_of(config)} on "
-        f"{resolve_device(config.execution.device).type}, images "
-        f"{resolve_layout(config.execution.layout)} in memory",
+        f"{resolve_device(config.execution.device).type}"
+        f"{', images contiguous in memory' if config.execution.layout == 'contiguous' else ''}",
         highlight=False,
     )
     shares = table.shares

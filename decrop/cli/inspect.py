@@ -142,7 +142,8 @@ def _table(found: "Inspection") -> Table:
             for sigma, share in found.noisy_accuracy.items()
         },
         "speed": f"{found.samples_per_second:,.0f} samples a second without a denoiser, in "
-        f"{found.precision} on {found.device}, images {found.layout} in memory",
+        f"{found.precision} on {found.device}",
+        "memory layout": found.layout,
     }
     for name, value in rows.items():
         table.add_row(name, value)

@@ -1,6 +1,7 @@
 """Assemble the command line from all packages' commands, and map errors to exit codes."""
 
 import sys
+import warnings
 from importlib.metadata import entry_points
 
 import typer
@@ -49,7 +50,18 @@ def build_app() -> typer.Typer:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    warnings.formatwarning = _warning_line
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _warning_line(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    return f"warning: {message}\n"
 
 
 def run(arguments: list[str]) -> int:

@@ -113,7 +113,9 @@ class CertificationSettings(Settings):
         least = math.floor(-math.log2(self.failure_probability)) + 1
         fixed = self.procedure == "fixed"
         counts = {
-            "estimation_samples" if fixed else "max_samples less selection_samples": self._most(),
+            "estimation_samples"
+            if fixed
+            else "max_samples less selection_samples": self.most_estimation_samples,
             "held_out_samples": self.held_out_samples,
             "pruning_samples": self.pruning_samples,
         }
@@ -132,10 +134,12 @@ class CertificationSettings(Settings):
 
         It is Phi^-1(failure_probability^(1/N)) (Cohen, Rosenfeld and Kolter 2019, section 3.2.2).
         """
-        bound = self.failure_probability ** (1 / self._most())
+        bound = self.failure_probability ** (1 / self.most_estimation_samples)
         return NormalDist().inv_cdf(min(bound, math.nextafter(1, 0)))
 
-    def _most(self) -> int:
+    @property
+    def most_estimation_samples(self) -> int:
+        """N of the test split, or the most of them where images stop early."""
         if self.procedure == "fixed":
             return self.estimation_samples
         return self.max_samples - self.selection_samples

@@ -116,7 +116,7 @@ class CertificationRecord(Settings):
             f"{self.images} {self.split.replace('_', '-')} images, sigma {self.sigma:g}, failure "
             f"probability {settings.failure_probability:g} an image, procedure "
             f"{settings.procedure}{f' ({settings.certificate})' if fixed else ''}, "
-            f"noise {_noise(settings)}, {settings.selection_samples} + "
+            f"noise {settings.noise}, {settings.selection_samples} + "
             f"{'' if fixed else 'at most '}{self.estimation_samples} samples an image"
         )
 
@@ -181,10 +181,6 @@ def _hashes_of(network: nn.Module) -> dict[str, str]:
         elif weights := part.state_dict():
             hashes[name] = sha256_of_tensors(weights)
     return hashes
-
-
-def _noise(settings: CertificationSettings) -> str:
-    return str(settings.model_dump().get("noise", "gaussian"))
 
 
 def _shown(value: Any) -> str:

@@ -173,8 +173,8 @@ class RecordedSampler:
             ) from None
 
     def _write(self, records: Records) -> None:
-        # What a process writes here that is taken over between the two is what its successor would:
-        # a task decides its counts.
+        # A process that is stopped right after this line appends in spite of a fence; harmless, for
+        # the task decides the counts.
         fence_of(self._path)
         try:
             self._file.write(records.tobytes())

@@ -24,7 +24,6 @@ from decrop.bundle import load_bundle
 from decrop.certification import (
     certificate_table,
     local_sampler,
-    most_estimation_samples,
     with_recorded_batch_size,
 )
 from decrop.classifier_run import ClassifierFolder, train_classifier
@@ -74,7 +73,7 @@ def certified(
                 images,
                 split="test",
                 class_count=class_count,
-                estimation_samples=most_estimation_samples(chosen.certification),
+                estimation_samples=chosen.certification.most_estimation_samples,
                 make_sampler=local_sampler(chosen),
                 journal=counts,
                 on_certified=bars.certification(f"{counts.stem}, {name}"),

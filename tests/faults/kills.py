@@ -27,7 +27,7 @@ from tests.tune.runs import decrop, end_session, started
 
 TARGETS = ("driver", "trial", "helper")
 TITLES = {"trial": TRIAL_PROCESS, "helper": HELPER_PROCESS}
-KILLS_A_SWEEP = 12
+KILLS_A_SWEEP = 20
 # A trial whose process died more often than this under one driver counts as failed.
 TRIAL_KILLS_A_DRIVER = 3
 # Between two kills, which spans the start of Ray, a trial, and what follows the search.

@@ -13,6 +13,7 @@ from tune.cluster import Claim, Claims, ClusterSize
 from tune.directory import SweepDirectory, TrialRecord
 from tune.job import SweepJob, run_recorded
 from tune.space import reference_config
+from tune.sweep import resume_command
 from tune.sweep_file import load_sweep
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -98,6 +99,7 @@ def test_a_strangers_directory_is_gone_on_with_only_by_those_who_trust_it(
     strangers: SweepDirectory, marker: Path
 ) -> None:
     assert "the sweep directory" in refused(marker, "resume", strangers.path)
+    assert resume_command(strangers) == f"decrop resume {strangers.path} --trust-code"
     assert FACTORY in refused(marker, "leaderboard", strangers.path, "--top", 3)
 
 

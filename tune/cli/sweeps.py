@@ -223,6 +223,7 @@ def _show_standing(stopped: "SweepStoppedError") -> int:
     """Say what a stopped sweep has found, and return the exit code of why it stopped."""
     from tune.leaderboard.standing import standing_tables
     from tune.stopping import INTERRUPTED
+    from tune.sweep import resume_command
 
     tables = standing_tables(stopped.directory, decimals=INTERVAL_DECIMALS)
     print_tables(tables)
@@ -235,8 +236,8 @@ def _show_standing(stopped: "SweepStoppedError") -> int:
         "failures": (FAILED, f"error: {stopped.cause}\nonce that is mended"),
         "disk": (FAILED, f"error: {stopped.cause}\nonce there is room"),
     }[stopped.reason]
-    where = stopped.directory.path
-    console.print(f"{why}; go on with: decrop resume {where}", highlight=False, soft_wrap=True)
+    command = resume_command(stopped.directory)
+    console.print(f"{why}; go on with: {command}", highlight=False, soft_wrap=True)
     return code
 
 

@@ -266,26 +266,29 @@ def _difference_tables(
     board: "Leaderboard", title: str, entries: "Sequence[Entry | SettingsEntry]"
 ) -> list[TextTable]:
     reference = denoiser_name(REFERENCE, next((e.name for e in entries if e.number == 0), None))
-    tables = []
+    compared = {
+        reference: [(entry, entry.against_reference) for entry in entries],
+        UNDEFENDED: [(entry, entry.against_undefended) for entry in entries],
+    }
+    shown = {
+        opponent: [(entry, found) for entry, found in pairs if found is not None]
+        for opponent, pairs in compared.items()
+        if any(found is not None for _, found in pairs)
+    }
     otherwise = {entry.number: entry.measured_otherwise for entry in board.entries}
-    for opponent, compared in (
-        (reference, [(entry, entry.against_reference) for entry in entries]),
-        (UNDEFENDED, [(entry, entry.against_undefended) for entry in entries]),
-    ):
+    tables = []
+    for opponent, pairs in shown.items():
+        caption = (
+            f"{title} to {opponent} in points, with 95 % intervals (Bonett and Price); p of the "
+            "exact paired test over images, Holm-adjusted over all rows and radii, to "
+            f"{' and to '.join(shown)}."
+        )
         rows = [
-            [denoiser_name(entry.number, entry.name), *_difference_cells(board, comparisons)]
-            for entry, comparisons in compared
-            if comparisons is not None
+            [denoiser_name(entry.number, entry.name), *_difference_cells(board, found)]
+            for entry, found in pairs
         ]
-        if rows:
-            caption = (
-                f"{title} to {opponent} in points, with 95 % intervals (Bonett and Price); p of "
-                "the exact paired test over images, Holm-adjusted over all rows and radii here and "
-                f"to {reference if opponent == UNDEFENDED else UNDEFENDED}."
-            )
-            table = TextTable(caption, ["", *_heads(board.radii)], rows)
-            remarks = [otherwise[entry.number] for entry, found in compared if found is not None]
-            tables.append(with_remarks(table, remarks))
+        table = TextTable(caption, ["", *_heads(board.radii)], rows)
+        tables.append(with_remarks(table, [otherwise[entry.number] for entry, _ in pairs]))
     return tables
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.program import ExportedNetwork
+from decrop.cli.main import run
 from decrop.errors import InputError
 from decrop.networks.registry import build_classifier_network
 from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler, SamplingTask
@@ -292,7 +293,9 @@ def tensor(name: str) -> dict[str, Any]:
     return {"as_tensor": {"name": name}}
 
 
-def test_a_program_can_not_write_into_files(program: bytes, tmp_path: Path) -> None:
+def test_a_program_can_not_write_into_files(
+    program: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     precious = tmp_path / "precious"
     precious.write_bytes(b"\x07" * 4096)
     opened = call(
@@ -304,7 +307,10 @@ def test_a_program_can_not_write_into_files(program: bytes, tmp_path: Path) -> N
     )
     filled = call("torch.ops.aten.fill_.Scalar", "filled", self=tensor("file"), value={"as_int": 0})
     hostile = with_calls(program, opened, filled)
-    assert "calls 'torch.ops.aten.from_file.default'; only listed operators" in refusal(hostile)
+    path = tmp_path / "hostile.pt2"
+    path.write_bytes(hostile)
+    assert run(["inspect", str(path), "--dataset", "digits"]) == 2
+    assert "calls 'torch.ops.aten.from_file.default'; only listed" in capsys.readouterr().err
     assert precious.read_bytes() == b"\x07" * 4096
 
 
@@ -345,7 +351,15 @@ def test_a_program_may_write_into_what_it_made_alone(program: bytes) -> None:
 def test_sizes_are_bounded(program: bytes) -> None:
     size = {"as_ints": [10**6, 10**6]}
     ones = call("torch.ops.aten.ones.default", "ones", size=size)
-    assert "makes a tensor [1000000, 1000000]" in refusal(with_calls(program, ones))
+    assert "makes a tensor [1000000, 1000000] of 1 images" in refusal(with_calls(program, ones))
+    some = [
+        call("torch.ops.aten.ones.default", f"ones_{n}", size={"as_ints": [2**25]})
+        for n in range(40)
+    ]
+    assert "bytes in all of 1 images" in refusal(with_calls(program, *some))
+    line = call("torch.ops.aten.ones.default", "line", size={"as_ints": [2**25]})
+    parts = call("torch.ops.aten.unbind.int", "parts", self=tensor("line"))
+    assert "more than 10,000 parts" in refusal(with_calls(program, line, parts))
     # Inside an operator alone, and only of many images.
     crossed = call(
         "torch.ops.aten.einsum.default",

@@ -119,8 +119,15 @@ def test_tables_show_ranks_certificates_and_differences(directory: SweepDirector
     assert [row[0] for row in reference.rows] == ["trial 2"]
     assert reference.rows[0][2] == "+40.0 (+12.6 to +60.1), p = 0.016"
     assert "to no denoiser in points" in undefended.caption
-    assert "over all rows and radii here and to no denoiser" in reference.caption
+    family = "over all rows and radii, to trial 0 (paper's choice) and to no denoiser."
+    assert reference.caption.endswith(family) and undefended.caption.endswith(family)
     assert [row[0] for row in undefended.rows] == ["trial 2", "trial 0 (paper's choice)"]
+
+
+def test_a_caption_names_only_the_opponents_that_are_there(tmp_path: Path) -> None:
+    board = build_leaderboard(sweep_with(tmp_path, {1: 0.4}, {1: range(18)}), RADII)
+    *_, only = leaderboard_tables(board)
+    assert only.caption.endswith("over all rows and radii, to no denoiser.")
 
 
 def test_intervals_may_be_rounded_for_a_terminal(directory: SweepDirectory) -> None:
