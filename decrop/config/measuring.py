@@ -14,6 +14,7 @@ MEASURING = (
     "classifier.endpoint",
     "execution.device",
     "execution.precision",
+    "execution.layout",
     "execution.chunk_size",
     "execution.chunks_per_batch",
 )

@@ -133,7 +133,9 @@ def test_settings_are_the_trials_with_what_it_ran_on(exported: Path) -> None:
     bundle = load_bundle(exported)
     assert bundle.config.execution.device == "cpu"
     assert bundle.config.execution.precision == bundle.result.precision != "auto"
-    auto = {"execution": bundle.config.execution.model_copy(update={"precision": "auto"})}
+    assert bundle.config.execution.layout == bundle.result.layout == "channels_last"
+    update = {"precision": "auto", "layout": "auto"}
+    auto = {"execution": bundle.config.execution.model_copy(update=update)}
     assert bundle.config.model_copy(update=auto) == short_trial()
 
 

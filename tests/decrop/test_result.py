@@ -86,5 +86,6 @@ def test_result_is_flat_in_json() -> None:
         "hashes",
         "seconds",
         "image_shape",
+        "layout",
     ]
     assert document["certified_accuracy"] == {"0.0": 0.625, "0.25": 0.1}

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 ALONE = Claims(Claim(1, 0), Claim(1, 0), max_helpers=0, max_concurrent=None)
 COSINE = {"training.loss_weights.cosine": {"uniform": [0, 8]}}
 # Of these, trials have classifiers of their own.
-OWN = {**COSINE, "limited.seed": {"int": [0, 1]}}
+OWN = {**COSINE, "classifier.channel_order": {"choice": ["rgb", "bgr"]}}
 
 
 def write_weights(path: Path, seed: int) -> None:
@@ -70,7 +70,7 @@ def test_trials_that_load_their_own_classifiers_end_the_sweep(tmp_path: Path) ->
     # Begun and new trials alike.
     for number in (0, 1):
         trial = SweepTrial.__new__(SweepTrial)
-        parameters = {"limited.seed": 0}
+        parameters = {"classifier.channel_order": "rgb"}
         trial.setup({"number": number, "reference": not number, "parameters": parameters}, job)
         found = trial.step()
         assert found[STOPPED] and found[REASON] == "inputs"

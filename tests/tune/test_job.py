@@ -209,8 +209,12 @@ def test_a_trial_that_is_closed_goes_on_where_it_was(job: SweepJob, tmp_path: Pa
 
 @pytest.mark.filterwarnings("ignore:.*non-finite logits:RuntimeWarning")
 def test_a_failure_is_recorded_with_its_traceback(job: SweepJob) -> None:
-    rate = {"training.learning_rate": 1e30}
-    record = record_of(job).model_copy(update={"config": job.config(1, rate)})
+    diverging = {
+        "training.optimizer": "sgd",
+        "training.learning_rate": 1e9,
+        "training.weight_decay": 1e9,
+    }
+    record = record_of(job).model_copy(update={"config": job.config(1, diverging)})
     folder = job.directory.trial(1)
     with pytest.raises(TrainingDivergedError):
         list(run_recorded(job, record, folder, "held_out"))

@@ -394,7 +394,7 @@ def test_failures_in_a_row_end_a_sweep_that_can_be_taken_up_again(
     local_ray: ClusterSize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tune.endings.FAILURES_IN_A_ROW", 2)
-    training = {"learning_rate": 1e30, "batch_size": 30}
+    training = {"learning_rate": 1e9, "batch_size": 30}
     file, out = write_sweep(tmp_path, trial={"training": training}), tmp_path / "sweeps"
     with running_on(local_ray):
         ran = decrop("sweep", file, "--out", out)
@@ -468,7 +468,7 @@ def test_a_finished_sweep_is_extended_and_stays_so(
 def test_a_sweep_of_which_every_trial_fails_names_the_cause(
     local_ray: ClusterSize, tmp_path: Path
 ) -> None:
-    training = {"learning_rate": 1e30, "batch_size": 30}
+    training = {"learning_rate": 1e9, "batch_size": 30}
     resources = {"max_concurrent": 2}
     file = write_sweep(tmp_path, trials=2, trial={"training": training}, resources=resources)
     out, nowhere = tmp_path / "sweeps", f"http://127.0.0.1:{free_port()}"

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from decrop.bundle import export_bundle, load_bundle
+from decrop.bundle.layout import FORMAT
 from decrop.classifiers.endpoint import endpoint_classifier
 from decrop.cli.main import run
 from decrop.data.datasets import load_dataset
+from decrop.evaluation.record import record_path
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, write_json
 from decrop.inputs import TrialInputs
@@ -234,6 +236,8 @@ def bundle(
     result["hashes"]["classifier"] = classifier.content_hash()
     trial.result_path.unlink()
     write_json(trial.result_path, result)
+    # That of the classifier itself; without one, settings and result tell the same.
+    record_path(trial.certificates_path).unlink()
     path = tmp_path / "bundle"
     export_bundle(trial, classifier, inputs.class_names, path, origin="Made for tests.")
     endpoint.asked.clear()
@@ -244,7 +248,7 @@ def test_a_bundle_names_its_endpoint_and_does_not_ask_it(
     bundle: Path, endpoint: Endpoint, capsys: pytest.CaptureFixture[str]
 ) -> None:
     document = read_json(bundle / "config.json")
-    assert document["format"] == 6
+    assert document["format"] == FORMAT
     assert document["trial"]["classifier"]["source"] == endpoint.url
     recorded = document["trial"]["classifier"]["endpoint"]
     assert (recorded["protocol"], recorded["answers"]) == ("mlflow", "probabilities")

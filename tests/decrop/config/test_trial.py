@@ -260,7 +260,8 @@ def test_samples_too_few_to_certify_anything_are_refused(
     )
     enough = {key: value + 1 for key, value in settings.items() if key != "procedure"}
     for changes in (enough, {"failure_probability": 0.002}):
-        TrialConfig.model_validate({"sigma": 99, "certification": settings | changes})
+        certification = {"radius_step": 0.02} | settings | changes
+        TrialConfig.model_validate({"sigma": 9, "certification": certification})
 
 
 def test_noise_too_small_for_any_radius_is_refused() -> None:

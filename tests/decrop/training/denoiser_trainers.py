@@ -17,6 +17,10 @@ IMAGES = 12
 PLAIN = {"crop_padding": 0, "flip_probability": 0.0}
 
 
+# None to speak of, and the one procedure that certifies with it.
+NO_NOISE: dict[str, Any] = {"sigma": 1e-6, "certification": {"procedure": "fixed"}}
+
+
 NO_WEIGHTS = {"label_consistency": 0, "cosine": 0, "mmd": 0, "discriminator": 0}
 
 

@@ -362,7 +362,7 @@ def test_state_is_saved_now_and_then_and_at_the_end() -> None:
 
 
 def test_divergence_is_an_error_that_names_the_settings() -> None:
-    given = settings(objective="adre_reg", optimizer="sgd", learning_rate=1e30, epochs=3)
+    given = settings(objective="adre_reg", optimizer="sgd", learning_rate=1e9, weight_decay=1e9)
     with pytest.raises(TrainingDivergedError, match=r"classifier\.training\.learning_rate"):
         trained(given)
 

@@ -23,6 +23,7 @@ from decrop.training.losses import (
 from tests.decrop.tiny import CPU, FEATURES, random_samples, tiny_classifier, tiny_config
 from tests.decrop.training.denoiser_trainers import (
     IMAGES,
+    NO_NOISE,
     NO_WEIGHTS,
     PLAIN,
     make_trainer,
@@ -136,7 +137,7 @@ def test_steps_are_the_equations() -> None:
 def test_epoch_takes_every_image_once_in_steps_of_at_most_a_batch() -> None:
     classifier, samples = tiny_classifier(), random_samples(IMAGES + 1)
     training = {"batch_size": 5, "augmentation": PLAIN}
-    trainer = make_trainer(samples, classifier, sigma=1e-6, training=training)
+    trainer = make_trainer(samples, classifier, **NO_NOISE, training=training)
     orders = []
     for _ in range(2):
         found, _ = record_epoch(trainer, classifier)
@@ -151,7 +152,7 @@ def test_interpolated_samples_of_an_image_take_turns() -> None:
     count = 3
     classifier, samples = tiny_classifier(), random_samples(IMAGES, interpolated=count)
     training = {"batch_size": IMAGES, "epochs": 12, "augmentation": PLAIN}
-    trainer = make_trainer(samples, classifier, sigma=1e-6, training=training)
+    trainer = make_trainer(samples, classifier, **NO_NOISE, training=training)
     every = samples.interpolated.flatten(0, 1)
     chosen = []
     for _ in range(12):
@@ -184,7 +185,7 @@ def three_equal_views() -> StageOne:
 def test_views_share_crop_and_flip_if_matched(views: str) -> None:
     classifier, samples = tiny_classifier(), three_equal_views()
     training = {"augmentation": {"crop_padding": 2, "views": views}, "batch_size": IMAGES}
-    trainer = make_trainer(samples, classifier, sigma=1e-6, training=training)
+    trainer = make_trainer(samples, classifier, **NO_NOISE, training=training)
     found, _ = record_epoch(trainer, classifier)
     clean = found.classified[0]
     images = [clean, *found.noisy]

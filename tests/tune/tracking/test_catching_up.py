@@ -12,7 +12,7 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
 
-from decrop.config import DatasetSettings, TrialConfig
+from decrop.config import CertificationSettings, TrialConfig
 from decrop.files import write_json, write_text
 from tests.tune.sweeps import (
     CERTIFICATES,
@@ -264,12 +264,14 @@ def test_a_replaced_artifact_is_copied_again(directory: SweepDirectory) -> None:
 
 
 def test_a_long_parameter_is_cut_to_what_mlflow_takes(directory: SweepDirectory) -> None:
-    long = "a/" * 4000
-    begin(directory.trial(0), 0, TrialConfig(dataset=DatasetSettings(path=long)))
+    radii = tuple(number + 1 / 7 for number in range(1000))
+    settings = CertificationSettings(radii=radii)
+    begin(directory.trial(0), 0, TrialConfig(certification=settings))
     tracker = Tracker(directory)
     tracker.sync()
     shown = Shown.of(tracker)
-    assert shown.run("trial 0").data.params["dataset.path"] == long[:6000]
+    kept = shown.run("trial 0").data.params["certification.radii"]
+    assert len(kept) == 6000 and str(radii[0]) in kept and str(radii[-1]) not in kept
     directory.trial(0).write_state(TrialState(state="running", started=STARTED))
     tracker.sync()
 
