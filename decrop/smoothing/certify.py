@@ -1,6 +1,7 @@
 """Certification of a set of images: with equally many draws each, as few as do, or ever more."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -98,16 +99,7 @@ def certify_fixed(
     samples = {SELECTION: selection_samples, ESTIMATION: estimation_samples}
     _require_samples(selection_samples=selection_samples, estimation_samples=estimation_samples)
     collector = _collector(sampler, image_count, class_count, chunk_size)
-    all_draws = sum(samples.values())
-
-    def report() -> None:
-        draws = collector.draws
-        if on_progress is not None:
-            done = int((draws == all_draws).sum())
-            on_progress(
-                CertificationProgress(done, image_count, int(draws.sum()), image_count * all_draws)
-            )
-
+    report = _reporter(collector, sum(samples.values()), on_progress)
     report()
     for stream, count in samples.items():
         collector.draw(stream, range(image_count), 0, count, report)
@@ -265,8 +257,7 @@ def certify_anytime(
 
     The class with most selection draws is the candidate. The lower bound of its probability holds
     at every number of draws at once (`anytime_certificates`), so the largest radius counts of those
-    at the looks.
-    For each image the probability that a certificate is wrong is at most `failure_probability` for
+    at the looks. For each image the probability that a certificate is wrong is at most `failure_probability` for
     this and all later certifications of the task together, whatever `max_samples` these have.
 
     Warns of images that abstain because some of their draws have non-finite logits.
@@ -288,13 +279,7 @@ def certify_anytime(
     _require_samples(selection_samples=selection_samples)
     _require_more(max_samples, selection_samples)
     collector = _collector(sampler, image_count, class_count, chunk_size)
-
-    def report() -> None:
-        draws = collector.draws
-        if on_progress is not None:
-            done, in_all = int((draws == max_samples).sum()), image_count * max_samples
-            on_progress(CertificationProgress(done, image_count, int(draws.sum()), in_all))
-
+    report = _reporter(collector, max_samples, on_progress)
     report()
     images = range(image_count)
     collector.draw(SELECTION, images, 0, selection_samples, report)
@@ -381,6 +366,20 @@ def _collector(sampler: Sampler, images: int, class_count: int, chunk_size: int)
     return CountCollector(
         sampler, images=images, streams=_STREAMS, class_count=class_count, chunk_size=chunk_size
     )
+
+
+def _reporter(
+    collector: CountCollector, samples: int, on_progress: OnProgress | None
+) -> Callable[[], None]:
+    """Return what reports the progress where each image is drawn equally often."""
+
+    def report() -> None:
+        draws = collector.draws
+        if on_progress is not None:
+            done, in_all = int((draws == samples).sum()), len(draws) * samples
+            on_progress(CertificationProgress(done, len(draws), int(draws.sum()), in_all))
+
+    return report
 
 
 def _require_samples(**samples: int) -> None:
