@@ -257,8 +257,9 @@ def certify_anytime(
 
     The class with most selection draws is the candidate. The lower bound of its probability holds
     at every number of draws at once (`anytime_certificates`), so the largest radius counts of those
-    at the looks. For each image the probability that a certificate is wrong is at most `failure_probability` for
-    this and all later certifications of the task together, whatever `max_samples` these have.
+    at the looks. For each image the probability that a certificate is wrong is at most
+    `failure_probability` for this and all later certifications of the task together, whatever
+    `max_samples` these have.
 
     Warns of images that abstain because some of their draws have non-finite logits.
 

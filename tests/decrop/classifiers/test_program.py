@@ -17,6 +17,7 @@ from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.program import ExportedNetwork
 from decrop.cli.main import run
 from decrop.errors import InputError
+from decrop.networks.identity import network_identity
 from decrop.networks.registry import build_classifier_network
 from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler, SamplingTask
 from tests.decrop.classifiers.exported import (
@@ -61,6 +62,15 @@ def test_logits_features_and_gradients_are_those_of_the_network(program: bytes) 
             answers.append((logits, features, images.grad))
         for expected, found in zip(*answers, strict=True):
             torch.testing.assert_close(found, expected)
+
+
+def test_programs_with_equal_weights_are_not_the_same_network(program: bytes) -> None:
+    other = make()
+    assert isinstance(other, nn.Sequential)
+    other[2] = nn.GELU()
+    programs = [program, program, program_of(other.eval())]
+    one, same, different = (network_identity(classifier(network(each))) for each in programs)
+    assert one == same != different
 
 
 def test_layer_and_shape_are_read_from_the_program(program: bytes) -> None:
