@@ -51,6 +51,8 @@ from tune.sweep_file import SweepConfig
 
 TRIALS = [0, 1, 2, 3]
 
+DIVERGING = {"optimizer": "sgd", "learning_rate": 1e9, "weight_decay": 1e9}
+
 
 def sweep_of(directory: SweepDirectory) -> SweepConfig:
     return SweepConfig.model_validate(directory.read_record().sweep)
@@ -345,7 +347,9 @@ def test_a_sweep_goes_on_whatever_becomes_of_its_trials(
         # Trial 1 diverges, trial 2 forgets all it could, trial 3 does not end by itself.
         trial={"training": {"batch_size": 30}},
         space={
-            "training.learning_rate": {"choice": [1.0e30, 0.5, 0.0015]},
+            "training.learning_rate": {"choice": [1.0e9, 0.5, 0.0015]},
+            "training.weight_decay": {"choice": [1.0e9], "when": {"training.learning_rate": 1.0e9}},
+            "training.optimizer": {"choice": ["sgd"], "when": {"training.learning_rate": 1.0e9}},
             "training.epochs": {
                 "choice": [1_000_000],
                 "when": {"training.learning_rate": 0.0015},
@@ -394,7 +398,7 @@ def test_failures_in_a_row_end_a_sweep_that_can_be_taken_up_again(
     local_ray: ClusterSize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tune.endings.FAILURES_IN_A_ROW", 2)
-    training = {"learning_rate": 1e9, "batch_size": 30}
+    training = {**DIVERGING, "batch_size": 30}
     file, out = write_sweep(tmp_path, trial={"training": training}), tmp_path / "sweeps"
     with running_on(local_ray):
         ran = decrop("sweep", file, "--out", out)
@@ -468,7 +472,7 @@ def test_a_finished_sweep_is_extended_and_stays_so(
 def test_a_sweep_of_which_every_trial_fails_names_the_cause(
     local_ray: ClusterSize, tmp_path: Path
 ) -> None:
-    training = {"learning_rate": 1e9, "batch_size": 30}
+    training = {**DIVERGING, "batch_size": 30}
     resources = {"max_concurrent": 2}
     file = write_sweep(tmp_path, trials=2, trial={"training": training}, resources=resources)
     out, nowhere = tmp_path / "sweeps", f"http://127.0.0.1:{free_port()}"
