@@ -30,8 +30,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     with sweep.running("sweep", write_fixed(folder), "--out", sweep.parent):
         sweep.end()
     must_equal(sweep, sweep)
-    # Every trial, the best one's final training and its bundle, and no denoiser; and trial 0's final
-    # training, unless it is the best, which the last bits of a kind of processor decide.
+    # Every trial, the best one's final training and its bundle, and no denoiser; and trial 0's
+    # final training, unless it is the best, which the last bits of a kind of processor decide.
     assert len(sweep.certificates()) in (6, 7)
     for trial in range(TRIALS):
         assert len({*map(tuple, sweep.certificates()[f"trials/{trial}/certificates.tsv"])}) > 10
