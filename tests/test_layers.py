@@ -53,9 +53,9 @@ def test_packages_that_import_nothing_pass(empty_packages: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "imported"),
     [
-        ("decrop.trial", "ray"),
-        ("decrop.trial", "optuna"),
-        ("decrop.trial", "mlflow"),
+        ("decrop.trial.run", "ray"),
+        ("decrop.trial.run", "optuna"),
+        ("decrop.trial.run", "mlflow"),
         ("decrop.cli", "tune"),
         ("decrop.cli", "mlflow_server"),
         ("mlflow_server", "decrop.config"),

@@ -9,15 +9,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from decrop.errors import InputError
 from tune.directory import SweepDirectory, SweepRecord
-from tune.past import past_trial, recorded
-from tune.projection import Source, best_so_far, sources
-from tune.projection.names import SCORE
-from tune.projection.sweeps import SweepSource
-from tune.projection.view import Measurement
+from tune.finished_trials import past_trial, recorded
+from tune.mlflow import LoggedRun, Tracker
+from tune.mlflow.run_view import SCORE, Measurement
+from tune.mlflow.sweep_view import SweepSource
+from tune.mlflow.views import Source, best_so_far, sources
+from tune.results.tables import TextTable
 from tune.space import total_trials
 from tune.sweep_file import SweepConfig
-from tune.tables import TextTable
-from tune.tracking import LoggedRun, Tracker
 
 Point = tuple[str, int]
 Points = Mapping[Point, Sequence[float]]

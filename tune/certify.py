@@ -5,9 +5,9 @@ from contextlib import contextmanager
 
 import torch
 
-from decrop.certification import MakeSampler
 from decrop.config import TrialConfig
 from decrop.smoothing.execution import resolve_device
+from decrop.trial.certify import MakeSampler
 from tune.cluster import claims, cluster
 from tune.shards import ShardedSampler
 from tune.sweep_file import ResourceSettings

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from decrop.fence import fence_of
+from decrop.files import fence_of
 from tune.directory import SweepDirectory, SweepTrialFolder
-from tune.leaderboard.ranking import chosen, ranking, sweep_top
+from tune.results.ranking import chosen, ranking, sweep_top
 
 _BYTES_PER_MEGABYTE = 1e6
 

@@ -22,8 +22,8 @@ from decrop.config import (
 )
 from decrop.errors import InputError
 from decrop.files import read_json, write_json
-from decrop.trial_folder import TrialFolder
-from tune.drawn import SamplesByHost, SamplesDrawn
+from decrop.trial.folder import TrialFolder
+from tune.sample_counts import SamplesByHost, SamplesDrawn
 
 State = Literal["running", "complete", "pruned", "failed"]
 

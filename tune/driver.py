@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import SoftFileLease, Timeout
 
 from decrop.errors import InputError
-from decrop.fence import fence_of, fenced
+from decrop.files import fence_of, fenced
 from tune.directory import SweepDirectory
 
 # A driver that shows no sign of life for this long has died with its machine; the death of a
@@ -31,7 +31,7 @@ def sole_driver(
 
     A lease tells who is to drive, and can be lost: by a process that is stopped, or whose machine
     is suspended, for longer than it lasts. Therefore drivers and their workers write through a
-    fence (`decrop.fence`), which the next driver removes.
+    fence (`decrop.files`), which the next driver removes.
 
     Args:
         directory: of the sweep.

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from decrop.bundle import export_bundle
-from decrop.classifiers.stored import load_stored_classifier
+from decrop.classifiers.storage import load_stored_classifier
 from decrop.errors import InputError
 from tune.directory import SweepDirectory
-from tune.leaderboard.ranking import REFERENCE, ranking, sweep_metric
+from tune.results.ranking import REFERENCE, ranking, sweep_metric
 
 
 def best_trial(directory: SweepDirectory) -> int:

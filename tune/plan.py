@@ -8,19 +8,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from decrop.certification import sampling_task, with_batch_size
 from decrop.config import DenoiserSettings, LimitedDataSettings, TrialConfig
 from decrop.data.datasets import Dataset, load_dataset
 from decrop.data.limited import limited_data, take
-from decrop.inputs import trained_through
 from decrop.networks.registry import build_denoiser
 from decrop.smoothing.execution import resolve_device
 from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler
+from decrop.trial.certify import sampling_task, with_batch_size
+from decrop.trial.inputs import trained_through
 from tune.cluster import Claims, ClusterSize
-from tune.job import shares_inputs
-from tune.queries import sweep_queries
+from tune.query_budget import sweep_queries
 from tune.space import reference_config, row_trials, total_trials, trial_config_for
 from tune.sweep_file import SweepConfig
+from tune.worker import shares_inputs
 
 # Forward and backward, backward twice as dear; of a training image there are three views.
 _PASSES_OF_A_VIEW = 3

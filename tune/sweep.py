@@ -19,41 +19,38 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 from ray import tune as ray_tune
 from rich.console import Console
 
-from decrop.classifiers.endpoint.ledger import QueryLedger
+from decrop.black_box.client import QueryLedger
 from decrop.cli.output import progress_bars
 from decrop.config import TrialConfig
 from decrop.config.classifier_source import imports_code, source_kind
 from decrop.errors import InputError
-from decrop.fence import LostFolderError, fence_of
-from decrop.inputs import check_inputs, load_inputs
+from decrop.files import LostFolderError, fence_of
 from decrop.smoothing.execution import resolve_device
-from decrop.synthesis.stage_one import INTERPOLATED
+from decrop.synthesis.synthetic_samples import INTERPOLATED
+from decrop.trial.inputs import check_inputs, load_inputs
+from tune.callbacks import EndingsCallback, ProgressCallback, SearchStopper, SweepProgress
 from tune.cluster import Claims, claims, cluster, local_size
 from tune.directory import SweepDirectory, trial_name
 from tune.driver import sole_driver
-from tune.endings import EndingsCallback, SearchStopper
 from tune.export import export_trial
 from tune.extension import extended, with_query_budget
-from tune.failures import Reason, common_cause, ends_sweep
-from tune.finals import FinalTraining, certify_finals, missing_finals
-from tune.job import INPUT_GROUPS, SweepJob, shares_inputs
-from tune.leaderboard.entries import (
+from tune.final_runs import FinalTraining, certify_finals, missing_finals
+from tune.finished_trials import ended_trials
+from tune.mlflow import Tracker, TrackingThread, check_tracking_uri
+from tune.query_budget import finals_queries, sweep_queries
+from tune.results.board import (
     Leaderboard,
     build_leaderboard,
     recorded_best,
     write_leaderboard,
 )
-from tune.leaderboard.ranking import chosen, ranking
-from tune.past import ended_trials
-from tune.progress import ProgressCallback, SweepProgress
-from tune.pruning import EVALUATION, build_scheduler
-from tune.queries import finals_queries, sweep_queries
-from tune.search import SweepSearcher
+from tune.results.ranking import chosen, ranking
+from tune.scheduler import EVALUATION, build_scheduler
+from tune.searcher import SweepSearcher
 from tune.space import reference_config, row_trials, total_trials, trial_config_for
-from tune.stopping import SweepStop, deadline
+from tune.stopping import Reason, SweepStop, common_cause, deadline, ends_sweep
 from tune.sweep_file import SweepConfig
-from tune.tracking import Tracker, TrackingThread, check_tracking_uri
-from tune.trial import METRIC, SweepTrial
+from tune.worker import INPUT_GROUPS, METRIC, SweepJob, SweepTrial, shares_inputs
 
 # It tells of a trial that failed by a traceback, which is in the trial's folder.
 logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)

@@ -33,8 +33,8 @@ from decrop.documents import (
 )
 from decrop.errors import InputError
 from tune.domains import MOST_POINTS, Domain, check_space, require_choices
-from tune.held_out import check_held_out
-from tune.leaderboard.metric import AVERAGE_RADIUS, metric_named
+from tune.leakage import check_held_out
+from tune.results.ranking import AVERAGE_RADIUS, metric_named
 from tune.rows import check_rows
 
 

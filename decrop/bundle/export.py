@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from decrop.black_box import EndpointClassifier
 from decrop.bundle.layout import (
     CARD,
     CERTIFICATES,
@@ -21,18 +22,16 @@ from decrop.bundle.layout import (
 )
 from decrop.bundle.model_card import model_card
 from decrop.bundle.programs import require_onnx, write_onnx, write_torch_export
-from decrop.certification import last_estimation_samples
-from decrop.classifiers.endpoint import EndpointClassifier
-from decrop.classifiers.stored import AnyClassifier, store_classifier
+from decrop.classifiers.storage import AnyClassifier, store_classifier
 from decrop.classifiers.weights import load_weights
 from decrop.config import TrialConfig, as_recorded
 from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, write_json, write_text
 from decrop.networks.registry import build_denoiser
-from decrop.result import TrialResult
-from decrop.trial_files import SAMPLES_FIGURE
-from decrop.trial_folder import TrialFolder
+from decrop.trial.certify import last_estimation_samples
+from decrop.trial.folder import SAMPLES_FIGURE, TrialFolder
+from decrop.trial.result import TrialResult
 
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 

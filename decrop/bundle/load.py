@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator
 from torch import nn
 
+from decrop.black_box import EndpointClassifier
 from decrop.bundle.layout import (
     CERTIFICATES,
     CHECKSUMS,
@@ -23,9 +24,8 @@ from decrop.bundle.layout import (
     checked_files,
 )
 from decrop.classifiers.classifier import Classifier
-from decrop.classifiers.endpoint import EndpointClassifier
-from decrop.classifiers.stages import StagedClassifier
-from decrop.classifiers.stored import AnyClassifier, load_stored_classifier
+from decrop.classifiers.feature_maps import StagedClassifier
+from decrop.classifiers.storage import AnyClassifier, load_stored_classifier
 from decrop.classifiers.weights import built_with_weights
 from decrop.config import Count, Settings, TrialConfig, as_recorded
 from decrop.config.rejector import RejectorSettings
@@ -34,10 +34,9 @@ from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
 from decrop.files import MOST_TEXT_BYTES, read_json
 from decrop.networks.registry import build_denoiser
-from decrop.networks.rejector import Rejector
-from decrop.result import Scores, TrialResult, nested_scores
-from decrop.smoothing.rejecting import RejectingNetwork, check_certificate
-from decrop.training.rejector import RejectionScores, build_rejector
+from decrop.rejection.network import RejectingNetwork, Rejector, check_certificate
+from decrop.rejection.training import RejectionScores, build_rejector
+from decrop.trial.result import Scores, TrialResult, nested_scores
 
 
 @dataclass(frozen=True)

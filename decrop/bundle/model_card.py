@@ -25,9 +25,9 @@ from decrop.documents import parse_yaml
 from decrop.errors import InputError
 from decrop.evaluation.accuracy import exact_interval
 from decrop.evaluation.table import Shares
-from decrop.result import TrialResult
+from decrop.rejection.training import RejectionScores
 from decrop.smoothing.noise import PixelGrid
-from decrop.training.rejector import RejectionScores
+from decrop.trial.result import TrialResult
 
 _SPLITS = {
     "test": "test images, which chose nothing",

@@ -5,16 +5,16 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from decrop.black_box.sampler import QueryPlan
 from decrop.bundle.layout import CARD, CERTIFICATES
 from decrop.bundle.load import Bundle
 from decrop.bundle.model_card import misquotes
-from decrop.certification import certificate_table, local_sampler
 from decrop.config import TrialConfig
 from decrop.data.datasets import load_dataset
 from decrop.data.limited import LabelledImages, LimitedData, evenly_spaced, limited_data, take
 from decrop.errors import InputError
 from decrop.smoothing.collect import OnProgress
-from decrop.smoothing.queries import QueryPlan
+from decrop.trial.certify import certificate_table, local_sampler
 
 # In sigmas: radii of earlier versions lack the room for rounding that is left now.
 _RADIUS_ROUNDING = 1e-5

@@ -6,8 +6,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from decrop.classifiers.layer_names import unknown_layer
-from decrop.classifiers.program import ExportedNetwork, FeatureInput
+from decrop.classifiers.program import ExportedNetwork, FeatureInput, unknown_layer
 from decrop.errors import InputError
 
 

@@ -1,6 +1,7 @@
-"""A program of torch.export as a network whose features can be read."""
+"""Programs of torch.export as networks whose features can be read."""
 
 import copy
+import difflib
 import hashlib
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from decrop.classifiers.layer_names import unknown_layer
 from decrop.classifiers.program_graph import read_program
 from decrop.errors import InputError
+
+_LISTED = 8
+
+
+def unknown_layer(name: str, known: list[str]) -> InputError:
+    """Return the error that a network has no layer of a name, with the likeliest ones."""
+    near = difflib.get_close_matches(name, known, n=3)
+    last = [other for other in known if other not in near]
+    candidates = [*near, *last[-(_LISTED - len(near)) :]]
+    return InputError(
+        f"classifier.feature_layer: the network has no layer {name!r}; candidates are "
+        f"{', '.join(candidates) or 'none'}."
+    )
+
 
 _FEATURES = "decrop_feature_input"
 _ATEN = torch.ops.aten

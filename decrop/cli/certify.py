@@ -18,16 +18,23 @@ from decrop.cli.options import (
     QueryCount,
     TrustCode,
 )
-from decrop.cli.output import accuracy_table, console, print_json, progress_bars
-from decrop.cli.queries import queries_document, queries_shown, refuse_queries
+from decrop.cli.output import (
+    accuracy_table,
+    console,
+    print_json,
+    progress_bars,
+    queries_document,
+    queries_shown,
+    refuse_queries,
+)
 from decrop.config import DenoiserSettings, TrialConfig
 from decrop.errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from decrop.certification import MakeSampler
     from decrop.data.limited import LabelledImages
+    from decrop.trial.certify import MakeSampler
 
     # Settings, number of helpers and address to who makes samplers, while the cluster is there.
     ClusterProvider = Callable[
@@ -93,15 +100,15 @@ def certify(
 
     Example: [bold]decrop certify runs/digits/bundle --set certification.max_samples=20000[/bold]
     """
-    from decrop.certification import (
+    from decrop.black_box.sampler import endpoint_of
+    from decrop.smoothing.execution import resolve_device
+    from decrop.trial.certify import (
         certificate_table,
         local_sampler,
         precision_of,
         with_recorded_batch_size,
     )
-    from decrop.result import Scores
-    from decrop.smoothing.asking import endpoint_of
-    from decrop.smoothing.execution import resolve_device
+    from decrop.trial.result import Scores
 
     def say(what: object) -> None:
         console.print(str(what), markup=False, highlight=False, soft_wrap=True)
@@ -179,16 +186,16 @@ def _load(
     ledger: Path,
 ) -> "tuple[TrialConfig, nn.Module, LabelledImages, int]":
     """Return settings, network to certify, images and number of classes."""
+    from decrop.black_box import EndpointClassifier, endpoint_classifier
     from decrop.bundle import load_bundle
     from decrop.cache import ContentCache
-    from decrop.classifiers.endpoint import EndpointClassifier, endpoint_classifier
-    from decrop.classifiers.stored import file_or_url
-    from decrop.cli.settings import change, load_trial
+    from decrop.classifiers.storage import file_or_url
+    from decrop.cli.options import change, load_trial
     from decrop.data.datasets import load_dataset
     from decrop.data.limited import evenly_spaced
-    from decrop.inputs import load_inputs
+    from decrop.rejection.network import check_certificate
     from decrop.smoothing.execution import resolve_device
-    from decrop.smoothing.rejecting import check_certificate
+    from decrop.trial.inputs import load_inputs
 
     given = file_or_url(weights)
     if Path(target).is_dir():

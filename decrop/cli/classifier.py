@@ -1,9 +1,133 @@
-"""`decrop classifier`: what is done to the classifier itself."""
+"""`decrop classifier`: trains the classifier itself, or a surrogate of one behind an endpoint."""
+
+from typing import Annotated, Any
 
 import typer
 
-from decrop.cli.classifier_steal import steal
-from decrop.cli.classifier_train import train
+from decrop.cli.options import AsJson, Assignments, RunFolder
+from decrop.cli.output import accuracy_cell, console, duration, print_json, progress_bars
+from decrop.cli.tracking import Experiment, TrackingUri, tracked
+
+
+def steal(
+    settings: Annotated[
+        str,
+        typer.Argument(
+            help="A preset or YAML file of settings; classifier.source is the URL of an endpoint, "
+            "classifier.surrogate how it is imitated."
+        ),
+    ],
+    assignments: Assignments = None,
+    out: RunFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a network on an endpoint's answers, to train denoisers through it.
+
+    Asks about the limited images, moved and mixed ones, and generated ones, once each. Writes
+    weights.safetensors, settings.yaml, report.json (how often both agree on held-out images) and
+    answers. The same command goes on after it was killed and asks nothing twice.
+
+    Example: [bold]decrop classifier steal cifar10 --set classifier.source=http://…/invocations
+    --set classifier.surrogate.architecture=half_alexnet --out runs/surrogate[/bold]
+    """
+    from decrop.cli.options import load_trial, run_folder
+    from decrop.trial.surrogate_run import SurrogateFolder, steal_classifier
+
+    config = load_trial(settings, assignments or [])
+    folder = SurrogateFolder(run_folder(out, settings))
+    console.print(f"folder: {folder.path}", soft_wrap=True, highlight=False)
+
+    def begin(queries: int) -> None:
+        console.print(
+            f"{config.classifier.source} will be asked about {queries:,} images, less what it has "
+            "answered already",
+            soft_wrap=True,
+            highlight=False,
+        )
+
+    with progress_bars() as bars:
+        report = steal_classifier(
+            config,
+            folder,
+            on_begin=begin,
+            on_asked=bars.counted("asking, images"),
+            on_step=bars.counted("training, steps"),
+        )
+    console.print(_steal_summary(report), soft_wrap=True, highlight=False)
+    console.print(
+        f"train through it: decrop train {folder.settings_path} "
+        f"--set classifier.surrogate.weights={folder.weights_path}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    if as_json:
+        print_json({"weights": str(folder.weights_path), "report": report})
+
+
+def _steal_summary(report: dict[str, Any]) -> str:
+    held_out = report["held_out"]
+    gives = "labels only" if report["labels_only"] else "probabilities"
+    cell = accuracy_cell(held_out["agreement"], held_out["images"])
+    return (
+        f"asked about {report['asked_now']:,} images ({report['queries']:,} in all), which gave "
+        f"{gives}; trained in {duration(report['seconds'])}\n"
+        f"agreement with the endpoint on {held_out['images']} held-out images {cell} %; accuracy "
+        f"there {100 * held_out['accuracy']:.1f} %, the endpoint's "
+        f"{100 * held_out['target_accuracy']:.1f} %"
+    )
+
+
+def train(
+    settings: Annotated[
+        str,
+        typer.Argument(
+            help="classifier_digits, classifier_cifar10_adre_reg and other presets, or a YAML file "
+            "of settings with classifier.training."
+        ),
+    ],
+    assignments: Assignments = None,
+    out: RunFolder = None,
+    tracking_uri: TrackingUri = None,
+    experiment: Experiment = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a classifier: plainly, with noise, or with ADRE, SmoothAdv or both.
+
+    Writes weights.safetensors, settings.yaml and report.json (losses, and clean and noisy accuracy
+    on held-out training images). No test image is read. The same command goes on after it was
+    killed.
+
+    Example: [bold]decrop classifier train classifier_digits --out runs/classifier[/bold]
+    """
+    from decrop.cli.options import load_trial, run_folder
+    from decrop.trial.classifier_run import ClassifierFolder, train_classifier
+
+    config = load_trial(settings, assignments or [])
+    folder = ClassifierFolder(run_folder(out, settings))
+    console.print(f"folder: {folder.path}", soft_wrap=True, highlight=False)
+    with tracked("classifier", folder.path, tracking_uri, experiment), progress_bars() as bars:
+        report = train_classifier(config, folder, on_step=bars.counted("training, steps"))
+    console.print(_summary(report), soft_wrap=True, highlight=False)
+    console.print(
+        f"certify it: decrop certify {folder.settings_path} --weights {folder.weights_path}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    if as_json:
+        print_json({"weights": str(folder.weights_path), "report": report})
+
+
+def _summary(report: dict[str, Any]) -> str:
+    trained = f"trained in {duration(report['seconds'])}"
+    held_out = report["held_out"]
+    if held_out is None:
+        return f"{trained}; trained on all images, so there is none to score it on"
+    return (
+        f"{trained}; {held_out['images']} held-out images: clean accuracy "
+        f"{100 * held_out['clean_accuracy']:.1f} %, with noise of sigma {report['sigma']:g} "
+        f"{100 * held_out['noisy_accuracy']:.1f} %"
+    )
+
 
 _HELP = """Train the classifier itself, or a surrogate of one that only answers.
 

@@ -46,9 +46,9 @@ def figures(
     Example: [bold]decrop figures runs/digits/bundle --to runs/digits/figures[/bold]
     """
     from decrop.bundle import limited_data_of, load_bundle
-    from decrop.classifiers.stored import file_or_url
+    from decrop.classifiers.storage import file_or_url
     from decrop.evaluation.plots import certificates_figure, training_curves_figure
-    from decrop.trial_files import ACCURACY_FIGURE, TRAINING_FIGURE, save_figure
+    from decrop.trial.folder import ACCURACY_FIGURE, TRAINING_FIGURE, save_figure
 
     _refuse_folder(to, bundle)
     loaded = load_bundle(bundle, classifier=file_or_url(weights), trust_code=trust_code)
@@ -104,14 +104,14 @@ def _class_number(bundle: "Bundle", name: str | None) -> int:
 def _draw_samples(bundle: "Bundle", limited: "LimitedData", class_number: int, to: Path) -> None:
     from decrop.cache import ContentCache
     from decrop.smoothing.execution import resolve_device
-    from decrop.synthesis.stage_one import stage_one
-    from decrop.trial_files import save_sample_figures
+    from decrop.synthesis.synthetic_samples import synthetic_samples
+    from decrop.trial.folder import save_sample_figures
 
     # Nothing is certified, so it need not be the device of the certificates.
     device = resolve_device("auto")
     config = bundle.config
     with TemporaryDirectory() as folder:
-        samples = stage_one(
+        samples = synthetic_samples(
             bundle.white_box,
             limited,
             config.boundary,

@@ -8,12 +8,19 @@ import typer
 from rich.table import Table
 
 from decrop.cli.options import AsJson, Assignments, QueryCount
-from decrop.cli.output import accuracy_cell, console, print_json, progress_bars
-from decrop.cli.queries import queries_document, queries_shown, refuse_queries
+from decrop.cli.output import (
+    accuracy_cell,
+    console,
+    print_json,
+    progress_bars,
+    queries_document,
+    queries_shown,
+    refuse_queries,
+)
 
 if TYPE_CHECKING:
     from decrop.config import TrialConfig
-    from decrop.inspection import Inspection
+    from decrop.trial.inspection import Inspection
 
 
 def inspect(
@@ -49,16 +56,15 @@ def inspect(
     Example: [bold]decrop inspect mymodels:resnet --dataset cifar10 --set
     classifier.arguments.depth=18[/bold]
     """
+    from decrop.black_box import endpoint_classifier
+    from decrop.black_box.sampler import QueryPlan, endpoint_of
     from decrop.cache import ContentCache
-    from decrop.classifiers.endpoint import endpoint_classifier
-    from decrop.classifiers.stored import AnyClassifier
+    from decrop.classifiers.storage import AnyClassifier
     from decrop.data.datasets import load_dataset
     from decrop.data.limited import evenly_spaced
-    from decrop.inspection import inspect_classifier, most_inspection_queries
-    from decrop.smoothing.asking import endpoint_of
     from decrop.smoothing.execution import resolve_device
-    from decrop.smoothing.queries import QueryPlan
     from decrop.training.trained_classifier import load_classifier
+    from decrop.trial.inspection import inspect_classifier, most_inspection_queries
 
     config = _settings(target, list(assignments or []), dataset, dataset_path)
     refuse_queries(queries, asked=config.classifier.asked is not None)
@@ -103,7 +109,7 @@ def _settings(
     target: str, assignments: list[str], dataset: str | None, dataset_path: str | None
 ) -> "TrialConfig":
     """Return the settings of a trial whose classifier is the target's."""
-    from decrop.cli.settings import change, load_trial
+    from decrop.cli.options import change, load_trial
     from decrop.config import TrialConfig
     from decrop.config.classifier_source import AUTO, source_kind
 

@@ -55,10 +55,10 @@ def train(
     Example: [bold]decrop rejector train runs/digits/bundle --out runs/digits/rejecting[/bold]
     """
     from decrop.bundle import load_bundle
-    from decrop.bundle.rejecting import add_rejector
-    from decrop.classifiers.stored import file_or_url
-    from decrop.cli.settings import change
-    from decrop.trial_folder import TrialFolder
+    from decrop.bundle.rejector import add_rejector
+    from decrop.classifiers.storage import file_or_url
+    from decrop.cli.options import change
+    from decrop.trial.folder import TrialFolder
 
     if out.exists():
         raise InputError(f"--out {out} exists already; choose a folder that does not.")

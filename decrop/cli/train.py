@@ -6,8 +6,14 @@ from typing import Annotated
 import typer
 
 from decrop.cli.options import AsJson, Assignments, RunFolder
-from decrop.cli.output import accuracy_table, console, print_json, progress_bars
-from decrop.cli.queries import queries_document, queries_shown
+from decrop.cli.output import (
+    accuracy_table,
+    console,
+    print_json,
+    progress_bars,
+    queries_document,
+    queries_shown,
+)
 from decrop.config import TrialConfig, as_recorded
 from decrop.errors import InputError
 
@@ -28,16 +34,16 @@ def train(
     """
     from decrop.bundle import export_bundle
     from decrop.cache import ContentCache
-    from decrop.classifier_certificates import certify_undefended
-    from decrop.cli.settings import load_trial, run_folder
+    from decrop.cli.options import load_trial, run_folder
     from decrop.data.datasets import load_dataset
     from decrop.files import read_json
-    from decrop.inputs import check_inputs, load_inputs
-    from decrop.result import TrialResult
     from decrop.smoothing.execution import resolve_device
-    from decrop.total_queries import total_queries
-    from decrop.trial import run_trial, stopping_epoch
-    from decrop.trial_folder import TrialFolder
+    from decrop.trial.classifier_certificates import certify_undefended
+    from decrop.trial.folder import TrialFolder
+    from decrop.trial.inputs import check_inputs, load_inputs
+    from decrop.trial.query_budget import total_queries
+    from decrop.trial.result import TrialResult
+    from decrop.trial.run import run_trial, stopping_epoch
 
     config = load_trial(settings, assignments or [])
     if config.trains_classifier:

@@ -26,7 +26,7 @@ def verify(
     """
     from decrop.bundle import load_bundle, verify_bundle
     from decrop.bundle.layout import CARD
-    from decrop.classifiers.stored import file_or_url
+    from decrop.classifiers.storage import file_or_url
     from decrop.files import read_text
 
     loaded = load_bundle(bundle, classifier=file_or_url(weights), trust_code=trust_code)

@@ -1,12 +1,12 @@
 """The settings of one trial, validated: one module for each group of them."""
 
+from decrop.config.black_box import EndpointSettings, SurrogateSettings
 from decrop.config.certification import CertificationSettings, ExecutionSettings
 from decrop.config.classifier import ClassifierSettings
 from decrop.config.classifier_source import ClassifierArchitecture
 from decrop.config.classifier_training import ClassifierObjective, ClassifierTrainingSettings
 from decrop.config.data import DatasetName, DatasetSettings, LimitedDataSettings
 from decrop.config.denoiser import DenoiserArchitecture, DenoiserSettings, PriorSettings
-from decrop.config.endpoint import EndpointSettings
 from decrop.config.settings import (
     ClassNames,
     Count,
@@ -23,7 +23,6 @@ from decrop.config.settings import (
     Text,
     Word,
 )
-from decrop.config.surrogate import SurrogateSettings
 from decrop.config.synthesis import Attack, BoundarySettings, InterpolationSettings
 from decrop.config.training import (
     AugmentationPolicy,

@@ -4,9 +4,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from decrop.config.black_box import EndpointSettings, SurrogateSettings
 from decrop.config.classifier_source import AUTO, check_endpoint, source_kind
 from decrop.config.classifier_training import ClassifierTrainingSettings
-from decrop.config.endpoint import EndpointSettings
 from decrop.config.settings import (
     MOST_CHANNELS,
     FreeMapping,
@@ -16,7 +16,6 @@ from decrop.config.settings import (
     Side,
     Text,
 )
-from decrop.config.surrogate import SurrogateSettings
 
 # What an endpoint has done already, or does not have.
 _OF_NETWORKS = (

@@ -10,8 +10,8 @@ import torch
 from decrop.config import DatasetName, DatasetSettings
 from decrop.config.settings import MOST_CLASSES, different_names
 from decrop.data.image_folder import read_image_folder
+from decrop.data.images import ImageSource, InMemoryImages
 from decrop.data.parquet import ParquetSplit, read_parquet_split
-from decrop.data.sources import ImageSource, InMemoryImages
 from decrop.errors import InputError
 from decrop.files import MOST_TABLE_BYTES, require_regular
 

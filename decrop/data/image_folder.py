@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from decrop.data.sources import EncodedImages, Shape
+from decrop.data.images import EncodedImages, Shape
 from decrop.errors import InputError
 from decrop.files import MOST_IMAGE_BYTES, read_bytes
 

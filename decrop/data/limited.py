@@ -8,7 +8,7 @@ from torch import Tensor
 
 from decrop.config import LimitedDataSettings
 from decrop.data.datasets import Dataset
-from decrop.data.sources import ImageSource
+from decrop.data.images import ImageSource
 from decrop.errors import InputError
 from decrop.files import sha256_of_tensors
 from decrop.seeds import numpy_generator

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from decrop.data.sources import EncodedImages, Shape
+from decrop.data.images import EncodedImages, Shape
 from decrop.errors import InputError
 from decrop.files import MOST_DATA_BYTES, MOST_IMAGE_BYTES, require_regular
 

@@ -6,8 +6,8 @@ from typing import Any, Literal, Self
 from pydantic import Field
 from torch import nn
 
+from decrop.black_box import EndpointClassifier
 from decrop.classifiers.classifier import Classifier
-from decrop.classifiers.endpoint import EndpointClassifier
 from decrop.config import CertificationSettings, Count, Seed, Settings, TrialConfig, Word
 from decrop.config.settings import BatchSize, Hashes, Sigma
 from decrop.data.limited import LabelledImages
@@ -20,8 +20,8 @@ from decrop.files import (
     sha256_of_tensors,
     write_json,
 )
+from decrop.rejection.network import RejectingNetwork
 from decrop.smoothing.execution import resolve_device, resolve_precision
-from decrop.smoothing.rejecting import RejectingNetwork
 
 Split = Literal["held_out", "test"]
 

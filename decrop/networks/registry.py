@@ -7,11 +7,9 @@ from torch import nn
 
 from decrop.config import ClassifierArchitecture, DenoiserArchitecture, DenoiserSettings
 from decrop.networks.alexnet import AlexNet
-from decrop.networks.cifar_resnet import CifarResNet
 from decrop.networks.dncnn import DnCNN
 from decrop.networks.memnet import MemNet
-from decrop.networks.resnet12 import ResNet12
-from decrop.networks.resnet18 import resnet18
+from decrop.networks.resnet import CifarResNet, ResNet12, resnet18
 from decrop.networks.small_cnn import SmallCNN
 from decrop.networks.unet import UNet
 

@@ -21,9 +21,9 @@ from decrop.smoothing.certificates import (
     check_sigma,
 )
 from decrop.smoothing.collect import CertificationProgress, CountCollector, OnProgress
-from decrop.smoothing.plan import worthwhile
 from decrop.smoothing.sampling import ESTIMATION, SELECTION, Sampler
 from decrop.smoothing.sequential import look_schedule, sequential_design
+from decrop.smoothing.worth import worthwhile
 
 _STREAMS = 2
 _IMAGES_NAMED = 10

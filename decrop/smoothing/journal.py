@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from decrop.black_box.sampler import AskingSampler
 from decrop.errors import InputError, RunError
-from decrop.fence import fence_of
-from decrop.files import sha256_of_tensors, write_text
+from decrop.files import fence_of, sha256_of_tensors, write_text
 from decrop.networks.identity import network_identity
-from decrop.smoothing.asking import AskingSampler
 from decrop.smoothing.sampling import CountRequest, Sampler, SamplingTask
 
 _FORMAT = 2

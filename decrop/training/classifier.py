@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from decrop.classifiers.classifier import Classifier
 from decrop.config import AugmentationSettings
 from decrop.config.classifier_training import ClassifierTrainingSettings
-from decrop.data.policies import moved
+from decrop.data.augmentation import moved
 from decrop.seeds import seeded_globals, torch_generator
 from decrop.smoothing.execution import autocast, resolve_precision
 from decrop.training.adversarial import smoothed_adversaries

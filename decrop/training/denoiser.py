@@ -13,12 +13,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from decrop.classifiers.classifier import Classifier
 from decrop.config import Objective, TrialConfig
-from decrop.data.augment import augment_views, augments
+from decrop.data.augmentation import augment_views, augments
 from decrop.errors import RunError
 from decrop.networks.discriminator import Discriminator
 from decrop.seeds import seeded_globals, torch_generator
 from decrop.smoothing.execution import autocast, resolve_precision
-from decrop.synthesis.stage_one import StageOne
+from decrop.synthesis.synthetic_samples import SyntheticSamples
 from decrop.training.initial import initial_denoiser
 from decrop.training.losses import LossTerms, total_loss
 from decrop.training.objectives import OBJECTIVES, Batch, Networks
@@ -66,7 +66,7 @@ class DenoiserTrainer:
         self,
         config: TrialConfig,
         classifier: Classifier,
-        samples: StageOne,
+        samples: SyntheticSamples,
         device: torch.device,
         initial_weights: Mapping[str, Tensor] | None = None,
     ) -> None:

@@ -2,7 +2,7 @@
 
 Model stealing without any data but the limited images. DE-CROP (section 5) uses Black-Box Ripper
 (Barbalau et al., NeurIPS 2020), for which it gives no settings; ours asks about images that are
-fixed beforehand (`decrop.synthesis.queries`), once each.
+fixed beforehand (`decrop.synthesis.query_images`), once each.
 """
 
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from decrop.black_box.classifier import BlackBox
 from decrop.cache import ContentCache, Tensors
-from decrop.classifiers.black_box import BlackBox
 from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.load import untrained_classifier
 from decrop.config import ClassifierSettings, SurrogateSettings, TrialConfig
@@ -22,7 +22,7 @@ from decrop.data.limited import LabelledImages, LimitedData
 from decrop.errors import InputError
 from decrop.files import sha256_of_tensors
 from decrop.smoothing.execution import resolve_precision
-from decrop.synthesis.queries import PIECE, further_images, further_pieces
+from decrop.synthesis.query_images import PIECE, further_images, further_pieces
 from decrop.training.classifier import ClassifierTrainer, train_to_end
 
 # Changed when the computation changes, so that an old cache is not taken for a new one.

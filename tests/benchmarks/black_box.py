@@ -27,21 +27,21 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from decrop.black_box import QueryLedger
 from decrop.cache import ContentCache
-from decrop.classifier_certificates import certify_undefended
 from decrop.classifiers.classifier import Classifier
-from decrop.classifiers.endpoint import QueryLedger
 from decrop.config import TrialConfig
 from decrop.data.datasets import load_dataset
 from decrop.documents import merge, trial_config
 from decrop.files import read_json
-from decrop.inputs import TrialInputs, load_inputs
-from decrop.result import TrialResult
 from decrop.smoothing.execution import resolve_device
-from decrop.trial import run_trial
-from decrop.trial_folder import TrialFolder
+from decrop.trial.classifier_certificates import certify_undefended
+from decrop.trial.folder import TrialFolder
+from decrop.trial.inputs import TrialInputs, load_inputs
+from decrop.trial.result import TrialResult
+from decrop.trial.run import run_trial
 from tests.mlflow_server.processes import free_port
-from tests.tune.test_registry import process, served_model_command
+from tests.tune.mlflow.test_registry import process, served_model_command
 
 console = Console(width=120)
 

@@ -44,26 +44,26 @@ import torch
 import typer
 from rich.console import Console
 
-import tune.job
+import tune.worker
 from decrop.cache import ContentCache
 from decrop.config import TrialConfig
 from decrop.files import write_json
-from decrop.inputs import TrialInputs, load_inputs
-from decrop.result import Split, radius_key
 from decrop.smoothing.execution import resolve_device
-from decrop.trial import Report
-from decrop.trial_folder import TrialFolder
+from decrop.trial.folder import TrialFolder
+from decrop.trial.inputs import TrialInputs, load_inputs
+from decrop.trial.result import Split, radius_key
+from decrop.trial.run import Report
 from tests.mlflow_server.postgres import Postgres, running_postgres
 from tests.mlflow_server.processes import first_line, free_port, running
 from tune.audit import audit_sweep
 from tune.cluster import Claim, Claims, cluster
 from tune.directory import SweepDirectory
-from tune.job import SweepJob
+from tune.mlflow import Tracker, TrackingThread
 from tune.space import reference_config
 from tune.stopping import SweepStop
 from tune.sweep import search_trials
 from tune.sweep_file import SweepConfig
-from tune.tracking import Tracker, TrackingThread
+from tune.worker import SweepJob
 
 AT_ONCE = 2
 EVALUATIONS = 2
@@ -135,7 +135,7 @@ def stub_trial(
     split: Split,
     **_: Any,
 ) -> Iterator[Report]:
-    """Stand for `decrop.trial.run_trial`: as many files and reports, of work that means nothing."""
+    """Stand for `decrop.trial.run.run_trial`: the same files and reports of no work."""
     seconds = float(os.environ[SECONDS_VARIABLE])
     history, reports = [], []
     for evaluation in range(1, EVALUATIONS + 1):
@@ -161,7 +161,7 @@ def stub_trial(
 
 def replace_trials() -> None:
     """Let this worker process run the stub in place of trials."""
-    tune.job.run_trial = stub_trial  # type: ignore[assignment]
+    tune.worker.run_trial = stub_trial  # type: ignore[assignment]
 
 
 @contextmanager

@@ -29,12 +29,12 @@ from decrop.config import DatasetSettings, TrialConfig
 from decrop.config.classifier_training import ClassifierTrainingSettings
 from decrop.data.datasets import load_dataset
 from decrop.documents import trial_config
-from decrop.networks.cifar_resnet import CifarResNet
 from decrop.networks.registry import build_denoiser
+from decrop.networks.resnet import CifarResNet
 from decrop.networks.small_cnn import SmallCNN
 from decrop.seeds import seeded_globals, torch_generator
 from decrop.smoothing.execution import resolve_device, resolve_precision
-from decrop.synthesis.stage_one import StageOne
+from decrop.synthesis.synthetic_samples import SyntheticSamples
 from decrop.training.classifier import ClassifierTrainer, train_to_end
 from decrop.training.denoiser import DenoiserTrainer
 from decrop.training.losses import (
@@ -54,7 +54,7 @@ CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
 class PlainViews(Dataset[tuple[Tensor, Tensor, Tensor]]):
     """Three PIL images an item, each cropped and flipped by itself."""
 
-    def __init__(self, samples: StageOne) -> None:
+    def __init__(self, samples: SyntheticSamples) -> None:
         transforms = torchvision.transforms
         to_image = transforms.ToPILImage()
         self._views = [
@@ -81,7 +81,11 @@ class PlainTrainer:
     """DE-CROP's first phase as scripts write it."""
 
     def __init__(
-        self, config: TrialConfig, classifier: Classifier, samples: StageOne, device: torch.device
+        self,
+        config: TrialConfig,
+        classifier: Classifier,
+        samples: SyntheticSamples,
+        device: torch.device,
     ) -> None:
         self._config, self._classifier, self._device = config, classifier, device
         self._loader = DataLoader(
@@ -133,7 +137,7 @@ def noisy_accuracy(
 
 def load_problem(
     dataset_path: Path | None, weights: Path | None, images: int, device: torch.device
-) -> tuple[Classifier, StageOne, Tensor, Tensor, str]:
+) -> tuple[Classifier, SyntheticSamples, Tensor, Tensor, str]:
     """Return classifier, samples to train on, held-out images float32 and labels, what they are."""
     if dataset_path is None or weights is None:
         dataset, name = load_dataset(DatasetSettings(name="digits")), "digits, 32x32"
@@ -158,7 +162,7 @@ def load_problem(
     clean = pixels.float() / 255
     # Where samples lie between clean and boundary changes no time.
     moved = (clean[:images] + (torch.rand_like(clean[:images]) - 0.5) * 16 / 255).clamp(0, 1)
-    samples = StageOne(
+    samples = SyntheticSamples(
         clean[:images],
         moved,
         torch.ones(images, dtype=torch.bool),

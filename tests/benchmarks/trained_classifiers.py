@@ -21,20 +21,20 @@ import typer
 from torch import nn
 
 from decrop.bundle import load_bundle
-from decrop.certification import (
-    certificate_table,
-    local_sampler,
-    with_recorded_batch_size,
-)
-from decrop.classifier_run import ClassifierFolder, train_classifier
 from decrop.classifiers.load import untrained_classifier
+from decrop.cli.options import change, load_trial
 from decrop.cli.output import console, progress_bars
-from decrop.cli.settings import change, load_trial
 from decrop.config import TrialConfig
 from decrop.data.datasets import load_dataset
 from decrop.data.limited import LabelledImages, evenly_spaced
 from decrop.files import write_json
-from decrop.result import Scores
+from decrop.trial.certify import (
+    certificate_table,
+    local_sampler,
+    with_recorded_batch_size,
+)
+from decrop.trial.classifier_run import ClassifierFolder, train_classifier
+from decrop.trial.result import Scores
 
 SELECTION_SAMPLES = 100
 OBJECTIVES = ("gaussian", "adre_reg", "smooth_adv", "adre_adv")

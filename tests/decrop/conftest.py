@@ -8,9 +8,9 @@ import torch
 
 from decrop.bundle import export_bundle
 from decrop.cache import ContentCache
-from decrop.inputs import TrialInputs, load_inputs
-from decrop.trial import run_trial
-from decrop.trial_folder import TrialFolder
+from decrop.trial.folder import TrialFolder
+from decrop.trial.inputs import TrialInputs, load_inputs
+from decrop.trial.run import run_trial
 from tests.decrop.digits_trial import CPU, FIXED, short_trial
 
 

@@ -8,12 +8,12 @@ import torch
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
-import decrop.trial_files
-from decrop.cli.settings import load_trial
+import decrop.trial.folder
+from decrop.cli.options import load_trial
 from decrop.config import TrialConfig
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, sha256_of_tensors
-from decrop.trial_folder import TrialFolder
+from decrop.trial.folder import TrialFolder
 
 CPU = torch.device("cpu")
 EVALUATIONS, EPOCHS, PHASE_ONE_EPOCHS = 3, 5, 3
@@ -71,7 +71,7 @@ def draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         "samples_figure",
         "features_figure",
     ):
-        monkeypatch.setattr(decrop.trial_files, name, lambda *arguments, **named: Figure())
+        monkeypatch.setattr(decrop.trial.folder, name, lambda *arguments, **named: Figure())
 
 
 def certificates(table: CertificateTable) -> list[tuple[Any, ...]]:

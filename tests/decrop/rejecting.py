@@ -4,12 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from decrop.classifiers.classifier import Classifier
-from decrop.classifiers.stages import StagedClassifier
+from decrop.classifiers.feature_maps import StagedClassifier
 from decrop.config.rejector import RejectorSettings
-from decrop.networks.rejector import Rejector
 from decrop.networks.small_cnn import SmallCNN
+from decrop.rejection.network import RejectingNetwork, Rejector
 from decrop.seeds import seeded_globals
-from decrop.smoothing.rejecting import RejectingNetwork
 
 SIZE, CLASSES = 8, 4
 SHAPE = (1, SIZE, SIZE)

@@ -8,7 +8,7 @@ import torch
 from decrop.cache import ContentCache
 from decrop.config import BoundarySettings, InterpolationSettings
 from decrop.files import write_text
-from decrop.synthesis.stage_one import StageOne, stage_one
+from decrop.synthesis.synthetic_samples import SyntheticSamples, synthetic_samples
 from tests.decrop.tiny import CPU, labelled, limited, random_images, tiny_classifier
 
 BOUNDARY = BoundarySettings(epsilon=0.1, step_size=0.02, steps=5)
@@ -21,7 +21,7 @@ def stage_one_at_once(barrier: Barrier, folder: Path, name: str) -> None:
     classifier = tiny_classifier()
     images = labelled(classifier, random_images(10))
     barrier.wait(120)
-    samples = stage_one(
+    samples = synthetic_samples(
         classifier,
         limited(images),
         BOUNDARY,
@@ -33,6 +33,6 @@ def stage_one_at_once(barrier: Barrier, folder: Path, name: str) -> None:
     write_text(folder / name, digest(samples))
 
 
-def digest(samples: StageOne) -> str:
+def digest(samples: SyntheticSamples) -> str:
     """Return something that differs if any sample does."""
     return repr([samples.boundary.tolist(), samples.interpolated.tolist()])

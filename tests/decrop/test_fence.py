@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from decrop.fence import LostFolderError, fenced
-from decrop.files import write_json, write_text, write_whole
+from decrop.files import LostFolderError, fenced, write_json, write_text, write_whole
 
 
 @pytest.fixture

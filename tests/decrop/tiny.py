@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from decrop.classifiers.classifier import Classifier
 from decrop.config import TrialConfig
 from decrop.data.datasets import Dataset
+from decrop.data.images import InMemoryImages
 from decrop.data.limited import LabelledImages, LimitedData
-from decrop.data.sources import InMemoryImages
 from decrop.documents import merge, trial_config
 from decrop.seeds import seeded_globals, torch_generator
-from decrop.synthesis.stage_one import StageOne
+from decrop.synthesis.synthetic_samples import SyntheticSamples
 
 CPU = torch.device("cpu")
 SIZE = 6
@@ -75,13 +75,13 @@ def limited(images: LabelledImages) -> LimitedData:
     return LimitedData(images, torch.arange(len(images)) % 4 == 3)
 
 
-def random_samples(count: int, *, interpolated: int = 1, seed: int = 0) -> StageOne:
+def random_samples(count: int, *, interpolated: int = 1, seed: int = 0) -> SyntheticSamples:
     """Return stage-1 samples near each other, every third boundary sample unflipped."""
     generator = torch_generator(seed, "random samples")
     clean = random_images(count, seed).float() / 255
     boundary = clean + 0.2 * torch.rand(clean.shape, generator=generator) - 0.1
     between = clean + 0.1 * torch.rand(interpolated, *clean.shape, generator=generator) - 0.05
-    return StageOne(
+    return SyntheticSamples(
         clean=clean,
         boundary=boundary.clamp(0, 1),
         flipped=torch.arange(count) % 3 != 0,

@@ -11,10 +11,10 @@ from decrop.cache import ContentCache
 from decrop.config import TrialConfig
 from decrop.data.limited import LabelledImages
 from decrop.evaluation.table import CertificateTable
-from decrop.inputs import TrialInputs
 from decrop.smoothing.sampling import CountRequest, LocalSampler, SamplingTask
-from decrop.trial import Report, run_trial
-from decrop.trial_folder import TrialFolder
+from decrop.trial.folder import TrialFolder
+from decrop.trial.inputs import TrialInputs
+from decrop.trial.run import Report, run_trial
 from tests.decrop.digits_trial import (
     CPU,
     FIXED,

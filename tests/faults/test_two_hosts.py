@@ -18,15 +18,15 @@ import torch
 from safetensors.torch import save_file
 
 from decrop.cache import ContentCache
-from decrop.classifier_certificates import certify_undefended
 from decrop.config import ClassifierSettings, DatasetSettings, TrialConfig
 from decrop.data.datasets import load_dataset
-from decrop.data.sources import ImageSource
+from decrop.data.images import ImageSource
 from decrop.evaluation.table import CertificateTable
-from decrop.inputs import load_inputs
 from decrop.training.trained_classifier import load_classifier
-from decrop.trial import run_trial
-from decrop.trial_folder import TrialFolder
+from decrop.trial.classifier_certificates import certify_undefended
+from decrop.trial.folder import TrialFolder
+from decrop.trial.inputs import load_inputs
+from decrop.trial.run import run_trial
 from tests.decrop.data.encoded import png
 from tests.decrop.digits_trial import certificates
 from tests.faults.hosts import RAY, Cluster, Host, ray_cluster

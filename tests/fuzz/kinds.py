@@ -21,12 +21,12 @@ import torch
 import yaml
 
 import decrop
+from decrop.black_box import endpoint_classifier
 from decrop.bundle import read_certificates
-from decrop.classifiers.endpoint import endpoint_classifier
 from decrop.config import ClassifierSettings, DatasetSettings
 from decrop.data.datasets import load_dataset
 from decrop.files import read_json, sha256_of_file, write_json
-from tests.decrop.classifiers.endpoint.server import sending
+from tests.decrop.black_box.server import sending
 from tests.decrop.data.encoded import png, random_pixels
 from tests.decrop.tiny import CLASSES, SIZE, random_images, tiny_dataset
 from tests.fuzz.mutations import NUMBERS, STRINGS, deep, json_text, mutate, mutate_bytes

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from decrop.classifiers.stored import load_stored_classifier
+from decrop.classifiers.storage import load_stored_classifier
 
 
 class ServedClassifier(PythonModel):

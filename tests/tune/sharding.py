@@ -23,7 +23,7 @@ from decrop.smoothing.sampling import (
 )
 from tests.mlflow_server.processes import eventually
 from tune.cluster import Claim, ClusterSize
-from tune.drawn import SamplesDrawn
+from tune.sample_counts import SamplesDrawn
 from tune.shards import Counts, ShardedSampler
 
 CPU = torch.device("cpu")

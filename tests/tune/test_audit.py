@@ -24,8 +24,8 @@ from tests.tune.sweeps import (
 )
 from tune.audit import Audit, audit_sweep
 from tune.directory import SweepDirectory
+from tune.mlflow import Tracker, TrackingError
 from tune.sweep_file import SweepConfig
-from tune.tracking import Tracker, TrackingError
 
 CLEAN = {"trials": 5, "lost": 0, "doubled": 0, "metric_mismatches": 0}
 LAST_SCORE = 0.2

@@ -7,18 +7,18 @@ import pytest
 
 from decrop.bundle import load_bundle
 from decrop.cache import ContentCache
-from decrop.classifier_certificates import certify_undefended
-from decrop.cli.settings import load_trial
+from decrop.cli.options import load_trial
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json
-from decrop.inputs import load_inputs
-from decrop.trial_folder import TrialFolder
-from tests.decrop.classifiers.endpoint.server import Endpoint, probabilities_of, serving
+from decrop.trial.classifier_certificates import certify_undefended
+from decrop.trial.folder import TrialFolder
+from decrop.trial.inputs import load_inputs
+from tests.decrop.black_box.server import Endpoint, probabilities_of, serving
 from tests.decrop.digits_trial import CPU, certificates
 from tests.tune.runs import Ran, decrop, only_sweep, running_on, write_sweep
 from tune.cluster import ClusterSize
 from tune.directory import SweepDirectory
-from tune.queries import sweep_queries
+from tune.query_budget import sweep_queries
 from tune.sweep_file import SweepConfig, load_sweep
 
 pytestmark = pytest.mark.usefixtures("one_thread")

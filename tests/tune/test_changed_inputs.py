@@ -9,14 +9,13 @@ from safetensors.torch import save_file
 
 from decrop.files import write_json
 from decrop.networks.registry import build_classifier_network
-from decrop.trial_files import ChangedInputsError
+from decrop.trial.folder import ChangedInputsError
 from tests.tune.runs import contents, decrop, running_on, write_sweep
 from tune.cluster import Claim, Claims, ClusterSize
 from tune.directory import SweepDirectory, TrialRecord
-from tune.job import SweepJob, run_recorded
 from tune.space import reference_config
 from tune.sweep_file import load_sweep
-from tune.trial import CAUSE, REASON, STOPPED, SweepTrial
+from tune.worker import CAUSE, REASON, STOPPED, SweepJob, SweepTrial, run_recorded
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -7,7 +7,7 @@ from mlflow.entities import ViewType
 from mlflow.tracking import MlflowClient
 
 from decrop.bundle import load_bundle, verify_bundle
-from decrop.classifiers.stored import load_stored_classifier
+from decrop.classifiers.storage import load_stored_classifier
 from decrop.files import read_json
 from tests.tune.runs import (
     TINY,

@@ -10,8 +10,7 @@ import pytest
 from filelock import OwnerRecord, SoftFileLease
 
 from decrop.errors import InputError
-from decrop.fence import LostFolderError
-from decrop.files import write_text
+from decrop.files import LostFolderError, write_text
 from tests.mlflow_server.processes import eventually
 from tests.tune.runs import contents
 from tests.tune.sweeps import make_sweep

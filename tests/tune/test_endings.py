@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from tests.tune.sweeps import begin, end, make_sweep
+from tune.callbacks import FAILURES_IN_A_ROW, EndingsCallback, SearchStopper
 from tune.directory import SweepDirectory
-from tune.endings import FAILURES_IN_A_ROW, EndingsCallback, SearchStopper
 from tune.stopping import SweepStop
-from tune.trial import CAUSE, REASON, STOPPED
+from tune.worker import CAUSE, REASON, STOPPED
 
 
 class Search:

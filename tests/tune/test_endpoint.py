@@ -8,14 +8,14 @@ import mlflow.pyfunc
 import pytest
 
 from decrop.cache import ContentCache
-from decrop.classifiers.stored import store_classifier
+from decrop.classifiers.storage import store_classifier
 from decrop.cli.main import run
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json
-from decrop.inputs import load_inputs
+from decrop.trial.inputs import load_inputs
 from tests.decrop.digits_trial import CPU, SHORT, certificates, short_trial
 from tests.mlflow_server.processes import free_port
-from tests.tune.test_registry import process, served_model_command
+from tests.tune.mlflow.test_registry import process, served_model_command
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

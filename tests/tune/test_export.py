@@ -12,8 +12,7 @@ from tests.tune.runs import FinishedSweep, contents, decrop
 from tests.tune.sweeps import begin, make_sweep
 from tune.directory import SweepDirectory
 from tune.export import best_trial, export_trial
-from tune.leaderboard.metric import Metric
-from tune.leaderboard.ranking import ranking
+from tune.results.ranking import Metric, ranking
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -7,7 +7,7 @@ import pytest
 from ray.exceptions import RayTaskError
 from ray.tune.error import TuneError
 
-from tune.failures import common_cause, ends_sweep, last_line
+from tune.stopping import common_cause, ends_sweep, last_line
 
 DIVERGED = "Traceback (most recent call last):\n  File …\nDivergedError: the loss is {}; lower it\n"
 

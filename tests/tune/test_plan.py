@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from decrop.cache import ContentCache
-from decrop.classifier_certificates import certify_trained_classifier, certify_undefended
-from decrop.inputs import load_inputs
-from decrop.result import Split
 from decrop.smoothing.sampling import CountRequest, SamplingTask
 from decrop.training.classifier import ClassifierTrainer
-from decrop.trial import Report, run_trial
-from decrop.trial_folder import TrialFolder
+from decrop.trial.classifier_certificates import certify_trained_classifier, certify_undefended
+from decrop.trial.folder import TrialFolder
+from decrop.trial.inputs import load_inputs
+from decrop.trial.result import Split
+from decrop.trial.run import Report, run_trial
 from tests.tune.runs import TINY, write_sweep
 from tune.cluster import Claim, Claims, ClusterSize
 from tune.plan import Plan, plan_sweep

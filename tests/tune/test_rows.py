@@ -10,8 +10,7 @@ from decrop.config import TrialConfig
 from decrop.documents import merge
 from decrop.errors import InputError
 from tests.tune.runs import TINY
-from tune.job import shares_inputs
-from tune.search import SweepSearcher
+from tune.searcher import SweepSearcher
 from tune.space import (
     listed_trials,
     reference_config,
@@ -22,6 +21,7 @@ from tune.space import (
     trial_row,
 )
 from tune.sweep_file import SweepConfig, load_sweep
+from tune.worker import shares_inputs
 
 TABLE: dict[str, Any] = {
     "name": "table",

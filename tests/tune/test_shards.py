@@ -15,7 +15,6 @@ import ray
 import torch
 from torch import nn
 
-from decrop.certification import certificate_table, local_sampler
 from decrop.data.limited import LabelledImages
 from decrop.evaluation.table import CertificateTable
 from decrop.smoothing.collect import CertificationProgress
@@ -23,6 +22,7 @@ from decrop.smoothing.execution import Precision
 from decrop.smoothing.sampling import (
     SamplingTask,
 )
+from decrop.trial.certify import certificate_table, local_sampler
 from tests.decrop.digits_trial import certificates, short_trial
 from tests.mlflow_server.processes import eventually, is_alive
 from tests.tune.sharding import (
@@ -39,7 +39,7 @@ from tests.tune.sharding import (
     warmed_up,
 )
 from tune.cluster import ClusterSize
-from tune.drawn import SamplesDrawn
+from tune.sample_counts import SamplesDrawn
 from tune.shards import _draw
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -19,8 +19,8 @@ from decrop.bundle import load_bundle, verify_bundle
 from decrop.config import LossWeights
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, write_json
-from decrop.inputs import load_inputs
 from decrop.smoothing.execution import resolve_device
+from decrop.trial.inputs import load_inputs
 from tests.mlflow_server.processes import (
     descendants,
     eventually,
@@ -41,13 +41,13 @@ from tests.tune.runs import (
 )
 from tune.cluster import ClusterSize
 from tune.directory import SweepDirectory, SweepTrialFolder, TrialState
-from tune.job import SweepJob
-from tune.leaderboard.entries import build_leaderboard
-from tune.leaderboard.ranking import chosen, ranking
-from tune.leaderboard.wording import leaderboard_markdown
+from tune.results.board import build_leaderboard
+from tune.results.ranking import chosen, ranking
+from tune.results.wording import leaderboard_markdown
 from tune.space import reference_config
 from tune.sweep import RETRIES
 from tune.sweep_file import SweepConfig
+from tune.worker import SweepJob
 
 TRIALS = [0, 1, 2, 3]
 
@@ -397,7 +397,7 @@ def test_a_sweep_goes_on_whatever_becomes_of_its_trials(
 def test_failures_in_a_row_end_a_sweep_that_can_be_taken_up_again(
     local_ray: ClusterSize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tune.endings.FAILURES_IN_A_ROW", 2)
+    monkeypatch.setattr("tune.callbacks.FAILURES_IN_A_ROW", 2)
     training = {**DIVERGING, "batch_size": 30}
     file, out = write_sweep(tmp_path, trial={"training": training}), tmp_path / "sweeps"
     with running_on(local_ray):

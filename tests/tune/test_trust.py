@@ -11,10 +11,10 @@ from tests.tune.runs import decrop, running_on, write_sweep
 from tests.tune.sweeps import begin, end, write_complete_trial, write_outcome
 from tune.cluster import Claim, Claims, ClusterSize
 from tune.directory import SweepDirectory, TrialRecord
-from tune.job import SweepJob, run_recorded
 from tune.space import reference_config
 from tune.sweep import resume_command
 from tune.sweep_file import load_sweep
+from tune.worker import SweepJob, run_recorded
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -121,7 +121,7 @@ def test_a_strangers_endpoint_is_not_asked(tmp_path: Path) -> None:
 def test_commands_that_read_import_nothing(
     strangers: SweepDirectory, marker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tune.dashboard.serve", lambda *arguments: None)
+    monkeypatch.setattr("tune.mlflow.dashboard.serve", lambda *arguments: None)
     path = strangers.path
     for command in (
         ["sync", path],

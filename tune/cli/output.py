@@ -10,7 +10,7 @@ from rich.text import Text
 from decrop.cli.output import console
 
 if TYPE_CHECKING:
-    from tune.tables import TextTable
+    from tune.results.tables import TextTable
 
 # Of the ends of intervals in %, so that a table fits into a terminal.
 INTERVAL_DECIMALS = 0

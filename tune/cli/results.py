@@ -47,16 +47,16 @@ def leaderboard(
     Example: [bold]decrop leaderboard sweeps/quickstart-20260101-120000 --top 2 --seeds 3[/bold]
     """
     from tune.directory import SweepDirectory
-    from tune.leaderboard.entries import build_leaderboard
-    from tune.leaderboard.metric import metric_named
-    from tune.leaderboard.ranking import (
+    from tune.results.board import build_leaderboard
+    from tune.results.ranking import (
         certified_radii,
         chosen,
+        metric_named,
         ranking,
         sweep_metric,
         sweep_top,
     )
-    from tune.leaderboard.wording import leaderboard_tables
+    from tune.results.wording import leaderboard_tables
 
     opened = SweepDirectory.open(directory)
     if not opened.leaderboard_json_path.exists():
@@ -97,7 +97,7 @@ def compare(
 
     Example: [bold]decrop compare sweeps/quickstart-20260101-120000 my-denoiser --to both[/bold]
     """
-    from tune.compare import (
+    from tune.results.compare import (
         place_side_by_side,
         read_certified,
         side_by_side_tables,
@@ -134,7 +134,7 @@ def report(
     Example: [bold]decrop report sweeps/paper_table4-20260101-120000 --to table4[/bold]
     """
     from tune.directory import SweepDirectory
-    from tune.report import read_report, report_latex, report_markdown, write_report
+    from tune.results.report import read_report, report_latex, report_markdown, write_report
 
     reports = [read_report(SweepDirectory.open(directory)) for directory in directories]
     if to is not None:
@@ -214,7 +214,7 @@ def _check_registration(
     if without_classifier:
         raise InputError("--register: a model is served with its classifier; drop one of both.")
     require_sweep_extra()
-    from tune.tracking import check_tracking_uri
+    from tune.mlflow import check_tracking_uri
 
     if not name.strip() or set(name) & set("/:"):
         raise InputError(f"--register {name!r}: must be a name without '/' and ':'.")
@@ -231,9 +231,9 @@ def _register(
     *,
     trust_code: bool,
 ) -> int:
-    from tune.dashboard import serving_commands
-    from tune.registry import register_bundle
-    from tune.tracking import TrackingError
+    from tune.mlflow import TrackingError
+    from tune.mlflow.dashboard import serving_commands
+    from tune.mlflow.registry import register_bundle
 
     try:
         with console.status("registering"):

@@ -24,9 +24,9 @@ FAILED, OUT_OF_TIME = 1, 3
 # Ray and MLflow take seconds to import, and may not be installed; commands that need them import
 # what uses them, so that `decrop --help` and the other commands do without.
 if TYPE_CHECKING:
-    from decrop.total_queries import TotalQueries
+    from decrop.trial.query_budget import TotalQueries
     from tune.directory import SweepDirectory
-    from tune.leaderboard.entries import Entry
+    from tune.results.board import Entry
     from tune.sweep import SweepOutcome, SweepStoppedError
     from tune.sweep_file import SweepConfig
 
@@ -134,7 +134,7 @@ def _check_hours(max_hours: float | None) -> None:
 def _dry_run(loaded: Any, address: str | None, *, trust_code: bool, as_json: bool) -> None:
     from tune.cluster import claims, cluster, local_size
     from tune.plan import plan_sweep
-    from tune.queries import sweep_queries
+    from tune.query_budget import sweep_queries
     from tune.sweep import check_sweep
 
     check_sweep(loaded, refused=None if trust_code else "code")
@@ -174,8 +174,8 @@ def _finals_are(sweep: "SweepConfig") -> str:
 
 
 def _show_outcome(run: Any, *, as_json: bool) -> None:
-    from tune.dashboard import dashboard_command, dashboard_url
-    from tune.leaderboard.wording import accuracy_table
+    from tune.mlflow.dashboard import dashboard_command, dashboard_url
+    from tune.results.wording import accuracy_table
     from tune.sweep import SweepFailedError, SweepStoppedError
 
     try:
@@ -207,7 +207,7 @@ def _show_outcome(run: Any, *, as_json: bool) -> None:
 
 
 def _say_asked(directory: "SweepDirectory") -> None:
-    from decrop.classifiers.endpoint import QueryLedger
+    from decrop.black_box import QueryLedger
 
     if directory.queries_path.exists():
         spent = QueryLedger(directory.queries_path).spent()
@@ -221,7 +221,7 @@ def _say_asked(directory: "SweepDirectory") -> None:
 
 def _show_standing(stopped: "SweepStoppedError") -> int:
     """Say what a stopped sweep has found, and return the exit code of why it stopped."""
-    from tune.leaderboard.standing import standing_tables
+    from tune.results.interim import standing_tables
     from tune.stopping import INTERRUPTED
     from tune.sweep import resume_command
 

@@ -19,8 +19,8 @@ def sync(directory: Directory, tracking_uri: TrackingUri = None) -> None:
     """
     require_sweep_extra()
     from tune.directory import SweepDirectory
-    from tune.tracking import Tracker, TrackingError
-    from tune.tracking.trainings import sync_training
+    from tune.mlflow import Tracker, TrackingError
+    from tune.mlflow.trainings import sync_training
     from tune.training_folder import training_in
 
     training = training_in(directory)
@@ -47,9 +47,9 @@ def dashboard(
     Example: [bold]decrop dashboard sweeps/quickstart-20260101-120000[/bold]
     """
     require_sweep_extra()
-    from tune.dashboard import serve
     from tune.directory import SweepDirectory
-    from tune.tracking import Tracker
+    from tune.mlflow import Tracker
+    from tune.mlflow.dashboard import serve
 
     opened = SweepDirectory.open(directory)
     with console.status("opening the store"):

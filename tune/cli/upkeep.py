@@ -22,7 +22,7 @@ def audit(directory: Directory, tracking_uri: TrackingUri = None, as_json: AsJso
     require_sweep_extra()
     from tune.audit import audit_sweep, audit_table
     from tune.directory import SweepDirectory
-    from tune.tracking import TrackingError
+    from tune.mlflow import TrackingError
 
     opened = SweepDirectory.open(directory)
     try:

@@ -12,8 +12,8 @@ from huggingface_hub import ModelCard
 from decrop.bundle import export_bundle, load_bundle
 from decrop.errors import InputError
 from decrop.files import read_json, write_json
-from decrop.inputs import TrialInputs
-from decrop.trial_folder import TrialFolder
+from decrop.trial.folder import TrialFolder
+from decrop.trial.inputs import TrialInputs
 from tests.decrop.digits_trial import files_in
 
 

@@ -10,7 +10,7 @@ from decrop.bundle.model_card import model_card
 from decrop.config import TrialConfig
 from decrop.evaluation.accuracy import exact_interval
 from decrop.evaluation.table import Shares
-from decrop.result import Scores, Split, TrialResult
+from decrop.trial.result import Scores, Split, TrialResult
 from tests.decrop.digits_trial import short_trial
 
 ACCURACY = {"0.0": 0.525, "0.25": 0.275, "0.5": 0.0}

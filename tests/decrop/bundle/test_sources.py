@@ -10,13 +10,13 @@ from decrop.bundle import verify_bundle
 from decrop.cache import ContentCache
 from decrop.cli.main import run
 from decrop.errors import InputError
-from decrop.inputs import load_inputs
-from decrop.trial import run_trial
-from decrop.trial_folder import TrialFolder
+from decrop.trial.folder import TrialFolder
+from decrop.trial.inputs import load_inputs
+from decrop.trial.run import run_trial
+from tests.decrop.bundle.test_export import export
 from tests.decrop.classifiers.exported import program_of
 from tests.decrop.classifiers.factories import make
 from tests.decrop.digits_trial import CPU, short_trial
-from tests.decrop.test_bundle import export
 
 FACTORY = "tests.decrop.classifiers.factories:make"
 

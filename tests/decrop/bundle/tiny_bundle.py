@@ -13,13 +13,13 @@ import torch
 
 from decrop.bundle import export_bundle, load_bundle
 from decrop.bundle.layout import CHECKSUMS, write_checksums
-from decrop.bundle.rejecting import add_rejector
+from decrop.bundle.rejector import add_rejector
 from decrop.cache import ContentCache
-from decrop.cli.settings import change
+from decrop.cli.options import change
 from decrop.config.rejector import RejectorSettings
-from decrop.inputs import load_inputs
-from decrop.trial import run_trial
-from decrop.trial_folder import TrialFolder
+from decrop.trial.folder import TrialFolder
+from decrop.trial.inputs import load_inputs
+from decrop.trial.run import run_trial
 from tests.decrop.digits_trial import CPU, short_trial
 
 _STEP = 1 / 64

@@ -9,10 +9,10 @@ import pytest
 from decrop.bundle import load_bundle
 from decrop.bundle.export import portable
 from decrop.cli.main import run
-from decrop.cli.settings import change
+from decrop.cli.options import change
 from decrop.files import read_json
-from decrop.inputs import TrialInputs
-from tests.decrop.classifiers.endpoint.server import labels_of, probabilities_of, serving
+from decrop.trial.inputs import TrialInputs
+from tests.decrop.black_box.server import labels_of, probabilities_of, serving
 from tests.decrop.digits_trial import (
     ESTIMATION_SAMPLES,
     FIXED,

@@ -16,20 +16,20 @@ import pytest
 from safetensors.torch import load_file, save_file
 from scipy.stats import norm
 
-import decrop.certification
 import decrop.training.trained_classifier
+import decrop.trial.certify
 from decrop.bundle import load_bundle
-from decrop.certification import MakeSampler
-from decrop.classifier_certificates import certify_undefended
 from decrop.cli.main import run
 from decrop.config import TrialConfig
 from decrop.evaluation.table import CertificateTable
-from decrop.inputs import TrialInputs
-from decrop.result import Scores
 from decrop.smoothing import collect
 from decrop.smoothing.execution import resolve_precision
 from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler, SamplingTask
-from decrop.trial_folder import TrialFolder
+from decrop.trial.certify import MakeSampler
+from decrop.trial.classifier_certificates import certify_undefended
+from decrop.trial.folder import TrialFolder
+from decrop.trial.inputs import TrialInputs
+from decrop.trial.result import Scores
 from tests.decrop.cli.bad_settings import BAD_ARGUMENTS, write_bad_files
 from tests.decrop.digits_trial import (
     CPU,
@@ -306,7 +306,7 @@ def test_an_interrupted_run_goes_on_and_draws_only_the_rest(
     monkeypatch.setattr(collect, "_GROUP_SECONDS", 0.0)
     probed = iter([3, 5, 3])
     monkeypatch.setattr(
-        decrop.certification, "probe_chunks_per_batch", lambda task, device: next(probed)
+        decrop.trial.certify, "probe_chunks_per_batch", lambda task, device: next(probed)
     )
     options = set_options(procedure, f"execution.chunks_per_batch={chunks_per_batch}")
     out = tmp_path / "certificates.tsv"

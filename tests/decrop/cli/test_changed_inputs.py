@@ -13,7 +13,7 @@ from decrop.cli.main import run
 from decrop.networks.registry import build_classifier_network
 from decrop.training.classifier import ClassifierTrainer
 from decrop.training.denoiser import DenoiserTrainer
-from tests.decrop.black_boxes import URL, InProcess, serve
+from tests.decrop.black_box.functions import URL, InProcess, serve
 from tests.decrop.data.test_datasets import write_parquet
 from tests.decrop.digits_trial import SHORT, files_in
 

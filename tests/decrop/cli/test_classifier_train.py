@@ -10,10 +10,10 @@ import torch
 
 from decrop.classifiers.load import untrained_classifier
 from decrop.cli.main import run
-from decrop.cli.settings import load_trial
+from decrop.cli.options import load_trial
 from decrop.data.datasets import load_dataset
+from decrop.data.images import InMemoryImages
 from decrop.data.limited import limited_data
-from decrop.data.sources import InMemoryImages
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json
 from decrop.training.classifier import ClassifierTrainer

@@ -13,17 +13,17 @@ from typing import Any
 
 import pytest
 
+from decrop.black_box import endpoint_classifier
 from decrop.bundle import export_bundle, load_bundle
 from decrop.bundle.layout import FORMAT
-from decrop.classifiers.endpoint import endpoint_classifier
 from decrop.cli.main import run
 from decrop.data.datasets import load_dataset
 from decrop.evaluation.record import record_path
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, write_json
-from decrop.inputs import TrialInputs
-from decrop.trial_folder import TrialFolder
-from tests.decrop.classifiers.endpoint.server import (
+from decrop.trial.folder import TrialFolder
+from decrop.trial.inputs import TrialInputs
+from tests.decrop.black_box.server import (
     Endpoint,
     Reply,
     labels_of,

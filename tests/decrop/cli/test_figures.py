@@ -10,7 +10,7 @@ import pytest
 import decrop.bundle.verify
 from decrop.cli.main import run
 from decrop.files import read_json, write_json
-from decrop.trial_folder import TrialFolder
+from decrop.trial.folder import TrialFolder
 from tests.decrop.digits_trial import files_in
 
 NEED_NO_DATA = {"certified_accuracy.png", "training.png"}

@@ -10,8 +10,8 @@ from rich.console import Console
 from decrop.cli import output
 from decrop.cli.output import accuracy_cell, accuracy_table, duration, print_json, progress_bars
 from decrop.evaluation.accuracy import exact_interval
-from decrop.result import Scores
 from decrop.smoothing.collect import CertificationProgress
+from decrop.trial.result import Scores
 
 
 def scores(accuracy: float) -> Scores:

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-import decrop.trial
+import decrop.trial.run
 from decrop.bundle import load_bundle, verify_bundle
 from decrop.cli.main import run
 from decrop.files import read_json
-from decrop.result import TrialResult
 from decrop.smoothing.sampling import LocalSampler
 from decrop.training.denoiser import DenoiserTrainer
-from decrop.trial_folder import TrialFolder
+from decrop.trial.folder import TrialFolder
+from decrop.trial.result import TrialResult
 from tests.decrop.cli.bad_settings import BAD_ARGUMENTS, write_bad_files
 from tests.decrop.digits_trial import EPOCHS, SHORT, TEST_IMAGES, files_in, outcome
 
@@ -101,7 +101,7 @@ def test_an_interrupted_run_goes_on(
 ) -> None:
     out = tmp_path / "run"
     # Save after every epoch.
-    monkeypatch.setattr(decrop.trial, "_SAVE_EVERY_SECONDS", -1.0)
+    monkeypatch.setattr(decrop.trial.run, "_SAVE_EVERY_SECONDS", -1.0)
     run_epoch = DenoiserTrainer.run_epoch
     epochs: list[int] = []
 
@@ -174,7 +174,7 @@ def test_without_out_a_run_gets_a_folder_of_its_own(
         raise BegunError(str(folder.path))
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(decrop.trial, "run_trial", begun)
+    monkeypatch.setattr(decrop.trial.run, "run_trial", begun)
     with pytest.raises(BegunError) as folder:
         run([word for word in arguments(tmp_path) if word not in ("--out", str(tmp_path))])
     assert re.fullmatch(r"runs/digits-\d{8}-\d{6}/trial", str(folder.value))

@@ -19,7 +19,7 @@ from decrop.data.limited import take
 from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, sha256_of_file, write_json
-from decrop.result import Scores
+from decrop.trial.result import Scores
 from tests.decrop.digits_trial import TEST_IMAGES
 
 

@@ -10,9 +10,7 @@ from scipy.stats import binomtest, chisquare
 from torch import Tensor
 
 from decrop.config import AugmentationPolicy, AugmentationSettings, Mixing
-from decrop.data.augment import augment_views
-from decrop.data.mixing import MIXINGS, mixed
-from decrop.data.policies import POLICIES, moved
+from decrop.data.augmentation import MIXINGS, POLICIES, augment_views, mixed, moved
 from decrop.documents import trial_config
 from decrop.errors import InputError
 from decrop.seeds import torch_generator

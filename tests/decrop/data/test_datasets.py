@@ -19,8 +19,8 @@ from decrop._torchvision import torchvision
 from decrop.config import DatasetName, DatasetSettings, LimitedDataSettings
 from decrop.data import datasets
 from decrop.data.datasets import Dataset, load_dataset
+from decrop.data.images import ImageSource
 from decrop.data.limited import limited_data
-from decrop.data.sources import ImageSource
 from decrop.documents import trial_config
 from decrop.errors import InputError
 from tests.decrop.data.encoded import png, random_pixels

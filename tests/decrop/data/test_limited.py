@@ -6,8 +6,8 @@ from torch import Tensor
 
 from decrop.config import LimitedDataSettings
 from decrop.data.datasets import Dataset
+from decrop.data.images import InMemoryImages
 from decrop.data.limited import LabelledImages, LimitedData, evenly_spaced, limited_data
-from decrop.data.sources import InMemoryImages
 from decrop.errors import InputError
 from tests.decrop.tiny import tiny_dataset
 

@@ -6,7 +6,7 @@ from scipy.stats import kstest
 from torch import Tensor
 
 from decrop.config import AugmentationSettings, Mixing
-from decrop.data.mixing import mixed
+from decrop.data.augmentation import mixed
 from decrop.seeds import torch_generator
 
 BATCH = 800

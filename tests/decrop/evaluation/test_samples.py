@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from decrop.cache import ContentCache
-from decrop.evaluation import samples as module
-from decrop.evaluation.samples import features_figure, samples_figure
-from decrop.inputs import TrialInputs
-from decrop.synthesis.stage_one import StageOne, stage_one
+from decrop.evaluation import sample_figures as module
+from decrop.evaluation.sample_figures import features_figure, samples_figure
+from decrop.synthesis.synthetic_samples import SyntheticSamples, synthetic_samples
+from decrop.trial.inputs import TrialInputs
 from tests.decrop.digits_trial import CPU, short_trial
 
 SIGMA = 0.25
@@ -28,9 +28,9 @@ class Halving(nn.Module):
 
 
 @pytest.fixture
-def samples(inputs: TrialInputs, cache: ContentCache) -> StageOne:
+def samples(inputs: TrialInputs, cache: ContentCache) -> SyntheticSamples:
     config = short_trial("interpolation.count=3")
-    return stage_one(
+    return synthetic_samples(
         inputs.classifier,
         inputs.limited,
         config.boundary,
@@ -41,7 +41,7 @@ def samples(inputs: TrialInputs, cache: ContentCache) -> StageOne:
     )
 
 
-def drawn_samples(inputs: TrialInputs, samples: StageOne, seed: int = 0) -> Figure:
+def drawn_samples(inputs: TrialInputs, samples: SyntheticSamples, seed: int = 0) -> Figure:
     return samples_figure(
         samples,
         inputs.limited.all.labels,
@@ -54,7 +54,7 @@ def drawn_samples(inputs: TrialInputs, samples: StageOne, seed: int = 0) -> Figu
     )
 
 
-def drawn_features(inputs: TrialInputs, samples: StageOne, shown_class: int = 3) -> Figure:
+def drawn_features(inputs: TrialInputs, samples: SyntheticSamples, shown_class: int = 3) -> Figure:
     return features_figure(
         samples,
         inputs.limited.all.labels,
@@ -81,7 +81,9 @@ def points(figure: Figure) -> dict[str, np.ndarray]:
     return {str(group.get_label()): np.asarray(group.get_offsets()) for group in axes.collections}
 
 
-def test_each_row_shows_the_samples_of_its_name(inputs: TrialInputs, samples: StageOne) -> None:
+def test_each_row_shows_the_samples_of_its_name(
+    inputs: TrialInputs, samples: SyntheticSamples
+) -> None:
     rows = rows_of(drawn_samples(inputs, samples))
     assert list(rows) == KINDS
     # The first image of each class, by class.
@@ -98,7 +100,7 @@ def test_each_row_shows_the_samples_of_its_name(inputs: TrialInputs, samples: St
 
 
 def test_the_denoiser_gets_the_noisy_pictures_in_eval_mode(
-    inputs: TrialInputs, samples: StageOne
+    inputs: TrialInputs, samples: SyntheticSamples
 ) -> None:
     rows = rows_of(drawn_samples(inputs, samples))
     for noisy, denoised in zip(rows["noisy"], rows["denoised"], strict=True):
@@ -106,7 +108,9 @@ def test_the_denoiser_gets_the_noisy_pictures_in_eval_mode(
         assert np.allclose(picture(denoised)[inside], picture(noisy)[inside] / 2)
 
 
-def test_noise_has_the_given_deviation_and_seed(inputs: TrialInputs, samples: StageOne) -> None:
+def test_noise_has_the_given_deviation_and_seed(
+    inputs: TrialInputs, samples: SyntheticSamples
+) -> None:
     drawn = [rows_of(drawn_samples(inputs, samples, seed)) for seed in (0, 0, 1)]
     one, same, other = (np.stack([picture(axes) for axes in rows["noisy"]]) for rows in drawn)
     assert np.array_equal(one, same)
@@ -118,7 +122,7 @@ def test_noise_has_the_given_deviation_and_seed(inputs: TrialInputs, samples: St
 
 
 def test_predictions_are_the_classifiers_and_wrong_ones_are_marked(
-    inputs: TrialInputs, samples: StageOne
+    inputs: TrialInputs, samples: SyntheticSamples
 ) -> None:
     rows = rows_of(drawn_samples(inputs, samples))
     wrong = 0
@@ -133,7 +137,7 @@ def test_predictions_are_the_classifiers_and_wrong_ones_are_marked(
 
 
 def test_with_few_classes_there_are_more_images_of_each(
-    inputs: TrialInputs, samples: StageOne
+    inputs: TrialInputs, samples: SyntheticSamples
 ) -> None:
     two = inputs.limited.all.labels < 2
     limited = dataclasses.replace(inputs.limited, all=inputs.limited.all.subset(two))
@@ -142,7 +146,9 @@ def test_with_few_classes_there_are_more_images_of_each(
     assert titles == ["0"] * 4 + ["1"] * 4
 
 
-def test_features_are_of_one_class_in_three_groups(inputs: TrialInputs, samples: StageOne) -> None:
+def test_features_are_of_one_class_in_three_groups(
+    inputs: TrialInputs, samples: SyntheticSamples
+) -> None:
     figure = drawn_features(inputs, samples)
     members = int((inputs.limited.all.labels == 3).sum())
     groups = points(figure)
@@ -153,14 +159,14 @@ def test_features_are_of_one_class_in_three_groups(inputs: TrialInputs, samples:
     assert not np.array_equal(other["limited"], groups["limited"])
 
 
-def test_the_same_features_are_drawn_again(inputs: TrialInputs, samples: StageOne) -> None:
+def test_the_same_features_are_drawn_again(inputs: TrialInputs, samples: SyntheticSamples) -> None:
     once, again = (points(drawn_features(inputs, samples)) for _ in range(2))
     for name, group in once.items():
         assert np.array_equal(group, again[name])
 
 
 def test_of_many_images_the_first_are_embedded(
-    inputs: TrialInputs, samples: StageOne, monkeypatch: pytest.MonkeyPatch
+    inputs: TrialInputs, samples: SyntheticSamples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_EMBEDDED_IMAGES", 2)
     assert {len(group) for group in points(drawn_features(inputs, samples)).values()} == {2}

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from decrop.networks.resnet12 import ResNet12
+from decrop.networks.resnet import ResNet12
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

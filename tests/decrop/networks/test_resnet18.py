@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from decrop._torchvision import torchvision
-from decrop.networks.resnet18 import resnet18
+from decrop.networks.resnet import resnet18
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from decrop.rejection.network import RejectingNetwork
 from decrop.seeds import torch_generator
 from decrop.smoothing.noise import noise_source
-from decrop.smoothing.rejecting import RejectingNetwork
 from decrop.smoothing.sampling import CountRequest, SamplingTask
 from tests.decrop.rejecting import CLASSES, SHAPE, rejecting_network
 

@@ -13,9 +13,9 @@ from decrop.errors import InputError
 from decrop.smoothing import certify as certify_module
 from decrop.smoothing.certify import CertificationOutcome, certify_adaptive, radius_grid
 from decrop.smoothing.collect import CertificationProgress
-from decrop.smoothing.plan import worth_of_radii
 from decrop.smoothing.sampling import ESTIMATION, SELECTION, CountRequest
 from decrop.smoothing.sequential import SequentialDesign, look_schedule
+from decrop.smoothing.worth import worth_of_radii
 from tests.decrop.smoothing.virtual import VirtualSampler
 
 SIGMA = 0.25

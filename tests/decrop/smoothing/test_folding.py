@@ -5,7 +5,6 @@ import torch
 from torch import Tensor, nn
 
 from decrop.config import ClassifierArchitecture, DenoiserArchitecture, DenoiserSettings
-from decrop.networks.cifar_resnet import CifarResNet
 from decrop.networks.dncnn import DnCNN
 from decrop.networks.registry import (
     CLASSIFIERS,
@@ -13,8 +12,9 @@ from decrop.networks.registry import (
     build_classifier_network,
     build_denoiser,
 )
+from decrop.networks.resnet import CifarResNet
 from decrop.networks.small_cnn import SmallCNN
-from decrop.smoothing.folding import fold_batch_norms
+from decrop.smoothing.prepare import fold_batch_norms
 from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler, SamplingTask
 
 

@@ -14,11 +14,11 @@ from decrop.classifiers.classifier import Classifier
 from decrop.cli.main import run
 from decrop.config import ExecutionSettings
 from decrop.errors import InputError
-from decrop.inputs import load_inputs
 from decrop.smoothing import execution as execution_module
 from decrop.smoothing.prepare import as_given, fitting_execution, prepared
-from decrop.trial import run_trial
-from decrop.trial_folder import TrialFolder
+from decrop.trial.folder import TrialFolder
+from decrop.trial.inputs import load_inputs
+from decrop.trial.run import run_trial
 from tests.decrop.classifiers.factories import Misleading, flattening
 from tests.decrop.digits_trial import TEST_IMAGES, draw_nothing, short_trial
 from tests.decrop.tiny import CPU

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from decrop.classifiers.classifier import Classifier
-from decrop.synthesis.stage_one import StageOne
+from decrop.synthesis.synthetic_samples import SyntheticSamples
 from decrop.training.denoiser import DenoiserTrainer, EpochRecord
 from tests.decrop.tiny import CPU, random_samples, tiny_classifier, tiny_config
 
@@ -25,7 +25,7 @@ NO_WEIGHTS = {"label_consistency": 0, "cosine": 0, "mmd": 0, "discriminator": 0}
 
 
 def make_trainer(
-    samples: StageOne | None = None, classifier: Classifier | None = None, **changes: Any
+    samples: SyntheticSamples | None = None, classifier: Classifier | None = None, **changes: Any
 ) -> DenoiserTrainer:
     config = tiny_config(**changes)
     return DenoiserTrainer(

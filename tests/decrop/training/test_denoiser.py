@@ -10,7 +10,7 @@ from torch import Tensor
 
 from decrop.classifiers.classifier import Classifier
 from decrop.networks.discriminator import Discriminator
-from decrop.synthesis.stage_one import StageOne
+from decrop.synthesis.synthetic_samples import SyntheticSamples
 from decrop.training.denoiser import DenoiserTrainer, EpochRecord
 from decrop.training.losses import (
     LossTerms,
@@ -52,7 +52,7 @@ class Step:
     last: str
 
 
-def one_step(trainer: DenoiserTrainer, classifier: Classifier, samples: StageOne) -> Step:
+def one_step(trainer: DenoiserTrainer, classifier: Classifier, samples: SyntheticSamples) -> Step:
     """Train an epoch of a single step without augmentation and find out what the views were."""
     found, record = record_epoch(trainer, classifier)
     assert len(found.noisy) == 3
@@ -175,10 +175,10 @@ def test_interpolated_samples_of_an_image_take_turns() -> None:
     assert counts.min() > IMAGES * 12 / count / 2
 
 
-def three_equal_views() -> StageOne:
+def three_equal_views() -> SyntheticSamples:
     clean = random_samples(IMAGES).clean
     flipped = torch.ones(IMAGES, dtype=torch.bool)
-    return StageOne(clean, clean, flipped, clean[None], torch.zeros(1, IMAGES))
+    return SyntheticSamples(clean, clean, flipped, clean[None], torch.zeros(1, IMAGES))
 
 
 @pytest.mark.parametrize("views", ["matched", "independent"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from decrop.synthesis.stage_one import StageOne
+from decrop.synthesis.synthetic_samples import SyntheticSamples
 from decrop.training.denoiser import DenoiserTrainer, EpochRecord, TrainingDivergedError
 from decrop.training.losses import (
     cosine_similarity,
@@ -174,7 +174,7 @@ def test_bf16_trains_nearly_as_fp32_and_keeps_fp32_weights() -> None:
 # Samples whose attack failed.
 
 
-def with_other_unflipped_boundary(samples: StageOne) -> StageOne:
+def with_other_unflipped_boundary(samples: SyntheticSamples) -> SyntheticSamples:
     boundary = samples.boundary.clone()
     boundary[~samples.flipped] = 1 - boundary[~samples.flipped]
     return dataclasses.replace(samples, boundary=boundary)

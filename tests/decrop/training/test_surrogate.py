@@ -9,14 +9,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from decrop.cache import ContentCache
-from decrop.cli.settings import load_trial
+from decrop.cli.options import load_trial
 from decrop.config import TrialConfig
 from decrop.data.datasets import load_dataset
 from decrop.data.limited import limited_data
 from decrop.errors import InputError, RunError
 from decrop.files import sha256_of_tensors
-from decrop.inputs import load_inputs
-from decrop.synthesis.queries import PIECE
+from decrop.synthesis.query_images import PIECE
 from decrop.training.surrogate import (
     ANSWERS,
     SURROGATE,
@@ -25,7 +24,8 @@ from decrop.training.surrogate import (
     load_surrogate,
     surrogate_to_train,
 )
-from tests.decrop.black_boxes import URL, InProcess
+from decrop.trial.inputs import load_inputs
+from tests.decrop.black_box.functions import URL, InProcess
 from tests.decrop.digits_trial import CPU
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from decrop.cache import ContentCache
-from decrop.inputs import TrialInputs
 from decrop.smoothing import collect
-from decrop.trial_folder import TrialFolder
+from decrop.trial.folder import TrialFolder
+from decrop.trial.inputs import TrialInputs
 from tests.decrop.digits_trial import (
     draw_nothing,
 )

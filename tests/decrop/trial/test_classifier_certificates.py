@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from decrop.cache import ContentCache
-from decrop.classifier_certificates import certify_undefended
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json
-from decrop.inputs import TrialInputs
-from decrop.result import Scores, TrialResult
-from decrop.trial import run_trial
-from decrop.trial_folder import TrialFolder
+from decrop.trial.classifier_certificates import certify_undefended
+from decrop.trial.folder import TrialFolder
+from decrop.trial.inputs import TrialInputs
+from decrop.trial.result import Scores, TrialResult
+from decrop.trial.run import run_trial
 from tests.decrop.digits_trial import (
     ESTIMATION_SAMPLES,
     FIXED,

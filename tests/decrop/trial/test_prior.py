@@ -8,11 +8,11 @@ import torch
 from decrop.cache import ContentCache
 from decrop.config import TrialConfig
 from decrop.files import read_json
-from decrop.inputs import TrialInputs
 from decrop.training.denoiser import DenoiserTrainer
 from decrop.training.prior import PRIOR, prior_weights
-from decrop.trial import run_trial
-from decrop.trial_folder import TrialFolder
+from decrop.trial.folder import TrialFolder
+from decrop.trial.inputs import TrialInputs
+from decrop.trial.run import run_trial
 from tests.decrop.digits_trial import (
     CPU,
     outcome,

@@ -19,7 +19,7 @@ from tests.tune.runs import (
 from tests.tune.sweeps import make_sweep
 from tune.cluster import ClusterSize
 from tune.directory import SweepDirectory
-from tune.leaderboard.ranking import ranking
+from tune.results.ranking import ranking
 
 
 @pytest.fixture

@@ -1,0 +1,322 @@
+"""The classifier behind an endpoint: only its predictions are known."""
+
+import threading
+import typing
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from decrop.black_box.client import EndpointClient, QueryLedger, WrongAnswerError
+from decrop.black_box.protocol import as_sent, decode, encode, most_bytes
+from decrop.config import ClassifierSettings, EndpointSettings
+from decrop.config.black_box import Answers, Pixels, Protocol, Scale
+from decrop.data.datasets import Dataset
+from decrop.errors import InputError
+from decrop.files import sha256_of_json
+from decrop.seeds import torch_generator
+
+
+class BlackBox(typing.Protocol):
+    """Answers images with predictions; there are no gradients and no features."""
+
+    class_count: int
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Return float32 [B, K] of float32 images [B, C, H, W] in [0,1] pixels.
+
+        One-hot where the classifier gives labels only.
+
+        Raises:
+            RunError: the classifier does not answer, or not what it should.
+        """
+        ...
+
+    def content_hash(self) -> str:
+        """Hash what determines the predictions, as far as it is known."""
+        ...
+
+
+def ask(
+    client: EndpointClient,
+    sent: NDArray[Any],
+    *,
+    protocol: Protocol,
+    answers: Literal["auto", Answers],
+    class_count: int,
+    retries: int | None = None,
+    stop: threading.Event | None = None,
+) -> tuple[NDArray[np.float32], Answers]:
+    """Ask for images by one request (and its repetitions).
+
+    Args:
+        client: of the endpoint.
+        sent: numbers [B, C, H, W], B >= 1 (`as_sent`).
+        protocol: to ask in.
+        answers: that are expected (`decode`).
+        class_count: K.
+        retries: instead of those of the client's settings.
+        stop: once it is set, the request is not repeated any more.
+
+    Returns:
+        probabilities, float32 [B, K], and what the answer held.
+
+    Raises:
+        EndpointError: the endpoint does not answer, or not what a classifier must.
+        QueryBudgetError: the budget does not suffice.
+    """
+    count = len(sent)
+    body = client.post(
+        encode(protocol, sent),
+        images=count,
+        most_bytes=most_bytes(count, class_count),
+        retries=retries,
+        stop=stop,
+    )
+    try:
+        found = decode(body, protocol, answers, count=count, class_count=class_count)
+    except ValueError as error:
+        raise WrongAnswerError(f"{client.url} {client.shown(error)}. {client.told(body)}") from None
+    client.ledger.answered(count)
+    return found
+
+
+# Logarithms of smaller probabilities would not be finite, as if the endpoint had failed.
+_SMALLEST = torch.finfo(torch.float32).tiny
+
+
+@dataclass(frozen=True)
+class EndpointFunction:
+    """Everything known that decides an endpoint's answers.
+
+    Attributes:
+        url: of the endpoint that was certified, or is to be.
+        protocol: in which it is asked.
+        answers: what it gives for each image.
+        pixels: what is done to images before they are sent.
+        scale: that a white pixel is sent as.
+        class_count: K.
+        image_shape: channels, height and width.
+    """
+
+    url: str
+    protocol: Protocol
+    answers: Answers
+    pixels: Pixels
+    scale: Scale
+    class_count: int
+    image_shape: tuple[int, int, int]
+
+    def content_hash(self) -> str:
+        """Hash all of it."""
+        return sha256_of_json(["endpoint", asdict(self)])
+
+
+class EndpointClassifier(nn.Module):
+    """A classifier that is asked over HTTP; a `BlackBox`.
+
+    There are no weights, gradients or features. Threads may share it; copies share connections and
+    the count of queries; after pickling it opens connections of its own.
+    """
+
+    def __init__(self, function: EndpointFunction, client: EndpointClient) -> None:
+        """Put a function behind a client.
+
+        Args:
+            function: what is asked for.
+            client: of the endpoint's URL; where that is another one than the function's, the
+                endpoint has moved, and is taken to be the same classifier.
+        """
+        super().__init__()
+        self.function = function
+        self.client = client
+        self.class_count = function.class_count
+
+    @property
+    def url(self) -> str:
+        """Return the address that is asked."""
+        return self.client.url
+
+    @property
+    def architecture(self) -> str:
+        """Return the address under which it is recorded."""
+        return self.function.url
+
+    @property
+    def channels(self) -> int:
+        """Return the number of channels of an image."""
+        return self.function.image_shape[0]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logarithms of probabilities, float32 [B, K], finite (see `probabilities`)."""
+        return self.probabilities(images).clamp(min=_SMALLEST).log()
+
+    def probabilities(self, images: Tensor, *, stop: threading.Event | None = None) -> Tensor:
+        """Return float32 [B, K] of images [B, C, H, W] in [0,1] pixels; one-hot from labels.
+
+        Requests of at most `batch_size` images, of which `concurrency` are under way at once. Once
+        `stop` is set nothing more is sent.
+
+        Raises:
+            InputError: images are of another shape, or values are not finite.
+            EndpointError: the endpoint does not answer, or not what a classifier must.
+            QueryBudgetError: the budget does not suffice.
+        """
+        parts = images.split(self.client.settings.batch_size) if len(images) else ()
+        if not parts:
+            return torch.zeros(0, self.class_count, device=images.device)
+        if len(parts) == 1:
+            return self._answer(images, stop)
+        stop = stop or threading.Event()
+        with ThreadPoolExecutor(min(self.client.settings.concurrency, len(parts))) as pool:
+            asking = [pool.submit(self._answer, part, stop) for part in parts]
+            try:
+                return torch.cat([answer.result() for answer in asking])
+            except BaseException:
+                stop.set()
+                raise
+
+    def _answer(self, images: Tensor, stop: threading.Event | None) -> Tensor:
+        """Return what `probabilities` does, by one request."""
+        function = self.function
+        if tuple(images.shape[1:]) != function.image_shape:
+            raise InputError(
+                f"{self.url} is asked for images {list(function.image_shape)} (channels, height, "
+                f"width), not {list(images.shape[1:])}."
+            )
+        given = images.detach().float().cpu()
+        if not given.isfinite().all():
+            raise InputError(
+                f"{self.url} cannot be asked for images with values that are not finite numbers; "
+                "the denoiser gives these."
+            )
+        sent = as_sent(given, pixels=function.pixels, scale=function.scale)
+        found, _ = ask(
+            self.client,
+            sent,
+            protocol=function.protocol,
+            answers=function.answers,
+            class_count=self.class_count,
+            stop=stop,
+        )
+        return torch.from_numpy(found).to(images.device)
+
+    def content_hash(self) -> str:
+        """Hash what determines the predictions, as far as it is known: not the weights behind."""
+        return self.function.content_hash()
+
+    def identity(self) -> str:
+        """Return what decides the predictions (`decrop.networks.identity`)."""
+        return self.content_hash()
+
+    def asked_as(self, settings: EndpointSettings, ledger_path: Path | None) -> Self:
+        """Return the same function, asked by other settings and counted in another file."""
+        ledger = QueryLedger(
+            ledger_path,
+            budget=settings.query_budget,
+            requests_per_second=settings.requests_per_second,
+        )
+        return type(self)(self.function, EndpointClient(self.url, settings, ledger))
+
+    def recorded(self) -> EndpointSettings:
+        """Return the settings to record: with what was found out, without what is this user's."""
+        function = self.function
+        return self.client.settings.model_copy(
+            update={
+                "protocol": function.protocol,
+                "answers": function.answers,
+                "pixels": function.pixels,
+                "scale": function.scale,
+                "token_variable": None,
+                "query_budget": None,
+            }
+        )
+
+    def extra_repr(self) -> str:
+        """State everything that decides the answers."""
+        described: dict[str, Any] = asdict(self.function)
+        if self.url != self.function.url:
+            described["moved_to"] = self.url
+        return ", ".join(f"{name}={value!r}" for name, value in described.items())
+
+
+_MLFLOW_PATH = "/invocations"
+
+
+def endpoint_classifier(
+    settings: ClassifierSettings, dataset: Dataset, ledger_path: Path | None
+) -> EndpointClassifier:
+    """Ask an endpoint for one image of noise, and return the classifier that it is.
+
+    Where the protocol is `auto` and the likelier one is not understood, it is asked once more.
+
+    Args:
+        settings: whose source is the endpoint's URL.
+        dataset: whose images and classes it takes.
+        ledger_path: file that counts the queries; None counts them in this process.
+
+    Raises:
+        InputError: the source is no endpoint, the token's variable is not set, or the file is not
+            that of a ledger.
+        EndpointError: the endpoint does not answer, or not for the dataset's classes.
+        QueryBudgetError: the budget does not even suffice for this.
+    """
+    asked = settings.asked
+    if asked is None:
+        raise InputError(f"classifier.source: {settings.source} is no http(s) URL of an endpoint.")
+    channels, height, width = dataset.train.shape
+    client = client_of(settings.source, asked, ledger_path)
+    image = torch.rand((1, channels, height, width), generator=torch_generator(0, "trial image"))
+    sent = as_sent(image, pixels=asked.pixels, scale=asked.scale)
+
+    def classifier(protocol: Protocol, retries: int | None) -> EndpointClassifier:
+        _, answers = ask(
+            client,
+            sent,
+            protocol=protocol,
+            answers=asked.answers,
+            class_count=dataset.class_count,
+            retries=retries,
+        )
+        function = EndpointFunction(
+            url=settings.source,
+            protocol=protocol,
+            answers=answers,
+            pixels=asked.pixels,
+            scale=asked.scale,
+            class_count=dataset.class_count,
+            image_shape=(channels, height, width),
+        )
+        return EndpointClassifier(function, client)
+
+    if asked.protocol != "auto":
+        return classifier(asked.protocol, None)
+    likely: tuple[Protocol, Protocol] = ("mlflow", "plain")
+    if not settings.source.rstrip("/").endswith(_MLFLOW_PATH):
+        likely = ("plain", "mlflow")
+    for protocol in likely:
+        try:
+            # No repetitions: an endpoint may well answer a protocol that it lacks with status 500.
+            return classifier(protocol, 0)
+        except WrongAnswerError:
+            continue
+    return classifier(likely[0], None)
+
+
+def client_of(url: str, settings: EndpointSettings, ledger_path: Path | None) -> EndpointClient:
+    """Return a client that counts its queries in a file, or in this process.
+
+    Raises:
+        InputError: the token's variable is not set, or the file is not that of a ledger.
+    """
+    ledger = QueryLedger(
+        ledger_path,
+        budget=settings.query_budget,
+        requests_per_second=settings.requests_per_second,
+    )
+    return EndpointClient(url, settings, ledger)

@@ -1,0 +1,233 @@
+"""Class counts of a classifier behind an endpoint, within its query budget."""
+
+import dataclasses
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from decrop.black_box import EndpointClassifier
+from decrop.errors import InputError
+from decrop.smoothing.sampling import (
+    CountRequest,
+    NoisyBatches,
+    SamplingTask,
+    reproducible_kernels,
+)
+
+
+@dataclass(frozen=True)
+class QueryPlan:
+    """What is about to be asked.
+
+    Attributes:
+        url: of the endpoint.
+        most: images that may still be asked, repetitions of failed requests aside.
+        kept: answers that are there already, and are not asked for again.
+        left: of the budget; None without one.
+        exact: whether `most` is asked in any case.
+    """
+
+    url: str
+    most: int
+    kept: int
+    left: int | None
+    exact: bool
+
+    @property
+    def within_budget(self) -> bool:
+        """Whether the budget suffices for the most."""
+        return self.left is None or self.most <= self.left
+
+    def check(self) -> None:
+        """Raise InputError if the budget cannot suffice."""
+        if self.exact and not self.within_budget:
+            raise InputError(
+                f"classifier.endpoint.query_budget: {self.most:,} images are to be asked of "
+                f"{self.url}, but {self.left:,} are left of the budget; raise it, or lower the "
+                "samples or images."
+            )
+
+    def __str__(self) -> str:
+        """Say it in a sentence."""
+        asked = f"asks {self.url} for {'' if self.exact else 'at most '}{self.most:,} images"
+        kept = f" ({self.kept:,} are answered already)" if self.kept else ""
+        if self.left is None:
+            return f"{asked}{kept}; there is no classifier.endpoint.query_budget"
+        said = f"{asked}{kept}; {self.left:,} are left of the budget"
+        if self.exact or self.within_budget:
+            return said
+        return f"{said}, so it may stop before its end, and go on from there with a larger one"
+
+
+# Requests that wait for each one under way, so that none has to wait for the denoiser.
+_READY = 1
+_Chunk = tuple[int, Tensor]
+_Counted = tuple[list[int], NDArray[np.int64]]
+
+
+def endpoint_of(network: nn.Module) -> EndpointClassifier | None:
+    """Return the endpoint that a network is, or that is the last part of a sequence."""
+    if isinstance(network, nn.Sequential) and len(network):
+        network = network[-1]
+    return network if isinstance(network, EndpointClassifier) else None
+
+
+class AskingSampler:
+    """Counts classes by asking an endpoint, behind a denoiser that computes in this process.
+
+    The denoiser computes in the same batches as in `LocalSampler`, so it makes the same of the same
+    noise; of these only draws that count are sent. Chunks go whole, as many in a request as fit,
+    and several requests at once. Without a denoiser images with noise are sent in fp32, whatever
+    the precision.
+    """
+
+    def __init__(self, task: SamplingTask, device: torch.device) -> None:
+        """Take a task whose network ends with an endpoint.
+
+        Raises:
+            InputError: the denoiser normalises by the batch.
+        """
+        endpoint = endpoint_of(task.network)
+        assert endpoint is not None, "the task's network has no endpoint"
+        self._endpoint = endpoint
+        self._class_count = task.class_count
+        self._device = device
+        denoiser: nn.Module = nn.Identity()
+        if isinstance(task.network, nn.Sequential):
+            denoiser = task.network[:-1]
+        else:
+            task = dataclasses.replace(task, precision="fp32")
+        self._chunk_size = task.chunk_size
+        self._noisy = NoisyBatches(task, denoiser, device)
+
+    def class_counts(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
+        """Return int64 [len(requests), K+1]: draws of each class, last none.
+
+        Raises:
+            InputError: a request asks for no draws or more than a chunk, or the denoiser gives
+                values that are not finite.
+            EndpointError: the endpoint does not answer, or not what a classifier must.
+            QueryBudgetError: the budget does not suffice.
+        """
+        counts = np.zeros((len(requests), self._class_count + 1), dtype=np.int64)
+        for rows, found in self.answered(requests):
+            counts[rows] = found
+        return counts
+
+    def answered(self, requests: Sequence[CountRequest]) -> Iterator[_Counted]:
+        """Yield positions of requests and their counts (see `class_counts`) as answers come.
+
+        After a failure, or Ctrl-C, nothing more is sent; what was under way is still yielded, and
+        the failure raised then. A second Ctrl-C waits for nothing.
+        """
+        if not requests:
+            return
+        threads = torch.get_num_threads()
+        on_cpu = self._device.type == "cpu"
+        computers = threads if on_cpu else 1
+        stop = threading.Event()
+        try:
+            with (
+                reproducible_kernels(),
+                # Each thread computes on one, as those of `LocalSampler` do.
+                ThreadPoolExecutor(
+                    computers,
+                    initializer=torch.set_num_threads,
+                    initargs=(1 if on_cpu else threads,),
+                ) as computing,
+                ThreadPoolExecutor(self._endpoint.client.settings.concurrency) as asking,
+            ):
+                try:
+                    yield from self._answered(requests, computing, computers, asking, stop)
+                finally:
+                    stop.set()
+        finally:
+            torch.set_num_threads(threads)
+
+    def _answered(
+        self,
+        requests: Sequence[CountRequest],
+        computing: ThreadPoolExecutor,
+        computers: int,
+        asking: ThreadPoolExecutor,
+        stop: threading.Event,
+    ) -> Iterator[_Counted]:
+        settings = self._endpoint.client.settings
+        together = max(1, settings.batch_size // self._chunk_size)
+        enough = (1 + _READY) * settings.concurrency
+        batches = iter(self._noisy.batch_rows(requests).tolist())
+        next_batch = next(batches, None)
+        computed: set[Future[list[_Chunk]]] = set()
+        asked: set[Future[_Counted]] = set()
+        ready: list[_Chunk] = []
+        failure: BaseException | None = None
+        while True:
+            while failure is None and len(ready) >= together:
+                asked.add(asking.submit(self._ask, ready[:together], stop))
+                del ready[:together]
+            while (
+                failure is None
+                and next_batch is not None
+                and len(computed) < computers
+                and len(asked) < enough
+            ):
+                computed.add(computing.submit(self._compute, requests, next_batch))
+                next_batch = next(batches, None)
+            if failure is None and ready and not computed and next_batch is None:
+                asked.add(asking.submit(self._ask, ready, stop))
+                ready = []
+            if not computed and not asked:
+                break
+            try:
+                done = _first_completed(set[Future[Any]]().union(computed, asked))
+            except KeyboardInterrupt as interrupt:
+                if failure is not None:
+                    raise
+                failure = interrupt
+                stop.set()
+                continue
+            for future in done:
+                error = future.exception()
+                if error is not None:
+                    failure = failure or error
+                    stop.set()
+            for chunks in computed & done:
+                if chunks.exception() is None:
+                    ready += chunks.result()
+            for answer in asked & done:
+                if answer.exception() is None:
+                    yield answer.result()
+            computed -= done
+            asked -= done
+        if failure is not None:
+            raise failure
+
+    @torch.inference_mode()
+    def _compute(self, requests: Sequence[CountRequest], batch: list[int]) -> list[_Chunk]:
+        """Return the images of each request in a batch, on the CPU."""
+        slots = [requests[row] if row >= 0 else None for row in batch]
+        images = self._noisy.outputs(slots).cpu().split(self._chunk_size)
+        return [
+            (row, chunk[: request.draws])
+            for row, request, chunk in zip(batch, slots, images, strict=True)
+            if request is not None
+        ]
+
+    @torch.inference_mode()
+    def _ask(self, chunks: list[_Chunk], stop: threading.Event) -> _Counted:
+        images = [chunk for _, chunk in chunks]
+        classes = self._endpoint.probabilities(torch.cat(images), stop=stop).argmax(1)
+        parts = classes.split([len(chunk) for chunk in images])
+        counts = [torch.bincount(part, minlength=self._class_count + 1) for part in parts]
+        return [row for row, _ in chunks], torch.stack(counts).numpy()
+
+
+def _first_completed(futures: set[Future[Any]]) -> set[Future[Any]]:
+    return wait(futures, return_when=FIRST_COMPLETED).done

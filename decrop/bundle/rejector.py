@@ -1,0 +1,301 @@
+"""A bundle with a rejector, made from one without."""
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import nn
+
+from decrop.bundle.export import portable, recorded_settings
+from decrop.bundle.layout import (
+    CARD,
+    CERTIFICATES,
+    CHECKSUMS,
+    CONFIG,
+    FORMAT,
+    RECORD,
+    REJECTOR,
+    REJECTOR_HISTORY,
+    checked_files,
+    files_of,
+    write_checksums,
+)
+from decrop.bundle.load import Bundle, BundledRejector
+from decrop.bundle.model_card import license_and_origin, model_card
+from decrop.bundle.verify import limited_data_of
+from decrop.config import TrialConfig
+from decrop.config.rejector import RejectorSettings
+from decrop.data.datasets import load_dataset
+from decrop.data.limited import LabelledImages, evenly_spaced
+from decrop.errors import InputError
+from decrop.evaluation.plots import certificates_figure
+from decrop.evaluation.table import CertificateTable
+from decrop.files import (
+    read_json,
+    read_text,
+    sha256_of_json,
+    sha256_of_tensors,
+    write_json,
+    write_text,
+)
+from decrop.rejection.network import check_certificate
+from decrop.rejection.training import RejectorTrainer, with_stages
+from decrop.smoothing.collect import OnProgress
+from decrop.smoothing.execution import resolve_device, resolve_layout, resolve_precision
+from decrop.trial.certify import (
+    certificate_table,
+    clean_accuracy,
+    local_sampler,
+    noisy_image_seconds,
+    precision_of,
+    with_fitting_execution,
+    with_recorded_batch_size,
+)
+from decrop.trial.folder import (
+    ACCURACY_FIGURE,
+    TrialFolder,
+    keep_inputs,
+    load_progress,
+    save_figure,
+    save_progress,
+)
+from decrop.trial.result import NOISY_IMAGE, Scores, TrialResult
+
+# Between saves; a training that is cut off loses no more work than this, or an epoch.
+_SAVE_EVERY_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class AddedRejector:
+    """What `add_rejector` wrote.
+
+    Attributes:
+        rejector: with its scores on held-out images.
+        result: summary of the new certificates.
+    """
+
+    rejector: BundledRejector
+    result: TrialResult
+
+
+def add_rejector(
+    source: Path,
+    bundle: Bundle,
+    config: TrialConfig,
+    settings: RejectorSettings,
+    destination: Path,
+    folder: TrialFolder,
+    *,
+    on_epoch: Callable[[int, int], None] | None = None,
+    on_certified: OnProgress | None = None,
+) -> AddedRejector:
+    """Train a rejector behind a bundle's denoiser, certify with it, and write a bundle of all.
+
+    Trains on the limited data without its held-out part, scores on that, and certifies test images
+    as `config` says. Work already in `folder` goes on; it is removed once the bundle is written.
+
+    Args:
+        source: folder of the bundle.
+        bundle: that was loaded from it.
+        config: the bundle's settings, with the certification and execution that are wished for.
+        settings: of the rejector.
+        destination: a folder that does not exist yet.
+        folder: for checkpoint and counts.
+        on_epoch: called with epochs done and in all.
+        on_certified: called with the progress.
+
+    Raises:
+        InputError: the bundle has a rejector, its data are not those that are found, the folder is
+            of other settings, or the classifier has no such stages.
+        RunError: the loss is no longer a finite number.
+    """
+    check_certificate(config.certification.certificate, rejecting=True)
+    if bundle.rejector is not None:
+        raise InputError(f"{source} has a rejector already; give the bundle that it was added to.")
+    limited = limited_data_of(bundle, dataset_path=config.dataset.path)
+    channels, height, width = limited.all.images.shape[1:]
+    settings = with_stages(settings, bundle.white_box, (channels, height, width))
+    device = resolve_device(config.execution.device)
+    config = with_fitting_execution(
+        config, nn.Sequential(bundle.denoiser, bundle.white_box), (channels, height, width)
+    )
+    trainer = RejectorTrainer(
+        settings,
+        denoiser=bundle.denoiser,
+        classifier=bundle.white_box,
+        images=limited.all.subset(~limited.held_out_mask).images,
+        sigma=config.sigma,
+        precision=resolve_precision(config.execution.training_precision, device),
+        device=device,
+    )
+    images = evenly_spaced(load_dataset(config.dataset).test, config.certification.test_images)
+    keep_inputs(
+        folder.inputs_path,
+        {
+            "denoiser": sha256_of_tensors(bundle.denoiser.state_dict()),
+            "classifier": bundle.classifier.content_hash(),
+            "limited_data": limited.all.content_hash(),
+            "test_images": images.content_hash(),
+        },
+    )
+    _begin(folder, config, settings)
+    _train(trainer, settings, folder, on_epoch)
+    rejector = BundledRejector(
+        settings=settings,
+        network=trainer.rejector.cpu().eval(),
+        held_out=trainer.score(limited.all.subset(limited.held_out_mask).images),
+    )
+    config, table, seconds = _certify(bundle, config, rejector, images, folder, on_certified)
+    accuracy = clean_accuracy(nn.Sequential(bundle.denoiser, bundle.classifier), images, device)
+    result = replace(
+        bundle.result,
+        split="test",
+        scores=Scores.of(table, config.certification.radii),
+        clean_accuracy=accuracy,
+        precision=precision_of(config),
+        layout=resolve_layout(config.execution.layout),
+        device=device.type,
+        chunks_per_batch=int(config.execution.chunks_per_batch),
+        hashes=bundle.result.hashes | {"certified_images": images.content_hash()},
+        seconds={
+            **bundle.result.seconds,
+            "rejector": round(sum(record.seconds for record in trainer.history), 3),
+            **seconds,
+        },
+        image_shape=(channels, height, width),
+    )
+    history = [asdict(record) for record in trainer.history]
+    _write(source, bundle, config, rejector, history, table, result, destination)
+    shutil.rmtree(folder.path)
+    return AddedRejector(rejector, result)
+
+
+def _begin(folder: TrialFolder, config: TrialConfig, settings: RejectorSettings) -> None:
+    """Record the settings, or refuse a folder of others."""
+    begun = {
+        "trial": config.model_dump(mode="json"),
+        "rejector": settings.model_dump(mode="json"),
+    }
+    if folder.config_path.exists():
+        found = read_json(folder.config_path)
+        if sha256_of_json({name: found.get(name) for name in begun}) != sha256_of_json(begun):
+            raise InputError(
+                f"{folder.path} holds a training with other settings; delete it, or choose another "
+                "folder with --out."
+            )
+    else:
+        write_json(folder.config_path, begun)
+
+
+def _train(
+    trainer: RejectorTrainer,
+    settings: RejectorSettings,
+    folder: TrialFolder,
+    on_epoch: Callable[[int, int], None] | None,
+) -> None:
+    load_progress(folder, trainer)
+    saved = time.monotonic()
+    while trainer.epochs_done < settings.epochs:
+        trainer.run_epoch()
+        if on_epoch is not None:
+            on_epoch(trainer.epochs_done, settings.epochs)
+        if time.monotonic() - saved > _SAVE_EVERY_SECONDS:
+            save_progress(folder, trainer)
+            saved = time.monotonic()
+    save_progress(folder, trainer)
+
+
+def _certify(
+    bundle: Bundle,
+    config: TrialConfig,
+    rejector: BundledRejector,
+    images: LabelledImages,
+    folder: TrialFolder,
+    on_certified: OnProgress | None,
+) -> tuple[TrialConfig, CertificateTable, dict[str, float]]:
+    """Return the settings with the batch size, the certificates, and how long it took."""
+    network = rejector.behind(bundle.denoiser.cpu(), bundle.white_box.cpu())
+    class_count = len(bundle.class_names)
+    started = time.monotonic()
+    config = with_recorded_batch_size(
+        config, network, images, class_count=class_count, path=folder.execution_path
+    )
+    table = certificate_table(
+        config,
+        network,
+        images,
+        split="test",
+        class_count=class_count,
+        estimation_samples=config.certification.estimation_samples,
+        make_sampler=local_sampler(config),
+        journal=folder.counts_path,
+        on_certified=on_certified,
+    )
+    seconds = {
+        "certification": round(time.monotonic() - started, 3),
+        NOISY_IMAGE: round(
+            noisy_image_seconds(config, network, images, class_count=class_count), 9
+        ),
+    }
+    return config, table, seconds
+
+
+def _write(
+    source: Path,
+    bundle: Bundle,
+    config: TrialConfig,
+    rejector: BundledRejector,
+    history: list[dict[str, Any]],
+    table: CertificateTable,
+    result: TrialResult,
+    destination: Path,
+) -> None:
+    partial = destination.with_name(f".{destination.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    replaced = {CONFIG, CERTIFICATES, RECORD, CARD, CHECKSUMS, f"figures/{ACCURACY_FIGURE}"}
+    for name in checked_files(source):
+        if name not in replaced:
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, partial / name)
+    weights = {name: t.contiguous() for name, t in rejector.network.state_dict().items()}
+    save_file(weights, partial / REJECTOR)
+    write_json(partial / REJECTOR_HISTORY, history)
+    table.write(partial / CERTIFICATES)
+    save_figure(
+        certificates_figure({"this denoiser with its rejector": table}),
+        partial / "figures" / ACCURACY_FIGURE,
+    )
+    carried = portable(config, bundle.classifier, result)
+    estimation_samples = config.certification.estimation_samples
+    document = {
+        "format": FORMAT,
+        "trial": recorded_settings(carried),
+        "estimation_samples": estimation_samples,
+        "result": result.to_json(),
+        "rejector": {
+            "settings": rejector.settings.model_dump(mode="json"),
+            "held_out": asdict(rejector.held_out),
+        },
+    }
+    write_json(partial / CONFIG, document)
+    card = source / CARD
+    license_id, origin = license_and_origin(read_text(card) if card.exists() else "")
+    write_text(
+        partial / CARD,
+        model_card(
+            carried,
+            result,
+            estimation_samples,
+            origin=origin,
+            license_id=license_id,
+            files=files_of(partial),
+            shares=table.shares,
+            rejection=rejector.held_out,
+        ),
+    )
+    write_checksums(partial)
+    partial.rename(destination)

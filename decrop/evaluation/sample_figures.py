@@ -1,0 +1,157 @@
+"""Figures of the limited data, of the samples made of them, and of their features."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from decrop.classifiers.classifier import Classifier
+from decrop.errors import InputError
+from decrop.evaluation.plots import embedding_figure, sample_grid_figure
+from decrop.seeds import derive_seed, torch_generator
+from decrop.synthesis.synthetic_samples import SyntheticSamples
+
+# Neighbours that count for a point, where there are enough points (van der Maaten's own default).
+_PERPLEXITY = 30.0
+
+
+def t_sne(features: ArrayLike, *, seed: int) -> NDArray[np.float64]:
+    """Embed features in the plane so that near ones stay near; distances far apart mean little.
+
+    The gradient is the exact one, whose sums do not depend on the number of threads, so equal
+    arguments give equal points. Its cost grows with the square of n: for some hundreds of points.
+
+    Source: van der Maaten and Hinton 2008, as scikit-learn computes it.
+
+    Args:
+        features: floats [n, F], n >= 3, F >= 2.
+        seed: of the initialisation.
+
+    Returns:
+        float64 [n, 2] in arbitrary units; all 0 where the features are all equal.
+
+    Raises:
+        InputError: there are too few points or features.
+    """
+    values = np.asarray(features, dtype=np.float64)
+    if values.ndim != 2 or values.shape[0] < 3 or values.shape[1] < 2:
+        raise InputError(f"features {values.shape} must be at least 3 points of 2 features each.")
+    if (values == values[0]).all():
+        return np.zeros((len(values), 2))
+    # Imported where it is used: it takes a second, which drawing other figures can do without.
+    from sklearn.manifold import TSNE
+
+    perplexity = min(_PERPLEXITY, (len(values) - 1) / 3)
+    embedding = TSNE(perplexity=perplexity, init="pca", method="exact", random_state=seed % 2**32)
+    return np.asarray(embedding.fit_transform(values), dtype=np.float64)
+
+
+_PICTURES = 8
+# Three points an image; the embedding's cost grows with the square of their number.
+_EMBEDDED_IMAGES = 100
+
+
+def samples_figure(
+    samples: SyntheticSamples,
+    labels: Tensor,
+    classifier: Classifier,
+    denoiser: nn.Module,
+    class_names: Sequence[str],
+    *,
+    sigma: float,
+    seed: int,
+    device: torch.device,
+) -> Figure:
+    """Draw some images clean, on the boundary, interpolated, noisy, and denoised.
+
+    They are the first of each class, then the second, and so on, up to eight.
+
+    Args:
+        samples: of n limited images.
+        labels: their true classes, int64 [n].
+        classifier: whose predictions stand under the pictures.
+        denoiser: noisy images [B, C, H, W] to images of the same shape; set to eval mode.
+        class_names: in the order of the logits.
+        sigma: standard deviation of the noise, in [0,1] pixels.
+        seed: of the noise.
+        device: where to compute.
+    """
+    chosen = _spread_over_classes(labels.numpy())
+    clean = samples.clean[chosen]
+    noise = torch.randn(clean.shape, generator=torch_generator(seed, "pictures"))
+    noisy = clean + sigma * noise
+    classifier, denoiser = classifier.to(device), denoiser.to(device).eval()
+    with torch.inference_mode():
+        rows = {
+            "clean": clean,
+            "boundary": samples.boundary[chosen],
+            "interpolated": _interpolated(samples)[chosen],
+            "noisy": noisy,
+            "denoised": denoiser(noisy.to(device)).cpu(),
+        }
+        predictions = {
+            kind: classifier(images.to(device)).argmax(1).cpu() for kind, images in rows.items()
+        }
+    return sample_grid_figure(
+        {kind: (images.numpy(), predictions[kind].numpy()) for kind, images in rows.items()},
+        labels[chosen].numpy(),
+        class_names,
+        title=f"Limited data: class above, prediction below (✗ wrong); σ = {sigma:g}",
+    )
+
+
+def features_figure(
+    samples: SyntheticSamples,
+    labels: Tensor,
+    classifier: Classifier,
+    class_names: Sequence[str],
+    *,
+    shown_class: int,
+    seed: int,
+    device: torch.device,
+) -> Figure:
+    """Draw the classifier's features of one class's clean, boundary and interpolated samples.
+
+    Embedded together by t-SNE (DE-CROP, figure 2); of the first hundred images, if there are more.
+
+    Args:
+        samples: of n limited images.
+        labels: their true classes, int64 [n].
+        classifier: whose penultimate features are taken.
+        class_names: in the order of the logits.
+        shown_class: a class of `labels`.
+        seed: of the embedding.
+        device: where to compute.
+    """
+    chosen = torch.nonzero(labels == shown_class).flatten()[:_EMBEDDED_IMAGES]
+    groups = {
+        "limited": samples.clean[chosen],
+        "boundary": samples.boundary[chosen],
+        "interpolated": _interpolated(samples)[chosen],
+    }
+    classifier = classifier.to(device)
+    with torch.inference_mode():
+        features = [
+            classifier.logits_and_features(images.to(device))[1].cpu() for images in groups.values()
+        ]
+    points = t_sne(torch.cat(features).numpy(), seed=derive_seed(seed, "t-SNE"))
+    return embedding_figure(
+        dict(zip(groups, np.split(points, len(groups)), strict=True)),
+        title=f"t-SNE of the classifier's features, class {class_names[shown_class]}",
+    )
+
+
+def _interpolated(samples: SyntheticSamples) -> Tensor:
+    # Where there are several, the one in the middle of the mixing coefficients.
+    return samples.interpolated[len(samples.interpolated) // 2]
+
+
+def _spread_over_classes(labels: NDArray[np.int64]) -> Tensor:
+    place_in_class = pd.Series(labels).groupby(labels).cumcount()
+    chosen = np.lexsort((labels, place_in_class))[:_PICTURES]
+    # Images of one class stand together.
+    return torch.from_numpy(chosen[np.argsort(labels[chosen], kind="stable")])

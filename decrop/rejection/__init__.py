@@ -1,0 +1,1 @@
+"""Rejectors: networks that turn noisy copies of an image away (Sheikholeslami et al. 2022)."""

@@ -1,0 +1,134 @@
+"""Stage 1: all samples of the limited data, from the cache or made now."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from decrop.cache import ContentCache, Tensors
+from decrop.classifiers.classifier import Classifier
+from decrop.config import BoundarySettings, InterpolationSettings
+from decrop.data.limited import LimitedData
+from decrop.files import sha256_of_tensors
+from decrop.networks.identity import network_identity
+from decrop.synthesis.boundary import boundary_samples, determining_settings, flipped
+from decrop.synthesis.interpolation import (
+    interpolated_logits,
+    interpolated_samples,
+    mixing_coefficients,
+    relative_logit_errors,
+    same_class_partners,
+)
+
+# Changed when the computation changes, so that an old cache is not taken for a new one.
+_VERSION = 1
+INTERPOLATED = "interpolated"
+
+
+@dataclass(frozen=True)
+class SyntheticSamples:
+    """The samples of n limited images, float32 in [0,1].
+
+    Attributes:
+        clean: [n, C, H, W].
+        boundary: [n, C, H, W].
+        flipped: bool [n], whether the boundary sample changed the prediction.
+        interpolated: [count, n, C, H, W].
+        logit_errors: [count, n], how far the logits of the interpolated samples are from eq. 6's,
+            as shares of their norm (see `relative_logit_errors`).
+    """
+
+    clean: Tensor
+    boundary: Tensor
+    flipped: Tensor
+    interpolated: Tensor
+    logit_errors: Tensor
+
+    def subset(self, mask: Tensor) -> "SyntheticSamples":
+        """Return the samples of the images where `mask` (bool [n]) is true."""
+        return SyntheticSamples(
+            self.clean[mask],
+            self.boundary[mask],
+            self.flipped[mask],
+            self.interpolated[:, mask],
+            self.logit_errors[:, mask],
+        )
+
+    @property
+    def flip_rate(self) -> float:
+        """Share of images whose boundary sample changed the prediction."""
+        return self.flipped.float().mean().item()
+
+    @property
+    def mean_logit_error(self) -> float:
+        """Mean of `logit_errors`: 0 where eq. 7 reached its targets."""
+        return self.logit_errors.mean().item()
+
+
+def synthetic_samples(
+    classifier: Classifier,
+    limited: LimitedData,
+    boundary_settings: BoundarySettings,
+    interpolation_settings: InterpolationSettings,
+    *,
+    seed: int,
+    cache: ContentCache,
+    device: torch.device,
+) -> SyntheticSamples:
+    """Make boundary and interpolated samples of the limited data, or take them from the cache.
+
+    Boundary samples are cached apart from interpolated ones, so trials that differ in the mixing
+    coefficient alone share them; so do trials that differ in settings that the attack does not
+    read.
+
+    Raises:
+        InputError: the attack cannot work with such images or classes, or a class is too small for
+            partners of the same class.
+    """
+    classifier = classifier.to(device)
+    clean = limited.all.images.float() / 255
+    labels = limited.all.labels
+    made_from = {
+        "version": _VERSION,
+        "classifier": network_identity(classifier),
+        "data": limited.all.content_hash(),
+        "seed": seed,
+    }
+    boundary_from = made_from | {"boundary": determining_settings(boundary_settings)}
+    if interpolation_settings.partner == "same_class":
+        partners = same_class_partners(labels, limited.held_out_mask, seed=seed)
+        partners_from = made_from | {"partners": sha256_of_tensors({"partners": partners})}
+    else:
+        partners = None
+        partners_from = boundary_from
+
+    def make_boundary() -> Tensors:
+        samples = boundary_samples(
+            classifier, clean, labels, boundary_settings, seed=seed, device=device
+        )
+        changed = flipped(classifier, clean.to(device), samples.to(device))
+        return {"boundary": samples, "flipped": changed}
+
+    first = cache.get("boundary", boundary_from, make_boundary)
+
+    def make_interpolated() -> Tensors:
+        images = clean.to(device)
+        with torch.no_grad():
+            clean_logits = classifier(images)
+            if partners is None:
+                partner_logits = classifier(first["boundary"].to(device))
+            else:
+                partner_logits = clean_logits[partners.to(device)]
+        samples, errors = [], []
+        for coefficient in mixing_coefficients(interpolation_settings):
+            target = interpolated_logits(clean_logits, partner_logits, coefficient)
+            samples.append(interpolated_samples(classifier, images, target, interpolation_settings))
+            with torch.no_grad():
+                errors.append(relative_logit_errors(classifier(samples[-1]), target))
+        return {"interpolated": torch.stack(samples), "logit_errors": torch.stack(errors)}
+
+    interpolated_from = partners_from | {"interpolation": interpolation_settings.model_dump()}
+    second = cache.get(INTERPOLATED, interpolated_from, make_interpolated)
+    return SyntheticSamples(
+        clean, first["boundary"], first["flipped"], second["interpolated"], second["logit_errors"]
+    )

@@ -1,0 +1,1 @@
+"""One whole trial without Ray: inputs, training, certificates, result."""

@@ -1,0 +1,199 @@
+"""What decrop understands a classifier to be, measured before anything is trained behind it."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from decrop.black_box import EndpointClassifier
+from decrop.classifiers.storage import AnyClassifier
+from decrop.config import ClassifierSettings, TrialConfig
+from decrop.data.limited import LabelledImages
+from decrop.smoothing.certify import class_counts
+from decrop.smoothing.execution import resolve_device
+from decrop.trial.certify import local_sampler, sampling_task, with_batch_size
+
+SIGMAS = (0.12, 0.25, 0.5, 1.0)
+_AT_ONCE = 50
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was understood.
+
+    Attributes:
+        source: as the settings name it.
+        architecture: what was found there; of an endpoint what it gives, and by which protocol.
+        arguments: that it was given.
+        parameters: number of trained values; None behind an endpoint, as everything is that only
+            the network could tell.
+        image_shape: channels, height and width of the data.
+        input_size: height and width that the network takes.
+        channel_order: in which it takes the channels.
+        mean: of each channel, in [0,1] pixels.
+        std: of each channel.
+        classes: how many.
+        feature_layer: whose input is the features.
+        features: how many.
+        images: that accuracies were measured on.
+        split: they are from.
+        draws: of noise, of each image and standard deviation.
+        clean_accuracy: without noise, in fp32.
+        noisy_accuracy: share of draws that are classified rightly, by standard deviation.
+        samples_per_second: that certification would draw of this classifier alone.
+        device: on which.
+        precision: in which noise was classified.
+        layout: of images in memory, in which it was.
+    """
+
+    source: str
+    architecture: str
+    arguments: dict[str, Any]
+    parameters: int | None
+    image_shape: tuple[int, ...]
+    input_size: tuple[int, ...]
+    channel_order: str | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    classes: int
+    feature_layer: str | None
+    features: int | None
+    images: int
+    split: str
+    draws: int
+    clean_accuracy: float
+    noisy_accuracy: dict[str, float]
+    samples_per_second: float
+    device: str
+    precision: str
+    layout: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON."""
+        return asdict(self)
+
+
+def inspect_classifier(
+    settings: ClassifierSettings,
+    config: TrialConfig,
+    classifier: AnyClassifier,
+    images: LabelledImages,
+    *,
+    split: str,
+    draws: int,
+    sigmas: Sequence[float] = SIGMAS,
+    on_sigma: Callable[[int, int], None] | None = None,
+) -> Inspection:
+    """Measure a classifier alone, by the sampling engine that certifies.
+
+    Args:
+        settings: that the classifier is from.
+        config: seed, chunk size, precision and device are read.
+        classifier: on the CPU, or behind an endpoint.
+        images: to measure on.
+        split: they are from.
+        draws: of noise, of each image and standard deviation, >= 1.
+        sigmas: standard deviations, in [0,1] pixels.
+        on_sigma: called with the standard deviations that are done and how many there are.
+
+    Raises:
+        InputError: a batch does not fit into memory.
+        EndpointError: an endpoint does not answer, or not what a classifier must.
+        QueryBudgetError: an endpoint's budget is spent.
+    """
+    class_count = classifier.class_count
+    config = _in_chunks_of(
+        draws, with_batch_size(config, classifier, images, class_count=class_count)
+    )
+    accuracy, seconds = {}, 0.0
+    for done, sigma in enumerate(sigmas):
+        if on_sigma is not None:
+            on_sigma(done, len(sigmas))
+        task = sampling_task(
+            config.model_copy(update={"sigma": sigma}),
+            classifier,
+            images.images,
+            # Consecutive, so that batches are full.
+            torch.arange(len(images)),
+            split="test" if split == "test" else "held_out",
+            class_count=class_count,
+        )
+        sampler = local_sampler(config)(task)
+        started = time.perf_counter()
+        counts = class_counts(
+            sampler,
+            len(images),
+            samples=draws,
+            class_count=class_count,
+            chunk_size=task.chunk_size,
+        )
+        seconds += time.perf_counter() - started
+        right = counts[range(len(images)), images.labels.tolist()].sum()
+        accuracy[f"{sigma:g}"] = float(right) / (draws * len(images))
+    return Inspection(
+        source=settings.source,
+        **_understood(classifier, images),
+        classes=class_count,
+        images=len(images),
+        split=split,
+        draws=draws,
+        clean_accuracy=_clean_accuracy(classifier, images),
+        noisy_accuracy=accuracy,
+        samples_per_second=len(sigmas) * draws * len(images) / seconds,
+        device=resolve_device(config.execution.device).type,
+        precision=task.precision,
+        layout=task.layout,
+    )
+
+
+def most_inspection_queries(images: int, draws: int, sigmas: Sequence[float] = SIGMAS) -> int:
+    """Return how many images `inspect_classifier` asks an endpoint for."""
+    return images * (1 + draws * len(sigmas))
+
+
+def _understood(classifier: AnyClassifier, images: LabelledImages) -> dict[str, Any]:
+    """Return the fields that only the classifier decides."""
+    shape = tuple(images.images.shape[1:])
+    if isinstance(classifier, EndpointClassifier):
+        function = classifier.function
+        nothing = ("parameters", "channel_order", "mean", "std", "feature_layer", "features")
+        return {
+            **dict.fromkeys(nothing),
+            "architecture": f"an endpoint that gives {function.answers} ({function.protocol}); "
+            f"pixels {function.pixels}, white is {function.scale}",
+            "arguments": {},
+            "image_shape": shape,
+            "input_size": shape[1:],
+        }
+    layer, features = classifier.feature_layer_and_count(images.images[:1].float() / 255)
+    return {
+        "architecture": classifier.architecture,
+        "arguments": classifier.arguments,
+        "parameters": sum(parameter.numel() for parameter in classifier.network.parameters()),
+        "image_shape": shape,
+        "input_size": classifier.input_size or shape[1:],
+        "channel_order": classifier.channel_order,
+        "mean": tuple(classifier.mean.flatten().tolist()),
+        "std": tuple(classifier.std.flatten().tolist()),
+        "feature_layer": layer,
+        "features": features,
+    }
+
+
+def _in_chunks_of(draws: int, config: TrialConfig) -> TrialConfig:
+    """Return the settings with chunks of so many draws, in batches about as large as before."""
+    execution = config.execution
+    assert execution.chunks_per_batch != "auto"  # with_batch_size puts a number in its place
+    rows = execution.chunk_size * execution.chunks_per_batch
+    changes = {"chunk_size": draws, "chunks_per_batch": max(1, rows // draws)}
+    return config.model_copy(update={"execution": execution.model_copy(update=changes)})
+
+
+@torch.inference_mode()
+def _clean_accuracy(classifier: AnyClassifier, images: LabelledImages) -> float:
+    predicted = torch.cat(
+        [classifier(part.float() / 255).argmax(1) for part in images.images.split(_AT_ONCE)]
+    )
+    return float((predicted == images.labels).double().mean())

@@ -1,0 +1,154 @@
+"""The result of a trial, as it is written to its folder."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from decrop.config import TrialConfig
+from decrop.config.settings import (
+    MOST_RADII,
+    BatchSize,
+    CountOrZero,
+    Hashes,
+    NonNegative,
+    Seconds,
+    Share,
+    Side,
+    Word,
+)
+from decrop.evaluation.accuracy import (
+    abstention_rate,
+    average_certified_radius,
+    certified_accuracy,
+)
+from decrop.evaluation.record import CertificationRecord
+from decrop.evaluation.record import Split as Split
+from decrop.evaluation.table import CertificateTable
+from decrop.smoothing.execution import Layout
+
+# Of `TrialResult.seconds`: one image with noise through the certified function, in a batch.
+NOISY_IMAGE = "noisy_image"
+
+
+def radius_key(radius: float) -> str:
+    """Name a radius in maps from radius to value: the shortest decimal, such as 0.0 or 0.25."""
+    return repr(float(radius))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Certified performance on one split.
+
+    Attributes:
+        images: number of certified images.
+        average_certified_radius: mean over images of the radius where correct, else 0.
+        certified_accuracy: share of all images that are correct with at least the radius.
+        abstention_rate: share of images without a certified class, those among them whose selected
+            class is wrong included (`CertificateTable.shares` tells both apart).
+    """
+
+    images: CountOrZero
+    average_certified_radius: NonNegative
+    certified_accuracy: Annotated[dict[Word, Share], Field(max_length=MOST_RADII)]
+    abstention_rate: Share
+
+    @classmethod
+    def of(cls, table: CertificateTable, radii: tuple[float, ...]) -> Self:
+        """Summarise per-image certificates at `radii`."""
+        accuracy: NDArray[np.float64] = certified_accuracy(
+            table.predict, table.radius, table.label, np.asarray(radii)
+        )
+        return cls(
+            images=len(table.idx),
+            average_certified_radius=float(
+                average_certified_radius(table.predict, table.radius, table.label)
+            ),
+            certified_accuracy={
+                radius_key(r): float(a) for r, a in zip(radii, accuracy, strict=True)
+            },
+            abstention_rate=float(abstention_rate(table.predict)),
+        )
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What a finished trial found and what it was computed from.
+
+    Attributes:
+        split: where the certificates come from.
+        scores: certified performance.
+        clean_accuracy: accuracy of denoiser and classifier on images without noise.
+        flip_rate: share of boundary samples that changed the prediction; None without a denoiser.
+        precision: of the certified function.
+        device: kind of device the certificates were drawn on.
+        chunks_per_batch: chunks in one forward pass of the certified function.
+        hashes: content of the classifier, the limited data and the certified images; of a black
+            box also of its surrogate, which held-out certificates are of.
+        seconds: duration of stage1, prior, training and certification; on the test split also of
+            noisy_image (`decrop.trial.certify.noisy_image_seconds`).
+        image_shape: channels, height and width; None in results of before it was recorded.
+        agreement: of a black box, share of held-out images on which its surrogate predicts as it.
+        layout: of images in memory, when the certified function takes them.
+    """
+
+    split: Split
+    scores: Scores
+    clean_accuracy: Share
+    flip_rate: Share | None
+    precision: Word
+    device: Word
+    chunks_per_batch: BatchSize
+    hashes: Hashes
+    seconds: Annotated[dict[Word, Seconds], Field(max_length=100)]
+    image_shape: tuple[Side, Side, Side] | None = None
+    agreement: Share | None = None
+    layout: Layout = "channels_last"
+
+    def record(self, config: TrialConfig, estimation_samples: int) -> CertificationRecord:
+        """Return the record of the certificates that it sums up.
+
+        Args:
+            config: settings of the trial.
+            estimation_samples: N, or the most of them where images stop early.
+        """
+        return CertificationRecord(
+            sigma=config.sigma,
+            certification=config.certification,
+            estimation_samples=estimation_samples,
+            split=self.split,
+            images=self.scores.images,
+            seed=config.seed,
+            device=self.device,
+            precision=self.precision,
+            chunk_size=config.execution.chunk_size,
+            chunks_per_batch=self.chunks_per_batch,
+            hashes={
+                name: self.hashes[name]
+                for name in ("classifier", "certified_images")
+                if name in self.hashes
+            },
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the flat mapping of `result.json`."""
+        document = asdict(self)
+        if self.agreement is None:
+            del document["agreement"]
+        return {"split": document.pop("split"), **document.pop("scores"), **document}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Self:
+        """Read what `to_json` returned."""
+        shape = document.get("image_shape")
+        nested = nested_scores(document) | {"image_shape": None if shape is None else tuple(shape)}
+        return cls(**{**nested, "scores": Scores(**nested["scores"])})
+
+
+def nested_scores(document: dict[str, Any]) -> dict[str, Any]:
+    """Turn the flat mapping of `result.json` into that of the fields of `TrialResult`."""
+    names = [field.name for field in fields(Scores)]
+    rest = {name: value for name, value in document.items() if name not in names}
+    return {**rest, "scores": {name: document[name] for name in names if name in document}}

@@ -1,0 +1,62 @@
+"""Black boxes in this process, which remember what they were asked about."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from decrop.classifiers.classifier import Classifier
+from decrop.errors import RunError
+from decrop.files import sha256_of_json
+
+URL = "http://127.0.0.1:9/invocations"
+
+
+class InProcess(nn.Module):
+    """A classifier that tells its answers only.
+
+    Attributes:
+        asked: images it was asked about, float32, in the order of the questions.
+        dies_after: images that it answers before it does not any more.
+    """
+
+    def __init__(self, classifier: Classifier, *, labels_only: bool = False) -> None:
+        super().__init__()
+        self._hidden = [classifier]  # in a list, so that it is no module of this one
+        self._labels_only = labels_only
+        self.class_count = classifier.class_count
+        self.asked: list[Tensor] = []
+        self.dies_after: int | None = None
+
+    def __deepcopy__(self, _: dict[int, Any]) -> "InProcess":
+        return self  # as of an endpoint, whose copies spend from one budget
+
+    @property
+    def images_asked(self) -> int:
+        return sum(map(len, self.asked))
+
+    @torch.no_grad()
+    def probabilities(self, images: Tensor) -> Tensor:
+        if self.dies_after is not None and self.images_asked + len(images) > self.dies_after:
+            raise RunError("the black box is dead.")
+        self.asked.append(images.clone())
+        answers = self._hidden[0](images).softmax(1)
+        if self._labels_only:
+            answers = F.one_hot(answers.argmax(1), self.class_count).float()
+        return answers
+
+    def forward(self, images: Tensor) -> Tensor:
+        if not isinstance(images, Tensor):
+            raise TypeError("it is asked, not traced")
+        return self.probabilities(images.float()).log()
+
+    def content_hash(self) -> str:
+        return sha256_of_json(["in process", self._hidden[0].content_hash(), self._labels_only])
+
+
+def serve(patch: pytest.MonkeyPatch, target: InProcess) -> None:
+    """Let settings whose source is `URL` reach a black box."""
+    for module in ("decrop.trial.inputs", "decrop.trial.surrogate_run"):
+        patch.setattr(f"{module}.endpoint_classifier", lambda *arguments: target)

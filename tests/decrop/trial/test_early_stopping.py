@@ -1,0 +1,167 @@
+"""Early stopping keeps the best held-out weights, and ends the training on all data there."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import decrop.trial.run
+from decrop.cache import ContentCache
+from decrop.cli.main import run
+from decrop.files import read_json
+from decrop.trial.folder import TrialFolder
+from decrop.trial.inputs import TrialInputs
+from decrop.trial.result import Scores
+from decrop.trial.run import Report, run_trial, stopping_epoch
+from tests.decrop.digits_trial import (
+    EPOCHS,
+    PRUNING_SAMPLES,
+    SHORT,
+    draw_nothing,
+    outcome,
+    short_trial,
+)
+
+STOPPING = short_trial("training.early_stopping=true")
+# Epochs after which a trial of three evaluations is scored.
+SCORED_EPOCHS = (1, 3, 5)
+LAST_SCORE = 0.7
+
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
+
+@pytest.fixture
+def plain_figures(final_trial: TrialFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw nothing, once the trial that tests share has its figures."""
+    draw_nothing(monkeypatch)
+
+
+class ScriptedScores:
+    """Takes the place of `Scores` in a trial: the average radii are given."""
+
+    def __init__(self, script: Sequence[float]) -> None:
+        self._script = iter(script)
+
+    def of(self, *arguments: Any) -> Scores:
+        return replace(Scores.of(*arguments), average_certified_radius=next(self._script))
+
+
+@pytest.fixture
+def certified(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, dict[str, Tensor]]]:
+    """Draws of each certification, and the weights of the denoiser that was certified."""
+    calls: list[tuple[int, dict[str, Tensor]]] = []
+    certificate_table = decrop.trial.run.certificate_table
+
+    def spy(config: Any, network: nn.Sequential, *arguments: Any, **named: Any) -> Any:
+        weights = {name: value.clone() for name, value in network[0].state_dict().items()}
+        calls.append((named["estimation_samples"], weights))
+        return certificate_table(config, network, *arguments, **named)
+
+    monkeypatch.setattr(decrop.trial.run, "certificate_table", spy)
+    return calls
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
+
+
+def stopped(
+    inputs: TrialInputs, cache: ContentCache, folder: TrialFolder, reports: int | None = None
+) -> list[Report]:
+    trial = run_trial(STOPPING, inputs, folder, cache, split="held_out")
+    return list(islice(trial, reports))
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ([0.5, 0.4, 0.3], 0),
+        ([0.3, 0.5, 0.4], 1),
+        ([0.3, 0.4, 0.5], 2),
+        # Of equals the first, which took fewer epochs.
+        ([0.3, 0.5, 0.5], 1),
+        ([0.0, 0.0, 0.0], 0),
+    ],
+)
+def test_the_weights_of_the_best_held_out_score_are_kept(
+    scores: list[float],
+    best: int,
+    inputs: TrialInputs,
+    cache: ContentCache,
+    tmp_path: Path,
+    certified: list[tuple[int, dict[str, Tensor]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(decrop.trial.run, "Scores", ScriptedScores([*scores, LAST_SCORE]))
+    folder = TrialFolder(tmp_path)
+    reports = stopped(inputs, cache, folder)
+    # The choice is between scores of equally many draws; the result has one of its own.
+    *while_training, (last_samples, last_weights) = certified
+    assert [samples for samples, _ in while_training] == [PRUNING_SAMPLES] * len(SCORED_EPOCHS)
+    assert last_samples == STOPPING.certification.held_out_samples
+    assert same(last_weights, while_training[best][1])
+    assert same(last_weights, load_file(folder.denoiser_path))
+    others = [weights for i, (_, weights) in enumerate(while_training) if i != best]
+    assert not any(same(last_weights, weights) for weights in others)
+    assert [report.epoch for report in reports] == [*SCORED_EPOCHS[:-1], SCORED_EPOCHS[best]]
+    assert [report.average_certified_radius for report in reports] == [*scores[:-1], LAST_SCORE]
+    assert read_json(folder.result_path)["average_certified_radius"] == LAST_SCORE
+    assert stopping_epoch(STOPPING, folder) == SCORED_EPOCHS[best]
+
+
+@pytest.mark.parametrize("reports_before", [1, 2])
+def test_a_trial_that_goes_on_keeps_the_same_weights(
+    reports_before: int, inputs: TrialInputs, cache: ContentCache, tmp_path: Path
+) -> None:
+    uninterrupted, resumed = TrialFolder(tmp_path / "whole"), TrialFolder(tmp_path / "resumed")
+    expected = stopped(inputs, cache, uninterrupted)
+    stopped(inputs, cache, resumed, reports_before)
+    assert stopped(inputs, cache, resumed) == expected
+    assert outcome(resumed) == outcome(uninterrupted)
+
+
+def test_without_it_training_ends_after_its_last_phase(held_out_trial: TrialFolder) -> None:
+    assert stopping_epoch(short_trial(), held_out_trial) is None
+
+
+def test_training_on_all_limited_data_ends_at_the_epoch(
+    inputs: TrialInputs, cache: ContentCache, final_trial: TrialFolder, tmp_path: Path
+) -> None:
+    folder = TrialFolder(tmp_path)
+    seen: list[tuple[int, int]] = []
+    (report,) = run_trial(
+        STOPPING,
+        inputs,
+        folder,
+        cache,
+        split="test",
+        last_epoch=3,
+        on_epoch=lambda done, total: seen.append((done, total)),
+    )
+    assert report.finished and report.epoch == 3
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    whole = outcome(final_trial)
+    # The same training as without early stopping, up to there.
+    assert outcome(folder)["history"] == whole["history"][:3]
+    assert outcome(folder)["denoiser"] != whole["denoiser"]
+
+
+def test_a_command_finds_the_epoch_on_held_out_images_first(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = [
+        word for item in (*SHORT, "training.early_stopping=true") for word in ("--set", item)
+    ]
+    assert run(["train", "digits", *options, "--out", str(out)]) == 0
+    chosen = read_json(out / "held_out" / "reports.json")[-1]["epoch"]
+    assert read_json(out / "held_out" / "result.json")["split"] == "held_out"
+    assert len(read_json(out / "held_out" / "history.json")) == EPOCHS
+    assert len(read_json(out / "trial" / "history.json")) == chosen
+    assert read_json(out / "trial" / "result.json")["split"] == "test"

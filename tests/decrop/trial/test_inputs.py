@@ -1,0 +1,92 @@
+"""A trial's inputs hold what it reads, and can be checked without training a classifier."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import decrop.training.trained_classifier
+from decrop.cache import ContentCache
+from decrop.config import TrialConfig
+from decrop.data.datasets import load_dataset
+from decrop.errors import InputError
+from decrop.trial.inputs import TrialInputs, check_inputs, load_inputs
+from tests.decrop.digits_trial import CPU, TEST_IMAGES, short_trial
+
+
+def test_inputs_hold_limited_data_and_evenly_spaced_test_images(inputs: TrialInputs) -> None:
+    dataset = load_dataset(short_trial().dataset)
+    assert inputs.class_names == tuple("0123456789")
+    assert torch.bincount(inputs.limited.all.labels).tolist() == [4] * 10
+    held_out = inputs.limited.all.subset(inputs.limited.held_out_mask)
+    assert torch.bincount(held_out.labels).tolist() == [1] * 10
+    for part, source in ((inputs.limited.all, dataset.train), (inputs.test, dataset.test)):
+        assert torch.equal(part.images, source.images(part.indices))
+        assert torch.equal(part.labels, source.labels[part.indices])
+    assert len(inputs.test) == TEST_IMAGES
+    assert inputs.test.indices.tolist() == list(range(0, 500, 500 // TEST_IMAGES))
+
+
+def test_classifier_is_trained_once_and_frozen_on_the_cpu(tmp_path: Path) -> None:
+    cache = ContentCache(tmp_path)
+    first, second = (load_inputs(short_trial(), cache, CPU).classifier for _ in range(2))
+    assert cache.computations("classifier") == 1
+    assert first.content_hash() == second.content_hash()
+    assert all(tensor.device == CPU for tensor in first.state_dict().values())
+    assert not any(parameter.requires_grad for parameter in first.parameters())
+    assert not first.network.training
+    dataset = load_dataset(short_trial().dataset)
+    images = dataset.test.images(torch.arange(500)).float() / 255
+    with torch.no_grad():
+        assert (first(images).argmax(1) == dataset.test.labels).float().mean() > 0.8
+
+
+@pytest.fixture
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(*arguments: object) -> None:
+        raise AssertionError("a check trains nothing")
+
+    monkeypatch.setattr(decrop.training.trained_classifier, "train_to_end", train)
+
+
+@pytest.mark.usefixtures("no_training")
+def test_check_passes_what_can_be_loaded() -> None:
+    check_inputs(short_trial())
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize(
+    ("assignments", "named"),
+    [
+        (["limited.fraction=0.001"], "limited.fraction 0.001"),
+        (
+            ["limited.held_out_fraction=0.05"],
+            "limited.fraction 0.03 with limited.held_out_fraction 0.05",
+        ),
+        (["dataset.path=/nowhere"], "dataset.path"),
+        (["dataset.name=cifar10", "dataset.path=/nowhere"], "dataset.path"),
+        (["classifier.training=null"], "classifier.weights"),
+        (["classifier.training=null", "classifier.weights=/nowhere"], "classifier.weights"),
+        (
+            ["classifier.training.initial_weights=/nowhere"],
+            "classifier.training.initial_weights: /nowhere does not exist",
+        ),
+        (["classifier.mean=[0.5, 0.5]", "classifier.std=[0.2, 0.2]"], "classifier.mean"),
+    ],
+)
+def test_check_and_load_refuse_the_same(assignments: list[str], named: str, tmp_path: Path) -> None:
+    config = short_trial(*assignments)
+    loads: list[Callable[[TrialConfig], object]] = [
+        check_inputs,
+        lambda config: load_inputs(config, ContentCache(tmp_path), CPU),
+    ]
+    messages = []
+    for load in loads:
+        with pytest.raises(InputError) as error:
+            load(config)
+        messages.append(str(error.value))
+    assert messages[0] == messages[1]
+    assert messages[0].startswith(named)
+    assert "\n" not in messages[0]
+    assert not list(tmp_path.iterdir())

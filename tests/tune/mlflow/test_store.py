@@ -1,0 +1,51 @@
+"""The sweep's own store."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tune.sweeps import (
+    make_sweep,
+    write_complete_trial,
+)
+from tune.mlflow import Tracker
+
+
+def test_a_store_whose_making_was_cut_off_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = make_sweep(tmp_path)
+
+    def killed(engine: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        # By then some of the tables are there.
+        patch.setattr("mlflow.store.db.utils._upgrade_db", killed)
+        with pytest.raises(SystemExit):
+            Tracker(directory).sync()
+    Tracker(directory).sync()
+    assert [run.key for run in Tracker(directory).logged_runs()] == ["sweep"]
+
+
+def test_making_the_store_prints_nothing(tmp_path: Path) -> None:
+    directory = make_sweep(tmp_path)
+    write_complete_trial(directory.trial(0), 0)
+    program = (
+        "import sys; from pathlib import Path; from tune.directory import SweepDirectory; "
+        "from tune.mlflow import Tracker; Tracker(SweepDirectory(Path(sys.argv[1]))).sync()"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(directory.path)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == ("", "")
+    assert [path.name for path in tmp_path.iterdir()] == [directory.path.name]

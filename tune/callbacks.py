@@ -1,0 +1,298 @@
+"""Ray Tune's callbacks and stopper: what a person sees while a sweep runs, and when it ends."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.stopper import Stopper
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from decrop.cli.output import duration
+from tune.directory import SweepDirectory
+from tune.stopping import SweepStop, common_cause
+from tune.worker import CAUSE, FAILED, METRIC, REASON, STOPPED, end_trial
+
+_UNFINISHED = ("running", "stopped")
+
+
+@dataclass
+class _Row:
+    number: int
+    state: str
+    parameters: dict[str, Any]
+    evaluation: int = 0
+    epoch: int = 0
+    score: float | None = None
+
+
+@dataclass
+class SweepProgress:
+    """The state of all trials, drawn anew after each event.
+
+    Attributes:
+        total: trials of the sweep.
+        evaluations: scores of a trial.
+        done_before: trials that an earlier run finished.
+        names: of trials that are rows of a table, by number.
+        reference: what the settings of trial 0 are, where it is no row.
+    """
+
+    total: int
+    evaluations: int
+    console: Console
+    done_before: int = 0
+    names: Mapping[int, str] = field(default_factory=dict)
+    reference: str = "the paper’s choice"
+    _rows: dict[int, _Row] = field(default_factory=dict)
+    _started: float = field(default_factory=time.monotonic)
+    _live: Live | None = None
+
+    def __enter__(self) -> "SweepProgress":
+        if self.console.is_terminal:
+            self._live = Live(self._render(), console=self.console, refresh_per_second=2)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.update(self._render())
+            self._live.stop()
+
+    def started(self, number: int, parameters: dict[str, Any]) -> None:
+        """A trial runs."""
+        self._rows[number] = _Row(number, "running", parameters)
+        reference = number == 0 and not self.names
+        self._show(f"{self._name(number)} started{f' ({self.reference})' if reference else ''}")
+
+    def scored(self, number: int, result: dict[str, Any]) -> None:
+        """A trial has a held-out score."""
+        row = self._rows[number]
+        row.evaluation, row.epoch, row.score = (
+            result["evaluation"],
+            result["epoch"],
+            result[METRIC],
+        )
+        self._show(
+            f"{self._name(number)}: epoch {row.epoch}, average certified radius {row.score:.3f} "
+            "held out"
+        )
+
+    def died(self, number: int, retry: int, retries: int) -> None:
+        """A trial's process has died, and the trial waits to be taken up again."""
+        self._show(
+            f"{self._name(number)}: its process died; it goes on from its checkpoint "
+            f"(retry {retry} of {retries})"
+        )
+
+    def stopped(self, number: int) -> None:
+        """A trial has saved its state, for the sweep is to stop."""
+        self._rows.setdefault(number, _Row(number, "stopped", {})).state = "stopped"
+        self._show(f"{self._name(number)} stopped; it goes on when the sweep is resumed")
+
+    def ended(self, number: int, state: str) -> None:
+        """A trial has ended, perhaps before it ran."""
+        self._rows.setdefault(number, _Row(number, state, {})).state = state
+        self._show(f"{self._name(number)} {state}; {self._summary()}")
+
+    def _name(self, number: int) -> str:
+        return self.names.get(number, f"trial {number}")
+
+    def _show(self, line: str) -> None:
+        if self._live is not None:
+            self._live.update(self._render())
+        else:
+            self.console.print(line, highlight=False, soft_wrap=True)
+
+    def _ended(self) -> int:
+        return sum(row.state not in _UNFINISHED for row in self._rows.values())
+
+    def _summary(self) -> str:
+        done = self.done_before + self._ended()
+        text = f"{done} of {self.total} trials done"
+        best = self._best()
+        if best is not None:
+            text += f", best so far {self._name(best.number)} with {best.score:.3f}"
+        left = self._seconds_left()
+        return text if left is None else f"{text}, about {duration(left)} left"
+
+    def _best(self) -> _Row | None:
+        # Scores of unfinished trials rest on fewer samples and are not comparable.
+        complete = [row for row in self._rows.values() if row.state == "complete"]
+        return max(complete, key=lambda row: row.score or 0.0, default=None)
+
+    def _seconds_left(self) -> float | None:
+        work = sum(
+            1.0 if row.state not in _UNFINISHED else row.evaluation / self.evaluations
+            for row in self._rows.values()
+        )
+        if not self._ended():
+            return None
+        return (time.monotonic() - self._started) * (self.total - self.done_before - work) / work
+
+    def _render(self) -> Group:
+        table = Table(title="Trials", expand=False)
+        for name in ("trial", "state", "epoch", "average radius, held out", "settings"):
+            table.add_column(name, no_wrap=name != "settings", overflow="ellipsis")
+        for number in sorted(self._rows):
+            row = self._rows[number]
+            score = "" if row.score is None else f"{row.score:.3f}"
+            reference = number == 0 and not self.names
+            settings = self.reference if reference else _settings(row.parameters)
+            table.add_row(
+                self.names.get(number, str(number)),
+                row.state,
+                str(row.epoch or ""),
+                score,
+                settings,
+            )
+        return Group(table, Text(self._summary()))
+
+
+class ProgressCallback(Callback):
+    """Tells a sweep's progress what Ray Tune does, and writes down what only Tune knows."""
+
+    def __init__(self, progress: SweepProgress, directory: SweepDirectory) -> None:
+        self._progress = progress
+        self._directory = directory
+        self._deaths: Counter[int] = Counter()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the terminal out: Ray Tune pickles callbacks to a directory nobody reads again."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Show a trial that starts."""
+        self._progress.started(trial.config["number"], trial.config["parameters"])
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Show a score; let a trial that failed by itself not be taken up again."""
+        if result.get(FAILED):
+            trial.max_failures = 0
+        elif not result.get(STOPPED):
+            self._progress.scored(trial.config["number"], result)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Show that a trial whose process died is taken up again."""
+        number = trial.config["number"]
+        self._deaths[number] += 1
+        self._progress.died(number, self._deaths[number], trial.max_failures)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Show how a trial ended; one that the scheduler stopped does not know it itself."""
+        if trial.last_result.get(STOPPED):
+            self._progress.stopped(trial.config["number"])
+            return
+        finished = trial.last_result.get("finished") is True
+        if not finished:
+            end_trial(self._directory.trial(trial.config["number"]), "pruned")
+        self._progress.ended(trial.config["number"], "complete" if finished else "pruned")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Show a failure; one whose process died could not write it down."""
+        folder = self._directory.trial(trial.config["number"])
+        state = folder.read_state()
+        if state is None or state.state == "running":
+            deaths = self._deaths[trial.config["number"]] + 1
+            end_trial(folder, "failed", error=_death_text(trial, deaths))
+        self._progress.ended(trial.config["number"], "failed")
+
+
+def _death_text(trial: Any, deaths: int) -> str:
+    times = "once" if deaths == 1 else f"{deaths} times"
+    how = str(trial.get_error() or "").strip()
+    said = f"the trial's process died {times}: it was killed, or had no memory left"
+    return f"{how}\n{said}" if how else said
+
+
+def _settings(parameters: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{path.rsplit('.', 1)[-1]} {value:.3g}"
+        if isinstance(value, float)
+        else f"{path.rsplit('.', 1)[-1]} {value}"
+        for path, value in parameters.items()
+    )
+
+
+# So many trials that fail one after another have a cause that the next one has too.
+FAILURES_IN_A_ROW = 10
+
+
+class EndingsCallback(Callback):
+    """Keeps count of the trials that run, and ends the search when too many in a row fail
+    or one of them cannot go on for a reason that is not its own.
+
+    It comes after the callback that writes down how a trial ended.
+
+    Attributes:
+        cause: what those trials failed with, or that reason; None unless it ended the search.
+    """
+
+    def __init__(self, directory: SweepDirectory, stop: SweepStop) -> None:
+        self._directory = directory
+        self._stop = stop
+        self._running: set[int] = set()
+        self._errors: list[str] = []
+        self.cause: str | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave everything out: Ray Tune pickles callbacks to where nobody reads them again."""
+        return {}
+
+    @property
+    def anything_runs(self) -> bool:
+        """Whether a trial has begun and not ended."""
+        return bool(self._running)
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Count a trial that begins, or begins again."""
+        self._running.add(trial.config["number"])
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Count a trial that ended well, or was stopped."""
+        self._running.discard(trial.config["number"])
+        if not trial.last_result.get(STOPPED):
+            self._errors.clear()
+        elif REASON in trial.last_result:
+            self.cause = trial.last_result[CAUSE]
+            self._stop.request(trial.last_result[REASON])
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Count a failure, and end the search when there are too many in a row."""
+        number = trial.config["number"]
+        self._running.discard(number)
+        state = self._directory.trial(number).read_state()
+        self._errors.append(state.error if state is not None and state.error else "unknown error")
+        if len(self._errors) >= FAILURES_IN_A_ROW:
+            message, count = common_cause(self._errors)
+            self.cause = (
+                f"the last {len(self._errors)} trials failed, {count} of them with: {message}"
+            )
+            self._stop.request("failures")
+
+
+class SearchStopper(Stopper):
+    """Ends the search once it is to stop and all trials have saved their state, or cannot."""
+
+    def __init__(self, stop: SweepStop, endings: EndingsCallback) -> None:
+        self._stop = stop
+        self._endings = endings
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave everything out, as the callback does."""
+        return {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Let each trial end by itself."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Tell whether the search is over."""
+        return self._stop.due() and (not self._endings.anything_runs or self._stop.overdue())

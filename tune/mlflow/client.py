@@ -1,0 +1,127 @@
+"""MLflow's client set up for a sweep, what it can fail with, and the models it holds."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from decrop.errors import InputError
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+
+_SERVER_ERROR = 500
+
+
+class TrackingError(RuntimeError):
+    """Something could not be shown in MLflow; the sweep directory has it, and a repeat goes on."""
+
+
+@contextmanager
+def explained(to_be: str) -> Iterator[None]:
+    """Raise what MLflow fails with inside the block as an error of ours.
+
+    Raises:
+        TrackingError: MLflow cannot be reached or refuses to be `to_be`: read, updated.
+    """
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise TrackingError(f"MLflow cannot be {to_be}: {one_line(error)}") from error
+
+
+def is_outage(error: Exception) -> bool:
+    """Tell whether it is MLflow as a whole that failed rather than one request."""
+    from mlflow.exceptions import MlflowException
+
+    return isinstance(error, MlflowException) and error.get_http_status_code() >= _SERVER_ERROR  # type: ignore[no-untyped-call]
+
+
+def one_line(error: Exception) -> str:
+    """Return the first line of what an error says, or its type."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def check_tracking_uri(uri: str) -> None:
+    """Refuse what is no address of an MLflow server, without asking for it.
+
+    Raises:
+        InputError: the URI is not http(s), or holds credentials.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InputError(
+            f"Tracking URI {uri!r} is no server: give http://host:port or https://host, or none "
+            "for the sweep's own store."
+        )
+    if parts.username is not None:
+        raise InputError(
+            "The tracking URI holds credentials; put them into MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD."
+        )
+
+
+def set_up_mlflow() -> None:
+    """Set what MLflow takes from the environment only, the first of it while it is imported."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    # Its own retries of an unanswered request could make a run twice; the next sync looks first.
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    # It tells of every schema migration, and logs errors that it raises as well.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+
+
+def make_client(uri: str) -> "MlflowClient":
+    """Return a client of a server or a store."""
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(uri)
+
+
+def register_version(
+    client: "MlflowClient",
+    name: str,
+    *,
+    source: str,
+    run_id: str,
+    description: str,
+    champion: str,
+    previous: str,
+) -> int:
+    """Register a run's artifact as a new version of a model and let it have an alias.
+
+    Args:
+        client: of MLflow.
+        name: of the registered model, made if there is none.
+        source: address of the artifact.
+        run_id: of the run.
+        description: of the version.
+        champion: the alias; the version that had it before loses it.
+        previous: the alias that this one gets instead.
+
+    Returns:
+        the version's number.
+    """
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+            raise
+    before = client.get_registered_model(name).aliases.get(champion)
+    created = client.create_model_version(name, source, run_id, description=description)
+    if before is not None:
+        client.set_registered_model_alias(name, previous, str(before))
+    client.set_registered_model_alias(name, champion, created.version)
+    return int(created.version)

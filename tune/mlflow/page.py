@@ -1,0 +1,238 @@
+"""The experiment's page in MLflow: its charts as a saved view, and its description."""
+
+import base64
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from decrop.files import read_text
+from tune.directory import SweepDirectory, SweepRecord
+from tune.domains import Domain
+from tune.mlflow.run_view import (
+    BEST_SO_FAR,
+    CERTIFIED,
+    CURVE_RADIUS,
+    SCORE,
+    TRIAL_NUMBER,
+)
+from tune.mlflow.trial_view import STEPS_PER_UNIT_RADIUS
+
+# MLflow adds a chart for every metric that has none, to the section called like its prefix: these
+# are folded until someone opens one.
+_FOLDED_SECTIONS = ("held_out", "test", "train", "stage1", "seconds", "System metrics")
+# Drawn in one chart; MLflow's own number is 10.
+_RUNS = 500
+# An axis a setting; more are not legible side by side.
+_MOST_AXES = 12
+_DENOISER_LOSSES = ("total", "label_consistency", "cosine_similarity", "mmd", "discriminator")
+_CLASSIFIER_LOSSES = ("total", "cross_entropy", "runner_up_cross_entropy", "accuracy")
+
+
+@dataclass(frozen=True)
+class _Section:
+    """Charts below one title, so many side by side."""
+
+    name: str
+    charts: Sequence[Mapping[str, Any]]
+    columns: int
+
+
+def page_state(sweep: Mapping[str, Any]) -> str:
+    """Return the saved view of a sweep's experiment, as the value of MLflow's tag.
+
+    Args:
+        sweep: the sweep's settings as JSON, of which its `space` and `rows` are read.
+    """
+    paths = swept_paths(sweep)
+    losses = _CLASSIFIER_LOSSES if trains_classifiers(sweep) else _DENOISER_LOSSES
+    # MLflow's titles of these charts are the names of their metrics, whatever the view says.
+    sections = [
+        _Section(
+            "Certified accuracy",
+            [
+                _line(f"{CERTIFIED}/held_out", over=CURVE_RADIUS),
+                _line(f"{CERTIFIED}/test", over=CURVE_RADIUS),
+            ],
+            columns=2,
+        ),
+        _Section(
+            "Search",
+            [
+                _line(BEST_SO_FAR, over=TRIAL_NUMBER),
+                _line(SCORE),
+                {**_chart("ranking", "BAR"), "metricKey": SCORE},
+            ],
+            columns=3,
+        ),
+        _Section("Settings and held-out radius", [_parallel(paths)] if paths else [], columns=1),
+        _Section(
+            "Losses",
+            [_line(f"train/{term}") for term in losses],
+            columns=3,
+        ),
+    ]
+    # Axes of other charts: without these MLflow would make each a chart of its own.
+    axes = [{**_line(name), "deleted": True} for name in (CURVE_RADIUS, TRIAL_NUMBER)]
+    shown = [section for section in sections if section.charts]
+    state = {
+        "runsHiddenMode": "SHOW_ALL",
+        "hideEmptyCharts": True,
+        "isAccordionReordered": True,
+        "compareRunSections": [
+            *(_section(section.name, display=True, columns=section.columns) for section in shown),
+            *(_section(name, display=False, columns=3) for name in _FOLDED_SECTIONS),
+        ],
+        "compareRunCharts": [
+            {**chart, "metricSectionId": section.name}
+            for section in [*shown, _Section(_FOLDED_SECTIONS[0], axes, columns=3)]
+            for chart in section.charts
+        ],
+        "selectedColumns": [f"metrics.`{SCORE}`", *(f"params.`{path}`" for path in paths)],
+        "orderByKey": f"metrics.`{SCORE}`",
+        "orderByAsc": False,
+    }
+    packed = zlib.compress(json.dumps(state, separators=(",", ":")).encode(), level=9)
+    return "deflate;" + base64.b64encode(packed).decode()
+
+
+def swept_paths(sweep: Mapping[str, Any]) -> list[str]:
+    """Return the settings in which a sweep's trials differ, by dotted path, as in its file."""
+    if sweep.get("space"):
+        return list(sweep["space"])
+    rows: Mapping[str, Mapping[str, Any]] = sweep.get("rows") or {}
+    return list(dict.fromkeys(path for row in rows.values() for path in row))
+
+
+def trains_classifiers(sweep: Mapping[str, Any]) -> bool:
+    """Tell whether a sweep's trials train classifiers and no denoiser, as its file has it."""
+    trial: Mapping[str, Any] = sweep.get("trial") or {}
+    return (trial.get("denoiser") or {}).get("architecture") == "none"
+
+
+def _parallel(paths: Sequence[str]) -> dict[str, Any]:
+    return {
+        **_chart("settings", "PARALLEL"),
+        "selectedParams": list(paths[:_MOST_AXES]),
+        "selectedMetrics": [SCORE],
+        "showAllRuns": True,
+    }
+
+
+def _line(metric: str, *, over: str | None = None) -> dict[str, Any]:
+    return {
+        **_chart(metric, "LINE"),
+        "metricKey": metric,
+        "selectedMetricKeys": [metric],
+        "lineSmoothness": 0,
+        "scaleType": "linear",
+        "xAxisScaleType": "linear",
+        "xAxisKey": "step" if over is None else "metric",
+        "selectedXAxisMetricKey": over or "",
+        "useGlobalXaxisKey": False,
+        "useGlobalLineSmoothing": True,
+        "yAxisKey": "metric",
+        "yAxisExpressions": [],
+        "range": {},
+        "ignoreOutliers": False,
+    }
+
+
+def _chart(identifier: str, kind: str) -> dict[str, Any]:
+    return {
+        "uuid": identifier,
+        "type": kind,
+        "runsCountToCompare": _RUNS,
+        "deleted": False,
+        "isGenerated": False,
+    }
+
+
+def _section(name: str, *, display: bool, columns: int) -> dict[str, Any]:
+    return {
+        "uuid": name,
+        "name": name,
+        "display": display,
+        "columns": columns,
+        "isReordered": True,
+        "deleted": False,
+        "isGenerated": False,
+    }
+
+
+def sweep_description(directory: SweepDirectory, record: SweepRecord) -> str:
+    """Describe a sweep in Markdown: what won once that is known, what was swept, its settings.
+
+    MLflow shows the first line until someone opens the rest.
+    """
+    return "\n".join(
+        [
+            *_outcome(directory, record),
+            f"## What was swept\n\n{_swept(record)}\n",
+            f"## How to read this page\n\n{_legend(record)}",
+            f"Created {record.created:%Y-%m-%d %H:%M:%S} UTC, id `{record.id}`. Settings:\n",
+            f"```json\n{json.dumps(record.sweep, indent=2)}\n```\n",
+        ]
+    )
+
+
+def _outcome(directory: SweepDirectory, record: SweepRecord) -> list[str]:
+    path = directory.leaderboard_markdown_path
+    if not path.exists():
+        of = "classifiers' training" if trains_classifiers(record.sweep) else "DE-CROP's settings"
+        return [f"**{record.name}**: a sweep over {of}, not finished yet.\n"]
+    text = read_text(path).strip()
+    _, _, summary = text.rpartition("|\n")
+    # Captions and tables in turn: the ranking of all trials, then certified accuracies.
+    blocks = text.split("\n\n")
+    table = "\n\n".join(blocks[2:4] if len(blocks) > 4 else blocks[:2])
+    return [
+        f"**{record.name}**: {' '.join(summary.split())}\n",
+        f"## Leaderboard\n\n{table}\n",
+    ]
+
+
+def _swept(record: SweepRecord) -> str:
+    sweep = record.sweep
+    if sweep.get("search") == "rows":
+        rows = sweep.get("rows")
+        names = ", ".join(rows) if isinstance(rows, dict) else ""
+        return f"A table of rows, each with its own settings: {names}."
+    space = sweep.get("space")
+    if not isinstance(space, dict):
+        return f"Nothing but the search's own choice (search `{sweep.get('search')}`)."
+    lines = [f"{sweep.get('trials') or 'All'} trials by search `{sweep.get('search')}` over\n"]
+    for path in swept_paths(sweep):
+        domain = Domain.model_validate(space[path])
+        lines.append(f"- `{path}`: {domain.model_dump_json(exclude_defaults=True)}")
+    return "\n".join(lines)
+
+
+def _legend(record: SweepRecord) -> str:
+    trials = (
+        "- `trial n` runs are scored on held-out images; trial 0 is the reference.\n"
+        "- `final n (test)` runs are the best of them and trial 0, trained again on all limited "
+        "data and certified once on the test split; `undefended (test)` has no denoiser.\n"
+        "- `final n, seed s (test)` runs are those settings from other seeds.\n"
+    )
+    if record.sweep.get("search") == "rows":
+        trials = (
+            "- A run named like a row of the table is scored on held-out images.\n"
+            "- A run whose name ends in `(test)` is a row trained again on all limited data and "
+            "certified once on the test split; `undefended (test)` has no denoiser.\n"
+        )
+    if trains_classifiers(record.sweep):
+        trials = (
+            "- `trial n` runs train a classifier and are scored on held-out images; trial 0 is the "
+            "reference.\n"
+            "- Runs whose name ends in `(test)` are the best of them and trial 0, certified once "
+            "on the test split.\n"
+        )
+    return (
+        f"{trials}"
+        "- `certified/…`: certified accuracy over the L2 radius ([0,1] pixels); where MLflow shows "
+        f"a step instead, it is the radius × {STEPS_PER_UNIT_RADIUS}.\n"
+        "- `train/…`: over epochs. `held_out/…`: over evaluations; a pruned trial has its last.\n"
+        "- The run named like the sweep carries the leaderboard, and figures of the search.\n"
+    )

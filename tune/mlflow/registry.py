@@ -1,0 +1,122 @@
+"""Bundles in MLflow's model registry, from which they are served."""
+
+import tempfile
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from decrop.black_box import EndpointClassifier
+from decrop.bundle import Bundle, load_bundle
+from decrop.errors import InputError
+from decrop.trial.result import radius_key
+from tune.directory import SweepDirectory
+from tune.mlflow import Tracker
+
+CHAMPION = "champion"
+PREVIOUS = "previous"
+
+_MODEL = "model"
+
+
+def register_bundle(
+    directory: SweepDirectory,
+    number: int,
+    bundle: Path,
+    name: str,
+    *,
+    tracking_uri: str | None = None,
+    trust_code: bool = False,
+) -> int:
+    """Register a trial's bundle as a new version of a model, and let it be the champion.
+
+    The version that was the champion before is `previous` from then on.
+
+    Args:
+        directory: of the sweep, whose trial's run carries the model.
+        number: of the trial.
+        bundle: of the trial, with its classifier.
+        name: of the registered model.
+        tracking_uri: as for `Tracker`.
+        trust_code: as for `load_bundle`.
+
+    Returns:
+        the version's number.
+
+    Raises:
+        InputError: the bundle cannot be used.
+        TrackingError: MLflow cannot be reached or refuses.
+    """
+    loaded = load_bundle(bundle, trust_code=trust_code)
+    if isinstance(loaded.classifier, EndpointClassifier):
+        raise InputError(
+            f"--register {name}: the classifier is behind {loaded.classifier.url}; only a bundle "
+            "with its classifier can be served."
+        )
+    tracker = Tracker(directory, tracking_uri)
+    tracker.sync()
+    final = directory.final(number).result_path.exists()
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / _MODEL
+        save_model(loaded, bundle, model)
+        return tracker.register_model(
+            f"final/{number}" if final else f"trials/{number}",
+            model,
+            name,
+            description=_description(loaded),
+            champion=CHAMPION,
+            previous=PREVIOUS,
+        )
+
+
+def save_model(loaded: Bundle, bundle: Path, destination: Path) -> None:
+    """Write a bundle as a model of MLflow's, whose code is `served_model.py` and no pickle.
+
+    Args:
+        loaded: the bundle.
+        bundle: its folder.
+        destination: a folder that does not exist yet.
+    """
+    import mlflow.pyfunc
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+
+    shape = loaded.result.image_shape or (loaded.classifier.channels, -1, -1)
+    outputs = {
+        "label": DataType.string,
+        "class": DataType.long,
+        "radius": DataType.double,
+        "abstain": DataType.boolean,
+    }
+    with warnings.catch_warnings():
+        # That there is no example of an input; the signature says what is one.
+        warnings.simplefilter("ignore", UserWarning)
+        mlflow.pyfunc.save_model(
+            path=str(destination),
+            python_model=str(Path(__file__).with_name("served_model.py")),
+            artifacts={"bundle": str(bundle.resolve())},
+            signature=ModelSignature(
+                inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *shape))]),
+                outputs=Schema([ColSpec(kind, column) for column, kind in outputs.items()]),
+            ),
+            pip_requirements=[f"{name}=={version(name)}" for name in ("decrop", "mlflow", "torch")],
+        )
+
+
+def _description(loaded: Bundle) -> str:
+    scores, config = loaded.result.scores, loaded.config
+    accuracies = ", ".join(
+        f"{100 * scores.certified_accuracy[radius_key(radius)]:.1f} % at r = {radius:g}"
+        for radius in config.certification.radii
+    )
+    what = f"{config.classifier.source} classifier"
+    if not config.trains_classifier:
+        what = f"DE-CROP denoiser in front of a {what}"
+    return (
+        f"{what} "
+        f"({config.dataset.name}), smoothed with σ = {config.sigma:g}. Certified accuracy on "
+        f"{scores.images} {loaded.result.split.replace('_', '-')} images: {accuracies}; average "
+        f"certified radius {scores.average_certified_radius:.3f}. Images are float32 in [0,1]; "
+        "answers are label, class, certified L2 radius and whether it abstains."
+    )

@@ -1,0 +1,177 @@
+"""The view of one MLflow run: parameters, metrics, tags, tables and files that it should show."""
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, TypeGuard
+
+from decrop.files import MOST_TABLE_BYTES, read_text
+
+COLOUR_TAG = "mlflow.runColor"
+
+UNDEFENDED_COLOUR = "#000000"
+SWEEP_COLOUR = "#666666"
+# Okabe and Ito's colours, of which the reference has the first, then darker and lighter ones.
+_COLOURS = (
+    *("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+    *("#8A3D00", "#004B75", "#00664A", "#8C4A70", "#A67300", "#2F7BA6"),
+    *("#F29E66", "#66AEDB", "#66C7AD", "#E6B8D0", "#F5CC80", "#A3D5F2"),
+)
+
+
+def trial_colour(number: int) -> str:
+    """Return the colour of a trial and of its final training."""
+    return _COLOURS[number % len(_COLOURS)]
+
+
+SCORE = "held_out/average_certified_radius"
+BEST_SO_FAR = "sweep/best_so_far"
+TRIAL_NUMBER = "sweep/trial"
+CERTIFIED = "certified"
+# What a curve's points stand over, a metric too, for MLflow draws a metric over another by step.
+CURVE_RADIUS = "certified/L2 radius"
+
+
+_CELL_END = re.compile(r"(?<!\\)\|")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Texts and numbers by row; `json` is what MLflow's `log_table` writes."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | float]]
+
+    def json(self) -> str:
+        """Write the table as pandas' orientation "split"."""
+        # MLflow takes a point in a column's name for a path, and shows empty cells.
+        columns = [column.replace(".", "·") for column in self.columns]
+        return json.dumps({"columns": columns, "data": self.rows}, ensure_ascii=False)
+
+
+def tsv_table(path: Path) -> Table:
+    """Read a tab-separated file with a head; cells that are numbers become numbers."""
+    text = read_text(path, most_bytes=MOST_TABLE_BYTES)
+    head, *rows = csv.reader(io.StringIO(text, newline=""), delimiter="\t")
+    return Table(head, [[_value(cell) for cell in row] for row in rows])
+
+
+def markdown_tables(text: str) -> list[Table]:
+    """Return the tables of a Markdown text, all cells as texts."""
+    tables = []
+    lines: list[str] = []
+    for line in [*text.splitlines(), ""]:
+        if line.startswith("|"):
+            lines.append(line)
+        elif lines:
+            head, _, *rows = [*lines, ""]
+            tables.append(Table(_cells(head), [_cells(row) for row in rows if row]))
+            lines = []
+    return tables
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip().replace("\\|", "|") for cell in _CELL_END.split(line)[1:-1]]
+
+
+def _value(cell: str) -> str | float:
+    try:
+        number = float(cell)
+    except ValueError:
+        return cell
+    if not math.isfinite(number):
+        return cell
+    return int(number) if number.is_integer() else number
+
+
+RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+Stamp = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One point of a metric: name, value, step and time (UTC)."""
+
+    metric: str
+    value: float
+    step: int
+    time: datetime
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a run worked on, as MLflow lists data sets.
+
+    Attributes:
+        name: for people.
+        digest: hash of its contents, 64 hex digits.
+        source: where it came from.
+        context: what the run did with it.
+    """
+
+    name: str
+    digest: str
+    source: str
+    context: str
+
+
+@dataclass(frozen=True)
+class RunView:
+    """Everything one MLflow run should show.
+
+    Attributes:
+        artifacts: files by their path among the run's artifacts.
+        drawn: contents of files that no file has, made when they are logged, by such a path.
+        tables: shown as tables, by such a path.
+    """
+
+    name: str
+    status: RunStatus
+    started: datetime
+    ended: datetime | None
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    measurements: Sequence[Measurement] = ()
+    artifacts: Mapping[str, Path] = field(default_factory=dict)
+    drawn: Mapping[str, bytes] = field(default_factory=dict)
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    inputs: Sequence[Input] = ()
+
+
+def by_name(*paths: Path) -> dict[str, Path]:
+    """Return files by their names."""
+    return {path.name: path for path in paths}
+
+
+def existing(files: Mapping[str, Path]) -> dict[str, Path]:
+    """Return those that exist."""
+    return {name: path for name, path in files.items() if path.exists()}
+
+
+def stamps_of(files: Mapping[str, Path]) -> dict[str, Stamp]:
+    """Return what changes whenever a file is replaced; files that do not exist have none."""
+    stamps = {}
+    for name, path in files.items():
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            continue
+        # A replaced file has another inode even within the clock's resolution.
+        stamps[name] = (status.st_ino, status.st_size, status.st_mtime_ns)
+    return stamps
+
+
+def modified(path: Path) -> datetime:
+    """Return when a file was written, in whole seconds."""
+    return datetime.fromtimestamp(int(path.stat().st_mtime), UTC)
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Tell whether a JSON value is a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

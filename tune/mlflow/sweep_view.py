@@ -1,0 +1,182 @@
+"""The run of a whole sweep in MLflow, read from the sweep's files."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from pydantic import TypeAdapter
+from safetensors import safe_open
+
+from decrop.files import MOST_WEIGHTS_BYTES, read_text, require_regular
+from tune.directory import SweepDirectory, SweepRecord, SweepTrialFolder
+from tune.domains import Domain
+from tune.finished_trials import PastTrial, ended_trials, finite
+from tune.mlflow.run_view import (
+    BEST_SO_FAR,
+    COLOUR_TAG,
+    SWEEP_COLOUR,
+    TRIAL_NUMBER,
+    Measurement,
+    RunView,
+    Stamp,
+    Table,
+    by_name,
+    existing,
+    is_number,
+    markdown_tables,
+    modified,
+    stamps_of,
+)
+from tune.results.importance import parameter_importances
+from tune.results.plots import history_figure, importances_figure, pareto_front, size_figure
+
+_REFERENCE = 0
+_SPACE = TypeAdapter(dict[str, Domain])
+
+
+def search_figures(directory: SweepDirectory, record: SweepRecord) -> dict[str, bytes]:
+    """Draw what the trials that ended tell, as PNG by the figure's path among the artifacts.
+
+    A figure is left out where there are too few trials for it, or nothing differs between them.
+
+    Raises:
+        InputError: a file of a trial is broken.
+    """
+    if record.sweep.get("search") == "rows":
+        return {}
+    past, _ = ended_trials(directory)
+    figures: dict[str, Figure | None] = {
+        "search_history": _history(past),
+        "parameter_importances": _importances(past, record),
+        "radius_against_size": _sizes(directory, past),
+    }
+    return {
+        f"figures/{name}.png": _png(figure)
+        for name, figure in figures.items()
+        if figure is not None
+    }
+
+
+def _history(past: list[PastTrial]) -> Figure | None:
+    scores = {trial.number: (trial.state, finite(trial.value)) for trial in past}
+    complete = {n: v for n, (state, v) in scores.items() if state == "complete" and v is not None}
+    pruned = {n: v for n, (state, v) in scores.items() if state == "pruned" and v is not None}
+    return history_figure(complete, pruned, _REFERENCE) if complete else None
+
+
+def _importances(past: list[PastTrial], record: SweepRecord) -> Figure | None:
+    found = parameter_importances(past, _SPACE.validate_python(record.sweep.get("space") or {}))
+    if found is None:
+        return None
+    return importances_figure(
+        found.shares,
+        f"Importance of settings (fANOVA, {found.trials} trials at evaluation {found.evaluation})",
+    )
+
+
+def _sizes(directory: SweepDirectory, past: list[PastTrial]) -> Figure | None:
+    points = {}
+    for trial in past:
+        score = finite(trial.value)
+        folder = directory.trial(trial.number)
+        if trial.state == "complete" and score is not None and folder.denoiser_path.exists():
+            points[f"trial {trial.number}"] = _weights(folder), score
+    if len({size for size, _ in points.values()}) < 2:
+        return None
+    return size_figure(points, pareto_front(points))
+
+
+def _weights(folder: SweepTrialFolder) -> int:
+    count = 0
+    require_regular(folder.denoiser_path, most_bytes=MOST_WEIGHTS_BYTES)
+    with safe_open(folder.denoiser_path, framework="pt") as weights:
+        for name in weights.keys():  # noqa: SIM118  # it is no mapping
+            size = 1
+            for length in weights.get_slice(name).get_shape():
+                size *= length
+            count += size
+    return count
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class SweepSource:
+    """The sweep's own run: its leaderboard and the best held-out score so far."""
+
+    directory: SweepDirectory
+    record: SweepRecord
+    key: str = "sweep"
+
+    def stamps(self) -> dict[str, Stamp]:
+        """Return what changes whenever a file that is shown is replaced."""
+        paths = self._files()
+        for number in self.directory.trial_numbers():
+            folder = self.directory.trial(number)
+            paths[f"{number}/state"] = folder.state_path
+            paths[f"{number}/result"] = folder.result_path
+        return stamps_of(paths)
+
+    def view(self) -> RunView:
+        """Read the sweep's own files and every trial's state and result.
+
+        Raises:
+            InputError: one of them is broken.
+        """
+        leaderboard = self.directory.leaderboard_json_path
+        ended = modified(leaderboard) if leaderboard.exists() else None
+        return RunView(
+            name=self.record.name,
+            status="RUNNING" if ended is None else "FINISHED",
+            started=self.record.created,
+            ended=ended,
+            tags={"kind": "sweep", COLOUR_TAG: SWEEP_COLOUR},
+            measurements=best_so_far(self.directory),
+            artifacts=existing(self._files()),
+            # Trials are still to come before that, and the page's charts show those that are there.
+            drawn={} if ended is None else search_figures(self.directory, self.record),
+            tables=self._tables(),
+        )
+
+    def _files(self) -> dict[str, Path]:
+        files = by_name(
+            self.directory.record_path,
+            self.directory.leaderboard_json_path,
+            self.directory.leaderboard_markdown_path,
+        )
+        figure = self.directory.accuracy_figure_path
+        return {**files, f"figures/{figure.name}": figure}
+
+    def _tables(self) -> dict[str, Table]:
+        path = self.directory.leaderboard_markdown_path
+        found = markdown_tables(read_text(path)) if path.exists() else []
+        # The ranking of all trials, then certified accuracies.
+        names = ("ranking_table.json", "leaderboard_table.json")[-len(found[:2]) :]
+        return dict(zip(names, found, strict=False)) if found else {}
+
+
+def best_so_far(directory: SweepDirectory) -> list[Measurement]:
+    """Return the best held-out average certified radius among trials 0…n, with step n.
+
+    It ends before the first trial that still runs, since that one may yet change what follows.
+    """
+    points = []
+    best: float | None = None
+    for expected, number in enumerate(directory.trial_numbers()):
+        folder = directory.trial(number)
+        state = folder.read_state()
+        if number != expected or state is None or state.ended is None:
+            break
+        result = folder.read_result()
+        score = None if result is None else result.get("average_certified_radius")
+        if state.state == "complete" and is_number(score):
+            best = float(score) if best is None else max(best, float(score))
+        if best is not None:
+            points.append(Measurement(BEST_SO_FAR, best, number, state.ended))
+            points.append(Measurement(TRIAL_NUMBER, float(number), number, state.ended))
+    return points

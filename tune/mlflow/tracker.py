@@ -1,0 +1,344 @@
+"""Files projected into one experiment of MLflow: those of a sweep directory, or of a training."""
+
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from filelock import FileLock, Timeout
+
+from decrop.files import fence_of, sha256_of_json, write_text
+from tune.directory import OWN_ARTIFACTS, OWN_STORE, SweepDirectory
+from tune.mlflow.client import (
+    TrackingError,
+    check_tracking_uri,
+    explained,
+    is_outage,
+    make_client,
+    one_line,
+    register_version,
+    set_up_mlflow,
+)
+from tune.mlflow.experiment import ShownExperiment, SweepExperiment
+from tune.mlflow.store import create_store
+from tune.mlflow.views import Source, Stamp, sources
+from tune.mlflow.writer import (
+    KEY_TAG,
+    SYNCED_TAG,
+    Artifacts,
+    FolderArtifacts,
+    RunMirror,
+    RunWriter,
+    ServerArtifacts,
+)
+
+if TYPE_CHECKING:
+    from mlflow.entities import Experiment, Run
+    from mlflow.tracking import MlflowClient
+
+_LOCK_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class LoggedRun:
+    """A run as MLflow has it.
+
+    Attributes:
+        key: of what it shows: `trials/0`, `final/0`, …
+        id: in MLflow.
+        deleted: by somebody, in MLflow.
+        points: name, step and value of every point of its metrics.
+    """
+
+    key: str
+    id: str
+    deleted: bool
+    points: Sequence[tuple[str, int, float]]
+
+
+class Shown(Protocol):
+    """What becomes runs of one experiment.
+
+    Attributes:
+        path: what people call it, a folder.
+        state_path: folder of what tracking keeps.
+        id: unique; runs are found by it again.
+    """
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def state_path(self) -> Path: ...
+
+    @property
+    def id(self) -> str: ...
+
+    def sources(self) -> Iterable[Source]:
+        """List everything that becomes a run."""
+        ...
+
+    def experiment(self, client: "MlflowClient", artifact_location: str | None) -> ShownExperiment:
+        """Return where the runs are; `artifact_location` is for a new one, the server's if None."""
+        ...
+
+
+class RunsTracker:
+    """Projects files into one MLflow experiment, with one flat run per source.
+
+    Without `tracking_uri` the store is an own `mlflow.db`, with artifacts where
+    `mlflow server --artifacts-destination <folder>/mlflow-artifacts` looks for them.
+    """
+
+    def __init__(self, shown: Shown, tracking_uri: str | None = None) -> None:
+        """Remember what to project where; nothing is opened yet.
+
+        Raises:
+            InputError: the URI is not http(s).
+        """
+        if tracking_uri is not None:
+            check_tracking_uri(tracking_uri)
+        set_up_mlflow()
+        self.shown = shown
+        self._tracking_uri = tracking_uri
+        self._lock = FileLock(shown.state_path / ".tracking.lock", timeout=_LOCK_SECONDS)
+        # Who made runs last: while it is this tracker, `_runs` are all that there are.
+        self._writer_path = shown.state_path / ".tracking.writer"
+        self._identity = uuid.uuid4().hex
+        self._listed = False
+        self._runs: dict[str, RunMirror] = {}
+        self._synced: dict[str, str] = {}
+
+    def experiment_id(self) -> str:
+        """Return the experiment's id in MLflow; the first call makes store and experiment.
+
+        Raises:
+            TrackingError: MLflow cannot be reached or refuses.
+        """
+        with self._exclusive():
+            return str(self._experiment.open().experiment_id)
+
+    def sync(self) -> None:
+        """Log whatever the directory has and MLflow has not.
+
+        May be interrupted anywhere and repeated, also by another process.
+
+        Raises:
+            TrackingError: MLflow cannot be reached or refuses, or a folder is broken; everything
+                else has been logged, and the next call tries again.
+        """
+        problems: list[tuple[str, Exception]] = []
+        with self._exclusive():
+            self._experiment.sync()
+            self._listed = self._listed and self._wrote_last()
+            for source in self.shown.sources():
+                stamps = source.stamps()
+                digest = sha256_of_json(stamps)
+                # What is under way when another process takes over still arrives, and shows what
+                # the files said; that process lists all runs before it makes any.
+                fence_of(self._writer_path)
+                if not stamps or self._synced.get(source.key) == digest:
+                    continue
+                if source.key not in self._runs and not self._listed:
+                    write_text(self._writer_path, self._identity)
+                    self._list_runs()
+                    self._listed = True
+                try:
+                    self._sync_run(source, stamps, digest)
+                except BaseException as error:
+                    # What was applied before it failed is unknown, so it is read again.
+                    self._runs.pop(source.key, None)
+                    self._listed = False
+                    if not isinstance(error, Exception) or is_outage(error):
+                        raise
+                    problems.append((source.key, error))
+        if problems:
+            key, first = problems[0]
+            raise TrackingError(
+                f"{len(problems)} of {self.shown.path.name}'s runs cannot be shown in MLflow; "
+                f"first {key}: {one_line(first)}"
+            ) from first
+
+    def logged_runs(self) -> list[LoggedRun]:
+        """Read the runs, deleted ones too; nothing is written.
+
+        Raises:
+            TrackingError: MLflow cannot be reached or refuses.
+        """
+        with explained("read"):
+            experiment = self._experiment.find()
+            return (
+                []
+                if experiment is None
+                else [
+                    LoggedRun(
+                        key=key,
+                        id=run.info.run_id,
+                        deleted="deleted" in (run.info.lifecycle_stage, experiment.lifecycle_stage),
+                        points=[
+                            (name, point.step, point.value)
+                            for name in run.data.metrics
+                            for point in self._client.get_metric_history(run.info.run_id, name)
+                        ],
+                    )
+                    for key, run in self._runs_of(experiment)
+                ]
+            )
+
+    def register_model(
+        self,
+        key: str,
+        model: Path,
+        name: str,
+        *,
+        description: str,
+        champion: str,
+        previous: str,
+    ) -> int:
+        """Upload a model to a run, register it as a new version and let it have an alias.
+
+        Args:
+            key: of the run, which a `sync` has made.
+            model: folder of the model.
+            name: of the registered model.
+            description: of the version.
+            champion: the alias; the version that had it before loses it.
+            previous: the alias that this one gets instead.
+
+        Returns:
+            the version's number.
+
+        Raises:
+            TrackingError: MLflow cannot be reached or refuses.
+        """
+        with self._exclusive():
+            self._list_runs()
+            run = self._runs[key]
+            self._artifacts.log(run, model.name, model)
+            return register_version(
+                self._client,
+                name,
+                source=f"{run.artifact_uri}/{model.name}",
+                run_id=run.id,
+                description=description,
+                champion=champion,
+                previous=previous,
+            )
+
+    def _sync_run(self, source: Source, stamps: dict[str, Stamp], digest: str) -> None:
+        run = self._runs.get(source.key)
+        if run is None or run.tags.get(SYNCED_TAG) != digest:
+            view = source.view()
+            if view is not None and (run is None or not run.deleted):
+                if run is None:
+                    run = self._writer.create(self._full_key(source.key), view)
+                    self._runs[source.key] = run
+                self._writer.log(run, view, stamps, digest)
+        self._synced[source.key] = digest
+
+    def _wrote_last(self) -> bool:
+        return self._writer_path.exists() and self._writer_path.read_text() == self._identity
+
+    def _list_runs(self) -> None:
+        for key, run in self._runs_of(self._experiment.open()):
+            if key not in self._runs:
+                self._runs[key] = RunMirror.of(run)
+
+    def _runs_of(self, experiment: "Experiment") -> "Iterator[tuple[str, Run]]":
+        """List the runs of what is shown by their key."""
+        from mlflow.entities import ViewType
+
+        token: str | None = None
+        while True:
+            page = self._client.search_runs(
+                [experiment.experiment_id], run_view_type=ViewType.ALL, page_token=token
+            )
+            for run in page:
+                prefix, _, key = run.data.tags.get(KEY_TAG, "").partition("/")
+                if prefix == self.shown.id:
+                    yield key, run
+            token = page.token
+            if not token:
+                return
+
+    @cached_property
+    def _client(self) -> "MlflowClient":
+        if self._tracking_uri is not None:
+            return make_client(self._tracking_uri)
+        database = (self.shown.state_path / OWN_STORE).resolve()
+        create_store(database)
+        return make_client(f"sqlite:///{database}")
+
+    @cached_property
+    def _experiment(self) -> ShownExperiment:
+        # A server knows best where its artifacts go; an own store must not depend on where the
+        # folder lies.
+        location = None if self._tracking_uri else f"mlflow-artifacts:/{self.shown.id}"
+        return self.shown.experiment(self._client, location)
+
+    @cached_property
+    def _artifacts(self) -> Artifacts:
+        if self._tracking_uri is not None:
+            return ServerArtifacts(self._tracking_uri)
+        return FolderArtifacts(self.shown.state_path / OWN_ARTIFACTS)
+
+    @cached_property
+    def _writer(self) -> RunWriter:
+        return RunWriter(self._client, self._experiment.open().experiment_id, self._artifacts)
+
+    def _full_key(self, key: str) -> str:
+        return f"{self.shown.id}/{key}"
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        try:
+            # Between looking a run up and making it no other process may do the same.
+            with self._lock, explained("updated"):
+                fence_of(self._writer_path)
+                yield
+        except Timeout as error:
+            raise TrackingError(
+                f"Another process has been syncing {self.shown.path} for {_LOCK_SECONDS} s; "
+                "try again when it is done."
+            ) from error
+        except OSError as error:
+            raise TrackingError(f"MLflow cannot be updated: {one_line(error)}") from error
+
+
+class ShownSweep:
+    """A sweep directory: a run for each of its folders, in an experiment of its own."""
+
+    def __init__(self, directory: SweepDirectory) -> None:
+        """Read what sweep it is.
+
+        Raises:
+            InputError: the directory is no sweep directory.
+        """
+        self._directory = directory
+        self._record = directory.read_record()
+        self.path = self.state_path = directory.path
+        self.id = self._record.id
+
+    def sources(self) -> Iterator[Source]:
+        """See `Shown`."""
+        return sources(self._directory, self._record)
+
+    def experiment(self, client: "MlflowClient", artifact_location: str | None) -> SweepExperiment:
+        """See `Shown`."""
+        return SweepExperiment(client, self._directory, self._record, artifact_location)
+
+
+class Tracker(RunsTracker):
+    """Projects one sweep directory into one MLflow experiment."""
+
+    def __init__(self, directory: SweepDirectory, tracking_uri: str | None = None) -> None:
+        """Remember what to project where; nothing is opened yet.
+
+        Raises:
+            InputError: the directory is no sweep directory, or the URI is not http(s).
+        """
+        super().__init__(ShownSweep(directory), tracking_uri)
+        self.directory = directory

@@ -1,0 +1,375 @@
+"""What MLflow should show of a trial's folder, read from its files."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path, PurePath
+from typing import Any, Literal
+
+from decrop.config import Settings, TrialConfig
+from decrop.evaluation.accuracy import certified_accuracy
+from decrop.evaluation.record import record_path
+from decrop.evaluation.table import CertificateTable
+from tune.directory import State, SweepTrialFolder, TrialRecord, TrialState
+from tune.mlflow.run_view import (
+    CERTIFIED,
+    COLOUR_TAG,
+    CURVE_RADIUS,
+    UNDEFENDED_COLOUR,
+    Input,
+    Measurement,
+    RunStatus,
+    RunView,
+    Stamp,
+    Table,
+    by_name,
+    existing,
+    is_number,
+    modified,
+    stamps_of,
+    trial_colour,
+    tsv_table,
+)
+
+CURVE_SPACING = 0.05
+CURVE_LEAST_EXTENT = 1.0
+STEPS_PER_UNIT_RADIUS = 1000
+
+_STATUS: dict[State, RunStatus] = {
+    "running": "RUNNING",
+    "complete": "FINISHED",
+    "pruned": "KILLED",
+    "failed": "FAILED",
+}
+_HISTORY_COLUMNS_NOT_LOGGED = ("epoch", "phase")
+_TRACEBACK_CHARACTERS = 4000
+
+
+@dataclass(frozen=True)
+class TrialSource:
+    """A folder that becomes a run, its key within the sweep and its name for people."""
+
+    key: str
+    name: str
+    kind: Literal["trial", "final", "seed"]
+    folder: SweepTrialFolder
+
+    def stamps(self) -> dict[str, Stamp]:
+        """Return what changes whenever a file that is shown is replaced."""
+        return stamps_of({**_documents(self.folder), **_artifacts(self.folder)})
+
+    def view(self) -> RunView | None:
+        """Read the folder; None while the trial has not started.
+
+        Raises:
+            InputError: a file of the folder is broken.
+        """
+        return _trial_view(self)
+
+
+@dataclass(frozen=True)
+class UndefendedSource:
+    """The classifier without a denoiser, as a run; it has the data of the reference trial."""
+
+    folder: SweepTrialFolder
+    reference: SweepTrialFolder
+    key: str = "undefended"
+
+    def stamps(self) -> dict[str, Stamp]:
+        """Return what changes whenever a file that is shown is replaced."""
+        return stamps_of({**_documents(self.folder), **_artifacts(self.folder)})
+
+    def view(self) -> RunView | None:
+        """Read the folder; None while it has no result.
+
+        Raises:
+            InputError: a file of the folder is broken.
+        """
+        result = self.folder.read_result()
+        if result is None:
+            return None
+        time = modified(self.folder.result_path)
+        reference = self.reference.read_record()
+        return RunView(
+            name=f"undefended ({result.get('split', '?')})",
+            status="FINISHED",
+            started=time,
+            ended=time,
+            tags={
+                "kind": "undefended",
+                COLOUR_TAG: UNDEFENDED_COLOUR,
+                **_result_tags(result),
+                **_samples_tags(self.folder),
+            },
+            measurements=result_measurements(self.folder.certificates_path, result, time),
+            artifacts=_artifacts(self.folder),
+            tables=_tables(self.folder),
+            inputs=[]
+            if reference is None
+            else _inputs(
+                reference.config,
+                {k: v for k, v in _hashes(self.folder, result).items() if k != "limited_data"},
+                result["split"],
+            ),
+        )
+
+
+def flatten_config(config: TrialConfig) -> dict[str, str]:
+    """Return every leaf of a trial's settings by dotted path; all but strings as JSON."""
+    return flatten_settings(config)
+
+
+def flatten_settings(settings: Settings) -> dict[str, str]:
+    """Return every leaf of any settings by dotted path; all but strings as JSON."""
+    return dict(_leaves("", settings.model_dump(mode="json")))
+
+
+def certified_curve(certificates: Path) -> list[tuple[int, float]]:
+    """Compute certified accuracy on a grid of 0.05 up to the largest radius, at least to 1.
+
+    Returns:
+        pairs of radius × 1000 and certified accuracy in [0,1]; [] where nothing was certified.
+
+    Raises:
+        InputError: the file is no table of certificates.
+    """
+    table = CertificateTable.read_tsv(certificates)
+    if not len(table.idx):
+        return []
+    extent = max(CURVE_LEAST_EXTENT, float(table.radius.max()))
+    # Rounding first keeps a radius that lies on the grid from adding a step beyond itself.
+    last = math.ceil(round(extent / CURVE_SPACING, 9))
+    steps = [round(index * CURVE_SPACING * STEPS_PER_UNIT_RADIUS) for index in range(last + 1)]
+    radii = [step / STEPS_PER_UNIT_RADIUS for step in steps]
+    accuracies = certified_accuracy(table.predict, table.radius, table.label, radii)
+    return [(step, float(accuracy)) for step, accuracy in zip(steps, accuracies, strict=True)]
+
+
+def _trial_view(source: TrialSource) -> RunView | None:
+    folder = source.folder
+    record, state = folder.read_record(), folder.read_state()
+    if record is None or state is None:
+        return None
+    history, result = folder.read_history(), folder.read_result()
+    times = epoch_times(state.started, history)
+    measurements = history_measurements(history, times)
+    if source.kind == "trial":
+        # The one report of a final training is its test score, which the result has too.
+        measurements += _report_measurements(folder.read_reports(), times, state.started)
+    if result is not None:
+        ended = state.ended or state.started
+        measurements += result_measurements(folder.certificates_path, result, ended)
+    measurements += _system_measurements(folder, state.started)
+    return RunView(
+        name=source.name if record.row is None else _row_run_name(source, record),
+        status=_STATUS[state.state],
+        started=state.started,
+        ended=state.ended,
+        parameters=flatten_config(record.config),
+        tags={
+            "kind": source.kind,
+            **({} if record.row is None else {"row": record.row}),
+            "state": state.state,
+            "reference": _json(record.reference),
+            "pruned": _json(state.state == "pruned"),
+            "mlflow.note.content": _error_note(state),
+            COLOUR_TAG: trial_colour(record.number),
+            **_hash_tags(folder.read_inputs()),
+            **_code_tags(folder),
+            **_samples_tags(folder),
+            **({} if result is None else _result_tags(result)),
+        },
+        measurements=measurements,
+        artifacts=_artifacts(folder),
+        tables=_tables(folder),
+        inputs=_inputs(
+            record.config,
+            _hashes(folder, result),
+            "held_out" if source.kind == "trial" else "test",
+        ),
+    )
+
+
+def _row_run_name(source: TrialSource, record: TrialRecord) -> str:
+    return record.name if source.kind == "trial" else f"{record.name} (test)"
+
+
+def epoch_times(started: datetime, history: list[dict[str, Any]]) -> dict[int, datetime]:
+    """Return when each epoch ended, had nothing but epochs taken time."""
+    # Derived from the files, so that logging the same epoch twice gives the very same point.
+    times, elapsed = {}, 0.0
+    for row in history:
+        elapsed += float(row.get("seconds") or 0.0)
+        times[int(row["epoch"])] = started + timedelta(seconds=elapsed)
+    return times
+
+
+def history_measurements(
+    history: list[dict[str, Any]], times: Mapping[int, datetime]
+) -> list[Measurement]:
+    """Return the points of what each epoch recorded."""
+    return [
+        Measurement(f"train/{name}", float(value), int(row["epoch"]), times[int(row["epoch"])])
+        for row in history
+        for name, value in row.items()
+        if name not in _HISTORY_COLUMNS_NOT_LOGGED and is_number(value)
+    ]
+
+
+def _report_measurements(
+    reports: list[dict[str, Any]], times: Mapping[int, datetime], started: datetime
+) -> list[Measurement]:
+    return [
+        Measurement(name, value, int(row["evaluation"]), times.get(int(row["epoch"]), started))
+        for row in reports
+        for name, value in _scores("held_out", row)
+    ]
+
+
+def result_measurements(
+    certificates: Path, result: dict[str, Any], time: datetime
+) -> list[Measurement]:
+    """Return the points of a `result.json` and, where they exist, of the certificates' curve.
+
+    Raises:
+        InputError: the file is no table of certificates.
+    """
+    split = result["split"]
+    named = [(f"{split}/{name}", result.get(name)) for name in ("images", "clean_accuracy")]
+    named.append((f"{split}/abstention_rate", result.get("abstention_rate")))
+    named.append(("stage1/flip_rate", result.get("flip_rate")))
+    named += [(f"seconds/{name}", value) for name, value in result.get("seconds", {}).items()]
+    if split != "held_out":  # The last held-out score is a report already.
+        named += _scores(split, result)
+    measurements = [
+        Measurement(name, float(value), 0, time) for name, value in named if is_number(value)
+    ]
+    if certificates.exists():
+        for step, accuracy in certified_curve(certificates):
+            radius = step / STEPS_PER_UNIT_RADIUS
+            measurements.append(Measurement(f"{CERTIFIED}/{split}", accuracy, step, time))
+            measurements.append(Measurement(CURVE_RADIUS, radius, step, time))
+    return measurements
+
+
+def _scores(split: str, row: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    if is_number(row.get("average_certified_radius")):
+        yield f"{split}/average_certified_radius", float(row["average_certified_radius"])
+    for radius, accuracy in row.get("certified_accuracy", {}).items():
+        yield f"{split}/certified_accuracy_at_{radius}", float(accuracy)
+
+
+def _result_tags(result: dict[str, Any]) -> dict[str, str]:
+    tags = {name: str(result[name]) for name in ("split", "precision") if name in result}
+    return tags | _hash_tags(result.get("hashes", {}))
+
+
+def _hash_tags(hashes: Mapping[str, str]) -> dict[str, str]:
+    return {f"hash.{name}": value for name, value in hashes.items()}
+
+
+def _code_tags(folder: SweepTrialFolder) -> dict[str, str]:
+    code = folder.read_code()
+    if code is None:
+        return {}
+    tags = {
+        "decrop.version": code.version,
+        "decrop.host": code.host,
+        "mlflow.source.name": "decrop sweep",
+        "mlflow.source.type": "LOCAL",
+    }
+    return tags if code.commit is None else {**tags, "mlflow.source.git.commit": code.commit}
+
+
+def _samples_tags(folder: SweepTrialFolder) -> dict[str, str]:
+    samples = folder.read_samples()
+    return {"decrop.samples": _json(samples)} if samples else {}
+
+
+def _hashes(folder: SweepTrialFolder, result: dict[str, Any] | None) -> dict[str, str]:
+    hashes: dict[str, str] = {} if result is None else result.get("hashes", {})
+    return {**folder.read_inputs(), **hashes}
+
+
+def _inputs(config: TrialConfig, hashes: Mapping[str, str], split: str) -> list[Input]:
+    """List what a run worked on, as far as the hashes of its contents are known."""
+    dataset, classifier = config.dataset, config.classifier
+    data_source = dataset.path or dataset.name
+    network = classifier.weights or classifier.source
+    named = {
+        "training_images": (f"{dataset.name}: training images", data_source, "training"),
+        "limited_data": (f"{dataset.name}: limited data", data_source, "training"),
+        "certified_images": (f"{dataset.name}: {split} images", data_source, "certification"),
+        "classifier": (
+            f"classifier: {PurePath(network).name}",
+            network,
+            "trained" if config.trains_classifier else "protected",
+        ),
+    }
+    return [
+        Input(name=name, digest=hashes[key], source=source, context=context)
+        for key, (name, source, context) in named.items()
+        if key in hashes
+    ]
+
+
+def _tables(folder: SweepTrialFolder) -> dict[str, Table]:
+    path = folder.certificates_path
+    return {"certificates.json": tsv_table(path)} if path.exists() else {}
+
+
+def _system_measurements(folder: SweepTrialFolder, started: datetime) -> list[Measurement]:
+    return [
+        Measurement(
+            f"system/{name}",
+            float(value),
+            int(row["seconds"]),
+            started + timedelta(seconds=int(row["seconds"])),
+        )
+        for row in folder.read_system()
+        for name, value in row.items()
+        if name != "seconds" and is_number(value)
+    ]
+
+
+def _error_note(state: TrialState) -> str:
+    # An empty note replaces the error of an earlier attempt.
+    return f"```\n{state.error.strip()[-_TRACEBACK_CHARACTERS:]}\n```" if state.error else ""
+
+
+def _documents(folder: SweepTrialFolder) -> dict[str, Path]:
+    return by_name(
+        folder.state_path,
+        folder.history_path,
+        folder.reports_path,
+        folder.result_path,
+        folder.code_path,
+        folder.inputs_path,
+        folder.system_path,
+        folder.samples_path,
+    )
+
+
+def _artifacts(folder: SweepTrialFolder) -> dict[str, Path]:
+    certificates = folder.certificates_path
+    files = by_name(
+        folder.record_path, certificates, record_path(certificates), folder.denoiser_path
+    )
+    for path in sorted(folder.classifier_path.glob("*")):
+        files[f"{folder.classifier_path.name}/{path.name}"] = path
+    figures = {f"figures/{path.name}": path for path in sorted(folder.figures_path.glob("*.png"))}
+    return {**existing(files), **figures}
+
+
+def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _leaves(f"{prefix}.{name}" if prefix else name, inner)
+    else:
+        yield prefix, value if isinstance(value, str) else _json(value)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value)

@@ -1,0 +1,291 @@
+"""Certificates of several sources on the same images, side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from decrop.bundle import read_certificates as read_bundle
+from decrop.config import CertificationSettings
+from decrop.errors import InputError
+from decrop.evaluation.accuracy import certified_correct, exact_interval
+from decrop.evaluation.plots import certificates_figure
+from decrop.evaluation.table import CertificateTable, Shares
+from decrop.files import write_text
+from decrop.trial.folder import save_figure
+from decrop.trial.result import Scores, radius_key
+from tune.directory import SweepDirectory
+from tune.export import trial_number
+from tune.results.paired import Comparisons, compare, differences, read_final
+from tune.results.ranking import Metric, ranking
+from tune.results.tables import TextTable, percentage_cell, with_remarks
+from tune.results.wording import (
+    SHARES_CAPTION,
+    SHARES_HEADS,
+    UNDEFENDED,
+    difference_cell,
+    difference_sentence,
+    headline_radius,
+    share_cells,
+)
+
+FIGURE, TEXT = "compare.png", "compare.md"
+_NO_DENOISER = "undefended"
+
+
+@dataclass(frozen=True, eq=False)
+class Certified:
+    """What one source certifies.
+
+    Attributes:
+        target: as it was given.
+        name: a short one.
+        table: its certificates, with their record if it is known.
+    """
+
+    target: str
+    name: str
+    table: CertificateTable
+
+
+@dataclass(frozen=True)
+class ComparedRow:
+    """One source beside the others.
+
+    Attributes:
+        name: unique among them.
+        images: number of certified images.
+        certified_accuracy: share of all images, by radius.
+        intervals: exact 95 % intervals of the certified accuracies, by radius.
+        average_certified_radius: in [0,1] pixels.
+        shares: of images certified correct, misclassified, and neither.
+        against_first: compared with the first, by radius; None for the first itself.
+        measured_otherwise: settings in which it differs from the first; empty if in none.
+    """
+
+    name: str
+    images: int
+    certified_accuracy: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    average_certified_radius: float
+    shares: Shares
+    against_first: Comparisons | None
+    measured_otherwise: str = ""
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Sources in the order in which they were given, and sentences that compare them."""
+
+    radii: tuple[float, ...]
+    rows: list[ComparedRow]
+    summary: str
+
+
+def read_certified(target: str) -> Certified:
+    """Read certificates on test images.
+
+    Args:
+        target: a bundle; a table of certificates, as `decrop certify` writes it; or a sweep
+            directory, of which the best trial that is certified is read, or with `:NUMBER`,
+            `:ROW` or `:undefended` after it a trial, a row of a table, or no denoiser.
+
+    Raises:
+        InputError: there is nothing of the kind.
+    """
+    path = Path(target)
+    if path.is_file():
+        return Certified(target, path.name, CertificateTable.read_tsv(path))
+    if path.is_dir() and not SweepDirectory(path).record_path.exists():
+        return Certified(target, path.name, read_bundle(path)[2])
+    if path.is_dir():
+        return _of_sweep(target, path, "best")
+    folder, separator, selector = target.rpartition(":")
+    if not separator or not SweepDirectory(Path(folder)).record_path.exists():
+        raise InputError(
+            f"{target}: is no sweep directory (with :TRIAL after it or without), no bundle and no "
+            "file of certificates."
+        )
+    return _of_sweep(target, Path(folder), selector)
+
+
+def place_side_by_side(sources: Sequence[Certified]) -> SideBySide:
+    """Compare each source with the first, paired over the same images.
+
+    The p-values are Holm-adjusted over the sources and radii. The radii are those of the first
+    source that tells them. What was measured otherwise than the first is said of each.
+
+    Raises:
+        InputError: fewer than two sources, one twice, or others than the same images.
+    """
+    names = _unique_names(sources)
+    first = sources[0]
+    for other in sources[1:]:
+        _check_same_images(first, other)
+    told = [source.table.record for source in sources if source.table.record is not None]
+    radii = (told[0].certification if told else CertificationSettings()).radii
+    against = compare(
+        {
+            name: ([source.table], [first.table])
+            for name, source in zip(names[1:], sources[1:], strict=True)
+        },
+        radii,
+    )
+    radius = headline_radius(radii, Metric())
+    otherwise = {
+        name: differences(source.table.record, first.table.record)
+        for name, source in zip(names[1:], sources[1:], strict=True)
+    }
+    sentences = [
+        difference_sentence(
+            f"“{name}”", "certifies", f"“{names[0]}”", compared[radius_key(radius)], radius
+        )
+        for name, compared in against.items()
+    ]
+    sentences += [
+        f"“{name}” was measured otherwise: {remark}."
+        for name, remark in otherwise.items()
+        if remark
+    ]
+    return SideBySide(
+        radii=radii,
+        rows=[
+            _row(name, source.table, radii, against.get(name), otherwise.get(name, ""))
+            for name, source in zip(names, sources, strict=True)
+        ],
+        summary=" ".join(sentences),
+    )
+
+
+def side_by_side_tables(board: SideBySide, *, decimals: int = 1) -> list[TextTable]:
+    """Tabulate certified accuracies, and their differences to the first.
+
+    Args:
+        board: what is compared.
+        decimals: of the ends of intervals in %.
+    """
+    keys = [radius_key(radius) for radius in board.radii]
+    heads = [f"r = {radius:g}" for radius in board.radii]
+    accuracies = [
+        [
+            row.name,
+            *(
+                percentage_cell(row.certified_accuracy[key], *row.intervals[key], decimals=decimals)
+                for key in keys
+            ),
+            f"{row.average_certified_radius:.3f}",
+            *share_cells(row.shares),
+        ]
+        for row in board.rows
+    ]
+    differences = [
+        [row.name, *(difference_cell(row.against_first[key]) for key in keys)]
+        for row in board.rows
+        if row.against_first is not None
+    ]
+    remarks = [row.measured_otherwise for row in board.rows]
+    return [
+        with_remarks(
+            TextTable(
+                f"Certified accuracy in %, with exact 95 % intervals, on the same "
+                f"{board.rows[0].images} images; average certified radius; {SHARES_CAPTION}.",
+                ["", *heads, "average radius", *SHARES_HEADS],
+                accuracies,
+            ),
+            remarks,
+        ),
+        with_remarks(
+            TextTable(
+                f"Difference of certified accuracy to “{board.rows[0].name}” in points, with 95 % "
+                "intervals (Bonett and Price); p of the exact paired test (McNemar's), "
+                "Holm-adjusted over all rows and radii of the table.",
+                ["", *heads],
+                differences,
+            ),
+            remarks[1:],
+        ),
+    ]
+
+
+def write_side_by_side(sources: Sequence[Certified], board: SideBySide, folder: Path) -> None:
+    """Write `compare.png`, all curves with their intervals, and `compare.md`."""
+    tables = {row.name: source.table for row, source in zip(board.rows, sources, strict=True)}
+    save_figure(certificates_figure(tables), folder / FIGURE)
+    parts = [table.markdown() for table in side_by_side_tables(board)]
+    parts += [f"{board.summary}\n", f"![Certified accuracy over the radius]({FIGURE})\n"]
+    write_text(folder / TEXT, "\n".join(parts))
+
+
+def _unique_names(sources: Sequence[Certified]) -> list[str]:
+    """Return short names, or what was given where a short one stands for several."""
+    if len(sources) < 2:
+        raise InputError("compare needs two targets or more; give another one.")
+    targets = [source.target for source in sources]
+    for target in targets:
+        if targets.count(target) > 1:
+            raise InputError(f"{target}: was given twice; give it once.")
+    names = [source.name for source in sources]
+    return [
+        name if names.count(name) == 1 else target
+        for name, target in zip(names, targets, strict=True)
+    ]
+
+
+def _of_sweep(target: str, path: Path, selector: str) -> Certified:
+    directory = SweepDirectory.open(path)
+    if selector == _NO_DENOISER:
+        number, folder, name = None, directory.undefended, UNDEFENDED
+    else:
+        best = _certified_trial(directory) if selector == "best" else None
+        number = trial_number(directory, selector, source=target) if best is None else best
+        folder = directory.final(number)
+        record = folder.read_record()
+        name = f"trial {number}" if record is None else record.name
+    if not folder.result_path.exists():
+        certified = ", ".join(map(str, directory.final_numbers())) or "none"
+        raise InputError(
+            f"{target}: {name} is not certified on test images; certified trials are {certified}."
+        )
+    return Certified(target, f"{path.resolve().name}: {name}", read_final(directory, number))
+
+
+def _certified_trial(directory: SweepDirectory) -> int | None:
+    ranked = [number for number, _ in ranking(directory)]
+    return next((n for n in ranked if directory.final(n).result_path.exists()), None)
+
+
+def _check_same_images(first: Certified, other: Certified) -> None:
+    ours, theirs = first.table.record, other.table.record
+    same_rows = np.array_equal(first.table.idx, other.table.idx) and np.array_equal(
+        first.table.label, other.table.label
+    )
+    if not same_rows or (ours and theirs and not ours.of_the_same_images(theirs)):
+        raise InputError(
+            f"{first.target} and {other.target} are not certified on the same images; certify one "
+            "on those of the other with `decrop certify`."
+        )
+
+
+def _row(
+    name: str,
+    table: CertificateTable,
+    radii: tuple[float, ...],
+    against_first: Comparisons | None,
+    measured_otherwise: str,
+) -> ComparedRow:
+    scores = Scores.of(table, radii)
+    successes = certified_correct(table.predict, table.radius, table.label, radii).sum(axis=1)
+    low, high = exact_interval(successes, scores.images)
+    return ComparedRow(
+        name=name,
+        images=scores.images,
+        certified_accuracy=scores.certified_accuracy,
+        intervals={
+            radius_key(radius): (float(low[i]), float(high[i])) for i, radius in enumerate(radii)
+        },
+        average_certified_radius=scores.average_certified_radius,
+        shares=table.shares,
+        against_first=against_first,
+        measured_otherwise=measured_otherwise,
+    )

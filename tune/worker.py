@@ -1,0 +1,361 @@
+"""A worker of a sweep: what it needs to know, and how it runs one trial for Ray Tune."""
+
+import math
+import traceback
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray.tune import Trainable
+
+from decrop.cache import ContentCache
+from decrop.classifiers.storage import store_classifier
+from decrop.config import TrialConfig
+from decrop.files import fenced, write_json
+from decrop.smoothing.execution import resolve_device
+from decrop.trial.certify import MakeSampler, local_sampler
+from decrop.trial.classifier_certificates import certify_trained_classifier
+from decrop.trial.folder import check_inputs_kept
+from decrop.trial.inputs import TrialInputs, load_inputs
+from decrop.trial.result import Split
+from decrop.trial.run import (
+    Report,
+    TrialStoppedError,
+    run_trial,
+    stopping_between_groups,
+    stopping_epoch,
+)
+from tune.cluster import Claims
+from tune.directory import State, SweepDirectory, SweepTrialFolder, TrialRecord, TrialState
+from tune.monitor import code_record, monitored
+from tune.sample_counts import SamplesDrawn
+from tune.scheduler import EVALUATION
+from tune.shards import ShardedSampler
+from tune.space import (
+    reference_config,
+    trains_classifiers,
+    trial_config_for,
+    trial_row,
+    varied_paths,
+)
+from tune.stopping import ends_sweep
+from tune.sweep_file import SweepConfig
+
+# Settings that decide what the inputs are; where none of them is swept all trials share one copy.
+INPUT_GROUPS = ("dataset", "limited", "classifier")
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """A sweep as its workers see it.
+
+    Attributes:
+        path: the sweep directory, seen by every host.
+        sweep: its settings.
+        claims: what its processes take of the cluster.
+        inputs: classifier and data, None where trials differ in them and load their own.
+        fence: through which they write (`tune.driver`), None where there is no driver.
+    """
+
+    path: Path
+    sweep: SweepConfig
+    claims: Claims
+    inputs: TrialInputs | None
+    fence: Path | None = None
+
+    @property
+    def directory(self) -> SweepDirectory:
+        """The sweep directory."""
+        return SweepDirectory(self.path)
+
+    @property
+    def cache(self) -> ContentCache:
+        """Where stage-1 samples and trained classifiers are shared."""
+        return ContentCache(self.directory.cache_path)
+
+    def stopping(self) -> bool:
+        """Tell whether the sweep's driver has asked its workers to stop."""
+        return self.directory.stop_path.exists()
+
+    def config(self, number: int, parameters: Mapping[str, Any]) -> TrialConfig:
+        """Return the settings of a trial."""
+        if number == 0:
+            return reference_config(self.sweep)
+        return trial_config_for(self.sweep, parameters)
+
+    def inputs_for(self, config: TrialConfig) -> TrialInputs:
+        """Return the shared inputs, or load those of this trial."""
+        if self.inputs is not None and self._shares_seed(config):
+            return self.inputs
+        inputs = load_inputs(
+            config,
+            self.cache,
+            resolve_device(config.execution.device),
+            ledger=self.directory.queries_path,
+        )
+        self.store_classifier(inputs)
+        return inputs
+
+    def check_inputs_kept(self, config: TrialConfig, found: Mapping[str, str]) -> None:
+        """Check that what settings name is still what other trainings of the sweep have had.
+
+        Args:
+            config: of a training.
+            found: content hashes of what it reads, by role.
+
+        Raises:
+            ChangedInputsError: the classifier or a dataset has changed.
+        """
+        ours = _naming(config)
+        for folder, other in self._begun():
+            theirs = _naming(other)
+            same = {role: digest for role, digest in found.items() if theirs[role] == ours[role]}
+            check_inputs_kept(folder.inputs_path, same)
+
+    def _begun(self) -> Iterator[tuple[SweepTrialFolder, TrialConfig]]:
+        for folder in self.directory.training_folders():
+            if (record := folder.read_record()) is not None:
+                yield folder, record.config
+        yield self.directory.undefended, reference_config(self.sweep)
+
+    def _shares_seed(self, config: TrialConfig) -> bool:
+        # A surrogate is trained from the trial's own seed, on answers that all seeds share.
+        return (
+            config.classifier.surrogate is None or config.seed == reference_config(self.sweep).seed
+        )
+
+    def store_classifier(self, inputs: TrialInputs) -> None:
+        """Keep a classifier in the sweep directory, for bundles, unless trials train it."""
+        if inputs.training_images is not None:
+            return
+        folder = self.directory.classifier_path(inputs.protected.content_hash())
+        store_classifier(inputs.protected, inputs.class_names, folder)
+
+    def make_sampler(
+        self, config: TrialConfig, drawn: SamplesDrawn, *, alone: bool = False
+    ) -> MakeSampler:
+        """Return the maker of samplers that helpers in the cluster take part in.
+
+        Args:
+            config: of the trial.
+            drawn: counts who draws how many samples.
+            alone: whether the trial's own process is to draw all, as where a black box is asked.
+        """
+        if alone:
+            return local_sampler(config)
+        device = resolve_device(config.execution.device)
+        return lambda task: ShardedSampler(
+            task,
+            device,
+            helper=self.claims.helper,
+            max_helpers=self.claims.max_helpers,
+            drawn=drawn,
+        )
+
+
+def shares_inputs(sweep: SweepConfig) -> bool:
+    """Tell whether all trials of a sweep work on the same classifier and data."""
+    varied, in_trials = varied_paths(sweep), trains_classifiers(sweep)
+    if len(in_trials) > 1:
+        return False
+    if in_trials == {True}:
+        # The data that trials train their classifiers on is the same however they do it.
+        varied = {path for path in varied if not _is_how(path)}
+    elif "sigma" in varied and _trained_with_noise(reference_config(sweep)):
+        return False
+    return not any(path.split(".")[0] in INPUT_GROUPS for path in varied)
+
+
+def _is_how(path: str) -> bool:
+    elsewhere = ("trained_on", "initial_weights")
+    prefix, _, name = path.rpartition(".")
+    return prefix == "classifier.training" and name not in elsewhere
+
+
+def _trained_with_noise(config: TrialConfig) -> bool:
+    training = config.classifier.training
+    return training is not None and training.noisy and training.sigma is None
+
+
+def _naming(config: TrialConfig) -> dict[str, Any]:
+    """Return, for each role of what a training reads, the settings that say what it is."""
+    config = config.without_budget()
+    data, classifier = (config.dataset, config.limited), config.classifier
+    training = classifier.training
+    return {
+        "limited_data": data,
+        "test_images": (config.dataset, config.certification.test_images),
+        "training_images": (data, training and training.trained_on),
+        "initial_weights": (classifier.source, training and training.initial_weights),
+        "classifier": (data, classifier, config.sigma if _trained_with_noise(config) else None),
+        "surrogate": (data, classifier, config.seed),
+    }
+
+
+def run_recorded(
+    job: SweepJob, record: TrialRecord, folder: SweepTrialFolder, split: Split
+) -> Iterator[Report]:
+    """Run a trial in its folder, recording what it is and how far it has come.
+
+    A failure is written down with its traceback before it is raised, but not what ends the sweep,
+    such as a full disk: once that is mended, the trial goes on. When the sweep is to stop, the
+    trial saves its state and yields no more, and its folder goes on saying that it runs.
+    """
+    if not job.stopping():
+        with fenced(job.path, job.fence):
+            yield from _run_recorded(job, record, folder, split)
+
+
+def _run_recorded(
+    job: SweepJob, record: TrialRecord, folder: SweepTrialFolder, split: Split
+) -> Iterator[Report]:
+    folder.write_record(record)
+    earlier = folder.read_state()
+    started = earlier.started if earlier is not None else _now()
+    folder.write_state(TrialState(state="running", started=started))
+    torch.set_num_threads(max(1, int(job.claims.trial.cpu)))
+    write_json(folder.code_path, code_record().model_dump(mode="json"))
+    drawn = SamplesDrawn(folder.read_samples())
+    try:
+        with monitored(folder):
+            inputs = job.inputs_for(record.config)
+            if inputs is not job.inputs:
+                job.check_inputs_kept(record.config, inputs.hashes_of(record.config, split))
+            for report in _reports(job, record, folder, inputs, drawn, split):
+                folder.write_samples(drawn)
+                if report.finished:
+                    end_trial(folder, "complete")
+                yield report
+    except TrialStoppedError:
+        folder.write_samples(drawn)
+        return
+    except Exception as error:
+        if ends_sweep(error) is not None:
+            raise
+        end_trial(folder, "failed", error=traceback.format_exc())
+        raise
+
+
+def _reports(
+    job: SweepJob,
+    record: TrialRecord,
+    folder: SweepTrialFolder,
+    inputs: TrialInputs,
+    drawn: SamplesDrawn,
+    split: Split,
+) -> Iterator[Report]:
+    trial = job.directory.trial(record.number)
+    asks = split == "test" and inputs.target is not None
+    make_sampler = job.make_sampler(record.config, drawn, alone=asks)
+    if split == "test" and _stays_as_trained(record, trial):
+        return certify_trained_classifier(
+            record.config,
+            inputs,
+            folder,
+            trial,
+            make_sampler=make_sampler,
+            on_certified=stopping_between_groups(job.stopping),
+        )
+    return run_trial(
+        record.config,
+        inputs,
+        folder,
+        job.cache,
+        split=split,
+        last_epoch=stopping_epoch(record.config, trial) if split == "test" else None,
+        make_sampler=make_sampler,
+        should_stop=job.stopping,
+    )
+
+
+def _stays_as_trained(record: TrialRecord, trial: SweepTrialFolder) -> bool:
+    """Tell whether a trial's classifier is certified as it is rather than trained once more."""
+    earlier = trial.read_record()
+    same = earlier is not None and earlier.config == record.config
+    return same and not record.config.trains_again_for_test
+
+
+def end_trial(folder: SweepTrialFolder, state: State, *, error: str | None = None) -> None:
+    """Write down that a trial has ended, and how."""
+    earlier = folder.read_state()
+    started = earlier.started if earlier is not None else _now()
+    folder.write_state(TrialState(state=state, started=started, ended=_now(), error=error))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+METRIC = "average_certified_radius"
+# Keys of results that are no scores: the trial failed and raises its error at the next step, or it
+# ended because the sweep is to stop, where the trial has found out so itself with reason and cause.
+FAILED, STOPPED, REASON, CAUSE = "failed", "stopped", "reason", "cause"
+_NO_SCORE = {METRIC: math.nan, EVALUATION: 0, "finished": False}
+
+
+class SweepTrial(Trainable):
+    """Thin adapter from the reports of a trial to the steps of a Trainable.
+
+    A class rather than a function, because a generator that is closed stops at once, where a
+    function's thread would have to be waited for.
+    """
+
+    _job: SweepJob
+    _reports: Generator[Report]
+    _failure: Exception | None
+
+    def setup(  # type: ignore[override]  # with_parameters adds the job
+        self, config: dict[str, Any], job: SweepJob
+    ) -> None:
+        """Take up the trial that the searcher proposed."""
+        self._job = job
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Turn the same process to another trial, which saves its start."""
+        self.cleanup()
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train until the next evaluation and return its scores.
+
+        A trial that fails says so before it raises, so that the driver can tell it from one whose
+        process died, and only takes up the latter again.
+        """
+        if self._failure is not None:
+            raise self._failure
+        try:
+            report = next(self._reports, None)
+        except Exception as failure:
+            if (found := ends_sweep(failure)) is not None:
+                reason, cause = found
+                return {**_NO_SCORE, STOPPED: True, REASON: reason, CAUSE: cause, "done": True}
+            self._failure = failure
+            return {**_NO_SCORE, FAILED: True, "done": False}
+        if report is None:
+            return {**_NO_SCORE, STOPPED: True, "done": True}
+        return {**asdict(report), "done": report.finished}
+
+    def cleanup(self) -> None:
+        """Stop the trial."""
+        self._reports.close()
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._failure = None
+        self._reports = self._run(config)
+
+    def _run(self, config: dict[str, Any]) -> Generator[Report]:
+        number = config["number"]
+        record = TrialRecord(
+            number=number,
+            row=trial_row(self._job.sweep, number),
+            reference=config["reference"],
+            parameters=config["parameters"],
+            config=self._job.config(number, config["parameters"]),
+        )
+        folder = self._job.directory.trial(number)
+        yield from run_recorded(self._job, record, folder, "held_out")
