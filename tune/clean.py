@@ -6,7 +6,7 @@ from pathlib import Path
 
 from decrop.files import fence_of
 from tune.directory import SweepDirectory, SweepTrialFolder
-from tune.results.ranking import chosen, ranking, sweep_top
+from tune.results.ranking import chosen, ranking
 
 _BYTES_PER_MEGABYTE = 1e6
 
@@ -44,9 +44,7 @@ def plan_removal(directory: SweepDirectory, top: int | None = None) -> Removal:
         top: how many of the best by held-out score keep theirs, beside trial 0; as many as the
             sweep certifies if not given.
     """
-    scores = ranking(directory)
-    top = sweep_top(directory) if top is None else top
-    kept = chosen(scores, len(scores) if top is None else top)
+    kept = chosen(list(ranking(directory)), top or directory.read_record().sweep.leaderboard.top)
     files: dict[int, list[Path]] = {}
     unfinished = []
     for number in directory.trial_numbers():

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, Field, JsonValue, ValidationError, model_validator
+from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError, model_validator
 
 from decrop.config import (
     CountOrZero,
@@ -24,14 +24,14 @@ from decrop.errors import InputError
 from decrop.files import read_json, write_json
 from decrop.trial.folder import TrialFolder
 from tune.sample_counts import SamplesByHost, SamplesDrawn
+from tune.sweep_file import SweepConfig
 
 State = Literal["running", "complete", "pruned", "failed"]
 
 # MLflow's store in a folder of ours, and its artifacts.
 OWN_STORE, OWN_ARTIFACTS = "mlflow.db", "mlflow-artifacts"
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_Record = TypeVar("_Record", bound=BaseModel)
+_Record = TypeVar("_Record")
 
 
 class SweepRecord(Settings):
@@ -41,7 +41,7 @@ class SweepRecord(Settings):
     id: Word = Field(min_length=1, description="Unique name of the sweep, kept when it moves.")
     name: Text = Field(min_length=1, description="Name that a person gave it.")
     created: AwareDatetime = Field(description="When the folder was made.")
-    sweep: FreeMapping = Field(description="The sweep's settings as JSON.")
+    sweep: SweepConfig = Field(description="The sweep's settings.")
 
 
 class TrialRecord(Settings):
@@ -108,7 +108,7 @@ class SweepTrialFolder(TrialFolder):
         Raises:
             InputError: the file is not a trial's record.
         """
-        return _read_record(self.record_path, TrialRecord)
+        return read_record(self.record_path, TrialRecord)
 
     def write_record(self, record: TrialRecord) -> None:
         """Write `trial.json` whole."""
@@ -120,7 +120,7 @@ class SweepTrialFolder(TrialFolder):
         Raises:
             InputError: the file is not a trial's state.
         """
-        return _read_record(self.state_path, TrialState)
+        return read_record(self.state_path, TrialState)
 
     def write_state(self, state: TrialState) -> None:
         """Write `state.json` whole."""
@@ -132,7 +132,7 @@ class SweepTrialFolder(TrialFolder):
         Raises:
             InputError: the file is no record of code.
         """
-        return _read_record(self.code_path, CodeRecord)
+        return read_record(self.code_path, CodeRecord)
 
     def read_inputs(self) -> dict[str, str]:
         """Read the content hashes of what the trial works on, by its role, {} if absent.
@@ -209,22 +209,17 @@ class SweepDirectory:
         self.stop_path = path / ".stop"
 
     @classmethod
-    def create(cls, parent: Path, name: str, sweep: dict[str, JsonValue]) -> Self:
+    def create(cls, parent: Path, sweep: SweepConfig) -> Self:
         """Make a new folder `<parent>/<name>-<UTC time>` with its `sweep.json`.
 
         An existing folder is never used: the next free `-2`, `-3`, … is appended.
 
         Raises:
-            InputError: the name cannot be a folder's name, or the parent cannot be written to.
+            InputError: the parent cannot be written to.
         """
-        if not _NAME.fullmatch(name):
-            raise InputError(
-                f"Sweep name {name!r} cannot be used for a folder: use letters, digits, '.', '_' "
-                "and '-', beginning with a letter or digit."
-            )
         created = _now()
-        directory = cls(_make_folder(parent, f"{name}-{created:%Y%m%d-%H%M%S}"))
-        record = SweepRecord(id=uuid.uuid4().hex, name=name, created=created, sweep=sweep)
+        directory = cls(_make_folder(parent, f"{sweep.name}-{created:%Y%m%d-%H%M%S}"))
+        record = SweepRecord(id=uuid.uuid4().hex, name=sweep.name, created=created, sweep=sweep)
         directory.write_record(record)
         return directory
 
@@ -245,7 +240,7 @@ class SweepDirectory:
         Raises:
             InputError: the path is no sweep directory.
         """
-        record = _read_record(self.record_path, SweepRecord)
+        record = read_record(self.record_path, SweepRecord)
         if record is None:
             raise InputError(
                 f"{self.path} is no sweep directory: it has no sweep.json. Give the folder that "
@@ -336,11 +331,16 @@ def _numbered_folders(path: Path) -> list[int]:
     return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]*", name))
 
 
-def _read_record(path: Path, record_type: type[_Record]) -> _Record | None:
+def read_record(path: Path, record_type: type[_Record]) -> _Record | None:
+    """Read a JSON file as a model or a dataclass, None if absent.
+
+    Raises:
+        InputError: the file is something else.
+    """
     if not path.exists():
         return None
     try:
-        return record_type.model_validate(read_json(path))
+        return TypeAdapter(record_type).validate_python(read_json(path))
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "the document"

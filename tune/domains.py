@@ -5,12 +5,6 @@ from collections.abc import Callable, Collection, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Any, Self
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, model_validator
 
 from decrop.config import Count, Number, Settings, Text, TrialConfig
@@ -80,17 +74,6 @@ class Domain(Settings):
             raise ValueError("the choices must differ")
         return self
 
-    def distribution(self) -> BaseDistribution:
-        """Return Optuna's description of the domain."""
-        if self.uniform is not None:
-            return FloatDistribution(*self.uniform)
-        if self.loguniform is not None:
-            return FloatDistribution(*self.loguniform, log=True)
-        if self.int is not None:
-            return IntDistribution(*self.int, step=self.step)
-        assert self.choice is not None
-        return CategoricalDistribution(self.choice)
-
     def contains(self, value: Any) -> bool:
         """Return whether the domain has a value."""
         if self.choice is not None:
@@ -140,6 +123,14 @@ def exists(domain: Domain, parameters: Mapping[str, Any]) -> bool:
     """Return whether a domain exists beside the values drawn so far (see `ordered`)."""
     return all(
         path in parameters and parameters[path] == value for path, value in domain.when.items()
+    )
+
+
+def contains(space: Space, parameters: Mapping[str, Any]) -> bool:
+    """Return whether parameters are what a search of the space could have sampled."""
+    existing = [path for path in space if exists(space[path], parameters)]
+    return set(existing) == set(parameters) and all(
+        space[path].contains(parameters[path]) for path in existing
     )
 
 

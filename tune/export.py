@@ -18,7 +18,7 @@ def best_trial(directory: SweepDirectory) -> int:
     scores = ranking(directory)
     if not scores:
         raise InputError(f"{directory.path} has no finished trial to export.")
-    return scores[0][0]
+    return next(iter(scores))
 
 
 def trial_number(directory: SweepDirectory, trial: str, *, source: str) -> int:
@@ -65,7 +65,7 @@ def export_trial(
         RunError: the exported program computes something else than the denoiser.
     """
     metric = sweep_metric(directory)
-    scores = dict(ranking(directory, metric))
+    scores = ranking(directory, metric)
     if number not in scores:
         finished = ", ".join(str(n) for n in sorted(scores)) or "none"
         raise InputError(f"--trial {number}: not a finished trial; finished are {finished}.")

@@ -2,23 +2,16 @@
 
 from decrop.documents import set_dotted, validated
 from decrop.errors import InputError
-from tune.directory import SweepRecord
 from tune.space import reference_config, total_trials
 from tune.sweep_file import SweepConfig
 
 
-def extended(record: SweepRecord, trials: int, *, existing: int) -> SweepRecord:
-    """Return a sweep's record that asks for another number of trials.
-
-    Args:
-        record: of the sweep.
-        trials: in total, with trial 0.
-        existing: trials that have begun.
+def extended(sweep: SweepConfig, trials: int, *, existing: int) -> SweepConfig:
+    """Return a sweep with another number of trials in total, of which `existing` have begun.
 
     Raises:
         InputError: the sweep has a number of its own, or more trials than that.
     """
-    sweep = SweepConfig.model_validate(record.sweep)
     if sweep.search in ("grid", "rows"):
         what = "grid" if sweep.search == "grid" else "table of rows"
         raise InputError(
@@ -30,19 +23,17 @@ def extended(record: SweepRecord, trials: int, *, existing: int) -> SweepRecord:
             f"--trials {trials}: the sweep has begun {existing} trials already; give at least as "
             f"many, or drop --trials to go on to {sweep.trials}."
         )
-    document = {**record.sweep, "trials": trials}
-    validated(SweepConfig, document, source=f"--trials {trials}")
-    return record.model_copy(update={"sweep": document})
+    document = {**sweep.model_dump(mode="json"), "trials": trials}
+    return validated(SweepConfig, document, source=f"--trials {trials}")
 
 
-def with_query_budget(record: SweepRecord, budget: int) -> SweepRecord:
-    """Return a sweep's record that may ask its endpoint about another number of images.
+def with_query_budget(sweep: SweepConfig, budget: int) -> SweepConfig:
+    """Return a sweep that may ask its endpoint about another number of images.
 
     Raises:
         InputError: the sweep has no endpoint.
     """
-    sweep = SweepConfig.model_validate(record.sweep)
     if reference_config(sweep).classifier.asked is None:
         raise InputError(f"--query-budget {budget}: the sweep asks no endpoint; drop it.")
-    path = "trial.classifier.endpoint.query_budget"
-    return record.model_copy(update={"sweep": set_dotted(record.sweep, path, budget)})
+    trial = set_dotted(sweep.trial, "classifier.endpoint.query_budget", budget)
+    return sweep.model_copy(update={"trial": trial})

@@ -1,19 +1,11 @@
-"""Trials that ended: read from a sweep directory, and as Optuna remembers them (no Ray here)."""
+"""The finished trials of a sweep, read from its directory."""
 
 import math
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import optuna
-from optuna.exceptions import ExperimentalWarning
-from optuna.trial import FrozenTrial, TrialState
-
 from tune.directory import SweepDirectory, SweepTrialFolder
-from tune.domains import Space
-from tune.space import contains, distributions
 
 
 @dataclass(frozen=True)
@@ -76,40 +68,8 @@ def past_trial(folder: SweepTrialFolder) -> PastTrial | None:
     )
 
 
-def recorded(past: PastTrial, space: Space) -> FrozenTrial | None:
-    """Return a trial as Optuna's study has it; None if the space could not have given it."""
-    if not contains(space, past.parameters):
-        return None
-    steps = {step: value for step, value in past.intermediate.items() if math.isfinite(value)}
-    state, value = TrialState.FAIL, finite(past.value)
-    if past.state == "complete" and value is not None:
-        state = TrialState.COMPLETE
-    elif past.state == "pruned" and steps:
-        state, value = TrialState.PRUNED, steps[max(steps)]
-    return optuna.create_trial(
-        state=state,
-        value=None if state is TrialState.FAIL else value,
-        params=dict(past.parameters),
-        distributions=distributions(space, past.parameters),
-        intermediate_values=steps,
-    )
-
-
 def finite(value: Any) -> float | None:
     """Return a metric as a finite number, or None where it is none."""
     if value is None or not math.isfinite(value):
         return None
     return float(value)
-
-
-@contextmanager
-def quiet_optuna() -> Iterator[None]:
-    """Silence what Optuna says of a new study and of experimental arguments, in this block only."""
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            yield
-    finally:
-        optuna.logging.set_verbosity(level)

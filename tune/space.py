@@ -4,12 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
-
 from decrop.config import TrialConfig
 from decrop.documents import get_dotted, merge, trial_config
-from tune.domains import Domain, Space, exists, ordered, require_choices
+from tune.domains import Space, exists, ordered, require_choices
 from tune.rows import row_document
 from tune.sweep_file import SweepConfig
 
@@ -105,9 +102,11 @@ def trial_row(sweep: SweepConfig, number: int) -> str | None:
     return trials[number].row if trials else None
 
 
-def varied_paths(sweep: SweepConfig) -> set[str]:
-    """Return the settings in which trials may differ, by dotted path."""
-    return set(sweep.space).union(*sweep.rows.values())
+def varied_paths(sweep: SweepConfig) -> list[str]:
+    """Return the settings in which trials may differ, by dotted path, in the order of the file."""
+    return list(
+        dict.fromkeys([*sweep.space, *(path for row in sweep.rows.values() for path in row)])
+    )
 
 
 def trains_classifiers(sweep: SweepConfig) -> set[bool]:
@@ -151,15 +150,6 @@ def total_trials(sweep: SweepConfig) -> int:
     return sweep.trials
 
 
-def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
-    """Let Optuna draw a value for every domain that exists beside the values drawn before it."""
-    parameters: dict[str, Any] = {}
-    for path in ordered(space):
-        if exists(space[path], parameters):
-            parameters[path] = _suggest_one(trial, path, space[path])
-    return parameters
-
-
 def grid_points(space: Space) -> list[dict[str, Any]]:
     """Return every combination of the choices; one without the others where `when` says so.
 
@@ -178,26 +168,3 @@ def grid_points(space: Space) -> list[dict[str, Any]]:
             yield from complete(paths[1:], point)
 
     return list(complete(ordered(space), {}))
-
-
-def distributions(space: Space, parameters: Mapping[str, Any]) -> dict[str, BaseDistribution]:
-    """Return Optuna's distributions of given parameters, as `optuna.create_trial` wants them."""
-    return {path: space[path].distribution() for path in parameters}
-
-
-def contains(space: Space, parameters: Mapping[str, Any]) -> bool:
-    """Return whether parameters are what `suggest` could have drawn."""
-    existing = [path for path in space if exists(space[path], parameters)]
-    return set(existing) == set(parameters) and all(
-        space[path].contains(parameters[path]) for path in existing
-    )
-
-
-def _suggest_one(trial: optuna.Trial, path: str, domain: Domain) -> Any:
-    distribution = domain.distribution()
-    if isinstance(distribution, FloatDistribution):
-        low, high = distribution.low, distribution.high
-        return trial.suggest_float(path, low, high, log=distribution.log)
-    if isinstance(distribution, IntDistribution):
-        return trial.suggest_int(path, distribution.low, distribution.high, step=distribution.step)
-    return trial.suggest_categorical(path, domain.choice or ())

@@ -41,7 +41,7 @@ from tune.query_budget import finals_queries, sweep_queries
 from tune.results.board import (
     Leaderboard,
     build_leaderboard,
-    recorded_best,
+    read_leaderboard,
     write_leaderboard,
 )
 from tune.results.ranking import chosen, ranking
@@ -131,7 +131,7 @@ def resume_command(directory: SweepDirectory) -> str:
     Raises:
         InputError: the directory is no sweep directory.
     """
-    sweep = SweepConfig.model_validate(directory.read_record().sweep)
+    sweep = directory.read_record().sweep
     command = f"decrop resume {directory.path}"
     try:
         for config in _configs_to_check(sweep):
@@ -202,7 +202,7 @@ def start_sweep(
         claims(sweep.resources, local_size())
     with cluster(address) as size:
         claimed = claims(sweep.resources, size)
-        directory = SweepDirectory.create(parent, sweep.name, sweep.model_dump(mode="json"))
+        directory = SweepDirectory.create(parent, sweep)
         _say_queries(sweep, console)
         console.print(f"sweep directory: {directory.path}", soft_wrap=True, highlight=False)
         with sole_driver(directory) as fence:
@@ -247,11 +247,11 @@ def resume_sweep(
     ends = deadline(max_hours)
     with sole_driver(directory) as fence:
         record = directory.read_record()
+        sweep = record.sweep
         if trials is not None:
-            record = extended(record, trials, existing=len(directory.trial_numbers()))
+            sweep = extended(sweep, trials, existing=len(directory.trial_numbers()))
         if query_budget is not None:
-            record = with_query_budget(record, query_budget)
-        sweep = SweepConfig.model_validate(record.sweep)
+            sweep = with_query_budget(sweep, query_budget)
         check_sweep(sweep, refused=None if trust_code else "strangers")
         with cluster(address) as size:
             claimed = claims(sweep.resources, size)
@@ -261,8 +261,8 @@ def resume_sweep(
                 # They say that the sweep has ended.
                 directory.leaderboard_markdown_path.unlink(missing_ok=True)
                 directory.leaderboard_json_path.unlink(missing_ok=True)
-            if trials is not None or query_budget is not None:
-                directory.write_record(record)
+            if sweep != record.sweep:
+                directory.write_record(record.model_copy(update={"sweep": sweep}))
             stop = SweepStop(directory, console, ends)
             return _run(
                 sweep, directory, claimed, console, tracking_uri, stop, fence, trust_code=trust_code
@@ -285,7 +285,7 @@ def _run(
         reference = reference_config(sweep)
         job = _job(sweep, directory, claimed, console, fence)
         search_trials(job, console, stop)
-        numbers = chosen(ranking(directory), sweep.leaderboard.top)
+        numbers = chosen(list(ranking(directory)), sweep.leaderboard.top)
         if not numbers:
             raise SweepFailedError(_common_failure(directory))
         console.print(f"{_what_follows(job.sweep)}: {len(numbers)} trials", highlight=False)
@@ -294,12 +294,12 @@ def _run(
             raise SweepFailedError("the classifier without a denoiser could not be certified")
         if not any(directory.final(number).result_path.exists() for number in numbers):
             raise SweepFailedError("none of the chosen trials could be certified on test images")
-        earlier = recorded_best(directory)
+        earlier = read_leaderboard(directory)
         leaderboard = build_leaderboard(
             directory, reference.certification.radii, top=sweep.leaderboard.top
         )
         fence_of(directory.bundle_path)
-        if earlier != leaderboard.best.number:
+        if earlier is None or earlier.best.number != leaderboard.best.number:
             # A final training failed then and succeeded now, or there are more trials now.
             shutil.rmtree(directory.bundle_path, ignore_errors=True)
         write_leaderboard(directory, leaderboard)
@@ -350,7 +350,7 @@ def certify_trials(
     missing = missing_finals(SweepDirectory(directory.path.absolute()), numbers, seeds)
     if not missing:
         return None
-    sweep = SweepConfig.model_validate(directory.read_record().sweep)
+    sweep = directory.read_record().sweep
     check_sweep(sweep, refused=None if trust_code else "strangers")
     queries = finals_queries([training.record.config for training in missing])
     if queries is not None:

@@ -163,7 +163,7 @@ def shares_inputs(sweep: SweepConfig) -> bool:
         return False
     if in_trials == {True}:
         # The data that trials train their classifiers on is the same however they do it.
-        varied = {path for path in varied if not _is_how(path)}
+        varied = [path for path in varied if not _is_how(path)]
     elif "sigma" in varied and _trained_with_noise(reference_config(sweep)):
         return False
     return not any(path.split(".")[0] in INPUT_GROUPS for path in varied)

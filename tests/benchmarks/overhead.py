@@ -183,7 +183,7 @@ def workers_of_stubs(seconds: float) -> Iterator[None]:
 
 def new_job(parent: Path, sweep: SweepConfig) -> SweepJob:
     """Make a sweep directory and what the workers of its sweep need."""
-    directory = SweepDirectory.create(parent, sweep.name, sweep.model_dump(mode="json"))
+    directory = SweepDirectory.create(parent, sweep)
     claims = Claims(Claim(1, 0), Claim(1, 0), max_helpers=0, max_concurrent=AT_ONCE)
     job = SweepJob(directory.path, sweep, claims, None)
     config = reference_config(sweep)

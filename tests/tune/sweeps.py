@@ -13,6 +13,7 @@ from decrop.config import TrialConfig
 from decrop.evaluation.table import CertificateTable
 from decrop.files import write_json, write_text
 from tune.directory import State, SweepDirectory, SweepTrialFolder, TrialRecord, TrialState
+from tune.sweep_file import SweepConfig
 
 STARTED = datetime(2025, 3, 1, 12, 0, 0, tzinfo=UTC)
 ENDED = STARTED + timedelta(minutes=5)
@@ -40,8 +41,10 @@ def robust_table(robust: Iterable[int], samples: int | None = None) -> Certifica
     )
 
 
-def make_sweep(parent: Path, name: str = "digits") -> SweepDirectory:
-    return SweepDirectory.create(parent, name, {"search": "tpe", "trials": 3})
+def make_sweep(parent: Path, name: str = "digits", **given: Any) -> SweepDirectory:
+    searched = {"space": {"sigma": {"choice": [0.25, 0.5]}}, "trials": 3}
+    document = {"name": name, **({"search": "rows"} if "rows" in given else searched), **given}
+    return SweepDirectory.create(parent, SweepConfig.model_validate(document))
 
 
 def history_row(epoch: int, phase: int = 1) -> dict[str, Any]:

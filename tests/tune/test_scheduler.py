@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from tune.finished_trials import PastTrial
 from tune.scheduler import EVALUATION, SparingScheduler, build_scheduler
-from tune.searcher import PastTrial
 from tune.sweep_file import PruningSettings
 
 METRIC = "average_certified_radius"

@@ -13,8 +13,10 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
-from tune.searcher import PastTrial, SweepSearcher
-from tune.space import contains, grid_trials, reference_parameters
+from tune.domains import contains
+from tune.finished_trials import PastTrial
+from tune.searcher import SweepSearcher
+from tune.space import grid_trials, reference_parameters
 from tune.sweep_file import SweepConfig
 
 METRIC = "average_certified_radius"
@@ -83,8 +85,8 @@ def run(search: SweepSearcher, stop_after: int | None = None) -> list[PastTrial]
     return ended
 
 
-def recorded(search: SweepSearcher) -> list[FrozenTrial]:
-    return search._study.get_trials()
+def known(search: SweepSearcher) -> list[FrozenTrial]:
+    return search.study.trials
 
 
 def test_trial_0_comes_first_and_the_sweep_ends_after_its_trials() -> None:
@@ -113,7 +115,7 @@ def test_trial_0_inside_the_domains_teaches_the_search() -> None:
     search = searcher(sweep())
     suggestion(search, "a")
     search.on_trial_complete("a", result(0.5))
-    (trial,) = recorded(search)
+    (trial,) = known(search)
     assert trial.state == TrialState.COMPLETE
     assert trial.params == reference_parameters(sweep())
 
@@ -124,10 +126,10 @@ def test_trial_0_outside_the_domains_is_run_but_not_learnt_from() -> None:
     assert suggestion(search, "a")["parameters"] == {"training.loss_weights.cosine": 4}
     search.on_trial_result("a", result(0.5, finished=False))
     search.on_trial_complete("a", result(0.5))
-    assert recorded(search) == []
+    assert known(search) == []
     past = [PastTrial(0, reference_parameters(of), "complete", 0.5)]
     resumed = searcher(of, past=past)
-    assert recorded(resumed) == []
+    assert known(resumed) == []
     assert suggestion(resumed, "b")["number"] == 1
 
 
@@ -153,7 +155,7 @@ def test_end_of_a_trial(
     suggestion(search, "a")
     search.on_trial_result("a", result(0.1, 1, finished=False))
     search.on_trial_complete("a", last, error=error)
-    (trial,) = recorded(search)
+    (trial,) = known(search)
     assert (trial.state, trial.value) == (state, value)
     assert trial.intermediate_values[1] == 0.1
     if state == TrialState.PRUNED:
@@ -173,7 +175,7 @@ def test_repeated_and_unknown_events_are_ignored() -> None:
         search.on_trial_result("a", result(0.9, 4))
         search.on_trial_result("unknown", result(0.9, 4))
         search.on_trial_complete("unknown", result(0.9, 4))
-    (trial,) = recorded(search)
+    (trial,) = known(search)
     assert trial.value == 0.3
     assert trial.intermediate_values == {1: 0.1}
 
@@ -227,8 +229,8 @@ def test_unfinished_trials_keep_their_numbers_and_come_before_new_ones() -> None
     assert [trial["number"] for trial in again] == [1, 3, 4, 5]
     assert search.suggest("x") == Searcher.FINISHED
     search.on_trial_complete("0", result(0.7))
-    assert recorded(search)[2].params == first[1]["parameters"]
-    assert recorded(search)[2].value == 0.7
+    assert known(search)[2].params == first[1]["parameters"]
+    assert known(search)[2].value == 0.7
 
 
 def test_unfinished_trial_0_is_the_reference_again() -> None:
@@ -250,7 +252,7 @@ def test_past_trials_count_whatever_their_end() -> None:
         PastTrial(2, parameters, "failed", None, {1: 0.25}),
     ]
     search = searcher(of, past=past)
-    kept = recorded(search)
+    kept = known(search)
     assert [trial.state.name for trial in kept] == ["COMPLETE", "PRUNED", "FAIL"]
     assert [trial.value for trial in kept] == [0.5, 0.5, None]
     assert all(trial.params == parameters for trial in kept)
@@ -265,7 +267,7 @@ def test_past_trial_without_a_score_is_no_score() -> None:
         PastTrial(0, given, "complete", math.nan),
         PastTrial(1, given, "pruned", None, {1: math.nan}),
     ]
-    assert [t.state for t in recorded(searcher(of, past=past))] == [TrialState.FAIL] * 2
+    assert [t.state for t in known(searcher(of, past=past))] == [TrialState.FAIL] * 2
 
 
 def test_missing_number_is_filled_and_the_total_kept() -> None:

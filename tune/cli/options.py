@@ -1,5 +1,6 @@
 """Arguments and options that several commands of sweeps share, and what they check first."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -24,11 +25,8 @@ def require_sweep_extra() -> None:
     Raises:
         InputError: one of them is not installed.
     """
-    try:
-        import mlflow  # noqa: F401
-        import optuna  # noqa: F401
-        import ray  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            f"{error.name} is not installed; install the extra with pip install 'decrop[sweep]'."
-        ) from None
+    for name in ("mlflow", "optuna", "ray"):
+        if find_spec(name) is None:
+            raise InputError(
+                f"{name} is not installed; install the extra with pip install 'decrop[sweep]'."
+            )

@@ -48,14 +48,7 @@ def leaderboard(
     """
     from tune.directory import SweepDirectory
     from tune.results.board import build_leaderboard
-    from tune.results.ranking import (
-        certified_radii,
-        chosen,
-        metric_named,
-        ranking,
-        sweep_metric,
-        sweep_top,
-    )
+    from tune.results.ranking import certified_radii, chosen, metric_named, ranking, sweep_metric
     from tune.results.wording import leaderboard_tables
 
     opened = SweepDirectory.open(directory)
@@ -67,9 +60,8 @@ def leaderboard(
     radii = certified_radii(opened)
     metric = sweep_metric(opened) if by is None else metric_named(by, radii, source="--by")
     _check_seeds(opened, seeds)
-    wanted = sweep_top(opened) if top is None else top
-    scores = ranking(opened, metric)
-    numbers = chosen(scores, len(scores) if wanted is None else wanted)
+    wanted = top or opened.read_record().sweep.leaderboard.top
+    numbers = chosen(list(ranking(opened, metric)), wanted)
     if by is not None or top is not None or seeds > 1:
         _certify_missing(opened, numbers, seeds, address, tracking_uri, trust_code=trust_code)
     board = build_leaderboard(opened, radii, metric=metric, top=wanted, seeds=seeds)
@@ -250,7 +242,7 @@ def _register(
 
 
 def _check_seeds(directory: "SweepDirectory", seeds: int) -> None:
-    own = directory.read_record().sweep.get("seeds", 1)
+    own = directory.read_record().sweep.seeds
     if seeds > 1 and own != 1:
         raise InputError(
             f"--seeds {seeds}: the sweep has trained every row from {own} seeds already; see "

@@ -181,7 +181,7 @@ def _show_outcome(run: Any, *, as_json: bool) -> None:
     try:
         outcome: SweepOutcome = run()
     except SweepStoppedError as stopped:
-        raise typer.Exit(_show_standing(stopped)) from None
+        raise typer.Exit(_show_interim(stopped)) from None
     except SweepFailedError as error:
         console.print(f"error: {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(FAILED) from None
@@ -219,13 +219,13 @@ def _say_asked(directory: "SweepDirectory") -> None:
         )
 
 
-def _show_standing(stopped: "SweepStoppedError") -> int:
+def _show_interim(stopped: "SweepStoppedError") -> int:
     """Say what a stopped sweep has found, and return the exit code of why it stopped."""
-    from tune.results.interim import standing_tables
+    from tune.results.board import interim_tables
     from tune.stopping import INTERRUPTED
     from tune.sweep import resume_command
 
-    tables = standing_tables(stopped.directory, decimals=INTERVAL_DECIMALS)
+    tables = interim_tables(stopped.directory, decimals=INTERVAL_DECIMALS)
     print_tables(tables)
     if not tables:
         console.print("no trial has finished yet", highlight=False)

@@ -9,11 +9,9 @@ from decrop.cli.output import console, print_json
 from tune.cli.options import Directory, TrackingUri, require_sweep_extra
 from tune.cli.output import print_tables
 
-# MLflow and Optuna take seconds to import; the command that needs them imports what uses them.
-
 
 def audit(directory: Directory, tracking_uri: TrackingUri = None, as_json: AsJson = False) -> None:
-    """Compare a sweep's files, Optuna's view of them and MLflow, trial by trial, point by point.
+    """Compare a sweep's files with what MLflow holds, trial by trial, point by point.
 
     Nothing is written. Exit code 1 if anything is lost, double or different.
 

@@ -7,6 +7,7 @@ from tune.directory import SweepDirectory, SweepRecord
 from tune.mlflow.client import TrackingError
 from tune.mlflow.views import page_state, sweep_description
 from tune.mlflow.writer import KEY_TAG
+from tune.space import reference_config, varied_paths
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment
@@ -82,7 +83,7 @@ class NamedExperiment:
             identity = self._client.create_experiment(
                 self._name,
                 artifact_location=self._artifact_location,
-                tags={_STATE_TAG: page_state({"trial": {"denoiser": {"architecture": "none"}}})},
+                tags={_STATE_TAG: page_state([], trains_classifier=True)},
             )
         except MlflowException:
             # Another process may have made it meanwhile.
@@ -135,7 +136,7 @@ class SweepExperiment:
     def sync(self) -> None:
         """Bring description and view up to date, unless the description is somebody's own."""
         known = self.open()
-        note, state = self._note(), page_state(self._record.sweep)
+        note, state = self._note(), self._page()
         if (known.tags.get(_NOTE_TAG), known.tags.get(_STATE_TAG)) == (note, state):
             return
         client, identity = self._client, known.experiment_id
@@ -166,10 +167,15 @@ class SweepExperiment:
                 KEY_TAG: self._key,
                 _NOTE_TAG: self._note(),
                 _NOTE_HASHES_TAG: _hash(self._note()),
-                _STATE_TAG: page_state(self._record.sweep),
+                _STATE_TAG: self._page(),
             },
         )
         return client.get_experiment(experiment_id)
+
+    def _page(self) -> str:
+        sweep = self._record.sweep
+        trains = reference_config(sweep).trains_classifier
+        return page_state(varied_paths(sweep), trains_classifier=trains)
 
     def _note(self) -> str:
         return _shortened(sweep_description(self._directory, self._record))

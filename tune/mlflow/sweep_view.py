@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from pydantic import TypeAdapter
 from safetensors import safe_open
 
 from decrop.files import MOST_WEIGHTS_BYTES, read_text, require_regular
 from tune.directory import SweepDirectory, SweepRecord, SweepTrialFolder
-from tune.domains import Domain
 from tune.finished_trials import PastTrial, ended_trials, finite
 from tune.mlflow.run_view import (
     BEST_SO_FAR,
@@ -28,11 +26,10 @@ from tune.mlflow.run_view import (
     modified,
     stamps_of,
 )
-from tune.results.importance import parameter_importances
 from tune.results.plots import history_figure, importances_figure, pareto_front, size_figure
+from tune.study import parameter_importances
 
 _REFERENCE = 0
-_SPACE = TypeAdapter(dict[str, Domain])
 
 
 def search_figures(directory: SweepDirectory, record: SweepRecord) -> dict[str, bytes]:
@@ -43,7 +40,7 @@ def search_figures(directory: SweepDirectory, record: SweepRecord) -> dict[str, 
     Raises:
         InputError: a file of a trial is broken.
     """
-    if record.sweep.get("search") == "rows":
+    if record.sweep.search == "rows":
         return {}
     past, _ = ended_trials(directory)
     figures: dict[str, Figure | None] = {
@@ -66,7 +63,7 @@ def _history(past: list[PastTrial]) -> Figure | None:
 
 
 def _importances(past: list[PastTrial], record: SweepRecord) -> Figure | None:
-    found = parameter_importances(past, _SPACE.validate_python(record.sweep.get("space") or {}))
+    found = parameter_importances(past, record.sweep.space)
     if found is None:
         return None
     return importances_figure(

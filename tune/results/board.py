@@ -1,20 +1,21 @@
 """The leaderboard: what a sweep found on held-out images, and what is certified of it on test."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
+
+import numpy as np
 
 from decrop.errors import InputError
-from decrop.evaluation.accuracy import exact_interval
 from decrop.evaluation.plots import certificates_figure
 from decrop.evaluation.table import CertificateTable, Shares
 from decrop.files import read_json, write_json, write_text
 from decrop.trial.folder import save_figure
-from decrop.trial.result import TrialResult, radius_key
-from tune.directory import SweepDirectory, SweepTrialFolder
+from tune.directory import SweepDirectory, read_record
 from tune.results.paired import (
+    ComparedTrials,
     Comparisons,
-    compare_with_both,
+    Row,
     differences,
     held_out_record,
     read_final,
@@ -22,15 +23,19 @@ from tune.results.paired import (
 from tune.results.ranking import (
     REFERENCE,
     Metric,
+    certified_radii,
     chosen,
     held_out_results,
     metric_named,
     ranking,
     sweep_metric,
 )
-from tune.results.seed_average import SettingsEntry, read_settings_entries
+from tune.results.tables import TextTable
 from tune.results.wording import (
+    UNDEFENDED,
+    accuracy_table,
     denoiser_name,
+    held_out_table,
     leaderboard_markdown,
     summary_of,
     surrogate_sentences,
@@ -94,6 +99,46 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """A value of several trainings: by seed, their mean, and their standard deviation, if any."""
+
+    values: tuple[float, ...]
+    mean: float
+    deviation: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        """Summarise values."""
+        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        return cls(tuple(values), float(np.mean(values)), deviation)
+
+
+@dataclass(frozen=True)
+class SettingsEntry:
+    """The settings of a trial, trained on the whole limited data from several seeds.
+
+    Attributes:
+        number: of the trial.
+        seeds: of the trainings that are certified on the test split.
+        certified_accuracy: on test images, by radius.
+        average_certified_radius: on test images.
+        clean_accuracy: on test images without noise.
+        against_reference: compared with the settings of trial 0 over the seeds of both, by radius.
+        against_undefended: compared with no denoiser, by radius.
+        name: of the trial's row, where the sweep is a table.
+    """
+
+    number: int
+    seeds: tuple[int, ...]
+    certified_accuracy: dict[str, Spread]
+    average_certified_radius: Spread
+    clean_accuracy: Spread
+    against_reference: Comparisons | None
+    against_undefended: Comparisons | None
+    name: str | None = None
+
+
+@dataclass(frozen=True)
 class Leaderboard:
     """The outcome of a sweep.
 
@@ -145,7 +190,7 @@ def build_leaderboard(
     """Rank the finished trials, and compare the first that were certified on the test split.
 
     Every comparison is paired over the same images; p-values are Holm-adjusted over all trials,
-    opponents and radii. Ranks and who is compared come from held-out images.
+    opponents and radii. Ranks and which trials are compared come from held-out images.
 
     Args:
         directory: of the sweep.
@@ -158,63 +203,48 @@ def build_leaderboard(
         InputError: nothing is certified on the test split.
     """
     metric = metric or sweep_metric(directory)
-    scores = ranking(directory, metric)
-    rank = {number: position for position, (number, _) in enumerate(scores, start=1)}
-    names = {number: _row_name(directory, number) for number in rank}
-    compared = chosen(scores, len(scores) if top is None else top)
-    numbers = [n for n in compared if directory.final(n).result_path.exists()]
+    held_out = held_out_ranking(directory, metric)
+    ranked = {row.number: row for row in held_out}
+    compared = chosen(list(ranked), len(ranked) if top is None else top)
+    numbers = [number for number in compared if ranked[number].certified]
     if not numbers:
         raise InputError(f"{directory.path} has none of its best trials certified on test images.")
-    tables = {n: read_final(directory, n) for n in numbers}
-    undefended = directory.undefended
-    bare = read_final(directory, None) if undefended.result_path.exists() else None
-    against_reference, against_undefended = compare_with_both(
-        {n: {0: table} for n, table in tables.items()}, radii, bare=bare
-    )
-    yardstick = tables.get(REFERENCE) or bare or tables[numbers[0]]
+    rows = {
+        n: Row(denoiser_name(n, ranked[n].name), {None: read_final(directory, n)}) for n in numbers
+    }
+    bare = None
+    if directory.undefended.result_path.exists():
+        bare = Row(UNDEFENDED, {None: read_final(directory, None)})
+    against = ComparedTrials.of(rows, bare, radii)
+    yardstick = rows.get(REFERENCE) or bare or rows[numbers[0]]
     entries = [
-        _entry(
-            directory.final(number),
-            tables[number],
-            yardstick,
-            radii,
-            number=number,
-            rank=rank[number],
-            held_out_score=dict(scores)[number],
-            against_reference=against_reference.get(number),
-            against_undefended=against_undefended.get(number),
-            name=names[number],
-            trains_classifier=_trains_classifier(directory, number),
-        )
+        _entry(directory, rows[number], yardstick, radii, ranked[number], against)
         for number in numbers
     ]
     settings = []
     if seeds > 1:
-        compared_names = {number: names[number] for number in numbers}
-        settings = read_settings_entries(directory, compared_names, radii, bare=bare, seeds=seeds)
+        names = {number: ranked[number].name for number in numbers}
+        settings = _over_seeds(directory, names, radii, bare, seeds)
     agreement = entries[0].result.get("agreement")
+    said = summary_of(_spoken_of(entries[0], settings), radii, metric)
     return Leaderboard(
         radii=radii,
         by=metric.name,
-        held_out=held_out_ranking(directory, scores),
+        held_out=held_out,
         entries=entries,
-        undefended=None if bare is None else _entry(undefended, bare, yardstick, radii),
-        summary=" ".join(
-            [
-                summary_of(_spoken_of(entries[0], settings), radii, metric),
-                *surrogate_sentences(agreement),
-            ]
-        ),
+        undefended=None if bare is None else _entry(directory, bare, yardstick, radii),
+        summary=" ".join([said, *surrogate_sentences(agreement)]),
         settings=settings,
         agreement=agreement,
     )
 
 
-def held_out_ranking(directory: SweepDirectory, scores: list[tuple[int, float]]) -> list[HeldOut]:
-    """Return the finished trials by rank, whose numbers and scores are given in that order."""
+def held_out_ranking(directory: SweepDirectory, metric: Metric) -> list[HeldOut]:
+    """Return the finished trials by rank."""
+    scores = ranking(directory, metric)
     results = held_out_results(directory)
-    records = {number: held_out_record(directory, number) for number, _ in scores}
-    yardstick = records.get(REFERENCE) or next(iter(records.values()), None)
+    measured = {number: held_out_record(directory, number) for number in scores}
+    yardstick = measured.get(REFERENCE) or next(iter(measured.values()), None)
     return [
         HeldOut(
             number=number,
@@ -224,10 +254,40 @@ def held_out_ranking(directory: SweepDirectory, scores: list[tuple[int, float]])
             certified_accuracy=results[number]["certified_accuracy"],
             certified=directory.final(number).result_path.exists(),
             name=_row_name(directory, number),
-            measured_otherwise=differences(records[number], yardstick),
+            measured_otherwise=differences(measured[number], yardstick),
         )
-        for rank, (number, score) in enumerate(scores, start=1)
+        for rank, (number, score) in enumerate(scores.items(), start=1)
     ]
+
+
+def interim_tables(directory: SweepDirectory, *, decimals: int = 1) -> list[TextTable]:
+    """Tabulate what a stopped sweep has found: finished trials, and what is certified of them.
+
+    Args:
+        directory: of the sweep.
+        decimals: of the ends of intervals in %.
+
+    Returns:
+        no table where no trial has finished.
+    """
+    metric = sweep_metric(directory)
+    rows = held_out_ranking(directory, metric)
+    if not rows:
+        return []
+    radii = certified_radii(directory)
+    through_surrogate = "surrogate" in directory.trial(rows[0].number).read_inputs()
+    # The reference trains its own classifier: none is certified without a denoiser.
+    none_bare = _trains_classifier(directory, REFERENCE)
+    kind = "classifier" if none_bare else "denoiser"
+    tables = [held_out_table(rows, radii, metric, kind, through_surrogate=through_surrogate)]
+    top = directory.read_record().sweep.leaderboard.top
+    certified = {row.number for row in rows if row.certified}
+    if certified & set(chosen([row.number for row in rows], top)) and (
+        directory.undefended.result_path.exists() or none_bare
+    ):
+        board = build_leaderboard(directory, radii, metric=metric, top=top)
+        tables.append(accuracy_table(board, decimals=decimals))
+    return tables
 
 
 def write_leaderboard(directory: SweepDirectory, leaderboard: Leaderboard) -> None:
@@ -235,34 +295,92 @@ def write_leaderboard(directory: SweepDirectory, leaderboard: Leaderboard) -> No
     entries = [*leaderboard.entries]
     if leaderboard.undefended is not None:
         entries.append(leaderboard.undefended)
-    figure = certificates_figure(
-        {
-            denoiser_name(entry.number, entry.name): read_final(directory, entry.number)
-            for entry in entries
-        }
-    )
-    save_figure(figure, directory.accuracy_figure_path)
+    tables = {
+        denoiser_name(entry.number, entry.name): read_final(directory, entry.number)
+        for entry in entries
+    }
+    save_figure(certificates_figure(tables), directory.accuracy_figure_path)
     write_text(directory.leaderboard_markdown_path, leaderboard_markdown(leaderboard))
     write_json(directory.leaderboard_json_path, asdict(leaderboard))
 
 
-def recorded_best(directory: SweepDirectory) -> int | None:
-    """Return the best trial of the leaderboard that was written, None if there is none yet."""
-    if not directory.leaderboard_json_path.exists():
-        return None
-    return int(read_json(directory.leaderboard_json_path)["entries"][0]["number"])
+def read_leaderboard(directory: SweepDirectory) -> Leaderboard | None:
+    """Read `leaderboard.json`, None if absent.
+
+    Raises:
+        InputError: the file is no leaderboard.
+    """
+    return read_record(directory.leaderboard_json_path, Leaderboard)
 
 
-def _row_name(directory: SweepDirectory, number: int) -> str | None:
-    record = directory.trial(number).read_record()
-    if record is None or (record.row is None and not record.config.trains_classifier):
-        return None
-    return record.name
+def _entry(
+    directory: SweepDirectory,
+    row: Row,
+    yardstick: Row,
+    radii: tuple[float, ...],
+    ranked: HeldOut | None = None,
+    against: ComparedTrials | None = None,
+) -> Entry:
+    """Return the entry of a trial, or of no denoiser where there is no rank."""
+    folder = directory.undefended if ranked is None else directory.final(ranked.number)
+    number = None if ranked is None else ranked.number
+    return Entry(
+        number=number,
+        rank=ranked and ranked.rank,
+        held_out_score=ranked and ranked.score,
+        result=read_json(folder.result_path),
+        shares=row.tables[0].shares,
+        intervals=row.intervals(radii),
+        against_reference=against.against_reference.get(number) if against else None,
+        against_undefended=against.against_undefended.get(number) if against else None,
+        name=ranked and ranked.name,
+        trains_classifier=number is not None and _trains_classifier(directory, number),
+        measured_otherwise=row.measured_otherwise(yardstick),
+    )
 
 
-def _trains_classifier(directory: SweepDirectory, number: int) -> bool:
-    record = directory.trial(number).read_record()
-    return record is not None and record.config.trains_classifier
+def _over_seeds(
+    directory: SweepDirectory,
+    names: Mapping[int, str | None],
+    radii: tuple[float, ...],
+    bare: Row | None,
+    seeds: int,
+) -> list[SettingsEntry]:
+    """Compare the settings of trials, given by number with their names, over seeds 0, 1, …"""
+    folders = {
+        number: {
+            seed: folder
+            for seed in range(seeds)
+            if (folder := directory.retraining(number, seed)).result_path.exists()
+        }
+        for number in names
+    }
+    rows = {
+        number: Row(
+            denoiser_name(number, names[number]),
+            {s: CertificateTable.read_tsv(f.certificates_path) for s, f in runs.items()},
+        )
+        for number, runs in folders.items()
+        if runs
+    }
+    against = ComparedTrials.of(rows, bare, radii)
+    return [
+        SettingsEntry(
+            number=number,
+            seeds=tuple(folders[number]),
+            certified_accuracy={
+                key: Spread.of(values) for key, values in row.certified_accuracy(radii).items()
+            },
+            average_certified_radius=Spread.of(row.average_certified_radius()),
+            clean_accuracy=Spread.of(
+                [read_json(f.result_path)["clean_accuracy"] for f in folders[number].values()]
+            ),
+            against_reference=against.against_reference.get(number),
+            against_undefended=against.against_undefended.get(number),
+            name=names[number],
+        )
+        for number, row in rows.items()
+    ]
 
 
 def _spoken_of(best: Entry, settings: Sequence[SettingsEntry]) -> Entry | SettingsEntry:
@@ -275,38 +393,13 @@ def _spoken_of(best: Entry, settings: Sequence[SettingsEntry]) -> Entry | Settin
     return best
 
 
-def _entry(
-    folder: SweepTrialFolder,
-    table: CertificateTable,
-    yardstick: CertificateTable,
-    radii: tuple[float, ...],
-    *,
-    number: int | None = None,
-    rank: int | None = None,
-    held_out_score: float | None = None,
-    against_reference: Comparisons | None = None,
-    against_undefended: Comparisons | None = None,
-    name: str | None = None,
-    trains_classifier: bool = False,
-) -> Entry:
-    document = read_json(folder.result_path)
-    scores = TrialResult.from_json(document).scores
-    intervals = {
-        radius_key(radius): exact_interval(
-            round(scores.certified_accuracy[radius_key(radius)] * scores.images), scores.images
-        )
-        for radius in radii
-    }
-    return Entry(
-        number=number,
-        rank=rank,
-        held_out_score=held_out_score,
-        result=document,
-        shares=table.shares,
-        intervals={radius: (float(low), float(high)) for radius, (low, high) in intervals.items()},
-        against_reference=against_reference,
-        against_undefended=against_undefended,
-        name=name,
-        trains_classifier=trains_classifier,
-        measured_otherwise=differences(table.record, yardstick.record),
-    )
+def _row_name(directory: SweepDirectory, number: int) -> str | None:
+    record = directory.trial(number).read_record()
+    if record is None or (record.row is None and not record.config.trains_classifier):
+        return None
+    return record.name
+
+
+def _trains_classifier(directory: SweepDirectory, number: int) -> bool:
+    record = directory.trial(number).read_record()
+    return record is not None and record.config.trains_classifier

@@ -80,8 +80,8 @@ def metric_named(text: str, radii: Sequence[float], *, source: str) -> Metric:
 REFERENCE = 0
 
 
-def ranking(directory: SweepDirectory, metric: Metric | None = None) -> list[tuple[int, float]]:
-    """Return number and held-out score of the complete trials, best first.
+def ranking(directory: SweepDirectory, metric: Metric | None = None) -> dict[int, float]:
+    """Return the held-out scores of the complete trials by number, best first.
 
     Equal scores are ordered by average certified radius, then by number.
 
@@ -94,7 +94,7 @@ def ranking(directory: SweepDirectory, metric: Metric | None = None) -> list[tup
     for number, result in held_out_results(directory).items():
         scores.append((metric.score(result), Metric().score(result), number))
     ordered = sorted(scores, key=lambda score: (-score[0], -score[1], score[2]))
-    return [(number, score) for score, _, number in ordered]
+    return {number: score for score, _, number in ordered}
 
 
 def held_out_results(directory: SweepDirectory) -> dict[int, dict[str, Any]]:
@@ -108,25 +108,18 @@ def held_out_results(directory: SweepDirectory) -> dict[int, dict[str, Any]]:
     return results
 
 
-def chosen(scores: list[tuple[int, float]], top: int) -> list[int]:
-    """Return the trials to certify on test: the `top` best held-out scores, and trial 0."""
-    numbers = [number for number, _ in scores]
-    first = numbers[:top]
-    return [*first, REFERENCE] if REFERENCE in numbers[top:] else first
+def chosen(ranked: list[int], top: int) -> list[int]:
+    """Return the trials to certify on test: the `top` first of those ranked, and trial 0."""
+    first = ranked[:top]
+    return [*first, REFERENCE] if REFERENCE in ranked[top:] else first
 
 
 def sweep_metric(directory: SweepDirectory) -> Metric:
     """Return the metric that the sweep's file ranks by."""
-    by = _settings(directory).get("by", AVERAGE_RADIUS)
+    by = directory.read_record().sweep.leaderboard.by
     if by == AVERAGE_RADIUS:
         return Metric()
     return metric_named(by, certified_radii(directory), source=f"{directory.path}: leaderboard.by")
-
-
-def sweep_top(directory: SweepDirectory) -> int | None:
-    """Return how many trials the sweep's file certifies beside trial 0; None if it says nothing."""
-    top = _settings(directory).get("top")
-    return None if top is None else int(top)
 
 
 def certified_radii(directory: SweepDirectory) -> tuple[float, ...]:
@@ -140,9 +133,3 @@ def certified_radii(directory: SweepDirectory) -> tuple[float, ...]:
         if record is not None:
             return record.config.certification.radii
     raise InputError(f"{directory.path} has no trials yet.")
-
-
-def _settings(directory: SweepDirectory) -> dict[str, Any]:
-    # Not by the sweep file's own type, which imports Optuna.
-    given = directory.read_record().sweep.get("leaderboard")
-    return given if isinstance(given, dict) else {}

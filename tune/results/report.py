@@ -55,18 +55,16 @@ def read_report(directory: SweepDirectory) -> SweepReport:
         InputError: nothing is certified yet, or a file is broken.
     """
     record = directory.read_record()
-    given = record.sweep.get("rows")
-    order = list(given) if isinstance(given, dict) else []
-    repeated = record.sweep.get("seeds", 1) != 1
-    rows: dict[str, dict[int, CertificateTable]] = {name: {} for name in order}
-    reference = record.sweep.get("reference") or next(iter(order), "trial 0")
+    sweep = record.sweep
+    rows: dict[str, dict[int, CertificateTable]] = {name: {} for name in sweep.rows}
+    reference = sweep.reference or next(iter(sweep.rows), "trial 0")
     radii: tuple[float, ...] = ()
     without_denoiser = []
     for number in directory.final_numbers():
         folder = directory.final(number)
         trial = folder.read_record()
         if trial is not None and folder.result_path.exists():
-            seed = trial.config.seed if repeated else 0
+            seed = trial.config.seed if sweep.seeds > 1 else 0
             table = read_certificates(folder, trial.config)
             rows.setdefault(trial.row or trial.name, {})[seed] = table
             radii = trial.config.certification.radii
@@ -80,11 +78,11 @@ def read_report(directory: SweepDirectory) -> SweepReport:
     undefended = directory.undefended
     return SweepReport(
         name=record.name,
-        description=str(record.sweep.get("description") or ""),
+        description=sweep.description,
         radii=radii,
         rows=certified,
         undefended=read_final(directory, None) if undefended.result_path.exists() else None,
-        reference=str(reference) if reference in certified else None,
+        reference=reference if reference in certified else None,
         published=published_table(record.name),
         kind="classifier" if all(without_denoiser) else "denoiser",
     )

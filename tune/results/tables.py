@@ -76,5 +76,14 @@ def mean_cell(values: Sequence[float] | NDArray[np.float64], form: str) -> str:
     return f"{form.format(np.mean(values))} ± {spread} [{len(values)}]"
 
 
+def accuracy_cell(
+    values: Sequence[float], interval: tuple[float, float], *, decimals: int = 1
+) -> str:
+    """Write a certified accuracy in percent: with its interval, of several runs as their mean."""
+    if len(values) > 1:
+        return mean_cell([100 * value for value in values], "{:.1f}")
+    return percentage_cell(values[0], *interval, decimals=decimals)
+
+
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"

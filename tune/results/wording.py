@@ -7,11 +7,10 @@ from decrop.evaluation.table import Shares
 from decrop.trial.result import NOISY_IMAGE, radius_key
 from tune.results.paired import Comparison, Comparisons
 from tune.results.ranking import REFERENCE, Metric
-from tune.results.seed_average import SettingsEntry
-from tune.results.tables import TextTable, mean_cell, percentage_cell, with_remarks
+from tune.results.tables import TextTable, accuracy_cell, mean_cell, with_remarks
 
 if TYPE_CHECKING:
-    from tune.results.board import Entry, HeldOut, Leaderboard
+    from tune.results.board import Entry, HeldOut, Leaderboard, SettingsEntry
 
 SIGNIFICANCE = 0.05
 UNDEFENDED = "no denoiser"
@@ -182,7 +181,7 @@ def held_out_table(
     table = TextTable(
         f"Finished trials by {metric.phrase} on held-out images{through}: average certified "
         "radius, certified accuracy in %, and whether they are certified on test images.",
-        ["rank", kind, "average radius", *_heads(radii), "on test"],
+        ["rank", kind, "average radius", *radius_heads(radii), "on test"],
         [
             [
                 str(row.rank),
@@ -205,14 +204,14 @@ def accuracy_table(board: "Leaderboard", *, decimals: int = 1) -> TextTable:
         cells = [str(entry.rank or ""), denoiser_name(entry.number, entry.name), score]
         for key in map(radius_key, board.radii):
             accuracy = entry.result["certified_accuracy"][key]
-            cells.append(percentage_cell(accuracy, *entry.intervals[key], decimals=decimals))
+            cells.append(accuracy_cell([accuracy], entry.intervals[key], decimals=decimals))
         rows.append(cells)
     where = "" if board.agreement is None else " (on the endpoint)"
     through = "" if board.agreement is None else " through the surrogate"
     table = TextTable(
         f"Certified accuracy on test images{where} in %, with exact 95 % intervals; held out: "
         f"{board.metric.phrase}{through}, which ranks.",
-        ["rank", _kind(board), "held out", *_heads(board.radii)],
+        ["rank", _kind(board), "held out", *radius_heads(board.radii)],
         rows,
     )
     return with_remarks(table, [entry.measured_otherwise for entry in _certified(board)])
@@ -256,9 +255,42 @@ def _settings_table(board: "Leaderboard") -> TextTable:
         "Settings over seeds, on test images: certified accuracy in %, average certified radius, "
         "accuracy without noise in %, as mean ± standard deviation over trainings from several "
         "seeds, in brackets their number.",
-        ["settings of", *_heads(board.radii), "average radius", "clean accuracy"],
+        ["settings of", *radius_heads(board.radii), "average radius", "clean accuracy"],
         rows,
     )
+
+
+def difference_table(
+    opponent: str,
+    rows: Sequence[tuple[str, Comparisons]],
+    radii: tuple[float, ...],
+    remarks: Sequence[str],
+    *,
+    title: str = "Difference of certified accuracy",
+    family: str = " of the table",
+    head: str = "",
+) -> TextTable:
+    """Tabulate differences of certified accuracies.
+
+    Args:
+        opponent: that all rows are compared with.
+        rows: names and comparisons.
+        radii: of the comparisons.
+        remarks: how each row was measured otherwise, empty where it was not.
+        title: of what the differences are.
+        family: of which rows and radii p-values are adjusted over.
+        head: of the rows' names.
+    """
+    caption = (
+        f"{title} to {opponent} in points, with 95 % intervals (Bonett and Price); p of the exact "
+        "paired test over images (McNemar's for single runs), Holm-adjusted over all rows and radii"
+        f"{family}."
+    )
+    cells = [
+        [name, *(difference_cell(comparisons[radius_key(radius)]) for radius in radii)]
+        for name, comparisons in rows
+    ]
+    return with_remarks(TextTable(caption, [head, *radius_heads(radii)], cells), remarks)
 
 
 def _difference_tables(
@@ -269,30 +301,20 @@ def _difference_tables(
         reference: [(entry, entry.against_reference) for entry in entries],
         UNDEFENDED: [(entry, entry.against_undefended) for entry in entries],
     }
-    shown = {
-        opponent: [(entry, found) for entry, found in pairs if found is not None]
-        for opponent, pairs in compared.items()
-        if any(found is not None for _, found in pairs)
-    }
     otherwise = {entry.number: entry.measured_otherwise for entry in board.entries}
-    tables = []
-    for opponent, pairs in shown.items():
-        caption = (
-            f"{title} to {opponent} in points, with 95 % intervals (Bonett and Price); p of the "
-            "exact paired test over images, Holm-adjusted over all rows and radii, to "
-            f"{' and to '.join(shown)}."
+    shown = {to: [(e, found) for e, found in pairs if found] for to, pairs in compared.items()}
+    shown = {to: pairs for to, pairs in shown.items() if pairs}
+    return [
+        difference_table(
+            opponent,
+            [(denoiser_name(entry.number, entry.name), found) for entry, found in pairs],
+            board.radii,
+            [otherwise[entry.number] for entry, _ in pairs],
+            title=title,
+            family=f", to {' and to '.join(shown)}",
         )
-        rows = [
-            [denoiser_name(entry.number, entry.name), *_difference_cells(board, found)]
-            for entry, found in pairs
-        ]
-        table = TextTable(caption, ["", *_heads(board.radii)], rows)
-        tables.append(with_remarks(table, [otherwise[entry.number] for entry, _ in pairs]))
-    return tables
-
-
-def _difference_cells(board: "Leaderboard", comparisons: Comparisons) -> list[str]:
-    return [difference_cell(comparisons[radius_key(radius)]) for radius in board.radii]
+        for opponent, pairs in shown.items()
+    ]
 
 
 def _kind(board: "Leaderboard") -> str:
@@ -304,5 +326,6 @@ def _certified(board: "Leaderboard") -> "list[Entry]":
     return [*board.entries, *([] if board.undefended is None else [board.undefended])]
 
 
-def _heads(radii: tuple[float, ...]) -> list[str]:
+def radius_heads(radii: tuple[float, ...]) -> list[str]:
+    """Return the heads of a column a radius."""
     return [f"r = {radius:g}" for radius in radii]

@@ -333,8 +333,7 @@ def test_a_finished_search_has_its_figures_and_leaderboard(tmp_path: Path) -> No
 
 
 def test_description_names_what_is_swept_with_its_domain(tmp_path: Path) -> None:
-    sweep = {"search": "tpe", "trials": 3, "space": {"sigma": {"uniform": [0.1, 0.5], "when": {}}}}
-    directory = SweepDirectory.create(tmp_path, "digits", sweep)
+    directory = make_sweep(tmp_path, space={"sigma": {"uniform": [0.1, 0.5]}})
     text = sweep_description(directory, directory.read_record())
     assert text.startswith("**digits**: a sweep over DE-CROP's settings, not finished yet.")
     assert '- `sigma`: {"uniform":[0.1,0.5]}' in text
