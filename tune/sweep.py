@@ -28,7 +28,7 @@ from decrop.files import LostFolderError, fence_of
 from decrop.smoothing.execution import resolve_device
 from decrop.synthesis.synthetic_samples import INTERPOLATED
 from decrop.trial.inputs import check_inputs, load_inputs
-from tune.callbacks import EndingsCallback, ProgressCallback, SearchStopper, SweepProgress
+from tune.callbacks import SearchStopper, SweepCallback, SweepProgress
 from tune.cluster import Claims, claims, cluster, local_size
 from tune.directory import SweepDirectory, trial_name
 from tune.driver import sole_driver
@@ -38,12 +38,8 @@ from tune.final_runs import FinalTraining, certify_finals, missing_finals
 from tune.finished_trials import ended_trials
 from tune.mlflow import Tracker, TrackingThread, check_tracking_uri
 from tune.query_budget import finals_queries, sweep_queries
-from tune.results.board import (
-    Leaderboard,
-    build_leaderboard,
-    read_leaderboard,
-    write_leaderboard,
-)
+from tune.results.board import Leaderboard
+from tune.results.leaderboard import build_leaderboard, read_leaderboard, write_leaderboard
 from tune.results.ranking import chosen, ranking
 from tune.scheduler import EVALUATION, build_scheduler
 from tune.searcher import SweepSearcher
@@ -472,7 +468,7 @@ def search_trials(job: SweepJob, console: Console, stop: SweepStop) -> None:
         names=names,
         reference="as given" if reference.trains_classifier else "the paper’s choice",
     )
-    endings = EndingsCallback(directory, stop)
+    callback = SweepCallback(progress, directory, stop)
     claim = job.claims.trial
     trainable = ray_tune.with_resources(
         ray_tune.with_parameters(SweepTrial, job=job), {"cpu": claim.cpu, "gpu": claim.gpu}
@@ -497,8 +493,8 @@ def search_trials(job: SweepJob, console: Console, stop: SweepStop) -> None:
             # Trials write checkpoints of their own, where a resumed sweep finds them.
             checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
             failure_config=ray_tune.FailureConfig(max_failures=RETRIES),
-            callbacks=[ProgressCallback(progress, directory), endings],
-            stop=SearchStopper(stop, endings),
+            callbacks=[callback],
+            stop=SearchStopper(stop, callback),
         ),
     )
     try:
@@ -508,7 +504,7 @@ def search_trials(job: SweepJob, console: Console, stop: SweepStop) -> None:
         shutil.rmtree(disposable, ignore_errors=True)
     past, _ = ended_trials(directory)
     if stop.reason is not None or len(past) < total:
-        raise _stopped(directory, stop.reason or "interrupted", endings.cause)
+        raise _stopped(directory, stop.reason or "interrupted", callback.cause)
 
 
 def _stopped(directory: SweepDirectory, reason: Reason, cause: str | None) -> Exception:

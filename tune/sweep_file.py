@@ -34,7 +34,7 @@ from decrop.documents import (
 from decrop.errors import InputError
 from tune.domains import MOST_POINTS, Domain, check_space, require_choices
 from tune.leakage import check_held_out
-from tune.results.ranking import AVERAGE_RADIUS, metric_named
+from tune.results.metric import AVERAGE_RADIUS, metric_named
 from tune.rows import check_rows
 
 

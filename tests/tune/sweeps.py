@@ -1,6 +1,7 @@
 """Sweep directories as trials on any host leave them, written file by file."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 from decrop.config import TrialConfig
-from decrop.evaluation.table import CertificateTable
+from decrop.evaluation.table import CertificateTable, Shares
 from decrop.files import write_json, write_text
 from tune.directory import State, SweepDirectory, SweepTrialFolder, TrialRecord, TrialState
+from tune.results.board import Entry, HeldOut, Leaderboard
+from tune.results.wording import leaderboard_markdown
 from tune.sweep_file import SweepConfig
 
 STARTED = datetime(2025, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -115,6 +118,24 @@ def write_outcome(folder: SweepTrialFolder, split: str = "held_out", radius: flo
     save_file({"weight": torch.arange(6.0)}, folder.denoiser_path)
     (folder.path / "checkpoint.pt").write_bytes(b"state of the optimiser")
     write_json(folder.result_path, result(split, radius))
+
+
+def write_board(directory: SweepDirectory) -> Leaderboard:
+    """Write a leaderboard of trial 1, whatever the directory has."""
+    accuracy = {"0.0": 0.7, "0.25": 0.615}
+    intervals = {"0.0": (0.6, 0.8), "0.25": (0.54, 0.68)}
+    test = {**result("test"), "certified_accuracy": accuracy}
+    board = Leaderboard(
+        radii=(0.0, 0.25),
+        by="acr",
+        held_out=[HeldOut(1, 1, 0.3, 0.3, {"0.0": 0.7, "0.25": 0.5}, certified=True)],
+        entries=[Entry(1, 1, 0.3, test, Shares(0.7, 0.1, 0.2), intervals, None, None)],
+        undefended=None,
+        summary="Trial 1 won.",
+    )
+    write_json(directory.leaderboard_json_path, asdict(board))
+    write_text(directory.leaderboard_markdown_path, leaderboard_markdown(board))
+    return board
 
 
 def write_complete_trial(

@@ -18,6 +18,7 @@ from tests.tune.sweeps import (
     begin,
     end,
     report_row,
+    write_board,
     write_complete_trial,
     write_outcome,
     write_progress,
@@ -49,7 +50,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> SweepDirectory:
     for number in (0, 1):
         write_complete_trial(directory.final(number), number, split="test")
     write_outcome(directory.undefended, split="test")
-    write_json(directory.leaderboard_json_path, {"entries": [{"number": 0}]})
+    write_board(directory)
     Tracker(directory).sync()
     return directory
 

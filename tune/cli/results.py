@@ -47,8 +47,9 @@ def leaderboard(
     Example: [bold]decrop leaderboard sweeps/quickstart-20260101-120000 --top 2 --seeds 3[/bold]
     """
     from tune.directory import SweepDirectory
-    from tune.results.board import build_leaderboard
-    from tune.results.ranking import certified_radii, chosen, metric_named, ranking, sweep_metric
+    from tune.results.leaderboard import build_leaderboard
+    from tune.results.metric import metric_named
+    from tune.results.ranking import certified_radii, chosen, ranking, sweep_metric
     from tune.results.wording import leaderboard_tables
 
     opened = SweepDirectory.open(directory)

@@ -221,7 +221,7 @@ def _say_asked(directory: "SweepDirectory") -> None:
 
 def _show_interim(stopped: "SweepStoppedError") -> int:
     """Say what a stopped sweep has found, and return the exit code of why it stopped."""
-    from tune.results.board import interim_tables
+    from tune.results.leaderboard import interim_tables
     from tune.stopping import INTERRUPTED
     from tune.sweep import resume_command
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from decrop.files import read_text
 from tune.directory import SweepDirectory, SweepRecord
 from tune.mlflow.run_view import (
     BEST_SO_FAR,
@@ -17,6 +16,8 @@ from tune.mlflow.run_view import (
     TRIAL_NUMBER,
 )
 from tune.mlflow.trial_view import STEPS_PER_UNIT_RADIUS
+from tune.results.leaderboard import read_leaderboard
+from tune.results.wording import accuracy_table
 from tune.space import reference_config
 
 # MLflow adds a chart for every metric that has none, to the section called like its prefix: these
@@ -164,19 +165,14 @@ def sweep_description(directory: SweepDirectory, record: SweepRecord) -> str:
 
 
 def _outcome(directory: SweepDirectory, record: SweepRecord) -> list[str]:
-    path = directory.leaderboard_markdown_path
-    if not path.exists():
+    board = read_leaderboard(directory)
+    if board is None:
         trains = reference_config(record.sweep).trains_classifier
         of = "classifiers' training" if trains else "DE-CROP's settings"
         return [f"**{record.name}**: a sweep over {of}, not finished yet.\n"]
-    text = read_text(path).strip()
-    _, _, summary = text.rpartition("|\n")
-    # Captions and tables in turn: the ranking of all trials, then certified accuracies.
-    blocks = text.split("\n\n")
-    table = "\n\n".join(blocks[2:4] if len(blocks) > 4 else blocks[:2])
     return [
-        f"**{record.name}**: {' '.join(summary.split())}\n",
-        f"## Leaderboard\n\n{table}\n",
+        f"**{record.name}**: {board.summary}\n",
+        f"## Leaderboard\n\n{accuracy_table(board).markdown()}",
     ]
 
 

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -38,9 +37,6 @@ CERTIFIED = "certified"
 CURVE_RADIUS = "certified/L2 radius"
 
 
-_CELL_END = re.compile(r"(?<!\\)\|")
-
-
 @dataclass(frozen=True)
 class Table:
     """Texts and numbers by row; `json` is what MLflow's `log_table` writes."""
@@ -60,24 +56,6 @@ def tsv_table(path: Path) -> Table:
     text = read_text(path, most_bytes=MOST_TABLE_BYTES)
     head, *rows = csv.reader(io.StringIO(text, newline=""), delimiter="\t")
     return Table(head, [[_value(cell) for cell in row] for row in rows])
-
-
-def markdown_tables(text: str) -> list[Table]:
-    """Return the tables of a Markdown text, all cells as texts."""
-    tables = []
-    lines: list[str] = []
-    for line in [*text.splitlines(), ""]:
-        if line.startswith("|"):
-            lines.append(line)
-        elif lines:
-            head, _, *rows = [*lines, ""]
-            tables.append(Table(_cells(head), [_cells(row) for row in rows if row]))
-            lines = []
-    return tables
-
-
-def _cells(line: str) -> list[str]:
-    return [cell.strip().replace("\\|", "|") for cell in _CELL_END.split(line)[1:-1]]
 
 
 def _value(cell: str) -> str | float:

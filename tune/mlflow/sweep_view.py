@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from safetensors import safe_open
 
-from decrop.files import MOST_WEIGHTS_BYTES, read_text, require_regular
+from decrop.files import MOST_WEIGHTS_BYTES, require_regular
 from tune.directory import SweepDirectory, SweepRecord, SweepTrialFolder
 from tune.finished_trials import PastTrial, ended_trials, finite
 from tune.mlflow.run_view import (
@@ -22,11 +22,12 @@ from tune.mlflow.run_view import (
     by_name,
     existing,
     is_number,
-    markdown_tables,
     modified,
     stamps_of,
 )
+from tune.results.leaderboard import read_leaderboard
 from tune.results.plots import history_figure, importances_figure, pareto_front, size_figure
+from tune.results.wording import leaderboard_tables
 from tune.study import parameter_importances
 
 _REFERENCE = 0
@@ -150,11 +151,14 @@ class SweepSource:
         return {**files, f"figures/{figure.name}": figure}
 
     def _tables(self) -> dict[str, Table]:
-        path = self.directory.leaderboard_markdown_path
-        found = markdown_tables(read_text(path)) if path.exists() else []
-        # The ranking of all trials, then certified accuracies.
-        names = ("ranking_table.json", "leaderboard_table.json")[-len(found[:2]) :]
-        return dict(zip(names, found, strict=False)) if found else {}
+        board = read_leaderboard(self.directory)
+        if board is None:
+            return {}
+        ranking, certified, *_ = leaderboard_tables(board)
+        return {
+            "ranking_table.json": Table(ranking.head, ranking.rows),
+            "leaderboard_table.json": Table(certified.head, certified.rows),
+        }
 
 
 def best_so_far(directory: SweepDirectory) -> list[Measurement]:

@@ -1,12 +1,12 @@
 """Files projected into one experiment of MLflow: those of a sweep directory, or of a training."""
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
@@ -22,7 +22,8 @@ from tune.mlflow.client import (
     register_version,
     set_up_mlflow,
 )
-from tune.mlflow.experiment import ShownExperiment, SweepExperiment
+from tune.mlflow.experiment import ExperimentView, ShownExperiment
+from tune.mlflow.page import page_state, sweep_description
 from tune.mlflow.store import create_store
 from tune.mlflow.views import Source, Stamp, sources
 from tune.mlflow.writer import (
@@ -34,6 +35,7 @@ from tune.mlflow.writer import (
     RunWriter,
     ServerArtifacts,
 )
+from tune.space import reference_config, varied_paths
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
@@ -59,31 +61,23 @@ class LoggedRun:
     points: Sequence[tuple[str, int, float]]
 
 
-class Shown(Protocol):
+@dataclass(frozen=True)
+class Shown:
     """What becomes runs of one experiment.
 
     Attributes:
         path: what people call it, a folder.
         state_path: folder of what tracking keeps.
         id: unique; runs are found by it again.
+        experiment: where the runs are.
+        sources: lists everything that becomes a run.
     """
 
-    @property
-    def path(self) -> Path: ...
-
-    @property
-    def state_path(self) -> Path: ...
-
-    @property
-    def id(self) -> str: ...
-
-    def sources(self) -> Iterable[Source]:
-        """List everything that becomes a run."""
-        ...
-
-    def experiment(self, client: "MlflowClient", artifact_location: str | None) -> ShownExperiment:
-        """Return where the runs are; `artifact_location` is for a new one, the server's if None."""
-        ...
+    path: Path
+    state_path: Path
+    id: str
+    experiment: ExperimentView
+    sources: Callable[[], Iterable[Source]]
 
 
 class RunsTracker:
@@ -277,7 +271,7 @@ class RunsTracker:
         # A server knows best where its artifacts go; an own store must not depend on where the
         # folder lies.
         location = None if self._tracking_uri else f"mlflow-artifacts:/{self.shown.id}"
-        return self.shown.experiment(self._client, location)
+        return ShownExperiment(self._client, self.shown.experiment, location)
 
     @cached_property
     def _artifacts(self) -> Artifacts:
@@ -308,29 +302,6 @@ class RunsTracker:
             raise TrackingError(f"MLflow cannot be updated: {one_line(error)}") from error
 
 
-class ShownSweep:
-    """A sweep directory: a run for each of its folders, in an experiment of its own."""
-
-    def __init__(self, directory: SweepDirectory) -> None:
-        """Read what sweep it is.
-
-        Raises:
-            InputError: the directory is no sweep directory.
-        """
-        self._directory = directory
-        self._record = directory.read_record()
-        self.path = self.state_path = directory.path
-        self.id = self._record.id
-
-    def sources(self) -> Iterator[Source]:
-        """See `Shown`."""
-        return sources(self._directory, self._record)
-
-    def experiment(self, client: "MlflowClient", artifact_location: str | None) -> SweepExperiment:
-        """See `Shown`."""
-        return SweepExperiment(client, self._directory, self._record, artifact_location)
-
-
 class Tracker(RunsTracker):
     """Projects one sweep directory into one MLflow experiment."""
 
@@ -340,5 +311,17 @@ class Tracker(RunsTracker):
         Raises:
             InputError: the directory is no sweep directory, or the URI is not http(s).
         """
-        super().__init__(ShownSweep(directory), tracking_uri)
+        record = directory.read_record()
+        name = f"{record.name} {record.created:%Y-%m-%d %H:%M:%S}"
+        trains = reference_config(record.sweep).trains_classifier
+        experiment = ExperimentView(
+            name=name,
+            page=page_state(varied_paths(record.sweep), trains_classifier=trains),
+            key=f"{record.id}/experiment",
+            note=lambda: sweep_description(directory, record),
+            reserve_name=f"{name} {record.id}",
+        )
+        path = directory.path
+        shown = Shown(path, path, record.id, experiment, lambda: sources(directory, record))
+        super().__init__(shown, tracking_uri)
         self.directory = directory

@@ -5,42 +5,16 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from decrop.cli.output import console
 from decrop.errors import InputError
 from tune.mlflow.client import TrackingError, check_tracking_uri, one_line
-from tune.mlflow.experiment import NamedExperiment, experiment_page
+from tune.mlflow.experiment import ExperimentView, experiment_page
+from tune.mlflow.page import page_state
 from tune.mlflow.thread import TrackingThread
-from tune.mlflow.tracker import RunsTracker
+from tune.mlflow.tracker import RunsTracker, Shown
 from tune.mlflow.training_view import training_sources
-from tune.mlflow.views import Source
 from tune.training_folder import TrainingFolder, TrainingKind, known_record, now
-
-if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
-
-
-class ShownTraining:
-    """A training: one run, in an experiment that several share."""
-
-    def __init__(self, folder: TrainingFolder) -> None:
-        """Read which training it is.
-
-        Raises:
-            InputError: the folder holds none that is tracked.
-        """
-        record = known_record(folder)
-        self._folder, self._experiment = folder, record.experiment
-        self.path, self.state_path, self.id = folder.path, folder.state_path, record.id
-
-    def sources(self) -> Iterator[Source]:
-        """See `tune.mlflow.tracker.Shown`."""
-        return training_sources(self._folder)
-
-    def experiment(self, client: "MlflowClient", artifact_location: str | None) -> NamedExperiment:
-        """See `tune.mlflow.tracker.Shown`."""
-        return NamedExperiment(client, self._experiment, artifact_location)
 
 
 @contextmanager
@@ -71,7 +45,7 @@ def track_training(
     folder = TrainingFolder(kind, path)
     earlier = folder.read_record()
     record = folder.begin(experiment or f"{kind} training")
-    tracker = RunsTracker(ShownTraining(folder), tracking_uri)
+    tracker = RunsTracker(_shown(folder), tracking_uri)
     thread = TrackingThread(tracker)
     thread.start()
     try:
@@ -106,7 +80,20 @@ def sync_training(folder: TrainingFolder, tracking_uri: str) -> None:
         TrackingError: MLflow cannot be reached or refuses.
     """
     folder.settle()
-    RunsTracker(ShownTraining(folder), tracking_uri).sync()
+    RunsTracker(_shown(folder), tracking_uri).sync()
+
+
+def _shown(folder: TrainingFolder) -> Shown:
+    """Return one run, in an experiment that several trainings share."""
+    record = known_record(folder)
+    page = page_state([], trains_classifier=True)
+    return Shown(
+        path=folder.path,
+        state_path=folder.state_path,
+        id=record.id,
+        experiment=ExperimentView(record.experiment, page),
+        sources=lambda: training_sources(folder),
+    )
 
 
 def _say_where(tracker: RunsTracker, thread: TrackingThread, tracking_uri: str) -> None:

@@ -7,7 +7,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from decrop.evaluation.table import Shares
+from decrop.trial.result import radius_key
+from tune.results.paired import Comparison, Comparisons
+
 _LATEX_SIGNS = {"\\": r"\textbackslash{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"}}
+SHARES_HEADS = ("certified correct", "misclassified", "abstained")
+SHARES_CAPTION = (
+    "images certified correct, misclassified (a wrong class was selected, certified or not; where "
+    "a table does not tell, those certified) and abstained on, in %"
+)
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,59 @@ def accuracy_cell(
     if len(values) > 1:
         return mean_cell([100 * value for value in values], "{:.1f}")
     return percentage_cell(values[0], *interval, decimals=decimals)
+
+
+def difference_cell(comparison: Comparison) -> str:
+    """Write a difference in points with its interval and p-value."""
+    return (
+        f"{comparison.points:+.1f} ({comparison.low:+.1f} to {comparison.high:+.1f}), "
+        f"p = {comparison.holm_p_value:.2g}"
+    )
+
+
+def share_cells(shares: Shares) -> list[str]:
+    """Write the shares of `SHARES_HEADS` in percent."""
+    return [
+        f"{100 * share:.1f}" for share in (shares.correct, shares.misclassified, shares.abstained)
+    ]
+
+
+def difference_table(
+    opponent: str,
+    rows: Sequence[tuple[str, Comparisons]],
+    radii: tuple[float, ...],
+    remarks: Sequence[str],
+    *,
+    title: str = "Difference of certified accuracy",
+    family: str = " of the table",
+    head: str = "",
+) -> TextTable:
+    """Tabulate differences of certified accuracies.
+
+    Args:
+        opponent: that all rows are compared with.
+        rows: names and comparisons.
+        radii: of the comparisons.
+        remarks: how each row was measured otherwise, empty where it was not.
+        title: of what the differences are.
+        family: of which rows and radii p-values are adjusted over.
+        head: of the rows' names.
+    """
+    caption = (
+        f"{title} to {opponent} in points, with 95 % intervals (Bonett and Price); p of the exact "
+        "paired test over images (McNemar's for single runs), Holm-adjusted over all rows and radii"
+        f"{family}."
+    )
+    cells = [
+        [name, *(difference_cell(comparisons[radius_key(radius)]) for radius in radii)]
+        for name, comparisons in rows
+    ]
+    return with_remarks(TextTable(caption, [head, *radius_heads(radii)], cells), remarks)
+
+
+def radius_heads(radii: tuple[float, ...]) -> list[str]:
+    """Return the heads of a column a radius."""
+    return [f"r = {radius:g}" for radius in radii]
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -1,24 +1,26 @@
 """The leaderboard in sentences and tables."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from decrop.evaluation.table import Shares
 from decrop.trial.result import NOISY_IMAGE, radius_key
-from tune.results.paired import Comparison, Comparisons
-from tune.results.ranking import REFERENCE, Metric
-from tune.results.tables import TextTable, accuracy_cell, mean_cell, with_remarks
-
-if TYPE_CHECKING:
-    from tune.results.board import Entry, HeldOut, Leaderboard, SettingsEntry
+from tune.results.board import Entry, HeldOut, Leaderboard, SettingsEntry
+from tune.results.metric import Metric
+from tune.results.paired import Comparison
+from tune.results.ranking import REFERENCE
+from tune.results.tables import (
+    SHARES_CAPTION,
+    SHARES_HEADS,
+    TextTable,
+    accuracy_cell,
+    difference_table,
+    mean_cell,
+    radius_heads,
+    share_cells,
+    with_remarks,
+)
 
 SIGNIFICANCE = 0.05
 UNDEFENDED = "no denoiser"
-SHARES_HEADS = ("certified correct", "misclassified", "abstained")
-SHARES_CAPTION = (
-    "images certified correct, misclassified (a wrong class was selected, certified or not; where "
-    "a table does not tell, those certified) and abstained on, in %"
-)
 
 
 def denoiser_name(number: int | None, row: str | None = None) -> str:
@@ -56,22 +58,7 @@ def difference_sentence(
     )
 
 
-def difference_cell(comparison: Comparison) -> str:
-    """Write a difference in points with its interval and p-value."""
-    return (
-        f"{comparison.points:+.1f} ({comparison.low:+.1f} to {comparison.high:+.1f}), "
-        f"p = {comparison.holm_p_value:.2g}"
-    )
-
-
-def share_cells(shares: Shares) -> list[str]:
-    """Write the shares of `SHARES_HEADS` in percent."""
-    return [
-        f"{100 * share:.1f}" for share in (shares.correct, shares.misclassified, shares.abstained)
-    ]
-
-
-def summary_of(best: "Entry | SettingsEntry", radii: tuple[float, ...], metric: Metric) -> str:
+def summary_of(best: Entry | SettingsEntry, radii: tuple[float, ...], metric: Metric) -> str:
     """Compare the best, a denoiser or settings over seeds, with no denoiser and with trial 0."""
     radius = headline_radius(radii, metric)
     name = f"trial {best.number}"
@@ -127,13 +114,13 @@ def headline_radius(radii: tuple[float, ...], metric: Metric) -> float:
     return next((radius for radius in radii if radius > 0), radii[0])
 
 
-def leaderboard_markdown(board: "Leaderboard") -> str:
+def leaderboard_markdown(board: Leaderboard) -> str:
     """Write all tables of the leaderboard and its summary in Markdown."""
     tables = "\n".join(table.markdown() for table in leaderboard_tables(board))
     return f"{tables}\n{board.summary}\n"
 
 
-def leaderboard_tables(board: "Leaderboard", *, decimals: int = 1) -> list[TextTable]:
+def leaderboard_tables(board: Leaderboard, *, decimals: int = 1) -> list[TextTable]:
     """Tabulate ranks, certificates and what they are compared with.
 
     Args:
@@ -161,7 +148,7 @@ def leaderboard_tables(board: "Leaderboard", *, decimals: int = 1) -> list[TextT
 
 
 def held_out_table(
-    rows: "Sequence[HeldOut]",
+    rows: Sequence[HeldOut],
     radii: tuple[float, ...],
     metric: Metric,
     kind: str = "denoiser",
@@ -196,7 +183,7 @@ def held_out_table(
     return with_remarks(table, [row.measured_otherwise for row in rows])
 
 
-def accuracy_table(board: "Leaderboard", *, decimals: int = 1) -> TextTable:
+def accuracy_table(board: Leaderboard, *, decimals: int = 1) -> TextTable:
     """Tabulate certified accuracies on the test split; arguments as in `leaderboard_tables`."""
     rows = []
     for entry in _certified(board):
@@ -217,7 +204,7 @@ def accuracy_table(board: "Leaderboard", *, decimals: int = 1) -> TextTable:
     return with_remarks(table, [entry.measured_otherwise for entry in _certified(board)])
 
 
-def _test_table(entries: "Sequence[Entry]", kind: str) -> TextTable:
+def _test_table(entries: Sequence[Entry], kind: str) -> TextTable:
     rows = []
     for entry in entries:
         seconds = entry.result["seconds"].get(NOISY_IMAGE)
@@ -239,7 +226,7 @@ def _test_table(entries: "Sequence[Entry]", kind: str) -> TextTable:
     )
 
 
-def _settings_table(board: "Leaderboard") -> TextTable:
+def _settings_table(board: Leaderboard) -> TextTable:
     rows = []
     for entry in board.settings:
         accuracies = [entry.certified_accuracy[radius_key(r)].values for r in board.radii]
@@ -260,41 +247,8 @@ def _settings_table(board: "Leaderboard") -> TextTable:
     )
 
 
-def difference_table(
-    opponent: str,
-    rows: Sequence[tuple[str, Comparisons]],
-    radii: tuple[float, ...],
-    remarks: Sequence[str],
-    *,
-    title: str = "Difference of certified accuracy",
-    family: str = " of the table",
-    head: str = "",
-) -> TextTable:
-    """Tabulate differences of certified accuracies.
-
-    Args:
-        opponent: that all rows are compared with.
-        rows: names and comparisons.
-        radii: of the comparisons.
-        remarks: how each row was measured otherwise, empty where it was not.
-        title: of what the differences are.
-        family: of which rows and radii p-values are adjusted over.
-        head: of the rows' names.
-    """
-    caption = (
-        f"{title} to {opponent} in points, with 95 % intervals (Bonett and Price); p of the exact "
-        "paired test over images (McNemar's for single runs), Holm-adjusted over all rows and radii"
-        f"{family}."
-    )
-    cells = [
-        [name, *(difference_cell(comparisons[radius_key(radius)]) for radius in radii)]
-        for name, comparisons in rows
-    ]
-    return with_remarks(TextTable(caption, [head, *radius_heads(radii)], cells), remarks)
-
-
 def _difference_tables(
-    board: "Leaderboard", title: str, entries: "Sequence[Entry | SettingsEntry]"
+    board: Leaderboard, title: str, entries: "Sequence[Entry | SettingsEntry]"
 ) -> list[TextTable]:
     reference = denoiser_name(REFERENCE, next((e.name for e in entries if e.number == 0), None))
     compared = {
@@ -317,15 +271,10 @@ def _difference_tables(
     ]
 
 
-def _kind(board: "Leaderboard") -> str:
+def _kind(board: Leaderboard) -> str:
     """Name what trials are: denoisers, unless the reference trains its classifier."""
     return "denoiser" if board.undefended is not None else "classifier"
 
 
-def _certified(board: "Leaderboard") -> "list[Entry]":
+def _certified(board: Leaderboard) -> list[Entry]:
     return [*board.entries, *([] if board.undefended is None else [board.undefended])]
-
-
-def radius_heads(radii: tuple[float, ...]) -> list[str]:
-    """Return the heads of a column a radius."""
-    return [f"r = {radius:g}" for radius in radii]

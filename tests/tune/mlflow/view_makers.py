@@ -11,10 +11,10 @@ from pathlib import Path
 from mlflow.entities import Run, ViewType
 from mlflow.tracking import MlflowClient
 
-from decrop.files import write_json, write_text
 from tests.tune.sweeps import (
     begin,
     end,
+    write_board,
     write_complete_trial,
     write_outcome,
     write_progress,
@@ -44,8 +44,7 @@ def write_everything(directory: SweepDirectory) -> None:
         write_complete_trial(directory.final(number), number, split="test", radius=0.25)
     directory.undefended.path.mkdir()
     write_outcome(directory.undefended, split="test", radius=0.05)
-    write_json(directory.leaderboard_json_path, [{"rank": 1, "trial": 1}])
-    write_text(directory.leaderboard_markdown_path, "| rank | trial |\n")
+    write_board(directory)
 
 
 RUN_NAMES = Counter(
