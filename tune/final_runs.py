@@ -12,8 +12,7 @@ from decrop.errors import InputError
 from decrop.files import fenced
 from decrop.trial.classifier_certificates import certify_undefended
 from decrop.trial.run import TrialStoppedError, stopping_between_groups
-from tune.directory import SweepDirectory, SweepTrialFolder, TrialRecord
-from tune.sample_counts import SamplesDrawn
+from tune.directory import SamplesDrawn, SweepDirectory, SweepTrialFolder, TrialRecord
 from tune.space import reference_config
 from tune.stopping import SweepStop, ends_sweep, last_line
 from tune.worker import SweepJob, end_trial, run_recorded

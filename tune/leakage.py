@@ -7,8 +7,7 @@ from typing import Any
 from decrop.config import TrialConfig
 from decrop.documents import set_dotted, trial_config
 from decrop.errors import InputError
-from tune.domains import Space
-from tune.rows import Rows, row_document
+from tune.domains import Rows, Space, row_document
 
 _TRAINED_ON = "classifier.training.trained_on"
 _ARCHITECTURE = "denoiser.architecture"

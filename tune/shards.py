@@ -23,7 +23,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from decrop.smoothing.sampling import CountRequest, LocalSampler, SamplingTask
 from tune.cluster import Claim
-from tune.sample_counts import Role, SamplesDrawn
+from tune.directory import Role, SamplesDrawn
 
 # The length of a lease on this process's device; a helper holds its resources no longer at a time.
 _LEASE_SECONDS = 2.0

@@ -1,13 +1,13 @@
-"""The trials of a sweep: trial 0, what Optuna may suggest, points of a grid, rows of a table."""
+"""The trials of a sweep: trial 0, points of a grid, rows of a table, and how many there are."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from decrop.config import TrialConfig
-from decrop.documents import get_dotted, merge, trial_config
-from tune.domains import Space, exists, ordered, require_choices
-from tune.rows import row_document
+from decrop.documents import get_dotted, merge, set_dotted, trial_config, validated
+from decrop.errors import InputError
+from tune.domains import Space, exists, ordered, require_choices, row_document
 from tune.sweep_file import SweepConfig
 
 _ARCHITECTURE = "denoiser.architecture"
@@ -168,3 +168,36 @@ def grid_points(space: Space) -> list[dict[str, Any]]:
             yield from complete(paths[1:], point)
 
     return list(complete(ordered(space), {}))
+
+
+def extended(sweep: SweepConfig, trials: int, *, existing: int) -> SweepConfig:
+    """Return a sweep with another number of trials in total, of which `existing` have begun.
+
+    Raises:
+        InputError: the sweep has a number of its own, or more trials than that.
+    """
+    if sweep.search in ("grid", "rows"):
+        what = "grid" if sweep.search == "grid" else "table of rows"
+        raise InputError(
+            f"--trials {trials}: the sweep is a {what}, which has {total_trials(sweep)} trials of "
+            "its own; drop --trials."
+        )
+    if trials < existing:
+        raise InputError(
+            f"--trials {trials}: the sweep has begun {existing} trials already; give at least as "
+            f"many, or drop --trials to go on to {sweep.trials}."
+        )
+    document = {**sweep.model_dump(mode="json"), "trials": trials}
+    return validated(SweepConfig, document, source=f"--trials {trials}")
+
+
+def with_query_budget(sweep: SweepConfig, budget: int) -> SweepConfig:
+    """Return a sweep that may ask its endpoint about another number of images.
+
+    Raises:
+        InputError: the sweep has no endpoint.
+    """
+    if reference_config(sweep).classifier.asked is None:
+        raise InputError(f"--query-budget {budget}: the sweep asks no endpoint; drop it.")
+    trial = set_dotted(sweep.trial, "classifier.endpoint.query_budget", budget)
+    return sweep.model_copy(update={"trial": trial})

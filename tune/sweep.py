@@ -33,17 +33,24 @@ from tune.cluster import Claims, claims, cluster, local_size
 from tune.directory import SweepDirectory, trial_name
 from tune.driver import sole_driver
 from tune.export import export_trial
-from tune.extension import extended, with_query_budget
 from tune.final_runs import FinalTraining, certify_finals, missing_finals
 from tune.finished_trials import ended_trials
-from tune.mlflow import Tracker, TrackingThread, check_tracking_uri
-from tune.query_budget import finals_queries, sweep_queries
+from tune.mlflow.client import check_tracking_uri
+from tune.mlflow.tracker import Tracker, TrackingThread
+from tune.plan import finals_queries, sweep_queries
 from tune.results.board import Leaderboard
 from tune.results.leaderboard import build_leaderboard, read_leaderboard, write_leaderboard
 from tune.results.ranking import chosen, ranking
 from tune.scheduler import EVALUATION, build_scheduler
 from tune.searcher import SweepSearcher
-from tune.space import reference_config, row_trials, total_trials, trial_config_for
+from tune.space import (
+    extended,
+    reference_config,
+    row_trials,
+    total_trials,
+    trial_config_for,
+    with_query_budget,
+)
 from tune.stopping import Reason, SweepStop, common_cause, deadline, ends_sweep
 from tune.sweep_file import SweepConfig
 from tune.worker import INPUT_GROUPS, METRIC, SweepJob, SweepTrial, shares_inputs

@@ -32,10 +32,9 @@ from decrop.documents import (
     validated,
 )
 from decrop.errors import InputError
-from tune.domains import MOST_POINTS, Domain, check_space, require_choices
+from tune.domains import MOST_POINTS, Domain, check_rows, check_space, require_choices
 from tune.leakage import check_held_out
 from tune.results.metric import AVERAGE_RADIUS, metric_named
-from tune.rows import check_rows
 
 
 class PruningSettings(Settings):

@@ -55,10 +55,10 @@ from decrop.trial.result import Split, radius_key
 from decrop.trial.run import Report
 from tests.mlflow_server.postgres import Postgres, running_postgres
 from tests.mlflow_server.processes import first_line, free_port, running
-from tune.audit import audit_sweep
 from tune.cluster import Claim, Claims, cluster
 from tune.directory import SweepDirectory
-from tune.mlflow import Tracker, TrackingThread
+from tune.mlflow.audit import audit_sweep
+from tune.mlflow.tracker import Tracker, TrackingThread
 from tune.space import reference_config
 from tune.stopping import SweepStop
 from tune.sweep import search_trials

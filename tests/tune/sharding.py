@@ -23,7 +23,7 @@ from decrop.smoothing.sampling import (
 )
 from tests.mlflow_server.processes import eventually
 from tune.cluster import Claim, ClusterSize
-from tune.sample_counts import SamplesDrawn
+from tune.directory import SamplesDrawn
 from tune.shards import Counts, ShardedSampler
 
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ from decrop.evaluation.table import CertificateTable, Shares
 from decrop.files import write_json, write_text
 from tune.directory import State, SweepDirectory, SweepTrialFolder, TrialRecord, TrialState
 from tune.results.board import Entry, HeldOut, Leaderboard
-from tune.results.wording import leaderboard_markdown
+from tune.results.tables import leaderboard_markdown
 from tune.sweep_file import SweepConfig
 
 STARTED = datetime(2025, 3, 1, 12, 0, 0, tzinfo=UTC)

@@ -23,9 +23,10 @@ from tests.tune.sweeps import (
     write_outcome,
     write_progress,
 )
-from tune.audit import Audit, audit_sweep
 from tune.directory import SweepDirectory
-from tune.mlflow import Tracker, TrackingError
+from tune.mlflow.audit import Audit, audit_sweep
+from tune.mlflow.client import TrackingError
+from tune.mlflow.tracker import Tracker
 from tune.sweep_file import SweepConfig
 
 CLEAN = {"trials": 5, "lost": 0, "doubled": 0, "metric_mismatches": 0}

@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from decrop.errors import InputError
-from tune.extension import extended, with_query_budget
-from tune.space import reference_config, total_trials
+from tune.space import extended, reference_config, total_trials, with_query_budget
 from tune.sweep_file import SweepConfig
 
 SPACE = {"training.loss_weights.cosine": {"uniform": [0, 8]}}

@@ -39,7 +39,7 @@ from tests.tune.sharding import (
     warmed_up,
 )
 from tune.cluster import ClusterSize
-from tune.sample_counts import SamplesDrawn
+from tune.directory import SamplesDrawn
 from tune.shards import _draw
 
 pytestmark = pytest.mark.usefixtures("one_thread")

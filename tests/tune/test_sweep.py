@@ -43,7 +43,7 @@ from tune.cluster import ClusterSize
 from tune.directory import SweepDirectory, SweepTrialFolder, TrialState
 from tune.results.leaderboard import build_leaderboard
 from tune.results.ranking import chosen, ranking
-from tune.results.wording import leaderboard_markdown
+from tune.results.tables import leaderboard_markdown
 from tune.space import reference_config
 from tune.sweep import RETRIES
 from tune.sweep_file import SweepConfig

@@ -121,7 +121,7 @@ def test_a_strangers_endpoint_is_not_asked(tmp_path: Path) -> None:
 def test_commands_that_read_import_nothing(
     strangers: SweepDirectory, marker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tune.mlflow.dashboard.serve", lambda *arguments: None)
+    monkeypatch.setattr("tune.mlflow.registry.serve", lambda *arguments: None)
     path = strangers.path
     for command in (
         ["sync", path],

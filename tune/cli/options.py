@@ -1,12 +1,21 @@
-"""Arguments and options that several commands of sweeps share, and what they check first."""
+"""Arguments that several commands of sweeps share, and how they show tables."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import JustifyMethod
+from rich.table import Table
+from rich.text import Text
 
+from decrop.cli.output import console
 from decrop.errors import InputError
+
+if TYPE_CHECKING:
+    from tune.results.tables import TextTable
+
 
 Directory = Annotated[Path, typer.Argument(help="Sweep directory, as `decrop sweep` printed it.")]
 Address = Annotated[
@@ -30,3 +39,19 @@ def require_sweep_extra() -> None:
             raise InputError(
                 f"{name} is not installed; install the extra with pip install 'decrop[sweep]'."
             )
+
+
+# Of the ends of intervals in %, so that a table fits into a terminal.
+INTERVAL_DECIMALS = 0
+
+
+def print_tables(tables: "Sequence[TextTable]") -> None:
+    """Print tables in the terminal."""
+    for table in tables:
+        shown = Table(title=Text(table.caption))
+        for head in table.head:
+            justify: JustifyMethod = "right" if head.startswith("r = ") else "left"
+            shown.add_column(Text(head), justify=justify, overflow="fold")
+        for row in table.rows:
+            shown.add_row(*map(Text, row))
+        console.print(shown)

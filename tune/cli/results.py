@@ -9,8 +9,14 @@ import typer
 from decrop.cli.options import AsJson, TrustCode
 from decrop.cli.output import console, print_json
 from decrop.errors import InputError
-from tune.cli.options import Address, Directory, TrackingUri, require_sweep_extra
-from tune.cli.output import INTERVAL_DECIMALS, print_tables
+from tune.cli.options import (
+    INTERVAL_DECIMALS,
+    Address,
+    Directory,
+    TrackingUri,
+    print_tables,
+    require_sweep_extra,
+)
 
 # Whatever imports Ray, MLflow, Optuna or PyTorch is imported by the commands that need it.
 if TYPE_CHECKING:
@@ -50,7 +56,7 @@ def leaderboard(
     from tune.results.leaderboard import build_leaderboard
     from tune.results.metric import metric_named
     from tune.results.ranking import certified_radii, chosen, ranking, sweep_metric
-    from tune.results.wording import leaderboard_tables
+    from tune.results.tables import leaderboard_tables
 
     opened = SweepDirectory.open(directory)
     if not opened.leaderboard_json_path.exists():
@@ -207,7 +213,7 @@ def _check_registration(
     if without_classifier:
         raise InputError("--register: a model is served with its classifier; drop one of both.")
     require_sweep_extra()
-    from tune.mlflow import check_tracking_uri
+    from tune.mlflow.client import check_tracking_uri
 
     if not name.strip() or set(name) & set("/:"):
         raise InputError(f"--register {name!r}: must be a name without '/' and ':'.")
@@ -224,9 +230,8 @@ def _register(
     *,
     trust_code: bool,
 ) -> int:
-    from tune.mlflow import TrackingError
-    from tune.mlflow.dashboard import serving_commands
-    from tune.mlflow.registry import register_bundle
+    from tune.mlflow.client import TrackingError
+    from tune.mlflow.registry import register_bundle, serving_commands
 
     try:
         with console.status("registering"):

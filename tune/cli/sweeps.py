@@ -9,8 +9,14 @@ import typer
 from decrop.cli.options import AsJson, Assignments, TrustCode
 from decrop.cli.output import console, print_json
 from decrop.errors import InputError
-from tune.cli.options import Address, Directory, TrackingUri, require_sweep_extra
-from tune.cli.output import INTERVAL_DECIMALS, print_tables
+from tune.cli.options import (
+    INTERVAL_DECIMALS,
+    Address,
+    Directory,
+    TrackingUri,
+    print_tables,
+    require_sweep_extra,
+)
 
 MaxHours = Annotated[
     float | None,
@@ -133,8 +139,7 @@ def _check_hours(max_hours: float | None) -> None:
 
 def _dry_run(loaded: Any, address: str | None, *, trust_code: bool, as_json: bool) -> None:
     from tune.cluster import claims, cluster, local_size
-    from tune.plan import plan_sweep
-    from tune.query_budget import sweep_queries
+    from tune.plan import plan_sweep, sweep_queries
     from tune.sweep import check_sweep
 
     check_sweep(loaded, refused=None if trust_code else "code")
@@ -174,8 +179,8 @@ def _finals_are(sweep: "SweepConfig") -> str:
 
 
 def _show_outcome(run: Any, *, as_json: bool) -> None:
-    from tune.mlflow.dashboard import dashboard_command, dashboard_url
-    from tune.results.wording import accuracy_table
+    from tune.mlflow.registry import dashboard_command, dashboard_url
+    from tune.results.tables import accuracy_table
     from tune.sweep import SweepFailedError, SweepStoppedError
 
     try:

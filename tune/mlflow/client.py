@@ -1,4 +1,4 @@
-"""MLflow's client set up for a sweep, what it can fail with, and the models it holds."""
+"""MLflow's client and store set up for a sweep, what they can fail with, and registered models."""
 
 import logging
 import os
@@ -11,7 +11,9 @@ from decrop.errors import InputError
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
+from pathlib import Path
 
+from decrop.files import write_whole
 
 _SERVER_ERROR = 500
 
@@ -125,3 +127,21 @@ def register_version(
         client.set_registered_model_alias(name, previous, str(before))
     client.set_registered_model_alias(name, champion, created.version)
     return int(created.version)
+
+
+def create_store(database: Path) -> None:
+    """Make an empty store with MLflow's tables where there is none.
+
+    Whole or not at all: MLflow cannot go on with tables whose making was cut off, so a driver
+    killed meanwhile would leave a store that nothing opens.
+    """
+    if database.exists():
+        return
+    from mlflow.db import upgrade
+
+    write_whole(
+        database,
+        lambda path: upgrade.main(
+            [f"sqlite:///{path}"], prog_name="mlflow db upgrade", standalone_mode=False
+        ),
+    )

@@ -17,7 +17,7 @@ from tune.mlflow.run_view import (
 )
 from tune.mlflow.trial_view import STEPS_PER_UNIT_RADIUS
 from tune.results.leaderboard import read_leaderboard
-from tune.results.wording import accuracy_table
+from tune.results.tables import accuracy_table
 from tune.space import reference_config
 
 # MLflow adds a chart for every metric that has none, to the section called like its prefix: these

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, TypeGuard
+from typing import Literal, Protocol, TypeGuard
 
 from decrop.files import MOST_TABLE_BYTES, read_text
 
@@ -120,6 +120,24 @@ class RunView:
     drawn: Mapping[str, bytes] = field(default_factory=dict)
     tables: Mapping[str, Table] = field(default_factory=dict)
     inputs: Sequence[Input] = ()
+
+
+class Source(Protocol):
+    """Files that become a run."""
+
+    @property
+    def key(self) -> str:
+        """What it is within all that is shown: `trials/0`, `final/0`, …"""
+
+    def stamps(self) -> dict[str, Stamp]:
+        """Return what changes whenever a file that is shown is replaced."""
+
+    def view(self) -> RunView | None:
+        """Read the files; None while there is nothing to show.
+
+        Raises:
+            InputError: one of them is broken.
+        """
 
 
 def by_name(*paths: Path) -> dict[str, Path]:

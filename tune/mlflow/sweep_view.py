@@ -1,6 +1,7 @@
 """The run of a whole sweep in MLflow, read from the sweep's files."""
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tune.mlflow.run_view import (
     TRIAL_NUMBER,
     Measurement,
     RunView,
+    Source,
     Stamp,
     Table,
     by_name,
@@ -25,9 +27,10 @@ from tune.mlflow.run_view import (
     modified,
     stamps_of,
 )
+from tune.mlflow.trial_view import TrialSource, UndefendedSource
 from tune.results.leaderboard import read_leaderboard
 from tune.results.plots import history_figure, importances_figure, pareto_front, size_figure
-from tune.results.wording import leaderboard_tables
+from tune.results.tables import leaderboard_tables
 from tune.study import parameter_importances
 
 _REFERENCE = 0
@@ -181,3 +184,22 @@ def best_so_far(directory: SweepDirectory) -> list[Measurement]:
             points.append(Measurement(BEST_SO_FAR, best, number, state.ended))
             points.append(Measurement(TRIAL_NUMBER, float(number), number, state.ended))
     return points
+
+
+def sources(directory: SweepDirectory, record: SweepRecord) -> Iterator[Source]:
+    """List everything in a sweep directory that becomes a run."""
+    for number in directory.trial_numbers():
+        yield TrialSource(f"trials/{number}", f"trial {number}", "trial", directory.trial(number))
+    for number in directory.final_numbers():
+        yield TrialSource(
+            f"final/{number}", f"final {number} (test)", "final", directory.final(number)
+        )
+        for seed in directory.retrained_seeds(number):
+            yield TrialSource(
+                f"final/{number}/seeds/{seed}",
+                f"final {number}, seed {seed} (test)",
+                "seed",
+                directory.retraining(number, seed),
+            )
+    yield UndefendedSource(directory.undefended, directory.trial(0))
+    yield SweepSource(directory, record)

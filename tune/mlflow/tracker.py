@@ -15,6 +15,7 @@ from tune.directory import OWN_ARTIFACTS, OWN_STORE, SweepDirectory
 from tune.mlflow.client import (
     TrackingError,
     check_tracking_uri,
+    create_store,
     explained,
     is_outage,
     make_client,
@@ -24,8 +25,8 @@ from tune.mlflow.client import (
 )
 from tune.mlflow.experiment import ExperimentView, ShownExperiment
 from tune.mlflow.page import page_state, sweep_description
-from tune.mlflow.store import create_store
-from tune.mlflow.views import Source, Stamp, sources
+from tune.mlflow.run_view import Source, Stamp
+from tune.mlflow.sweep_view import sources
 from tune.mlflow.writer import (
     KEY_TAG,
     SYNCED_TAG,
@@ -40,6 +41,11 @@ from tune.space import reference_config, varied_paths
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
     from mlflow.tracking import MlflowClient
+import logging
+import shlex
+import threading
+
+from decrop.files import LostFolderError
 
 _LOCK_SECONDS = 60
 
@@ -325,3 +331,63 @@ class Tracker(RunsTracker):
         shown = Shown(path, path, record.id, experiment, lambda: sources(directory, record))
         super().__init__(shown, tracking_uri)
         self.directory = directory
+
+
+_logger = logging.getLogger(__name__)
+
+
+class TrackingThread:
+    """Syncs from one background thread, whatever happens to MLflow meanwhile."""
+
+    def __init__(self, tracker: RunsTracker, interval: float = 10.0) -> None:
+        """Prepare a thread that syncs every `interval` seconds; `start` starts it."""
+        self._tracker = tracker
+        self._interval = interval
+        self._stop = threading.Event()
+        self._abandoned = False
+        self._thread = threading.Thread(target=self._run, name="mlflow-tracking", daemon=True)
+        self.last_error: Exception | None = None
+
+    def start(self) -> None:
+        """Begin syncing."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Sync once more, with everything written before this call, and end the thread."""
+        self._stop.set()
+        self._thread.join()
+
+    def abandon(self) -> None:
+        """End the thread without syncing once more."""
+        self._abandoned = True
+        self.stop()
+
+    def closing_warning(self) -> str | None:
+        """Return what to tell the user if the last sync failed, None if MLflow is complete."""
+        if self.last_error is None:
+            return None
+        path = shlex.quote(str(self._tracker.shown.path))
+        return (
+            f"MLflow does not show all of it: {one_line(self.last_error)} "
+            f"Nothing is lost; catch up with: decrop sync {path}"
+        )
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval):
+            self._sync()
+        if not self._abandoned:
+            self._sync()
+
+    def _sync(self) -> None:
+        try:
+            self._tracker.sync()
+        except LostFolderError:
+            # What is tracked ends for the same reason, and says so.
+            self._abandoned = True
+            self._stop.set()
+        except Exception as error:  # What is tracked goes on, whatever the reason.
+            if self.last_error is None:
+                _logger.warning("%s It is tried again every %g s.", error, self._interval)
+            self.last_error = error
+        else:
+            self.last_error = None

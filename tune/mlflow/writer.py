@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tune.mlflow.views import Stamp
+from tune.mlflow.run_view import Stamp
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Mapping
 from datetime import datetime
 
-from tune.mlflow.views import Input, RunView
+from tune.mlflow.run_view import Input, RunView
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput

@@ -22,14 +22,16 @@ from tune.results.ranking import ranking
 from tune.results.tables import (
     SHARES_CAPTION,
     SHARES_HEADS,
+    UNDEFENDED,
     TextTable,
     accuracy_cell,
+    difference_sentence,
     difference_table,
+    headline_radius,
     radius_heads,
     share_cells,
     with_remarks,
 )
-from tune.results.wording import UNDEFENDED, difference_sentence, headline_radius
 
 FIGURE, TEXT = "compare.png", "compare.md"
 _NO_DENOISER = "undefended"

@@ -26,9 +26,9 @@ from tune.results.ranking import (
     ranking,
     sweep_metric,
 )
-from tune.results.tables import TextTable
-from tune.results.wording import (
+from tune.results.tables import (
     UNDEFENDED,
+    TextTable,
     accuracy_table,
     denoiser_name,
     held_out_table,

@@ -23,6 +23,7 @@ from decrop.trial.result import radius_key
 from tune.directory import SweepDirectory
 from tune.results.paired import Row, compare, read_certificates, read_final
 from tune.results.tables import (
+    UNDEFENDED,
     TextTable,
     accuracy_cell,
     difference_table,
@@ -31,7 +32,6 @@ from tune.results.tables import (
     radius_heads,
     with_remarks,
 )
-from tune.results.wording import UNDEFENDED
 
 _Numbers = Annotated[tuple[NonNegative, ...], Field(max_length=MOST_RADII)]
 _Rows = Annotated[dict[Word, _Numbers], Field(max_length=1_000)]

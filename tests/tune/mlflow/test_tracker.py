@@ -13,7 +13,7 @@ from tests.tune.sweeps import (
     write_board,
 )
 from tune.directory import SweepDirectory
-from tune.mlflow import Tracker
+from tune.mlflow.tracker import Tracker
 
 STARTED_MS = int(STARTED.timestamp() * 1000)
 

@@ -21,15 +21,10 @@ from tests.tune.sweeps import (
     write_progress,
 )
 from tune.directory import CodeRecord, SweepDirectory
-from tune.mlflow.views import (
-    RunView,
-    Source,
-    best_so_far,
-    certified_curve,
-    flatten_config,
-    sources,
-    sweep_description,
-)
+from tune.mlflow.page import sweep_description
+from tune.mlflow.run_view import RunView, Source
+from tune.mlflow.sweep_view import best_so_far, sources
+from tune.mlflow.trial_view import certified_curve, flatten_config
 
 
 def source_of(directory: SweepDirectory, key: str) -> Source:

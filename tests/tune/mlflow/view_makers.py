@@ -20,7 +20,7 @@ from tests.tune.sweeps import (
     write_progress,
 )
 from tune.directory import SweepDirectory
-from tune.mlflow import Tracker
+from tune.mlflow.tracker import Tracker
 
 
 def wait_until_healthy(url: str, process: "subprocess.Popen[bytes]") -> None:

@@ -16,7 +16,7 @@ from tune.directory import SweepDirectory
 from tune.results.board import Entry, Leaderboard
 from tune.results.leaderboard import build_leaderboard, read_leaderboard, write_leaderboard
 from tune.results.metric import Metric
-from tune.results.wording import leaderboard_markdown, leaderboard_tables
+from tune.results.tables import leaderboard_markdown, leaderboard_tables
 
 
 @pytest.fixture

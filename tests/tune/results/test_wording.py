@@ -9,9 +9,9 @@ from tune.directory import SweepDirectory
 from tune.results.leaderboard import build_leaderboard
 from tune.results.metric import Metric
 from tune.results.paired import Comparison
-from tune.results.tables import difference_cell
-from tune.results.wording import (
+from tune.results.tables import (
     denoiser_name,
+    difference_cell,
     difference_sentence,
     headline_radius,
     leaderboard_markdown,

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 
 from decrop.errors import InputError
 from tune.directory import SweepDirectory, SweepRecord
-from tune.mlflow import LoggedRun, Tracker
-from tune.mlflow.run_view import Measurement
-from tune.mlflow.sweep_view import SweepSource
+from tune.mlflow.run_view import Measurement, Source
+from tune.mlflow.sweep_view import SweepSource, best_so_far, sources
+from tune.mlflow.tracker import LoggedRun, Tracker
 from tune.mlflow.trial_view import TrialSource
-from tune.mlflow.views import Source, best_so_far, sources
 from tune.results.tables import TextTable
 from tune.space import total_trials
 from tune.sweep_file import SweepConfig
