@@ -23,9 +23,6 @@ def cluster_samplers(
         config: says on which kind of device.
         helpers: processes that draw too, one CPU each and a share of a GPU where there are any.
         address: of a running cluster (`auto` or HOST:PORT); None starts one on this machine.
-
-    Raises:
-        InputError: the address cannot be used, or there is no cluster at it.
     """
     device = resolve_device(config.execution.device)
     with cluster(address) as size:

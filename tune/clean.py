@@ -33,16 +33,8 @@ class Removal:
 def plan_removal(directory: SweepDirectory, top: int | None = None) -> Removal:
     """List the checkpoints that a sweep which does not run can do without.
 
-    A checkpoint is what training goes on from. A trial that has ended needs it no more, nor does a
-    final training that has its result; those of the best trials stay as long as they are among the
-    best. Everything else stays: what has not ended goes on from it when the sweep is resumed, and
-    weights, certificates, reports and the cache are what the other commands read. Parts of files
-    that a killed process left go too.
-
-    Args:
-        directory: of the sweep, which nothing writes to meanwhile.
-        top: how many of the best by held-out score keep theirs, beside trial 0; as many as the
-            sweep certifies if not given.
+    A checkpoint is what training goes on from. Those stay of what has not ended, of the `top` best
+    by held-out score, and of trial 0; parts of files that a killed process left go too.
     """
     kept = chosen(list(ranking(directory)), top or directory.read_record().sweep.leaderboard.top)
     files: dict[int, list[Path]] = {}

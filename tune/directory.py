@@ -33,7 +33,7 @@ class SamplesDrawn:
     """Counts samples by the host that drew them, and by whether the trial itself or helpers did."""
 
     def __init__(self, earlier: Mapping[str, Mapping[Role, int]] | None = None) -> None:
-        """Count on from what was drawn before the trial was cut off."""
+        """Count on from what was sampled before the trial was cut off."""
         self.by_host: SamplesByHost = {
             host: dict(by_role) for host, by_role in (earlier or {}).items()
         }
@@ -121,11 +121,7 @@ class SweepTrialFolder(TrialFolder):
         self.samples_path = path / "samples.json"
 
     def read_record(self) -> TrialRecord | None:
-        """Read `trial.json`, None if absent.
-
-        Raises:
-            InputError: the file is not a trial's record.
-        """
+        """Read `trial.json`, None if absent."""
         return read_record(self.record_path, TrialRecord)
 
     def write_record(self, record: TrialRecord) -> None:
@@ -133,11 +129,7 @@ class SweepTrialFolder(TrialFolder):
         write_json(self.record_path, record.model_dump(mode="json"))
 
     def read_state(self) -> TrialState | None:
-        """Read `state.json`, None if absent.
-
-        Raises:
-            InputError: the file is not a trial's state.
-        """
+        """Read `state.json`, None if absent."""
         return read_record(self.state_path, TrialState)
 
     def write_state(self, state: TrialState) -> None:
@@ -145,35 +137,19 @@ class SweepTrialFolder(TrialFolder):
         write_json(self.state_path, state.model_dump(mode="json"))
 
     def read_code(self) -> CodeRecord | None:
-        """Read `code.json`, None if absent.
-
-        Raises:
-            InputError: the file is no record of code.
-        """
+        """Read `code.json`, None if absent."""
         return read_record(self.code_path, CodeRecord)
 
     def read_inputs(self) -> dict[str, str]:
-        """Read the content hashes of what the trial works on, by its role, {} if absent.
-
-        Raises:
-            InputError: the file is not a JSON object.
-        """
+        """Read the content hashes of what the trial works on, by its role, {} if absent."""
         return _read_object(self.inputs_path)
 
     def read_system(self) -> list[dict[str, Any]]:
-        """Read the load of the trial's machine, by seconds since its start, [] if absent.
-
-        Raises:
-            InputError: the file is not a JSON list of objects.
-        """
+        """Read the load of the trial's machine, by seconds since its start, [] if absent."""
         return _read_rows(self.system_path)
 
     def read_samples(self) -> SamplesByHost:
-        """Read how many samples each host drew, as the trial itself and as helpers, {} if absent.
-
-        Raises:
-            InputError: the file is not a JSON object.
-        """
+        """Read how many samples each host counted, by its role, {} if absent."""
         samples: SamplesByHost = _read_object(self.samples_path)
         return samples
 
@@ -182,27 +158,15 @@ class SweepTrialFolder(TrialFolder):
         write_json(self.samples_path, drawn.by_host)
 
     def read_history(self) -> list[dict[str, Any]]:
-        """Read the losses of every epoch so far, [] if absent.
-
-        Raises:
-            InputError: the file is not a JSON list of objects.
-        """
+        """Read the losses of every epoch so far, [] if absent."""
         return _read_rows(self.history_path)
 
     def read_reports(self) -> list[dict[str, Any]]:
-        """Read the held-out scores so far, [] if absent.
-
-        Raises:
-            InputError: the file is not a JSON list of objects.
-        """
+        """Read the held-out scores so far, [] if absent."""
         return _read_rows(self.reports_path)
 
     def read_result(self) -> dict[str, Any] | None:
-        """Read the result of certification, None if absent.
-
-        Raises:
-            InputError: the file is not a JSON object.
-        """
+        """Read the result of certification, None if absent."""
         return _read_object(self.result_path) if self.result_path.exists() else None
 
 
@@ -231,9 +195,6 @@ class SweepDirectory:
         """Make a new folder `<parent>/<name>-<UTC time>` with its `sweep.json`.
 
         An existing folder is never used: the next free `-2`, `-3`, … is appended.
-
-        Raises:
-            InputError: the parent cannot be written to.
         """
         created = _now()
         directory = cls(_make_folder(parent, f"{sweep.name}-{created:%Y%m%d-%H%M%S}"))
@@ -243,21 +204,13 @@ class SweepDirectory:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open an existing sweep directory.
-
-        Raises:
-            InputError: the path is no sweep directory.
-        """
+        """Open an existing sweep directory."""
         directory = cls(path)
         directory.read_record()
         return directory
 
     def read_record(self) -> SweepRecord:
-        """Read `sweep.json`.
-
-        Raises:
-            InputError: the path is no sweep directory.
-        """
+        """Read `sweep.json`."""
         record = read_record(self.record_path, SweepRecord)
         if record is None:
             raise InputError(
@@ -350,11 +303,7 @@ def _numbered_folders(path: Path) -> list[int]:
 
 
 def read_record(path: Path, record_type: type[_Record]) -> _Record | None:
-    """Read a JSON file as a model or a dataclass, None if absent.
-
-    Raises:
-        InputError: the file is something else.
-    """
+    """Read a JSON file as a model or a dataclass, None if absent."""
     if not path.exists():
         return None
     try:

@@ -17,11 +17,7 @@ Rows = Mapping[str, Mapping[str, Any]]
 
 
 def row_document(document: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a trial's settings with those of a row, by dotted path, laid over them.
-
-    Raises:
-        InputError: a path goes through a setting that is no group.
-    """
+    """Return a trial's settings with those of a row, by dotted path, laid over them."""
     laid = dict(document)
     for path, value in row.items():
         laid = set_dotted(laid, path, value)
@@ -44,10 +40,6 @@ def check_rows(
         seeds: how often each row is repeated, with seeds 0, 1, …
         source: the file or preset of the rows, for the message.
         assigned: dotted paths given by `--set`.
-
-    Raises:
-        InputError: a path is no setting, a value is not allowed, two rows have the same settings,
-            or a setting must not differ between rows or has no effect.
     """
     seen: list[tuple[str, TrialConfig]] = []
     for name, row in rows.items():
@@ -179,11 +171,7 @@ Space = Mapping[str, Domain]
 
 
 def ordered(space: Space) -> list[str]:
-    """Return the paths of a space, each after those that its `when` names.
-
-    Raises:
-        InputError: domains depend on each other in a circle.
-    """
+    """Return the paths of a space, each after those that its `when` names."""
     graph = {path: tuple(domain.when) for path, domain in space.items()}
     try:
         return list(TopologicalSorter(graph).static_order())
@@ -208,11 +196,7 @@ def contains(space: Space, parameters: Mapping[str, Any]) -> bool:
 
 
 def require_choices(space: Space) -> None:
-    """Refuse what a grid cannot enumerate.
-
-    Raises:
-        InputError: a domain is no choice, or there are too many points.
-    """
+    """Refuse what a grid cannot enumerate."""
     for path, domain in space.items():
         if domain.choice is None:
             raise InputError(
@@ -237,11 +221,6 @@ def check_space(
         document: The settings of a trial that the space does not vary.
         source: The file or preset of the space, for the message.
         assigned: Dotted paths given by `--set`, those of domains starting with `space.`.
-
-    Raises:
-        InputError: a path is no setting or one by which trials are measured, `when` names no choice
-            or none of its values or goes in a circle, no trial can have the domain, or the schema
-            refuses one of its values.
     """
 
     def check_each(check: Callable[[str], None]) -> None:

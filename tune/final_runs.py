@@ -35,10 +35,7 @@ def missing_finals(
 ) -> list[FinalTraining]:
     """Return the final trainings of trials that have no result yet.
 
-    Args:
-        directory: of the sweep.
-        numbers: of the trials, each to be trained from its own seed.
-        seeds: where there are several, each is to be trained from seeds 0 to `seeds` - 1 too.
+    Each is from the trial's own seed and, where there are several, from seeds 0 to `seeds` - 1 too.
     """
     return [
         training

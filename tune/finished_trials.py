@@ -30,11 +30,7 @@ class PastTrial:
 def ended_trials(
     directory: SweepDirectory,
 ) -> tuple[list[PastTrial], list[tuple[int, dict[str, Any]]]]:
-    """Return the trials that ended, and number and parameters of those that did not.
-
-    Raises:
-        InputError: a file of a trial is broken.
-    """
+    """Return the trials that ended, and number and parameters of those that did not."""
     past: list[PastTrial] = []
     unfinished: list[tuple[int, dict[str, Any]]] = []
     for number in directory.trial_numbers():
@@ -48,11 +44,7 @@ def ended_trials(
 
 
 def past_trial(folder: SweepTrialFolder) -> PastTrial | None:
-    """Return the trial of a folder, with the number in its record; None if it has not ended.
-
-    Raises:
-        InputError: a file of the trial is broken.
-    """
+    """Return the trial of a folder, with the number in its record; None if it has not ended."""
     record, state = folder.read_record(), folder.read_state()
     if record is None or state is None or state.state == "running":
         return None

@@ -24,9 +24,6 @@ def check_held_out(document: Mapping[str, Any], space: Space, rows: Rows, *, sou
         space: domains by dotted path.
         rows: settings by dotted path, by the name of the row.
         source: the file or preset of the sweep, for the message.
-
-    Raises:
-        InputError: one is, or what is varied has no effect where there is no denoiser.
     """
     configs = list(_configs(document, space, rows))
     varied = _classifiers_differ(configs) if rows else _varies_classifiers(space)

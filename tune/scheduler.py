@@ -24,13 +24,9 @@ class SparingScheduler(AsyncHyperBandScheduler):
 def build_scheduler(
     settings: PruningSettings, *, metric: str, evaluations: int, past: Sequence[PastTrial]
 ) -> TrialScheduler:
-    """Make the scheduler of a sweep and tell it the scores of earlier trials.
+    """Make the scheduler of a sweep, which maximises a metric, and tell it scores of past trials.
 
-    Args:
-        settings: whether and how hard to prune.
-        metric: maximised.
-        evaluations: scores a trial reports in all.
-        past: trials that ended before, when a sweep is resumed.
+    `evaluations` is the number of scores that a trial reports in all.
     """
     if not settings.enabled:
         return FIFOScheduler()

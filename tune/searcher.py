@@ -15,21 +15,9 @@ from tune.sweep_file import SweepConfig
 class SweepSearcher(Searcher):
     """Hands out trial 0, then trials to take up again, then new ones, until the sweep has all.
 
-    A sweep that runs one trial at a time proposes the same whether or not it was interrupted.
-
-    Each suggestion is `{"number": int, "parameters": {dotted path: value}, "reference": bool}`.
-    The settings of a reference trial (trial 0) are `reference_config(sweep)`, of the others
-    `trial_config_for(sweep, parameters)`.
-
-    A trial ends complete if its last result says `finished: True` and has a finite metric; pruned
-    if it does not say so; failed on an error or a metric that is not finite.
-
-    Args:
-        sweep: The sweep, with `base` merged.
-        metric: Key of the score in results, to be maximised.
-        past: Trials that ended before.
-        unfinished: Number and parameters of trials to take up again.
-        time_attr: Key of the evaluation's number in results, an integer that grows.
+    Each suggestion is `{"number": int, "parameters": {dotted path: value}, "reference": bool}`. A trial
+    ends complete if its last result says `finished: True` and has a finite metric; pruned if it does
+    not say so; failed on an error or a metric that is not finite.
     """
 
     def __init__(

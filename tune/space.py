@@ -63,11 +63,7 @@ def reference_parameters(sweep: SweepConfig) -> dict[str, Any]:
 
 
 def trial_config_for(sweep: SweepConfig, parameters: Mapping[str, Any]) -> TrialConfig:
-    """Return the settings of a trial from its values of what the sweep varies.
-
-    Raises:
-        InputError: the values do not go together.
-    """
+    """Return the settings of a trial from its values of what the sweep varies."""
     document = row_document(sweep.trial, parameters)
     return trial_config(document, source=f"sweep {sweep.name} with {dict(parameters)}")
 
@@ -130,11 +126,7 @@ def listed_trials(sweep: SweepConfig) -> list[dict[str, Any]] | None:
 
 
 def grid_trials(sweep: SweepConfig) -> list[dict[str, Any]]:
-    """Return the points of a grid without the one, if any, whose settings are those of trial 0.
-
-    Raises:
-        InputError: a domain is no choice, or the values of a point do not go together.
-    """
+    """Return the points of a grid without the one, if any, whose settings are those of trial 0."""
     reference = reference_config(sweep)
     return [
         point for point in grid_points(sweep.space) if trial_config_for(sweep, point) != reference
@@ -151,11 +143,7 @@ def total_trials(sweep: SweepConfig) -> int:
 
 
 def grid_points(space: Space) -> list[dict[str, Any]]:
-    """Return every combination of the choices; one without the others where `when` says so.
-
-    Raises:
-        InputError: a domain is no choice.
-    """
+    """Return every combination of the choices; one without the others where `when` says so."""
     require_choices(space)
 
     def complete(paths: list[str], point: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -171,11 +159,7 @@ def grid_points(space: Space) -> list[dict[str, Any]]:
 
 
 def extended(sweep: SweepConfig, trials: int, *, existing: int) -> SweepConfig:
-    """Return a sweep with another number of trials in total, of which `existing` have begun.
-
-    Raises:
-        InputError: the sweep has a number of its own, or more trials than that.
-    """
+    """Return a sweep with another number of trials in total, of which `existing` have begun."""
     if sweep.search in ("grid", "rows"):
         what = "grid" if sweep.search == "grid" else "table of rows"
         raise InputError(
@@ -192,11 +176,7 @@ def extended(sweep: SweepConfig, trials: int, *, existing: int) -> SweepConfig:
 
 
 def with_query_budget(sweep: SweepConfig, budget: int) -> SweepConfig:
-    """Return a sweep that may ask its endpoint about another number of images.
-
-    Raises:
-        InputError: the sweep has no endpoint.
-    """
+    """Return a sweep that may ask its endpoint about another number of images."""
     if reference_config(sweep).classifier.asked is None:
         raise InputError(f"--query-budget {budget}: the sweep asks no endpoint; drop it.")
     trial = set_dotted(sweep.trial, "classifier.endpoint.query_budget", budget)

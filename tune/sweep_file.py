@@ -187,9 +187,6 @@ def load_sweep(name_or_path: str, assignments: Sequence[str] = ()) -> SweepConfi
         assignments: `KEY=VALUE`, laid over the file in order. KEY is a dotted path of a sweep's
             setting (`trials`, `pruning.enabled`), of a trial's (`training.epochs`), or `space.`
             and a trial's, whose VALUE is a domain, or null to vary it no longer.
-
-    Raises:
-        InputError: the file, a setting, a domain or an assignment cannot be used.
     """
     document = load_document(name_or_path, files("tune") / "presets", kind="sweep preset")
     assigned: list[str] = []

@@ -67,11 +67,7 @@ class TrainingFolder:
         return self.path / ("report.json" if self.kind == "classifier" else "config.json")
 
     def read_record(self) -> TrainingRecord | None:
-        """Read the record, None if absent.
-
-        Raises:
-            InputError: the file is no record of a training.
-        """
+        """Read the record, None if absent."""
         if not self.record_path.exists():
             return None
         return validated(TrainingRecord, read_json(self.record_path), source=str(self.record_path))
@@ -131,11 +127,7 @@ def training_in(path: Path) -> TrainingFolder | None:
 
 
 def known_record(folder: TrainingFolder) -> TrainingRecord:
-    """Read a training's record.
-
-    Raises:
-        InputError: it has none.
-    """
+    """Read a training's record."""
     record = folder.read_record()
     if record is None:
         raise InputError(f"{folder.path} holds no training that is tracked in MLflow.")

@@ -1,6 +1,7 @@
 """Arguments that several commands of sweeps share, and how they show tables."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,16 +30,29 @@ TrackingUri = Annotated[
 
 
 def require_sweep_extra() -> None:
-    """Refuse to go on where Ray, Optuna or MLflow are missing.
-
-    Raises:
-        InputError: one of them is not installed.
-    """
+    """Refuse to go on where Ray, Optuna or MLflow are missing."""
     for name in ("mlflow", "optuna", "ray"):
         if find_spec(name) is None:
             raise InputError(
                 f"{name} is not installed; install the extra with pip install 'decrop[sweep]'."
             )
+
+
+@contextmanager
+def mlflow_errors() -> Iterator[None]:
+    """End the command with exit code 1 where MLflow fails in the block."""
+    from tune.mlflow.client import TrackingError
+
+    try:
+        yield
+    except TrackingError as error:
+        say(f"error: {error}")
+        raise typer.Exit(1) from None
+
+
+def say(line: str) -> None:
+    """Print a line as it is."""
+    console.print(line, highlight=False, soft_wrap=True)
 
 
 # Of the ends of intervals in %, so that a table fits into a terminal.

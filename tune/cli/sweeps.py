@@ -16,6 +16,7 @@ from tune.cli.options import (
     TrackingUri,
     print_tables,
     require_sweep_extra,
+    say,
 )
 
 MaxHours = Annotated[
@@ -67,7 +68,7 @@ def sweep(
     dataset.path=PATH --set classifier.weights=FILE.safetensors --address auto[/bold]
     """
     require_sweep_extra()
-    from tune.sweep import start_sweep
+    from tune.sweep import RunOptions, start_sweep
     from tune.sweep_file import load_sweep
 
     given = list(assignments or [])
@@ -78,17 +79,8 @@ def sweep(
     if dry_run:
         _dry_run(loaded, address, trust_code=trust_code, as_json=as_json)
         return
-    _show_outcome(
-        lambda: start_sweep(
-            loaded,
-            out,
-            console=console,
-            address=address,
-            tracking_uri=tracking_uri,
-            max_hours=max_hours,
-        ),
-        as_json=as_json,
-    )
+    options = RunOptions(console, address, tracking_uri, max_hours)
+    _show_outcome(lambda: start_sweep(loaded, out, options), as_json=as_json)
 
 
 def resume(
@@ -113,21 +105,13 @@ def resume(
     """
     require_sweep_extra()
     from tune.directory import SweepDirectory
-    from tune.sweep import resume_sweep
+    from tune.sweep import RunOptions, resume_sweep
 
     _check_hours(max_hours)
     opened = SweepDirectory.open(directory)
+    options = RunOptions(console, address, tracking_uri, max_hours, trust_code)
     _show_outcome(
-        lambda: resume_sweep(
-            opened,
-            console=console,
-            address=address,
-            tracking_uri=tracking_uri,
-            trials=trials,
-            query_budget=query_budget,
-            max_hours=max_hours,
-            trust_code=trust_code,
-        ),
+        lambda: resume_sweep(opened, options, trials=trials, query_budget=query_budget),
         as_json=as_json,
     )
 
@@ -162,7 +146,7 @@ def _dry_run(loaded: Any, address: str | None, *, trust_code: bool, as_json: boo
         "everything is in order; nothing was started",
     ]
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+        say(line)
     if as_json:
         print_json(asdict(plan))
 
@@ -188,10 +172,10 @@ def _show_outcome(run: Any, *, as_json: bool) -> None:
     except SweepStoppedError as stopped:
         raise typer.Exit(_show_interim(stopped)) from None
     except SweepFailedError as error:
-        console.print(f"error: {error}", highlight=False, soft_wrap=True)
+        say(f"error: {error}")
         raise typer.Exit(FAILED) from None
     print_tables([accuracy_table(outcome.leaderboard, decimals=INTERVAL_DECIMALS)])
-    console.print(outcome.leaderboard.summary, highlight=False)
+    say(outcome.leaderboard.summary)
     directory = outcome.directory
     _say_asked(directory)
     command = dashboard_command(directory)
@@ -206,7 +190,7 @@ def _show_outcome(run: Any, *, as_json: bool) -> None:
         ("warning", outcome.warning),
     ):
         if value is not None:
-            console.print(f"{name + ':':<11}{value}", soft_wrap=True, highlight=False)
+            say(f"{name + ':':<11}{value}")
     if as_json:
         print_json(_outcome_json(outcome, url))
 
@@ -216,11 +200,9 @@ def _say_asked(directory: "SweepDirectory") -> None:
 
     if directory.queries_path.exists():
         spent = QueryLedger(directory.queries_path).spent()
-        console.print(
+        say(
             f"asked the endpoint for {spent.asked:,} images so far (counted in "
-            f"{directory.queries_path})",
-            highlight=False,
-            soft_wrap=True,
+            f"{directory.queries_path})"
         )
 
 
@@ -233,7 +215,7 @@ def _show_interim(stopped: "SweepStoppedError") -> int:
     tables = interim_tables(stopped.directory, decimals=INTERVAL_DECIMALS)
     print_tables(tables)
     if not tables:
-        console.print("no trial has finished yet", highlight=False)
+        say("no trial has finished yet")
     _say_asked(stopped.directory)
     code, why = {
         "interrupted": (INTERRUPTED, "stopped"),
@@ -242,7 +224,7 @@ def _show_interim(stopped: "SweepStoppedError") -> int:
         "disk": (FAILED, f"error: {stopped.cause}\nonce there is room"),
     }[stopped.reason]
     command = resume_command(stopped.directory)
-    console.print(f"{why}; go on with: {command}", highlight=False, soft_wrap=True)
+    say(f"{why}; go on with: {command}")
     return code
 
 

@@ -7,10 +7,23 @@ import typer
 from decrop.cli.options import AsJson
 from decrop.cli.output import console, print_json
 from decrop.errors import InputError
-from tune.cli.options import Directory, TrackingUri, print_tables, require_sweep_extra
+from tune.cli.options import (
+    Directory,
+    TrackingUri,
+    mlflow_errors,
+    print_tables,
+    require_sweep_extra,
+    say,
+)
 
 
-def sync(directory: Directory, tracking_uri: TrackingUri = None) -> None:
+def sync(
+    directory: Directory,
+    tracking_uri: TrackingUri = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; compare, as `decrop audit` does.")
+    ] = False,
+) -> None:
     """Bring MLflow up to date with a sweep directory; repeating it changes nothing.
 
     It also takes the folder of a `decrop classifier train` or the bundle of a `decrop rejector
@@ -18,9 +31,11 @@ def sync(directory: Directory, tracking_uri: TrackingUri = None) -> None:
 
     Example: [bold]decrop sync sweeps/quickstart-20260101-120000[/bold]
     """
+    if check:
+        audit(directory, tracking_uri)
+        return
     require_sweep_extra()
     from tune.directory import SweepDirectory
-    from tune.mlflow.client import TrackingError
     from tune.mlflow.tracker import Tracker
     from tune.mlflow.trainings import sync_training
     from tune.training_folder import training_in
@@ -28,16 +43,12 @@ def sync(directory: Directory, tracking_uri: TrackingUri = None) -> None:
     training = training_in(directory)
     if training is not None and tracking_uri is None:
         raise InputError(f"{directory}: is a training; give its server with --tracking-uri.")
-    try:
-        with console.status("syncing"):
-            if training is not None and tracking_uri is not None:
-                sync_training(training, tracking_uri)
-            else:
-                Tracker(SweepDirectory.open(directory), tracking_uri).sync()
-    except TrackingError as error:
-        console.print(f"error: {error}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
-    console.print("MLflow is up to date", highlight=False)
+    with mlflow_errors(), console.status("syncing"):
+        if training is not None and tracking_uri is not None:
+            sync_training(training, tracking_uri)
+        else:
+            Tracker(SweepDirectory.open(directory), tracking_uri).sync()
+    say("MLflow is up to date")
 
 
 def dashboard(
@@ -58,7 +69,7 @@ def dashboard(
         tracker = Tracker(opened)
         tracker.sync()
         experiment = tracker.experiment_id()
-    console.print("starting MLflow; its address follows", highlight=False)
+    say("starting MLflow; its address follows")
     serve(opened, experiment, port)
 
 
@@ -72,18 +83,13 @@ def audit(directory: Directory, tracking_uri: TrackingUri = None, as_json: AsJso
     require_sweep_extra()
     from tune.directory import SweepDirectory
     from tune.mlflow.audit import audit_sweep, audit_table
-    from tune.mlflow.client import TrackingError
 
     opened = SweepDirectory.open(directory)
-    try:
-        with console.status("comparing"):
-            found = audit_sweep(opened, tracking_uri)
-    except TrackingError as error:
-        console.print(f"error: {error}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
+    with mlflow_errors(), console.status("comparing"):
+        found = audit_sweep(opened, tracking_uri)
     print_tables([audit_table(found)])
     for line in [*found.notes, *found.problems]:
-        console.print(line, highlight=False, soft_wrap=True)
+        say(line)
     if as_json:
         print_json(found.counts)
     if found.problems:
@@ -118,17 +124,15 @@ def clean(
     with sole_driver(opened):
         removal = plan_removal(opened, top)
         kept = ", ".join(map(str, removal.kept)) or "none"
-        console.print(
+        say(
             f"to be removed: {len(removal.files)} files of {len(removal.trials)} trials, "
             f"{removal.megabytes:.1f} MB; checkpoints stay of the best trials and trial 0 "
-            f"({kept}) and of {len(removal.unfinished)} that have not ended",
-            highlight=False,
-            soft_wrap=True,
+            f"({kept}) and of {len(removal.unfinished)} that have not ended"
         )
         removed = bool(removal.files) and (yes or typer.confirm("Remove them?", err=True))
         if removed:
             remove(removal)
-    console.print("removed" if removed else "nothing was removed", highlight=False)
+    say("removed" if removed else "nothing was removed")
     if as_json:
         print_json(
             {

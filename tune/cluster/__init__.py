@@ -69,9 +69,6 @@ def cluster(address: str | None) -> Iterator[ClusterSize]:
 
     Args:
         address: of a running cluster (`auto` or HOST:PORT); None starts one on this machine.
-
-    Raises:
-        InputError: the address cannot be used, or there is no cluster at it.
     """
     if address is None:
         size = local_size()
@@ -105,11 +102,7 @@ def cluster(address: str | None) -> Iterator[ClusterSize]:
 
 
 def claims(settings: ResourceSettings, size: ClusterSize) -> Claims:
-    """Fill in the GPU shares that a sweep leaves open, and refuse what could never be met.
-
-    Raises:
-        InputError: a trial or a helper claims more CPUs or GPUs than the cluster has.
-    """
+    """Fill in the GPU shares that a sweep leaves open, and refuse what could never be met."""
     return Claims(
         trial=_claim("trial", settings.trial, _TRIAL_GPU, size),
         helper=_claim("helper", settings.helper, _HELPER_GPU, size),

@@ -16,11 +16,9 @@ from decrop.bundle import Bundle, load_bundle
 from decrop.errors import InputError
 from decrop.trial.result import radius_key
 from tune.directory import SweepDirectory
+from tune.mlflow.client import CHAMPION
 from tune.mlflow.experiment import experiment_page
 from tune.mlflow.tracker import Tracker
-
-CHAMPION = "champion"
-PREVIOUS = "previous"
 
 _MODEL = "model"
 
@@ -34,20 +32,10 @@ def register_bundle(
     tracking_uri: str | None = None,
     trust_code: bool = False,
 ) -> int:
-    """Register a trial's bundle as a new version of a model, and let it be the champion.
+    """Register a trial's bundle as a new version of a model, the champion; return its number.
 
-    The version that was the champion before is `previous` from then on.
-
-    Args:
-        directory: of the sweep, whose trial's run carries the model.
-        number: of the trial.
-        bundle: of the trial, with its classifier.
-        name: of the registered model.
-        tracking_uri: as for `Tracker`.
-        trust_code: as for `load_bundle`.
-
-    Returns:
-        the version's number.
+    The model lies at the trial's run; `tracking_uri` and `trust_code` are as for `Tracker` and
+    `load_bundle`.
 
     Raises:
         InputError: the bundle cannot be used.
@@ -70,19 +58,11 @@ def register_bundle(
             model,
             name,
             description=_description(loaded),
-            champion=CHAMPION,
-            previous=PREVIOUS,
         )
 
 
 def save_model(loaded: Bundle, bundle: Path, destination: Path) -> None:
-    """Write a bundle as a model of MLflow's, whose code is `served_model.py` and no pickle.
-
-    Args:
-        loaded: the bundle.
-        bundle: its folder.
-        destination: a folder that does not exist yet.
-    """
+    """Write a bundle as a model of MLflow's, whose code is `served_model.py` and no pickle."""
     import mlflow.pyfunc
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec

@@ -68,6 +68,8 @@ def _value(cell: str) -> str | float:
     return int(number) if number.is_integer() else number
 
 
+_TRACEBACK_CHARACTERS = 4000
+
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 Stamp = tuple[int, int, int]
 
@@ -133,11 +135,7 @@ class Source(Protocol):
         """Return what changes whenever a file that is shown is replaced."""
 
     def view(self) -> RunView | None:
-        """Read the files; None while there is nothing to show.
-
-        Raises:
-            InputError: one of them is broken.
-        """
+        """Read the files; None while there is nothing to show."""
 
 
 def by_name(*paths: Path) -> dict[str, Path]:
@@ -166,6 +164,12 @@ def stamps_of(files: Mapping[str, Path]) -> dict[str, Stamp]:
 def modified(path: Path) -> datetime:
     """Return when a file was written, in whole seconds."""
     return datetime.fromtimestamp(int(path.stat().st_mtime), UTC)
+
+
+def error_note(error: str | None) -> str:
+    """Return a run's description that shows the end of a traceback, if there is one."""
+    # An empty note replaces the error of an earlier attempt.
+    return f"```\n{error.strip()[-_TRACEBACK_CHARACTERS:]}\n```" if error else ""
 
 
 def is_number(value: object) -> TypeGuard[int | float]:

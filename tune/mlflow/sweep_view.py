@@ -40,9 +40,6 @@ def search_figures(directory: SweepDirectory, record: SweepRecord) -> dict[str, 
     """Draw what the trials that ended tell, as PNG by the figure's path among the artifacts.
 
     A figure is left out where there are too few trials for it, or nothing differs between them.
-
-    Raises:
-        InputError: a file of a trial is broken.
     """
     if record.sweep.search == "rows":
         return {}
@@ -124,11 +121,7 @@ class SweepSource:
         return stamps_of(paths)
 
     def view(self) -> RunView:
-        """Read the sweep's own files and every trial's state and result.
-
-        Raises:
-            InputError: one of them is broken.
-        """
+        """Read the sweep's own files and every trial's state and result."""
         leaderboard = self.directory.leaderboard_json_path
         ended = modified(leaderboard) if leaderboard.exists() else None
         return RunView(

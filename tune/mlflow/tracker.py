@@ -94,11 +94,7 @@ class RunsTracker:
     """
 
     def __init__(self, shown: Shown, tracking_uri: str | None = None) -> None:
-        """Remember what to project where; nothing is opened yet.
-
-        Raises:
-            InputError: the URI is not http(s).
-        """
+        """Remember what to project where; nothing is opened yet."""
         if tracking_uri is not None:
             check_tracking_uri(tracking_uri)
         set_up_mlflow()
@@ -188,28 +184,8 @@ class RunsTracker:
                 ]
             )
 
-    def register_model(
-        self,
-        key: str,
-        model: Path,
-        name: str,
-        *,
-        description: str,
-        champion: str,
-        previous: str,
-    ) -> int:
-        """Upload a model to a run, register it as a new version and let it have an alias.
-
-        Args:
-            key: of the run, which a `sync` has made.
-            model: folder of the model.
-            name: of the registered model.
-            description: of the version.
-            champion: the alias; the version that had it before loses it.
-            previous: the alias that this one gets instead.
-
-        Returns:
-            the version's number.
+    def register_model(self, key: str, model: Path, name: str, *, description: str) -> int:
+        """Upload a model to a run, which a `sync` has made, and register it (`register_version`).
 
         Raises:
             TrackingError: MLflow cannot be reached or refuses.
@@ -224,8 +200,6 @@ class RunsTracker:
                 source=f"{run.artifact_uri}/{model.name}",
                 run_id=run.id,
                 description=description,
-                champion=champion,
-                previous=previous,
             )
 
     def _sync_run(self, source: Source, stamps: dict[str, Stamp], digest: str) -> None:
@@ -312,11 +286,7 @@ class Tracker(RunsTracker):
     """Projects one sweep directory into one MLflow experiment."""
 
     def __init__(self, directory: SweepDirectory, tracking_uri: str | None = None) -> None:
-        """Remember what to project where; nothing is opened yet.
-
-        Raises:
-            InputError: the directory is no sweep directory, or the URI is not http(s).
-        """
+        """Remember what to project where; nothing is opened yet."""
         record = directory.read_record()
         name = f"{record.name} {record.created:%Y-%m-%d %H:%M:%S}"
         trains = reference_config(record.sweep).trains_classifier

@@ -4,7 +4,7 @@ import shlex
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from tune.mlflow.run_view import (
     Measurement,
     RunView,
     Stamp,
-    Table,
     by_name,
+    error_note,
     existing,
     is_number,
     stamps_of,
@@ -48,7 +48,6 @@ _OF_THE_CLASSIFIER = ("seed", "sigma", "dataset.", "limited.", "classifier.", "e
 # Of a bundle's settings those that are the same before and after it is written, for parameters of a
 # run cannot change.
 _NOT_OF_THE_REJECTOR = ("dataset.path", "classifier.", "execution.")
-_TRACEBACK_CHARACTERS = 4000
 
 
 @dataclass(frozen=True)
@@ -67,11 +66,7 @@ class ClassifierTrainingSource:
         return stamps_of({**history, **self._artifacts()})
 
     def view(self) -> RunView | None:
-        """Read the folder; None while nothing is trained yet.
-
-        Raises:
-            InputError: a file of the folder is broken.
-        """
+        """Read the folder; None while nothing is trained yet."""
         files = self._files
         if not files.settings_path.exists():
             return None
@@ -116,11 +111,7 @@ class RejectorTrainingSource:
         return {**found, **stamps_of({**record, **self._artifacts()})}
 
     def view(self) -> RunView | None:
-        """Read the folder or the bundle; None while nothing is trained yet.
-
-        Raises:
-            InputError: a file of them is broken.
-        """
+        """Read the folder or the bundle; None while nothing is trained yet."""
         document = _document(self._settings_path)
         if not document:
             return None
@@ -132,14 +123,12 @@ class RejectorTrainingSource:
         record = known_record(self.folder)
         time = record.ended or record.started
         measurements: list[Measurement] = []
-        tables: dict[str, Table] = {}
+        certificates = self.folder.path / "certificates.tsv"
         if result is not None:
-            certificates = self.folder.path / "certificates.tsv"
             measurements += result_measurements(certificates, result, time)
             held_out = document["rejector"]["held_out"]
             measurements += _numbers("held_out", held_out, time)
-            tables = {"certificates.json": tsv_table(certificates)}
-        return _view(
+        view = _view(
             self.folder,
             parameters={
                 **{f"rejector.{k}": v for k, v in flatten_settings(rejector).items()},
@@ -155,8 +144,10 @@ class RejectorTrainingSource:
             history=_records(self._history_path),
             measurements=measurements,
             artifacts=existing(self._artifacts()),
-            tables=tables,
         )
+        if result is None:
+            return view
+        return replace(view, tables={"certificates.json": tsv_table(certificates)})
 
     @property
     def _ended(self) -> bool:
@@ -207,11 +198,8 @@ def _view(
     history: list[dict[str, Any]],
     measurements: list[Measurement],
     artifacts: Mapping[str, Path],
-    tables: Mapping[str, Table] | None = None,
 ) -> RunView:
     record = known_record(folder)
-    error = record.error
-    note = f"```\n{error.strip()[-_TRACEBACK_CHARACTERS:]}\n```" if error else ""
     points = history_measurements(history, epoch_times(record.started, history))
     return RunView(
         name=record.name,
@@ -221,7 +209,7 @@ def _view(
         parameters=parameters,
         tags={
             "kind": f"{record.kind} training",
-            "mlflow.note.content": note,
+            "mlflow.note.content": error_note(record.error),
             "mlflow.source.name": f"decrop {record.kind} train",
             "mlflow.source.type": "LOCAL",
             # One of the colours for each training, the same whenever it goes on.
@@ -230,7 +218,6 @@ def _view(
         },
         measurements=[*points, *measurements],
         artifacts=artifacts,
-        tables=tables or {},
     )
 
 
@@ -282,9 +269,6 @@ def track_training(
         path: folder of the classifier, or of the bundle to be written.
         tracking_uri: http(s) address of an MLflow server.
         experiment: its run's experiment, made if there is none; one for each kind if not given.
-
-    Raises:
-        InputError: the address cannot be used, or MLflow is not installed.
     """
     check_tracking_uri(tracking_uri)
     try:

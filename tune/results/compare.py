@@ -87,9 +87,6 @@ def read_certified(target: str) -> Certified:
         target: a bundle; a table of certificates, as `decrop certify` writes it; or a sweep
             directory, of which the best trial that is certified is read, or with `:NUMBER`,
             `:ROW` or `:undefended` after it a trial, a row of a table, or no denoiser.
-
-    Raises:
-        InputError: there is nothing of the kind.
     """
     path = Path(target)
     if path.is_file():
@@ -112,9 +109,6 @@ def place_side_by_side(sources: Sequence[Certified]) -> SideBySide:
 
     The p-values are Holm-adjusted over the sources and radii. The radii are those of the first
     source that tells them. What was measured otherwise than the first is said of each.
-
-    Raises:
-        InputError: fewer than two sources, one twice, or others than the same images.
     """
     names = _unique_names(sources)
     for other in sources[1:]:
@@ -160,9 +154,7 @@ def place_side_by_side(sources: Sequence[Certified]) -> SideBySide:
 def side_by_side_tables(board: SideBySide, *, decimals: int = 1) -> list[TextTable]:
     """Tabulate certified accuracies, and their differences to the first.
 
-    Args:
-        board: what is compared.
-        decimals: of the ends of intervals in %.
+    `decimals` are of the ends of intervals in %.
     """
     accuracies = [
         [
@@ -182,11 +174,14 @@ def side_by_side_tables(board: SideBySide, *, decimals: int = 1) -> list[TextTab
         ["", *radius_heads(board.radii), "average radius", *SHARES_HEADS],
         accuracies,
     )
-    remarks = [row.measured_otherwise for row in board.rows]
-    differing = [(row.name, row.against_first) for row in board.rows if row.against_first]
+    differing = [
+        (row.name, row.against_first, row.measured_otherwise)
+        for row in board.rows
+        if row.against_first is not None
+    ]
     return [
-        with_remarks(table, remarks),
-        difference_table(f"“{board.rows[0].name}”", differing, board.radii, remarks[1:]),
+        with_remarks(table, [row.measured_otherwise for row in board.rows]),
+        difference_table(f"“{board.rows[0].name}”", differing, board.radii),
     ]
 
 

@@ -57,9 +57,6 @@ def build_leaderboard(
         metric: of the held-out score; the sweep's own if not given.
         top: how many of the best are compared beside trial 0; all that are certified if not given.
         seeds: compares settings over seeds 0 to `seeds` - 1 too, where there are several.
-
-    Raises:
-        InputError: nothing is certified on the test split.
     """
     metric = metric or sweep_metric(directory)
     held_out = held_out_ranking(directory, metric)
@@ -122,12 +119,7 @@ def held_out_ranking(directory: SweepDirectory, metric: Metric) -> list[HeldOut]
 def interim_tables(directory: SweepDirectory, *, decimals: int = 1) -> list[TextTable]:
     """Tabulate what a stopped sweep has found: finished trials, and what is certified of them.
 
-    Args:
-        directory: of the sweep.
-        decimals: of the ends of intervals in %.
-
-    Returns:
-        no table where no trial has finished.
+    None where no trial has finished; `decimals` are of the ends of intervals in %.
     """
     metric = sweep_metric(directory)
     rows = held_out_ranking(directory, metric)
@@ -164,11 +156,7 @@ def write_leaderboard(directory: SweepDirectory, leaderboard: Leaderboard) -> No
 
 
 def read_leaderboard(directory: SweepDirectory) -> Leaderboard | None:
-    """Read `leaderboard.json`, None if absent.
-
-    Raises:
-        InputError: the file is no leaderboard.
-    """
+    """Read `leaderboard.json`, None if absent."""
     return read_record(directory.leaderboard_json_path, Leaderboard)
 
 

@@ -34,11 +34,7 @@ class Metric:
         return f"certified accuracy at r = {self.radius:g}"
 
     def score(self, result: Mapping[str, Any]) -> float:
-        """Return its value in a `result.json`.
-
-        Raises:
-            InputError: the result is not of this radius.
-        """
+        """Return its value in a `result.json`."""
         if self.radius is None:
             return float(result["average_certified_radius"])
         accuracies = result["certified_accuracy"]
@@ -54,15 +50,9 @@ class Metric:
 
 
 def metric_named(text: str, radii: Sequence[float], *, source: str) -> Metric:
-    """Return the metric of a name, `acr` or `certified_accuracy@RADIUS`.
+    """Return the metric of a name, `acr` or `certified_accuracy@RADIUS` with one of the radii.
 
-    Args:
-        text: the name.
-        radii: at which there are certified accuracies.
-        source: where the name was given, for the message.
-
-    Raises:
-        InputError: there is no such metric.
+    `source` is where the name was given, for the message.
     """
     valid = {metric.name: metric for metric in (Metric(), *map(Metric, radii))}
     name = text

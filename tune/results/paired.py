@@ -19,29 +19,13 @@ from tune.results.ranking import REFERENCE
 
 
 def read_final(directory: SweepDirectory, number: int | None) -> CertificateTable:
-    """Read certificates on test images.
-
-    Args:
-        directory: of the sweep.
-        number: of the trial; None for no denoiser, whose settings are trial 0's.
-
-    Raises:
-        InputError: a file is missing or broken.
-    """
+    """Read a trial's certificates on test images; without a number those without a denoiser."""
     folder = directory.undefended if number is None else directory.final(number)
     return read_certificates(folder, _config(directory, number or REFERENCE))
 
 
 def read_certificates(folder: SweepTrialFolder, config: TrialConfig | None) -> CertificateTable:
-    """Read a folder's certificates.
-
-    Args:
-        folder: of a trial that has a result.
-        config: its settings, for tables of before they had records.
-
-    Raises:
-        InputError: a file is missing or broken.
-    """
+    """Read a trial's certificates; its settings are for tables that have no record."""
     table = CertificateTable.read_tsv(folder.certificates_path)
     if table.record is not None:
         return table

@@ -12,11 +12,8 @@ REFERENCE = 0
 def ranking(directory: SweepDirectory, metric: Metric | None = None) -> dict[int, float]:
     """Return the held-out scores of the complete trials by number, best first.
 
-    Equal scores are ordered by average certified radius, then by number.
-
-    Args:
-        directory: of the sweep.
-        metric: of the score; the sweep's own if not given.
+    Equal scores are ordered by average certified radius, then by number. The metric is the sweep's
+    own if not given.
     """
     metric = metric or sweep_metric(directory)
     scores = []
@@ -52,11 +49,7 @@ def sweep_metric(directory: SweepDirectory) -> Metric:
 
 
 def certified_radii(directory: SweepDirectory) -> tuple[float, ...]:
-    """Return the radii at which a sweep reports certified accuracy.
-
-    Raises:
-        InputError: no trial has begun.
-    """
+    """Return the radii at which a sweep reports certified accuracy."""
     for number in directory.trial_numbers():
         record = directory.trial(number).read_record()
         if record is not None:

@@ -74,11 +74,7 @@ class SweepReport:
 
 
 def read_report(directory: SweepDirectory) -> SweepReport:
-    """Read all that a sweep has certified on the test split, finished or not.
-
-    Raises:
-        InputError: nothing is certified yet, or a file is broken.
-    """
+    """Read all that a sweep has certified on the test split, finished or not."""
     record = directory.read_record()
     sweep = record.sweep
     found: dict[str, dict[int | None, CertificateTable]] = {name: {} for name in sweep.rows}
@@ -160,9 +156,8 @@ def _tables(report: SweepReport) -> list[TextTable]:
         tables.append(
             difference_table(
                 f"“{reference.name}”",
-                list(compared.items()),
+                [(name, found, remarks[name]) for name, found in compared.items()],
                 report.radii,
-                [remarks[name] for name in compared],
                 head=report.kind,
             )
         )

@@ -53,12 +53,7 @@ class TextTable:
 
 
 def with_remarks(table: TextTable, remarks: Sequence[str]) -> TextTable:
-    """Add a column that says which rows were measured otherwise, unless none was.
-
-    Args:
-        table: to add it to.
-        remarks: one a row, empty where there is nothing to say.
-    """
+    """Add a column that says, a text a row, how it was measured otherwise, unless none was."""
     if not any(remarks):
         return table
     rows = [[*row, remark] for row, remark in zip(table.rows, remarks, strict=True)]
@@ -76,11 +71,9 @@ def percentage_cell(accuracy: float, low: float, high: float, *, decimals: int =
 
 
 def mean_cell(values: Sequence[float] | NDArray[np.float64], form: str) -> str:
-    """Write values as mean ± standard deviation, in brackets their number; a single one as it is.
+    """Write values of several runs as mean ± standard deviation [number]; a single one as it is.
 
-    Args:
-        values: of several runs.
-        form: of a number, such as `{:.1f}`.
+    `form` is of a number, such as `{:.1f}`.
     """
     if len(values) == 1:
         return f"{form.format(values[0])} [1]"
@@ -114,9 +107,8 @@ def share_cells(shares: Shares) -> list[str]:
 
 def difference_table(
     opponent: str,
-    rows: Sequence[tuple[str, Comparisons]],
+    rows: Sequence[tuple[str, Comparisons, str]],
     radii: tuple[float, ...],
-    remarks: Sequence[str],
     *,
     title: str = "Difference of certified accuracy",
     family: str = " of the table",
@@ -126,9 +118,8 @@ def difference_table(
 
     Args:
         opponent: that all rows are compared with.
-        rows: names and comparisons.
+        rows: names, comparisons, and how they were measured otherwise, empty where they were not.
         radii: of the comparisons.
-        remarks: how each row was measured otherwise, empty where it was not.
         title: of what the differences are.
         family: of which rows and radii p-values are adjusted over.
         head: of the rows' names.
@@ -140,9 +131,10 @@ def difference_table(
     )
     cells = [
         [name, *(difference_cell(comparisons[radius_key(radius)]) for radius in radii)]
-        for name, comparisons in rows
+        for name, comparisons, _ in rows
     ]
-    return with_remarks(TextTable(caption, [head, *radius_heads(radii)], cells), remarks)
+    table = TextTable(caption, [head, *radius_heads(radii)], cells)
+    return with_remarks(table, [remark for *_, remark in rows])
 
 
 def radius_heads(radii: tuple[float, ...]) -> list[str]:
@@ -172,12 +164,7 @@ def difference_sentence(
 ) -> str:
     """Say by how much one certifies more or less than another, or that it is within noise.
 
-    Args:
-        subject: who is compared, such as `trial 2's denoiser`.
-        verb: `certifies` or `certify`.
-        opponent: with whom.
-        comparison: of the two.
-        radius: of the comparison.
+    The subject is such as `trial 2's denoiser`, its verb `certifies` or `certify`.
     """
     runs = f" on average over {comparison.runs} seeds" if comparison.runs > 1 else ""
     p_value = f"p = {comparison.holm_p_value:.2g}"
@@ -226,10 +213,9 @@ def summary_of(best: Entry | SettingsEntry, radii: tuple[float, ...], metric: Me
 
 
 def surrogate_sentences(agreement: float | None) -> list[str]:
-    """Say what was certified through a surrogate, none where there is no black box.
+    """Say what was certified through a surrogate, if anything.
 
-    Args:
-        agreement: share of held-out images on which surrogate and black box agree.
+    `agreement` is the share of held-out images on which surrogate and black box agree.
     """
     if agreement is None:
         return []
@@ -258,9 +244,7 @@ def leaderboard_markdown(board: Leaderboard) -> str:
 def leaderboard_tables(board: Leaderboard, *, decimals: int = 1) -> list[TextTable]:
     """Tabulate ranks, certificates and what they are compared with.
 
-    Args:
-        board: the leaderboard.
-        decimals: of the ends of intervals in %.
+    `decimals` are of the ends of intervals in %.
     """
     entries = _certified(board)
     tables = [
@@ -396,9 +380,11 @@ def _difference_tables(
     return [
         difference_table(
             opponent,
-            [(denoiser_name(entry.number, entry.name), found) for entry, found in pairs],
+            [
+                (denoiser_name(entry.number, entry.name), found, otherwise[entry.number])
+                for entry, found in pairs
+            ],
             board.radii,
-            [otherwise[entry.number] for entry, _ in pairs],
             title=title,
             family=f", to {' and to '.join(shown)}",
         )
