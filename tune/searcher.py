@@ -15,9 +15,9 @@ from tune.sweep_file import SweepConfig
 class SweepSearcher(Searcher):
     """Hands out trial 0, then trials to take up again, then new ones, until the sweep has all.
 
-    Each suggestion is `{"number": int, "parameters": {dotted path: value}, "reference": bool}`. A trial
-    ends complete if its last result says `finished: True` and has a finite metric; pruned if it does
-    not say so; failed on an error or a metric that is not finite.
+    Each suggestion is `{"number": int, "parameters": {dotted path: value}, "reference": bool}`. A
+    trial ends complete if its last result says `finished: True` and has a finite metric; pruned if
+    it does not say so; failed on an error or a metric that is not finite.
     """
 
     def __init__(
