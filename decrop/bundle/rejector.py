@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from decrop.rejection.network import check_certificate
 from decrop.rejection.training import RejectorTrainer, with_stages
 from decrop.smoothing.collect import OnProgress
 from decrop.smoothing.execution import resolve_device, resolve_layout, resolve_precision
+from decrop.training.loop import train
 from decrop.trial.certify import (
     certificate_table,
     clean_accuracy,
@@ -64,9 +66,6 @@ from decrop.trial.folder import (
     save_progress,
 )
 from decrop.trial.result import NOISY_IMAGE, Scores, TrialResult
-
-# Between saves; a training that is cut off loses no more work than this, or an epoch.
-_SAVE_EVERY_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -198,15 +197,12 @@ def _train(
     on_epoch: Callable[[int, int], None] | None,
 ) -> None:
     load_progress(folder, trainer)
-    saved = time.monotonic()
-    while trainer.epochs_done < settings.epochs:
-        trainer.run_epoch()
+
+    def count(steps: int, _: int) -> None:
         if on_epoch is not None:
-            on_epoch(trainer.epochs_done, settings.epochs)
-        if time.monotonic() - saved > _SAVE_EVERY_SECONDS:
-            save_progress(folder, trainer)
-            saved = time.monotonic()
-    save_progress(folder, trainer)
+            on_epoch(steps // trainer.steps_an_epoch, settings.epochs)
+
+    train(trainer, save=partial(save_progress, folder, trainer), on_step=count)
 
 
 def _certify(

@@ -5,7 +5,6 @@ Model stealing without any data but the limited images. DE-CROP (section 5) uses
 fixed beforehand (`decrop.synthesis.query_images`), once each.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,14 +22,13 @@ from decrop.errors import InputError
 from decrop.files import sha256_of_tensors
 from decrop.smoothing.execution import resolve_precision
 from decrop.synthesis.query_images import PIECE, further_images, further_pieces
-from decrop.training.classifier import ClassifierTrainer, train_to_end
+from decrop.training.classifier import ClassifierTrainer
+from decrop.training.loop import OnCount, train
 
 # Changed when the computation changes, so that an old cache is not taken for a new one.
 _VERSION = 1
 ANSWERS, SURROGATE = "answers", "surrogate"
 _AT_ONCE = 500
-
-OnCount = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -233,7 +231,7 @@ def load_surrogate(
         answers = given.ask(target, cache, on_asked)
         if given.settings.weights is None:
             trainer = given.trainer(answers, device)
-            train_to_end(trainer, on_step=on_step)
+            train(trainer, on_step=on_step)
             given.classifier.network.load_state_dict(trainer.weights())
         agreement = torch.tensor(given.agreement(answers, device), dtype=torch.float64)
         weights = given.classifier.cpu().network.state_dict()

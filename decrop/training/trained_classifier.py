@@ -14,7 +14,8 @@ from decrop.data.datasets import Dataset
 from decrop.data.limited import LabelledImages, limited_data, take
 from decrop.errors import InputError
 from decrop.smoothing.execution import resolve_precision
-from decrop.training.classifier import ClassifierTrainer, train_to_end
+from decrop.training.classifier import ClassifierTrainer
+from decrop.training.loop import train
 
 # Changed when the computation changes, so that an old cache is not taken for a new one.
 _VERSION = 2
@@ -103,7 +104,7 @@ def load_classifier(
 
     def weights() -> Tensors:
         trainer = given.trainer(device)
-        train_to_end(trainer)
+        train(trainer)
         return trainer.weights()
 
     trained = cache.get("classifier", given.determined_by(device), weights)

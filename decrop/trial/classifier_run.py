@@ -28,7 +28,8 @@ from decrop.files import (
 )
 from decrop.seeds import torch_generator
 from decrop.smoothing.execution import resolve_device, resolve_precision
-from decrop.training.classifier import ClassifierTrainer, train_to_end
+from decrop.training.classifier import ClassifierTrainer
+from decrop.training.loop import train
 from decrop.training.trained_classifier import classifier_to_train
 from decrop.trial.certify import clean_accuracy
 from decrop.trial.folder import keep_inputs
@@ -162,7 +163,7 @@ def train_in_folder(
         checkpoint = torch.load(folder.checkpoint_path, map_location="cpu", weights_only=True)
         _check_origin(folder, checkpoint["origin"], origin)
         trainer.load_state_dict(checkpoint["trainer"])
-    train_to_end(trainer, save=lambda: _save(folder, trainer, origin), on_step=on_step)
+    train(trainer, save=lambda: _save(folder, trainer, origin), on_step=on_step)
     weights = {name: tensor.cpu().contiguous() for name, tensor in trainer.weights().items()}
     write_whole(folder.weights_path, lambda temporary: save_file(weights, temporary))
     return weights

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -24,6 +24,7 @@ from decrop.files import (
     write_whole,
 )
 from decrop.synthesis.synthetic_samples import SyntheticSamples
+from decrop.training.loop import AnyTrainer
 from decrop.trial.result import TrialResult
 
 
@@ -86,29 +87,6 @@ class ChangedInputsError(InputError):
     """A folder's work cannot go on, for what lies at the paths of its settings is another."""
 
 
-class Record(Protocol):
-    """A dataclass that tells of an epoch."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-
-class Trainer(Protocol):
-    """What is trained by epochs, and goes on from its state."""
-
-    @property
-    def history(self) -> Sequence[Record]:
-        """One record an epoch."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that a later process needs to go on; loads with `weights_only=True`."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state that `state_dict` returned."""
-        ...
-
-
 def check_inputs_kept(
     path: Path, found: Mapping[str, str], *, recorded: Mapping[str, str] | None = None
 ) -> None:
@@ -149,7 +127,7 @@ def keep_inputs(path: Path, found: Mapping[str, str]) -> None:
         write_json(path, {**recorded, **found})
 
 
-def save_progress(folder: TrialFolder, trainer: Trainer) -> None:
+def save_progress(folder: TrialFolder, trainer: AnyTrainer) -> None:
     """Write checkpoint and history."""
     write_whole(
         folder.checkpoint_path, lambda temporary: torch.save(trainer.state_dict(), temporary)
@@ -157,7 +135,7 @@ def save_progress(folder: TrialFolder, trainer: Trainer) -> None:
     write_json(folder.history_path, [asdict(record) for record in trainer.history])
 
 
-def load_progress(folder: TrialFolder, trainer: Trainer) -> None:
+def load_progress(folder: TrialFolder, trainer: AnyTrainer) -> None:
     """Let a trainer go on from the checkpoint, if there is one."""
     if folder.checkpoint_path.exists():
         require_regular(folder.checkpoint_path, most_bytes=MOST_WEIGHTS_BYTES)

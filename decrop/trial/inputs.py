@@ -18,7 +18,8 @@ from decrop.errors import InputError
 from decrop.networks.identity import network_identity
 from decrop.rejection.network import check_certificate
 from decrop.smoothing.prepare import fitting_execution
-from decrop.training.surrogate import OnCount, load_surrogate, surrogate_to_train
+from decrop.training.loop import OnCount
+from decrop.training.surrogate import load_surrogate, surrogate_to_train
 from decrop.training.trained_classifier import load_classifier, training_images
 from decrop.trial.result import Split
 

@@ -14,14 +14,9 @@ from decrop.data.limited import LabelledImages
 from decrop.synthesis.synthetic_samples import SyntheticSamples
 from decrop.training.classifier import ClassifierTrainer
 from decrop.training.denoiser import DenoiserTrainer
+from decrop.training.loop import AnyTrainer
 from decrop.training.trained_classifier import ClassifierToTrain
-from decrop.trial.folder import (
-    Trainer,
-    TrialFolder,
-    load_denoiser,
-    save_denoiser,
-    save_sample_figures,
-)
+from decrop.trial.folder import TrialFolder, load_denoiser, save_denoiser, save_sample_figures
 from decrop.trial.inputs import TrialInputs, check_classifier_trial
 from decrop.trial.result import Split
 
@@ -35,7 +30,7 @@ class TrainedPart(Protocol):
         ...
 
     @property
-    def trainer(self) -> Trainer:
+    def trainer(self) -> AnyTrainer:
         """Whose progress is saved."""
         ...
 
@@ -55,11 +50,6 @@ class TrainedPart(Protocol):
         ...
 
     @property
-    def epochs_done(self) -> int:
-        """Epochs that are trained to their end."""
-        ...
-
-    @property
     def flip_rate(self) -> float | None:
         """Share of the boundary samples that changed the prediction, where it has any."""
         ...
@@ -68,9 +58,6 @@ class TrainedPart(Protocol):
     def seconds(self) -> Mapping[str, float]:
         """How long its stages took, the training last."""
         ...
-
-    def advance(self) -> None:
-        """Train a bit more, at most to the end of the epoch."""
 
     def save(self, folder: TrialFolder) -> None:
         """Write the weights so far."""
@@ -119,21 +106,12 @@ class DenoiserPart:
         self._device, self._stages = device, seconds
 
     @property
-    def epochs_done(self) -> int:
-        """See `TrainedPart`."""
-        return self.trainer.epochs_done
-
-    @property
     def seconds(self) -> Mapping[str, float]:
         """See `TrainedPart`."""
         return {
             **self._stages,
             "training": sum(record.seconds for record in self.trainer.history),
         }
-
-    def advance(self) -> None:
-        """Train an epoch."""
-        self.trainer.run_epoch()
 
     def save(self, folder: TrialFolder) -> None:
         """Write the denoiser's weights."""
@@ -195,20 +173,9 @@ class ClassifierPart:
         self.network = self.classifier
 
     @property
-    def epochs_done(self) -> int:
-        """See `TrainedPart`."""
-        return self.trainer.epochs_done
-
-    @property
     def seconds(self) -> Mapping[str, float]:
         """See `TrainedPart`."""
         return {"training": sum(record.seconds for record in self.trainer.history)}
-
-    def advance(self) -> None:
-        """Take a step: an epoch over a whole training split is long."""
-        self.trainer.step()
-        # A classifier does not change its network's mode.
-        self.trainer.network.eval()
 
     def save(self, folder: TrialFolder) -> None:
         """Write the classifier as bundles hold it."""

@@ -15,7 +15,8 @@ from decrop.smoothing.collect import CertificationProgress, OnProgress
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.synthesis.synthetic_samples import SyntheticSamples, synthetic_samples
 from decrop.training.denoiser import DenoiserTrainer
-from decrop.training.prior import prior_weights
+from decrop.training.loop import train
+from decrop.training.prior import Prior, prior_weights
 from decrop.trial.certify import (
     MakeSampler,
     certificate_table,
@@ -37,9 +38,6 @@ from decrop.trial.inputs import TrialInputs
 from decrop.trial.outcome import accuracy_without_noise, latency, trial_result
 from decrop.trial.parts import ClassifierPart, DenoiserPart, TrainedPart
 from decrop.trial.result import Scores, Split
-
-# Between saves inside an evaluation period; a trial that is cut off loses no more work than this.
-_SAVE_EVERY_SECONDS = 10.0
 
 
 class TrialStoppedError(Exception):
@@ -155,7 +153,7 @@ def run_trial(
     for evaluation in range(len(reports) + 1, evaluations + 1):
         until = evaluation * epochs // evaluations
         _train_until(part, until, epochs, folder, on_epoch, should_stop)
-        epoch, finished = part.epochs_done, evaluation == evaluations
+        epoch, finished = part.trainer.epochs_done, evaluation == evaluations
         started = time.monotonic()
         if not finished or keeps_best:
             table = certify(estimation_samples=config.certification.pruning_samples)
@@ -279,17 +277,15 @@ def _prior(
     on_step: Callable[[int, int], None] | None,
 ) -> Tensors | None:
     channels, height, width = inputs.limited.all.images.shape[1:]
-    return prior_weights(
+    prior = Prior(
         config.prior,
         config.denoiser,
         sigma=config.sigma,
         image_shape=(channels, height, width),
         seed=config.seed,
         precision=resolve_precision(config.execution.training_precision, device),
-        cache=cache,
-        device=device,
-        on_step=on_step,
     )
+    return prior_weights(prior, cache, device, on_step)
 
 
 def _train_until(
@@ -300,18 +296,15 @@ def _train_until(
     on_epoch: Callable[[int, int], None] | None,
     should_stop: Callable[[], bool] | None,
 ) -> None:
-    saved = time.monotonic()
-    while part.epochs_done < epoch:
-        part.advance()
+    trainer = part.trainer
+
+    def count(steps: int, _: int) -> None:
         if on_epoch is not None:
-            on_epoch(part.epochs_done, epochs)
-        stopping = should_stop is not None and should_stop()
-        if stopping or time.monotonic() - saved > _SAVE_EVERY_SECONDS:
-            save_progress(folder, part.trainer)
-            saved = time.monotonic()
-        if stopping:
-            raise TrialStoppedError
-    save_progress(folder, part.trainer)
+            on_epoch(steps // trainer.steps_an_epoch, epochs)
+
+    save = partial(save_progress, folder, trainer)
+    if not train(trainer, epochs=epoch, save=save, on_step=count, should_stop=should_stop):
+        raise TrialStoppedError
 
 
 def _keep_best(

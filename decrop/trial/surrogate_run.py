@@ -13,7 +13,8 @@ from decrop.data.limited import limited_data
 from decrop.errors import InputError
 from decrop.files import read_json, sha256_of_json, write_json
 from decrop.smoothing.execution import resolve_device, resolve_precision
-from decrop.training.surrogate import OnCount, surrogate_to_train
+from decrop.training.loop import OnCount
+from decrop.training.surrogate import surrogate_to_train
 from decrop.trial.certify import clean_accuracy
 from decrop.trial.classifier_run import (
     ClassifierFolder,

@@ -158,7 +158,7 @@ def test_a_killed_training_goes_on_to_the_same_bundle(
         if epochs == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(decrop.bundle.rejector, "_SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(decrop.training.loop, "SAVE_EVERY_SECONDS", 0.0)
     destination = tmp_path / "bundle"
     with pytest.raises(KeyboardInterrupt):
         added(exported, destination, SETTINGS, on_epoch=killed)

@@ -102,7 +102,7 @@ def test_trial_cut_off_in_the_middle_of_an_epoch_goes_on(
     saves: str,
 ) -> None:
     if saves == "after every epoch":
-        monkeypatch.setattr(decrop.trial.run, "_SAVE_EVERY_SECONDS", -1.0)
+        monkeypatch.setattr(decrop.training.loop, "SAVE_EVERY_SECONDS", -1.0)
     with monkeypatch.context() as patched:
         patched.setattr(denoiser, "total_loss", raising_at(step, total_loss))
         with pytest.raises(CutOffError):
