@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from decrop.hooks import Hooks
     from decrop.smoothing.collect import CertificationProgress, OnProgress
     from decrop.trial.result import Scores
 from pathlib import Path
@@ -29,6 +30,29 @@ class ProgressBars:
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
+        self._stages: dict[str, Callable[[int, int], None]] = {}
+
+    def hooks(self, certifying: str) -> "Hooks":
+        """Return the hooks of a run: a bar for each of its stages, and one of certification.
+
+        Args:
+            certifying: what the last is called.
+        """
+        from decrop.hooks import Hooks
+
+        return Hooks(
+            on_progress=self.stage,
+            on_certified=self.certification(certifying),
+            say=lambda sentence: console.print(
+                sentence, markup=False, highlight=False, soft_wrap=True
+            ),
+        )
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        """Show how much of a stage is done; its bar begins with the first call."""
+        if name not in self._stages:
+            self._stages[name] = self.counted(name)
+        self._stages[name](done, total)
 
     def counted(self, description: str) -> Callable[[int, int], None]:
         """Begin a bar; its callback takes what is done, and how much there is in all."""
@@ -36,11 +60,14 @@ class ProgressBars:
         return lambda done, total: show(f"{description}: {done} of {total}", done, total)
 
     def certification(self, description: str) -> "OnProgress":
-        """Begin a bar of images done, samples a second and time left."""
-        show = self._begin()
-        started = time.monotonic()
+        """Return what shows images done, samples a second and time left; its first call begins."""
+        show: Callable[[str, int, int], None] | None = None
+        started = 0.0
 
         def update(progress: "CertificationProgress") -> None:
+            nonlocal show, started
+            if show is None:
+                show, started = self._begin(), time.monotonic()
             text = f"{description}: {progress.images_done} of {progress.images} images"
             elapsed = time.monotonic() - started
             if progress.draws and elapsed > 0:
@@ -70,11 +97,15 @@ class ProgressBars:
 
 
 @contextmanager
-def progress_bars() -> Iterator[ProgressBars]:
-    """Show bars while a block runs."""
+def progress_bars(waiting_for: str | None = None) -> Iterator[ProgressBars]:
+    """Show bars while a block runs, and on a terminal what it waits for beside them."""
     if console.is_terminal:
         with Progress(TextColumn("{task.description}"), BarColumn(), console=console) as progress:
-            yield ProgressBars(progress)
+            waiting = progress.add_task(waiting_for or "", total=None, visible=bool(waiting_for))
+            try:
+                yield ProgressBars(progress)
+            finally:
+                progress.remove_task(waiting)
     else:
         yield ProgressBars(None)
 

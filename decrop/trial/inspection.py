@@ -13,7 +13,7 @@ from decrop.config import ClassifierSettings, TrialConfig
 from decrop.data.limited import LabelledImages
 from decrop.smoothing.certify import class_counts
 from decrop.smoothing.execution import resolve_device
-from decrop.trial.certify import local_sampler, sampling_task, with_batch_size
+from decrop.trial.certify import CertificationTask, local_sampler, sampling_task, with_batch_size
 
 SIGMAS = (0.12, 0.25, 0.5, 1.0)
 _AT_ONCE = 50
@@ -104,9 +104,8 @@ def inspect_classifier(
         QueryBudgetError: an endpoint's budget is spent.
     """
     class_count = classifier.class_count
-    config = _in_chunks_of(
-        draws, with_batch_size(config, classifier, images, class_count=class_count)
-    )
+    certified = CertificationTask(classifier, images, "test", class_count)
+    config = _in_chunks_of(draws, with_batch_size(config, certified))
     accuracy, seconds = {}, 0.0
     for done, sigma in enumerate(sigmas):
         if on_sigma is not None:
