@@ -21,7 +21,7 @@ from decrop.config import (
     Word,
 )
 from decrop.errors import InputError
-from decrop.files import read_json, write_json
+from decrop.files import read_json, read_object, read_rows, write_json
 from decrop.trial.folder import TrialFolder
 from tune.sample_counts import SamplesByHost, SamplesDrawn
 
@@ -134,21 +134,13 @@ class SweepTrialFolder(TrialFolder):
         """
         return _read_record(self.code_path, CodeRecord)
 
-    def read_inputs(self) -> dict[str, str]:
-        """Read the content hashes of what the trial works on, by its role, {} if absent.
-
-        Raises:
-            InputError: the file is not a JSON object.
-        """
-        return _read_object(self.inputs_path)
-
     def read_system(self) -> list[dict[str, Any]]:
         """Read the load of the trial's machine, by seconds since its start, [] if absent.
 
         Raises:
             InputError: the file is not a JSON list of objects.
         """
-        return _read_rows(self.system_path)
+        return read_rows(self.system_path)
 
     def read_samples(self) -> SamplesByHost:
         """Read how many samples each host drew, as the trial itself and as helpers, {} if absent.
@@ -156,36 +148,12 @@ class SweepTrialFolder(TrialFolder):
         Raises:
             InputError: the file is not a JSON object.
         """
-        samples: SamplesByHost = _read_object(self.samples_path)
+        samples: SamplesByHost = read_object(self.samples_path)
         return samples
 
     def write_samples(self, drawn: SamplesDrawn) -> None:
         """Write `samples.json` whole."""
         write_json(self.samples_path, drawn.by_host)
-
-    def read_history(self) -> list[dict[str, Any]]:
-        """Read the losses of every epoch so far, [] if absent.
-
-        Raises:
-            InputError: the file is not a JSON list of objects.
-        """
-        return _read_rows(self.history_path)
-
-    def read_reports(self) -> list[dict[str, Any]]:
-        """Read the held-out scores so far, [] if absent.
-
-        Raises:
-            InputError: the file is not a JSON list of objects.
-        """
-        return _read_rows(self.reports_path)
-
-    def read_result(self) -> dict[str, Any] | None:
-        """Read the result of certification, None if absent.
-
-        Raises:
-            InputError: the file is not a JSON object.
-        """
-        return _read_object(self.result_path) if self.result_path.exists() else None
 
 
 class SweepDirectory:
@@ -348,21 +316,3 @@ def _read_record(path: Path, record_type: type[_Record]) -> _Record | None:
             f"{path}: {field}: {first['msg']} (found {reprlib.repr(first['input'])}). "
             "It was written by another version or edited; restore it."
         ) from None
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    document = read_json(path)
-    if not isinstance(document, dict):
-        raise InputError(f"{path} is not a JSON object; restore or delete it.")
-    return document
-
-
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    rows = read_json(path)
-    if not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
-        raise InputError(f"{path} is not a JSON list of objects; restore or delete it.")
-    return rows

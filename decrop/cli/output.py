@@ -4,21 +4,21 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from decrop.smoothing.collect import CertificationProgress, OnProgress
-    from decrop.trial.result import Scores
-from pathlib import Path
-
 from decrop.errors import InputError
 
 if TYPE_CHECKING:
     from decrop.black_box import EndpointClassifier
+    from decrop.hooks import Hooks
+    from decrop.smoothing.collect import CertificationProgress, OnProgress
+    from decrop.trial.result import Scores
 
 
 console = Console()
@@ -29,6 +29,31 @@ class ProgressBars:
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
+        self._stages: dict[str, Callable[[int, int], None]] = {}
+
+    def hooks(self, certifying: str | None = None) -> "Hooks":
+        """Return the hooks of a run: a bar for each of its stages, and one of certification.
+
+        Args:
+            certifying: what the last is called; None where nothing is certified.
+        """
+        from decrop.hooks import Hooks
+
+        hooks = Hooks(
+            on_progress=self.stage,
+            say=lambda sentence: console.print(
+                sentence, markup=False, highlight=False, soft_wrap=True
+            ),
+        )
+        if certifying is None:
+            return hooks
+        return replace(hooks, on_certified=self.certification(certifying))
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        """Show how much of a stage is done; its bar begins with the first call."""
+        if name not in self._stages:
+            self._stages[name] = self.counted(name)
+        self._stages[name](done, total)
 
     def counted(self, description: str) -> Callable[[int, int], None]:
         """Begin a bar; its callback takes what is done, and how much there is in all."""
@@ -36,11 +61,14 @@ class ProgressBars:
         return lambda done, total: show(f"{description}: {done} of {total}", done, total)
 
     def certification(self, description: str) -> "OnProgress":
-        """Begin a bar of images done, samples a second and time left."""
-        show = self._begin()
-        started = time.monotonic()
+        """Return what shows images done, samples a second and time left; its first call begins."""
+        show: Callable[[str, int, int], None] | None = None
+        started = 0.0
 
         def update(progress: "CertificationProgress") -> None:
+            nonlocal show, started
+            if show is None:
+                show, started = self._begin(), time.monotonic()
             text = f"{description}: {progress.images_done} of {progress.images} images"
             elapsed = time.monotonic() - started
             if progress.draws and elapsed > 0:
@@ -70,11 +98,15 @@ class ProgressBars:
 
 
 @contextmanager
-def progress_bars() -> Iterator[ProgressBars]:
-    """Show bars while a block runs."""
+def progress_bars(waiting_for: str | None = None) -> Iterator[ProgressBars]:
+    """Show bars while a block runs, and on a terminal what it waits for beside them."""
     if console.is_terminal:
         with Progress(TextColumn("{task.description}"), BarColumn(), console=console) as progress:
-            yield ProgressBars(progress)
+            waiting = progress.add_task(waiting_for or "", total=None, visible=bool(waiting_for))
+            try:
+                yield ProgressBars(progress)
+            finally:
+                progress.remove_task(waiting)
     else:
         yield ProgressBars(None)
 

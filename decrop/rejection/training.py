@@ -252,13 +252,13 @@ class RejectorTrainer(Trainer[RejectorEpoch, tuple[Tensor, Tensor]]):
 
     @torch.no_grad()
     def _classes(self, clean: Tensor) -> Tensor:
-        with autocast(self._precision, self._device):
+        with autocast(self.precision, self._device):
             logits: Tensor = self._classifier(clean)[0]
         return logits.argmax(dim=1)
 
     def _heads(self, noisy: Tensor) -> tuple[Tensor, Tensor]:
         """Return the classes of the denoised images, and the heads' logits as float32."""
-        with autocast(self._precision, self._device):
+        with autocast(self.precision, self._device):
             with torch.no_grad():
                 denoised = self._denoiser(noisy.contiguous(memory_format=torch.channels_last))
                 logits, maps = self._classifier(denoised)

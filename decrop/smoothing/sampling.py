@@ -112,6 +112,9 @@ class Sampler(Protocol):
         ...
 
 
+MakeSampler = Callable[[SamplingTask], Sampler]
+
+
 class LocalSampler:
     """Counts classes in this process.
 

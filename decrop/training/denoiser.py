@@ -203,7 +203,7 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
         return Terms({**values, "total": total})
 
     def _classify(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        with autocast(self._precision, self._device):
+        with autocast(self.precision, self._device):
             logits, features = self._classifier.logits_and_features(images)
         return logits.float(), features.float()
 

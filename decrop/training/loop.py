@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from decrop.errors import RunError
+from decrop.hooks import OnCount
 from decrop.smoothing.execution import Precision, autocast
 from decrop.training.schedule import Schedule, build_optimizer
 
 # A training that is cut off loses no more work than this, or a step or epoch.
 SAVE_EVERY_SECONDS = 10.0
-
-OnCount = Callable[[int, int], None]
 
 
 class TrainingDivergedError(RunError):
@@ -85,7 +84,7 @@ class Trainer(ABC, Generic[AnyRecord, Batch]):
         """
         self.network = network
         self._schedule = schedule
-        self._precision = precision
+        self.precision = precision
         self._device = device
         self._steps_done = 0
         self._history: list[AnyRecord] = []
@@ -206,7 +205,7 @@ class Trainer(ABC, Generic[AnyRecord, Batch]):
 
     def _forward(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         """Run a network on images in the training's precision and return fp32."""
-        with autocast(self._precision, self._device):
+        with autocast(self.precision, self._device):
             found = network(images.contiguous(memory_format=torch.channels_last))
         return found.float()
 

@@ -10,11 +10,12 @@ from torch.nn import functional as F
 
 from decrop.cache import ContentCache, Tensors
 from decrop.config import DenoiserSettings, PriorSettings
+from decrop.hooks import OnCount
 from decrop.seeds import numpy_generator, torch_generator
 from decrop.smoothing.execution import Precision
 from decrop.synthesis.dead_leaves import dead_leaves
 from decrop.training.initial import initial_denoiser
-from decrop.training.loop import OnCount, Terms, Trainer, train
+from decrop.training.loop import Terms, Trainer, train
 from decrop.training.schedule import Schedule
 
 # Changed when the computation changes, so that an old cache is not taken for a new one.

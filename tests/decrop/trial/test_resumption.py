@@ -12,13 +12,14 @@ import decrop.trial.certify
 import decrop.trial.run
 from decrop.cache import ContentCache
 from decrop.files import read_json
+from decrop.hooks import Hooks, TrialStoppedError
 from decrop.smoothing.sampling import SamplingTask
 from decrop.training import denoiser
 from decrop.training.losses import total_loss
-from decrop.trial.folder import TrialFolder
+from decrop.trial.folder import Report, TrialFolder
 from decrop.trial.inputs import TrialInputs
 from decrop.trial.result import TrialResult
-from decrop.trial.run import Report, TrialStoppedError, run_trial
+from decrop.trial.run import run_trial
 from tests.decrop.digits_trial import (
     EPOCHS,
     EVALUATIONS,
@@ -80,7 +81,7 @@ def test_finished_trial_only_repeats_its_reports(
             held_out_trial,
             empty_cache,
             split="held_out",
-            make_sampler=make_sampler,
+            hooks=Hooks(make_sampler=make_sampler),
         )
     )
     assert [dataclasses.asdict(report) for report in reports] == before["reports"]
@@ -212,8 +213,7 @@ def final_training(session: Session, folder: TrialFolder, procedure: str) -> Ite
         folder,
         session.cache,
         split="test",
-        make_sampler=session.make_sampler,
-        on_epoch=lambda done, total: session.epochs_trained.append(done),
+        hooks=session.hooks(),
     )
 
 
