@@ -40,7 +40,6 @@ from decrop.files import (
     write_json,
     write_text,
 )
-from decrop.hooks import NO_HOOKS, Hooks
 from decrop.rejection.network import check_certificate
 from decrop.rejection.training import RejectorTrainer, with_stages
 from decrop.smoothing.execution import resolve_device, resolve_precision
@@ -56,6 +55,7 @@ from decrop.trial.folder import (
     TrialFolder,
     save_figure,
 )
+from decrop.trial.hooks import NO_HOOKS, Hooks
 from decrop.trial.outcome import accuracy_without_noise, trial_result
 from decrop.trial.result import TrialResult
 

@@ -28,6 +28,50 @@ from decrop.files import (
 from decrop.synthesis.synthetic_samples import SyntheticSamples
 from decrop.trial.result import TrialResult
 
+TRAINING_FIGURE = "training.png"
+ACCURACY_FIGURE = "certified_accuracy.png"
+SAMPLES_FIGURE = "samples.png"
+FEATURES_FIGURE = "features.png"
+
+# What a changed content hash means, by the role of what has it.
+_CHANGED = {
+    "classifier": "another classifier",
+    "surrogate": "another surrogate",
+    "denoiser": "another denoiser",
+    "initial_weights": "other initial weights",
+    "limited_data": "other limited data",
+    "training_images": "other training images",
+    "test_images": "other test images",
+}
+_SHOWN_DIGITS = 12
+
+
+class ChangedInputsError(InputError):
+    """A folder's work cannot go on, for what lies at the paths of its settings is another."""
+
+
+class Record(Protocol):
+    """A dataclass that tells of an epoch."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+class Trainer(Protocol):
+    """What is trained by epochs, and goes on from its state."""
+
+    @property
+    def history(self) -> Sequence[Record]:
+        """One record an epoch."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a later process needs to go on; loads with `weights_only=True`."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state that `state_dict` returned."""
+        ...
+
 
 @dataclass(frozen=True)
 class Report:
@@ -188,51 +232,6 @@ def keep_inputs(path: Path, found: Mapping[str, str]) -> None:
     check_inputs_kept(path, found, recorded=recorded)
     if not found.items() <= recorded.items():
         write_json(path, {**recorded, **found})
-
-
-TRAINING_FIGURE = "training.png"
-ACCURACY_FIGURE = "certified_accuracy.png"
-SAMPLES_FIGURE = "samples.png"
-FEATURES_FIGURE = "features.png"
-
-# What a changed content hash means, by the role of what has it.
-_CHANGED = {
-    "classifier": "another classifier",
-    "surrogate": "another surrogate",
-    "denoiser": "another denoiser",
-    "initial_weights": "other initial weights",
-    "limited_data": "other limited data",
-    "training_images": "other training images",
-    "test_images": "other test images",
-}
-_SHOWN_DIGITS = 12
-
-
-class ChangedInputsError(InputError):
-    """A folder's work cannot go on, for what lies at the paths of its settings is another."""
-
-
-class Record(Protocol):
-    """A dataclass that tells of an epoch."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-
-class Trainer(Protocol):
-    """What is trained by epochs, and goes on from its state."""
-
-    @property
-    def history(self) -> Sequence[Record]:
-        """One record an epoch."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that a later process needs to go on; loads with `weights_only=True`."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state that `state_dict` returned."""
-        ...
 
 
 def check_inputs_kept(

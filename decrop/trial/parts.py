@@ -14,7 +14,6 @@ from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.storage import AnyClassifier, load_stored_classifier, store_classifier
 from decrop.config import TrialConfig
 from decrop.data.limited import LabelledImages
-from decrop.hooks import OnCount
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.synthesis.synthetic_samples import synthetic_samples
 from decrop.training.classifier import ClassifierTrainer
@@ -23,6 +22,7 @@ from decrop.training.prior import prior_weights
 from decrop.training.trained_classifier import ClassifierToTrain
 from decrop.trial.certify import with_fitting_execution
 from decrop.trial.folder import TrialFolder, save_sample_figures
+from decrop.trial.hooks import OnCount
 from decrop.trial.inputs import TrialInputs, check_classifier_trial
 from decrop.trial.result import Split
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 
 from decrop.cache import ContentCache
 from decrop.config import TrialConfig
-from decrop.hooks import NO_HOOKS, Hooks, TrialStoppedError
 from decrop.trial.certify import (
     CertificationTask,
     certify,
@@ -13,6 +12,7 @@ from decrop.trial.certify import (
     with_recorded_batch_size,
 )
 from decrop.trial.folder import Report, TrialFolder
+from decrop.trial.hooks import NO_HOOKS, Hooks, TrialStoppedError
 from decrop.trial.inputs import TrialInputs
 from decrop.trial.outcome import accuracy_without_noise, trial_result
 from decrop.trial.parts import (

@@ -22,10 +22,10 @@ from decrop.data.limited import LabelledImages, evenly_spaced
 from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, sha256_of_file, write_json
-from decrop.hooks import Hooks
 from decrop.rejection.network import Rejector
 from decrop.trial.certify import CertificationTask, certify
 from decrop.trial.folder import TrialFolder
+from decrop.trial.hooks import Hooks
 from tests.decrop.digits_trial import ESTIMATION_SAMPLES, FIXED, files_in
 from tests.decrop.rejecting import small_settings
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from scipy.stats import beta, norm
 from torch import Tensor, nn
 
+import decrop.smoothing.backend
 import decrop.trial.certify
 from decrop.data.limited import LabelledImages
 from decrop.evaluation.table import CertificateTable
-from decrop.hooks import Hooks
 from decrop.smoothing import collect
 from decrop.smoothing.collect import CertificationProgress
 from decrop.smoothing.execution import resolve_precision
@@ -31,6 +31,7 @@ from decrop.trial.certify import (
     with_batch_size,
     with_recorded_batch_size,
 )
+from decrop.trial.hooks import Hooks
 from decrop.trial.result import Split
 from tests.decrop.digits_trial import (
     CPU,
@@ -357,7 +358,7 @@ def test_the_batch_size_that_was_found_is_kept(
 ) -> None:
     probed = iter([3, 5])
     monkeypatch.setattr(
-        decrop.trial.certify, "probe_chunks_per_batch", lambda task, device: next(probed)
+        decrop.smoothing.backend, "probe_chunks_per_batch", lambda task, device: next(probed)
     )
     images, path = four_pixel_images(), tmp_path / "execution.json"
 

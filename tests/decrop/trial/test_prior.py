@@ -8,10 +8,10 @@ import torch
 from decrop.cache import ContentCache
 from decrop.config import TrialConfig
 from decrop.files import read_json
-from decrop.hooks import Hooks
 from decrop.training.denoiser import DenoiserTrainer
 from decrop.training.prior import PRIOR, prior_weights
 from decrop.trial.folder import TrialFolder
+from decrop.trial.hooks import Hooks
 from decrop.trial.inputs import TrialInputs
 from decrop.trial.run import run_trial
 from tests.decrop.digits_trial import (
