@@ -10,7 +10,7 @@ from rich.console import Console
 from decrop.config import TrialConfig
 from decrop.errors import InputError
 from decrop.files import fenced
-from decrop.hooks import TrialStoppedError
+from decrop.training.hooks import TrialStoppedError
 from decrop.trial.classifier_certificates import certify_undefended
 from tune.directory import SweepDirectory, SweepTrialFolder, TrialRecord
 from tune.sample_counts import SamplesDrawn
@@ -144,7 +144,7 @@ def _undefended(job: SweepJob, config: TrialConfig) -> bool:
                 config,
                 inputs,
                 folder,
-                hooks=job.hooks(config, drawn, alone=inputs.target is not None),
+                hooks=job.hooks(config, drawn),
             )
         except TrialStoppedError:
             return False

@@ -15,8 +15,8 @@ from decrop.cache import ContentCache
 from decrop.classifiers.storage import store_classifier
 from decrop.config import TrialConfig
 from decrop.files import fenced, write_json
-from decrop.hooks import Hooks, TrialStoppedError
 from decrop.smoothing.execution import resolve_device
+from decrop.training.hooks import Hooks, TrialStoppedError
 from decrop.trial.folder import Report
 from decrop.trial.inputs import TrialInputs, load_inputs
 from decrop.trial.result import Split
@@ -127,16 +127,13 @@ class SweepJob:
         folder = self.directory.classifier_path(inputs.protected.content_hash())
         store_classifier(inputs.protected, inputs.class_names, folder)
 
-    def hooks(self, config: TrialConfig, drawn: SamplesDrawn, *, alone: bool = False) -> Hooks:
+    def hooks(self, config: TrialConfig, drawn: SamplesDrawn) -> Hooks:
         """Return the hooks of a trial: helpers in the cluster sample too, and a sweep may stop it.
 
         Args:
             config: of the trial.
             drawn: counts who draws how many samples.
-            alone: whether the trial's own process is to draw all, as where a black box is asked.
         """
-        if alone:
-            return Hooks(should_stop=self.stopping)
         device = resolve_device(config.execution.device)
         return Hooks(
             should_stop=self.stopping,
@@ -242,7 +239,6 @@ def _reports(
     split: Split,
 ) -> Iterator[Report]:
     trial = job.directory.trial(record.number)
-    asks = split == "test" and inputs.target is not None
     return run_trial(
         record.config,
         inputs,
@@ -251,7 +247,7 @@ def _reports(
         split=split,
         last_epoch=stopping_epoch(record.config, trial) if split == "test" else None,
         trained=trial if split == "test" and _stays_as_trained(record, trial) else None,
-        hooks=job.hooks(record.config, drawn, alone=asks),
+        hooks=job.hooks(record.config, drawn),
     )
 
 

@@ -40,10 +40,10 @@ from decrop.files import (
     write_json,
     write_text,
 )
-from decrop.hooks import NO_HOOKS, Hooks
 from decrop.rejection.network import check_certificate
 from decrop.rejection.training import RejectorTrainer, with_stages
 from decrop.smoothing.execution import resolve_device, resolve_precision
+from decrop.training.hooks import NO_HOOKS, Hooks
 from decrop.training.loop import train
 from decrop.trial.certify import (
     Certification,

@@ -10,7 +10,7 @@ from decrop.config import TrialConfig
 from decrop.data.datasets import load_dataset
 from decrop.data.limited import LabelledImages, LimitedData, evenly_spaced, limited_data, take
 from decrop.errors import InputError
-from decrop.hooks import NO_HOOKS, Hooks
+from decrop.training.hooks import NO_HOOKS, Hooks
 from decrop.trial.certify import CertificationTask, certify
 
 # In sigmas: radii of earlier versions lack the room for rounding that is left now.

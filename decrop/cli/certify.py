@@ -23,7 +23,6 @@ from decrop.cli.output import (
     console,
     print_json,
     progress_bars,
-    queries_document,
     queries_shown,
     refuse_queries,
 )
@@ -98,24 +97,25 @@ def certify(
 
     Example: [bold]decrop certify runs/digits/bundle --set certification.max_samples=20000[/bold]
     """
-    from decrop.black_box.sampler import endpoint_of
+    from decrop.smoothing.backend import backend_of
     from decrop.smoothing.execution import resolve_device
-    from decrop.trial.run import certify as certification
+    from decrop.trial.certify import certify as certified
+    from decrop.trial.certify import precision_of, with_recorded_batch_size
 
     if address is not None and not helpers:
         raise InputError(f"--address {address} needs --helpers, the processes that draw there.")
     provider = _cluster_provider() if helpers else None
     ledger = queries or out.with_name(f"{out.name}.queries")
     config, task = _load(target, list(assignments or []), dataset_path, weights, trust_code, ledger)
-    endpoint = endpoint_of(task.network)
-    refuse_queries(queries, asked=endpoint is not None)
-    if endpoint is not None and helpers:
+    backend = backend_of(task.network)
+    refuse_queries(queries, asked=backend.costs)
+    if backend.costs and helpers:
         raise InputError(f"--helpers {helpers}: an endpoint is asked by one process alone.")
     counts, execution = (out.with_name(f"{out.name}.{part}") for part in ("counts", "execution"))
     samplers = provider(config, helpers, address) if provider else nullcontext()
-    with queries_shown(endpoint), samplers as on_cluster, progress_bars() as bars:
-        found = certification.certify(
-            certification.with_recorded_batch_size(config, task, execution),
+    with queries_shown(task.network), samplers as on_cluster, progress_bars() as bars:
+        found = certified(
+            with_recorded_batch_size(config, task, execution),
             task,
             estimation_samples=config.certification.most_estimation_samples,
             journal=counts,
@@ -127,7 +127,7 @@ def certify(
         for path in (counts, execution):
             path.unlink(missing_ok=True)
     samples = 0 if table.samples is None else int(table.samples.sum())
-    precision = certification.precision_of(config)
+    precision = precision_of(config)
     console.print(accuracy_table(_title(config), {target: scores}))
     console.print(
         f"{samples / len(table.idx):,.0f} samples an image, in {precision} on "
@@ -151,7 +151,7 @@ def certify(
                 "shares": asdict(shares),
                 "samples": samples,
                 "precision": precision,
-                **queries_document(endpoint),
+                **backend.spent_document(),
             }
         )
 

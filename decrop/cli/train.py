@@ -11,7 +11,6 @@ from decrop.cli.output import (
     console,
     print_json,
     progress_bars,
-    queries_document,
     queries_shown,
 )
 from decrop.errors import InputError
@@ -35,6 +34,7 @@ def train(
     from decrop.cache import ContentCache
     from decrop.cli.options import load_trial, run_folder
     from decrop.data.datasets import load_dataset
+    from decrop.smoothing.backend import backend_of
     from decrop.smoothing.execution import resolve_device
     from decrop.trial.classifier_certificates import certify_undefended
     from decrop.trial.folder import TrialFolder
@@ -70,7 +70,7 @@ def train(
             config, cache, device, ledger=out / QUERIES, hooks=bars.hooks("certifying")
         )
     console.print(f"folder: {out}", soft_wrap=True, highlight=False)
-    with queries_shown(inputs.target), progress_bars() as bars:
+    with queries_shown(inputs.protected), progress_bars() as bars:
         run = partial(run_trial, config, inputs, cache=cache, hooks=bars.hooks("certifying"))
         if config.training.early_stopping:
             list(run(held_out, split="held_out"))
@@ -100,6 +100,6 @@ def train(
                 "bundle": str(bundle),
                 "denoiser": result.to_json(),
                 "undefended": reference.to_json(),
-                **queries_document(inputs.target),
+                **backend_of(inputs.protected).spent_document(),
             }
         )

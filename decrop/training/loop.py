@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from decrop.errors import RunError
-from decrop.hooks import OnCount
 from decrop.smoothing.execution import Precision, autocast
+from decrop.training.hooks import OnCount
 from decrop.training.schedule import Schedule, build_optimizer
 
 # A training that is cut off loses no more work than this, or a step or epoch.

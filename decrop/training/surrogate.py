@@ -22,11 +22,11 @@ from decrop.data.datasets import Dataset, load_dataset
 from decrop.data.limited import LabelledImages, LimitedData, limited_data
 from decrop.errors import InputError
 from decrop.files import sha256_of_json, sha256_of_tensors
-from decrop.hooks import NO_HOOKS, Hooks, OnCount
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.synthesis.query_images import PIECE, further_images, further_pieces
 from decrop.training.classifier import ClassifierTrainer
 from decrop.training.folder import ClassifierFolder
+from decrop.training.hooks import NO_HOOKS, Hooks, OnCount
 from decrop.training.loop import train
 from decrop.training.trained_classifier import outcome_of, train_in_folder
 

@@ -17,11 +17,11 @@ from decrop.data.datasets import Dataset, load_dataset
 from decrop.data.limited import LabelledImages, limited_data, take
 from decrop.errors import InputError
 from decrop.files import sha256_of_json
-from decrop.hooks import NO_HOOKS, Hooks
 from decrop.seeds import torch_generator
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.training.classifier import ClassifierTrainer
 from decrop.training.folder import ClassifierFolder
+from decrop.training.hooks import NO_HOOKS, Hooks
 from decrop.training.loop import train
 
 # Changed when the computation changes, so that an old cache is not taken for a new one.

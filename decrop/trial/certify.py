@@ -8,17 +8,15 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
-from decrop.black_box import EndpointClassifier
-from decrop.black_box.sampler import AskingSampler, QueryPlan, endpoint_of
 from decrop.config import CertificationSettings, TrialConfig
 from decrop.data.limited import LabelledImages
 from decrop.evaluation.record import CertificationRecord
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, write_json
-from decrop.hooks import NO_HOOKS, Hooks
 from decrop.rejection.certificates import rejection_certificates
 from decrop.rejection.network import RejectingNetwork, check_certificate
 from decrop.seeds import derive_seed
+from decrop.smoothing.backend import backend_of
 from decrop.smoothing.certificates import Integers, cohen_certificates
 from decrop.smoothing.certify import (
     CertificateRule,
@@ -36,18 +34,16 @@ from decrop.smoothing.execution import (
     resolve_precision,
 )
 from decrop.smoothing.journal import RecordedSampler
-from decrop.smoothing.prepare import fitting_execution
-from decrop.smoothing.probe import probe_chunks_per_batch
 from decrop.smoothing.sampling import (
     ESTIMATION,
     CountRequest,
     LocalSampler,
-    MakeSampler,
     Sampler,
     SamplingTask,
 )
 from decrop.smoothing.two_sided import Variant, two_sided_certificates
 from decrop.smoothing.worth import worth_of_radii
+from decrop.training.hooks import NO_HOOKS, Hooks
 from decrop.trial.result import Scores, Split
 
 # Worth of a radius that only fills the grid, in that of a radius whose accuracy is asked for.
@@ -100,16 +96,9 @@ class Certification:
     seconds: float
 
 
-def local_sampler(config: TrialConfig) -> MakeSampler:
-    """Return the maker of samplers that draw in this process, on the configured device."""
-    device = resolve_device(config.execution.device)
-
-    def sampler(task: SamplingTask) -> Sampler:
-        if endpoint_of(task.network) is not None:
-            return AskingSampler(task, device)
-        return LocalSampler(task, device)
-
-    return sampler
+def local_sampler(config: TrialConfig, task: SamplingTask) -> Sampler:
+    """Return a sampler of a task without helpers, on the configured device."""
+    return backend_of(task.network).sampler(task, resolve_device(config.execution.device))
 
 
 def with_fitting_execution(
@@ -121,26 +110,19 @@ def with_fitting_execution(
 ) -> TrialConfig:
     """Return the settings with the precision and layout that a network needs (`prepare`).
 
-    Of an endpoint nothing is tried out; where nothing but one is asked, precision auto is fp32.
-
     Raises:
         InputError: the network works in none that the settings allow.
     """
-    execution = config.execution
-    if endpoint_of(network) is None:
-        execution = fitting_execution(
-            execution, network, image_shape, trained_through=trained_through
-        )
-    elif isinstance(network, EndpointClassifier) and execution.precision == "auto":
-        execution = execution.model_copy(update={"precision": "fp32"})
+    execution = backend_of(network).fitting(
+        config.execution, network, image_shape, trained_through=trained_through
+    )
     return config.model_copy(update={"execution": execution})
 
 
 def with_batch_size(config: TrialConfig, task: CertificationTask) -> TrialConfig:
     """Return the settings with a number in place of `auto` for chunks_per_batch.
 
-    Precision and memory layout are those that fit the network (`with_fitting_execution`). With an
-    endpoint nothing is tried out, for that would be asked of it: a batch is as large as a request.
+    Precision and memory layout are those that fit the network (`with_fitting_execution`).
 
     Raises:
         InputError: not even a batch of one chunk fits into the device's memory, or the network does
@@ -150,11 +132,9 @@ def with_batch_size(config: TrialConfig, task: CertificationTask) -> TrialConfig
     execution = config.execution
     if execution.chunks_per_batch != "auto":
         return config
-    if (endpoint := endpoint_of(task.network)) is not None:
-        batch_size = endpoint.client.settings.batch_size
-        return _with_chunks_per_batch(config, max(1, batch_size // execution.chunk_size))
     sampled = _sampling_task(_with_chunks_per_batch(config, 1), task)
-    chunks = probe_chunks_per_batch(sampled, resolve_device(execution.device))
+    device = resolve_device(execution.device)
+    chunks = backend_of(task.network).chunks_per_batch(sampled, device)
     return _with_chunks_per_batch(config, chunks)
 
 
@@ -251,20 +231,23 @@ def certify(
     """
     started = time.monotonic()
     images, sampled = task.images, _sampling_task(config, task)
-    sampler = (hooks.make_sampler or local_sampler(config))(sampled)
+    backend, device = backend_of(task.network), resolve_device(config.execution.device)
+    sampler = backend.sampler(sampled, device, hooks.make_sampler)
+    settings = config.certification
 
     def outcome_of(sampler: Sampler, answered: int = 0) -> CertificationOutcome:
-        plan = query_plan(config, task.network, len(images), estimation_samples, answered=answered)
-        if plan is not None:
-            hooks.say(str(plan))
-            plan.check()
+        backend.announce(
+            len(images) * (settings.selection_samples + estimation_samples),
+            answered=answered,
+            exact=settings.procedure != "adaptive",
+            say=hooks.say,
+        )
         labels = images.labels.numpy()
         return certify_task(config, sampled, sampler, labels, estimation_samples, hooks.certified)
 
     if journal is None:
         outcome = outcome_of(sampler)
     else:
-        device = resolve_device(config.execution.device)
         with RecordedSampler(sampler, journal, sampled, device) as recorded:
             if recorded.start.others or recorded.start.samples:
                 hooks.say(str(recorded.start))
@@ -293,37 +276,6 @@ def certify(
         table=table,
         scores=Scores.of(table, config.certification.radii),
         seconds=time.monotonic() - started,
-    )
-
-
-def query_plan(
-    config: TrialConfig,
-    network: nn.Module,
-    images: int,
-    estimation_samples: int,
-    *,
-    answered: int = 0,
-) -> QueryPlan | None:
-    """Return what a certification may ask of an endpoint, None if there is none.
-
-    Args:
-        config: the trial's settings.
-        network: that is certified.
-        images: how many are.
-        estimation_samples: N of each, or the most of them where images stop early.
-        answered: draws whose classes are known already.
-    """
-    endpoint = endpoint_of(network)
-    if endpoint is None:
-        return None
-    settings = config.certification
-    draws = images * (settings.selection_samples + estimation_samples)
-    return QueryPlan(
-        url=endpoint.url,
-        most=max(0, draws - answered),
-        kept=answered,
-        left=endpoint.client.ledger.left(),
-        exact=settings.procedure != "adaptive",
     )
 
 

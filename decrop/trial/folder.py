@@ -28,6 +28,11 @@ from decrop.synthesis.synthetic_samples import SyntheticSamples
 from decrop.training.folder import TrainingFolder
 from decrop.trial.result import TrialResult
 
+TRAINING_FIGURE = "training.png"
+ACCURACY_FIGURE = "certified_accuracy.png"
+SAMPLES_FIGURE = "samples.png"
+FEATURES_FIGURE = "features.png"
+
 
 @dataclass(frozen=True)
 class Report:
@@ -136,12 +141,6 @@ class TrialFolder(TrainingFolder):
     def draw_history(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Draw the losses over epochs, one record an epoch."""
         save_figure(training_curves_figure(history), self.figures_path / TRAINING_FIGURE)
-
-
-TRAINING_FIGURE = "training.png"
-ACCURACY_FIGURE = "certified_accuracy.png"
-SAMPLES_FIGURE = "samples.png"
-FEATURES_FIGURE = "features.png"
 
 
 def save_sample_figures(

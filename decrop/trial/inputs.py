@@ -15,10 +15,10 @@ from decrop.config.classifier_source import imports_code
 from decrop.data.datasets import Dataset, load_dataset
 from decrop.data.limited import LabelledImages, LimitedData, evenly_spaced, limited_data
 from decrop.errors import InputError
-from decrop.hooks import NO_HOOKS, Hooks
 from decrop.networks.identity import network_identity
 from decrop.rejection.network import check_certificate
 from decrop.smoothing.prepare import fitting_execution
+from decrop.training.hooks import NO_HOOKS, Hooks
 from decrop.training.surrogate import load_surrogate, surrogate_to_train
 from decrop.training.trained_classifier import load_classifier, training_images
 from decrop.trial.result import Split

@@ -119,7 +119,7 @@ def inspect_classifier(
             split="test" if split == "test" else "held_out",
             class_count=class_count,
         )
-        sampler = local_sampler(config)(task)
+        sampler = local_sampler(config, task)
         started = time.perf_counter()
         counts = class_counts(
             sampler,

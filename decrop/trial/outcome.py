@@ -5,10 +5,10 @@ from pathlib import Path
 
 from torch import nn
 
-from decrop.black_box.sampler import endpoint_of
 from decrop.classifiers.predictions import accuracy
 from decrop.data.limited import LabelledImages
 from decrop.files import read_json, write_json
+from decrop.smoothing.backend import backend_of
 from decrop.smoothing.execution import resolve_device, resolve_layout
 from decrop.trial.certify import (
     Certification,
@@ -40,8 +40,7 @@ def trial_result(
     config, task = certification.config, certification.task
     channels, height, width = task.images.images.shape[1:]
     taken = {**seconds, "certification": certification.seconds}
-    # An endpoint may be paid for each answer.
-    if task.split == "test" and endpoint_of(task.network) is None:
+    if task.split == "test" and not backend_of(task.network).costs:
         taken[NOISY_IMAGE] = noisy_image_seconds(config, task)
     return TrialResult(
         split=task.split,
@@ -64,7 +63,7 @@ def trial_result(
 def accuracy_without_noise(
     certification: Certification, path: Path, *, network: nn.Module | None = None
 ) -> float:
-    """Return the accuracy on certified images without noise, asking an endpoint only once.
+    """Return the accuracy on certified images without noise, asked for only once where it costs.
 
     Args:
         certification: of the images.
@@ -72,7 +71,7 @@ def accuracy_without_noise(
         network: images [B, C, H, W] to logits [B, K]; the certified one if None.
     """
     network = network or certification.task.network
-    if endpoint_of(network) is None:
+    if not backend_of(network).costs:
         return _accuracy(certification, network)
     if not path.exists():
         write_json(path, {"clean_accuracy": _accuracy(certification, network)})

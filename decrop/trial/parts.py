@@ -15,10 +15,10 @@ from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.storage import AnyClassifier, load_stored_classifier, store_classifier
 from decrop.config import TrialConfig
 from decrop.data.limited import LabelledImages
-from decrop.hooks import Hooks, OnCount, TrialStoppedError
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.synthesis.synthetic_samples import synthetic_samples
 from decrop.training.denoiser import DenoiserTrainer
+from decrop.training.hooks import Hooks, OnCount, TrialStoppedError
 from decrop.training.loop import AnyTrainer, train
 from decrop.training.prior import Prior, prior_weights
 from decrop.training.trained_classifier import ClassifierToTrain

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from decrop.cache import ContentCache
 from decrop.config import TrialConfig
-from decrop.hooks import NO_HOOKS, Hooks
+from decrop.training.hooks import NO_HOOKS, Hooks
 from decrop.trial.certify import (
     CertificationTask,
     certify,

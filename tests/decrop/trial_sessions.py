@@ -11,8 +11,8 @@ from decrop.cache import ContentCache
 from decrop.config import TrialConfig
 from decrop.data.limited import LabelledImages
 from decrop.evaluation.table import CertificateTable
-from decrop.hooks import Hooks
 from decrop.smoothing.sampling import CountRequest, LocalSampler, SamplingTask
+from decrop.training.hooks import Hooks
 from decrop.trial.folder import Report, TrialFolder
 from decrop.trial.inputs import TrialInputs
 from decrop.trial.run import run_trial

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from decrop.cache import ContentCache
-from decrop.hooks import Hooks
 from decrop.smoothing.sampling import CountRequest, SamplingTask
 from decrop.training.classifier import ClassifierTrainer
+from decrop.training.hooks import Hooks
 from decrop.trial.classifier_certificates import certify_undefended
 from decrop.trial.folder import Report, TrialFolder
 from decrop.trial.inputs import load_inputs

@@ -18,12 +18,12 @@ from torch import nn
 
 from decrop.data.limited import LabelledImages
 from decrop.evaluation.table import CertificateTable
-from decrop.hooks import Hooks
 from decrop.smoothing.collect import CertificationProgress
 from decrop.smoothing.execution import Precision
 from decrop.smoothing.sampling import (
     SamplingTask,
 )
+from decrop.training.hooks import Hooks
 from decrop.trial.certify import CertificationTask, certify
 from tests.decrop.digits_trial import certificates, short_trial
 from tests.mlflow_server.processes import eventually, is_alive

@@ -22,8 +22,8 @@ from decrop.data.limited import LabelledImages, evenly_spaced
 from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, sha256_of_file, write_json
-from decrop.hooks import Hooks
 from decrop.rejection.network import Rejector
+from decrop.training.hooks import Hooks
 from decrop.trial.certify import CertificationTask, certify
 from decrop.trial.folder import TrialFolder
 from tests.decrop.digits_trial import ESTIMATION_SAMPLES, FIXED, files_in

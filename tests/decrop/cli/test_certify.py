@@ -16,6 +16,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from scipy.stats import norm
 
+import decrop.smoothing.backend
 import decrop.training.trained_classifier
 import decrop.trial.certify
 from decrop.bundle import load_bundle
@@ -306,7 +307,7 @@ def test_an_interrupted_run_goes_on_and_draws_only_the_rest(
     monkeypatch.setattr(collect, "_GROUP_SECONDS", 0.0)
     probed = iter([3, 5, 3])
     monkeypatch.setattr(
-        decrop.trial.certify, "probe_chunks_per_batch", lambda task, device: next(probed)
+        decrop.smoothing.backend, "probe_chunks_per_batch", lambda task, device: next(probed)
     )
     options = set_options(procedure, f"execution.chunks_per_batch={chunks_per_batch}")
     out = tmp_path / "certificates.tsv"

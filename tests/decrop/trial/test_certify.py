@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 from scipy.stats import beta, norm
 from torch import Tensor, nn
 
+import decrop.smoothing.backend
 import decrop.trial.certify
 from decrop.data.limited import LabelledImages
 from decrop.evaluation.table import CertificateTable
-from decrop.hooks import Hooks
 from decrop.smoothing import collect
 from decrop.smoothing.collect import CertificationProgress
 from decrop.smoothing.execution import resolve_precision
 from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler, Sampler
+from decrop.training.hooks import Hooks
 from decrop.trial.certify import (
     CertificationTask,
     certify,
@@ -356,7 +357,7 @@ def test_the_batch_size_that_was_found_is_kept(
 ) -> None:
     probed = iter([3, 5])
     monkeypatch.setattr(
-        decrop.trial.certify, "probe_chunks_per_batch", lambda task, device: next(probed)
+        decrop.smoothing.backend, "probe_chunks_per_batch", lambda task, device: next(probed)
     )
     images, path = four_pixel_images(), tmp_path / "execution.json"
 

@@ -8,7 +8,7 @@ import torch
 from decrop.cache import ContentCache
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json
-from decrop.hooks import Hooks
+from decrop.training.hooks import Hooks
 from decrop.trial.classifier_certificates import certify_undefended
 from decrop.trial.folder import TrialFolder
 from decrop.trial.inputs import TrialInputs

@@ -18,8 +18,8 @@ from decrop.data.datasets import load_dataset
 from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json
-from decrop.hooks import NO_HOOKS, Hooks, TrialStoppedError
 from decrop.training.classifier import ClassifierTrainer
+from decrop.training.hooks import NO_HOOKS, Hooks, TrialStoppedError
 from decrop.trial.folder import Report, TrialFolder
 from decrop.trial.inputs import TrialInputs, check_inputs, load_inputs
 from decrop.trial.result import TrialResult

@@ -16,7 +16,7 @@ import decrop.trial.run
 from decrop.cache import ContentCache
 from decrop.cli.main import run
 from decrop.files import read_json
-from decrop.hooks import Hooks
+from decrop.training.hooks import Hooks
 from decrop.trial.certify import CertificationTask
 from decrop.trial.folder import Report, TrialFolder
 from decrop.trial.inputs import TrialInputs

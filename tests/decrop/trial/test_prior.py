@@ -8,8 +8,8 @@ import torch
 from decrop.cache import ContentCache
 from decrop.config import TrialConfig
 from decrop.files import read_json
-from decrop.hooks import Hooks
 from decrop.training.denoiser import DenoiserTrainer
+from decrop.training.hooks import Hooks
 from decrop.training.prior import PRIOR, Prior, prior_weights
 from decrop.trial.folder import TrialFolder
 from decrop.trial.inputs import TrialInputs

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
+import decrop.smoothing.backend
 import decrop.trial.certify
 import decrop.trial.run
 from decrop.cache import ContentCache
 from decrop.files import read_json
-from decrop.hooks import Hooks, TrialStoppedError
 from decrop.smoothing.sampling import SamplingTask
 from decrop.training import denoiser
+from decrop.training.hooks import Hooks, TrialStoppedError
 from decrop.training.losses import total_loss
 from decrop.trial.folder import Report, TrialFolder
 from decrop.trial.inputs import TrialInputs
@@ -223,7 +224,7 @@ def test_a_trial_that_goes_on_keeps_the_batch_size_it_found(
     """Another probe would find another one, of which counts may depend."""
     probed = iter([3, 5])
     monkeypatch.setattr(
-        decrop.trial.certify, "probe_chunks_per_batch", lambda task, device: next(probed)
+        decrop.smoothing.backend, "probe_chunks_per_batch", lambda task, device: next(probed)
     )
     auto = short_trial("execution.chunks_per_batch=auto")
     session.cut_at = EVALUATIONS, 2

@@ -16,11 +16,11 @@ from decrop.cache import ContentCache
 from decrop.config import TrialConfig
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json
-from decrop.hooks import Hooks
 from decrop.networks.registry import build_denoiser
 from decrop.smoothing.collect import CertificationProgress
 from decrop.synthesis.synthetic_samples import SyntheticSamples
 from decrop.training.denoiser import DenoiserTrainer
+from decrop.training.hooks import Hooks
 from decrop.trial.folder import Report, TrialFolder
 from decrop.trial.inputs import TrialInputs, load_inputs
 from decrop.trial.result import Scores, TrialResult
