@@ -7,7 +7,7 @@ import torch
 
 from decrop.config import TrialConfig
 from decrop.smoothing.execution import resolve_device
-from decrop.trial.certify import MakeSampler
+from decrop.smoothing.sampling import MakeSampler
 from tune.cluster import claims, cluster
 from tune.shards import ShardedSampler
 from tune.sweep_file import ResourceSettings

@@ -21,7 +21,7 @@ from decrop.config import (
     Word,
 )
 from decrop.errors import InputError
-from decrop.files import read_json, write_json
+from decrop.files import read_json, read_object, read_rows, write_json
 from decrop.trial.folder import TrialFolder
 from tune.sweep_file import SweepConfig
 
@@ -140,34 +140,18 @@ class SweepTrialFolder(TrialFolder):
         """Read `code.json`, None if absent."""
         return read_record(self.code_path, CodeRecord)
 
-    def read_inputs(self) -> dict[str, str]:
-        """Read the content hashes of what the trial works on, by its role, {} if absent."""
-        return _read_object(self.inputs_path)
-
     def read_system(self) -> list[dict[str, Any]]:
         """Read the load of the trial's machine, by seconds since its start, [] if absent."""
-        return _read_rows(self.system_path)
+        return read_rows(self.system_path)
 
     def read_samples(self) -> SamplesByHost:
         """Read how many samples each host counted, by its role, {} if absent."""
-        samples: SamplesByHost = _read_object(self.samples_path)
+        samples: SamplesByHost = read_object(self.samples_path)
         return samples
 
     def write_samples(self, drawn: SamplesDrawn) -> None:
         """Write `samples.json` whole."""
         write_json(self.samples_path, drawn.by_host)
-
-    def read_history(self) -> list[dict[str, Any]]:
-        """Read the losses of every epoch so far, [] if absent."""
-        return _read_rows(self.history_path)
-
-    def read_reports(self) -> list[dict[str, Any]]:
-        """Read the held-out scores so far, [] if absent."""
-        return _read_rows(self.reports_path)
-
-    def read_result(self) -> dict[str, Any] | None:
-        """Read the result of certification, None if absent."""
-        return _read_object(self.result_path) if self.result_path.exists() else None
 
 
 class SweepDirectory:
@@ -315,21 +299,3 @@ def read_record(path: Path, record_type: type[_Record]) -> _Record | None:
             f"{path}: {field}: {first['msg']} (found {reprlib.repr(first['input'])}). "
             "It was written by another version or edited; restore it."
         ) from None
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    document = read_json(path)
-    if not isinstance(document, dict):
-        raise InputError(f"{path} is not a JSON object; restore or delete it.")
-    return document
-
-
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    rows = read_json(path)
-    if not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
-        raise InputError(f"{path} is not a JSON list of objects; restore or delete it.")
-    return rows

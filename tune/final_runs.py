@@ -10,8 +10,8 @@ from rich.console import Console
 from decrop.config import TrialConfig
 from decrop.errors import InputError
 from decrop.files import fenced
+from decrop.training.hooks import TrialStoppedError
 from decrop.trial.classifier_certificates import certify_undefended
-from decrop.trial.run import TrialStoppedError, stopping_between_groups
 from tune.directory import SamplesDrawn, SweepDirectory, SweepTrialFolder, TrialRecord
 from tune.space import reference_config
 from tune.stopping import SweepStop, ends_sweep, last_line
@@ -140,8 +140,7 @@ def _undefended(job: SweepJob, config: TrialConfig) -> bool:
                 config,
                 inputs,
                 folder,
-                make_sampler=job.make_sampler(config, drawn, alone=inputs.target is not None),
-                on_certified=stopping_between_groups(job.stopping),
+                hooks=job.hooks(config, drawn),
             )
         except TrialStoppedError:
             return False

@@ -14,7 +14,7 @@ from decrop.data.limited import limited_data, take
 from decrop.networks.registry import build_denoiser
 from decrop.smoothing.execution import resolve_device
 from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler
-from decrop.trial.certify import sampling_task, with_batch_size
+from decrop.trial.certify import CertificationTask, sampling_task, with_batch_size
 from decrop.trial.inputs import trained_through
 from decrop.trial.query_budget import (
     OPENING,
@@ -322,7 +322,8 @@ def _samples_a_second(config: TrialConfig, dataset: Dataset) -> float:
         trained_through(config, dataset, limited_data(dataset, config.limited)),
     )
     image = take(dataset.test, torch.zeros(1, dtype=torch.int64))
-    config = with_batch_size(config, network, image, class_count=dataset.class_count)
+    certified = CertificationTask(network, image, "test", dataset.class_count)
+    config = with_batch_size(config, certified)
     chunk_size, chunks = config.execution.chunk_size, int(config.execution.chunks_per_batch)
     task = sampling_task(
         config,

@@ -363,19 +363,14 @@ def _with_inputs(job: SweepJob, console: Console) -> SweepJob:
         return job
     reference = reference_config(job.sweep)
     device = resolve_device(reference.execution.device)
-    if reference.classifier.asked is None:
-        with console.status("loading data and classifier"):
-            inputs = load_inputs(reference, job.cache, device)
-    else:
-        with progress_bars() as bars:
-            inputs = load_inputs(
-                reference,
-                job.cache,
-                device,
-                ledger=job.directory.queries_path,
-                on_asked=bars.counted("asking, images"),
-                on_step=bars.counted("training the surrogate, steps"),
-            )
+    with progress_bars("loading data and classifier") as bars:
+        inputs = load_inputs(
+            reference,
+            job.cache,
+            device,
+            ledger=job.directory.queries_path,
+            hooks=bars.hooks("certifying"),
+        )
     job = replace(job, inputs=inputs)
     job.check_inputs_kept(reference, inputs.hashes_of(reference, "test"))
     job.store_classifier(inputs)

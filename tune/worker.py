@@ -25,18 +25,11 @@ from decrop.classifiers.storage import store_classifier
 from decrop.config import TrialConfig
 from decrop.files import fenced, write_json
 from decrop.smoothing.execution import resolve_device
-from decrop.trial.certify import MakeSampler, local_sampler
-from decrop.trial.classifier_certificates import certify_trained_classifier
-from decrop.trial.folder import check_inputs_kept
+from decrop.training.hooks import Hooks, TrialStoppedError
+from decrop.trial.folder import Report
 from decrop.trial.inputs import TrialInputs, load_inputs
 from decrop.trial.result import Split
-from decrop.trial.run import (
-    Report,
-    TrialStoppedError,
-    run_trial,
-    stopping_between_groups,
-    stopping_epoch,
-)
+from decrop.trial.run import run_trial, stopping_epoch
 from tune.cluster import Claims
 from tune.directory import (
     CodeRecord,
@@ -217,7 +210,7 @@ class SweepJob:
         for folder, other in self._begun():
             theirs = _naming(other)
             same = {role: digest for role, digest in found.items() if theirs[role] == ours[role]}
-            check_inputs_kept(folder.inputs_path, same)
+            folder.check_inputs(same)
 
     def _begun(self) -> Iterator[tuple[SweepTrialFolder, TrialConfig]]:
         for folder in self.directory.training_folders():
@@ -238,25 +231,23 @@ class SweepJob:
         folder = self.directory.classifier_path(inputs.protected.content_hash())
         store_classifier(inputs.protected, inputs.class_names, folder)
 
-    def make_sampler(
-        self, config: TrialConfig, drawn: SamplesDrawn, *, alone: bool = False
-    ) -> MakeSampler:
-        """Return the maker of samplers that helpers in the cluster take part in.
+    def hooks(self, config: TrialConfig, drawn: SamplesDrawn) -> Hooks:
+        """Return the hooks of a trial: helpers in the cluster sample too, and a sweep may stop it.
 
         Args:
             config: of the trial.
             drawn: counts who draws how many samples.
-            alone: whether the trial's own process is to draw all, as where a black box is asked.
         """
-        if alone:
-            return local_sampler(config)
         device = resolve_device(config.execution.device)
-        return lambda task: ShardedSampler(
-            task,
-            device,
-            helper=self.claims.helper,
-            max_helpers=self.claims.max_helpers,
-            drawn=drawn,
+        return Hooks(
+            should_stop=self.stopping,
+            make_sampler=lambda task: ShardedSampler(
+                task,
+                device,
+                helper=self.claims.helper,
+                max_helpers=self.claims.max_helpers,
+                drawn=drawn,
+            ),
         )
 
 
@@ -352,17 +343,6 @@ def _reports(
     split: Split,
 ) -> Iterator[Report]:
     trial = job.directory.trial(record.number)
-    asks = split == "test" and inputs.target is not None
-    make_sampler = job.make_sampler(record.config, drawn, alone=asks)
-    if split == "test" and _stays_as_trained(record, trial):
-        return certify_trained_classifier(
-            record.config,
-            inputs,
-            folder,
-            trial,
-            make_sampler=make_sampler,
-            on_certified=stopping_between_groups(job.stopping),
-        )
     return run_trial(
         record.config,
         inputs,
@@ -370,8 +350,8 @@ def _reports(
         job.cache,
         split=split,
         last_epoch=stopping_epoch(record.config, trial) if split == "test" else None,
-        make_sampler=make_sampler,
-        should_stop=job.stopping,
+        trained=trial if split == "test" and _stays_as_trained(record, trial) else None,
+        hooks=job.hooks(record.config, drawn),
     )
 
 

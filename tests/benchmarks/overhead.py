@@ -49,10 +49,9 @@ from decrop.cache import ContentCache
 from decrop.config import TrialConfig
 from decrop.files import write_json
 from decrop.smoothing.execution import resolve_device
-from decrop.trial.folder import TrialFolder
+from decrop.trial.folder import Report, TrialFolder
 from decrop.trial.inputs import TrialInputs, load_inputs
 from decrop.trial.result import Split, radius_key
-from decrop.trial.run import Report
 from tests.mlflow_server.postgres import Postgres, running_postgres
 from tests.mlflow_server.processes import first_line, free_port, running
 from tune.cluster import Claim, Claims, cluster

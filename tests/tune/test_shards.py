@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from decrop.smoothing.execution import Precision
 from decrop.smoothing.sampling import (
     SamplingTask,
 )
-from decrop.trial.certify import certificate_table, local_sampler
+from decrop.training.hooks import Hooks
+from decrop.trial.certify import CertificationTask, certify
 from tests.decrop.digits_trial import certificates, short_trial
 from tests.mlflow_server.processes import eventually, is_alive
 from tests.tune.sharding import (
@@ -132,16 +134,15 @@ def certified(
 ) -> CertificateTable:
     config = short_trial(*PROCEDURES[procedure])
     settings = config.certification
-    return certificate_table(
+    hooks = Hooks(make_sampler=sampler_of)
+    if on_certified is not None:
+        hooks = replace(hooks, on_certified=on_certified)
+    return certify(
         config,
-        network,
-        images_of_all_shades(),
-        split="test",
-        class_count=CLASSES,
+        CertificationTask(network, images_of_all_shades(), "test", CLASSES),
         estimation_samples=400 if procedure == "fixed" else settings.max_samples - 10,
-        make_sampler=sampler_of or local_sampler(config),
-        on_certified=on_certified,
-    )
+        hooks=hooks,
+    ).table
 
 
 @pytest.mark.parametrize("procedure", PROCEDURES)

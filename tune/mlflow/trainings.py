@@ -16,7 +16,7 @@ from decrop.documents import read_yaml, trial_config, validated
 from decrop.errors import InputError
 from decrop.evaluation.record import record_path
 from decrop.files import read_json
-from decrop.trial.classifier_run import ClassifierFolder
+from decrop.training.folder import ClassifierFolder
 from tune.mlflow.client import TrackingError, check_tracking_uri, one_line
 from tune.mlflow.experiment import ExperimentView, experiment_page
 from tune.mlflow.page import page_state
