@@ -29,8 +29,8 @@ Role = Literal["trial", "helpers"]
 SamplesByHost = dict[str, dict[Role, int]]
 
 
-class SamplesDrawn:
-    """Counts samples by the host that drew them, and by whether the trial itself or helpers did."""
+class SampleCounts:
+    """Numbers of samples by the host that took them, as the trial itself or as a helper."""
 
     def __init__(self, earlier: Mapping[str, Mapping[Role, int]] | None = None) -> None:
         """Count on from what was sampled before the trial was cut off."""
@@ -39,7 +39,7 @@ class SamplesDrawn:
         }
 
     def add(self, host: str, role: Role, samples: int) -> None:
-        """Count samples that a host, as Ray names it, has drawn."""
+        """Count samples that a host, as Ray names it, has taken."""
         by_role = self.by_host.setdefault(host, {"trial": 0, "helpers": 0})
         by_role[role] += samples
 
@@ -149,9 +149,9 @@ class SweepTrialFolder(TrialFolder):
         samples: SamplesByHost = read_object(self.samples_path)
         return samples
 
-    def write_samples(self, drawn: SamplesDrawn) -> None:
+    def write_samples(self, counts: SampleCounts) -> None:
         """Write `samples.json` whole."""
-        write_json(self.samples_path, drawn.by_host)
+        write_json(self.samples_path, counts.by_host)
 
 
 class SweepDirectory:

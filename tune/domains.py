@@ -181,7 +181,7 @@ def ordered(space: Space) -> list[str]:
 
 
 def exists(domain: Domain, parameters: Mapping[str, Any]) -> bool:
-    """Return whether a domain exists beside the values drawn so far (see `ordered`)."""
+    """Return whether a domain exists beside the values sampled so far (see `ordered`)."""
     return all(
         path in parameters and parameters[path] == value for path, value in domain.when.items()
     )

@@ -125,10 +125,10 @@ class Plan:
         finals: trainings on the whole limited data.
         generated_images: that priors are trained on, each prior once.
         training_images: that go through the denoiser while training, three views counted once.
-        classifier_images: that classifiers are trained on, each noise draw and each step of an
+        classifier_images: that classifiers are trained on, each noise sample and each step of an
             attack counted, at most where those are varied; a classifier that trials share is
             trained once.
-        noisy_samples: drawn for certificates, in all; at most, where images stop early.
+        noisy_samples: for certificates, in all; at most, where images stop early.
         queries: images that a black box is asked about at most; 0 without one.
         hours: rough, from a second's probe of each row's networks, or trial 0's, on this machine;
             without the time that a black box takes.
@@ -249,7 +249,7 @@ def _work(
 
 
 def _classifier_images(config: TrialConfig, dataset: Dataset, images: int, held_out: int) -> int:
-    """Return what a classifier is trained on, each noise draw and each step of an attack counted.
+    """Return what a classifier is trained on, each noise sample and each step of an attack counted.
 
     Args:
         config: the trial's settings.
@@ -262,10 +262,10 @@ def _classifier_images(config: TrialConfig, dataset: Dataset, images: int, held_
     trained_on = images if training.trained_on == "limited" else len(dataset.train.labels)
     if training.trained_on != "all":
         trained_on -= held_out
-    draws = training.noise_samples if training.noisy else 1
+    samples = training.noise_samples if training.noisy else 1
     # An attack goes through the network as training does, forward and backward.
     passes = 1 + (training.attack_steps if training.attacks else 0)
-    return training.epochs * trained_on * draws * passes
+    return training.epochs * trained_on * samples * passes
 
 
 def _given_classifiers(sweep: SweepConfig, configs: Sequence[TrialConfig]) -> list[TrialConfig]:
@@ -339,8 +339,8 @@ def _samples_a_second(config: TrialConfig, dataset: Dataset) -> float:
         for chunk in range(chunks * max(1, torch.get_num_threads()))
     ]
     sampler.class_counts(batch)
-    started, drawn = time.monotonic(), 0
+    started, sampled = time.monotonic(), 0
     while time.monotonic() - started < _PROBE_SECONDS:
         sampler.class_counts(batch)
-        drawn += len(batch) * chunk_size
-    return drawn / (time.monotonic() - started)
+        sampled += len(batch) * chunk_size
+    return sampled / (time.monotonic() - started)

@@ -111,10 +111,10 @@ def trains_classifiers(sweep: SweepConfig) -> set[bool]:
         rows = sweep.rows.values()
         return {trial_config_for(sweep, row).trains_classifier for row in rows}
     domain = sweep.space.get(_ARCHITECTURE)
-    drawn = () if domain is None else domain.choice or ()
+    varied = () if domain is None else domain.choice or ()
     return {
         reference_config(sweep).trains_classifier,
-        *(trial_config_for(sweep, {_ARCHITECTURE: value}).trains_classifier for value in drawn),
+        *(trial_config_for(sweep, {_ARCHITECTURE: value}).trains_classifier for value in varied),
     }
 
 

@@ -33,7 +33,7 @@ from decrop.trial.run import run_trial, stopping_epoch
 from tune.cluster import Claims
 from tune.directory import (
     CodeRecord,
-    SamplesDrawn,
+    SampleCounts,
     State,
     SweepDirectory,
     SweepTrialFolder,
@@ -231,12 +231,12 @@ class SweepJob:
         folder = self.directory.classifier_path(inputs.protected.content_hash())
         store_classifier(inputs.protected, inputs.class_names, folder)
 
-    def hooks(self, config: TrialConfig, drawn: SamplesDrawn) -> Hooks:
+    def hooks(self, config: TrialConfig, sample_counts: SampleCounts) -> Hooks:
         """Return the hooks of a trial: helpers in the cluster sample too, and a sweep may stop it.
 
         Args:
             config: of the trial.
-            drawn: counts who draws how many samples.
+            sample_counts: of who samples how much.
         """
         device = resolve_device(config.execution.device)
         return Hooks(
@@ -246,7 +246,7 @@ class SweepJob:
                 device,
                 helper=self.claims.helper,
                 max_helpers=self.claims.max_helpers,
-                drawn=drawn,
+                sample_counts=sample_counts,
             ),
         )
 
@@ -313,19 +313,19 @@ def _run_recorded(
     folder.write_state(TrialState(state="running", started=started))
     torch.set_num_threads(max(1, int(job.claims.trial.cpu)))
     write_json(folder.code_path, code_record().model_dump(mode="json"))
-    drawn = SamplesDrawn(folder.read_samples())
+    sample_counts = SampleCounts(folder.read_samples())
     try:
         with monitored(folder):
             inputs = job.inputs_for(record.config)
             if inputs is not job.inputs:
                 job.check_inputs_kept(record.config, inputs.hashes_of(record.config, split))
-            for report in _reports(job, record, folder, inputs, drawn, split):
-                folder.write_samples(drawn)
+            for report in _reports(job, record, folder, inputs, sample_counts, split):
+                folder.write_samples(sample_counts)
                 if report.finished:
                     end_trial(folder, "complete")
                 yield report
     except TrialStoppedError:
-        folder.write_samples(drawn)
+        folder.write_samples(sample_counts)
         return
     except Exception as error:
         if ends_sweep(error) is not None:
@@ -339,7 +339,7 @@ def _reports(
     record: TrialRecord,
     folder: SweepTrialFolder,
     inputs: TrialInputs,
-    drawn: SamplesDrawn,
+    sample_counts: SampleCounts,
     split: Split,
 ) -> Iterator[Report]:
     trial = job.directory.trial(record.number)
@@ -351,7 +351,7 @@ def _reports(
         split=split,
         last_epoch=stopping_epoch(record.config, trial) if split == "test" else None,
         trained=trial if split == "test" and _stays_as_trained(record, trial) else None,
-        hooks=job.hooks(record.config, drawn),
+        hooks=job.hooks(record.config, sample_counts),
     )
 
 

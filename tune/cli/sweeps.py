@@ -140,7 +140,7 @@ def _dry_run(loaded: Any, address: str | None, *, trust_code: bool, as_json: boo
         f"then {plan.finals} {_finals_are(loaded)}certified on test images",
         f"{plan.generated_images:,} generated images, {plan.training_images:,} training images "
         f"(three views each), {plan.classifier_images:,} images to train classifiers (each noise "
-        f"draw and attack step) and {plan.noisy_samples:,} noisy samples",
+        f"sample and attack step) and {plan.noisy_samples:,} noisy samples",
         f"roughly {plan.hours:.2g} hours on this machine if no trial is pruned",
         *_of_a_black_box(sweep_queries(loaded)),
         "everything is in order; nothing was started",

@@ -1,7 +1,7 @@
 """Build the leaderboard of a sweep from its files, write it and read it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from decrop.errors import InputError
 from decrop.evaluation.plots import certificates_figure
@@ -169,20 +169,31 @@ def _entry(
     against: ComparedTrials | None = None,
 ) -> Entry:
     """Return the entry of a trial, or of no denoiser where there is no rank."""
-    folder = directory.undefended if ranked is None else directory.final(ranked.number)
-    number = None if ranked is None else ranked.number
-    return Entry(
-        number=number,
-        rank=ranked and ranked.rank,
-        held_out_score=ranked and ranked.score,
-        result=read_json(folder.result_path),
+    undefended = Entry(
+        number=None,
+        rank=None,
+        held_out_score=None,
+        result=read_json(
+            (directory.final(ranked.number) if ranked else directory.undefended).result_path
+        ),
         shares=row.tables[0].shares,
         intervals=row.intervals(radii),
-        against_reference=against.against_reference.get(number) if against else None,
-        against_undefended=against.against_undefended.get(number) if against else None,
-        name=ranked and ranked.name,
-        trains_classifier=number is not None and _trains_classifier(directory, number),
+        against_reference=None,
+        against_undefended=None,
         measured_otherwise=row.measured_otherwise(yardstick),
+    )
+    if ranked is None or against is None:
+        return undefended
+    number = ranked.number
+    return replace(
+        undefended,
+        number=number,
+        rank=ranked.rank,
+        held_out_score=ranked.score,
+        against_reference=against.against_reference.get(number),
+        against_undefended=against.against_undefended.get(number),
+        name=ranked.name,
+        trains_classifier=_trains_classifier(directory, number),
     )
 
 
