@@ -31,10 +31,8 @@ from tune.mlflow.writer import (
     KEY_TAG,
     SYNCED_TAG,
     Artifacts,
-    FolderArtifacts,
     RunMirror,
     RunWriter,
-    ServerArtifacts,
 )
 from tune.space import reference_config, varied_paths
 
@@ -255,9 +253,7 @@ class RunsTracker:
 
     @cached_property
     def _artifacts(self) -> Artifacts:
-        if self._tracking_uri is not None:
-            return ServerArtifacts(self._tracking_uri)
-        return FolderArtifacts(self.shown.state_path / OWN_ARTIFACTS)
+        return Artifacts(self._tracking_uri, self.shown.state_path / OWN_ARTIFACTS)
 
     @cached_property
     def _writer(self) -> RunWriter:

@@ -36,7 +36,6 @@ from tune.mlflow.run_view import (
 from tune.mlflow.tracker import RunsTracker, Shown, TrackingThread
 from tune.mlflow.trial_view import (
     epoch_times,
-    flatten_config,
     flatten_settings,
     history_measurements,
     result_measurements,
@@ -77,7 +76,7 @@ class ClassifierTrainingSource:
             self.folder,
             parameters={
                 name: value
-                for name, value in flatten_config(config).items()
+                for name, value in flatten_settings(config).items()
                 if name.startswith(_OF_THE_CLASSIFIER)
             },
             tags=_classifier_tags(config, report),
@@ -134,7 +133,7 @@ class RejectorTrainingSource:
                 **{f"rejector.{k}": v for k, v in flatten_settings(rejector).items()},
                 **{
                     name: value
-                    for name, value in flatten_config(config).items()
+                    for name, value in flatten_settings(config).items()
                     if not name.startswith(_NOT_OF_THE_REJECTOR)
                 },
             },

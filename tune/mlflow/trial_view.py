@@ -108,13 +108,8 @@ class UndefendedSource:
         )
 
 
-def flatten_config(config: TrialConfig) -> dict[str, str]:
-    """Return every leaf of a trial's settings by dotted path; all but strings as JSON."""
-    return flatten_settings(config)
-
-
 def flatten_settings(settings: Settings) -> dict[str, str]:
-    """Return every leaf of any settings by dotted path; all but strings as JSON."""
+    """Return every leaf of settings by dotted path; all but strings as JSON."""
     return dict(_leaves("", settings.model_dump(mode="json")))
 
 
@@ -156,7 +151,7 @@ def _trial_view(source: TrialSource) -> RunView | None:
         status=_STATUS[state.state],
         started=state.started,
         ended=state.ended,
-        parameters=flatten_config(record.config),
+        parameters=flatten_settings(record.config),
         tags={
             "kind": source.kind,
             **({} if record.row is None else {"row": record.row}),

@@ -24,7 +24,7 @@ from tune.directory import CodeRecord, SweepDirectory
 from tune.mlflow.page import sweep_description
 from tune.mlflow.run_view import RunView, Source
 from tune.mlflow.sweep_view import best_so_far, sources
-from tune.mlflow.trial_view import certified_curve, flatten_config
+from tune.mlflow.trial_view import certified_curve, flatten_settings
 
 
 def source_of(directory: SweepDirectory, key: str) -> Source:
@@ -44,7 +44,7 @@ def points(view: RunView, metric: str) -> list[tuple[int, float]]:
 
 def test_config_leaves_have_dotted_paths_and_json_values() -> None:
     config = TrialConfig(classifier=ClassifierSettings(mean=(0.5,), std=(0.25,)))
-    leaves = flatten_config(config)
+    leaves = flatten_settings(config)
     assert leaves["training.loss_weights.cosine"] == "4.0"
     assert leaves["dataset.name"] == "cifar10"
     assert leaves["dataset.path"] == "null"
