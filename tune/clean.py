@@ -1,4 +1,4 @@
-"""Making room: checkpoints that nothing needs any more."""
+"""Removal of checkpoints that nothing needs any more."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

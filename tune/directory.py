@@ -53,7 +53,7 @@ _Record = TypeVar("_Record")
 
 
 class SweepRecord(Settings):
-    """What `sweep.json` says: which sweep this is, and its settings."""
+    """`sweep.json`: which sweep this is, and its settings."""
 
     format: Literal[1] = Field(default=1, description="Version of the directory's layout.")
     id: Word = Field(min_length=1, description="Unique name of the sweep, kept when it moves.")
@@ -63,7 +63,7 @@ class SweepRecord(Settings):
 
 
 class TrialRecord(Settings):
-    """What `trial.json` says: the settings of one trial, fixed before it starts."""
+    """`trial.json`: the settings of one trial, fixed before it starts."""
 
     number: CountOrZero = Field(description="Number of the trial; 0 is the reference.")
     reference: bool = Field(description="Whether it is the trial that the others are compared to.")
@@ -85,7 +85,7 @@ def trial_name(number: int, row: str | None, parameters: Mapping[str, Any]) -> s
 
 
 class TrialState(Settings):
-    """What `state.json` says: how far a trial has come."""
+    """`state.json`: how far a trial has come."""
 
     state: State = Field(description="running until it ended one way or another.")
     started: AwareDatetime = Field(description="When the trial first ran.")
@@ -102,7 +102,7 @@ class TrialState(Settings):
 
 
 class CodeRecord(Settings):
-    """What `code.json` says: by which code a trial was last run, and where."""
+    """`code.json`: by which code a trial was last run, and where."""
 
     version: Word = Field(description="Of the package.")
     commit: Word | None = Field(default=None, description="Of the git checkout, if it is one.")

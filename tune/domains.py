@@ -1,4 +1,4 @@
-"""What a sweep may vary: domains of settings and rows of a table, checked before it starts."""
+"""Domains of the settings that a sweep varies, and rows of a table, checked before it starts."""
 
 import math
 from collections.abc import Callable, Collection, Mapping

@@ -1,4 +1,4 @@
-"""From a sweep directory to a bundle."""
+"""Export of a sweep's trial as a bundle."""
 
 from pathlib import Path
 

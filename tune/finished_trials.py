@@ -2,22 +2,19 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tune.directory import SweepDirectory, SweepTrialFolder
+from tune.directory import SweepDirectory
 
 
 @dataclass(frozen=True)
-class PastTrial:
-    """A trial that ended before this search began.
+class FinishedTrial:
+    """A trial that ended: its values of what the sweep varies, and its held-out scores.
 
-    Args:
-        number: Its number in the sweep.
-        parameters: Its values of what the sweep varies.
-        state: complete, pruned or failed.
-        value: Its held-out score; None where there is none.
-        intermediate: Its held-out scores while training, by evaluation.
+    Attributes:
+        value: the last score; None where there is none.
+        intermediate: scores while training, by evaluation.
     """
 
     number: int
@@ -27,37 +24,28 @@ class PastTrial:
     intermediate: Mapping[int, float] = field(default_factory=dict)
 
 
-def ended_trials(
+def finished_trials(
     directory: SweepDirectory,
-) -> tuple[list[PastTrial], list[tuple[int, dict[str, Any]]]]:
+) -> tuple[list[FinishedTrial], list[tuple[int, dict[str, Any]]]]:
     """Return the trials that ended, and number and parameters of those that did not."""
-    past: list[PastTrial] = []
+    finished: list[FinishedTrial] = []
     unfinished: list[tuple[int, dict[str, Any]]] = []
     for number in directory.trial_numbers():
         folder = directory.trial(number)
-        record, ended = folder.read_record(), past_trial(folder)
-        if ended is not None:
-            past.append(replace(ended, number=number))
-        elif record is not None:
-            unfinished.append((number, dict(record.parameters)))
-    return past, unfinished
-
-
-def past_trial(folder: SweepTrialFolder) -> PastTrial | None:
-    """Return the trial of a folder, with the number in its record; None if it has not ended."""
-    record, state = folder.read_record(), folder.read_state()
-    if record is None or state is None or state.state == "running":
-        return None
-    scores = {
-        report["evaluation"]: report["average_certified_radius"] for report in folder.read_reports()
-    }
-    return PastTrial(
-        number=record.number,
-        parameters=dict(record.parameters),
-        state=state.state,
-        value=scores[max(scores)] if scores else None,
-        intermediate=scores,
-    )
+        record, state = folder.read_record(), folder.read_state()
+        if record is None:
+            continue
+        parameters = dict(record.parameters)
+        if state is None or state.state == "running":
+            unfinished.append((number, parameters))
+        else:
+            scores = {
+                report["evaluation"]: report["average_certified_radius"]
+                for report in folder.read_reports()
+            }
+            last = scores[max(scores)] if scores else None
+            finished.append(FinishedTrial(number, parameters, state.state, last, scores))
+    return finished, unfinished
 
 
 def finite(value: Any) -> float | None:

@@ -1,4 +1,4 @@
-"""Whether trials are scored on images that nothing was trained on."""
+"""Leakage check: classifiers that trials are compared by are not trained on held-out images."""
 
 from collections.abc import Iterator, Mapping
 from itertools import product

@@ -1,4 +1,4 @@
-"""The searcher that Ray Tune asks for trials: trial 0, those to go on with, Optuna's proposals."""
+"""The searcher that Ray Tune asks for trials: trial 0, unfinished ones, Optuna's proposals."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from ray.air.constants import TRAINING_ITERATION
 from ray.tune.search import Searcher
 
-from tune.finished_trials import PastTrial, finite
+from tune.finished_trials import FinishedTrial, finite
 from tune.space import listed_trials, reference_parameters, total_trials
 from tune.study import StudyTrial, SweepStudy
 from tune.sweep_file import SweepConfig
@@ -25,7 +25,7 @@ class SweepSearcher(Searcher):
         sweep: SweepConfig,
         *,
         metric: str,
-        past: Sequence[PastTrial] = (),
+        past: Sequence[FinishedTrial] = (),
         unfinished: Sequence[tuple[int, Mapping[str, Any]]] = (),
         time_attr: str = TRAINING_ITERATION,
     ) -> None:

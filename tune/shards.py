@@ -2,7 +2,7 @@
 
 The own process always samples, so certification never waits for room. Helpers are Ray tasks outside
 the trial's placement group that take a short lease of requests each; they may start late, or never,
-or die. Counts depend on the request alone, so whoever answers first is right and answers once.
+or die. Counts depend on the request alone, so the first answer is right and counts once.
 """
 
 import signal

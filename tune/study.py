@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from decrop.seeds import derive_seed
 from tune.domains import Domain, Space, contains, exists, ordered
-from tune.finished_trials import PastTrial, finite
+from tune.finished_trials import FinishedTrial, finite
 from tune.space import total_trials
 from tune.sweep_file import SweepConfig
 
@@ -53,7 +53,7 @@ def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
     return parameters
 
 
-def to_frozen_trial(finished: PastTrial, space: Space) -> FrozenTrial | None:
+def to_frozen_trial(finished: FinishedTrial, space: Space) -> FrozenTrial | None:
     """Return a trial as Optuna's study has it; None if the space could not have given it."""
     if not contains(space, finished.parameters):
         return None
@@ -111,7 +111,7 @@ class SweepStudy:
     then.
     """
 
-    def __init__(self, sweep: SweepConfig, past: Sequence[PastTrial]) -> None:
+    def __init__(self, sweep: SweepConfig, past: Sequence[FinishedTrial]) -> None:
         """Begin a study that knows the finished trials inside the sweep's space."""
         self._sweep = sweep
         self._study = _new_study()
@@ -151,7 +151,7 @@ class Importances:
     shares: Mapping[str, float]
 
 
-def parameter_importances(past: Sequence[PastTrial], space: Space) -> Importances | None:
+def parameter_importances(past: Sequence[FinishedTrial], space: Space) -> Importances | None:
     """Compare trials at the last evaluation that enough of them have reached.
 
     Pruned trials have no final score, and one after less training cannot stand beside those of

@@ -34,7 +34,7 @@ from tune.directory import SweepDirectory, trial_name
 from tune.driver import sole_driver
 from tune.export import export_trial
 from tune.final_runs import FinalTraining, certify_finals, missing_finals
-from tune.finished_trials import ended_trials
+from tune.finished_trials import finished_trials
 from tune.mlflow.client import check_tracking_uri
 from tune.mlflow.tracker import Tracker, TrackingThread
 from tune.plan import finals_queries, sweep_queries
@@ -426,7 +426,7 @@ def search_trials(job: SweepJob, console: Console, stop: SweepStop) -> None:
         SweepStoppedError: before all of them have ended.
     """
     sweep, directory = job.sweep, job.directory
-    past, unfinished = ended_trials(directory)
+    past, unfinished = finished_trials(directory)
     total = total_trials(sweep)
     missing = total - len(past)
     if missing <= 0:
@@ -480,7 +480,7 @@ def search_trials(job: SweepJob, console: Console, stop: SweepStop) -> None:
             tuner.fit()
     finally:
         shutil.rmtree(disposable, ignore_errors=True)
-    past, _ = ended_trials(directory)
+    past, _ = finished_trials(directory)
     if stop.reason is not None or len(past) < total:
         raise _stopped(directory, stop.reason or "interrupted", callback.cause)
 

@@ -11,7 +11,7 @@ from tests.tune.sweeps import begin, end, make_sweep, write_complete_trial, writ
 from tests.tune.test_space import CONDITIONAL, made, sweep
 from tune.directory import State
 from tune.domains import Domain, contains
-from tune.finished_trials import PastTrial, ended_trials
+from tune.finished_trials import FinishedTrial, finished_trials
 from tune.space import trial_config_for
 from tune.study import LEAST_TRIALS, distribution, parameter_importances, suggest, to_frozen_trial
 
@@ -111,7 +111,7 @@ def test_optuna_is_told_what_the_folders_of_finished_trials_say(tmp_path: Path) 
         write_progress(directory.trial(number), 1, 1)
         end(directory.trial(number), state)
     begin(directory.trial(3), 3)
-    past, unfinished = ended_trials(directory)
+    past, unfinished = finished_trials(directory)
     assert unfinished == [(3, {"sigma": 0.25})]
     told = [to_frozen_trial(trial, directory.read_record().sweep.space) for trial in past]
     expected = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
@@ -131,13 +131,15 @@ SPACE = {
 }
 
 
-def trial(number: int, score: float, *, pruned: bool = False, **parameters: Any) -> PastTrial:
+def trial(number: int, score: float, *, pruned: bool = False, **parameters: Any) -> FinishedTrial:
     given = {"sigma": (number % 5) / 4, "seed": number // 5 % 10, **parameters}
     scores = {1: score} if pruned else {1: score, 2: 10 + score}
-    return PastTrial(number, given, "pruned" if pruned else "complete", scores[max(scores)], scores)
+    return FinishedTrial(
+        number, given, "pruned" if pruned else "complete", scores[max(scores)], scores
+    )
 
 
-def of_sigma(count: int) -> list[PastTrial]:
+def of_sigma(count: int) -> list[FinishedTrial]:
     return [trial(n, (n % 5) / 4, pruned=n % 2 == 1) for n in range(count)]
 
 
@@ -169,6 +171,6 @@ def test_too_few_trials_equal_scores_and_trials_outside_the_space_tell_nothing()
 
 def test_a_failed_trial_and_a_score_that_is_no_number_do_not_count() -> None:
     past = of_sigma(LEAST_TRIALS - 1)
-    past.append(PastTrial(50, {"sigma": 0.5, "seed": 1}, "failed", 0.5, {1: 0.5}))
-    past.append(PastTrial(51, {"sigma": 0.5, "seed": 1}, "pruned", None, {1: float("nan")}))
+    past.append(FinishedTrial(50, {"sigma": 0.5, "seed": 1}, "failed", 0.5, {1: 0.5}))
+    past.append(FinishedTrial(51, {"sigma": 0.5, "seed": 1}, "pruned", None, {1: float("nan")}))
     assert parameter_importances(past, SPACE) is None

@@ -1,1 +1,1 @@
-"""MLflow shows a sweep directory: whatever is new in its files is logged, nothing twice."""
+"""Views of sweeps and trainings in MLflow: whatever is new in their files is logged, once."""

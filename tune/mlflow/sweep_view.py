@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from decrop.files import MOST_WEIGHTS_BYTES, require_regular
 from tune.directory import SweepDirectory, SweepRecord, SweepTrialFolder
-from tune.finished_trials import PastTrial, ended_trials, finite
+from tune.finished_trials import FinishedTrial, finished_trials, finite
 from tune.mlflow.run_view import (
     BEST_SO_FAR,
     COLOUR_TAG,
@@ -43,7 +43,7 @@ def search_figures(directory: SweepDirectory, record: SweepRecord) -> dict[str, 
     """
     if record.sweep.search == "rows":
         return {}
-    past, _ = ended_trials(directory)
+    past, _ = finished_trials(directory)
     figures: dict[str, Figure | None] = {
         "search_history": _history(past),
         "parameter_importances": _importances(past, record),
@@ -56,14 +56,14 @@ def search_figures(directory: SweepDirectory, record: SweepRecord) -> dict[str, 
     }
 
 
-def _history(past: list[PastTrial]) -> Figure | None:
+def _history(past: list[FinishedTrial]) -> Figure | None:
     scores = {trial.number: (trial.state, finite(trial.value)) for trial in past}
     complete = {n: v for n, (state, v) in scores.items() if state == "complete" and v is not None}
     pruned = {n: v for n, (state, v) in scores.items() if state == "pruned" and v is not None}
     return history_figure(complete, pruned, _REFERENCE) if complete else None
 
 
-def _importances(past: list[PastTrial], record: SweepRecord) -> Figure | None:
+def _importances(past: list[FinishedTrial], record: SweepRecord) -> Figure | None:
     found = parameter_importances(past, record.sweep.space)
     if found is None:
         return None
@@ -73,7 +73,7 @@ def _importances(past: list[PastTrial], record: SweepRecord) -> Figure | None:
     )
 
 
-def _sizes(directory: SweepDirectory, past: list[PastTrial]) -> Figure | None:
+def _sizes(directory: SweepDirectory, past: list[FinishedTrial]) -> Figure | None:
     points = {}
     for trial in past:
         score = finite(trial.value)

@@ -55,7 +55,7 @@ class LoggedRun:
     Attributes:
         key: of what it shows: `trials/0`, `final/0`, …
         id: in MLflow.
-        deleted: by somebody, in MLflow.
+        deleted: in MLflow.
         points: name, step and value of every point of its metrics.
     """
 

@@ -1,4 +1,4 @@
-"""What MLflow should show of a trial's folder, read from its files."""
+"""The runs of trials and of the undefended classifier in MLflow, read from their folders."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Figures of a search, drawn without global state (see decrop/evaluation/plots.py)."""
+"""Figures of a search: its history, importance of settings, radius against size."""
 
 from collections.abc import Mapping, Sequence
 
