@@ -36,9 +36,9 @@ def sync(
         return
     require_sweep_extra()
     from tune.directory import SweepDirectory
+    from tune.mlflow.tracked_training import training_in
     from tune.mlflow.tracker import Tracker
     from tune.mlflow.trainings import sync_training
-    from tune.training_folder import training_in
 
     training = training_in(directory)
     if training is not None and tracking_uri is None:

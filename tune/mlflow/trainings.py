@@ -12,10 +12,10 @@ from typing import Any
 from decrop.cli.output import console
 from decrop.config import TrialConfig
 from decrop.config.rejector import RejectorSettings
-from decrop.documents import read_yaml, trial_config, validated
+from decrop.documents import trial_config, validated
 from decrop.errors import InputError
 from decrop.evaluation.record import record_path
-from decrop.files import read_json
+from decrop.files import read_object, read_rows
 from decrop.training.folder import ClassifierFolder
 from tune.mlflow.client import TrackingError, check_tracking_uri, one_line
 from tune.mlflow.experiment import ExperimentView, experiment_page
@@ -33,6 +33,7 @@ from tune.mlflow.run_view import (
     trial_colour,
     tsv_table,
 )
+from tune.mlflow.tracked_training import TrackedTraining, TrainingKind, known_record, now
 from tune.mlflow.tracker import RunsTracker, Shown, TrackingThread
 from tune.mlflow.trial_view import (
     epoch_times,
@@ -40,7 +41,6 @@ from tune.mlflow.trial_view import (
     history_measurements,
     result_measurements,
 )
-from tune.training_folder import TrainingFolder, TrainingKind, known_record, now
 
 # Settings that say nothing of how a classifier was trained.
 _OF_THE_CLASSIFIER = ("seed", "sigma", "dataset.", "limited.", "classifier.", "execution.device")
@@ -53,7 +53,7 @@ _NOT_OF_THE_REJECTOR = ("dataset.path", "classifier.", "execution.")
 class ClassifierTrainingSource:
     """The folder of `decrop classifier train`."""
 
-    folder: TrainingFolder
+    folder: TrackedTraining
     key: str = "training"
 
     def stamps(self) -> dict[str, Stamp]:
@@ -67,10 +67,10 @@ class ClassifierTrainingSource:
     def view(self) -> RunView | None:
         """Read the folder; None while nothing is trained yet."""
         files = self._files
-        if not files.settings_path.exists():
+        config = files.read_settings()
+        if config is None:
             return None
-        config = trial_config(read_yaml(files.settings_path), source=str(files.settings_path))
-        report = _document(files.report_path)
+        report = files.read_report() or {}
         record = known_record(self.folder)
         return _view(
             self.folder,
@@ -80,7 +80,7 @@ class ClassifierTrainingSource:
                 if name.startswith(_OF_THE_CLASSIFIER)
             },
             tags=_classifier_tags(config, report),
-            history=report.get("epochs") or _records(files.history_path),
+            history=report.get("epochs") or files.read_history(),
             measurements=_accuracies(report, record.ended or record.started),
             artifacts=existing(self._artifacts()),
         )
@@ -98,7 +98,7 @@ class ClassifierTrainingSource:
 class RejectorTrainingSource:
     """The bundle that `decrop rejector train` writes, and the folder that it works in before."""
 
-    folder: TrainingFolder
+    folder: TrackedTraining
     key: str = "training"
 
     def stamps(self) -> dict[str, Stamp]:
@@ -111,7 +111,7 @@ class RejectorTrainingSource:
 
     def view(self) -> RunView | None:
         """Read the folder or the bundle; None while nothing is trained yet."""
-        document = _document(self._settings_path)
+        document = read_object(self._settings_path)
         if not document:
             return None
         source = str(self._settings_path)
@@ -140,7 +140,7 @@ class RejectorTrainingSource:
             tags={
                 f"hash.{name}": value for name, value in (result or {}).get("hashes", {}).items()
             },
-            history=_records(self._history_path),
+            history=read_rows(self._history_path),
             measurements=measurements,
             artifacts=existing(self._artifacts()),
         )
@@ -180,7 +180,7 @@ class RejectorTrainingSource:
 
 
 def training_sources(
-    folder: TrainingFolder,
+    folder: TrackedTraining,
 ) -> Iterator[ClassifierTrainingSource | RejectorTrainingSource]:
     """List what a training becomes in MLflow: one run."""
     if folder.kind == "classifier":
@@ -190,7 +190,7 @@ def training_sources(
 
 
 def _view(
-    folder: TrainingFolder,
+    folder: TrackedTraining,
     *,
     parameters: Mapping[str, str],
     tags: Mapping[str, str],
@@ -244,16 +244,6 @@ def _numbers(group: str, values: Mapping[str, Any], time: datetime) -> list[Meas
     ]
 
 
-def _document(path: Path) -> dict[str, Any]:
-    document: dict[str, Any] = read_json(path) if path.exists() else {}
-    return document
-
-
-def _records(path: Path) -> list[dict[str, Any]]:
-    records: list[dict[str, Any]] = read_json(path) if path.exists() else []
-    return records
-
-
 @contextmanager
 def track_training(
     kind: TrainingKind, path: Path, tracking_uri: str, experiment: str | None
@@ -276,7 +266,7 @@ def track_training(
         raise InputError(
             "--tracking-uri needs MLflow; install it with pip install 'decrop[sweep]'."
         ) from None
-    folder = TrainingFolder(kind, path)
+    folder = TrackedTraining(kind, path)
     earlier = folder.read_record()
     record = folder.begin(experiment or f"{kind} training")
     tracker = RunsTracker(_shown(folder), tracking_uri)
@@ -306,7 +296,7 @@ def track_training(
     _say_where(tracker, thread, tracking_uri)
 
 
-def sync_training(folder: TrainingFolder, tracking_uri: str) -> None:
+def sync_training(folder: TrackedTraining, tracking_uri: str) -> None:
     """Bring MLflow up to date with a training; repeating it changes nothing.
 
     Raises:
@@ -317,7 +307,7 @@ def sync_training(folder: TrainingFolder, tracking_uri: str) -> None:
     RunsTracker(_shown(folder), tracking_uri).sync()
 
 
-def _shown(folder: TrainingFolder) -> Shown:
+def _shown(folder: TrackedTraining) -> Shown:
     """Return one run, in an experiment that several trainings share."""
     record = known_record(folder)
     page = page_state([], trains_classifier=True)
