@@ -1,7 +1,6 @@
 from collections.abc import Iterator
 
 import pytest
-import torch
 
 
 @pytest.fixture(scope="module")
@@ -10,6 +9,8 @@ def one_thread() -> Iterator[None]:
 
     Last bits depend on how many there are, so what is compared is computed under this.
     """
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
