@@ -22,7 +22,7 @@ test: $(TEST_INSTALLED)
 
 # Before a change is given away: an hour.
 test-all: $(TEST_INSTALLED)
-	OMP_NUM_THREADS=1 $(PYTEST) $(TWO) -m 'not ray and not faults'
+	OMP_NUM_THREADS=1 $(PYTEST) $(TWO) --hypothesis-profile default -m 'not ray and not faults'
 	$(PYTEST) -m ray
 	$(PYTEST) -m faults tests/faults
 

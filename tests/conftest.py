@@ -1,6 +1,11 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+# `make test-all` takes Hypothesis's own profile instead, with five times as many.
+settings.register_profile("quick", max_examples=20, deadline=None)
+settings.load_profile("quick")
 
 
 @pytest.fixture(scope="module")
