@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from decrop.errors import InputError
+from tests.cases import cases
 from tune.directory import SweepRecord
 from tune.extension import extended, with_query_budget
 from tune.space import reference_config, total_trials
@@ -35,7 +36,7 @@ def test_a_sweep_gets_another_number_of_trials_and_keeps_the_rest(trials: int) -
     assert before.sweep["trials"] == 6
 
 
-@pytest.mark.parametrize(
+@cases(
     ("given", "trials", "said"),
     [
         ({}, 3, r"--trials 3: the sweep has begun 4 trials already.*go on to 6"),

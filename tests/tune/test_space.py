@@ -7,6 +7,7 @@ import pytest
 
 from decrop.config import LossWeights, TrialConfig
 from decrop.errors import InputError
+from tests.cases import cases
 from tune.domains import Domain
 from tune.space import (
     contains,
@@ -138,7 +139,7 @@ def test_suggestions_have_what_their_conditions_ask_and_nothing_else() -> None:
     assert seen == {(True, True), (True, False), (False, False)}
 
 
-@pytest.mark.parametrize(
+@cases(
     "parameters",
     [
         {},

@@ -17,6 +17,7 @@ from decrop.smoothing.certificates import (
     lower_confidence_bound,
     smoothed_predictions,
 )
+from tests.cases import cases
 from tests.decrop.smoothing.soundness import (
     LEVEL,
     MOST_WRONG,
@@ -169,7 +170,7 @@ def test_radius_grows_with_the_top_count_and_with_the_rejected(
 GOOD = np.array([[9, 1, 2, 0]])
 
 
-@pytest.mark.parametrize(
+@cases(
     ("arguments", "message"),
     [
         ((GOOD, GOOD, 0.0, 0.001), "sigma"),

@@ -16,6 +16,7 @@ from decrop.smoothing.collect import CertificationProgress
 from decrop.smoothing.sampling import ESTIMATION, SELECTION, CountRequest
 from decrop.smoothing.sequential import SequentialDesign, look_schedule
 from decrop.smoothing.worth import worth_of_radii
+from tests.cases import cases
 from tests.decrop.smoothing.virtual import VirtualSampler
 
 SIGMA = 0.25
@@ -340,7 +341,7 @@ def test_progress_grows_and_ends_with_all_images() -> None:
         assert after.draws_expected >= after.draws
 
 
-@pytest.mark.parametrize(
+@cases(
     ("changes", "message"),
     [
         ({"sigma": 0.0}, "sigma"),

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from decrop.errors import InputError
+from tests.cases import cases
 from tests.tune.results.boards import CONFIG, add_trial
 from tests.tune.sweeps import begin, make_sweep
 from tune.directory import SweepDirectory
@@ -30,7 +31,7 @@ def test_ranking_by_accuracy_breaks_ties_by_radius_and_number(tmp_path: Path) ->
     assert ranking(directory, Metric(0.25)) == [(3, 0.6), (2, 0.5), (4, 0.5), (0, 0.5), (1, 0.4)]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("order", "top", "expected"),
     [
         ([3, 1, 0, 2], 2, [3, 1, 0]),
