@@ -179,8 +179,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = folder / "bin/decrop"
     command.write_text(COMMAND.format(python=sys.executable, smaller=SMALLER))
     command.chmod(0o755)
-    main = [sys.executable, "-c", "from decrop.cli import main; main()"]
-    subprocess.run([*main, "sweep", "quickstart"], cwd=folder, env=environment(folder), check=True)
+    sweep = [command, "sweep", "quickstart"]
+    subprocess.run(sweep, cwd=folder, env=environment(folder), check=True)
     return folder
 
 

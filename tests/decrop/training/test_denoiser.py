@@ -240,7 +240,7 @@ def assert_positive(changes: Tensor) -> None:
     assert changes.mean() > 3 * changes.std() / len(changes) ** 0.5
 
 
-@pytest.mark.parametrize(
+@cases(
     ("weight", "term", "sign"),
     [
         ("label_consistency", "label_consistency", -1),
