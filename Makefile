@@ -15,7 +15,12 @@ INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt -e
 
 install: $(SWEEP_INSTALLED)
 
-install-# What every change must pass. Sweeps take all of a machine, so they go one after another.
+install-test: $(TEST_INSTALLED)
+
+sweep: $(SWEEP_INSTALLED)
+	$(BIN)/decrop sweep quickstart
+
+# What every change must pass. Sweeps take all of a machine, so they go one after another.
 test: $(TEST_INSTALLED)
 	OMP_NUM_THREADS=1 $(PYTEST) $(TWO) -m 'not slow and not ray and not faults'
 	$(PYTEST) -m 'ray and not slow' tests/tune

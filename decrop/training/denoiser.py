@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from decrop.classifiers.classifier import Classifier
-from decrop.config import Objective, TrialConfig
+from decrop.config import TrialConfig
+from decrop.config.training import OBJECTIVES
 from decrop.data.augmentation import augment_views, augments
 from decrop.errors import RunError
 from decrop.networks.discriminator import Discriminator
@@ -21,7 +22,7 @@ from decrop.smoothing.execution import autocast, resolve_precision
 from decrop.synthesis.synthetic_samples import SyntheticSamples
 from decrop.training.initial import initial_denoiser
 from decrop.training.losses import LossTerms, total_loss
-from decrop.training.objectives import OBJECTIVES, Batch, Networks
+from decrop.training.objectives import Batch, Networks
 from decrop.training.schedule import (
     build_optimizer,
     learning_rates,
@@ -245,14 +246,14 @@ class DenoiserTrainer:
         logits, features = self._clean_outputs
         return logits[rows], features[rows]
 
-    def _objective(self, phase: Phase) -> Objective:
+    def _objective(self, phase: Phase) -> str:
         return "mse" if phase == 0 else self._settings.objective
 
     def _step(self, batch: Batch, phase: Phase, progress: float) -> dict[str, Tensor]:
         """Take one step and return the terms of its loss and their total."""
         scale = reversal_scale(self._settings, progress) if phase == 2 else None
         networks = Networks(self._denoise, self._classify, self._discriminator)
-        terms = OBJECTIVES[self._objective(phase)](batch, networks, scale)
+        terms: LossTerms = OBJECTIVES.build(self._objective(phase), batch, networks, scale)
         total = total_loss(terms, self._settings.loss_weights)
         if self._settings.l1_penalty:
             norm = sum(weight.abs().sum() for weight in self._trained.parameters())
