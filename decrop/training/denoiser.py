@@ -162,7 +162,9 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
         count, images = self._interpolated.shape[:2]
         order = torch.randperm(images, generator=draws)
         phase, _ = phase_and_epoch(self._settings, epoch)
-        generated = self._settings.generated_samples if self._objective(phase) == "decrop" else ""
+        generated = (
+            self._settings.generated_samples if OBJECTIVES[self._objective(phase)].adapts else ""
+        )
         # Equal parts: no step has a single image, which BatchNorm could not take.
         for rows in order.tensor_split(self.steps_an_epoch):
             which = torch.randint(count, (len(rows),), generator=draws).to(self._device)
