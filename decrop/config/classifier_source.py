@@ -1,4 +1,4 @@
-"""The forms that `classifier.source` takes."""
+"""Sources of a classifier: registered networks, and the forms of `classifier.source`."""
 
 import re
 from dataclasses import dataclass
@@ -91,8 +91,8 @@ class SourceComponent(Component):
 
 
 _NAME = r"[A-Za-z_]\w*"
-# Of two forms that a source has, the last counts. Builders take the classifier's settings and the dataset, and
-# return a `decrop.classifiers.sources.Network`.
+# Of two forms that a source has, the last counts. Builders take the classifier's settings and the
+# dataset, and return a `decrop.classifiers.sources.Network`.
 SOURCES = Table(
     SourceComponent(
         "registered",

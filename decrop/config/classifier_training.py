@@ -80,12 +80,12 @@ class ClassifierTrainingSettings(Settings):
     )
     noise_samples: Count = Field(
         1,
-        description="All but plain: k, noise draws of an image a step (Cohen: 1; ADRE on CIFAR-10: "
-        "8).",
+        description="All but plain: k, noise samples of an image a step (Cohen: 1; ADRE on "
+        "CIFAR-10: 8).",
     )
     cross_entropy_samples: Literal["all", "one"] = Field(
         "all",
-        description="Noise draws in the cross-entropy: all k (ADRE, eq. 7), or one, the k being "
+        description="Noise samples in the cross-entropy: all k (ADRE, eq. 7), or one, the k being "
         "for the regulariser alone (ADRE's table 1).",
     )
     regularisation_weight: NonNegative = Field(

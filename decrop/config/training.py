@@ -96,12 +96,13 @@ class AugmentationSettings(Settings):
     )
     mixing_alpha: Positive = Field(
         1.0,
-        description="The share of an image in its mixture is drawn from Beta(alpha, alpha) "
+        description="The share of an image in its mixture is sampled from Beta(alpha, alpha) "
         "(CIFAR-10 in both papers: 1).",
     )
     views: Literal["matched", "independent"] = Field(
         "matched",
-        description="Whether the three views of an image share all draws (published: independent).",
+        description="Whether the three views of an image share all random choices (published: "
+        "independent).",
     )
 
 

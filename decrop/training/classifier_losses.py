@@ -17,9 +17,9 @@ PROBABILITY_FLOOR = 1e-6
 
 
 def perturbed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy's mean over images and their noise draws.
+    """Return the cross-entropy's mean over images and their noise samples.
 
-    Feng et al. 2020, eq. 7; with one draw the loss of Cohen et al. 2019. With probabilities in
+    Feng et al. 2020, eq. 7; with one sample the loss of Cohen et al. 2019. With probabilities in
     place of labels it is the Kullback-Leibler divergence from them, but for a constant.
 
     Args:
@@ -31,7 +31,7 @@ def perturbed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def smoothed_log_probabilities(logits: Tensor) -> Tensor:
-    """Return the log of the mean softmax over noise draws, [B, K] (Feng et al. 2020, eq. 8).
+    """Return the log of the mean softmax over noise samples, [B, K] (Feng et al. 2020, eq. 8).
 
     In log space, where no probability underflows.
 
