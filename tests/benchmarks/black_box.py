@@ -37,7 +37,8 @@ from decrop.files import read_json
 from decrop.smoothing.execution import resolve_device
 from decrop.trial.classifier_certificates import certify_undefended
 from decrop.trial.folder import TrialFolder
-from decrop.trial.inputs import TrialInputs, load_inputs
+from decrop.trial.inputs import TrialInputs
+from decrop.trial.prepare import load_inputs
 from decrop.trial.result import TrialResult
 from decrop.trial.run import run_trial
 from tests.mlflow_server.processes import free_port

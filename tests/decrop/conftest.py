@@ -9,7 +9,8 @@ import torch
 from decrop.bundle import export_bundle
 from decrop.cache import ContentCache
 from decrop.trial.folder import TrialFolder
-from decrop.trial.inputs import TrialInputs, load_inputs
+from decrop.trial.inputs import TrialInputs
+from decrop.trial.prepare import load_inputs
 from decrop.trial.run import run_trial
 from tests.decrop.digits_trial import CPU, FIXED, short_trial
 

@@ -25,7 +25,7 @@ from decrop.evaluation.table import CertificateTable
 from decrop.training.trained_classifier import load_classifier
 from decrop.trial.classifier_certificates import certify_undefended
 from decrop.trial.folder import TrialFolder
-from decrop.trial.inputs import load_inputs
+from decrop.trial.prepare import load_inputs
 from decrop.trial.run import run_trial
 from tests.decrop.data.encoded import png
 from tests.decrop.digits_trial import certificates

@@ -16,7 +16,7 @@ from decrop.training.classifier import ClassifierTrainer
 from decrop.trial.classifier_certificates import certify_undefended
 from decrop.trial.folder import Report, TrialFolder
 from decrop.trial.hooks import Hooks
-from decrop.trial.inputs import load_inputs
+from decrop.trial.prepare import load_inputs
 from decrop.trial.result import Split
 from decrop.trial.run import run_trial
 from tests.tune.runs import TINY, write_sweep

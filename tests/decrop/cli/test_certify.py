@@ -18,15 +18,19 @@ from scipy.stats import norm
 
 import decrop.smoothing.backend
 import decrop.training.trained_classifier
-import decrop.trial.certify
 from decrop.bundle import load_bundle
 from decrop.cli.main import run
 from decrop.config import TrialConfig
 from decrop.evaluation.table import CertificateTable
 from decrop.smoothing import collect
 from decrop.smoothing.execution import resolve_precision
-from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler, SamplingTask
-from decrop.trial.certify import MakeSampler
+from decrop.smoothing.sampling import (
+    ESTIMATION,
+    CountRequest,
+    LocalSampler,
+    MakeSampler,
+    SamplingTask,
+)
 from decrop.trial.classifier_certificates import certify_undefended
 from decrop.trial.folder import TrialFolder
 from decrop.trial.inputs import TrialInputs
