@@ -110,7 +110,12 @@ def test_a_dry_run_counts_them_and_asks_nothing(
 def test_the_preset_of_figure_5_steals_once_for_both_architectures() -> None:
     loaded = load_sweep(
         "paper_figure5",
-        ["dataset.name=digits", "limited.fraction=0.1", "classifier.surrogate.queries=999"],
+        [
+            "dataset.name=digits",
+            "limited.fraction=0.1",
+            "classifier.surrogate.architecture=small_cnn",
+            "classifier.surrogate.queries=999",
+        ],
     )
     found = queries(loaded)
     assert found.stealing == 999
