@@ -10,8 +10,8 @@ from rich.console import Console
 from decrop.config import TrialConfig
 from decrop.errors import InputError
 from decrop.files import fenced
+from decrop.training.hooks import TrialStoppedError
 from decrop.trial.classifier_certificates import certify_undefended
-from decrop.trial.hooks import TrialStoppedError
 from tune.directory import SweepDirectory, SweepTrialFolder, TrialRecord
 from tune.sample_counts import SamplesDrawn
 from tune.space import reference_config

@@ -14,7 +14,7 @@ import ray
 from rich.console import Console
 
 from decrop.files import LostFolderError, fence_of, is_full_disk, write_text
-from decrop.trial.folder import ChangedInputsError
+from decrop.training.folder import ChangedInputsError
 from tune.directory import SweepDirectory
 
 # Why a sweep stops before all its work is done.

@@ -16,8 +16,8 @@ from decrop.classifiers.storage import store_classifier
 from decrop.config import TrialConfig
 from decrop.files import fenced, write_json
 from decrop.smoothing.execution import resolve_device
-from decrop.trial.folder import Report, check_inputs_kept
-from decrop.trial.hooks import Hooks, TrialStoppedError
+from decrop.training.hooks import Hooks, TrialStoppedError
+from decrop.trial.folder import Report
 from decrop.trial.inputs import TrialInputs
 from decrop.trial.prepare import load_inputs
 from decrop.trial.result import Split
@@ -107,7 +107,7 @@ class SweepJob:
         for folder, other in self._begun():
             theirs = _naming(other)
             same = {role: digest for role, digest in found.items() if theirs[role] == ours[role]}
-            check_inputs_kept(folder.inputs_path, same)
+            folder.check_inputs(same)
 
     def _begun(self) -> Iterator[tuple[SweepTrialFolder, TrialConfig]]:
         for folder in self.directory.training_folders():

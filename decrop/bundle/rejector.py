@@ -1,8 +1,8 @@
 """A bundle with a rejector, made from one without."""
 
 import shutil
-import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ from decrop.files import (
 from decrop.rejection.network import check_certificate
 from decrop.rejection.training import RejectorTrainer, with_stages
 from decrop.smoothing.execution import resolve_device, resolve_precision
+from decrop.training.hooks import NO_HOOKS, Hooks
+from decrop.training.loop import train
 from decrop.trial.certify import (
     Certification,
     CertificationTask,
@@ -55,12 +57,8 @@ from decrop.trial.folder import (
     TrialFolder,
     save_figure,
 )
-from decrop.trial.hooks import NO_HOOKS, Hooks
 from decrop.trial.outcome import accuracy_without_noise, trial_result
 from decrop.trial.result import TrialResult
-
-# Between saves; a training that is cut off loses no more work than this, or an epoch.
-_SAVE_EVERY_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -192,14 +190,12 @@ def _train(
     hooks: Hooks,
 ) -> None:
     folder.load_progress(trainer)
-    saved = time.monotonic()
-    while trainer.epochs_done < settings.epochs:
-        trainer.run_epoch()
-        hooks.on_progress("training the rejector, epochs", trainer.epochs_done, settings.epochs)
-        if time.monotonic() - saved > _SAVE_EVERY_SECONDS:
-            folder.save_progress(trainer)
-            saved = time.monotonic()
-    folder.save_progress(trainer)
+
+    def on_step(steps: int, _: int) -> None:
+        done = steps // trainer.steps_an_epoch
+        hooks.on_progress("training the rejector, epochs", done, settings.epochs)
+
+    train(trainer, save=partial(folder.save_progress, trainer), on_step=on_step)
 
 
 def _write(

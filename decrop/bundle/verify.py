@@ -10,8 +10,8 @@ from decrop.config import TrialConfig
 from decrop.data.datasets import load_dataset
 from decrop.data.limited import LabelledImages, LimitedData, evenly_spaced, limited_data, take
 from decrop.errors import InputError
+from decrop.training.hooks import NO_HOOKS, Hooks
 from decrop.trial.certify import CertificationTask, certify
-from decrop.trial.hooks import NO_HOOKS, Hooks
 
 # In sigmas: radii of earlier versions lack the room for rounding that is left now.
 _RADIUS_ROUNDING = 1e-5

@@ -4,22 +4,22 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from decrop.smoothing.collect import CertificationProgress, OnProgress
-    from decrop.trial.hooks import Hooks
-    from decrop.trial.result import Scores
-from pathlib import Path
-
 from decrop.errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from decrop.smoothing.collect import CertificationProgress, OnProgress
+    from decrop.training.hooks import Hooks
+    from decrop.trial.result import Scores
 
 
 console = Console()
@@ -32,21 +32,23 @@ class ProgressBars:
         self._progress = progress
         self._stages: dict[str, Callable[[int, int], None]] = {}
 
-    def hooks(self, certifying: str) -> "Hooks":
+    def hooks(self, certifying: str | None = None) -> "Hooks":
         """Return the hooks of a run: a bar for each of its stages, and one of certification.
 
         Args:
-            certifying: what the last is called.
+            certifying: what the last is called; None where nothing is certified.
         """
-        from decrop.trial.hooks import Hooks
+        from decrop.training.hooks import Hooks
 
-        return Hooks(
+        hooks = Hooks(
             on_progress=self.stage,
-            on_certified=self.certification(certifying),
             say=lambda sentence: console.print(
                 sentence, markup=False, highlight=False, soft_wrap=True
             ),
         )
+        if certifying is None:
+            return hooks
+        return replace(hooks, on_certified=self.certification(certifying))
 
     def stage(self, name: str, done: int, total: int) -> None:
         """Show how much of a stage is done; its bar begins with the first call."""

@@ -9,8 +9,8 @@ import torch
 from decrop.black_box import endpoint_classifier
 from decrop.cache import ContentCache
 from decrop.classifiers.classifier import Classifier
+from decrop.training.hooks import NO_HOOKS, Hooks
 from decrop.training.surrogate import load_surrogate, surrogate_to_train
-from decrop.trial.hooks import NO_HOOKS, Hooks
 from decrop.trial.inputs import PreparedTrial, TrialInputs
 
 

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from decrop.config import CertificationSettings, TrialConfig
@@ -44,7 +43,7 @@ from decrop.smoothing.sampling import (
 )
 from decrop.smoothing.two_sided import Variant, two_sided_certificates
 from decrop.smoothing.worth import worth_of_radii
-from decrop.trial.hooks import NO_HOOKS, Hooks
+from decrop.training.hooks import NO_HOOKS, Hooks
 from decrop.trial.result import Scores, Split
 
 # Worth of a radius that only fills the grid, in that of a radius whose accuracy is asked for.
@@ -365,19 +364,6 @@ def precision_of(config: TrialConfig) -> Precision:
     """Return the precision in which this machine certifies under `config`."""
     device = resolve_device(config.execution.device)
     return resolve_precision(config.execution.precision, device)
-
-
-def clean_accuracy(network: nn.Module, images: LabelledImages, device: torch.device) -> float:
-    """Return the accuracy of a network on images without noise."""
-    network = network.to(device).eval()
-    with torch.inference_mode():
-        predictions = torch.cat(
-            [
-                network(batch.to(device).float() / 255).argmax(1).cpu()
-                for batch in images.images.split(500)
-            ]
-        )
-    return (predictions == images.labels).float().mean().item()
 
 
 def noisy_image_seconds(config: TrialConfig, task: CertificationTask) -> float:

@@ -1,9 +1,9 @@
 """Test certificates of the classifier without a denoiser, to compare those with one to."""
 
 from decrop.config import TrialConfig
+from decrop.training.hooks import NO_HOOKS, Hooks
 from decrop.trial.certify import CertificationTask, certify, with_recorded_batch_size
 from decrop.trial.folder import TrialFolder
-from decrop.trial.hooks import NO_HOOKS, Hooks
 from decrop.trial.inputs import TrialInputs
 from decrop.trial.outcome import accuracy_without_noise, trial_result
 from decrop.trial.result import TrialResult

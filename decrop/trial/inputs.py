@@ -20,8 +20,8 @@ from decrop.errors import InputError
 from decrop.networks.identity import network_identity
 from decrop.rejection.network import check_certificate
 from decrop.smoothing.prepare import fitting_execution
+from decrop.training.hooks import NO_HOOKS, Hooks
 from decrop.training.trained_classifier import load_classifier, training_images
-from decrop.trial.hooks import NO_HOOKS, Hooks
 from decrop.trial.result import Split
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from torch import nn
 
+from decrop.classifiers.predictions import accuracy
 from decrop.data.limited import LabelledImages
 from decrop.files import read_json, write_json
 from decrop.smoothing.backend import backend_of
 from decrop.smoothing.execution import resolve_device, resolve_layout
 from decrop.trial.certify import (
     Certification,
-    clean_accuracy,
     noisy_image_seconds,
     precision_of,
 )
@@ -80,4 +80,4 @@ def accuracy_without_noise(
 
 def _accuracy(certification: Certification, network: nn.Module) -> float:
     images: LabelledImages = certification.task.images
-    return clean_accuracy(network, images, resolve_device(certification.config.execution.device))
+    return accuracy(network, images, resolve_device(certification.config.execution.device))

@@ -2,8 +2,9 @@
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -16,15 +17,17 @@ from decrop.config import TrialConfig
 from decrop.data.limited import LabelledImages
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.synthesis.synthetic_samples import synthetic_samples
-from decrop.training.classifier import ClassifierTrainer
 from decrop.training.denoiser import DenoiserTrainer
-from decrop.training.prior import prior_weights
+from decrop.training.hooks import Hooks, OnCount, TrialStoppedError
+from decrop.training.loop import AnyTrainer, train
+from decrop.training.prior import Prior, prior_weights
 from decrop.training.trained_classifier import ClassifierToTrain
 from decrop.trial.certify import with_fitting_execution
 from decrop.trial.folder import TrialFolder, save_sample_figures
-from decrop.trial.hooks import OnCount
 from decrop.trial.inputs import TrialInputs, check_classifier_trial
 from decrop.trial.result import Split
+
+OnEpoch = Callable[[int], None]
 
 
 class TrainedPart(Protocol):
@@ -47,11 +50,6 @@ class TrainedPart(Protocol):
     flip_rate: float | None
 
     @property
-    def epochs_done(self) -> int:
-        """Epochs that are trained to their end."""
-        ...
-
-    @property
     def history(self) -> Sequence[Mapping[str, Any]]:
         """One record an epoch."""
         ...
@@ -61,14 +59,26 @@ class TrainedPart(Protocol):
         """How long its stages took, the training last."""
         ...
 
-    def advance(self) -> None:
-        """Train a bit more, at most to the end of the epoch."""
-
-    def save_progress(self, folder: TrialFolder) -> None:
-        """Write the state to resume from, and the history."""
+    @property
+    def epochs_done(self) -> int:
+        """Epochs that are trained to their end."""
+        ...
 
     def load_progress(self, folder: TrialFolder) -> None:
         """Go on from the state in a folder, if there is one."""
+
+    def train(self, folder: TrialFolder, epochs: int, hooks: Hooks, on_epoch: OnEpoch) -> None:
+        """Train until so many epochs are done, saving the state to resume from in the folder.
+
+        Args:
+            folder: of the trial.
+            epochs: that are done in the end.
+            hooks: whether to stop.
+            on_epoch: called with epochs done.
+
+        Raises:
+            TrialStoppedError: the hooks said so.
+        """
 
     def save(self, folder: TrialFolder) -> None:
         """Write the weights so far."""
@@ -88,9 +98,7 @@ class _InTraining:
         stages: seconds that the stages before the training took.
     """
 
-    def __init__(
-        self, trainer: DenoiserTrainer | ClassifierTrainer, stages: Mapping[str, float]
-    ) -> None:
+    def __init__(self, trainer: AnyTrainer, stages: Mapping[str, float]) -> None:
         self._trainer = trainer
         self._stages = stages
 
@@ -112,13 +120,22 @@ class _InTraining:
             "training": sum(record.seconds for record in self._trainer.history),
         }
 
-    def save_progress(self, folder: TrialFolder) -> None:
-        """See `TrainedPart`."""
-        folder.save_progress(self._trainer)
-
     def load_progress(self, folder: TrialFolder) -> None:
         """See `TrainedPart`."""
         folder.load_progress(self._trainer)
+
+    def train(self, folder: TrialFolder, epochs: int, hooks: Hooks, on_epoch: OnEpoch) -> None:
+        """See `TrainedPart`."""
+        trainer = self._trainer
+        trained = train(
+            trainer,
+            epochs=epochs,
+            save=partial(folder.save_progress, trainer),
+            on_step=lambda steps, _: on_epoch(steps // trainer.steps_an_epoch),
+            should_stop=hooks.should_stop,
+        )
+        if not trained:
+            raise TrialStoppedError
 
 
 class DenoiserPart(_InTraining):
@@ -175,12 +192,7 @@ class DenoiserPart(_InTraining):
         self.epochs = sum(config.training.phase_epochs)
         self.flip_rate: float | None = samples.subset(training_mask).flip_rate
         self._denoiser = trainer.denoiser
-        self._run_epoch = trainer.run_epoch
         self._inputs, self._samples, self._device = inputs, samples, device
-
-    def advance(self) -> None:
-        """Train an epoch."""
-        self._run_epoch()
 
     def save(self, folder: TrialFolder) -> None:
         """Write the denoiser's weights."""
@@ -236,18 +248,11 @@ class ClassifierPart(_InTraining):
         self.epochs = settings.epochs
         trainer = given.trainer(resolve_device(config.execution.device))
         super().__init__(trainer, {})
-        self._step, self._network = trainer.step, trainer.network
         # What is certified is what is trained, at every moment.
         given.classifier.network = trainer.network.eval()
         self._own = given.classifier
         self.classifier: AnyClassifier = self._own
         self.network: nn.Module = self._own
-
-    def advance(self) -> None:
-        """Take a step: an epoch over a whole training split is long."""
-        self._step()
-        # A classifier does not change its network's mode.
-        self._network.eval()
 
     def save(self, folder: TrialFolder) -> None:
         """Write the classifier as bundles hold it."""
@@ -282,15 +287,12 @@ class FinishedClassifierPart:
         self.epochs = self.epochs_done = trained.reports[-1].epoch
         self.seconds = {"training": sum(record["seconds"] for record in self.history)}
 
-    def advance(self) -> None:
-        """Do nothing: it is trained."""
-
-    def save_progress(self, folder: TrialFolder) -> None:
-        """Write the history."""
-        folder.write_history(self.history)
-
     def load_progress(self, folder: TrialFolder) -> None:
         """Do nothing: it is trained."""
+
+    def train(self, folder: TrialFolder, epochs: int, hooks: Hooks, on_epoch: OnEpoch) -> None:
+        """Write the history: it is trained."""
+        folder.write_history(self.history)
 
     def save(self, folder: TrialFolder) -> None:
         """Write the classifier as bundles hold it."""
@@ -311,17 +313,15 @@ def _prior(
     on_step: OnCount,
 ) -> Tensors | None:
     channels, height, width = shape
-    return prior_weights(
+    prior = Prior(
         config.prior,
         config.denoiser,
         sigma=config.sigma,
         image_shape=(channels, height, width),
         seed=config.seed,
         precision=resolve_precision(config.execution.training_precision, device),
-        cache=cache,
-        device=device,
-        on_step=on_step,
     )
+    return prior_weights(prior, cache, device, on_step)
 
 
 def _training_images(inputs: TrialInputs, limited: bool, split: Split) -> LabelledImages:

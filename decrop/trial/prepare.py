@@ -11,9 +11,9 @@ from decrop.classifiers.storage import AnyClassifier
 from decrop.config import DatasetSettings, LimitedDataSettings, TrialConfig
 from decrop.data.datasets import Dataset, load_dataset
 from decrop.data.limited import LimitedData, limited_data
+from decrop.training.hooks import NO_HOOKS, Hooks
 from decrop.training.trained_classifier import load_classifier
 from decrop.trial.black_box import PreparedBlackBoxTrial
-from decrop.trial.hooks import NO_HOOKS, Hooks
 from decrop.trial.inputs import PreparedClassifierTrial, PreparedTrial, TrialInputs
 
 

@@ -1,10 +1,10 @@
 """One whole trial without Ray: samples, prior, denoiser, class counts, certificates, result."""
 
-import time
 from collections.abc import Iterator, Sequence
 
 from decrop.cache import ContentCache
 from decrop.config import TrialConfig
+from decrop.training.hooks import NO_HOOKS, Hooks
 from decrop.trial.certify import (
     CertificationTask,
     certify,
@@ -12,7 +12,6 @@ from decrop.trial.certify import (
     with_recorded_batch_size,
 )
 from decrop.trial.folder import Report, TrialFolder
-from decrop.trial.hooks import NO_HOOKS, Hooks, TrialStoppedError
 from decrop.trial.inputs import TrialInputs
 from decrop.trial.outcome import accuracy_without_noise, trial_result
 from decrop.trial.parts import (
@@ -22,9 +21,6 @@ from decrop.trial.parts import (
     TrainedPart,
 )
 from decrop.trial.result import Scores, Split
-
-# Between saves inside an evaluation period; a trial that is cut off loses no more work than this.
-_SAVE_EVERY_SECONDS = 10.0
 
 
 def run_trial(
@@ -83,9 +79,12 @@ def run_trial(
     epochs = last_epoch or part.epochs
     keeps_best = split == "held_out" and config.training.early_stopping
     stage = f"training{' without held-out images' if split == 'held_out' else ''}, epochs"
+
+    def on_epoch(done: int) -> None:
+        hooks.on_progress(stage, done, epochs)
+
     for evaluation in range(len(reports) + 1, evaluations + 1):
-        until = evaluation * epochs // evaluations
-        _train_until(part, until, epochs, folder, hooks, stage)
+        part.train(folder, evaluation * epochs // evaluations, hooks, on_epoch)
         epoch, finished = part.epochs_done, evaluation == evaluations
         if not finished or keeps_best:
             scores = certify(
@@ -150,22 +149,6 @@ def _part(
     if config.trains_classifier:
         return ClassifierPart(config, inputs, split)
     return DenoiserPart(config, inputs, split, cache, hooks.stage("pretraining, steps"))
-
-
-def _train_until(
-    part: TrainedPart, epoch: int, epochs: int, folder: TrialFolder, hooks: Hooks, stage: str
-) -> None:
-    saved = time.monotonic()
-    while part.epochs_done < epoch:
-        part.advance()
-        hooks.on_progress(stage, part.epochs_done, epochs)
-        stopping = hooks.should_stop()
-        if stopping or time.monotonic() - saved > _SAVE_EVERY_SECONDS:
-            part.save_progress(folder)
-            saved = time.monotonic()
-        if stopping:
-            raise TrialStoppedError
-    part.save_progress(folder)
 
 
 def _keep_best(

@@ -28,12 +28,13 @@ from decrop.config import TrialConfig
 from decrop.data.datasets import load_dataset
 from decrop.data.limited import LabelledImages, evenly_spaced
 from decrop.files import write_json
+from decrop.training.folder import ClassifierFolder
+from decrop.training.trained_classifier import train_classifier
 from decrop.trial.certify import (
     CertificationTask,
     certify,
     with_recorded_batch_size,
 )
-from decrop.trial.classifier_run import ClassifierFolder, train_classifier
 
 SELECTION_SAMPLES = 100
 OBJECTIVES = ("gaussian", "adre_reg", "smooth_adv", "adre_adv")
@@ -144,7 +145,7 @@ def main(
         )
         folder = ClassifierFolder(out / objective)
         with progress_bars() as bars:
-            report = train_classifier(config, folder, on_step=bars.counted(f"{objective}, steps"))
+            report = train_classifier(config, folder, hooks=bars.hooks())
         trained = ready(config, folder.weights_path)
         network = untrained_classifier(trained.classifier, dataset)
         add(objective, trained, network, training_seconds=report["seconds"])

@@ -12,8 +12,8 @@ from decrop.config import TrialConfig
 from decrop.data.limited import LabelledImages
 from decrop.evaluation.table import CertificateTable
 from decrop.smoothing.sampling import CountRequest, LocalSampler, SamplingTask
+from decrop.training.hooks import Hooks
 from decrop.trial.folder import Report, TrialFolder
-from decrop.trial.hooks import Hooks
 from decrop.trial.inputs import TrialInputs
 from decrop.trial.run import run_trial
 from tests.decrop.digits_trial import (

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from decrop.files import write_json
 from decrop.networks.registry import build_classifier_network
-from decrop.trial.folder import ChangedInputsError
+from decrop.training.folder import ChangedInputsError
 from tests.tune.runs import contents, decrop, running_on, write_sweep
 from tune.cluster import Claim, Claims, ClusterSize
 from tune.directory import SweepDirectory, TrialRecord

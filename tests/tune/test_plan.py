@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from decrop.cache import ContentCache
 from decrop.smoothing.sampling import CountRequest, SamplingTask
 from decrop.training.classifier import ClassifierTrainer
+from decrop.training.hooks import Hooks
 from decrop.trial.classifier_certificates import certify_undefended
 from decrop.trial.folder import Report, TrialFolder
-from decrop.trial.hooks import Hooks
 from decrop.trial.prepare import load_inputs
 from decrop.trial.result import Split
 from decrop.trial.run import run_trial

@@ -23,8 +23,8 @@ from decrop.smoothing.execution import Precision
 from decrop.smoothing.sampling import (
     SamplingTask,
 )
+from decrop.training.hooks import Hooks
 from decrop.trial.certify import CertificationTask, certify
-from decrop.trial.hooks import Hooks
 from tests.decrop.digits_trial import certificates, short_trial
 from tests.mlflow_server.processes import eventually, is_alive
 from tests.tune.sharding import (

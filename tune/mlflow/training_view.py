@@ -11,7 +11,7 @@ from decrop.config.rejector import RejectorSettings
 from decrop.documents import read_yaml, trial_config, validated
 from decrop.evaluation.record import record_path
 from decrop.files import read_json
-from decrop.trial.classifier_run import ClassifierFolder
+from decrop.training.folder import ClassifierFolder
 from tune.mlflow.run_view import (
     COLOUR_TAG,
     Measurement,

@@ -23,9 +23,9 @@ from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, sha256_of_file, write_json
 from decrop.rejection.network import Rejector
+from decrop.training.hooks import Hooks
 from decrop.trial.certify import CertificationTask, certify
 from decrop.trial.folder import TrialFolder
-from decrop.trial.hooks import Hooks
 from tests.decrop.digits_trial import ESTIMATION_SAMPLES, FIXED, files_in
 from tests.decrop.rejecting import small_settings
 
@@ -152,7 +152,7 @@ def test_a_killed_training_goes_on_to_the_same_bundle(
         if epochs == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(decrop.bundle.rejector, "_SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(decrop.training.loop, "SAVE_EVERY_SECONDS", 0.0)
     destination = tmp_path / "bundle"
     with pytest.raises(KeyboardInterrupt):
         added(exported, destination, SETTINGS, hooks=Hooks(on_progress=killed))

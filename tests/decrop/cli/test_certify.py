@@ -237,7 +237,7 @@ def test_weights_are_taken_in_place_of_training(
     def training(*arguments: object, **named: object) -> None:
         raise AssertionError("the classifier is given")
 
-    monkeypatch.setattr(decrop.training.trained_classifier, "train_to_end", training)
+    monkeypatch.setattr(decrop.training.trained_classifier, "train", training)
     options = [*set_options(*SHORT), "--weights", str(weights)]
     table = certified("digits", tmp_path / "certificates.tsv", *options)
     assert certificates(table) == certificates(

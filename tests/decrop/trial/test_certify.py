@@ -21,16 +21,15 @@ from decrop.smoothing import collect
 from decrop.smoothing.collect import CertificationProgress
 from decrop.smoothing.execution import resolve_precision
 from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler, Sampler
+from decrop.training.hooks import Hooks
 from decrop.trial.certify import (
     CertificationTask,
     certify,
-    clean_accuracy,
     noisy_image_seconds,
     precision_of,
     with_batch_size,
     with_recorded_batch_size,
 )
-from decrop.trial.hooks import Hooks
 from decrop.trial.result import Split
 from tests.decrop.digits_trial import (
     CPU,
@@ -395,18 +394,6 @@ def test_precision_is_that_of_the_device_unless_set() -> None:
     assert precision_of(short_trial()) == resolve_precision("auto", CPU)
     for precision in ("fp32", "bf16"):
         assert precision_of(short_trial(f"execution.precision={precision}")) == precision
-
-
-def test_clean_accuracy_is_of_all_images_in_eval_mode() -> None:
-    """Over more images than fit one pass, by a network that drops everything while it trains."""
-    images = four_pixel_images(1001)
-    wrong = images.labels.clone()
-    wrong[-1] = (wrong[-1] + 1) % CLASSES
-    network = nn.Sequential(NoisiestPixel(), nn.Dropout(1.0)).train()
-    # Equal brightest pixels: argmax takes the first of them, in both.
-    assert clean_accuracy(network, images, CPU) == 1.0
-    images = LabelledImages(images.images, wrong, images.indices)
-    assert abs(clean_accuracy(network, images, CPU) - 1000 / 1001) < 1e-6
 
 
 def test_latency_is_the_fastest_batch_shared_by_its_images() -> None:

@@ -19,8 +19,8 @@ from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json
 from decrop.training.classifier import ClassifierTrainer
+from decrop.training.hooks import NO_HOOKS, Hooks, TrialStoppedError
 from decrop.trial.folder import Report, TrialFolder
-from decrop.trial.hooks import NO_HOOKS, Hooks, TrialStoppedError
 from decrop.trial.inputs import TrialInputs
 from decrop.trial.prepare import load_inputs, prepare
 from decrop.trial.result import TrialResult

@@ -16,9 +16,9 @@ import decrop.trial.run
 from decrop.cache import ContentCache
 from decrop.cli.main import run
 from decrop.files import read_json
+from decrop.training.hooks import Hooks
 from decrop.trial.certify import CertificationTask
 from decrop.trial.folder import Report, TrialFolder
-from decrop.trial.hooks import Hooks
 from decrop.trial.inputs import TrialInputs
 from decrop.trial.result import Scores
 from decrop.trial.run import run_trial, stopping_epoch

@@ -9,9 +9,9 @@ from decrop.cache import ContentCache
 from decrop.config import TrialConfig
 from decrop.files import read_json
 from decrop.training.denoiser import DenoiserTrainer
-from decrop.training.prior import PRIOR, prior_weights
+from decrop.training.hooks import Hooks
+from decrop.training.prior import PRIOR, Prior, prior_weights
 from decrop.trial.folder import TrialFolder
-from decrop.trial.hooks import Hooks
 from decrop.trial.inputs import TrialInputs
 from decrop.trial.run import run_trial
 from tests.decrop.digits_trial import (
@@ -54,16 +54,15 @@ def test_trial_with_a_prior_starts_from_it(
     assert outcome(finished)["denoiser"] != outcome(held_out_trial)["denoiser"]
 
     config = trial_with_prior()
-    expected = prior_weights(
+    prior = Prior(
         config.prior,
         config.denoiser,
         sigma=config.sigma,
         image_shape=(1, 8, 8),
         seed=config.seed,
         precision="fp32",
-        cache=cache,
-        device=CPU,
     )
+    expected = prior_weights(prior, cache, CPU)
     assert expected is not None
     begun: list[dict[str, torch.Tensor]] = []
 

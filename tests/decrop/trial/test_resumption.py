@@ -14,9 +14,9 @@ from decrop.cache import ContentCache
 from decrop.files import read_json
 from decrop.smoothing.sampling import SamplingTask
 from decrop.training import denoiser
+from decrop.training.hooks import Hooks, TrialStoppedError
 from decrop.training.losses import total_loss
 from decrop.trial.folder import Report, TrialFolder
-from decrop.trial.hooks import Hooks, TrialStoppedError
 from decrop.trial.inputs import TrialInputs
 from decrop.trial.result import TrialResult
 from decrop.trial.run import run_trial
@@ -103,7 +103,7 @@ def test_trial_cut_off_in_the_middle_of_an_epoch_goes_on(
     saves: str,
 ) -> None:
     if saves == "after every epoch":
-        monkeypatch.setattr(decrop.trial.run, "_SAVE_EVERY_SECONDS", -1.0)
+        monkeypatch.setattr(decrop.training.loop, "SAVE_EVERY_SECONDS", -1.0)
     with monkeypatch.context() as patched:
         patched.setattr(denoiser, "total_loss", raising_at(step, total_loss))
         with pytest.raises(CutOffError):

@@ -20,8 +20,8 @@ from decrop.networks.registry import build_denoiser
 from decrop.smoothing.collect import CertificationProgress
 from decrop.synthesis.synthetic_samples import SyntheticSamples
 from decrop.training.denoiser import DenoiserTrainer
+from decrop.training.hooks import Hooks
 from decrop.trial.folder import Report, TrialFolder
-from decrop.trial.hooks import Hooks
 from decrop.trial.inputs import TrialInputs
 from decrop.trial.prepare import load_inputs
 from decrop.trial.result import Scores, TrialResult

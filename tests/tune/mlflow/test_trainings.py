@@ -12,7 +12,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 import decrop.cli.tracking
-import decrop.trial.classifier_run
 import tune.mlflow.tracker
 from decrop.bundle import load_bundle, verify_bundle
 from decrop.files import read_json
