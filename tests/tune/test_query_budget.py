@@ -111,7 +111,7 @@ def test_the_preset_of_figure_5_steals_once_for_both_architectures() -> None:
     changes = ["dataset.name=digits", "limited.fraction=0.1", "classifier.surrogate.queries=999"]
     loaded = load_sweep("paper_figure5", changes)
     # Networks that take images as small as digits.
-    architectures = ("small_cnn", "resnet20")
+    architectures = ("small_cnn", "resnet18")
     rows = {
         name: {**row, "classifier.surrogate.architecture": architecture}
         for (name, row), architecture in zip(loaded.rows.items(), architectures, strict=True)
