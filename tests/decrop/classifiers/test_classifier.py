@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 from decrop.classifiers.classifier import Classifier
 from decrop.config import ClassifierArchitecture
+from decrop.config.classifier_source import CLASSIFIERS
 from decrop.errors import InputError
-from decrop.networks.registry import CLASSIFIERS, build_classifier_network
+from decrop.networks.registry import build_classifier_network
 from tests.decrop.tiny import FEATURES, random_images, tiny_classifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")

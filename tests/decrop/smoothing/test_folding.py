@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, nn
 
 from decrop.config import ClassifierArchitecture, DenoiserArchitecture, DenoiserSettings
+from decrop.config.classifier_source import CLASSIFIERS
+from decrop.config.denoiser import DENOISERS
 from decrop.networks.dncnn import DnCNN
 from decrop.networks.registry import (
-    CLASSIFIERS,
-    DENOISERS,
     build_classifier_network,
     build_denoiser,
 )
@@ -16,6 +16,8 @@ from decrop.networks.resnet import CifarResNet
 from decrop.networks.small_cnn import SmallCNN
 from decrop.smoothing.prepare import fold_batch_norms
 from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler, SamplingTask
+
+NETWORKS = [name for name in DENOISERS if name != "none"]
 
 
 def convolution() -> nn.Conv2d:
@@ -164,7 +166,7 @@ def test_a_sequence_is_folded_around_a_child_that_cannot_be_traced() -> None:
 
 # What is left: in MemNet one BatchNorm of each of the 18 units, which follows an addition, those of
 # the images and of 3 gates; in AlexNet all 5, which follow ReLU or pooling.
-@pytest.mark.parametrize("architecture", [*DENOISERS, *CLASSIFIERS])
+@pytest.mark.parametrize("architecture", [*NETWORKS, *CLASSIFIERS])
 def test_every_registered_network_is_folded_where_it_can_be(
     architecture: DenoiserArchitecture | ClassifierArchitecture,
 ) -> None:
@@ -204,7 +206,7 @@ class Untraceable(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize("architecture", DENOISERS)
+@pytest.mark.parametrize("architecture", NETWORKS)
 def test_certification_counts_the_same_classes_folded_or_not(
     architecture: DenoiserArchitecture,
 ) -> None:
