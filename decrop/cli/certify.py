@@ -165,7 +165,6 @@ def _load(
     ledger: Path,
 ) -> "tuple[TrialConfig, CertificationTask]":
     """Return settings and what to certify."""
-    from decrop.black_box import EndpointClassifier
     from decrop.bundle import load_bundle
     from decrop.cache import ContentCache
     from decrop.classifiers.storage import file_or_url
@@ -188,12 +187,8 @@ def _load(
         config = change(bundle.config, assignments)
         test = load_dataset(config.dataset).test
         images = evenly_spaced(test, config.certification.test_images)
-        if isinstance(bundle.classifier, EndpointClassifier):
-            asked = config.classifier.asked
-            assert asked is not None  # the bundle's source is an endpoint
-            token = asked.token_variable or bundle.classifier.client.settings.token_variable
-            asked = asked.model_copy(update={"token_variable": token})
-            bundle = replace(bundle, classifier=bundle.classifier.asked_as(asked, ledger))
+        asked = bundle.classifier.asked_as(config.classifier.asked, ledger)
+        bundle = replace(bundle, classifier=asked)
         classes = len(bundle.class_names)
         return config, CertificationTask(bundle.network, images, "test", classes)
     if isinstance(given, Path):

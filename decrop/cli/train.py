@@ -35,14 +35,13 @@ def train(
     from decrop.cli.options import load_trial, run_folder
     from decrop.smoothing.backend import backend_of
     from decrop.smoothing.execution import resolve_device
-    from decrop.trial.classifier_certificates import certify_undefended
     from decrop.trial.folder import TrialFolder
     from decrop.trial.prepare import prepare
     from decrop.trial.query_budget import total_queries
-    from decrop.trial.run import run_trial, stopping_epoch
+    from decrop.trial.run import certify_undefended, run_trial, stopping_epoch
 
     config = load_trial(settings, assignments or [])
-    if config.trains_classifier:
+    if config.trains != "denoiser":
         raise InputError(
             f"{settings}: denoiser.architecture = none: there is no denoiser to train; train the "
             "classifier with `decrop classifier train`."

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from decrop.black_box import EndpointClassifier
 from decrop.cache import ContentCache
 from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.load import untrained_classifier
@@ -45,7 +44,7 @@ class TrialInputs:
     limited: LimitedData
     test: LabelledImages
     class_names: tuple[str, ...]
-    target: EndpointClassifier | None = None
+    target: AnyClassifier | None = None
     agreement: float | None = None
     training_images: LabelledImages | None = None
 
@@ -192,8 +191,6 @@ def check_classifier_trial(config: TrialConfig) -> None:
     Raises:
         InputError: it does not.
     """
-    if not config.trains_classifier:
-        return
     training, evaluations = config.classifier.training, config.training.evaluations
     if training is None:
         raise InputError(

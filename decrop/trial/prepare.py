@@ -9,12 +9,18 @@ from decrop.black_box import endpoint_classifier
 from decrop.cache import ContentCache
 from decrop.classifiers.storage import AnyClassifier
 from decrop.config import DatasetSettings, LimitedDataSettings, TrialConfig
+from decrop.config.trial import Part
 from decrop.data.datasets import Dataset, load_dataset
 from decrop.data.limited import LimitedData, limited_data
 from decrop.training.hooks import NO_HOOKS, Hooks
 from decrop.training.trained_classifier import load_classifier
 from decrop.trial.black_box import PreparedBlackBoxTrial
 from decrop.trial.inputs import PreparedClassifierTrial, PreparedTrial, TrialInputs
+
+_KINDS: dict[Part, type[PreparedTrial]] = {
+    "denoiser": PreparedTrial,
+    "classifier": PreparedClassifierTrial,
+}
 
 
 class Preparation:
@@ -46,11 +52,8 @@ class Preparation:
         Raises:
             InputError: paths, columns, weights, fractions or a certificate that cannot be used.
         """
-        kind = PreparedTrial
-        if config.classifier.asked is not None:
-            kind = PreparedBlackBoxTrial
-        elif config.trains_classifier:
-            kind = PreparedClassifierTrial
+        asks = config.classifier.asked is not None
+        kind = PreparedBlackBoxTrial if asks else _KINDS[config.trains]
         return kind(config, self.dataset(config.dataset), self.limited(config))
 
     def _drawn(self, dataset: DatasetSettings, limited: LimitedDataSettings) -> LimitedData:

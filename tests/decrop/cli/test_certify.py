@@ -31,10 +31,10 @@ from decrop.smoothing.sampling import (
     MakeSampler,
     SamplingTask,
 )
-from decrop.trial.classifier_certificates import certify_undefended
 from decrop.trial.folder import TrialFolder
 from decrop.trial.inputs import TrialInputs
 from decrop.trial.result import Scores
+from decrop.trial.run import certify_undefended
 from tests.decrop.cli.bad_settings import BAD_ARGUMENTS, write_bad_files
 from tests.decrop.digits_trial import (
     CPU,
