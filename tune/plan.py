@@ -1,4 +1,4 @@
-"""What a sweep would do, and roughly how long it would take."""
+"""The size of a sweep: its work, rough time, and questions to a black box."""
 
 import time
 from collections.abc import Sequence
@@ -17,11 +17,83 @@ from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler
 from decrop.trial.certify import CertificationTask, sampling_task, with_batch_size
 from decrop.trial.inputs import PreparedTrial
 from decrop.trial.prepare import Preparation
+from decrop.trial.query_budget import TotalQueries, planned_queries
 from tune.cluster import Claims, ClusterSize
-from tune.query_budget import sweep_queries
-from tune.space import reference_config, row_trials, total_trials, trial_config_for
+from tune.space import reference_config, row_trials, total_trials, trial_config_for, varied_paths
 from tune.sweep_file import SweepConfig
 from tune.worker import shares_inputs
+
+# Settings that decide which images a surrogate is stolen with, or from whom.
+_OF_STEALING = ("dataset", "limited", "classifier")
+
+
+def sweep_queries(
+    sweep: SweepConfig, preparation: Preparation | None = None
+) -> TotalQueries | None:
+    """Plan the questions of a sweep to its black box; None where it has none.
+
+    One surrogate for all trials that ask about the same images, and certifications on the test
+    split of the best few, trial 0 and the classifier without a denoiser.
+
+    Args:
+        sweep: its settings.
+        preparation: of its trials, which share data with others that were prepared.
+    """
+    reference = reference_config(sweep)
+    rows = [trial_config_for(sweep, trial.parameters) for trial in row_trials(sweep)]
+    trials = rows or [reference] * total_trials(sweep)
+    finals = trials[: min(sweep.leaderboard.top + 1, len(trials))]
+    preparation = preparation or Preparation()
+    certified = _prepared([*finals, reference], preparation)
+    if not certified:
+        return None
+    varied = any(path.split(".")[0] in _OF_STEALING for path in sweep.space)
+    loads = 1
+    if not shares_inputs(sweep) or "seed" in varied_paths(sweep) or sweep.seeds > 1:
+        # Each process opens the endpoint for itself.
+        loads += len(trials) + len(finals) + 1
+    if varied:
+        stolen = [_dearest(sweep, preparation)] * total_trials(sweep)
+    else:
+        stolen = _prepared(_distinct([reference, *trials]), preparation)
+    return planned_queries(certified, stolen, loads=loads)
+
+
+def finals_queries(configs: Sequence[TrialConfig]) -> TotalQueries | None:
+    """Plan the questions of final trainings whose surrogates are stolen already."""
+    return planned_queries(_prepared(configs, Preparation()), [], loads=1 + len(configs))
+
+
+def _prepared(configs: Sequence[TrialConfig], preparation: Preparation) -> list[PreparedTrial]:
+    """Prepare the trials that ask a black box, equal ones once."""
+    found: list[PreparedTrial] = []
+    for config in configs:
+        if config.classifier.asked is not None:
+            same = next((trial for trial in found if trial.config == config), None)
+            found.append(same or preparation.trial(config))
+    return found
+
+
+def _distinct(configs: Sequence[TrialConfig]) -> list[TrialConfig]:
+    """Return one of the configs of each surrogate's images."""
+    found: dict[object, TrialConfig] = {}
+    for config in configs:
+        surrogate = config.classifier.surrogate
+        if config.classifier.asked is not None and surrogate is not None:
+            images = repr((surrogate.of_the_images(), surrogate.weights))
+            key = (config.classifier.source, config.dataset, config.limited, images)
+            found.setdefault(key, config)
+    return list(found.values())
+
+
+def _dearest(sweep: SweepConfig, preparation: Preparation) -> PreparedTrial:
+    """Prepare the settings that ask most, as any of those that are varied may be tried."""
+    tried = [reference_config(sweep)]
+    for path, domain in sweep.space.items():
+        if path.split(".")[0] in _OF_STEALING:
+            tried += [trial_config_for(sweep, {path: v}) for v in domain.values_to_check()]
+    return max(map(preparation.trial, tried), key=lambda trial: trial.stealing_queries)
+
 
 # Forward and backward, backward twice as dear; of a training image there are three views.
 _PASSES_OF_A_VIEW = 3
@@ -42,10 +114,10 @@ class Plan:
         finals: trainings on the whole limited data.
         generated_images: that priors are trained on, each prior once.
         training_images: that go through the denoiser while training, three views counted once.
-        classifier_images: that classifiers are trained on, each noise draw and each step of an
+        classifier_images: that classifiers are trained on, each noise sample and each step of an
             attack counted, at most where those are varied; a classifier that trials share is
             trained once.
-        noisy_samples: drawn for certificates, in all; at most, where images stop early.
+        noisy_samples: for certificates, in all; at most, where images stop early.
         queries: images that a black box is asked about at most; 0 without one.
         hours: rough, from a second's probe of each row's networks, or trial 0's, on this machine;
             without the time that a black box takes.
@@ -173,7 +245,7 @@ def _work(
 
 
 def _classifier_images(config: TrialConfig, dataset: Dataset, images: int, held_out: int) -> int:
-    """Return what a classifier is trained on, each noise draw and each step of an attack counted.
+    """Return what a classifier is trained on, each noise sample and each step of an attack counted.
 
     Args:
         config: the trial's settings.
@@ -186,10 +258,10 @@ def _classifier_images(config: TrialConfig, dataset: Dataset, images: int, held_
     trained_on = images if training.trained_on == "limited" else len(dataset.train.labels)
     if training.trained_on != "all":
         trained_on -= held_out
-    draws = training.noise_samples if training.noisy else 1
+    samples = training.noise_samples if training.noisy else 1
     # An attack goes through the network as training does, forward and backward.
     passes = 1 + (training.attack_steps if training.attacks else 0)
-    return training.epochs * trained_on * draws * passes
+    return training.epochs * trained_on * samples * passes
 
 
 def _given_classifiers(sweep: SweepConfig, configs: Sequence[TrialConfig]) -> list[TrialConfig]:
@@ -264,8 +336,8 @@ def _samples_a_second(trial: PreparedTrial, denoiser: DenoiserSettings) -> float
         for chunk in range(chunks * max(1, torch.get_num_threads()))
     ]
     sampler.class_counts(batch)
-    started, drawn = time.monotonic(), 0
+    started, sampled = time.monotonic(), 0
     while time.monotonic() - started < _PROBE_SECONDS:
         sampler.class_counts(batch)
-        drawn += len(batch) * chunk_size
-    return drawn / (time.monotonic() - started)
+        sampled += len(batch) * chunk_size
+    return sampled / (time.monotonic() - started)

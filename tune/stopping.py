@@ -89,7 +89,7 @@ def deadline(max_hours: float | None) -> float | None:
 
 
 class SweepStop:
-    """Whether a sweep is to stop, known to its driver and, through a file, to its workers.
+    """A request to stop a sweep, known to its driver and, through a file, to its workers.
 
     Workers look for the file between epochs, save their state and end. The file is gone before and
     after each run, so that a sweep can be resumed.

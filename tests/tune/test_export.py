@@ -12,7 +12,8 @@ from tests.tune.runs import FinishedSweep, contents, decrop
 from tests.tune.sweeps import begin, make_sweep
 from tune.directory import SweepDirectory
 from tune.export import best_trial, export_trial
-from tune.results.ranking import Metric, ranking
+from tune.results.metric import Metric
+from tune.results.ranking import ranking
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -125,6 +126,7 @@ def test_a_sweep_may_be_moved_before_it_is_exported(
     )
 
 
+@pytest.mark.slow
 def test_programs_and_licence_are_asked_for_on_the_command_line(
     finished: FinishedSweep, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ from decrop.config import ClassifierArchitecture
 from decrop.config.classifier_source import CLASSIFIERS
 from decrop.errors import InputError
 from decrop.networks.registry import build_classifier_network
+from tests.cases import cases
 from tests.decrop.tiny import FEATURES, random_images, tiny_classifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -203,7 +204,7 @@ def test_the_last_layer_is_the_one_that_runs_last() -> None:
     torch.testing.assert_close(found.logits_and_features(images)[1], expected)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("network", "layer", "said"),
     [
         (Tokens(), "heads", "no layer 'heads'; candidates are head"),

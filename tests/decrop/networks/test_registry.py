@@ -29,6 +29,7 @@ from decrop.networks.registry import (
     build_denoiser,
 )
 from decrop.seeds import seeded_globals, torch_generator
+from tests.cases import cases
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -124,7 +125,7 @@ def test_wrong_name_lists_the_valid_ones(path: str, names: list[str]) -> None:
     assert all(f"'{name}'" in str(error.value) for name in names)
 
 
-@pytest.mark.parametrize("architecture", CLASSIFIERS)
+@cases("architecture", CLASSIFIERS)
 def test_classifier_has_its_parameters(architecture: ClassifierArchitecture) -> None:
     with torch.device("meta"):
         network = classifier_network(architecture)
@@ -149,7 +150,7 @@ def test_classifier_maps_images_to_logits(
         torch.testing.assert_close(network(images[:1]), logits[:1], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("architecture", CLASSIFIERS)
+@cases("architecture", CLASSIFIERS)
 def test_gradient_of_a_classifier_reaches_the_pixels(architecture: ClassifierArchitecture) -> None:
     # Attack and denoiser need it.
     images = random_images((17, 20)).requires_grad_()
@@ -158,7 +159,7 @@ def test_gradient_of_a_classifier_reaches_the_pixels(architecture: ClassifierArc
     assert gradient.isfinite().all() and gradient.abs().sum() > 0
 
 
-@pytest.mark.parametrize("architecture", CLASSIFIERS)
+@cases("architecture", CLASSIFIERS)
 def test_classifier_takes_images_down_to_its_smallest(architecture: ClassifierArchitecture) -> None:
     network = classifier_network(architecture, image_channels=1).eval()
     smallest = CLASSIFIERS[architecture].smallest
@@ -169,7 +170,7 @@ def test_classifier_takes_images_down_to_its_smallest(architecture: ClassifierAr
                 network(random_images((smallest - 1, smallest - 1), image_channels=1))
 
 
-@pytest.mark.parametrize("architecture", CLASSIFIERS)
+@cases("architecture", CLASSIFIERS)
 def test_classifier_also_computes_in_bf16(architecture: ClassifierArchitecture) -> None:
     # As certification prepares it, on hardware that computes in bf16.
     network = classifier_network(architecture).eval()
@@ -217,7 +218,7 @@ def test_no_two_classifiers_have_the_same_keys_and_shapes(
     assert len(set(shapes.values())) == len(CLASSIFIERS)
 
 
-@pytest.mark.parametrize("architecture", NETWORKS)
+@cases("architecture", NETWORKS)
 def test_denoiser_has_its_parameters(architecture: DenoiserArchitecture) -> None:
     settings = DenoiserSettings(architecture=architecture)
     network = build_denoiser(settings, image_channels=3)
@@ -234,7 +235,7 @@ def operations(architecture: DenoiserArchitecture, **settings: Any) -> int:
     return int(counter.get_total_flops())
 
 
-@pytest.mark.parametrize(
+@cases(
     ("architecture", "expected"),
     [("dncnn", 1.0), ("dncnn_wide", 3.99), ("memnet", 2.57), ("unet", 0.99)],
 )
@@ -251,9 +252,7 @@ def convolutions(network: nn.Module) -> int:
     return sum(isinstance(m, nn.Conv2d | nn.ConvTranspose2d) for m in network.modules())
 
 
-@pytest.mark.parametrize(
-    ("architecture", "layers"), [("dncnn", 9), ("dncnn_wide", 9), ("memnet", 0), ("unet", 0)]
-)
+@cases(("architecture", "layers"), [("dncnn", 9), ("dncnn_wide", 9), ("memnet", 0), ("unet", 0)])
 def test_settings_of_a_denoiser_mean_what_their_help_says(
     architecture: DenoiserArchitecture, layers: int
 ) -> None:
@@ -305,7 +304,7 @@ def test_denoiser_maps_images_to_images(
         torch.testing.assert_close(network(images[:1]), denoised[:1], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("architecture", NETWORKS)
+@cases("architecture", NETWORKS)
 def test_gradient_reaches_every_denoiser_weight_and_none_of_the_classifier(
     architecture: DenoiserArchitecture,
 ) -> None:

@@ -12,8 +12,8 @@ import pytest
 from tests.mlflow_server.processes import descendants, free_port, is_alive, is_free
 from tests.tune.runs import FinishedSweep, started
 from tune.directory import SweepDirectory
-from tune.mlflow import Tracker
-from tune.mlflow.dashboard import dashboard_command, dashboard_url
+from tune.mlflow.registry import dashboard_command, dashboard_url
+from tune.mlflow.tracker import Tracker
 
 
 def answers(url: str) -> bool:
@@ -24,7 +24,9 @@ def answers(url: str) -> bool:
         return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_the_page_is_served_until_a_signal(
     number: signal.Signals, finished: FinishedSweep, tmp_path: Path
 ) -> None:

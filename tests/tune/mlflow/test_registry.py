@@ -26,7 +26,7 @@ from tests.tune.runs import COMMAND, FinishedSweep
 from tests.tune.runs import decrop as command
 from tune.directory import SweepDirectory
 from tune.export import best_trial
-from tune.mlflow.dashboard import serving_commands
+from tune.mlflow.registry import serving_commands
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -160,6 +160,7 @@ def process(command: list[str], url: str, **variables: str) -> Iterator[None]:
         started.communicate(timeout=60)
 
 
+@pytest.mark.slow
 def test_the_champion_answers_over_http(directory: SweepDirectory, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     register(directory, bundle)
