@@ -5,11 +5,13 @@ BIN := $(VENV)/bin
 # A stamp is older than what it was installed from only if that has changed since.
 SWEEP_INSTALLED := $(VENV)/.installed-sweep
 TEST_INSTALLED := $(VENV)/.installed-test
+PYTEST := $(BIN)/python -m pytest
+TWO := --numprocesses 2 --dist loadscope
 INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt -e
 
 # Two pip processes must not change one environment at once.
 .NOTPARALLEL:
-.PHONY: install install-test sweep test faults fuzz kills lint format clean
+.PHONY: install install-test sweep test test-all faults quick-faults mutations fuzz kills lint format clean
 
 install: $(SWEEP_INSTALLED)
 
@@ -18,15 +20,27 @@ install-test: $(TEST_INSTALLED)
 sweep: $(SWEEP_INSTALLED)
 	$(BIN)/decrop sweep quickstart
 
+# What every change must pass. Sweeps take all of a machine, so they go one after another.
 test: $(TEST_INSTALLED)
-	# Sweeps take all of a machine, so they go one after another, beside those that are broken on purpose.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadscope -m 'not ray and not faults'
-	$(BIN)/python -m pytest -m quick & broken=$$!; $(BIN)/python -m pytest -m ray; whole=$$?; \
-		wait $$broken && exit $$whole
+	OMP_NUM_THREADS=1 $(PYTEST) $(TWO) -m 'not slow and not ray and not faults'
+	$(PYTEST) -m 'ray and not slow' tests/tune
 
-# Of these tests the others run the quick ones only; some need root, to mount and for networks.
+# Before a change is given away: an hour.
+test-all: $(TEST_INSTALLED)
+	OMP_NUM_THREADS=1 $(PYTEST) $(TWO) --hypothesis-profile default -m 'not ray and not faults'
+	$(PYTEST) -m ray
+	$(PYTEST) -m faults tests/faults
+
+# A running sweep broken on purpose; some of these tests need root, to mount and for networks.
 faults: $(TEST_INSTALLED)
-	$(BIN)/python -m pytest -m faults tests/faults
+	$(PYTEST) -m faults tests/faults
+
+quick-faults: $(TEST_INSTALLED)
+	$(PYTEST) -m quick tests/faults
+
+# By hand, half an hour: 40 faults planted in the code, which the tests must catch.
+mutations: $(TEST_INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutations
 
 # Four minutes or more; of what it tries, and found last, tests/README.md has a table.
 fuzz: $(TEST_INSTALLED)

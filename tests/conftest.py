@@ -1,7 +1,11 @@
 from collections.abc import Iterator
 
 import pytest
-import torch
+from hypothesis import settings
+
+# `make test-all` takes Hypothesis's own profile instead, with five times as many.
+settings.register_profile("quick", max_examples=20, deadline=None)
+settings.load_profile("quick")
 
 
 @pytest.fixture(scope="module")
@@ -10,6 +14,8 @@ def one_thread() -> Iterator[None]:
 
     Last bits depend on how many there are, so what is compared is computed under this.
     """
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

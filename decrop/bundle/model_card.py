@@ -21,6 +21,7 @@ from decrop.bundle.layout import (
 )
 from decrop.config import CertificationSettings, TrialConfig
 from decrop.config.classifier_source import source_kind
+from decrop.config.training import OBJECTIVES
 from decrop.documents import parse_yaml
 from decrop.errors import InputError
 from decrop.evaluation.accuracy import exact_interval
@@ -39,11 +40,6 @@ _PROCEDURES = {
     "depend on\nwhen an image stops",
     "anytime": "Certified from a bound that holds at every number of noise draws at once, so that "
     "more of them\nmay follow",
-}
-_OBJECTIVES = {
-    "decrop": "DE-CROP's losses on boundary and interpolated samples",
-    "stability": "The stability loss of denoised smoothing",
-    "mse": "Mean squared error to the clean images",
 }
 _CLASSIFIER_OBJECTIVES = {
     "plain": "Cross-entropy on clean images",
@@ -285,8 +281,9 @@ def _training(config: TrialConfig) -> str:
             f"Before it saw an image of the data it was pretrained on generated images of "
             f"overlapping shapes (dead leaves), {config.prior.steps} steps."
         )
+    objective = OBJECTIVES[training.objective].help
     sentences.append(
-        f"{_OBJECTIVES[training.objective]}, {sum(training.phase_epochs)} epochs"
+        f"{objective[0].upper()}{objective[1:]}, {sum(training.phase_epochs)} epochs"
         + (" at most." if training.early_stopping else ".")
     )
     if training.early_stopping:

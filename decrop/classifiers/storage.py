@@ -33,7 +33,7 @@ from decrop.config import (
     Word,
 )
 from decrop.config.classifier_source import (
-    SourceKind,
+    CLASSIFIERS,
     check_endpoint,
     imports_code,
     source_kind,
@@ -49,7 +49,7 @@ from decrop.files import (
     write_whole,
 )
 from decrop.networks.identity import network_identity
-from decrop.networks.registry import CLASSIFIERS, build_classifier_network
+from decrop.networks.registry import build_classifier_network
 
 _DESCRIPTION = "classifier.json"
 _WEIGHTS = "weights.safetensors"
@@ -111,7 +111,7 @@ class _Description(Settings):
         )
 
     @property
-    def kind(self) -> SourceKind:
+    def kind(self) -> str:
         return source_kind(self.architecture)
 
 

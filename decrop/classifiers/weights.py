@@ -10,10 +10,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from decrop.config.classifier_source import ClassifierArchitecture
+from decrop.config.classifier_source import CLASSIFIERS
 from decrop.errors import InputError
 from decrop.files import MOST_WEIGHTS_BYTES, require_regular
-from decrop.networks.registry import CLASSIFIERS, build_classifier_network
+from decrop.networks.registry import build_classifier_network
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -82,16 +82,14 @@ def take_weights(network: nn.Module, source: nn.Module, *, architecture: str) ->
     _load(network, source.state_dict(), f"The given {type(source).__name__}", architecture)
 
 
-def matching_architecture(
-    path: Path, *, image_channels: int, class_count: int
-) -> ClassifierArchitecture:
+def matching_architecture(path: Path, *, image_channels: int, class_count: int) -> str:
     """Find the registered architecture that a safetensors file belongs to.
 
     Raises:
         InputError: the file is missing or is not safetensors, or no architecture fits.
     """
     weights = _header(path, f"classifier.weights: {path}")
-    problems: dict[ClassifierArchitecture, list[str]] = {}
+    problems: dict[str, list[str]] = {}
     for architecture in CLASSIFIERS:
         # Without memory for weights: only names and shapes are compared.
         with torch.device("meta"):

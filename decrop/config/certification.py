@@ -2,10 +2,11 @@
 
 import math
 from statistics import NormalDist
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from decrop.config.components import Component, Table
 from decrop.config.settings import (
     MOST_RADII,
     BatchSize,
@@ -15,6 +16,38 @@ from decrop.config.settings import (
     Settings,
 )
 
+# Of the procedure `fixed`. Builders take selection and estimation counts int64 [B, K+1], sigma and
+# failure_probability, and return `decrop.smoothing.certificates.Certificates`.
+CERTIFICATES = Table(
+    Component(
+        "cohen", "CERTIFY", "decrop.smoothing.certificates:cohen_certificates", "Cohen et al. 2019"
+    ),
+    Component(
+        "t_certify_published",
+        "T-CERTIFY as published, whose guarantee has a gap",
+        "decrop.smoothing.two_sided:published_certificates",
+        "Feng et al. 2020",
+    ),
+    Component(
+        "t_certify_preselected",
+        "T-CERTIFY at the split that the selection samples choose",
+        "decrop.smoothing.two_sided:preselected_certificates",
+        "after Feng et al. 2020",
+    ),
+    Component(
+        "t_certify_grid",
+        "T-CERTIFY at all splits at once",
+        "decrop.smoothing.two_sided:grid_certificates",
+        "after Feng et al. 2020",
+    ),
+    Component(
+        "rejection",
+        "for bundles with a rejector",
+        "decrop.rejection.certificates:rejection_certificates",
+        "Sheikholeslami et al. 2022",
+    ),
+)
+Certificate = Annotated[str, CERTIFICATES]
 _LARGEST_BATCH = 1_000_000
 # A failure probability above it is warned of.
 _WEAK = 0.05
@@ -36,13 +69,8 @@ class CertificationSettings(Settings):
         "in integers, so that the guarantee holds for what is computed (after Voráček and Hein, "
         "ICLR 2023); gaussian: added in floating point, as published.",
     )
-    certificate: Literal[
-        "cohen", "t_certify_published", "t_certify_preselected", "t_certify_grid", "rejection"
-    ] = Field(
-        "cohen",
-        description="fixed: CERTIFY (Cohen et al. 2019), or T-CERTIFY (Feng et al.) as published, "
-        "whose guarantee has a gap, or in one of two forms without it; rejection (Sheikholeslami "
-        "et al. 2022) is for bundles with a rejector.",
+    certificate: Certificate = Field(
+        "cohen", description=f"fixed: what turns counts into certificates. {CERTIFICATES.help}."
     )
     selection_samples: Count = Field(100, description="N0: samples that choose the top class.")
     estimation_samples: Count = Field(

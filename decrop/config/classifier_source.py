@@ -1,53 +1,160 @@
 """The forms that `classifier.source` takes."""
 
 import re
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import Annotated
 from urllib.parse import urlsplit
 
-# Networks that decrop brings (decrop/networks/registry.py builds them).
-ClassifierArchitecture = Literal[
-    "small_cnn",
-    "cifar_resnet20",
-    "cifar_resnet56",
-    "cifar_resnet110",
-    "resnet12",
-    "resnet18",
-    "alexnet",
-    "half_alexnet",
-]
-SourceKind = Literal["registered", "factory", "timm", "torchvision", "program", "uri", "endpoint"]
+from decrop.config.components import Component, Table
 
 AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class ClassifierArchitectureComponent(Component):
+    """A network that decrop brings.
+
+    Attributes:
+        smallest: pixels a side of the smallest images that pooling leaves something of.
+    """
+
+    smallest: int = 1
+
+
+# Builders take image_channels and class_count, and return a module.
+CLASSIFIERS = Table(
+    ClassifierArchitectureComponent(
+        "small_cnn",
+        "three convolutions, for images of about 8x8 pixels",
+        "decrop.networks.small_cnn:SmallCNN",
+        smallest=2,
+    ),
+    *(
+        ClassifierArchitectureComponent(
+            f"cifar_resnet{depth}",
+            f"ResNet of {depth} layers for CIFAR",
+            f"decrop.networks.resnet:cifar_resnet{depth}",
+            "He et al. 2016, section 4.2",
+        )
+        for depth in (20, 56, 110)
+    ),
+    ClassifierArchitectureComponent(
+        "resnet12",
+        "ResNet-12 of MetaOptNet",
+        "decrop.networks.resnet:ResNet12",
+        "Lee et al. 2019",
+        smallest=16,
+    ),
+    ClassifierArchitectureComponent(
+        "alexnet",
+        "AlexNet for 32x32 images",
+        "decrop.networks.alexnet:AlexNet",
+        "Barbalau et al. 2020",
+        smallest=15,
+    ),
+    ClassifierArchitectureComponent(
+        "half_alexnet",
+        "AlexNet of half as many channels",
+        "decrop.networks.alexnet:half_alexnet",
+        "Barbalau et al. 2020",
+        smallest=15,
+    ),
+    ClassifierArchitectureComponent(
+        "resnet18",
+        "ResNet-18 with a stem for small images",
+        "decrop.networks.resnet:resnet18",
+        "He et al. 2016",
+    ),
+)
+ClassifierArchitecture = Annotated[str, CLASSIFIERS]
+
+
+@dataclass(frozen=True)
+class SourceComponent(Component):
+    """A form of `classifier.source`.
+
+    Attributes:
+        form: as messages write it; empty where the names are listed.
+        pattern: of the whole source.
+        imports_code: whether it is code of another package, which runs when it is imported.
+    """
+
+    form: str = ""
+    pattern: str = ""
+    imports_code: bool = False
+
+
 _NAME = r"[A-Za-z_]\w*"
-_FACTORY = re.compile(rf"{_NAME}(\.{_NAME})*:{_NAME}(\.{_NAME})*")
-_ENDPOINT = re.compile(r"https?://\S+")
-_URI = re.compile(r"([a-z][a-z0-9+.-]*):/\S+")
-_ZOO = re.compile(r"(timm|torchvision)/[\w.-]+")
+# In the order in which they are tried. Builders take the classifier's settings and the dataset, and
+# return a `decrop.classifiers.sources.Network`.
+SOURCES = Table(
+    SourceComponent(
+        "registered",
+        "a registered network, auto for the one that the weights fit",
+        "decrop.classifiers.sources.registered:registered_network",
+    ),
+    SourceComponent(
+        "timm",
+        "a model of timm",
+        "decrop.classifiers.sources.zoo:zoo_network",
+        form="timm/NAME",
+        pattern=r"timm/[\w.-]+",
+        imports_code=True,
+    ),
+    SourceComponent(
+        "torchvision",
+        "a model of torchvision",
+        "decrop.classifiers.sources.zoo:zoo_network",
+        form="torchvision/NAME",
+        pattern=r"torchvision/[\w.-]+",
+        imports_code=True,
+    ),
+    SourceComponent(
+        "endpoint",
+        "a classifier that answers over HTTP",
+        "decrop.classifiers.sources.endpoint:no_network",
+        form="the http(s) address of an endpoint",
+        pattern=r"https?://\S+",
+    ),
+    SourceComponent(
+        "uri",
+        "a model that another package loads, such as models:/ of MLflow",
+        "decrop.classifiers.sources.uri:network_at_uri",
+        form="the URI of a model",
+        pattern=r"[a-z][a-z0-9+.-]*:/\S+",
+    ),
+    SourceComponent(
+        "program",
+        "a program of torch.export",
+        "decrop.classifiers.sources.program:program_network",
+        form="FILE.pt2",
+        pattern=r"(?s:.*)\.pt2",
+    ),
+    SourceComponent(
+        "factory",
+        "a function of yours that returns a network",
+        "decrop.classifiers.sources.factory:factory_network",
+        form="package.module:function",
+        pattern=rf"{_NAME}(\.{_NAME})*:{_NAME}(\.{_NAME})*",
+        imports_code=True,
+    ),
+)
 
 
-def source_kind(source: str) -> SourceKind:
+def source_kind(source: str) -> str:
     """Return which form a source has.
 
     Raises:
         ValueError: it has none of them.
     """
-    if source == AUTO or source in get_args(ClassifierArchitecture):
+    if source == AUTO or source in CLASSIFIERS:
         return "registered"
-    if zoo := _ZOO.fullmatch(source):
-        return "timm" if zoo[1] == "timm" else "torchvision"
-    if _ENDPOINT.fullmatch(source):
-        return "endpoint"
-    if _URI.fullmatch(source):
-        return "uri"
-    if source.endswith(".pt2"):
-        return "program"
-    if _FACTORY.fullmatch(source):
-        return "factory"
-    names = ", ".join(map(repr, [AUTO, *get_args(ClassifierArchitecture)]))
-    raise ValueError(
-        f"must be one of {names}, or package.module:function, timm/NAME, torchvision/NAME, "
-        "FILE.pt2, the URI of a model, or the http(s) address of an endpoint"
-    )
+    for form in SOURCES.values():
+        if form.pattern and re.fullmatch(form.pattern, source):
+            return form.name
+    names = ", ".join(map(repr, [AUTO, *CLASSIFIERS]))
+    *most, last = (form.form for form in SOURCES.values() if form.form)
+    raise ValueError(f"must be one of {names}, or {', '.join(most)}, or {last}")
 
 
 def imports_code(source: str) -> bool:
@@ -56,7 +163,7 @@ def imports_code(source: str) -> bool:
     Raises:
         ValueError: it is no source.
     """
-    return source_kind(source) in ("factory", "timm", "torchvision")
+    return SOURCES[source_kind(source)].imports_code
 
 
 def check_endpoint(url: str) -> None:

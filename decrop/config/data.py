@@ -1,12 +1,29 @@
 """The settings of the data."""
 
-from typing import Literal
+from typing import Annotated
 
 from pydantic import Field
 
+from decrop.config.components import Component, Table
 from decrop.config.settings import Seed, Settings, Text
 
-DatasetName = Literal["digits", "cifar10", "fashion_mnist", "parquet", "image_folder"]
+# Builders take the settings, and return a `decrop.data.datasets.Dataset`.
+DATASETS = Table(
+    Component("digits", "scikit-learn's digits, 8x8 grey", "decrop.data.datasets:digits"),
+    Component("cifar10", "CIFAR-10, 32x32 colour", "decrop.data.datasets:cifar10"),
+    Component("fashion_mnist", "Fashion-MNIST, 28x28 grey", "decrop.data.datasets:fashion_mnist"),
+    Component(
+        "parquet",
+        "train.parquet and test.parquet of yours, images of one shape",
+        "decrop.data.datasets:parquet",
+    ),
+    Component(
+        "image_folder",
+        "train/<class>/ and test/<class>/ (or val) of yours, images of one shape",
+        "decrop.data.datasets:image_folder",
+    ),
+)
+DatasetName = Annotated[str, DATASETS]
 
 
 class DatasetSettings(Settings):
@@ -14,8 +31,8 @@ class DatasetSettings(Settings):
 
     name: DatasetName = Field(
         "cifar10",
-        description="Registered dataset; parquet and image_folder are data of yours, with images "
-        "of one shape, and need classifier.mean and classifier.std.",
+        description=f"Registered dataset. {DATASETS.help}. Data of yours need classifier.mean and "
+        "classifier.std.",
     )
     path: Text | None = Field(
         None,

@@ -1,21 +1,43 @@
 """The settings of the denoiser's network and of what it starts from."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from decrop.config.components import Component, Table
 from decrop.config.settings import BatchSize, Count, Positive, Settings
 
-DenoiserArchitecture = Literal["dncnn", "dncnn_wide", "memnet", "unet"]
+# Builders take the settings and the number of channels of images, and return a module.
+DENOISERS = Table(
+    Component("dncnn", "DnCNN", "decrop.networks.dncnn:dncnn", "Zhang et al. 2017"),
+    Component(
+        "dncnn_wide",
+        "DnCNN of twice as many channels",
+        "decrop.networks.dncnn:dncnn_wide",
+        "Salman et al. 2020",
+    ),
+    Component("memnet", "MemNet", "decrop.networks.memnet:memnet", "Tai et al. 2017"),
+    Component(
+        "unet",
+        "a U-Net of DRUNet's shape, about as costly as DnCNN of 17 layers",
+        "decrop.networks.unet:unet",
+        "Zhang et al. 2021",
+    ),
+    Component(
+        "none",
+        "no denoiser, for a trial that trains the classifier itself (classifier.training) and "
+        "certifies it alone",
+        "decrop.networks.registry:no_denoiser",
+    ),
+)
+DenoiserArchitecture = Annotated[str, DENOISERS]
 
 
 class DenoiserSettings(Settings):
     """The denoiser in front of the classifier."""
 
-    architecture: Literal[DenoiserArchitecture, "none"] = Field(
-        "dncnn",
-        description="Registered network; none for a trial that trains the classifier itself "
-        "(classifier.training) and certifies it alone.",
+    architecture: DenoiserArchitecture = Field(
+        "dncnn", description=f"Registered network. {DENOISERS.help}."
     )
     depth: int = Field(
         17,

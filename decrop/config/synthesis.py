@@ -1,26 +1,45 @@
 """The settings of stage 1: boundary and interpolated samples."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from decrop.config.components import Component, Table
 from decrop.config.settings import Count, CountOrZero, NonNegative, Positive, Settings
 
-Attack = Literal["pgd", "auto_attack", "deepfool"]
-_ATTACK_HELP = (
-    "Attack that crosses the decision boundary. pgd (published) ascends the loss of the true class "
-    "in a set number of steps. auto_attack leaves the predicted class by AutoPGD on two losses, "
-    "DeepFool and Square, each on the images that the parts before it left, and an image that all "
-    "leave stays as it is; 1.5 to 3 times as slow as pgd, but for an image that reaches Square "
-    "about 300 times. deepfool leaves the predicted class by the shortest way in L2, with no bound "
-    "but [0,1]; about 5 times as slow as pgd in as many steps."
+# Builders are a `decrop.synthesis.boundary.Method`.
+ATTACKS = Table(
+    Component(
+        "pgd",
+        "ascends the loss of the true class in a set number of steps, as published",
+        "decrop.synthesis.boundary:PGD",
+        "Madry et al. 2018",
+    ),
+    Component(
+        "auto_attack",
+        "leaves the predicted class by AutoPGD on two losses, DeepFool and Square, each on the "
+        "images that the parts before it left, and an image that all leave stays as it is; 1.5 to "
+        "3 times as slow as pgd, but for an image that reaches Square about 300 times",
+        "decrop.synthesis.boundary:AUTO_ATTACK",
+        "Croce and Hein 2020",
+    ),
+    Component(
+        "deepfool",
+        "leaves the predicted class by the shortest way in L2, with no bound but [0,1]; about 5 "
+        "times as slow as pgd in as many steps",
+        "decrop.synthesis.boundary:DEEPFOOL",
+        "Moosavi-Dezfooli et al. 2016",
+    ),
 )
+Attack = Annotated[str, ATTACKS]
 
 
 class BoundarySettings(Settings):
     """Boundary samples (eq. 5): adversarial examples of the limited data."""
 
-    attack: Attack = Field("pgd", description=_ATTACK_HELP)
+    attack: Attack = Field(
+        "pgd", description=f"Attack that crosses the decision boundary. {ATTACKS.help}."
+    )
     epsilon: float = Field(
         8 / 255,
         gt=0,

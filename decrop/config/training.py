@@ -1,9 +1,10 @@
 """The settings of training the denoiser."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from decrop.config.components import Component, Table
 from decrop.config.settings import (
     BatchSize,
     Count,
@@ -15,7 +16,29 @@ from decrop.config.settings import (
 )
 
 Optimizer = Literal["adam", "adam_then_sgd", "sgd", "one_cycle"]
-Objective = Literal["decrop", "stability", "mse"]
+# Builders take a `decrop.training.objectives.Batch`, the networks and the discriminator's scale or
+# None, and return the terms of the loss.
+OBJECTIVES = Table(
+    Component(
+        "decrop",
+        "DE-CROP's losses on boundary and interpolated samples",
+        "decrop.training.objectives:decrop_terms",
+        "DE-CROP eq. 12",
+    ),
+    Component(
+        "stability",
+        "the stability loss of denoised smoothing, which is DE-CROP's eq. 8 alone",
+        "decrop.training.objectives:stability_terms",
+        "Salman et al. 2020",
+    ),
+    Component(
+        "mse",
+        "mean squared error to the clean images",
+        "decrop.training.objectives:mse_terms",
+        "Salman et al. 2020",
+    ),
+)
+Objective = Annotated[str, OBJECTIVES]
 AugmentationPolicy = Literal["none", 1, 2, 3]
 Mixing = Literal["none", "mixup", "cutmix"]
 
@@ -70,11 +93,7 @@ class AugmentationSettings(Settings):
 class TrainingSettings(Settings):
     """The phases of training the denoiser."""
 
-    objective: Objective = Field(
-        "decrop",
-        description="decrop: eq. 12. Baselines of denoised smoothing (Salman et al. 2020): "
-        "stability is eq. 8 alone, mse the squared error to the clean image.",
-    )
+    objective: Objective = Field("decrop", description=f"What a step minimises. {OBJECTIVES.help}.")
     generated_samples: Literal["boundary_and_interpolated", "boundary", "interpolated"] = Field(
         "boundary_and_interpolated",
         description="decrop: samples whose losses eqs. 9 and 10 sum (paper: both).",

@@ -1,13 +1,13 @@
 """Registered datasets."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from decrop.config import DatasetName, DatasetSettings
+from decrop.config import DatasetSettings
+from decrop.config.data import DATASETS
 from decrop.config.settings import MOST_CLASSES, different_names
 from decrop.data.image_folder import read_image_folder
 from decrop.data.images import ImageSource, InMemoryImages
@@ -108,7 +108,7 @@ def load_dataset(settings: DatasetSettings) -> Dataset:
         InputError: the path is missing or has another layout, the first image is unreadable, or
             there are not two classes or more with names that differ.
     """
-    dataset = _DATASETS[settings.name](settings)
+    dataset: Dataset = DATASETS.build(settings.name, settings)
     try:
         different_names(dataset.class_names)
     except ValueError as error:
@@ -116,7 +116,7 @@ def load_dataset(settings: DatasetSettings) -> Dataset:
     return dataset
 
 
-def _digits(settings: DatasetSettings) -> Dataset:
+def digits(settings: DatasetSettings) -> Dataset:
     if settings.path is not None:
         raise InputError(
             f"dataset.path: digits come with scikit-learn and take no path, got {settings.path}."
@@ -125,11 +125,11 @@ def _digits(settings: DatasetSettings) -> Dataset:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    digits = load_digits()
-    images = torch.from_numpy((digits.images * (255 / 16)).round()).to(torch.uint8)[:, None]
-    labels = torch.from_numpy(digits.target).to(torch.int64)
+    found = load_digits()
+    images = torch.from_numpy((found.images * (255 / 16)).round()).to(torch.uint8)[:, None]
+    labels = torch.from_numpy(found.target).to(torch.int64)
     train, test = train_test_split(
-        torch.arange(len(labels)).numpy(), test_size=500, stratify=digits.target, random_state=0
+        torch.arange(len(labels)).numpy(), test_size=500, stratify=found.target, random_state=0
     )
     return Dataset(
         name="digits",
@@ -205,7 +205,7 @@ def _torchvision_split(
     return InMemoryImages(images, torch.as_tensor(split.targets, dtype=torch.int64))
 
 
-def _parquet(settings: DatasetSettings) -> Dataset:
+def parquet(settings: DatasetSettings) -> Dataset:
     folder = _existing_folder(_required_path(settings))
     train, test = _parquet_splits(folder)
     if train.class_names and test.class_names and train.class_names != test.class_names:
@@ -234,7 +234,7 @@ def _parquet_splits(folder: Path) -> tuple[ParquetSplit, ParquetSplit]:
     return train, read_parquet_split(folder / "test.parquet", train.images.shape)
 
 
-def _image_folder(settings: DatasetSettings) -> Dataset:
+def image_folder(settings: DatasetSettings) -> Dataset:
     splits = read_image_folder(_existing_folder(_required_path(settings)))
     return Dataset(
         name=settings.name, train=splits.train, test=splits.test, class_names=splits.class_names
@@ -269,10 +269,5 @@ def _check_labels(
             )
 
 
-_DATASETS: dict[DatasetName, Callable[[DatasetSettings], Dataset]] = {
-    "digits": _digits,
-    "cifar10": partial(_published, _CIFAR10),
-    "fashion_mnist": partial(_published, _FASHION_MNIST),
-    "parquet": _parquet,
-    "image_folder": _image_folder,
-}
+cifar10 = partial(_published, _CIFAR10)
+fashion_mnist = partial(_published, _FASHION_MNIST)

@@ -1,5 +1,7 @@
 """AlexNet for small images, whole and halved: the target and a surrogate of the black-box case."""
 
+from functools import partial
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -50,6 +52,9 @@ class AlexNet(nn.Module):
         features = self.batch_norm7(self.dropout(F.relu(self.fc2(features))))
         logits: Tensor = self.fc3(features)
         return logits
+
+
+half_alexnet = partial(AlexNet, halved=True)
 
 
 def normalise_response(maps: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from decrop.config import DenoiserSettings
+
 # PyTorch's convention: the running statistics are nearly those of the last batch.
 _BATCH_NORM_MOMENTUM = 0.95
 _BATCH_NORM_EPSILON = 1e-4
@@ -37,3 +39,15 @@ class DnCNN(nn.Module):
         """Return the denoised images, of the input's shape."""
         denoised: Tensor = images - self.noise(images)
         return denoised
+
+
+def dncnn(settings: DenoiserSettings, image_channels: int) -> DnCNN:
+    """Build it of the settings."""
+    return DnCNN(image_channels=image_channels, depth=settings.depth, channels=settings.channels)
+
+
+def dncnn_wide(settings: DenoiserSettings, image_channels: int) -> DnCNN:
+    """Build it with twice as many channels as the settings say."""
+    return DnCNN(
+        image_channels=image_channels, depth=settings.depth, channels=2 * settings.channels
+    )

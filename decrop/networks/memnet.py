@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from decrop.config import DenoiserSettings
+
 _MEMORY_BLOCKS = 3
 _RESIDUAL_UNITS = 6
 
@@ -69,3 +71,8 @@ def _activated_convolution(channels_in: int, channels_out: int, size: int) -> nn
         nn.ReLU(inplace=True),
         nn.Conv2d(channels_in, channels_out, size, padding=size // 2, bias=False),
     )
+
+
+def memnet(settings: DenoiserSettings, image_channels: int) -> MemNet:
+    """Build it of the settings."""
+    return MemNet(image_channels=image_channels, channels=settings.channels)

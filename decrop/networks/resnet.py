@@ -1,7 +1,13 @@
 """ResNets: those for CIFAR (He et al. 2016, section 4.2), ResNet-12 and ResNet-18."""
 
+from functools import partial
+
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+# Of ResNet-12.
+_SLOPE = 0.1
+_WIDTHS = (64, 160, 320, 640)
 
 
 class BasicBlock(nn.Module):
@@ -53,8 +59,9 @@ def _stage(channels_in: int, channels_out: int, stride: int, blocks: int) -> nn.
     )
 
 
-_SLOPE = 0.1
-_WIDTHS = (64, 160, 320, 640)
+cifar_resnet20 = partial(CifarResNet, blocks=3)
+cifar_resnet56 = partial(CifarResNet, blocks=9)
+cifar_resnet110 = partial(CifarResNet, blocks=18)
 
 
 class ResNet12(nn.Module):

@@ -3,6 +3,8 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from decrop.config import DenoiserSettings
+
 # Two levels below full resolution; images are padded to a multiple of their scale.
 _LOWEST_SCALE = 4
 
@@ -64,3 +66,8 @@ def _downsampling(channels_in: int, channels_out: int) -> nn.Conv2d:
 
 def _upsampling(channels_in: int, channels_out: int) -> nn.ConvTranspose2d:
     return nn.ConvTranspose2d(channels_in, channels_out, 2, stride=2, bias=False)
+
+
+def unet(settings: DenoiserSettings, image_channels: int) -> UNet:
+    """Build it of the settings."""
+    return UNet(image_channels=image_channels, channels=settings.channels)

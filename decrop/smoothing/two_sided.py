@@ -1,6 +1,7 @@
 """T-CERTIFY: certificates from bounds on the top class and on the runner-up."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -176,3 +177,8 @@ def _summed_bound(others: Integers, draws: int, failure_probability: float) -> F
         holds = tails <= rounded_down(failure_probability)
         low, high = np.where(holds, middle, low), np.where(holds, high, middle)
     return np.maximum(low - SAMPLING_ERROR, 0.0)
+
+
+published_certificates = partial(two_sided_certificates, variant="published")
+preselected_certificates = partial(two_sided_certificates, variant="preselected")
+grid_certificates = partial(two_sided_certificates, variant="grid")

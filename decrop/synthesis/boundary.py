@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from decrop import _torchvision  # noqa: F401  # the attacks' library imports torchvision
 from decrop.classifiers.classifier import Classifier
-from decrop.config import Attack, BoundarySettings
+from decrop.config import BoundarySettings
+from decrop.config.synthesis import ATTACKS
 from decrop.errors import InputError
 from decrop.seeds import seeded_globals
 
@@ -34,7 +35,7 @@ _SQUARE_FIRST_SHARE = 0.8
 
 
 @dataclass(frozen=True)
-class _Method:
+class Method:
     """An attack of the library, and the names of the settings that its samples depend on."""
 
     generate: Callable[[PyTorchClassifier, np.ndarray, np.ndarray, BoundarySettings], np.ndarray]
@@ -72,7 +73,7 @@ def boundary_samples(
     Raises:
         InputError: auto_attack cannot work with so few classes or pixels.
     """
-    method = _METHODS[settings.attack]
+    method = ATTACKS[settings.attack].resolved()
     estimator = PyTorchClassifier(
         model=classifier,
         loss=nn.CrossEntropyLoss(),
@@ -100,7 +101,8 @@ def flipped(classifier: Classifier, images: Tensor, boundary: Tensor) -> Tensor:
 
 def determining_settings(settings: BoundarySettings) -> dict[str, Any]:
     """Return, as JSON, the settings that the samples depend on: the attack and what it reads."""
-    return settings.model_dump(mode="json", include={"attack", *_METHODS[settings.attack].reads})
+    method: Method = ATTACKS[settings.attack].resolved()
+    return settings.model_dump(mode="json", include={"attack", *method.reads})
 
 
 def _pgd(
@@ -216,8 +218,6 @@ def _require_what_auto_attack_needs(
 
 
 _BOUNDED = frozenset({"epsilon", "step_size", "steps"})
-_METHODS: dict[Attack, _Method] = {
-    "pgd": _Method(_pgd, _BOUNDED),
-    "auto_attack": _Method(_auto_attack, _BOUNDED | {"square_queries"}),
-    "deepfool": _Method(_deepfool_samples, frozenset({"steps", "overshoot"})),
-}
+PGD = Method(_pgd, _BOUNDED)
+AUTO_ATTACK = Method(_auto_attack, _BOUNDED | {"square_queries"})
+DEEPFOOL = Method(_deepfool_samples, frozenset({"steps", "overshoot"}))

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from decrop.classifiers.classifier import Classifier
-from decrop.config import Objective, TrainingSettings, TrialConfig
+from decrop.config import TrainingSettings, TrialConfig
+from decrop.config.training import OBJECTIVES
 from decrop.data.augmentation import augment_views, augments
 from decrop.networks.discriminator import Discriminator
 from decrop.seeds import seeded_globals, torch_generator
@@ -20,7 +21,7 @@ from decrop.synthesis.synthetic_samples import SyntheticSamples
 from decrop.training.initial import initial_denoiser
 from decrop.training.loop import Stateful, Terms, Trainer
 from decrop.training.losses import LossTerms, total_loss
-from decrop.training.objectives import OBJECTIVES, Batch, Networks
+from decrop.training.objectives import Batch, Networks
 from decrop.training.schedule import (
     OptimizerKind,
     Schedule,
@@ -176,7 +177,7 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
         logits, features = self._clean_outputs
         return logits[rows], features[rows]
 
-    def _objective(self, phase: Phase) -> Objective:
+    def _objective(self, phase: Phase) -> str:
         return "mse" if phase == 0 else self._settings.objective
 
     def _step(self, batch: Batch) -> Terms:
@@ -189,7 +190,7 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
         networks = Networks(
             partial(self._forward, self.network), self._classify, self._discriminator
         )
-        terms = OBJECTIVES[self._objective(phase)](batch, networks, scale)
+        terms: LossTerms = OBJECTIVES.build(self._objective(phase), batch, networks, scale)
         total = total_loss(terms, self._settings.loss_weights)
         if self._settings.l1_penalty:
             norm = sum(weight.abs().sum() for weight in self.network.parameters())

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from decrop.config import Objective
 from decrop.networks.discriminator import Discriminator, reverse_gradient
 from decrop.training.losses import (
     LossTerms,
@@ -105,13 +104,6 @@ def mse_terms(batch: Batch, networks: Networks, _: float | None) -> LossTerms:
     """Return the squared error to the clean images (Salman et al. 2020, eq. 6)."""
     denoised = networks.denoise(batch.clean + batch.noise)
     return LossTerms(squared_error=squared_error(denoised, batch.clean))
-
-
-OBJECTIVES: dict[Objective, Callable[[Batch, Networks, float | None], LossTerms]] = {
-    "decrop": decrop_terms,
-    "stability": stability_terms,
-    "mse": mse_terms,
-}
 
 
 def _clean_outputs(batch: Batch, networks: Networks) -> tuple[Tensor, Tensor]:

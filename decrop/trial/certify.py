@@ -9,15 +9,15 @@ import numpy as np
 from torch import Tensor, nn
 
 from decrop.config import CertificationSettings, TrialConfig
+from decrop.config.certification import CERTIFICATES
 from decrop.data.limited import LabelledImages
 from decrop.evaluation.record import CertificationRecord
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, write_json
-from decrop.rejection.certificates import rejection_certificates
 from decrop.rejection.network import RejectingNetwork, check_certificate
 from decrop.seeds import derive_seed
 from decrop.smoothing.backend import backend_of
-from decrop.smoothing.certificates import Integers, cohen_certificates
+from decrop.smoothing.certificates import Integers
 from decrop.smoothing.certify import (
     CertificateRule,
     CertificationOutcome,
@@ -41,7 +41,6 @@ from decrop.smoothing.sampling import (
     Sampler,
     SamplingTask,
 )
-from decrop.smoothing.two_sided import Variant, two_sided_certificates
 from decrop.smoothing.worth import worth_of_radii
 from decrop.training.hooks import NO_HOOKS, Hooks
 from decrop.trial.result import Scores, Split
@@ -52,11 +51,6 @@ _WORTH_BETWEEN = 0.1
 # to wait for other processes.
 _TIMED_BATCHES = 3
 _TIMED_SECONDS = 0.3
-_T_CERTIFY: dict[str, Variant] = {
-    "t_certify_published": "published",
-    "t_certify_preselected": "preselected",
-    "t_certify_grid": "grid",
-}
 
 
 @dataclass(frozen=True)
@@ -347,16 +341,10 @@ def certify_task(
 
 def certificate_rule(settings: CertificationSettings, sigma: float) -> CertificateRule:
     """Return what turns the counts of the fixed procedure into certificates."""
-    if settings.certificate in ("cohen", "rejection"):
-        certificates = (
-            cohen_certificates if settings.certificate == "cohen" else rejection_certificates
-        )
-        return partial(certificates, sigma=sigma, failure_probability=settings.failure_probability)
     return partial(
-        two_sided_certificates,
+        CERTIFICATES[settings.certificate].resolved(),
         sigma=sigma,
         failure_probability=settings.failure_probability,
-        variant=_T_CERTIFY[settings.certificate],
     )
 
 

@@ -5,12 +5,13 @@ import pytest
 from scipy.stats import norm
 
 from tests.benchmarks.profiles import PROFILES, RADII, SIGMA, Profile, virtual_images
+from tests.cases import cases
 
 COUNT = 20_000
 ONE_IMAGE = 1 / COUNT
 
 
-@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
+@cases("profile", PROFILES)
 def test_certified_accuracies_are_those_of_the_profile(profile: Profile) -> None:
     probabilities, labels = virtual_images(profile, COUNT, seed=0)
     assert probabilities.shape == (COUNT, 10) and (probabilities >= 0).all()
@@ -32,7 +33,7 @@ def test_certified_accuracies_are_those_of_the_profile(profile: Profile) -> None
         assert share == pytest.approx(accuracy / profile.certified_accuracy[0], abs=0.03)
 
 
-@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
+@cases("profile", PROFILES)
 def test_what_is_drawn_by_chance_depends_on_the_seed(profile: Profile) -> None:
     one, again, other = (virtual_images(profile, 1_000, seed)[0] for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, again)

@@ -1,22 +1,28 @@
-"""Finished short trials, made once; tests only read them."""
+"""Finished short trials, made once; tests only read them.
+
+What takes seconds to import is imported by the fixtures, for every test of decrop loads this file.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
-from decrop.bundle import export_bundle
-from decrop.cache import ContentCache
-from decrop.trial.folder import TrialFolder
-from decrop.trial.inputs import TrialInputs, load_inputs
-from decrop.trial.run import run_trial
-from tests.decrop.digits_trial import CPU, FIXED, short_trial
+if TYPE_CHECKING:
+    from decrop.cache import ContentCache
+    from decrop.evaluation.record import Split
+    from decrop.trial.folder import TrialFolder
+    from decrop.trial.inputs import TrialInputs
 
 
 @pytest.fixture(scope="session", autouse=True)
 def kernels_on_one_thread() -> Iterator[None]:
     """Small tensors wait for a second thread longer than they take, above all on a busy machine."""
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -25,11 +31,16 @@ def kernels_on_one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> ContentCache:
+    from decrop.cache import ContentCache
+
     return ContentCache(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")
 def inputs(cache: ContentCache) -> TrialInputs:
+    from decrop.trial.inputs import load_inputs
+    from tests.decrop.digits_trial import CPU, short_trial
+
     return load_inputs(short_trial(), cache, CPU)
 
 
@@ -38,9 +49,7 @@ def held_out_trial(
     inputs: TrialInputs, cache: ContentCache, tmp_path_factory: pytest.TempPathFactory
 ) -> TrialFolder:
     """An uninterrupted trial, scored on held-out images."""
-    folder = TrialFolder(tmp_path_factory.mktemp("held_out"))
-    list(run_trial(short_trial(), inputs, folder, cache, split="held_out"))
-    return folder
+    return _trial(inputs, cache, tmp_path_factory.mktemp("held_out"), "held_out")
 
 
 @pytest.fixture(scope="session")
@@ -48,18 +57,28 @@ def final_trial(
     inputs: TrialInputs, cache: ContentCache, tmp_path_factory: pytest.TempPathFactory
 ) -> TrialFolder:
     """An uninterrupted training on the whole limited data, certified on test images."""
-    folder = TrialFolder(tmp_path_factory.mktemp("final"))
-    list(run_trial(short_trial(), inputs, folder, cache, split="test"))
-    return folder
+    return _trial(inputs, cache, tmp_path_factory.mktemp("final"), "test")
 
 
 @pytest.fixture(scope="session")
 def fixed_trial(
     inputs: TrialInputs, cache: ContentCache, tmp_path_factory: pytest.TempPathFactory
 ) -> TrialFolder:
-    """The same training, certified with equally many draws of each image."""
-    folder = TrialFolder(tmp_path_factory.mktemp("fixed"))
-    list(run_trial(short_trial(FIXED), inputs, folder, cache, split="test"))
+    """The same training, certified with equally many samples of each image."""
+    from tests.decrop.digits_trial import FIXED
+
+    return _trial(inputs, cache, tmp_path_factory.mktemp("fixed"), "test", FIXED)
+
+
+def _trial(
+    inputs: TrialInputs, cache: ContentCache, path: Path, split: Split, *changes: str
+) -> TrialFolder:
+    from decrop.trial.folder import TrialFolder
+    from decrop.trial.run import run_trial
+    from tests.decrop.digits_trial import short_trial
+
+    folder = TrialFolder(path)
+    list(run_trial(short_trial(*changes), inputs, folder, cache, split=split))
     return folder
 
 
@@ -68,11 +87,7 @@ def exported(
     final_trial: TrialFolder, inputs: TrialInputs, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The bundle of `final_trial`, with its classifier."""
-    path = tmp_path_factory.mktemp("exported") / "bundle"
-    export_bundle(
-        final_trial, inputs.classifier, inputs.class_names, path, origin="Made for tests."
-    )
-    return path
+    return _export(final_trial, inputs, tmp_path_factory.mktemp("exported") / "bundle")
 
 
 @pytest.fixture(scope="session")
@@ -80,8 +95,12 @@ def fixed_exported(
     fixed_trial: TrialFolder, inputs: TrialInputs, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The bundle of `fixed_trial`, with its classifier."""
-    path = tmp_path_factory.mktemp("fixed_exported") / "bundle"
-    export_bundle(
-        fixed_trial, inputs.classifier, inputs.class_names, path, origin="Made for tests."
-    )
+    return _export(fixed_trial, inputs, tmp_path_factory.mktemp("fixed_exported") / "bundle")
+
+
+def _export(trial: TrialFolder, inputs: TrialInputs, path: Path) -> Path:
+    from decrop.bundle import export_bundle
+
+    origin = "Made for tests."
+    export_bundle(trial, inputs.classifier, inputs.class_names, path, origin=origin)
     return path

@@ -19,6 +19,7 @@ from decrop.documents import (
     trial_config,
 )
 from decrop.errors import InputError
+from tests.cases import cases
 
 PRESETS = sorted(
     entry.name.removesuffix(".yaml")
@@ -43,7 +44,7 @@ def preset(name: str) -> TrialConfig:
     return trial_config(load_trial_document(name), source=name)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@cases("name", PRESETS)
 def test_preset_is_a_trial(name: str) -> None:
     assert preset(name).dataset.name in name.split("_")
 
@@ -109,7 +110,7 @@ def test_missing_and_binary_files_are_named(tmp_path: Path) -> None:
         read_yaml(tmp_path)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("text", "expected"),
     [
         ("seed=3", ("seed", 3)),
@@ -128,7 +129,7 @@ def test_assignment_is_a_path_and_a_yaml_value(text: str, expected: tuple[str, A
     assert type(parsed[1]) is type(expected[1])
 
 
-@pytest.mark.parametrize("text", ["seed", "=3", ".seed=3", "a..b=3", "a.=3", "a b=3", "seed=[1"])
+@cases("text", ["seed", "=3", ".seed=3", "a..b=3", "a.=3", "a b=3", "seed=[1"])
 def test_malformed_assignment_is_refused(text: str) -> None:
     with pytest.raises(InputError) as error:
         parse_assignment(text)
@@ -161,7 +162,7 @@ def test_merge_goes_into_mappings_only() -> None:
     assert base == {"a": {"b": 1, "c": [1, 2]}, "d": {"e": 1}}
 
 
-@pytest.mark.parametrize(
+@cases(
     ("document", "parts"),
     [
         ({"training": {"epochs": 0}}, ["training.epochs = 0", "greater than or equal to 1"]),
@@ -204,7 +205,7 @@ def test_mistake_in_a_trial_is_one_line(document: dict[str, Any], parts: list[st
         assert part in text
 
 
-@pytest.mark.parametrize(
+@cases(
     ("assigned", "blamed"),
     [
         (["training.epochs"], "--set: "),

@@ -21,6 +21,7 @@ from decrop.files import (
     write_text,
     write_whole,
 )
+from tests.cases import cases
 
 
 def test_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> None:
@@ -120,9 +121,7 @@ def test_tensor_hash_follows_name_type_shape_and_bytes() -> None:
     assert len({sha256_of_tensors(other) for other in others} | {same}) == len(others) + 1
 
 
-@pytest.mark.parametrize(
-    "dtype", [torch.bool, torch.uint8, torch.int64, torch.bfloat16, torch.float16]
-)
+@cases("dtype", [torch.bool, torch.uint8, torch.int64, torch.bfloat16, torch.float16])
 def test_tensor_hash_takes_every_type_and_layout(dtype: torch.dtype) -> None:
     tensor = torch.tensor([[0, 1, 1], [1, 0, 0]]).to(dtype)
     strided = tensor.t().contiguous().t()

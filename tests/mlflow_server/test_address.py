@@ -4,10 +4,11 @@ import pytest
 
 from mlflow_server.address import local_url, require_free
 from mlflow_server.errors import InputError
+from tests.cases import cases
 from tests.mlflow_server.processes import free_port
 
 
-@pytest.mark.parametrize(
+@cases(
     ("host", "url"),
     [
         ("127.0.0.1", "http://127.0.0.1:5000"),

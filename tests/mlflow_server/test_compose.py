@@ -106,6 +106,7 @@ def test_the_shell_understands_the_commands(compose: Any, name: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_servers_command_starts_it(
     compose: Any, postgres: Postgres, object_store: ObjectStore, tmp_path: Path
 ) -> None:

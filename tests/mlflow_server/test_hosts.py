@@ -5,9 +5,10 @@ from mlflow.server.security_utils import is_allowed_host_header, should_block_co
 
 from mlflow_server.errors import InputError
 from mlflow_server.hosts import allowed_hosts, allowed_origins, check_allowed_host, check_origin
+from tests.cases import cases
 
 
-@pytest.mark.parametrize(
+@cases(
     ("host", "names", "header", "allowed"),
     [
         ("127.0.0.1", (), "127.0.0.1:5000", True),
@@ -33,7 +34,7 @@ def test_mlflow_lets_in_what_is_named_and_nothing_else(
     assert is_allowed_host_header(allowed_hosts(host, names), header) is allowed
 
 
-@pytest.mark.parametrize(
+@cases(
     ("host", "names", "origin", "blocked"),
     [
         ("127.0.0.1", (), "http://127.0.0.1:5000", False),
@@ -57,12 +58,12 @@ def test_only_the_servers_own_pages_and_the_allowed_ones_can_change_runs(
     assert should_block_cors_request(origin, "POST", origins) is blocked
 
 
-@pytest.mark.parametrize("name", ["mlflow.example.org", "10.0.0.7:5000", "[fd00::7]:5000", "*"])
+@cases("name", ["mlflow.example.org", "10.0.0.7:5000", "[fd00::7]:5000", "*"])
 def test_a_name_is_accepted(name: str) -> None:
     check_allowed_host(name)
 
 
-@pytest.mark.parametrize("name", ["", "https://example.org", "a,b", "a b", "host:port", "fd00::7"])
+@cases("name", ["", "https://example.org", "a,b", "a b", "host:port", "fd00::7"])
 def test_what_is_no_name_is_refused(name: str) -> None:
     with pytest.raises(InputError, match="--allowed-host"):
         check_allowed_host(name)
@@ -73,9 +74,7 @@ def test_a_site_is_accepted(origin: str) -> None:
     check_origin(origin)
 
 
-@pytest.mark.parametrize(
-    "origin", ["*", "example.org", "https://example.org/", "https://a,https://b"]
-)
+@cases("origin", ["*", "example.org", "https://example.org/", "https://a,https://b"])
 def test_what_is_no_site_is_refused(origin: str) -> None:
     with pytest.raises(InputError, match="--cors-origin"):
         check_origin(origin)

@@ -82,6 +82,7 @@ def test_two_that_start_at_once_create_a_sqlite_store_once(tmp_path: Path) -> No
     assert revision(store) == revisions()[0]
 
 
+@pytest.mark.slow
 def test_two_that_start_at_once_create_a_postgres_store_once(postgres: Postgres) -> None:
     store = postgres.create_database("created-once")
     before = postgres.log.count("CREATE TABLE experiments")
@@ -90,6 +91,7 @@ def test_two_that_start_at_once_create_a_postgres_store_once(postgres: Postgres)
     assert revision(store) == revisions()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 def test_two_that_start_at_once_upgrade_an_old_store_once(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import pytest
 from mlflow.exceptions import MlflowException
 
+from tests.cases import cases
 from tests.mlflow_server.clients import generated_password, request, signed_in
 from tests.mlflow_server.processes import command_line, descendants, first_line, free_port, running
 from tests.mlflow_server.routes import routes
@@ -83,7 +84,7 @@ def test_every_route_but_the_public_ones_asks_for_credentials(
     assert {route for route, status in answers.items() if status != 401} == PUBLIC
 
 
-@pytest.mark.parametrize(
+@cases(
     ("method", "path"),
     [
         ("POST", "/api/2.0/mlflow/runs/search"),

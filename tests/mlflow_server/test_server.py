@@ -108,6 +108,7 @@ def test_ctrl_c_while_starting_ends_every_process(tmp_path: Path) -> None:
     assert not [line for pid, line in family.items() if is_alive(pid)]
 
 
+@pytest.mark.slow
 def test_a_killed_guard_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     with running(tmp_path, free_port(), f"sqlite:///{tmp_path}/runs.db") as process:
         assert eventually(lambda: len(descendants(process.pid)) >= 2, 30)
@@ -120,6 +121,7 @@ def test_a_killed_guard_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     assert eventually(lambda: not any(is_alive(pid) for pid in family), 30)
 
 
+@pytest.mark.slow
 def test_a_killed_command_leaves_no_server_behind(tmp_path: Path, served: Served) -> None:
     port = free_port()
     with running(tmp_path, port, served.store) as process:
@@ -130,6 +132,7 @@ def test_a_killed_command_leaves_no_server_behind(tmp_path: Path, served: Served
     assert is_free(port)
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_later_is_an_error_and_leaves_nothing(
     tmp_path: Path, served: Served
 ) -> None:

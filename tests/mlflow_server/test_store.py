@@ -4,6 +4,7 @@ import pytest
 
 from mlflow_server.errors import InputError
 from mlflow_server.store import check_store, contains_password, hide_password
+from tests.cases import cases
 
 
 @pytest.mark.parametrize("store", ["sqlite:///runs.db", "sqlite:////var/lib/runs.db"])
@@ -11,7 +12,7 @@ def test_a_file_database_is_accepted(store: str) -> None:
     check_store(store)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("store", "reason"),
     [
         ("runs.db", "is not a database URI"),
@@ -34,7 +35,7 @@ def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         check_store("postgresql+psycopg2://user@host/runs")
 
 
-@pytest.mark.parametrize(
+@cases(
     "store",
     [
         "oracle://user:hunter2/x@host/runs",
@@ -49,7 +50,7 @@ def test_a_refusal_does_not_show_the_password(store: str) -> None:
     assert "hunter2" not in str(refusal.value)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("store", "expected"),
     [
         ("sqlite:///runs.db", False),

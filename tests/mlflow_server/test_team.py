@@ -82,6 +82,7 @@ def collect_garbage(store: str, port: int, password: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_team_shares_runs_artifacts_and_users(
     team: Team, postgres: Postgres, tmp_path: Path
 ) -> None:
@@ -149,6 +150,7 @@ def test_a_team_shares_runs_artifacts_and_users(
         assert output == ""
 
 
+@pytest.mark.slow
 def test_a_wrong_password_of_the_database_is_named_and_not_shown(
     postgres: Postgres, tmp_path: Path
 ) -> None:

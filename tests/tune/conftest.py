@@ -1,13 +1,19 @@
-"""One Ray on this machine and one finished sweep, for all tests of sweeps."""
+"""One Ray on this machine and one finished sweep, for all tests of sweeps.
+
+Ray and MLflow, which take seconds to import, are imported by the fixtures that need them.
+"""
+
+from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
-import ray
 
-from tests.tune.runs import FinishedSweep, finished_sweep, write_sweep
-from tune.cluster import ClusterSize
+if TYPE_CHECKING:
+    from tests.tune.runs import FinishedSweep
+    from tune.cluster import ClusterSize
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -19,6 +25,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[ClusterSize]:
+    import ray
+
+    from tune.cluster import ClusterSize
+
     # More room than the machine has, so that helpers find some beside trials.
     ray.init(
         address="local",
@@ -33,4 +43,6 @@ def local_ray() -> Iterator[ClusterSize]:
 
 @pytest.fixture(scope="session")
 def finished(local_ray: ClusterSize, tmp_path_factory: pytest.TempPathFactory) -> FinishedSweep:
+    from tests.tune.runs import finished_sweep, write_sweep
+
     return finished_sweep(local_ray, write_sweep(tmp_path_factory.mktemp("finished")))

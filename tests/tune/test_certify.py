@@ -47,7 +47,11 @@ def samplers(local_ray: ClusterSize) -> Iterator[list[Watched]]:
         yield made
 
 
-@pytest.mark.parametrize("procedure", [FIXED, ADAPTIVE], ids=["fixed", "adaptive"])
+@pytest.mark.parametrize(
+    "procedure",
+    [pytest.param(FIXED, marks=pytest.mark.slow), ADAPTIVE],
+    ids=["fixed", "adaptive"],
+)
 def test_rows_are_those_of_one_process(
     finished: FinishedSweep,
     samplers: list[Watched],
@@ -72,6 +76,7 @@ def test_rows_are_those_of_one_process(
     }
 
 
+@pytest.mark.slow
 def test_a_certification_on_its_own_cluster_ends_it_and_can_go_on(
     finished: FinishedSweep, tmp_path: Path
 ) -> None:

@@ -115,6 +115,7 @@ def test_mlflow_shows_the_classifiers_training(swept: FinishedSweep) -> None:
     assert audited.code == 0, audited.out
 
 
+@pytest.mark.slow
 def test_a_resumed_sweep_repeats_nothing(swept: FinishedSweep, local_ray: ClusterSize) -> None:
     with running_on(local_ray):
         ran = decrop("resume", swept.directory.path, "--json")

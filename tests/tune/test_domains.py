@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from decrop.config.measuring import MEASURING, VARIED_BY_TABLES, measures
 from decrop.documents import field_paths
 from decrop.errors import InputError
+from tests.cases import cases
 from tune.domains import Domain, check_space, ordered, require_choices
 
 # Kind, a value inside, values outside.
@@ -28,7 +29,7 @@ def domain(**given: Any) -> Domain:
     return Domain.model_validate(given)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@cases("kind", KINDS)
 def test_domain_and_its_distribution_hold_the_same_values(kind: str) -> None:
     given, inside, outside = KINDS[kind]
     made = domain(**given)
@@ -41,7 +42,7 @@ def test_domain_and_its_distribution_hold_the_same_values(kind: str) -> None:
     assert not any(made.contains(value) for value in outside)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@cases("kind", KINDS)
 def test_domain_survives_json(kind: str) -> None:
     made = domain(**KINDS[kind][0])
     assert Domain.model_validate_json(made.model_dump_json()) == made
@@ -55,7 +56,7 @@ def test_ends_and_choices_are_checked_values() -> None:
     assert low < between < high and between != int(between)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("given", "expected"),
     [
         ({}, "must be one of"),
@@ -90,7 +91,7 @@ def checked(space: dict[str, dict[str, Any]], document: dict[str, Any] | None = 
     return text
 
 
-@pytest.mark.parametrize(
+@cases(
     ("path", "given", "parts"),
     [
         ("interpolation.mixing_coefficient", {"uniform": [-0.5, 1]}, ["= -0.5", "equal to 0"]),
@@ -139,7 +140,7 @@ def test_every_setting_is_one_to_search_over_or_one_that_measures() -> None:
     assert set(VARIED_BY_TABLES) <= set(MEASURING)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("path", "given"),
     [
         ("sigma", {"uniform": [0.1, 1]}),
@@ -199,7 +200,7 @@ def test_domain_is_checked_under_a_condition_on_another_setting_of_its_group() -
 OPTIMIZER = {"choice": ["adam", "sgd", "adam_then_sgd"]}
 
 
-@pytest.mark.parametrize(
+@cases(
     ("space", "parts"),
     [
         (

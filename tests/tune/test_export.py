@@ -126,6 +126,7 @@ def test_a_sweep_may_be_moved_before_it_is_exported(
     )
 
 
+@pytest.mark.slow
 def test_programs_and_licence_are_asked_for_on_the_command_line(
     finished: FinishedSweep, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from decrop.errors import InputError
+from tests.cases import cases
 from tune.space import extended, reference_config, total_trials, with_query_budget
 from tune.sweep_file import SweepConfig
 
@@ -25,7 +26,7 @@ def test_a_sweep_gets_another_number_of_trials_and_keeps_the_rest(trials: int) -
     assert before.trials == 6
 
 
-@pytest.mark.parametrize(
+@cases(
     ("given", "trials", "said"),
     [
         ({}, 3, r"--trials 3: the sweep has begun 4 trials already.*go on to 6"),

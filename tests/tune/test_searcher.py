@@ -13,6 +13,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
+from tests.cases import cases
 from tune.domains import contains
 from tune.finished_trials import FinishedTrial
 from tune.searcher import SweepSearcher
@@ -133,7 +134,7 @@ def test_trial_0_outside_the_domains_is_run_but_not_learnt_from() -> None:
     assert suggestion(resumed, "b")["number"] == 1
 
 
-@pytest.mark.parametrize(
+@cases(
     ("last", "error", "state", "value"),
     [
         (result(0.3, 2), False, TrialState.COMPLETE, 0.3),

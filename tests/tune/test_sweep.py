@@ -282,6 +282,7 @@ def test_a_resumed_sweep_does_what_was_left_and_nothing_else(
     assert tracked_runs(directory) == runs
 
 
+@pytest.mark.slow
 def test_a_final_training_that_failed_is_done_again_by_a_resumption(
     finished: FinishedSweep, local_ray: ClusterSize, tmp_path: Path
 ) -> None:
@@ -392,6 +393,7 @@ def test_a_sweep_goes_on_whatever_becomes_of_its_trials(
     assert f"decrop sync {directory.path}" in warning
 
 
+@pytest.mark.slow
 def test_failures_in_a_row_end_a_sweep_that_can_be_taken_up_again(
     local_ray: ClusterSize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -414,6 +416,7 @@ def test_failures_in_a_row_end_a_sweep_that_can_be_taken_up_again(
     assert "2 of 4 trials have not ended" in audited.out
 
 
+@pytest.mark.slow
 def test_a_sweep_out_of_time_stops_and_says_how_to_go_on(
     local_ray: ClusterSize, tmp_path: Path
 ) -> None:
@@ -435,6 +438,7 @@ def test_a_sweep_out_of_time_stops_and_says_how_to_go_on(
     assert "trial 1 started" not in ran.out
 
 
+@pytest.mark.slow
 def test_a_finished_sweep_is_extended_and_stays_so(
     finished: FinishedSweep, local_ray: ClusterSize, tmp_path: Path
 ) -> None:
@@ -468,6 +472,7 @@ def test_a_finished_sweep_is_extended_and_stays_so(
     assert again.last_line == ran.last_line
 
 
+@pytest.mark.slow
 def test_a_sweep_of_which_every_trial_fails_names_the_cause(
     local_ray: ClusterSize, tmp_path: Path
 ) -> None:

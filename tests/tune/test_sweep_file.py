@@ -10,6 +10,7 @@ import yaml
 from decrop.config import TrialConfig
 from decrop.documents import field_paths, load_trial_document, set_dotted, trial_config
 from decrop.errors import InputError
+from tests.cases import cases
 from tune.domains import contains
 from tune.space import reference_config, reference_parameters, total_trials
 from tune.sweep_file import SweepConfig, load_sweep
@@ -42,7 +43,7 @@ def refused(name: str, assignments: list[str]) -> str:
     return text
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@cases("name", PRESETS)
 def test_preset_is_a_sweep(name: str) -> None:
     sweep = load_sweep(name)
     assert sweep.name == name
@@ -51,13 +52,13 @@ def test_preset_is_a_sweep(name: str) -> None:
     assert set(sweep.space) <= set(field_paths())
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if load_sweep(name).search == "tpe"])
+@cases("name", [name for name in PRESETS if load_sweep(name).search == "tpe"])
 def test_search_of_a_preset_learns_from_trial_0(name: str) -> None:
     sweep = load_sweep(name)
     assert contains(sweep.space, reference_parameters(sweep))
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@cases("name", PRESETS)
 def test_loaded_sweep_depends_on_no_other_file_and_survives_json(name: str) -> None:
     sweep = load_sweep(name)
     assert sweep.base is None

@@ -93,6 +93,7 @@ def test_rows_with_data_of_their_own_can_be_exported_by_name(
     assert "row DE-CROP of its table" in (tmp_path / "bundle" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_resumed_table_does_what_was_left(
     table: FinishedSweep, local_ray: ClusterSize, tmp_path: Path
 ) -> None:

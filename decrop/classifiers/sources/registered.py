@@ -5,10 +5,10 @@ from pathlib import Path
 from decrop.classifiers.sources.network import Network
 from decrop.classifiers.weights import load_weights, matching_architecture
 from decrop.config import ClassifierSettings
-from decrop.config.classifier_source import AUTO, ClassifierArchitecture
+from decrop.config.classifier_source import AUTO, CLASSIFIERS
 from decrop.data.datasets import Dataset
 from decrop.errors import InputError
-from decrop.networks.registry import CLASSIFIERS, SMALLEST_IMAGES, build_classifier_network
+from decrop.networks.registry import build_classifier_network
 
 
 def registered_network(settings: ClassifierSettings, dataset: Dataset) -> Network:
@@ -41,7 +41,7 @@ def registered_network(settings: ClassifierSettings, dataset: Dataset) -> Networ
     return Network(network, architecture)
 
 
-def _architecture(settings: ClassifierSettings, dataset: Dataset) -> ClassifierArchitecture:
+def _architecture(settings: ClassifierSettings, dataset: Dataset) -> str:
     if settings.source in CLASSIFIERS:
         return settings.source
     assert settings.source == AUTO and settings.weights is not None
@@ -52,15 +52,11 @@ def _architecture(settings: ClassifierSettings, dataset: Dataset) -> ClassifierA
     )
 
 
-def _check_image_size(
-    architecture: ClassifierArchitecture, settings: ClassifierSettings, dataset: Dataset
-) -> None:
-    smallest = SMALLEST_IMAGES.get(architecture, 1)
+def _check_image_size(architecture: str, settings: ClassifierSettings, dataset: Dataset) -> None:
+    smallest = CLASSIFIERS[architecture].smallest
     height, width = settings.input_size or dataset.train.shape[1:]
     if min(height, width) < smallest:
-        fitting = [
-            name for name in CLASSIFIERS if SMALLEST_IMAGES.get(name, 1) <= min(height, width)
-        ]
+        fitting = [c.name for c in CLASSIFIERS.values() if c.smallest <= min(height, width)]
         raise InputError(
             f"classifier.source: {architecture} needs images of {smallest}x{smallest} pixels "
             f"or more; {dataset.name} has {height}x{width}. Use one of {', '.join(fitting)}."

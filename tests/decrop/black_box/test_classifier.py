@@ -25,6 +25,7 @@ from decrop.black_box.classifier import BlackBox
 from decrop.classifiers.load import untrained_classifier
 from decrop.config import ClassifierSettings
 from decrop.errors import InputError, RunError
+from tests.cases import cases
 from tests.decrop.black_box.server import (
     Endpoint,
     Reply,
@@ -60,7 +61,7 @@ def one_hot(network: torch.nn.Module = NETWORK) -> torch.Tensor:
     return torch.nn.functional.one_hot(network(IMAGES).argmax(1), CLASSES).float()
 
 
-@pytest.mark.parametrize(
+@cases(
     ("answer", "understood"),
     [
         (labels_of(NETWORK), ("mlflow", "labels")),
@@ -92,7 +93,7 @@ def rows(column: str, values: list[Any]) -> Any:
     return lambda images: {"predictions": [{column: values[i]} for i in range(len(images))]}
 
 
-@pytest.mark.parametrize(
+@cases(
     ("answer", "expected"),
     [
         (rows("class", [1, 2, 3, 0, 1, 2, 3]), [1, 2, 3, 0, 1, 2, 3]),
@@ -122,7 +123,7 @@ def test_forward_gives_finite_logarithms_without_gradients() -> None:
         torch.testing.assert_close(opened(endpoint)(IMAGES), NETWORK(IMAGES).log_softmax(1))
 
 
-@pytest.mark.parametrize(
+@cases(
     ("given", "sent"),
     [
         ({}, [-0.25, 0.5019999742507935, 1.5]),
@@ -248,7 +249,7 @@ def test_a_connection_that_is_cut_off_is_said() -> None:
     assert "has cut the connection off" in said
 
 
-@pytest.mark.parametrize(
+@cases(
     ("status", "said"),
     [
         (400, "answers with status 400. It says 'no'."),
@@ -351,7 +352,7 @@ def test_an_endpoint_sends_no_more_than_an_answer(send: Callable[[socket.socket]
         endpoint_classifier(settings(url, timeout_seconds=15, **MLFLOW), DATA, None)
 
 
-@pytest.mark.parametrize(
+@cases(
     "header",
     ["9" * 5000, "Fri, 31 Dec 9999999999 23:59:59 GMT", "-5", "nan", "1e9", "Fri, 31 Dec 1 0:0:0"],
 )
@@ -366,7 +367,7 @@ def reply(document: Any) -> Reply:
     return Reply(json.dumps(document).encode())
 
 
-@pytest.mark.parametrize(
+@cases(
     ("body", "said"),
     [
         (

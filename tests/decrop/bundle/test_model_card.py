@@ -11,6 +11,7 @@ from decrop.config import TrialConfig
 from decrop.evaluation.accuracy import exact_interval
 from decrop.evaluation.table import Shares
 from decrop.trial.result import Scores, Split, TrialResult
+from tests.cases import cases
 from tests.decrop.digits_trial import short_trial
 
 ACCURACY = {"0.0": 0.525, "0.25": 0.275, "0.5": 0.0}
@@ -103,7 +104,7 @@ def test_numbers_that_a_certificate_rests_on_are_given() -> None:
     assert "3.00% of the training split" in text
 
 
-@pytest.mark.parametrize(
+@cases(
     ("settings", "said", "not_said"),
     [
         ((), "exact sequential tests of a grid of radii", "equally many"),
@@ -169,7 +170,7 @@ def test_data_of_the_users_own_have_no_name_that_others_know() -> None:
     assert "datasets" not in header(card(*own))
 
 
-@pytest.mark.parametrize(
+@cases(
     ("settings", "said", "not_said"),
     [
         ((), "interpolated samples, 5 epochs. Chosen by a fair die.", "Early stopping"),

@@ -26,6 +26,7 @@ from decrop.rejection.network import Rejector
 from decrop.training.hooks import Hooks
 from decrop.trial.certify import CertificationTask, certify
 from decrop.trial.folder import TrialFolder
+from tests.cases import cases
 from tests.decrop.digits_trial import ESTIMATION_SAMPLES, FIXED, files_in
 from tests.decrop.rejecting import small_settings
 
@@ -264,7 +265,7 @@ def test_the_card_tells_of_the_rejector_and_keeps_what_was_said(
     assert license_and_origin(before.replace("license: unknown", "license: mit"))[0] == "mit"
 
 
-@pytest.mark.parametrize("card", ["", "no header", "---\n: [\n---\n", "---\nlicense: 3\n---\n"])
+@cases("card", ["", "no header", "---\n: [\n---\n", "---\nlicense: 3\n---\n"])
 def test_a_card_that_says_nothing_leaves_it_unknown(card: str) -> None:
     assert license_and_origin(card) == ("unknown", "")
 

@@ -25,6 +25,7 @@ from decrop.networks.registry import build_classifier_network
 from decrop.smoothing.certify import CertificationOutcome
 from decrop.trial.folder import TrialFolder
 from decrop.trial.inputs import TrialInputs
+from tests.cases import cases
 
 CPU_ONLY = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 
@@ -305,7 +306,7 @@ def test_noise_is_allowed_in_what_is_denoised_alone(loaded: SmoothedClassifier) 
         loaded.certify(noisy)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("options", "message"),
     [
         ({"labels": [1, 2]}, r"labels must be \[3\], one an image, but are \[2\]"),
@@ -384,7 +385,7 @@ def without_classifier(
     return path
 
 
-@pytest.mark.parametrize("kind", ["path", "string", "classifier", "network"])
+@cases("kind", ["path", "string", "classifier", "network"])
 def test_the_classifier_may_be_given(
     kind: str, without_classifier: Path, exported: Path, inputs: TrialInputs
 ) -> None:

@@ -9,8 +9,10 @@ from torch.nn import functional as F
 
 from decrop.classifiers.classifier import Classifier
 from decrop.config import ClassifierArchitecture
+from decrop.config.classifier_source import CLASSIFIERS
 from decrop.errors import InputError
-from decrop.networks.registry import CLASSIFIERS, build_classifier_network
+from decrop.networks.registry import build_classifier_network
+from tests.cases import cases
 from tests.decrop.tiny import FEATURES, random_images, tiny_classifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -202,7 +204,7 @@ def test_the_last_layer_is_the_one_that_runs_last() -> None:
     torch.testing.assert_close(found.logits_and_features(images)[1], expected)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("network", "layer", "said"),
     [
         (Tokens(), "heads", "no layer 'heads'; candidates are head"),

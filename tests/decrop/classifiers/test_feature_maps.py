@@ -12,6 +12,7 @@ from decrop.classifiers.feature_maps import StagedClassifier, find_stages
 from decrop.config import ClassifierArchitecture
 from decrop.errors import InputError
 from decrop.networks.registry import build_classifier_network
+from tests.cases import cases
 from tests.decrop.rejecting import SHAPE, small_classifier
 from tests.decrop.tiny import tiny_classifier
 
@@ -26,7 +27,7 @@ def wrapped(network: nn.Module, channels: int = 3, class_count: int = 10) -> Cla
     )
 
 
-@pytest.mark.parametrize(
+@cases(
     ("architecture", "stages", "channels"),
     [
         ("small_cnn", ("maps.5", "maps.9"), (64, 64)),
@@ -131,7 +132,7 @@ def test_a_module_that_is_not_there_is_refused(stage: str) -> None:
         StagedClassifier(small_classifier(), (stage,))
 
 
-@pytest.mark.parametrize("stage", ["twice", "pair", "unused", "fc"])
+@cases("stage", ["twice", "pair", "unused", "fc"])
 def test_a_module_that_gives_no_map_is_refused(stage: str) -> None:
     staged = StagedClassifier(wrapped(Odd()), (stage,))
     with pytest.raises(InputError, match=f"stages: {stage} gives no .* are body.halved"):

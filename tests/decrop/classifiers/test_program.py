@@ -20,6 +20,7 @@ from decrop.errors import InputError
 from decrop.networks.identity import network_identity
 from decrop.networks.registry import build_classifier_network
 from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler, SamplingTask
+from tests.cases import cases
 from tests.decrop.classifiers.exported import (
     compressed,
     model_changed,
@@ -414,7 +415,7 @@ def test_sizes_are_bounded(program: bytes) -> None:
     assert "is compressed" in refusal(compressed(program))
 
 
-@pytest.mark.parametrize("content", [b"", bytes(100), b"PK\x05\x06" + bytes(18), b"\x80\x02."])
+@cases("content", [b"", bytes(100), b"PK\x05\x06" + bytes(18), b"\x80\x02."])
 def test_files_that_are_no_programs_are_refused(content: bytes) -> None:
     assert "is not a program of torch.export" in refusal(content)
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from decrop.classifiers.weights import built_with_weights, load_weights, matching_architecture
 from decrop.config import ClassifierArchitecture
+from decrop.config.classifier_source import CLASSIFIERS
 from decrop.errors import InputError
-from decrop.networks.registry import CLASSIFIERS, build_classifier_network
+from decrop.networks.registry import build_classifier_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -86,7 +86,7 @@ def write_bad_files(folder: Path) -> None:
     (folder / "broken.yaml").write_text("sigma: [0.25")
     (folder / "list.yaml").write_text("- sigma")
     (folder / "unknown.yaml").write_text("sigmas: 0.25")
-    (folder / "columns").mkdir()
+    (folder / "columns").mkdir(exist_ok=True)
     columns = {"img": [b""], "label": [0]}
     for split in ("train", "test"):
         pq.write_table(pa.table(columns), folder / "columns" / f"{split}.parquet")

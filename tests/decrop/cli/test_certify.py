@@ -31,6 +31,7 @@ from decrop.trial.classifier_certificates import certify_undefended
 from decrop.trial.folder import TrialFolder
 from decrop.trial.inputs import TrialInputs
 from decrop.trial.result import Scores
+from tests.cases import cases
 from tests.decrop.cli.bad_settings import BAD_ARGUMENTS, write_bad_files
 from tests.decrop.digits_trial import (
     CPU,
@@ -466,7 +467,7 @@ def test_a_cluster_is_asked_for_its_samplers_and_let_go(
 # What is refused
 
 
-@pytest.mark.parametrize("mistake", BAD_ARGUMENTS)
+@cases("mistake", BAD_ARGUMENTS)
 def test_bad_input_is_one_line_and_nothing_is_created(
     mistake: str,
     tmp_path: Path,

@@ -17,6 +17,7 @@ from decrop.data.limited import limited_data
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json
 from decrop.training.classifier import ClassifierTrainer
+from tests.cases import cases
 from tests.decrop.digits_trial import files_in
 from tests.decrop.interrupted_training import interrupted_once
 
@@ -227,7 +228,7 @@ def test_bad_input_is_one_line_and_nothing_is_created(
     assert files_in(tmp_path) == {"pickle.pt"}
 
 
-@pytest.mark.parametrize(
+@cases(
     "preset",
     [
         "classifier_cifar10_gaussian",

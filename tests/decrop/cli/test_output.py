@@ -12,6 +12,7 @@ from decrop.cli.output import accuracy_cell, accuracy_table, duration, print_jso
 from decrop.evaluation.accuracy import exact_interval
 from decrop.smoothing.collect import CertificationProgress
 from decrop.trial.result import Scores
+from tests.cases import cases
 
 
 def scores(accuracy: float) -> Scores:
@@ -64,7 +65,7 @@ def test_a_certification_tells_rate_and_time_left(
     ]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("seconds", "written"),
     [
         (0.4, "0 s"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from decrop.smoothing.sampling import LocalSampler
 from decrop.training.denoiser import DenoiserTrainer
 from decrop.trial.folder import TrialFolder
 from decrop.trial.result import TrialResult
+from tests.cases import cases
 from tests.decrop.cli.bad_settings import BAD_ARGUMENTS, write_bad_files
 from tests.decrop.digits_trial import EPOCHS, SHORT, TEST_IMAGES, files_in, outcome
 
@@ -140,8 +142,7 @@ def test_a_folder_of_other_settings_is_left_alone(
 
 
 @pytest.mark.usefixtures("no_work")
-@pytest.mark.parametrize("mistake", BAD_ARGUMENTS)
-@pytest.mark.parametrize("out", [["--out", "run"], []])
+@cases(("mistake", "out"), list(product(BAD_ARGUMENTS, [["--out", "run"], []])))
 def test_bad_input_is_one_line_and_nothing_is_created(
     mistake: str,
     out: list[str],

@@ -6,6 +6,7 @@ from decrop.cli.options import change
 from decrop.config import EndpointSettings, TrialConfig
 from decrop.config.classifier_source import source_kind
 from decrop.errors import InputError
+from tests.cases import cases
 
 URL = "http://localhost:5001/invocations"
 
@@ -31,7 +32,7 @@ def test_an_endpoint_has_settings_and_others_have_none() -> None:
     assert "endpoint is of a source http(s)://" in refusal("classifier.endpoint.retries=1")
 
 
-@pytest.mark.parametrize(
+@cases(
     "assignment",
     [
         "classifier.weights=w.safetensors",
@@ -53,7 +54,7 @@ def test_an_endpoint_is_neither_standardised_nor_trained() -> None:
     assert refusal(f"classifier.source={URL}", "classifier.training.epochs=1")
 
 
-@pytest.mark.parametrize(
+@cases(
     "url",
     [
         "http://me:very-secret@localhost/invocations",

@@ -13,6 +13,7 @@ from decrop.config import Settings, TrialConfig
 from decrop.config.settings import bounded, different_names
 from decrop.documents import set_dotted, trial_config
 from decrop.errors import InputError
+from tests.cases import cases
 
 _CHOSEN = {"enum", "const", "$ref", "bounded"}
 # Whose JSON schema needs no bound, because its form has one.
@@ -84,7 +85,7 @@ def test_every_number_text_and_collection_of_settings_is_bounded() -> None:
     assert {"TrialConfig", "SweepConfig", "RejectorSettings", "_Document", "_Description"} <= names
 
 
-@pytest.mark.parametrize(
+@cases(
     ("path", "value"),
     [
         ("sigma", 1e308),
@@ -118,9 +119,7 @@ def test_free_values_are_bounded_in_number_depth_and_length() -> None:
     assert bounded(value) is value
 
 
-@pytest.mark.parametrize(
-    "names", [(), ("one",), ("a", "a"), ("a", ""), ("a", " b"), ("a", "b\n"), ("a", "b" * 300)]
-)
+@cases("names", [(), ("one",), ("a", "a"), ("a", ""), ("a", " b"), ("a", "b\n"), ("a", "b" * 300)])
 def test_names_of_classes_are_at_least_two_that_differ(names: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="classes"):
         different_names(names)

@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from decrop.config.rejector import RejectorSettings
 from decrop.documents import read_yaml, validated
+from tests.cases import cases
 
 PRESETS = files("decrop") / "presets" / "rejector"
 
@@ -21,7 +22,7 @@ def test_every_preset_is_valid() -> None:
         validated(RejectorSettings, read_yaml(PRESETS / name), source=name)
 
 
-@pytest.mark.parametrize(
+@cases(
     "wrong",
     [
         {"blocks": (1, 1, 1)},

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from decrop.config import ClassifierSettings, TrialConfig
 from decrop.documents import field_paths, get_dotted, set_dotted
+from tests.cases import cases
 
 # METHODS: DE-CROP, its published code, and Cohen et al. for certification.
 PUBLISHED = {
@@ -59,7 +60,7 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("path", PUBLISHED)
+@cases("path", PUBLISHED)
 def test_default_is_the_papers(path: str) -> None:
     assert get_dotted(TrialConfig().model_dump(), path) == PUBLISHED[path]
 
@@ -88,7 +89,7 @@ def test_settings_survive_json() -> None:
     assert TrialConfig.model_validate_json(config.model_dump_json()) == config
 
 
-@pytest.mark.parametrize(
+@cases(
     ("path", "allowed", "refused"),
     [
         ("sigma", [0.02, 2], [0, -0.25, float("nan"), float("inf")]),
@@ -164,7 +165,7 @@ def test_certification_fits_its_procedure(certification: dict[str, Any], message
     assert TrialConfig.model_validate({"certification": {"procedure": "fixed"} | certification})
 
 
-@pytest.mark.parametrize(
+@cases(
     ("classifier", "message"),
     [
         ({"weights": "w", "training": {}}, "not both"),
@@ -181,7 +182,7 @@ def test_classifier_has_one_source(classifier: dict[str, Any], message: str) -> 
         TrialConfig.model_validate({"classifier": classifier})
 
 
-@pytest.mark.parametrize(
+@cases(
     "classifier",
     [
         {"weights": "w"},
@@ -202,7 +203,7 @@ def test_the_earlier_name_of_the_source_is_read() -> None:
         ClassifierSettings.model_validate({"architecture": "resnet12", "source": "resnet12"})
 
 
-@pytest.mark.parametrize(
+@cases(
     "source",
     [
         *("auto", "resnet18", "my_models:make", "a.b.c:Maker.build", "timm/vit_tiny.augreg"),
@@ -214,7 +215,7 @@ def test_sources_of_every_form_are_taken(source: str) -> None:
     assert ClassifierSettings(source=source).source == source
 
 
-@pytest.mark.parametrize(
+@cases(
     ("given", "said"),
     [
         ({"source": "resnet"}, "package.module:function, timm/NAME"),
@@ -242,7 +243,7 @@ def said(**groups: Any) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("settings", "name"),
     [
         ({"procedure": "fixed", "estimation_samples": 9}, "estimation_samples (9)"),

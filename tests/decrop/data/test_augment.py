@@ -14,6 +14,7 @@ from decrop.data.augmentation import MIXINGS, POLICIES, augment_views, mixed, mo
 from decrop.documents import trial_config
 from decrop.errors import InputError
 from decrop.seeds import torch_generator
+from tests.cases import cases
 
 # Shift down, shift right, flipped.
 Draw = tuple[int, int, bool]
@@ -93,7 +94,7 @@ def test_draws_follow_the_generator_only(
         assert not torch.equal(first, augmented(7))
 
 
-@pytest.mark.parametrize(("policy", "mixing"), POLICY_AND_MIXING)
+@cases(("policy", "mixing"), POLICY_AND_MIXING)
 def test_matched_views_share_all_draws(policy: AugmentationPolicy, mixing: Mixing) -> None:
     images = random_images()
     views = augment_views(
@@ -103,9 +104,7 @@ def test_matched_views_share_all_draws(policy: AugmentationPolicy, mixing: Mixin
         torch.testing.assert_close(share * view, views[0], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("policy", "mixing"), [both for both in POLICY_AND_MIXING if both != ("none", "none")]
-)
+@cases(("policy", "mixing"), [both for both in POLICY_AND_MIXING if both != ("none", "none")])
 def test_independent_views_share_none(policy: AugmentationPolicy, mixing: Mixing) -> None:
     images = random_images()
     views = augment_views(

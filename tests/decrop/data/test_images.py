@@ -10,6 +10,7 @@ from PIL import Image
 
 from decrop.data.images import EncodedImages, InMemoryImages
 from decrop.errors import InputError
+from tests.cases import cases
 from tests.decrop.data.encoded import png, random_pixels
 
 COLOUR = random_pixels(6)
@@ -84,10 +85,9 @@ def broken_png() -> bytes:
     return bytes(content)
 
 
-@pytest.mark.parametrize(
+@cases(
     "file",
     [b"", b"GIF89a but no image", png(COLOUR[0])[:60], png(COLOUR[0])[:30], broken_png()],
-    ids=["empty", "other", "cut", "cut early", "broken"],
 )
 def test_unreadable_image_is_named(file: bytes) -> None:
     with pytest.raises(InputError, match=r"dataset\.path: file 1 is not a readable image"):

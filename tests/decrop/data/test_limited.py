@@ -9,6 +9,7 @@ from decrop.data.datasets import Dataset
 from decrop.data.images import InMemoryImages
 from decrop.data.limited import LabelledImages, LimitedData, evenly_spaced, limited_data
 from decrop.errors import InputError
+from tests.cases import cases
 from tests.decrop.tiny import tiny_dataset
 
 CLASSES = 5
@@ -90,7 +91,7 @@ def test_paper_has_500_images_of_cifar10() -> None:
     assert limited.all.labels[limited.held_out_mask].bincount().tolist() == [10] * 10
 
 
-@pytest.mark.parametrize("fraction", [0.01, 0.05, 0.1, 0.2, 1])
+@cases("fraction", [0.01, 0.05, 0.1, 0.2, 1])
 def test_every_budget_of_the_paper_is_drawn(fraction: float) -> None:
     labels = torch.arange(5_000) % 10
     dataset = tiny_dataset(labels, class_count=10)
@@ -101,7 +102,7 @@ def test_every_budget_of_the_paper_is_drawn(fraction: float) -> None:
     assert len(limited.all.indices.unique()) == 5_000 * fraction
 
 
-@pytest.mark.parametrize(
+@cases(
     ("fraction", "held_out", "parts"),
     [
         (0.001, 0.2, ["limited.fraction 0.001", "class 0", "0 images to train on and 0 held out"]),
@@ -137,7 +138,7 @@ def test_every_20th_of_10000_test_images() -> None:
     assert torch.equal(taken.images.flatten(), taken.indices.remainder(256).to(torch.uint8))
 
 
-@pytest.mark.parametrize(
+@cases(
     ("total", "count", "expected"),
     [(10, 3, [0, 3, 6]), (5, 5, [0, 1, 2, 3, 4]), (3, 8, [0, 1, 2]), (7, 1, [0]), (10, 4, None)],
 )

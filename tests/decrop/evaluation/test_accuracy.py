@@ -10,6 +10,7 @@ from decrop.evaluation.accuracy import (
     certified_correct,
     exact_interval,
 )
+from tests.cases import cases
 
 # The first rows of the published results of Cohen et al. (2019), CIFAR-10 at sigma = 0.25.
 LABELS = [3, 7, 4, 7, 8, 4, 8, 6, 2, 0]
@@ -78,7 +79,7 @@ def test_exact_interval_covers_at_least_its_level(level: float) -> None:
     assert coverage.min() < level + 0.05
 
 
-@pytest.mark.parametrize(
+@cases(
     ("prediction", "radius", "labels"),
     [([], [], []), ([1], [0.5], [1, 2]), ([1], [0.5, 0.1], [1]), ([[1]], [[0.5]], [[1]])],
 )

@@ -13,6 +13,7 @@ from decrop.errors import InputError
 from decrop.evaluation.record import CertificationRecord, read_record, record_path
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, write_json
+from tests.cases import cases
 
 
 def record(**changes: Any) -> CertificationRecord:
@@ -90,7 +91,7 @@ def test_what_is_no_record_is_refused_by_name(
         read_record(written)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("changes", "said"),
     [
         ({}, []),

@@ -5,6 +5,7 @@ import pytest
 
 from decrop.errors import InputError
 from decrop.evaluation.sample_figures import t_sne
+from tests.cases import cases
 
 
 def two_clusters(each: int) -> np.ndarray:
@@ -39,7 +40,7 @@ def test_equal_features_are_one_point() -> None:
     assert not t_sne(np.ones((5, 4)), seed=0).any()
 
 
-@pytest.mark.parametrize("shape", [(2, 4), (5, 1), (5,), (2, 3, 4)])
+@cases("shape", [(2, 4), (5, 1), (5,), (2, 3, 4)])
 def test_too_few_points_or_features_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="at least 3 points of 2 features"):
         t_sne(np.zeros(shape), seed=0)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from decrop.errors import InputError
 from decrop.evaluation.accuracy import certified_accuracy
 from decrop.evaluation.table import CertificateTable
+from tests.cases import cases
 
 HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
 # From the published results of Cohen et al. (2019), CIFAR-10 at sigma = 0.25 and 0.12.
@@ -92,7 +93,7 @@ def test_tables_of_others_do_not_say_what_was_drawn(tmp_path: Path) -> None:
     assert table.ending is None
 
 
-@pytest.mark.parametrize(
+@cases(
     ("columns", "shares"),
     [
         # Certified correct, certified wrong, and four abstentions: of a right and of a wrong class,

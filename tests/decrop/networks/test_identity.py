@@ -6,12 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from decrop.networks.identity import network_identity
+from tests.cases import cases
 
 
 @dataclass
@@ -57,7 +57,7 @@ DIFFERENT: list[tuple[Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("one", "other"), DIFFERENT)
+@cases(("one", "other"), DIFFERENT)
 def test_a_setting_is_a_part_of_the_identity(one: Any, other: Any) -> None:
     assert network_identity(Net(how=one)) == network_identity(Net(how=one))
     assert network_identity(Net(how=one)) != network_identity(Net(how=other))

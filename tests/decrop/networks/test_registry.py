@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -20,18 +20,20 @@ from decrop.config import (
     DenoiserSettings,
     TrialConfig,
 )
+from decrop.config.classifier_source import CLASSIFIERS
+from decrop.config.denoiser import DENOISERS
 from decrop.documents import set_dotted, trial_config
 from decrop.errors import InputError
 from decrop.networks.registry import (
-    CLASSIFIERS,
-    DENOISERS,
-    SMALLEST_IMAGES,
     build_classifier_network,
     build_denoiser,
 )
 from decrop.seeds import seeded_globals, torch_generator
+from tests.cases import cases
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+NETWORKS = [name for name in DENOISERS if name != "none"]
 
 SIZES = [(32, 32), (84, 84), (17, 30)]
 # Of colour images and ten classes; METHODS, MetaOptNet's 12.4 M and the CIFAR ResNet-18's 11.2 M.
@@ -110,12 +112,6 @@ def same_weights(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_registries_have_what_the_schema_allows() -> None:
-    assert set(CLASSIFIERS) == set(get_args(ClassifierArchitecture))
-    assert set(DENOISERS) == set(get_args(DenoiserArchitecture))
-    assert set(SMALLEST_IMAGES) <= set(CLASSIFIERS)
-
-
 @pytest.mark.parametrize(
     ("path", "names"),
     [
@@ -129,7 +125,7 @@ def test_wrong_name_lists_the_valid_ones(path: str, names: list[str]) -> None:
     assert all(f"'{name}'" in str(error.value) for name in names)
 
 
-@pytest.mark.parametrize("architecture", CLASSIFIERS)
+@cases("architecture", CLASSIFIERS)
 def test_classifier_has_its_parameters(architecture: ClassifierArchitecture) -> None:
     with torch.device("meta"):
         network = classifier_network(architecture)
@@ -154,7 +150,7 @@ def test_classifier_maps_images_to_logits(
         torch.testing.assert_close(network(images[:1]), logits[:1], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("architecture", CLASSIFIERS)
+@cases("architecture", CLASSIFIERS)
 def test_gradient_of_a_classifier_reaches_the_pixels(architecture: ClassifierArchitecture) -> None:
     # Attack and denoiser need it.
     images = random_images((17, 20)).requires_grad_()
@@ -163,10 +159,10 @@ def test_gradient_of_a_classifier_reaches_the_pixels(architecture: ClassifierArc
     assert gradient.isfinite().all() and gradient.abs().sum() > 0
 
 
-@pytest.mark.parametrize("architecture", CLASSIFIERS)
+@cases("architecture", CLASSIFIERS)
 def test_classifier_takes_images_down_to_its_smallest(architecture: ClassifierArchitecture) -> None:
     network = classifier_network(architecture, image_channels=1).eval()
-    smallest = SMALLEST_IMAGES.get(architecture, 1)
+    smallest = CLASSIFIERS[architecture].smallest
     with torch.no_grad():
         assert network(random_images((smallest, smallest), image_channels=1)).isfinite().all()
         if smallest > 1:
@@ -174,7 +170,7 @@ def test_classifier_takes_images_down_to_its_smallest(architecture: ClassifierAr
                 network(random_images((smallest - 1, smallest - 1), image_channels=1))
 
 
-@pytest.mark.parametrize("architecture", CLASSIFIERS)
+@cases("architecture", CLASSIFIERS)
 def test_classifier_also_computes_in_bf16(architecture: ClassifierArchitecture) -> None:
     # As certification prepares it, on hardware that computes in bf16.
     network = classifier_network(architecture).eval()
@@ -222,7 +218,7 @@ def test_no_two_classifiers_have_the_same_keys_and_shapes(
     assert len(set(shapes.values())) == len(CLASSIFIERS)
 
 
-@pytest.mark.parametrize("architecture", DENOISERS)
+@cases("architecture", NETWORKS)
 def test_denoiser_has_its_parameters(architecture: DenoiserArchitecture) -> None:
     settings = DenoiserSettings(architecture=architecture)
     network = build_denoiser(settings, image_channels=3)
@@ -239,7 +235,7 @@ def operations(architecture: DenoiserArchitecture, **settings: Any) -> int:
     return int(counter.get_total_flops())
 
 
-@pytest.mark.parametrize(
+@cases(
     ("architecture", "expected"),
     [("dncnn", 1.0), ("dncnn_wide", 3.99), ("memnet", 2.57), ("unet", 0.99)],
 )
@@ -256,9 +252,7 @@ def convolutions(network: nn.Module) -> int:
     return sum(isinstance(m, nn.Conv2d | nn.ConvTranspose2d) for m in network.modules())
 
 
-@pytest.mark.parametrize(
-    ("architecture", "layers"), [("dncnn", 9), ("dncnn_wide", 9), ("memnet", 0), ("unet", 0)]
-)
+@cases(("architecture", "layers"), [("dncnn", 9), ("dncnn_wide", 9), ("memnet", 0), ("unet", 0)])
 def test_settings_of_a_denoiser_mean_what_their_help_says(
     architecture: DenoiserArchitecture, layers: int
 ) -> None:
@@ -278,7 +272,7 @@ def test_wide_dncnn_is_dncnn_of_twice_the_channels() -> None:
     assert same_weights(wide, denoiser_network("dncnn", channels=16).state_dict())
 
 
-@pytest.mark.parametrize("architecture", DENOISERS)
+@pytest.mark.parametrize("architecture", NETWORKS)
 @pytest.mark.parametrize("image_channels", [1, 3])
 @pytest.mark.parametrize("training", [True, False])
 def test_untrained_denoiser_is_the_identity(
@@ -290,7 +284,7 @@ def test_untrained_denoiser_is_the_identity(
         assert torch.equal(network(images), images)
 
 
-@pytest.mark.parametrize("architecture", DENOISERS)
+@pytest.mark.parametrize("architecture", NETWORKS)
 @pytest.mark.parametrize("image_channels", [1, 3])
 @pytest.mark.parametrize("size", SIZES)
 def test_denoiser_maps_images_to_images(
@@ -310,7 +304,7 @@ def test_denoiser_maps_images_to_images(
         torch.testing.assert_close(network(images[:1]), denoised[:1], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("architecture", DENOISERS)
+@cases("architecture", NETWORKS)
 def test_gradient_reaches_every_denoiser_weight_and_none_of_the_classifier(
     architecture: DenoiserArchitecture,
 ) -> None:
@@ -330,7 +324,7 @@ def test_gradient_reaches_every_denoiser_weight_and_none_of_the_classifier(
     assert all(parameter.grad is None for parameter in classifier.parameters())
 
 
-@pytest.mark.parametrize("architecture", DENOISERS)
+@pytest.mark.parametrize("architecture", NETWORKS)
 def test_denoiser_is_determined_by_its_seed_and_survives_a_file(
     architecture: DenoiserArchitecture, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from decrop.networks.unet import UNet
+from tests.cases import cases
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -49,7 +50,7 @@ def test_denoiser_subtracts_what_its_layers_predict() -> None:
     torch.testing.assert_close(network(images), images - predicted)
 
 
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 8), (9, 7), (10, 12)])
+@cases(("height", "width"), [(1, 1), (5, 8), (9, 7), (10, 12)])
 def test_an_image_is_padded_by_repeating_its_edge(height: int, width: int) -> None:
     network = trained()
     images = torch.randn(2, 2, height, width)
@@ -58,7 +59,7 @@ def test_an_image_is_padded_by_repeating_its_edge(height: int, width: int) -> No
     torch.testing.assert_close(network(images), network(padded)[..., :height, :width])
 
 
-@pytest.mark.parametrize("name", ["down1", "down2", "body", "up2", "up1"])
+@cases("name", ["down1", "down2", "body", "up2", "up1"])
 def test_every_level_has_a_say(name: str) -> None:
     network = trained()
     images = torch.randn(2, 2, 8, 8)

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pytest
 from scipy.stats import binom, norm
 
 from decrop.smoothing.certificates import ABSTAIN, Certificates
@@ -63,6 +65,14 @@ CLASSIFIERS = {
     ),
     "ten classes, easy": Classifier((0.99, *[0.01 / 9] * 9)),
 }
+
+
+def two_of(classifiers: dict[str, Classifier], *quick: str) -> list[Any]:
+    """Return the classifiers as parameters of a test, all but the quick ones as slow."""
+    return [
+        pytest.param(value, id=name, marks=() if name in quick else pytest.mark.slow)
+        for name, value in classifiers.items()
+    ]
 
 
 def share_of_wrong_certificates(result: Certificates, exact_radius: float) -> float:

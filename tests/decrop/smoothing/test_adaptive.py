@@ -16,6 +16,7 @@ from decrop.smoothing.collect import CertificationProgress
 from decrop.smoothing.sampling import ESTIMATION, SELECTION, CountRequest
 from decrop.smoothing.sequential import SequentialDesign, look_schedule
 from decrop.smoothing.worth import worth_of_radii
+from tests.cases import cases
 from tests.decrop.smoothing.virtual import VirtualSampler
 
 SIGMA = 0.25
@@ -78,16 +79,26 @@ HARDEST = [
     0.9,
     1.0,
 ]
+# Two classifiers of each simulation; the others are slow.
+TOPS = [
+    HARDEST[1],
+    *(pytest.param(top, marks=pytest.mark.slow) for top in HARDEST if top != HARDEST[1]),
+]
+KINDS = [
+    "two classes",
+    "equal runners-up",
+    pytest.param("close runner-up", marks=pytest.mark.slow),
+]
 
 
-@pytest.mark.parametrize("kind", ["two classes", "close runner-up", "equal runners-up"])
-@pytest.mark.parametrize("top", HARDEST)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("top", TOPS)
 def test_certificates_are_wrong_no_more_often_than_allowed(top: float, kind: str) -> None:
     outcome = certified(np.tile(classes(top, kind), (REPETITIONS, 1)))
     assert share_wrong(outcome, top) <= allowed(0.05)
 
 
-@pytest.mark.parametrize("top", HARDEST[:3])
+@pytest.mark.parametrize("top", TOPS[:3])
 def test_drawing_until_it_certifies_is_allowed(top: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """No image gives up, each stops as soon as it certifies one radius more than is true."""
     everything = lambda *_, other_draws, **__: (  # noqa: E731
@@ -103,8 +114,8 @@ def test_drawing_until_it_certifies_is_allowed(top: float, monkeypatch: pytest.M
     assert wrong > 0.025
 
 
-@pytest.mark.parametrize("kind", ["two classes", "equal runners-up"])
-@pytest.mark.parametrize("top", HARDEST)
+@pytest.mark.parametrize("kind", KINDS[:2])
+@pytest.mark.parametrize("top", TOPS)
 def test_without_labels_certificates_are_wrong_no_more_often(top: float, kind: str) -> None:
     outcome = certified(np.tile(classes(top, kind), (REPETITIONS, 1)), labels=None)
     assert share_wrong(outcome, top) <= allowed(0.05)
@@ -330,7 +341,7 @@ def test_progress_grows_and_ends_with_all_images() -> None:
         assert after.draws_expected >= after.draws
 
 
-@pytest.mark.parametrize(
+@cases(
     ("changes", "message"),
     [
         ({"sigma": 0.0}, "sigma"),

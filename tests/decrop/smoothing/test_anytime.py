@@ -12,6 +12,7 @@ from decrop.errors import InputError
 from decrop.smoothing import anytime
 from decrop.smoothing.anytime import anytime_certificates, anytime_lower_bound
 from decrop.smoothing.certificates import ABSTAIN, SAMPLING_ERROR, lower_confidence_bound
+from tests.cases import cases
 from tests.decrop.smoothing.soundness import (
     CLASSIFIERS,
     LEVEL,
@@ -19,6 +20,7 @@ from tests.decrop.smoothing.soundness import (
     STOPPING_RULES,
     Classifier,
     assert_sound,
+    two_of,
     wrong_share,
     wrong_shares_when_stopped,
 )
@@ -34,7 +36,9 @@ def sample_proportion(
     return np.asarray(np.clip(np.asarray(successes) / trials, 1e-12, 1 - 1e-12))
 
 
-@pytest.mark.parametrize("classifier", CLASSIFIERS.values(), ids=CLASSIFIERS.keys())
+@pytest.mark.parametrize(
+    "classifier", two_of(CLASSIFIERS, "two classes, sharp", "ten classes, runner-up close")
+)
 def test_wrong_certificates_are_as_rare_as_promised_however_draws_stop(
     classifier: Classifier,
 ) -> None:
@@ -105,12 +109,12 @@ def test_a_wrong_sequence_of_bounds_would_be_caught(wrong_bound: Bound) -> None:
     assert probability_of_ever_exceeding(wrong_bound, 0.8, 400, LEVEL) > 1.5 * LEVEL
 
 
-@pytest.mark.parametrize("p", [0.1, 0.5, 0.6, 0.95])
+@cases("p", [0.1, 0.5, 0.6, 0.95])
 def test_default_mixture_is_sound_for_every_proportion(p: float) -> None:
     assert 0 < probability_of_ever_exceeding(anytime_lower_bound, p, 300, LEVEL) <= LEVEL
 
 
-@pytest.mark.parametrize(
+@cases(
     ("successes", "trials", "a", "b"),
     [(1, 1, 0.5, 0.5), (7, 10, 0.5, 0.5), (60, 90, 2.0, 1.0), (95, 100, 0.5, 0.5)],
 )
@@ -203,7 +207,7 @@ def test_radius_grows_with_the_top_count(
 GOOD = np.array([[9, 1, 0]])
 
 
-@pytest.mark.parametrize(
+@cases(
     ("arguments", "message"),
     [
         ((GOOD, GOOD, 0.0, 0.001), "sigma"),

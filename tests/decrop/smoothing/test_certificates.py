@@ -16,6 +16,7 @@ from decrop.smoothing.certificates import (
     lower_confidence_bound,
     smoothed_predictions,
 )
+from tests.cases import cases
 
 SIGMA = 0.25
 LEVEL = 0.05
@@ -84,7 +85,7 @@ def simulated_failures(trials: int, images: int = 10_000) -> int:
 MOST_SIMULATED_FAILURES = binom.ppf(0.999, 10_000, LEVEL)
 
 
-@pytest.mark.parametrize(("p", "trials"), SHARP)
+@cases(("p", "trials"), SHARP)
 def test_wrong_certificates_are_as_rare_as_promised_and_hardly_rarer(p: float, trials: int) -> None:
     rate = exact_failure_rate(p, trials)
     assert rate <= LEVEL
@@ -136,7 +137,7 @@ def test_radius_is_the_theorems() -> None:
     assert binom.sf(9_900 - 1, 10_000, p) == pytest.approx(0.001, rel=1e-6)
 
 
-@pytest.mark.parametrize(("successes", "trials"), [(1, 1), (1, 40), (37, 40), (40, 40)])
+@cases(("successes", "trials"), [(1, 1), (1, 40), (37, 40), (40, 40)])
 def test_bound_inverts_the_binomial_tail(successes: int, trials: int) -> None:
     bound = lower_confidence_bound(successes, trials, LEVEL)
     assert binom.sf(successes - 1, trials, bound) == pytest.approx(LEVEL)
@@ -176,7 +177,7 @@ def test_images_with_non_finite_draws_abstain() -> None:
     assert smoothed_predictions(estimation, 0.001).tolist() == [0, ABSTAIN, 0, ABSTAIN]
 
 
-@pytest.mark.parametrize("total", [1, 2, 7, 40])
+@cases("total", [1, 2, 7, 40])
 def test_prediction_agrees_with_the_binomial_test(total: int) -> None:
     first = np.arange(total + 1)
     predictions = smoothed_predictions(with_finite_draws_only(first, total - first), LEVEL)
@@ -239,7 +240,7 @@ def test_radius_grows_with_the_top_count_within_its_limits(
 GOOD = np.array([[9, 1, 0]])
 
 
-@pytest.mark.parametrize(
+@cases(
     ("arguments", "message"),
     [
         ((GOOD, GOOD, 0.0, 0.001), "sigma"),

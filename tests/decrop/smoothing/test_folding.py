@@ -1,14 +1,13 @@
 from collections.abc import Callable
 
-import pytest
 import torch
 from torch import Tensor, nn
 
 from decrop.config import ClassifierArchitecture, DenoiserArchitecture, DenoiserSettings
+from decrop.config.classifier_source import CLASSIFIERS
+from decrop.config.denoiser import DENOISERS
 from decrop.networks.dncnn import DnCNN
 from decrop.networks.registry import (
-    CLASSIFIERS,
-    DENOISERS,
     build_classifier_network,
     build_denoiser,
 )
@@ -16,6 +15,9 @@ from decrop.networks.resnet import CifarResNet
 from decrop.networks.small_cnn import SmallCNN
 from decrop.smoothing.prepare import fold_batch_norms
 from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler, SamplingTask
+from tests.cases import cases
+
+NETWORKS = [name for name in DENOISERS if name != "none"]
 
 
 def convolution() -> nn.Conv2d:
@@ -112,7 +114,7 @@ def outputs_before_and_after(network: nn.Module) -> tuple[Tensor, Tensor]:
         return before, network(images)
 
 
-@pytest.mark.parametrize(
+@cases(
     "build",
     [
         lambda: DnCNN(image_channels=3, depth=5, channels=8),
@@ -131,7 +133,7 @@ def test_every_batch_norm_behind_a_convolution_is_folded(build: Callable[[], nn.
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
+@cases(
     "build",
     [
         CalledTwice,
@@ -164,7 +166,7 @@ def test_a_sequence_is_folded_around_a_child_that_cannot_be_traced() -> None:
 
 # What is left: in MemNet one BatchNorm of each of the 18 units, which follows an addition, those of
 # the images and of 3 gates; in AlexNet all 5, which follow ReLU or pooling.
-@pytest.mark.parametrize("architecture", [*DENOISERS, *CLASSIFIERS])
+@cases("architecture", [*NETWORKS, *CLASSIFIERS])
 def test_every_registered_network_is_folded_where_it_can_be(
     architecture: DenoiserArchitecture | ClassifierArchitecture,
 ) -> None:
@@ -204,7 +206,7 @@ class Untraceable(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize("architecture", DENOISERS)
+@cases("architecture", NETWORKS)
 def test_certification_counts_the_same_classes_folded_or_not(
     architecture: DenoiserArchitecture,
 ) -> None:

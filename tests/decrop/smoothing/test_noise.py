@@ -13,6 +13,7 @@ from decrop.smoothing.certificates import SAMPLING_ERROR, cohen_certificates
 from decrop.smoothing.certify import certify_fixed
 from decrop.smoothing.noise import GridNoise, Noise, PixelGrid, philox, thresholds
 from decrop.smoothing.sampling import LocalSampler, SamplingTask
+from tests.cases import cases
 from tests.decrop.smoothing.grid_noise import reference_steps
 
 CPU = torch.device("cpu")
@@ -62,7 +63,7 @@ def test_certificates_of_near_images_contradict_each_other_in_floating_point_alo
     assert contradict == (noise == "gaussian")
 
 
-@pytest.mark.parametrize("sigma", SCALES)
+@cases("sigma", SCALES)
 def test_noise_is_the_inverse_distribution_function_of_the_bits(sigma: float) -> None:
     noise = GridNoise(sigma, 11, 50, CPU)
     assert noise.grid.scale == SCALES[sigma]
@@ -72,7 +73,7 @@ def test_noise_is_the_inverse_distribution_function_of_the_bits(sigma: float) ->
         assert steps.tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize("sigma", SCALES)
+@cases("sigma", SCALES)
 def test_a_device_gives_the_integers_of_the_cpu(sigma: float) -> None:
     noise, keys = GridNoise(sigma, 0, 50, CPU), [2**127 + 3, 12]
     assert torch.equal(noise._by_search(keys, 100_003), noise._by_table(keys, 100_003))
@@ -84,7 +85,7 @@ def test_random_bits_are_those_of_numpys_philox() -> None:
     assert np.array_equal(philox(keys, 1_003, CPU).numpy().view(np.uint64), expected)
 
 
-@pytest.mark.parametrize("sigma", SCALES)
+@cases("sigma", SCALES)
 def test_probabilities_are_those_of_rounded_gaussian_noise(sigma: float) -> None:
     noise, draws = GridNoise(sigma, 0, 50, CPU), 10**7
     reach = noise.grid.reach(sigma)
@@ -108,7 +109,7 @@ def test_thresholds_are_exact_to_the_last_bit() -> None:
             assert found[j + 606] == int(mpmath.floor(exact))
 
 
-@pytest.mark.parametrize("sigma", SCALES)
+@cases("sigma", SCALES)
 def test_every_sum_of_integers_has_one_value(sigma: float) -> None:
     grid = PixelGrid.of(sigma)
     sums = torch.arange(grid.lowest - 3, grid.highest + 4, dtype=torch.int32)

@@ -9,6 +9,7 @@ from decrop.errors import InputError
 from decrop.networks.small_cnn import SmallCNN
 from decrop.smoothing.probe import fastest_batch, probe_chunks_per_batch
 from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler, SamplingTask
+from tests.cases import cases
 
 CPU = torch.device("cpu")
 CHUNK = 4
@@ -57,7 +58,7 @@ class Rates:
         return rate
 
 
-@pytest.mark.parametrize(
+@cases(
     ("rates", "fastest", "tried"),
     [
         ((100.0, 90.0), 1, [1, 2]),
@@ -78,18 +79,14 @@ def test_the_smallest_size_near_the_best_rate_is_fastest(
     assert measured.tried == tried
 
 
-@pytest.mark.parametrize(
-    ("largest", "tried"), [(1, [1]), (3, [1, 2]), (4, [1, 2, 4]), (7, [1, 2, 4])]
-)
+@cases(("largest", "tried"), [(1, [1]), (3, [1, 2]), (4, [1, 2, 4]), (7, [1, 2, 4])])
 def test_no_size_above_the_largest_is_tried(largest: int, tried: list[int]) -> None:
     measured = Rates(1.0, 2.0, 4.0, 8.0)
     assert fastest_batch(measured, largest=largest) == tried[-1]
     assert measured.tried == tried
 
 
-@pytest.mark.parametrize(
-    ("seconds", "tried"), [(0.01, [1]), (0.1, [1, 2]), (0.14, [1, 2, 4]), (0.2, [1, 2, 4, 8])]
-)
+@cases(("seconds", "tried"), [(0.01, [1]), (0.1, [1, 2]), (0.14, [1, 2, 4]), (0.2, [1, 2, 4, 8])])
 def test_no_batch_that_takes_too_long_is_tried(seconds: float, tried: list[int]) -> None:
     # Batches of 2, 4 and 8 are expected to take 0.1, 0.133 and 0.2 s.
     measured = Rates(20.0, 30.0, 40.0, 50.0, 60.0)
@@ -106,7 +103,7 @@ OUT_OF_MEMORY = [
 ]
 
 
-@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=str)
+@cases("error", OUT_OF_MEMORY)
 def test_the_search_ends_where_memory_does(error: Exception) -> None:
     measured = Rates(1.0, 2.0, 3.0, error)
     assert fastest_batch(measured, largest=64) == 4
@@ -132,13 +129,13 @@ def test_a_real_probe_gives_a_size_that_samples() -> None:
     assert (sampler.class_counts(requests).sum(axis=1) == CHUNK).all()
 
 
-@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=str)
+@cases("error", OUT_OF_MEMORY)
 def test_a_real_probe_keeps_within_memory(error: Exception) -> None:
     size = probe_chunks_per_batch(task(Limited(2 * CHUNK, error), 2), CPU, seconds=0.1)
     assert size in [1, 2]
 
 
-@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=str)
+@cases("error", OUT_OF_MEMORY)
 def test_a_chunk_that_does_not_fit_is_refused(error: Exception) -> None:
     with pytest.raises(InputError, match=f"memory of cpu; lower chunk_size, which is {CHUNK}"):
         probe_chunks_per_batch(task(Limited(CHUNK - 1, error), 2), CPU, seconds=0.1)

@@ -24,6 +24,7 @@ from decrop.smoothing.sampling import (
     LocalSampler,
     SamplingTask,
 )
+from tests.cases import cases
 from tests.decrop.smoothing.grid_noise import reference_steps
 
 # Odd, so that rows of different chunks are aligned differently in memory.
@@ -173,7 +174,7 @@ def small_cnn() -> nn.Module:
     return network.eval()
 
 
-@pytest.mark.parametrize(
+@cases(
     ("network", "class_count", "precision", "noise"),
     [
         (small_cnn(), 10, "fp32", "grid"),
@@ -297,7 +298,7 @@ def test_a_network_that_normalises_by_the_batch_is_refused() -> None:
         LocalSampler(task(network, 2), CPU)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("changes", "message"),
     [
         ({"sigma": 0.0}, "sigma"),

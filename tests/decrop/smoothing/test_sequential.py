@@ -9,6 +9,7 @@ from scipy.stats import beta, binom, norm
 
 from decrop.errors import InputError
 from decrop.smoothing.sequential import SequentialDesign, look_schedule, sequential_design
+from tests.cases import cases
 
 SIGMA = 0.25
 
@@ -49,7 +50,7 @@ def clopper_pearson_limits(
     return np.array(limits)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("max_draws", "chunk_size", "looks"),
     [
         (1, 50, [1]),
@@ -158,7 +159,7 @@ def test_one_look_is_the_exact_binomial_test(radius: float, most: int) -> None:
     assert binom.cdf(limits[0], most, other) <= 0.001 < binom.cdf(limits[0] + 1, most, other)
 
 
-@pytest.mark.parametrize("radius", [0.0, 0.25, 0.5, 0.75])
+@cases("radius", [0.0, 0.25, 0.5, 0.75])
 def test_looking_often_costs_little(radius: float) -> None:
     """The last look tolerates nearly as many draws as a single one would."""
     looks = look_schedule(20_000, 50)
@@ -191,7 +192,7 @@ def test_no_design_spends_more_than_the_failure_probability(
     assert probability_of_success(limits, looks, other) <= failure_probability
 
 
-@pytest.mark.parametrize(
+@cases(
     ("radii", "sigma", "failure_probability", "looks", "message"),
     [
         ([-0.1, 0.2], SIGMA, 0.001, [10], "radii"),

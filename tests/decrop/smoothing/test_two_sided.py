@@ -14,6 +14,7 @@ from decrop.errors import InputError
 from decrop.smoothing import two_sided
 from decrop.smoothing.certificates import ABSTAIN, cohen_certificates, lower_confidence_bound
 from decrop.smoothing.two_sided import Variant, two_sided_certificates
+from tests.cases import cases
 from tests.decrop.smoothing.soundness import (
     CLASSIFIERS,
     LEVEL,
@@ -21,6 +22,7 @@ from tests.decrop.smoothing.soundness import (
     SIGMA,
     Classifier,
     assert_sound,
+    two_of,
     wrong_share,
     wrong_share_of_reused_draws,
 )
@@ -41,7 +43,9 @@ def sample_proportion(successes: np.ndarray, trials: int, failure_probability: f
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("classifier", CLASSIFIERS.values(), ids=CLASSIFIERS.keys())
+@pytest.mark.parametrize(
+    "classifier", two_of(CLASSIFIERS, "two classes, sharp", "ten classes, runner-up close")
+)
 def test_wrong_certificates_are_as_rare_as_promised(
     classifier: Classifier, variant: Variant
 ) -> None:
@@ -132,7 +136,7 @@ HARDEST_FOR_PUBLISHED = [
 ]
 
 
-@pytest.mark.parametrize(("level", "samples", "first", "second", "found"), HARDEST_FOR_PUBLISHED)
+@cases(("level", "samples", "first", "second", "found"), HARDEST_FOR_PUBLISHED)
 def test_published_rule_holds_its_level_where_it_is_hardest(
     level: float, samples: int, first: float, second: float, found: float
 ) -> None:
@@ -163,7 +167,7 @@ def test_no_rule_exceeds_its_level_whatever_the_probabilities(samples: int) -> N
     assert largest_wrong_rate("published", samples, 2 * LEVEL) > 1.5 * LEVEL
 
 
-@pytest.mark.parametrize(
+@cases(
     "classes",
     [(0.705, 0.295), (0.4, 0.3, 0.3), (0.55, *[0.05] * 9), (0.5, 0.14, 0.13, 0.12, 0.11)],
 )
@@ -200,9 +204,7 @@ def expected_radius(counts: list[int], level: float, *, summed: bool, tenths: in
     return float((norm.ppf(p_a) - norm.ppf(p_b)) / 2) if p_a > 0.5 else 0.0
 
 
-@pytest.mark.parametrize(
-    "counts", [[140, 30, 20, 10], [195, 3, 1, 1], [115, 30, 30, 25], [120, 79, 1, 0]]
-)
+@cases("counts", [[140, 30, 20, 10], [195, 3, 1, 1], [115, 30, 30, 25], [120, 79, 1, 0]])
 def test_radii_are_those_of_direct_binomial_sums(counts: list[int]) -> None:
     estimation = np.array([[*counts, 0]])
     tenths = range(1, 11)
@@ -239,7 +241,7 @@ def test_preselected_share_depends_on_the_selection_draws_alone() -> None:
         assert np.isclose(radius, radii, rtol=1e-9).any()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@cases("variant", VARIANTS)
 def test_images_with_non_finite_draws_abstain(variant: Variant) -> None:
     selection = np.array([[99, 0, 1], [100, 0, 0], [100, 0, 0], [0, 0, 100]])
     estimation = np.array([[100, 0, 0], [99, 0, 1], [100, 0, 0], [0, 0, 100]])
@@ -300,7 +302,7 @@ def test_published_radius_is_at_least_that_of_certify(
 GOOD = np.array([[9, 1, 0]])
 
 
-@pytest.mark.parametrize(
+@cases(
     ("arguments", "variant", "message"),
     [
         ((GOOD, GOOD, 0.0, 0.001), "grid", "sigma"),

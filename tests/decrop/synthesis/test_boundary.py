@@ -2,7 +2,7 @@
 
 import math
 import random
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,17 +11,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from decrop.classifiers.classifier import Classifier
-from decrop.config import Attack, BoundarySettings
+from decrop.config import BoundarySettings
+from decrop.config.synthesis import ATTACKS
 from decrop.documents import trial_config
 from decrop.errors import InputError
 from decrop.seeds import seeded_globals
 from decrop.synthesis import boundary as boundary_module
 from decrop.synthesis.boundary import boundary_samples, determining_settings, flipped
+from tests.cases import cases
 from tests.decrop.tiny import CLASSES, CPU, SIZE, random_images, tiny_classifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-ATTACKS = get_args(Attack)
 # The attacks that keep to the L-infinity ball of eq. 5; DeepFool is one of L2.
 BOUNDED = ("pgd", "auto_attack")
 # The attacks that leave the predicted class, whatever the true one is.
@@ -60,11 +61,7 @@ def colour_images() -> Tensor:
     return random_images(3 * 20).float().reshape(20, 3, SIZE, SIZE) / 255
 
 
-def test_registry_has_what_the_schema_allows() -> None:
-    assert set(boundary_module._METHODS) == set(ATTACKS)
-
-
-@pytest.mark.parametrize("attack", ATTACKS)
+@cases("attack", ATTACKS)
 def test_generous_ball_flips_nearly_every_prediction(attack: str) -> None:
     boundary = attacked(attack, epsilon=0.3, step_size=0.05, steps=20)
     changed = flipped(tiny_classifier(), IMAGES, boundary)
@@ -87,7 +84,7 @@ def test_samples_stay_in_the_ball_and_in_the_pixel_range(
     assert boundary.max() <= 1
 
 
-@pytest.mark.parametrize("attack", BOUNDED)
+@cases("attack", BOUNDED)
 def test_wider_ball_flips_more(attack: str) -> None:
     rates = [
         flipped(tiny_classifier(), IMAGES, attacked(attack, epsilon=epsilon, step_size=epsilon / 4))
@@ -128,7 +125,7 @@ def test_pgd_ascends_the_loss_of_the_given_labels() -> None:
     assert (after > before)[1::2].float().mean() > 0.9
 
 
-@pytest.mark.parametrize("attack", FROM_THE_PREDICTION)
+@cases("attack", FROM_THE_PREDICTION)
 def test_images_that_are_classified_wrongly_are_moved_too(attack: str) -> None:
     generous: dict[str, Any] = {"epsilon": 0.3, "step_size": 0.05, "steps": 20}
     predicted = tiny_classifier()(IMAGES).argmax(1)
@@ -137,7 +134,7 @@ def test_images_that_are_classified_wrongly_are_moved_too(attack: str) -> None:
     assert flip_rate(samples) > 0.95
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+@cases("attack", ATTACKS)
 def test_samples_follow_the_seed_alone(attack: str) -> None:
     # A single small step, so that the random start shows.
     given: dict[str, Any] = {"steps": 1, "step_size": 0.001, "epsilon": 0.2}
@@ -294,7 +291,7 @@ def test_unknown_attack_is_refused_with_the_known_ones() -> None:
     assert all(f"'{attack}'" in str(refused.value) for attack in (*ATTACKS, "fgsm"))
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+@cases("attack", ATTACKS)
 def test_attack_leaves_no_trace(attack: str) -> None:
     classifier, images = tiny_classifier(), IMAGES.clone()
     content = classifier.content_hash()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from decrop.synthesis.dead_leaves import _Sizes, dead_leaves
+from tests.cases import cases
 
 COUNT = 192
 
@@ -40,9 +41,7 @@ def log_log_slope(frequency: Tensor, power: Tensor) -> float:
 # The stream of images.
 
 
-@pytest.mark.parametrize(
-    ("channels", "height", "width"), [(1, 8, 8), (3, 32, 32), (1, 28, 20), (3, 2, 5), (2, 1, 1)]
-)
+@cases(("channels", "height", "width"), [(1, 8, 8), (3, 32, 32), (1, 28, 20), (3, 2, 5), (2, 1, 1)])
 def test_shape_type_and_range(channels: int, height: int, width: int) -> None:
     images = drawn(5, channels=channels, height=height, width=width)
     assert images.shape == (5, channels, height, width)

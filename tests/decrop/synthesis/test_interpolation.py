@@ -20,6 +20,7 @@ from decrop.synthesis.interpolation import (
     relative_logit_errors,
     same_class_partners,
 )
+from tests.cases import cases
 from tests.decrop.tiny import CLASSES, SIZE, random_images, tiny_classifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -50,7 +51,7 @@ def test_coefficient_weighs_the_clean_logits() -> None:
     assert torch.equal(interpolated_logits(clean, boundary, 0.0), boundary)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("median", "count", "expected"),
     [
         (0.5, 1, [0.5]),

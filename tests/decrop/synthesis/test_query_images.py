@@ -10,6 +10,7 @@ from torch import Tensor
 from decrop.config import SurrogateSettings
 from decrop.errors import InputError
 from decrop.synthesis.query_images import PIECE, further_images, further_pieces
+from tests.cases import cases
 
 
 def settings(**given: Any) -> SurrogateSettings:
@@ -82,7 +83,7 @@ def test_limited_images_need_a_query_each() -> None:
         further_images(settings(queries=39), 40)
 
 
-@pytest.mark.parametrize(
+@cases(
     "wrong",
     [
         {"queries": 0},

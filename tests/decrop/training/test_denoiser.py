@@ -20,6 +20,7 @@ from decrop.training.losses import (
     maximum_mean_discrepancy,
     total_loss,
 )
+from tests.cases import cases
 from tests.decrop.tiny import CPU, FEATURES, random_samples, tiny_classifier, tiny_config
 from tests.decrop.training.denoiser_trainers import (
     IMAGES,
@@ -239,7 +240,7 @@ def assert_positive(changes: Tensor) -> None:
     assert changes.mean() > 3 * changes.std() / len(changes) ** 0.5
 
 
-@pytest.mark.parametrize(
+@cases(
     ("weight", "term", "sign"),
     [
         ("label_consistency", "label_consistency", -1),
@@ -263,7 +264,7 @@ def test_discriminator_descends_its_loss(identity_terms: dict[str, Tensor]) -> N
     assert torch.equal(terms["mmd"], identity_terms["mmd"])
 
 
-@pytest.mark.parametrize("weight", ["label_consistency", "cosine", "mmd", "discriminator"])
+@cases("weight", ["label_consistency", "cosine", "mmd", "discriminator"])
 def test_setting_any_weight_to_0_changes_the_denoiser(weight: str) -> None:
     reference = weights(trained())
     without = weights(trained(training={"loss_weights": {weight: 0}}))

@@ -16,6 +16,7 @@ from decrop.training.losses import (
     cosine_similarity,
     label_consistency_loss,
 )
+from tests.cases import cases
 from tests.decrop.tiny import random_samples, tiny_classifier, tiny_config
 from tests.decrop.training.denoiser_trainers import (
     IMAGES,
@@ -56,7 +57,7 @@ def terms_of(record: EpochRecord) -> set[str]:
     return {name for name in names if getattr(record, name) is not None}
 
 
-@pytest.mark.parametrize(
+@cases(
     ("training", "expected"),
     [
         ({"objective": "mse"}, {1: {"squared_error"}}),

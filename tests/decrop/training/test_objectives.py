@@ -1,15 +1,12 @@
 """What every registered objective must do, in an epoch of training."""
 
-from typing import get_args
-
-import pytest
 import torch
 from torch import Tensor
 
 from decrop.classifiers.classifier import Classifier
-from decrop.config import Objective
+from decrop.config.training import OBJECTIVES
 from decrop.training.denoiser import DenoiserTrainer
-from decrop.training.objectives import OBJECTIVES
+from tests.cases import cases
 from tests.decrop.tiny import CPU, random_samples, tiny_classifier, tiny_config
 
 IMAGES = 12
@@ -28,11 +25,7 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_every_objective_of_the_settings_is_registered() -> None:
-    assert set(OBJECTIVES) == set(get_args(Objective))
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@cases("objective", OBJECTIVES)
 def test_it_trains_the_denoiser_and_never_the_classifier(objective: str) -> None:
     classifier = tiny_classifier()
     before = classifier.content_hash()
@@ -46,7 +39,7 @@ def test_it_trains_the_denoiser_and_never_the_classifier(objective: str) -> None
     assert classifier.content_hash() == before
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@cases("objective", OBJECTIVES)
 def test_the_same_seed_trains_the_same_also_from_a_saved_state(objective: str) -> None:
     first, second = (trainer_of(objective, tiny_classifier()) for _ in range(2))
     first.run_epoch()

@@ -25,6 +25,7 @@ from decrop.training.surrogate import (
     surrogate_to_train,
 )
 from decrop.trial.inputs import load_inputs
+from tests.cases import cases
 from tests.decrop.black_box.functions import URL, InProcess
 from tests.decrop.digits_trial import CPU
 
@@ -208,7 +209,7 @@ def test_progress_is_told(target: InProcess, tmp_path: Path) -> None:
     assert [done for what, done, _ in told if what == "step"] == list(range(1, 8))
 
 
-@pytest.mark.parametrize(
+@cases(
     ("assignments", "named"),
     [
         (["classifier.surrogate=null"], "classifier.surrogate: nothing says through what"),

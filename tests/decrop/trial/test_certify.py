@@ -32,6 +32,7 @@ from decrop.trial.certify import (
     with_recorded_batch_size,
 )
 from decrop.trial.result import Split
+from tests.cases import cases
 from tests.decrop.digits_trial import (
     CPU,
     FIXED,
@@ -106,7 +107,7 @@ def test_rows_name_the_images_of_the_split() -> None:
     assert found.label.tolist() == images.labels.tolist()
 
 
-@pytest.mark.parametrize("procedure", PROCEDURES)
+@cases("procedure", PROCEDURES)
 def test_different_networks_see_the_same_noise(procedure: str) -> None:
     images = four_pixel_images(30)
     # Of two pixels or counts that tie the first is taken, so neither may: none does in floating
@@ -217,7 +218,7 @@ def test_adaptive_radii_are_in_the_grid_and_no_larger_than_fixed_draws_could_giv
     assert column(found.samples) == sampler.draws_by_image(len(images))
 
 
-@pytest.mark.parametrize("procedure", PROCEDURES)
+@cases("procedure", PROCEDURES)
 def test_progress_ends_with_everything_drawn(procedure: str) -> None:
     config = short_trial("certification.selection_samples=10", procedure)
     images = four_pixel_images()

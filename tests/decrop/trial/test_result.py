@@ -8,6 +8,7 @@ import pytest
 
 from decrop.evaluation.table import CertificateTable
 from decrop.trial.result import Scores, TrialResult, radius_key
+from tests.cases import cases
 
 
 def result(flip_rate: float | None = 0.75) -> TrialResult:
@@ -30,7 +31,7 @@ def result(flip_rate: float | None = 0.75) -> TrialResult:
     )
 
 
-@pytest.mark.parametrize(
+@cases(
     ("radius", "key"), [(0, "0.0"), (0.25, "0.25"), (1, "1.0"), (0.1 + 0.2, "0.30000000000000004")]
 )
 def test_radius_key_is_the_shortest_decimal_that_reads_back(radius: float, key: str) -> None:

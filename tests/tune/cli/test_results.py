@@ -108,6 +108,7 @@ def test_what_is_certified_already_is_shown_by_another_metric(
     assert contents(directory.path) == before
 
 
+@pytest.mark.slow
 def test_missing_finals_and_seeds_are_trained_once(
     copied: SweepDirectory, local_ray: ClusterSize, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ import ray
 import torch
 from safetensors.torch import save_file
 
+from tests.cases import cases
 from tests.mlflow_server.processes import free_port
 from tests.tune.runs import (
     FinishedSweep,
@@ -59,7 +60,7 @@ def test_there_are_the_commands_of_a_sweep() -> None:
     ] == COMMANDS
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@cases("command", COMMANDS)
 def test_help_has_an_example(command: str) -> None:
     ran = decrop(command, "--help")
     assert ran.code == 0

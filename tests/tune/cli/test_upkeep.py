@@ -3,11 +3,14 @@
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.tune.runs import FinishedSweep, contents, decrop, running_on
 from tune.cluster import ClusterSize
 from tune.directory import SweepDirectory
 
 
+@pytest.mark.slow
 def test_a_cleaned_sweep_does_what_it_did(
     finished: FinishedSweep, local_ray: ClusterSize, tmp_path: Path
 ) -> None:

@@ -11,16 +11,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
-from safetensors.torch import save_file
 
-from decrop.networks.registry import build_classifier_network
-from tests.decrop.data.encoded import png
+from tests.small_cifar10 import write_cifar10
 from tests.tune.runs import Ran, decrop, end_session, session, write_sweep
 from tune.cluster import ClusterSize
 
@@ -36,14 +31,7 @@ SLURM_JOB = 4321
 def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Write what the files expect on the path that all machines see, in small."""
     folder = tmp_path_factory.mktemp("shared")
-    pixels = np.random.default_rng(0).integers(0, 256, (200, 32, 32, 3), dtype=np.uint8)
-    labels = [number % 10 for number in range(len(pixels))]
-    table = pa.table({"image": [png(image) for image in pixels], "label": labels})
-    (folder / "cifar10").mkdir()
-    for split in ("train", "test"):
-        pq.write_table(table, folder / "cifar10" / f"{split}.parquet")
-    network = build_classifier_network("cifar_resnet20", image_channels=3, class_count=10)
-    save_file(network.state_dict(), folder / "weights.safetensors")
+    write_cifar10(folder)
     return {f"/shared/{path.name}": path for path in folder.iterdir()}
 
 

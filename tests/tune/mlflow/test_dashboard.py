@@ -24,7 +24,9 @@ def answers(url: str) -> bool:
         return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_the_page_is_served_until_a_signal(
     number: signal.Signals, finished: FinishedSweep, tmp_path: Path
 ) -> None:

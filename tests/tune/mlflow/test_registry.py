@@ -160,6 +160,7 @@ def process(command: list[str], url: str, **variables: str) -> Iterator[None]:
         started.communicate(timeout=60)
 
 
+@pytest.mark.slow
 def test_the_champion_answers_over_http(directory: SweepDirectory, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     register(directory, bundle)

@@ -1,13 +1,14 @@
 import pytest
 
 from decrop.errors import InputError
+from tests.cases import cases
 from tests.tune.sweeps import result
 from tune.results.metric import Metric, metric_named
 
 RADII = (0.0, 0.25, 0.5)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("text", "metric", "score", "shown"),
     [
         ("acr", Metric(), 0.3, "0.300"),
@@ -31,9 +32,7 @@ def test_names_and_phrases() -> None:
     assert Metric(0.5).phrase == "certified accuracy at r = 0.5"
 
 
-@pytest.mark.parametrize(
-    "text", ["certified_accuracy@0.3", "certified_accuracy@x", "certified_accuracy", "ACR", ""]
-)
+@cases("text", ["certified_accuracy@0.3", "certified_accuracy@x", "certified_accuracy", "ACR", ""])
 def test_other_names_are_refused_with_the_valid_ones(text: str) -> None:
     with pytest.raises(InputError) as refused:
         metric_named(text, RADII, source="--by")

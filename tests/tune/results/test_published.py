@@ -1,8 +1,7 @@
 """Published numbers against the presets that repeat them."""
 
-import pytest
-
 from decrop.config import CertificationSettings
+from tests.cases import cases
 from tune.results.report import published
 from tune.sweep_file import load_sweep
 
@@ -10,7 +9,7 @@ TABLES = [f"paper_table{number}" for number in (1, 2, 3, 4)]
 SUPPLEMENT = ["paper_supplement_table1", "paper_supplement_table2"]
 
 
-@pytest.mark.parametrize("name", TABLES + SUPPLEMENT)
+@cases("name", TABLES + SUPPLEMENT)
 def test_certified_accuracies_fall_with_the_radius(name: str) -> None:
     assert published().radii == CertificationSettings().radii
     rows = published().tables[name]
@@ -21,7 +20,7 @@ def test_certified_accuracies_fall_with_the_radius(name: str) -> None:
         assert values[-1] >= 0 and values[0] <= 100
 
 
-@pytest.mark.parametrize("name", TABLES + SUPPLEMENT)
+@cases("name", TABLES + SUPPLEMENT)
 def test_published_rows_are_rows_of_the_preset(name: str) -> None:
     known = list(published().tables[name])
     # Of the preset's rows the paper may lack some.

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from decrop.errors import InputError
+from tests.cases import cases
 from tests.tune.results.boards import CONFIG, add_trial
 from tests.tune.sweeps import begin, make_sweep
 from tune.results.metric import Metric
@@ -31,7 +32,7 @@ def test_ranking_by_accuracy_breaks_ties_by_radius_and_number(tmp_path: Path) ->
     assert list(scores.items()) == [(3, 0.6), (2, 0.5), (4, 0.5), (0, 0.5), (1, 0.4)]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("order", "top", "expected"),
     [
         ([3, 1, 0, 2], 2, [3, 1, 0]),

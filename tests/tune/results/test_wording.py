@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cases import cases
 from tests.tune.results.boards import RADII, sweep_with, write_test_outcome
 from tune.directory import SweepDirectory
 from tune.results.leaderboard import build_leaderboard
@@ -35,7 +36,7 @@ def comparison(points: float, p_value: float, runs: int = 1) -> Comparison:
     return Comparison(points, points - 2, points + 2, p_value / 3, p_value, runs)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("compared", "expected"),
     [
         (
@@ -71,7 +72,7 @@ def test_a_cell_has_points_interval_and_adjusted_p_value() -> None:
     assert difference_cell(comparison(6.4, 0.003)) == "+6.4 (+4.4 to +8.4), p = 0.003"
 
 
-@pytest.mark.parametrize(
+@cases(
     ("radii", "metric", "radius"),
     [
         ((0.0, 0.25, 0.5), Metric(), 0.25),

@@ -17,6 +17,7 @@ from decrop.classifiers.sources.network import Network
 from decrop.config import ClassifierSettings
 from decrop.data.datasets import Dataset
 from decrop.errors import InputError
+from tests.cases import cases
 from tests.decrop.classifiers.exported import program_of
 from tests.decrop.classifiers.factories import make
 from tests.decrop.tiny import random_images, tiny_dataset
@@ -64,7 +65,7 @@ def test_weights_are_loaded_into_what_a_function_returns(tmp_path: Path) -> None
     assert "does not fit tests.decrop" in refusal(other)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("source", "arguments", "said"),
     [
         ("nowhere_at_all:make", {}, "nowhere_at_all cannot be imported (ModuleNotFoundError"),
@@ -119,7 +120,7 @@ def test_torchvision_models_take_weights(tmp_path: Path) -> None:
     torch.testing.assert_close(classifier(images), expected(resized))
 
 
-@pytest.mark.parametrize(
+@cases(
     ("given", "said"),
     [
         ({"source": "torchvision/resnet18"}, "classifier.weights: torchvision/resnet18 needs"),

@@ -1,0 +1,265 @@
+"""Forty faults, each one line of the code changed, with the tests that must catch it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault that is planted by hand.
+
+    Attributes:
+        name: what is wrong then, after the part of the code.
+        old: text that stands in one module of decrop or tune, once.
+        new: text in its place.
+        tests: files of which at least one test must fail.
+    """
+
+    name: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def _faults(part: str, tests: str, *changes: tuple[str, str, str]) -> list[Fault]:
+    return [Fault(f"{part}: {name}", old, new, tuple(tests.split())) for name, old, new in changes]
+
+
+LOSSES = _faults(
+    "losses",
+    "tests/decrop/training/test_losses.py",
+    (
+        "labels of the denoised images",
+        "F.cross_entropy(denoised_logits, clean_logits.argmax(1))",
+        "F.cross_entropy(denoised_logits, denoised_logits.argmax(1))",
+    ),
+    (
+        "cosine over the batch",
+        "F.cosine_similarity(denoised_logits, clean_logits, dim=1).mean()",
+        "F.cosine_similarity(denoised_logits, clean_logits, dim=0).mean()",
+    ),
+    (
+        "MMD with its cross term once",
+        "- 2 * kernel[:m, m:].mean()",
+        "- kernel[:m, m:].mean()",
+    ),
+    (
+        "MMD's width in the gradient",
+        "width = (squared.detach().sum() / pairs)",
+        "width = (squared.sum() / pairs)",
+    ),
+    (
+        "cosine minimised",
+        "(-weights.cosine, terms.cosine_similarity)",
+        "(weights.cosine, terms.cosine_similarity)",
+    ),
+    (
+        "domains exchanged",
+        "denoised_scores, torch.zeros_like(denoised_scores)",
+        "denoised_scores, torch.ones_like(denoised_scores)",
+    ),
+)
+TRAINING = [
+    *_faults(
+        "training",
+        "tests/decrop/training/test_denoiser.py tests/decrop/training/test_denoiser_phases.py",
+        (
+            "average forgotten in the state",
+            'self._average.load_state_dict(state["average"])',
+            "pass",
+        ),
+        ("discriminator never moves", "self._discriminator_optimizer.step()", "pass"),
+        (
+            "the same order of images in every epoch",
+            'torch_generator(self._seed, "training", self._epochs_done)',
+            'torch_generator(self._seed, "training", 0)',
+        ),
+    ),
+    *_faults(
+        "stage 1",
+        "tests/decrop/synthesis/test_interpolation.py",
+        (
+            "partners exchanged in eq. 6",
+            "return mixing_coefficient * clean + (1 - mixing_coefficient) * partner",
+            "return mixing_coefficient * partner + (1 - mixing_coefficient) * clean",
+        ),
+        (
+            "pixels leave [0,1]",
+            "            pixels.clamp_(0, 1)",
+            "            pixels.clamp_(-1, 2)",
+        ),
+    ),
+]
+CERTIFICATES = [
+    *_faults(
+        "CERTIFY",
+        "tests/decrop/smoothing/test_certificates.py",
+        (
+            "both sides of the interval",
+            "level = 2 * rounded_down(failure_probability)",
+            "level = 4 * rounded_down(failure_probability)",
+        ),
+        (
+            "the bound without its error",
+            "return np.maximum(np.asarray(low, dtype=np.float64) - SAMPLING_ERROR, 0.0)",
+            "return np.asarray(low, dtype=np.float64)",
+        ),
+        (
+            "non-finite logits certified",
+            "(selection_counts[:, -1] == 0) & (estimation_counts[:, -1] == 0)",
+            "(selection_counts[:, -1] == 0)",
+        ),
+        ("PREDICT one-sided", "np.minimum(1.0, 2 * binom.sf(", "np.minimum(1.0, 1 * binom.sf("),
+    ),
+    *_faults(
+        "T-CERTIFY",
+        "tests/decrop/smoothing/test_two_sided.py",
+        ("the grid at the whole level", "_GRID_FAILURES = 1.9", "_GRID_FAILURES = 1.0"),
+        (
+            "p_B above 1 - p_A",
+            "second.append(np.maximum(first[-1], runner_up))",
+            "second.append(runner_up)",
+        ),
+    ),
+    *_faults(
+        "sequential tests",
+        "tests/decrop/smoothing/test_sequential.py",
+        (
+            "one success too many",
+            "limits.append(lowest + succeeding - 1)",
+            "limits.append(lowest + succeeding)",
+        ),
+        ("spending forgotten", "spent += float(unsuccessful[:succeeding].sum())", "spent += 0.0"),
+    ),
+    *_faults(
+        "rejections",
+        "tests/decrop/rejection/test_certificates.py",
+        (
+            "each bound at the whole level",
+            "lower_confidence_bound(accepted, draws, failure_probability / 2)",
+            "lower_confidence_bound(accepted, draws, failure_probability)",
+        ),
+    ),
+]
+SAMPLING = [
+    *_faults(
+        "noise",
+        "tests/decrop/smoothing/test_noise.py",
+        (
+            "thresholds a step off",
+            "tails = [mpmath.ncdf(-(j + 0.5) * step) * 2**_BITS for j in range(reach)]",
+            "tails = [mpmath.ncdf(-(j + 1.0) * step) * 2**_BITS for j in range(reach)]",
+        ),
+        (
+            "Philox with nine rounds",
+            "    for _ in range(10):\n        (high_a, low_a)",
+            "    for _ in range(9):\n        (high_a, low_a)",
+        ),
+        ("the cut at four standard deviations", "_CUT = 6", "_CUT = 4"),
+    ),
+    *_faults(
+        "sampling",
+        "tests/decrop/smoothing/test_sampling.py",
+        (
+            "noise by position, not by image",
+            "[(self._image_ids[r.image], r.stream, r.chunk) for r in requests]",
+            "[(r.image, r.stream, r.chunk) for r in requests]",
+        ),
+        (
+            "non-finite logits counted as a class",
+            "torch.where(finite, logits.argmax(dim=1), task.class_count)",
+            "logits.argmax(dim=1)",
+        ),
+        (
+            "whole chunks counted",
+            "(torch.arange(task.chunk_size) < draws[:, None])",
+            "(torch.arange(task.chunk_size) <= draws[:, None])",
+        ),
+    ),
+    *_faults(
+        "journal",
+        "tests/decrop/smoothing/test_journal.py",
+        (
+            "damaged records kept",
+            'whole = _adding_up(records) & (records["checksum"] == self._checksums(records))',
+            "whole = _adding_up(records)",
+        ),
+        (
+            "the network forgotten in the identity",
+            '"network": network_identity(task.network),',
+            '"network": "",',
+        ),
+    ),
+]
+SEARCH = [
+    *_faults(
+        "search",
+        "tests/tune/test_searcher.py",
+        (
+            "one stream for all trials",
+            'derive_seed(sweep.search_seed, "search", number)',
+            'derive_seed(sweep.search_seed, "search", 0)',
+        ),
+        (
+            "pruned trials told as complete",
+            "self._study.tell(running.trial, state=TrialState.PRUNED)",
+            "self._study.tell(running.trial, 0.0, state=TrialState.COMPLETE)",
+        ),
+        ("evaluations reported twice", "self.reported.add(step)", "pass"),
+        ("ended trials forgotten", "            self._study.add_trial(trial)", "            pass"),
+    ),
+    *_faults(
+        "pruning",
+        "tests/tune/test_scheduler.py",
+        (
+            "trial 0 stopped",
+            'return TrialScheduler.CONTINUE if trial.config["reference"] else decision',
+            "return decision",
+        ),
+        (
+            "lower scores better",
+            '        mode="max",\n        grace_period',
+            '        mode="min",\n        grace_period',
+        ),
+    ),
+]
+TRACKING = [
+    *_faults(
+        "tracking",
+        "tests/tune/mlflow/test_catching_up.py tests/tune/mlflow/test_tracker.py",
+        (
+            "points logged again",
+            "new = [m for m in view.measurements if m.step not in run.steps_of(client, m.metric)]",
+            "new = list(view.measurements)",
+        ),
+        (
+            "a digest before all is logged",
+            "self._log_values(run, view, {SYNCED_TAG: digest})",
+            "self._log_values(run, view, {})",
+        ),
+        (
+            "deleted runs made again",
+            "if view is not None and (run is None or not run.deleted):",
+            "if view is not None:",
+        ),
+        (
+            "changed files not copied again",
+            "if run.artifacts.get(name) != stamps.get(name):",
+            "if name not in run.artifacts:",
+        ),
+    ),
+]
+BUNDLES = [
+    *_faults(
+        "bundle",
+        "tests/decrop/bundle/test_export.py tests/decrop/bundle/test_malformed.py",
+        ("checksums not compared", "if sha256_of_file(file) != checksum:", "if False:"),
+        (
+            "files outside the bundle",
+            'if not path.parts or path.is_absolute() or ".." in path.parts:',
+            "if not path.parts:",
+        ),
+        ("another classifier", 'if protected.content_hash() != hashes["classifier"]:', "if False:"),
+        ("doubled images", "if len(np.unique(idx)) < len(idx):", "if False:"),
+    ),
+]
+FAULTS = (*LOSSES, *TRAINING, *CERTIFICATES, *SAMPLING, *SEARCH, *TRACKING, *BUNDLES)
