@@ -38,6 +38,7 @@ class TrialKind:
         searched: what a search is over.
         reference: the settings of trial 0.
         classifier: what a trial does with its classifier.
+        in_front: what a served model has in front of its classifier.
         certifies_undefended: whether the classifier is certified without a denoiser, too.
         losses: that are shown while training.
         legend: the runs in MLflow, in Markdown.
@@ -47,6 +48,7 @@ class TrialKind:
     searched: str
     reference: str
     classifier: Literal["protected", "trained"]
+    in_front: str
     certifies_undefended: bool
     losses: tuple[str, ...]
     legend: str
@@ -57,6 +59,7 @@ DENOISER_TRIALS = TrialKind(
     searched="DE-CROP's settings",
     reference="the paper’s choice",
     classifier="protected",
+    in_front="DE-CROP denoiser in front of a ",
     certifies_undefended=True,
     losses=("total", "label_consistency", "cosine_similarity", "mmd", "discriminator"),
     legend=(
@@ -71,6 +74,7 @@ CLASSIFIER_TRIALS = TrialKind(
     searched="classifiers' training",
     reference="as given",
     classifier="trained",
+    in_front="",
     certifies_undefended=False,
     losses=("total", "cross_entropy", "runner_up_cross_entropy", "accuracy"),
     legend=(
