@@ -45,8 +45,8 @@ def register_bundle(
     loaded = load_bundle(bundle, trust_code=trust_code)
     if backend_of(loaded.classifier).costs:
         raise InputError(
-            f"--register {name}: the classifier is behind {loaded.classifier.architecture}; only a bundle "
-            "with its classifier can be served."
+            f"--register {name}: the classifier is behind {loaded.classifier.architecture}; only a "
+            "bundle with its classifier can be served."
         )
     tracker = Tracker(directory, tracking_uri)
     tracker.sync()
