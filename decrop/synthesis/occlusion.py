@@ -1,4 +1,4 @@
-"""Which of many overlapping shapes lies on top at each point of an image."""
+"""Occlusion: the topmost of many overlapping shapes at each point of an image."""
 
 import math
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What a classifier is trained by: cross-entropy under noise, and ADRE's regulariser.
+"""Losses of classifiers: cross-entropy under noise, and ADRE's regulariser.
 
 Logits are [N, B, K]: N noise draws of B images, K classes.
 """

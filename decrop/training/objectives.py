@@ -1,4 +1,4 @@
-"""What one step of training minimises: DE-CROP, or a baseline of denoised smoothing."""
+"""Objectives of a step of training: DE-CROP's, and those of denoised smoothing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ class Networks:
 
 
 def decrop_terms(batch: Batch, networks: Networks, reversal_scale: float | None) -> LossTerms:
-    """Return the terms of eq. 12; with a domain loss where there is a `reversal_scale`."""
+    """Return the terms of DE-CROP eq. 12; with a domain loss where there is a `reversal_scale`."""
     clean_logits, clean_features = _clean_outputs(batch, networks)
     kept = batch.boundary_used
     generated = []
