@@ -87,7 +87,7 @@ def boundary_samples(
         adversarial = method.generate(estimator, clean.numpy(), labels.cpu().numpy(), settings)
     samples = torch.from_numpy(adversarial)
     if "epsilon" in method.reads:
-        # The library projects exactly up to rounding; DE-CROP eq. 5's bound is kept to the last bit.
+        # The library projects exactly up to rounding; DE-CROP eq. 5's bound holds to the last bit.
         samples = clean + (samples - clean).clamp(-settings.epsilon, settings.epsilon)
     return samples.clamp(0, 1)
 
