@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from decrop.black_box import EndpointClassifier
 from decrop.classifiers.predictions import predicted_classes
 from decrop.classifiers.storage import AnyClassifier
 from decrop.config import ClassifierSettings, TrialConfig
@@ -129,7 +128,7 @@ def inspect_classifier(
     predicted = predicted_classes(classifier, images.images, torch.device("cpu"))
     return Inspection(
         source=settings.source,
-        **_understood(classifier, images),
+        **classifier.understood(images.images),
         classes=class_count,
         images=len(images),
         split=split,
@@ -146,35 +145,6 @@ def inspect_classifier(
 def most_inspection_queries(images: int, draws: int, sigmas: Sequence[float] = SIGMAS) -> int:
     """Return how many images `inspect_classifier` asks an endpoint for."""
     return images * (1 + draws * len(sigmas))
-
-
-def _understood(classifier: AnyClassifier, images: LabelledImages) -> dict[str, Any]:
-    """Return the fields that only the classifier decides."""
-    shape = tuple(images.images.shape[1:])
-    if isinstance(classifier, EndpointClassifier):
-        function = classifier.function
-        nothing = ("parameters", "channel_order", "mean", "std", "feature_layer", "features")
-        return {
-            **dict.fromkeys(nothing),
-            "architecture": f"an endpoint that gives {function.answers} ({function.protocol}); "
-            f"pixels {function.pixels}, white is {function.scale}",
-            "arguments": {},
-            "image_shape": shape,
-            "input_size": shape[1:],
-        }
-    layer, features = classifier.feature_layer_and_count(images.images[:1].float() / 255)
-    return {
-        "architecture": classifier.architecture,
-        "arguments": classifier.arguments,
-        "parameters": sum(parameter.numel() for parameter in classifier.network.parameters()),
-        "image_shape": shape,
-        "input_size": classifier.input_size or shape[1:],
-        "channel_order": classifier.channel_order,
-        "mean": tuple(classifier.mean.flatten().tolist()),
-        "std": tuple(classifier.std.flatten().tolist()),
-        "feature_layer": layer,
-        "features": features,
-    }
 
 
 def _in_chunks_of(draws: int, config: TrialConfig) -> TrialConfig:

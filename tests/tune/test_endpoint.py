@@ -12,7 +12,7 @@ from decrop.classifiers.storage import store_classifier
 from decrop.cli.main import run
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json
-from decrop.trial.inputs import load_inputs
+from decrop.trial.prepare import load_inputs
 from tests.decrop.digits_trial import CPU, SHORT, certificates, short_trial
 from tests.mlflow_server.processes import free_port
 from tests.tune.mlflow.test_registry import process, served_model_command

@@ -14,11 +14,10 @@ from decrop.cache import ContentCache
 from decrop.smoothing.sampling import CountRequest, SamplingTask
 from decrop.training.classifier import ClassifierTrainer
 from decrop.training.hooks import Hooks
-from decrop.trial.classifier_certificates import certify_undefended
 from decrop.trial.folder import Report, TrialFolder
-from decrop.trial.inputs import load_inputs
+from decrop.trial.prepare import load_inputs
 from decrop.trial.result import Split
-from decrop.trial.run import run_trial
+from decrop.trial.run import certify_undefended, run_trial
 from tests.tune.runs import TINY, write_sweep
 from tune.cluster import Claim, Claims, ClusterSize
 from tune.plan import Plan, plan_sweep

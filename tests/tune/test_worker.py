@@ -14,7 +14,8 @@ from decrop.files import write_json
 from decrop.smoothing.execution import resolve_device
 from decrop.training.loop import TrainingDivergedError
 from decrop.trial.folder import Report
-from decrop.trial.inputs import TrialInputs, load_inputs
+from decrop.trial.inputs import TrialInputs
+from decrop.trial.prepare import load_inputs
 from tests.tune.runs import TINY, write_sweep
 from tune.cluster import Claim, Claims
 from tune.directory import State, SweepTrialFolder, TrialRecord

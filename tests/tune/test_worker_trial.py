@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from decrop.smoothing.execution import resolve_device
-from decrop.trial.inputs import load_inputs
+from decrop.trial.prepare import load_inputs
 from tests.tune.runs import write_sweep
 from tune.cluster import Claim, Claims
 from tune.directory import SweepDirectory

@@ -24,7 +24,7 @@ from decrop.training.surrogate import (
     load_surrogate,
     surrogate_to_train,
 )
-from decrop.trial.inputs import load_inputs
+from decrop.trial.prepare import load_inputs
 from tests.cases import cases
 from tests.decrop.black_box.functions import URL, InProcess
 from tests.decrop.digits_trial import CPU

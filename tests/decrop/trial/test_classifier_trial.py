@@ -21,7 +21,8 @@ from decrop.files import read_json
 from decrop.training.classifier import ClassifierTrainer
 from decrop.training.hooks import NO_HOOKS, Hooks, TrialStoppedError
 from decrop.trial.folder import Report, TrialFolder
-from decrop.trial.inputs import TrialInputs, check_inputs, load_inputs
+from decrop.trial.inputs import TrialInputs
+from decrop.trial.prepare import load_inputs, prepare
 from decrop.trial.result import TrialResult
 from decrop.trial.run import run_trial, stopping_epoch
 from tests.decrop.digits_trial import CPU, certificates, draw_nothing, short_trial
@@ -246,7 +247,7 @@ def test_its_bundle_predicts_and_repeats_its_certificates(
     ],
 )
 def test_settings_of_no_such_trial_are_refused(assignment: str, said: str) -> None:
-    for check in (check_inputs, lambda config: load_inputs(config, None, CPU)):  # type: ignore[arg-type]
+    for check in (prepare, lambda config: load_inputs(config, None, CPU)):  # type: ignore[arg-type]
         with pytest.raises(InputError) as error:
             check(alone(assignment))
         assert said in str(error.value)

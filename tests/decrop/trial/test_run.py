@@ -22,7 +22,8 @@ from decrop.synthesis.synthetic_samples import SyntheticSamples
 from decrop.training.denoiser import DenoiserTrainer
 from decrop.training.hooks import Hooks
 from decrop.trial.folder import Report, TrialFolder
-from decrop.trial.inputs import TrialInputs, load_inputs
+from decrop.trial.inputs import TrialInputs
+from decrop.trial.prepare import load_inputs
 from decrop.trial.result import Scores, TrialResult
 from decrop.trial.run import run_trial
 from tests.decrop.digits_trial import (
