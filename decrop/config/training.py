@@ -16,25 +16,25 @@ from decrop.config.settings import (
 )
 
 Optimizer = Literal["adam", "adam_then_sgd", "sgd", "one_cycle"]
-# Builders take a `decrop.training.objectives.Batch`, the networks and the discriminator's scale or
+# Builders take a `decrop.training.losses.Batch`, the networks and the discriminator's scale or
 # None, and return the terms of the loss.
 OBJECTIVES = Table(
     Component(
         "decrop",
         "DE-CROP's losses on boundary and interpolated samples",
-        "decrop.training.objectives:decrop_terms",
+        "decrop.training.losses:decrop_terms",
         "DE-CROP eq. 12",
     ),
     Component(
         "stability",
         "the stability loss of denoised smoothing, which is DE-CROP's eq. 8 alone",
-        "decrop.training.objectives:stability_terms",
+        "decrop.training.losses:stability_terms",
         "Salman et al. 2020",
     ),
     Component(
         "mse",
         "mean squared error to the clean images",
-        "decrop.training.objectives:mse_terms",
+        "decrop.training.losses:mse_terms",
         "Salman et al. 2020",
     ),
 )
