@@ -19,7 +19,14 @@ from decrop.trial.inputs import PreparedTrial
 from decrop.trial.prepare import Preparation
 from decrop.trial.query_budget import TotalQueries, planned_queries
 from tune.cluster import Claims, ClusterSize
-from tune.space import reference_config, row_trials, total_trials, trial_config_for, varied_paths
+from tune.space import (
+    kind_of,
+    reference_config,
+    row_trials,
+    total_trials,
+    trial_config_for,
+    varied_paths,
+)
 from tune.sweep_file import SweepConfig
 from tune.worker import shares_inputs
 
@@ -158,7 +165,8 @@ def plan_sweep(
         for position, config in enumerate(configs)
     ]
     rates = _Rates(preparation)
-    undefended = 0 if reference.trains_classifier else _test_samples(reference, dataset)
+    certified = kind_of(reference).certifies_undefended
+    undefended = _test_samples(reference, dataset) if certified else 0
     # The probe uses the whole machine, which the trials share.
     seconds = undefended / rates.of(reference) if undefended else 0.0
     for config, done in zip(configs, work, strict=True):

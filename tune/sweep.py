@@ -45,8 +45,10 @@ from tune.scheduler import EVALUATION, build_scheduler
 from tune.searcher import SweepSearcher
 from tune.space import (
     extended,
+    kind_of,
     reference_config,
     row_trials,
+    sweep_kind,
     total_trials,
     trial_config_for,
     with_query_budget,
@@ -284,7 +286,8 @@ def _run(
             raise SweepFailedError(_common_failure(directory))
         _say(console, f"{_what_follows(sweep)}: {len(numbers)} trials")
         _certify(job, missing_finals(job.directory, numbers), console, stop)
-        if not (reference.trains_classifier or directory.undefended.result_path.exists()):
+        undefended = directory.undefended.result_path
+        if kind_of(reference).certifies_undefended and not undefended.exists():
             raise SweepFailedError("the classifier without a denoiser could not be certified")
         if not any(directory.final(number).result_path.exists() for number in numbers):
             raise SweepFailedError("none of the chosen trials could be certified on test images")
@@ -412,7 +415,7 @@ def _certify(
     with stop.listening():
         certify_finals(job, trainings, console, stop)
     folders = [training.folder for training in trainings]
-    if not reference_config(job.sweep).trains_classifier:
+    if sweep_kind(job.sweep).certifies_undefended:
         folders.append(job.directory.undefended)
     if stop.reason is not None and not all(folder.result_path.exists() for folder in folders):
         raise SweepStoppedError(job.directory, stop.reason)
@@ -449,7 +452,7 @@ def search_trials(job: SweepJob, console: Console, stop: SweepStop) -> None:
         console,
         done_before=len(past),
         names=names,
-        reference="as given" if reference.trains_classifier else "the paper’s choice",
+        reference=kind_of(reference).reference,
     )
     callback = SweepCallback(progress, directory, stop)
     claim = job.claims.trial
