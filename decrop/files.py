@@ -253,3 +253,31 @@ def _write_and_sync(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object, {} if the file is absent.
+
+    Raises:
+        InputError: the file is not a JSON object.
+    """
+    if not path.exists():
+        return {}
+    document = read_json(path)
+    if not isinstance(document, dict):
+        raise InputError(f"{path} is not a JSON object; restore or delete it.")
+    return document
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read a JSON list of objects, [] if the file is absent.
+
+    Raises:
+        InputError: the file is not a JSON list of objects.
+    """
+    if not path.exists():
+        return []
+    rows = read_json(path)
+    if not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
+        raise InputError(f"{path} is not a JSON list of objects; restore or delete it.")
+    return rows

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from decrop.cli.output import duration
-from tune.directory import SweepDirectory
+from tune.directory import State, SweepDirectory
 from tune.stopping import SweepStop, common_cause
 from tune.worker import CAUSE, FAILED, METRIC, REASON, STOPPED, end_trial
 
@@ -154,20 +154,39 @@ class SweepProgress:
         return Group(table, Text(self._summary()))
 
 
-class ProgressCallback(Callback):
-    """Tells a sweep's progress what Ray Tune does, and writes down what only Tune knows."""
+# So many trials that fail one after another have a cause that the next one has too.
+FAILURES_IN_A_ROW = 10
 
-    def __init__(self, progress: SweepProgress, directory: SweepDirectory) -> None:
+
+class SweepCallback(Callback):
+    """Shows and writes down what only Ray Tune knows of trials, and ends the search for failures.
+
+    Attributes:
+        cause: what many trials in a row failed with, or why one cannot go on for a reason that is
+            not its own; None unless it ended the search.
+    """
+
+    def __init__(self, progress: SweepProgress, directory: SweepDirectory, stop: SweepStop) -> None:
+        self.cause: str | None = None
         self._progress = progress
         self._directory = directory
+        self._stop = stop
+        self._running: set[int] = set()
         self._deaths: Counter[int] = Counter()
+        self._errors: list[str] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the terminal out: Ray Tune pickles callbacks to a directory nobody reads again."""
+        """Leave everything out: Ray Tune pickles callbacks to a directory nobody reads again."""
         return {}
 
+    @property
+    def anything_runs(self) -> bool:
+        """Whether a trial has begun and not ended."""
+        return bool(self._running)
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Show a trial that starts."""
+        """Show a trial that starts, or starts again."""
+        self._running.add(trial.config["number"])
         self._progress.started(trial.config["number"], trial.config["parameters"])
 
     def on_trial_result(
@@ -187,22 +206,58 @@ class ProgressCallback(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Show how a trial ended; one that the scheduler stopped does not know it itself."""
-        if trial.last_result.get(STOPPED):
-            self._progress.stopped(trial.config["number"])
+        number, last = trial.config["number"], trial.last_result
+        self._running.discard(number)
+        if last.get(STOPPED):
+            if REASON in last:
+                self.cause = last[CAUSE]
+                self._stop.request(last[REASON])
+            self._progress.stopped(number)
             return
-        finished = trial.last_result.get("finished") is True
-        if not finished:
-            end_trial(self._directory.trial(trial.config["number"]), "pruned")
-        self._progress.ended(trial.config["number"], "complete" if finished else "pruned")
+        self._errors.clear()
+        state: State = "complete" if last.get("finished") is True else "pruned"
+        if state == "pruned":
+            end_trial(self._directory.trial(number), state)
+        self._progress.ended(number, state)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Show a failure; one whose process died could not write it down."""
-        folder = self._directory.trial(trial.config["number"])
+        """Show a failure, which a trial whose process died could not write down; count it."""
+        number = trial.config["number"]
+        self._running.discard(number)
+        folder = self._directory.trial(number)
         state = folder.read_state()
+        error = None if state is None else state.error
         if state is None or state.state == "running":
-            deaths = self._deaths[trial.config["number"]] + 1
-            end_trial(folder, "failed", error=_death_text(trial, deaths))
-        self._progress.ended(trial.config["number"], "failed")
+            error = _death_text(trial, self._deaths[number] + 1)
+            end_trial(folder, "failed", error=error)
+        self._progress.ended(number, "failed")
+        self._errors.append(error or "unknown error")
+        if len(self._errors) >= FAILURES_IN_A_ROW:
+            message, count = common_cause(self._errors)
+            self.cause = (
+                f"the last {len(self._errors)} trials failed, {count} of them with: {message}"
+            )
+            self._stop.request("failures")
+
+
+class SearchStopper(Stopper):
+    """Ends the search once it is to stop and all trials have saved their state, or cannot."""
+
+    def __init__(self, stop: SweepStop, callback: SweepCallback) -> None:
+        self._stop = stop
+        self._callback = callback
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave everything out, as the callback does."""
+        return {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Let each trial end by itself."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Tell whether the search is over."""
+        return self._stop.due() and (not self._callback.anything_runs or self._stop.overdue())
 
 
 def _death_text(trial: Any, deaths: int) -> str:
@@ -219,80 +274,3 @@ def _settings(parameters: dict[str, Any]) -> str:
         else f"{path.rsplit('.', 1)[-1]} {value}"
         for path, value in parameters.items()
     )
-
-
-# So many trials that fail one after another have a cause that the next one has too.
-FAILURES_IN_A_ROW = 10
-
-
-class EndingsCallback(Callback):
-    """Keeps count of the trials that run, and ends the search when too many in a row fail
-    or one of them cannot go on for a reason that is not its own.
-
-    It comes after the callback that writes down how a trial ended.
-
-    Attributes:
-        cause: what those trials failed with, or that reason; None unless it ended the search.
-    """
-
-    def __init__(self, directory: SweepDirectory, stop: SweepStop) -> None:
-        self._directory = directory
-        self._stop = stop
-        self._running: set[int] = set()
-        self._errors: list[str] = []
-        self.cause: str | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave everything out: Ray Tune pickles callbacks to where nobody reads them again."""
-        return {}
-
-    @property
-    def anything_runs(self) -> bool:
-        """Whether a trial has begun and not ended."""
-        return bool(self._running)
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Count a trial that begins, or begins again."""
-        self._running.add(trial.config["number"])
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Count a trial that ended well, or was stopped."""
-        self._running.discard(trial.config["number"])
-        if not trial.last_result.get(STOPPED):
-            self._errors.clear()
-        elif REASON in trial.last_result:
-            self.cause = trial.last_result[CAUSE]
-            self._stop.request(trial.last_result[REASON])
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Count a failure, and end the search when there are too many in a row."""
-        number = trial.config["number"]
-        self._running.discard(number)
-        state = self._directory.trial(number).read_state()
-        self._errors.append(state.error if state is not None and state.error else "unknown error")
-        if len(self._errors) >= FAILURES_IN_A_ROW:
-            message, count = common_cause(self._errors)
-            self.cause = (
-                f"the last {len(self._errors)} trials failed, {count} of them with: {message}"
-            )
-            self._stop.request("failures")
-
-
-class SearchStopper(Stopper):
-    """Ends the search once it is to stop and all trials have saved their state, or cannot."""
-
-    def __init__(self, stop: SweepStop, endings: EndingsCallback) -> None:
-        self._stop = stop
-        self._endings = endings
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave everything out, as the callback does."""
-        return {}
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Let each trial end by itself."""
-        return False
-
-    def stop_all(self) -> bool:
-        """Tell whether the search is over."""
-        return self._stop.due() and (not self._endings.anything_runs or self._stop.overdue())

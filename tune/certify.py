@@ -7,7 +7,7 @@ import torch
 
 from decrop.config import TrialConfig
 from decrop.smoothing.execution import resolve_device
-from decrop.trial.certify import MakeSampler
+from decrop.smoothing.sampling import MakeSampler
 from tune.cluster import claims, cluster
 from tune.shards import ShardedSampler
 from tune.sweep_file import ResourceSettings
@@ -17,15 +17,12 @@ from tune.sweep_file import ResourceSettings
 def cluster_samplers(
     config: TrialConfig, helpers: int, address: str | None
 ) -> Iterator[MakeSampler]:
-    """Yield the maker of samplers that draw in this process and in helpers on a cluster.
+    """Yield the maker of samplers that work in this process and in helpers on a cluster.
 
     Args:
         config: says on which kind of device.
-        helpers: processes that draw too, one CPU each and a share of a GPU where there are any.
+        helpers: processes that sample too, one CPU each and a share of a GPU where there are any.
         address: of a running cluster (`auto` or HOST:PORT); None starts one on this machine.
-
-    Raises:
-        InputError: the address cannot be used, or there is no cluster at it.
     """
     device = resolve_device(config.execution.device)
     with cluster(address) as size:

@@ -1,4 +1,4 @@
-"""Making room: checkpoints that nothing needs any more."""
+"""Removal of checkpoints that nothing needs any more."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from decrop.files import fence_of
 from tune.directory import SweepDirectory, SweepTrialFolder
-from tune.results.ranking import chosen, ranking, sweep_top
+from tune.results.ranking import chosen, ranking
 
 _BYTES_PER_MEGABYTE = 1e6
 
@@ -33,20 +33,10 @@ class Removal:
 def plan_removal(directory: SweepDirectory, top: int | None = None) -> Removal:
     """List the checkpoints that a sweep which does not run can do without.
 
-    A checkpoint is what training goes on from. A trial that has ended needs it no more, nor does a
-    final training that has its result; those of the best trials stay as long as they are among the
-    best. Everything else stays: what has not ended goes on from it when the sweep is resumed, and
-    weights, certificates, reports and the cache are what the other commands read. Parts of files
-    that a killed process left go too.
-
-    Args:
-        directory: of the sweep, which nothing writes to meanwhile.
-        top: how many of the best by held-out score keep theirs, beside trial 0; as many as the
-            sweep certifies if not given.
+    A checkpoint is what training goes on from. Those stay of what has not ended, of the `top` best
+    by held-out score, and of trial 0; parts of files that a killed process left go too.
     """
-    scores = ranking(directory)
-    top = sweep_top(directory) if top is None else top
-    kept = chosen(scores, len(scores) if top is None else top)
+    kept = chosen(list(ranking(directory)), top or directory.read_record().sweep.leaderboard.top)
     files: dict[int, list[Path]] = {}
     unfinished = []
     for number in directory.trial_numbers():

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, Field, JsonValue, ValidationError, model_validator
+from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError, model_validator
 
 from decrop.config import (
     CountOrZero,
@@ -21,31 +21,49 @@ from decrop.config import (
     Word,
 )
 from decrop.errors import InputError
-from decrop.files import read_json, write_json
+from decrop.files import read_json, read_object, read_rows, write_json
 from decrop.trial.folder import TrialFolder
-from tune.sample_counts import SamplesByHost, SamplesDrawn
+from tune.sweep_file import SweepConfig
+
+Role = Literal["trial", "helpers"]
+SamplesByHost = dict[str, dict[Role, int]]
+
+
+class SampleCounts:
+    """Numbers of samples by the host that took them, as the trial itself or as a helper."""
+
+    def __init__(self, earlier: Mapping[str, Mapping[Role, int]] | None = None) -> None:
+        """Count on from what was sampled before the trial was cut off."""
+        self.by_host: SamplesByHost = {
+            host: dict(by_role) for host, by_role in (earlier or {}).items()
+        }
+
+    def add(self, host: str, role: Role, samples: int) -> None:
+        """Count samples that a host, as Ray names it, has taken."""
+        by_role = self.by_host.setdefault(host, {"trial": 0, "helpers": 0})
+        by_role[role] += samples
+
 
 State = Literal["running", "complete", "pruned", "failed"]
 
 # MLflow's store in a folder of ours, and its artifacts.
 OWN_STORE, OWN_ARTIFACTS = "mlflow.db", "mlflow-artifacts"
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_Record = TypeVar("_Record", bound=BaseModel)
+_Record = TypeVar("_Record")
 
 
 class SweepRecord(Settings):
-    """What `sweep.json` says: which sweep this is, and its settings."""
+    """`sweep.json`: which sweep this is, and its settings."""
 
     format: Literal[1] = Field(default=1, description="Version of the directory's layout.")
     id: Word = Field(min_length=1, description="Unique name of the sweep, kept when it moves.")
     name: Text = Field(min_length=1, description="Name that a person gave it.")
     created: AwareDatetime = Field(description="When the folder was made.")
-    sweep: FreeMapping = Field(description="The sweep's settings as JSON.")
+    sweep: SweepConfig = Field(description="The sweep's settings.")
 
 
 class TrialRecord(Settings):
-    """What `trial.json` says: the settings of one trial, fixed before it starts."""
+    """`trial.json`: the settings of one trial, fixed before it starts."""
 
     number: CountOrZero = Field(description="Number of the trial; 0 is the reference.")
     reference: bool = Field(description="Whether it is the trial that the others are compared to.")
@@ -67,7 +85,7 @@ def trial_name(number: int, row: str | None, parameters: Mapping[str, Any]) -> s
 
 
 class TrialState(Settings):
-    """What `state.json` says: how far a trial has come."""
+    """`state.json`: how far a trial has come."""
 
     state: State = Field(description="running until it ended one way or another.")
     started: AwareDatetime = Field(description="When the trial first ran.")
@@ -84,7 +102,7 @@ class TrialState(Settings):
 
 
 class CodeRecord(Settings):
-    """What `code.json` says: by which code a trial was last run, and where."""
+    """`code.json`: by which code a trial was last run, and where."""
 
     version: Word = Field(description="Of the package.")
     commit: Word | None = Field(default=None, description="Of the git checkout, if it is one.")
@@ -103,89 +121,37 @@ class SweepTrialFolder(TrialFolder):
         self.samples_path = path / "samples.json"
 
     def read_record(self) -> TrialRecord | None:
-        """Read `trial.json`, None if absent.
-
-        Raises:
-            InputError: the file is not a trial's record.
-        """
-        return _read_record(self.record_path, TrialRecord)
+        """Read `trial.json`, None if absent."""
+        return read_record(self.record_path, TrialRecord)
 
     def write_record(self, record: TrialRecord) -> None:
         """Write `trial.json` whole."""
         write_json(self.record_path, record.model_dump(mode="json"))
 
     def read_state(self) -> TrialState | None:
-        """Read `state.json`, None if absent.
-
-        Raises:
-            InputError: the file is not a trial's state.
-        """
-        return _read_record(self.state_path, TrialState)
+        """Read `state.json`, None if absent."""
+        return read_record(self.state_path, TrialState)
 
     def write_state(self, state: TrialState) -> None:
         """Write `state.json` whole."""
         write_json(self.state_path, state.model_dump(mode="json"))
 
     def read_code(self) -> CodeRecord | None:
-        """Read `code.json`, None if absent.
-
-        Raises:
-            InputError: the file is no record of code.
-        """
-        return _read_record(self.code_path, CodeRecord)
-
-    def read_inputs(self) -> dict[str, str]:
-        """Read the content hashes of what the trial works on, by its role, {} if absent.
-
-        Raises:
-            InputError: the file is not a JSON object.
-        """
-        return _read_object(self.inputs_path)
+        """Read `code.json`, None if absent."""
+        return read_record(self.code_path, CodeRecord)
 
     def read_system(self) -> list[dict[str, Any]]:
-        """Read the load of the trial's machine, by seconds since its start, [] if absent.
-
-        Raises:
-            InputError: the file is not a JSON list of objects.
-        """
-        return _read_rows(self.system_path)
+        """Read the load of the trial's machine, by seconds since its start, [] if absent."""
+        return read_rows(self.system_path)
 
     def read_samples(self) -> SamplesByHost:
-        """Read how many samples each host drew, as the trial itself and as helpers, {} if absent.
-
-        Raises:
-            InputError: the file is not a JSON object.
-        """
-        samples: SamplesByHost = _read_object(self.samples_path)
+        """Read how many samples each host counted, by its role, {} if absent."""
+        samples: SamplesByHost = read_object(self.samples_path)
         return samples
 
-    def write_samples(self, drawn: SamplesDrawn) -> None:
+    def write_samples(self, counts: SampleCounts) -> None:
         """Write `samples.json` whole."""
-        write_json(self.samples_path, drawn.by_host)
-
-    def read_history(self) -> list[dict[str, Any]]:
-        """Read the losses of every epoch so far, [] if absent.
-
-        Raises:
-            InputError: the file is not a JSON list of objects.
-        """
-        return _read_rows(self.history_path)
-
-    def read_reports(self) -> list[dict[str, Any]]:
-        """Read the held-out scores so far, [] if absent.
-
-        Raises:
-            InputError: the file is not a JSON list of objects.
-        """
-        return _read_rows(self.reports_path)
-
-    def read_result(self) -> dict[str, Any] | None:
-        """Read the result of certification, None if absent.
-
-        Raises:
-            InputError: the file is not a JSON object.
-        """
-        return _read_object(self.result_path) if self.result_path.exists() else None
+        write_json(self.samples_path, counts.by_host)
 
 
 class SweepDirectory:
@@ -209,43 +175,27 @@ class SweepDirectory:
         self.stop_path = path / ".stop"
 
     @classmethod
-    def create(cls, parent: Path, name: str, sweep: dict[str, JsonValue]) -> Self:
+    def create(cls, parent: Path, sweep: SweepConfig) -> Self:
         """Make a new folder `<parent>/<name>-<UTC time>` with its `sweep.json`.
 
         An existing folder is never used: the next free `-2`, `-3`, … is appended.
-
-        Raises:
-            InputError: the name cannot be a folder's name, or the parent cannot be written to.
         """
-        if not _NAME.fullmatch(name):
-            raise InputError(
-                f"Sweep name {name!r} cannot be used for a folder: use letters, digits, '.', '_' "
-                "and '-', beginning with a letter or digit."
-            )
         created = _now()
-        directory = cls(_make_folder(parent, f"{name}-{created:%Y%m%d-%H%M%S}"))
-        record = SweepRecord(id=uuid.uuid4().hex, name=name, created=created, sweep=sweep)
+        directory = cls(_make_folder(parent, f"{sweep.name}-{created:%Y%m%d-%H%M%S}"))
+        record = SweepRecord(id=uuid.uuid4().hex, name=sweep.name, created=created, sweep=sweep)
         directory.write_record(record)
         return directory
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open an existing sweep directory.
-
-        Raises:
-            InputError: the path is no sweep directory.
-        """
+        """Open an existing sweep directory."""
         directory = cls(path)
         directory.read_record()
         return directory
 
     def read_record(self) -> SweepRecord:
-        """Read `sweep.json`.
-
-        Raises:
-            InputError: the path is no sweep directory.
-        """
-        record = _read_record(self.record_path, SweepRecord)
+        """Read `sweep.json`."""
+        record = read_record(self.record_path, SweepRecord)
         if record is None:
             raise InputError(
                 f"{self.path} is no sweep directory: it has no sweep.json. Give the folder that "
@@ -336,11 +286,12 @@ def _numbered_folders(path: Path) -> list[int]:
     return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]*", name))
 
 
-def _read_record(path: Path, record_type: type[_Record]) -> _Record | None:
+def read_record(path: Path, record_type: type[_Record]) -> _Record | None:
+    """Read a JSON file as a model or a dataclass, None if absent."""
     if not path.exists():
         return None
     try:
-        return record_type.model_validate(read_json(path))
+        return TypeAdapter(record_type).validate_python(read_json(path))
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "the document"
@@ -348,21 +299,3 @@ def _read_record(path: Path, record_type: type[_Record]) -> _Record | None:
             f"{path}: {field}: {first['msg']} (found {reprlib.repr(first['input'])}). "
             "It was written by another version or edited; restore it."
         ) from None
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    document = read_json(path)
-    if not isinstance(document, dict):
-        raise InputError(f"{path} is not a JSON object; restore or delete it.")
-    return document
-
-
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    rows = read_json(path)
-    if not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
-        raise InputError(f"{path} is not a JSON list of objects; restore or delete it.")
-    return rows

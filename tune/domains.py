@@ -1,23 +1,82 @@
-"""What a sweep may vary: domains of settings, checked against the schema of a trial."""
+"""Domains of the settings that a sweep varies, and rows of a table, checked before it starts."""
 
 import math
 from collections.abc import Callable, Collection, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Any, Self
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, model_validator
 
 from decrop.config import Count, Number, Settings, Text, TrialConfig
-from decrop.config.measuring import measures
+from decrop.config.measuring import VARIED_BY_TABLES, measures
 from decrop.config.settings import bounded
-from decrop.documents import Document, blame, explain, set_dotted, show
+from decrop.documents import Document, blame, explain, set_dotted, show, trial_config
 from decrop.errors import InputError
+
+Rows = Mapping[str, Mapping[str, Any]]
+
+
+def row_document(document: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a trial's settings with those of a row, by dotted path, laid over them."""
+    laid = dict(document)
+    for path, value in row.items():
+        laid = set_dotted(laid, path, value)
+    return laid
+
+
+def check_rows(
+    rows: Rows,
+    document: Mapping[str, Any],
+    *,
+    seeds: int,
+    source: str,
+    assigned: Collection[str] = (),
+) -> None:
+    """Check that every row is a trial, that no two are the same, and that all can be compared.
+
+    Args:
+        rows: settings by dotted path, by the name of the row.
+        document: the settings that all rows share.
+        seeds: how often each row is repeated, with seeds 0, 1, …
+        source: the file or preset of the rows, for the message.
+        assigned: dotted paths given by `--set`.
+    """
+    seen: list[tuple[str, TrialConfig]] = []
+    for name, row in rows.items():
+        here = f"{source}, row {name}"
+        for path, value in row.items():
+            _check_path(path, value, here)
+        try:
+            laid = row_document(document, row)
+        except InputError as error:
+            raise InputError(f"{here}: {error}") from None
+        config = trial_config(laid, source=here)
+        for other, earlier in seen:
+            if earlier == config:
+                raise InputError(f"{here}: has the same settings as row {other}; drop one of them.")
+        seen.append((name, config))
+    for path in assigned:
+        if all(path in row for row in rows.values()):
+            raise InputError(f"--set {path}: every row sets it, so that it has no effect.")
+    if seeds > 1 and ("seed" in document or any("seed" in row for row in rows.values())):
+        raise InputError(
+            f"{source}: seeds = {seeds} gives each row the seeds 0 to {seeds - 1}; drop `seed`."
+        )
+
+
+def _check_path(path: str, value: Any, here: str) -> None:
+    if isinstance(value, Mapping):
+        example = next(iter(value), "name")
+        raise InputError(
+            f"{here}: {path} = {show(dict(value))}: must be one setting; write each by its whole "
+            f"path, as in {path}.{example}."
+        )
+    if measures(path) and not measures(path, VARIED_BY_TABLES):
+        raise InputError(
+            f"{here}: {path}: must be the same in all rows, for it decides how they are measured, "
+            "and they are compared image by image; set it under trial."
+        )
+
 
 # A field of a domain is called `int`, as it is in a sweep file.
 Integer = int
@@ -80,17 +139,6 @@ class Domain(Settings):
             raise ValueError("the choices must differ")
         return self
 
-    def distribution(self) -> BaseDistribution:
-        """Return Optuna's description of the domain."""
-        if self.uniform is not None:
-            return FloatDistribution(*self.uniform)
-        if self.loguniform is not None:
-            return FloatDistribution(*self.loguniform, log=True)
-        if self.int is not None:
-            return IntDistribution(*self.int, step=self.step)
-        assert self.choice is not None
-        return CategoricalDistribution(self.choice)
-
     def contains(self, value: Any) -> bool:
         """Return whether the domain has a value."""
         if self.choice is not None:
@@ -123,11 +171,7 @@ Space = Mapping[str, Domain]
 
 
 def ordered(space: Space) -> list[str]:
-    """Return the paths of a space, each after those that its `when` names.
-
-    Raises:
-        InputError: domains depend on each other in a circle.
-    """
+    """Return the paths of a space, each after those that its `when` names."""
     graph = {path: tuple(domain.when) for path, domain in space.items()}
     try:
         return list(TopologicalSorter(graph).static_order())
@@ -137,18 +181,22 @@ def ordered(space: Space) -> list[str]:
 
 
 def exists(domain: Domain, parameters: Mapping[str, Any]) -> bool:
-    """Return whether a domain exists beside the values drawn so far (see `ordered`)."""
+    """Return whether a domain exists beside the values sampled so far (see `ordered`)."""
     return all(
         path in parameters and parameters[path] == value for path, value in domain.when.items()
     )
 
 
-def require_choices(space: Space) -> None:
-    """Refuse what a grid cannot enumerate.
+def contains(space: Space, parameters: Mapping[str, Any]) -> bool:
+    """Return whether parameters are what a search of the space could have sampled."""
+    existing = [path for path in space if exists(space[path], parameters)]
+    return set(existing) == set(parameters) and all(
+        space[path].contains(parameters[path]) for path in existing
+    )
 
-    Raises:
-        InputError: a domain is no choice, or there are too many points.
-    """
+
+def require_choices(space: Space) -> None:
+    """Refuse what a grid cannot enumerate."""
     for path, domain in space.items():
         if domain.choice is None:
             raise InputError(
@@ -173,11 +221,6 @@ def check_space(
         document: The settings of a trial that the space does not vary.
         source: The file or preset of the space, for the message.
         assigned: Dotted paths given by `--set`, those of domains starting with `space.`.
-
-    Raises:
-        InputError: a path is no setting or one by which trials are measured, `when` names no choice
-            or none of its values or goes in a circle, no trial can have the domain, or the schema
-            refuses one of its values.
     """
 
     def check_each(check: Callable[[str], None]) -> None:

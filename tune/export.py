@@ -1,4 +1,4 @@
-"""From a sweep directory to a bundle."""
+"""Export of a sweep's trial as a bundle."""
 
 from pathlib import Path
 
@@ -10,27 +10,17 @@ from tune.results.ranking import REFERENCE, ranking, sweep_metric
 
 
 def best_trial(directory: SweepDirectory) -> int:
-    """Return the trial with the best held-out score.
-
-    Raises:
-        InputError: no trial has finished.
-    """
+    """Return the trial with the best held-out score."""
     scores = ranking(directory)
     if not scores:
         raise InputError(f"{directory.path} has no finished trial to export.")
-    return scores[0][0]
+    return next(iter(scores))
 
 
 def trial_number(directory: SweepDirectory, trial: str, *, source: str) -> int:
-    """Return the number of a trial: of the best one, of a number, or of a row by its name.
+    """Return the number of a trial: of the `best`, of a number, or of a row by its name.
 
-    Args:
-        directory: of the sweep.
-        trial: `best`, a number or a row's name.
-        source: what was given, for the message.
-
-    Raises:
-        InputError: there is no such row, or no trial has finished.
+    `source` is what was given, for the message.
     """
     if trial == "best":
         return best_trial(directory)
@@ -56,16 +46,14 @@ def export_trial(
 ) -> None:
     """Export a trial: trained on the whole limited data if it was chosen, else as it was ranked.
 
-    The options are those of `decrop.bundle.export_bundle`, and `trust_code`: whether the function
+    The options are those of `decrop.bundle.export_bundle`; `trust_code` says whether the function
     or model that the directory names for its classifier may be imported.
 
     Raises:
-        InputError: there is no such finished trial, the destination exists, or an option cannot be
-            followed.
         RunError: the exported program computes something else than the denoiser.
     """
     metric = sweep_metric(directory)
-    scores = dict(ranking(directory, metric))
+    scores = ranking(directory, metric)
     if number not in scores:
         finished = ", ".join(str(n) for n in sorted(scores)) or "none"
         raise InputError(f"--trial {number}: not a finished trial; finished are {finished}.")

@@ -10,10 +10,9 @@ from rich.console import Console
 from decrop.config import TrialConfig
 from decrop.errors import InputError
 from decrop.files import fenced
+from decrop.training.hooks import TrialStoppedError
 from decrop.trial.classifier_certificates import certify_undefended
-from decrop.trial.run import TrialStoppedError, stopping_between_groups
-from tune.directory import SweepDirectory, SweepTrialFolder, TrialRecord
-from tune.sample_counts import SamplesDrawn
+from tune.directory import SampleCounts, SweepDirectory, SweepTrialFolder, TrialRecord
 from tune.space import reference_config
 from tune.stopping import SweepStop, ends_sweep, last_line
 from tune.worker import SweepJob, end_trial, run_recorded
@@ -36,10 +35,7 @@ def missing_finals(
 ) -> list[FinalTraining]:
     """Return the final trainings of trials that have no result yet.
 
-    Args:
-        directory: of the sweep.
-        numbers: of the trials, each to be trained from its own seed.
-        seeds: where there are several, each is to be trained from seeds 0 to `seeds` - 1 too.
+    Each is from the trial's own seed and, where there are several, from seeds 0 to `seeds` - 1 too.
     """
     return [
         training
@@ -136,7 +132,7 @@ def _undefended(job: SweepJob, config: TrialConfig) -> bool:
     if job.stopping():
         return False
     folder = job.directory.undefended
-    drawn = SamplesDrawn(folder.read_samples())
+    sample_counts = SampleCounts(folder.read_samples())
     with fenced(job.path, job.fence):
         try:
             inputs = job.inputs_for(config)
@@ -144,11 +140,10 @@ def _undefended(job: SweepJob, config: TrialConfig) -> bool:
                 config,
                 inputs,
                 folder,
-                make_sampler=job.make_sampler(config, drawn, alone=inputs.target is not None),
-                on_certified=stopping_between_groups(job.stopping),
+                hooks=job.hooks(config, sample_counts),
             )
         except TrialStoppedError:
             return False
         finally:
-            folder.write_samples(drawn)
+            folder.write_samples(sample_counts)
     return True

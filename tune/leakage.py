@@ -1,4 +1,4 @@
-"""Whether trials are scored on images that nothing was trained on."""
+"""Leakage check: classifiers that trials are compared by are not trained on held-out images."""
 
 from collections.abc import Iterator, Mapping
 from itertools import product
@@ -7,8 +7,7 @@ from typing import Any
 from decrop.config import TrialConfig
 from decrop.documents import set_dotted, trial_config
 from decrop.errors import InputError
-from tune.domains import Space
-from tune.rows import Rows, row_document
+from tune.domains import Rows, Space, row_document
 
 _TRAINED_ON = "classifier.training.trained_on"
 _ARCHITECTURE = "denoiser.architecture"
@@ -25,9 +24,6 @@ def check_held_out(document: Mapping[str, Any], space: Space, rows: Rows, *, sou
         space: domains by dotted path.
         rows: settings by dotted path, by the name of the row.
         source: the file or preset of the sweep, for the message.
-
-    Raises:
-        InputError: one is, or what is varied has no effect where there is no denoiser.
     """
     configs = list(_configs(document, space, rows))
     varied = _classifiers_differ(configs) if rows else _varies_classifiers(space)

@@ -1,4 +1,4 @@
-"""What a sweep would do, and roughly how long it would take."""
+"""The size of a sweep: its work, rough time, and questions to a black box."""
 
 import time
 from collections.abc import Sequence
@@ -8,19 +8,104 @@ from typing import Any
 import torch
 from torch import nn
 
-from decrop.config import DenoiserSettings, LimitedDataSettings, TrialConfig
+from decrop.config import DatasetSettings, DenoiserSettings, LimitedDataSettings, TrialConfig
 from decrop.data.datasets import Dataset, load_dataset
 from decrop.data.limited import limited_data, take
 from decrop.networks.registry import build_denoiser
 from decrop.smoothing.execution import resolve_device
 from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler
-from decrop.trial.certify import sampling_task, with_batch_size
+from decrop.trial.certify import CertificationTask, sampling_task, with_batch_size
 from decrop.trial.inputs import trained_through
+from decrop.trial.query_budget import (
+    OPENING,
+    TotalQueries,
+    queries_of_a_certification,
+    queries_of_stealing,
+)
 from tune.cluster import Claims, ClusterSize
-from tune.query_budget import sweep_queries
-from tune.space import reference_config, row_trials, total_trials, trial_config_for
+from tune.space import reference_config, row_trials, total_trials, trial_config_for, varied_paths
 from tune.sweep_file import SweepConfig
 from tune.worker import shares_inputs
+
+# Settings that decide which images a surrogate is stolen with, or from whom.
+_OF_STEALING = ("dataset", "limited", "classifier")
+
+
+def sweep_queries(sweep: SweepConfig) -> TotalQueries | None:
+    """Plan the questions of a sweep to its black box; None where it has none.
+
+    One surrogate for all trials that ask about the same images, and certifications on the test
+    split of the best few, trial 0 and the classifier without a denoiser.
+    """
+    reference = reference_config(sweep)
+    rows = [trial_config_for(sweep, trial.parameters) for trial in row_trials(sweep)]
+    trials = rows or [reference] * total_trials(sweep)
+    finals = trials[: min(sweep.leaderboard.top + 1, len(trials))]
+    varied = any(path.split(".")[0] in _OF_STEALING for path in sweep.space)
+    loads = 1
+    if not shares_inputs(sweep) or "seed" in varied_paths(sweep) or sweep.seeds > 1:
+        # Each process opens the endpoint for itself.
+        loads += len(trials) + len(finals) + 1
+    return _plan(
+        certified=[*finals, reference],
+        stolen=_stolen_with_values(sweep) if varied else _distinct([reference, *trials]),
+        loads=loads,
+    )
+
+
+def finals_queries(configs: Sequence[TrialConfig]) -> TotalQueries | None:
+    """Plan the questions of final trainings whose surrogates are stolen already."""
+    return _plan(certified=configs, stolen=[], loads=1 + len(configs))
+
+
+def _plan(
+    *, certified: Sequence[TrialConfig], stolen: Sequence[TrialConfig], loads: int
+) -> TotalQueries | None:
+    certified = [config for config in certified if config.classifier.asked is not None]
+    if not certified:
+        return None
+    datasets = _datasets([*certified, *stolen])
+    asked = certified[0].classifier.asked
+    assert asked is not None
+    return TotalQueries(
+        source=certified[0].classifier.source,
+        opening=OPENING * loads,
+        stealing=sum(queries_of_stealing(config, datasets[config.dataset]) for config in stolen),
+        certifying=sum(
+            queries_of_a_certification(config, datasets[config.dataset]) for config in certified
+        ),
+        certifications=len(certified),
+        budget=asked.query_budget,
+        adaptive=any(config.certification.procedure == "adaptive" for config in certified),
+    )
+
+
+def _datasets(configs: Sequence[TrialConfig]) -> dict[DatasetSettings, Dataset]:
+    return {settings: load_dataset(settings) for settings in {c.dataset for c in configs}}
+
+
+def _distinct(configs: Sequence[TrialConfig]) -> list[TrialConfig]:
+    """Return one of the configs of each surrogate's images."""
+    found: dict[object, TrialConfig] = {}
+    for config in configs:
+        surrogate = config.classifier.surrogate
+        if config.classifier.asked is not None and surrogate is not None:
+            images = repr((surrogate.of_the_images(), surrogate.weights))
+            key = (config.classifier.source, config.dataset, config.limited, images)
+            found.setdefault(key, config)
+    return list(found.values())
+
+
+def _stolen_with_values(sweep: SweepConfig) -> list[TrialConfig]:
+    """Return for each trial the settings that ask most, as any of them may be tried."""
+    tried = [reference_config(sweep)]
+    for path, domain in sweep.space.items():
+        if path.split(".")[0] in _OF_STEALING:
+            tried += [trial_config_for(sweep, {path: v}) for v in domain.values_to_check()]
+    datasets = _datasets(tried)
+    dearest = max(tried, key=lambda c: queries_of_stealing(c, datasets[c.dataset]))
+    return [dearest] * total_trials(sweep)
+
 
 # Forward and backward, backward twice as dear; of a training image there are three views.
 _PASSES_OF_A_VIEW = 3
@@ -40,10 +125,10 @@ class Plan:
         finals: trainings on the whole limited data.
         generated_images: that priors are trained on, each prior once.
         training_images: that go through the denoiser while training, three views counted once.
-        classifier_images: that classifiers are trained on, each noise draw and each step of an
+        classifier_images: that classifiers are trained on, each noise sample and each step of an
             attack counted, at most where those are varied; a classifier that trials share is
             trained once.
-        noisy_samples: drawn for certificates, in all; at most, where images stop early.
+        noisy_samples: for certificates, in all; at most, where images stop early.
         queries: images that a black box is asked about at most; 0 without one.
         hours: rough, from a second's probe of each row's networks, or trial 0's, on this machine;
             without the time that a black box takes.
@@ -164,7 +249,7 @@ def _work(
 
 
 def _classifier_images(config: TrialConfig, dataset: Dataset, images: int, held_out: int) -> int:
-    """Return what a classifier is trained on, each noise draw and each step of an attack counted.
+    """Return what a classifier is trained on, each noise sample and each step of an attack counted.
 
     Args:
         config: the trial's settings.
@@ -177,10 +262,10 @@ def _classifier_images(config: TrialConfig, dataset: Dataset, images: int, held_
     trained_on = images if training.trained_on == "limited" else len(dataset.train.labels)
     if training.trained_on != "all":
         trained_on -= held_out
-    draws = training.noise_samples if training.noisy else 1
+    samples = training.noise_samples if training.noisy else 1
     # An attack goes through the network as training does, forward and backward.
     passes = 1 + (training.attack_steps if training.attacks else 0)
-    return training.epochs * trained_on * draws * passes
+    return training.epochs * trained_on * samples * passes
 
 
 def _given_classifiers(sweep: SweepConfig, configs: Sequence[TrialConfig]) -> list[TrialConfig]:
@@ -237,7 +322,8 @@ def _samples_a_second(config: TrialConfig, dataset: Dataset) -> float:
         trained_through(config, dataset, limited_data(dataset, config.limited)),
     )
     image = take(dataset.test, torch.zeros(1, dtype=torch.int64))
-    config = with_batch_size(config, network, image, class_count=dataset.class_count)
+    certified = CertificationTask(network, image, "test", dataset.class_count)
+    config = with_batch_size(config, certified)
     chunk_size, chunks = config.execution.chunk_size, int(config.execution.chunks_per_batch)
     task = sampling_task(
         config,
@@ -253,8 +339,8 @@ def _samples_a_second(config: TrialConfig, dataset: Dataset) -> float:
         for chunk in range(chunks * max(1, torch.get_num_threads()))
     ]
     sampler.class_counts(batch)
-    started, drawn = time.monotonic(), 0
+    started, sampled = time.monotonic(), 0
     while time.monotonic() - started < _PROBE_SECONDS:
         sampler.class_counts(batch)
-        drawn += len(batch) * chunk_size
-    return drawn / (time.monotonic() - started)
+        sampled += len(batch) * chunk_size
+    return sampled / (time.monotonic() - started)

@@ -1,4 +1,4 @@
-"""Which trials end early."""
+"""The scheduler that prunes trials: asynchronous successive halving, which spares trial 0."""
 
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
-from tune.finished_trials import PastTrial
+from tune.finished_trials import FinishedTrial
 from tune.sweep_file import PruningSettings
 
 EVALUATION = "evaluation"
@@ -22,15 +22,11 @@ class SparingScheduler(AsyncHyperBandScheduler):
 
 
 def build_scheduler(
-    settings: PruningSettings, *, metric: str, evaluations: int, past: Sequence[PastTrial]
+    settings: PruningSettings, *, metric: str, evaluations: int, past: Sequence[FinishedTrial]
 ) -> TrialScheduler:
-    """Make the scheduler of a sweep and tell it the scores of earlier trials.
+    """Make the scheduler of a sweep, which maximises a metric, and tell it scores of past trials.
 
-    Args:
-        settings: whether and how hard to prune.
-        metric: maximised.
-        evaluations: scores a trial reports in all.
-        past: trials that ended before, when a sweep is resumed.
+    `evaluations` is the number of scores that a trial reports in all.
     """
     if not settings.enabled:
         return FIFOScheduler()

@@ -1,8 +1,8 @@
-"""Class counts drawn by a trial's own process and by helpers anywhere in the cluster.
+"""Class counts sampled by a trial's own process and by helpers anywhere in the cluster.
 
-The own process always draws, so certification never waits for room. Helpers are Ray tasks outside
+The own process always samples, so certification never waits for room. Helpers are Ray tasks outside
 the trial's placement group that take a short lease of requests each; they may start late, or never,
-or die. Counts depend on the request alone, so whoever answers first is right and answers once.
+or die. Counts depend on the request alone, so the first answer is right and counts once.
 """
 
 import signal
@@ -23,11 +23,11 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from decrop.smoothing.sampling import CountRequest, LocalSampler, SamplingTask
 from tune.cluster import Claim
-from tune.sample_counts import Role, SamplesDrawn
+from tune.directory import Role, SampleCounts
 
 # The length of a lease on this process's device; a helper holds its resources no longer at a time.
 _LEASE_SECONDS = 2.0
-# After so many times the seconds that it should take, a helper's lease is drawn here too.
+# After so many times the seconds that it should take, a helper's lease is sampled here too.
 _OVERDUE = 1.5
 # A cluster in which helpers keep dying is left alone.
 _LOST_LEASES = 3
@@ -56,7 +56,7 @@ class ShardedSampler:
         *,
         helper: Claim,
         max_helpers: int,
-        drawn: SamplesDrawn | None = None,
+        sample_counts: SampleCounts | None = None,
     ) -> None:
         """Prepare the own sampler and send the task to the object store, once.
 
@@ -66,7 +66,7 @@ class ShardedSampler:
                 do not help on one.
             helper: what each helper claims.
             max_helpers: helpers at a time.
-            drawn: counts who draws how many samples.
+            sample_counts: of who samples how much.
         """
         self._batch = task.chunks_per_batch
         self._own = LocalSampler(task, device)
@@ -75,7 +75,7 @@ class ShardedSampler:
         self._own_batches = torch.get_num_threads() if device.type == "cpu" else 1
         helps = device.type == "cpu" or helper.gpu > 0
         self._max_helpers = max_helpers if helps else 0
-        self._draw = _draw.options(
+        self._sample_lease = _sample_lease.options(
             num_cpus=helper.cpu,
             num_gpus=helper.gpu if device.type == "cuda" else 0,
             max_retries=0,
@@ -88,9 +88,8 @@ class ShardedSampler:
         self._task = ray.put(task) if self._max_helpers else None
         self._lost = 0
         self._seconds_a_request: float | None = None
-        self._drawn = drawn if drawn is not None else SamplesDrawn()
+        self._sample_counts = sample_counts if sample_counts is not None else SampleCounts()
         self._host = get_node_ip_address()
-        self.leases_by_helpers = 0
 
     def class_counts(self, requests: Sequence[CountRequest]) -> Counts:
         """Return int64 [len(requests), K+1], as `LocalSampler` would."""
@@ -101,24 +100,24 @@ class ShardedSampler:
         helpers: dict[Future[Answer], Helped] = {}
         own: tuple[Lease, Future[Counts]] | None = None
         try:
-            # This thread hands out work while another draws, so that no helper waits for a lease.
+            # This thread hands out work while another samples, so that no helper waits for a lease.
             with ThreadPoolExecutor(1) as thread:
                 while _requests_in(answers) < len(requests):
                     self._hand_out(requests, pending, helpers)
                     if own is None and (lease := self._next_own(pending, helpers, answers)):
-                        own = lease, thread.submit(self._draw_own, requests, lease)
+                        own = lease, thread.submit(self._sample_own, requests, lease)
                     if own is None:
                         wait(helpers, _patience(helpers, answers), return_when=FIRST_COMPLETED)
                     else:
-                        drawing: list[Future[Any]] = [*helpers, own[1]]
-                        wait(drawing, return_when=FIRST_COMPLETED)
+                        sampling: list[Future[Any]] = [*helpers, own[1]]
+                        wait(sampling, return_when=FIRST_COMPLETED)
                     lost = self._collect(helpers, answers)
                     if own is not None and own[1].done():
                         self._take(answers, own[0], own[1].result(), self._host, "trial")
                         own = None
-                    # What the own process is drawing already must not be answered in other parts.
-                    drawn = {*answers, *([own[0]] if own else [])}
-                    pending.extend(lease for lease in lost if lease not in drawn)
+                    # What the own process is sampling already must not be answered in other parts.
+                    sampled = {*answers, *([own[0]] if own else [])}
+                    pending.extend(lease for lease in lost if lease not in sampled)
         finally:
             for helped in helpers.values():
                 ray.cancel(helped.reference)
@@ -130,9 +129,9 @@ class ShardedSampler:
         """Take an answer unless there is one already."""
         if lease not in answers:
             answers[lease] = counts
-            self._drawn.add(host, role, int(counts.sum()))
+            self._sample_counts.add(host, role, int(counts.sum()))
 
-    def _draw_own(self, requests: Sequence[CountRequest], lease: Lease) -> Counts:
+    def _sample_own(self, requests: Sequence[CountRequest], lease: Lease) -> Counts:
         started = time.monotonic()
         counts = self._own.class_counts(requests[slice(*lease)])
         self._seconds_a_request = (time.monotonic() - started) / (lease[1] - lease[0])
@@ -153,7 +152,7 @@ class ShardedSampler:
         helpers: dict[Future[Answer], Helped],
     ) -> None:
         while (
-            # What the own process draws next stays with it.
+            # What the own process samples next stays with it.
             _requests_in(pending) > self._own_batches * self._batch
             and len(helpers) < self._max_helpers
             and self._lost < _LOST_LEASES
@@ -165,7 +164,7 @@ class ShardedSampler:
                 pending.append((start, cut))
             part = list(requests[cut:end])
             # In a list, so that the helper fetches the task once and not with each lease.
-            reference = self._draw.remote(
+            reference = self._sample_lease.remote(
                 self._key, [self._task], self._device, self._threads, part
             )
             # A helper may have one thread where the own process has several.
@@ -187,7 +186,6 @@ class ShardedSampler:
                 lost.append(lease)
             else:
                 self._lost = 0
-                self.leases_by_helpers += 1
                 self._take(answers, lease, counts, host, "helpers")
         return lost
 
@@ -204,7 +202,7 @@ class ShardedSampler:
             if cut < end:
                 pending.appendleft((cut, end))
             return start, cut
-        # A helper may not even have started; what it holds is drawn here too.
+        # A helper may not even have started; what it holds is sampled here too.
         held = [
             helped.lease
             for helped in helpers.values()
@@ -224,7 +222,7 @@ def _requests_in(leases: Iterable[Lease]) -> int:
 
 
 @ray.remote
-def _draw(
+def _sample_lease(
     key: str, task: list[Any], device: str, threads: int, requests: list[CountRequest]
 ) -> Answer:
     # Ray cancels by an interrupt, and one during an import leaves a process that cannot import that

@@ -1,16 +1,13 @@
-"""The trials of a sweep: trial 0, what Optuna may suggest, points of a grid, rows of a table."""
+"""The trials of a sweep: trial 0, points of a grid, rows of a table, and how many there are."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
-
 from decrop.config import TrialConfig
-from decrop.documents import get_dotted, merge, trial_config
-from tune.domains import Domain, Space, exists, ordered, require_choices
-from tune.rows import row_document
+from decrop.documents import get_dotted, merge, set_dotted, trial_config, validated
+from decrop.errors import InputError
+from tune.domains import Space, exists, ordered, require_choices, row_document
 from tune.sweep_file import SweepConfig
 
 _ARCHITECTURE = "denoiser.architecture"
@@ -66,11 +63,7 @@ def reference_parameters(sweep: SweepConfig) -> dict[str, Any]:
 
 
 def trial_config_for(sweep: SweepConfig, parameters: Mapping[str, Any]) -> TrialConfig:
-    """Return the settings of a trial from its values of what the sweep varies.
-
-    Raises:
-        InputError: the values do not go together.
-    """
+    """Return the settings of a trial from its values of what the sweep varies."""
     document = row_document(sweep.trial, parameters)
     return trial_config(document, source=f"sweep {sweep.name} with {dict(parameters)}")
 
@@ -105,9 +98,11 @@ def trial_row(sweep: SweepConfig, number: int) -> str | None:
     return trials[number].row if trials else None
 
 
-def varied_paths(sweep: SweepConfig) -> set[str]:
-    """Return the settings in which trials may differ, by dotted path."""
-    return set(sweep.space).union(*sweep.rows.values())
+def varied_paths(sweep: SweepConfig) -> list[str]:
+    """Return the settings in which trials may differ, by dotted path, in the order of the file."""
+    return list(
+        dict.fromkeys([*sweep.space, *(path for row in sweep.rows.values() for path in row)])
+    )
 
 
 def trains_classifiers(sweep: SweepConfig) -> set[bool]:
@@ -116,10 +111,10 @@ def trains_classifiers(sweep: SweepConfig) -> set[bool]:
         rows = sweep.rows.values()
         return {trial_config_for(sweep, row).trains_classifier for row in rows}
     domain = sweep.space.get(_ARCHITECTURE)
-    drawn = () if domain is None else domain.choice or ()
+    varied = () if domain is None else domain.choice or ()
     return {
         reference_config(sweep).trains_classifier,
-        *(trial_config_for(sweep, {_ARCHITECTURE: value}).trains_classifier for value in drawn),
+        *(trial_config_for(sweep, {_ARCHITECTURE: value}).trains_classifier for value in varied),
     }
 
 
@@ -131,11 +126,7 @@ def listed_trials(sweep: SweepConfig) -> list[dict[str, Any]] | None:
 
 
 def grid_trials(sweep: SweepConfig) -> list[dict[str, Any]]:
-    """Return the points of a grid without the one, if any, whose settings are those of trial 0.
-
-    Raises:
-        InputError: a domain is no choice, or the values of a point do not go together.
-    """
+    """Return the points of a grid without the one, if any, whose settings are those of trial 0."""
     reference = reference_config(sweep)
     return [
         point for point in grid_points(sweep.space) if trial_config_for(sweep, point) != reference
@@ -151,21 +142,8 @@ def total_trials(sweep: SweepConfig) -> int:
     return sweep.trials
 
 
-def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
-    """Let Optuna draw a value for every domain that exists beside the values drawn before it."""
-    parameters: dict[str, Any] = {}
-    for path in ordered(space):
-        if exists(space[path], parameters):
-            parameters[path] = _suggest_one(trial, path, space[path])
-    return parameters
-
-
 def grid_points(space: Space) -> list[dict[str, Any]]:
-    """Return every combination of the choices; one without the others where `when` says so.
-
-    Raises:
-        InputError: a domain is no choice.
-    """
+    """Return every combination of the choices; one without the others where `when` says so."""
     require_choices(space)
 
     def complete(paths: list[str], point: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -180,24 +158,26 @@ def grid_points(space: Space) -> list[dict[str, Any]]:
     return list(complete(ordered(space), {}))
 
 
-def distributions(space: Space, parameters: Mapping[str, Any]) -> dict[str, BaseDistribution]:
-    """Return Optuna's distributions of given parameters, as `optuna.create_trial` wants them."""
-    return {path: space[path].distribution() for path in parameters}
+def extended(sweep: SweepConfig, trials: int, *, existing: int) -> SweepConfig:
+    """Return a sweep with another number of trials in total, of which `existing` have begun."""
+    if sweep.search in ("grid", "rows"):
+        what = "grid" if sweep.search == "grid" else "table of rows"
+        raise InputError(
+            f"--trials {trials}: the sweep is a {what}, which has {total_trials(sweep)} trials of "
+            "its own; drop --trials."
+        )
+    if trials < existing:
+        raise InputError(
+            f"--trials {trials}: the sweep has begun {existing} trials already; give at least as "
+            f"many, or drop --trials to go on to {sweep.trials}."
+        )
+    document = {**sweep.model_dump(mode="json"), "trials": trials}
+    return validated(SweepConfig, document, source=f"--trials {trials}")
 
 
-def contains(space: Space, parameters: Mapping[str, Any]) -> bool:
-    """Return whether parameters are what `suggest` could have drawn."""
-    existing = [path for path in space if exists(space[path], parameters)]
-    return set(existing) == set(parameters) and all(
-        space[path].contains(parameters[path]) for path in existing
-    )
-
-
-def _suggest_one(trial: optuna.Trial, path: str, domain: Domain) -> Any:
-    distribution = domain.distribution()
-    if isinstance(distribution, FloatDistribution):
-        low, high = distribution.low, distribution.high
-        return trial.suggest_float(path, low, high, log=distribution.log)
-    if isinstance(distribution, IntDistribution):
-        return trial.suggest_int(path, distribution.low, distribution.high, step=distribution.step)
-    return trial.suggest_categorical(path, domain.choice or ())
+def with_query_budget(sweep: SweepConfig, budget: int) -> SweepConfig:
+    """Return a sweep that may ask its endpoint about another number of images."""
+    if reference_config(sweep).classifier.asked is None:
+        raise InputError(f"--query-budget {budget}: the sweep asks no endpoint; drop it.")
+    trial = set_dotted(sweep.trial, "classifier.endpoint.query_budget", budget)
+    return sweep.model_copy(update={"trial": trial})

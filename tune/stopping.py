@@ -14,7 +14,7 @@ import ray
 from rich.console import Console
 
 from decrop.files import LostFolderError, fence_of, is_full_disk, write_text
-from decrop.trial.folder import ChangedInputsError
+from decrop.training.folder import ChangedInputsError
 from tune.directory import SweepDirectory
 
 # Why a sweep stops before all its work is done.
@@ -89,7 +89,7 @@ def deadline(max_hours: float | None) -> float | None:
 
 
 class SweepStop:
-    """Whether a sweep is to stop, known to its driver and, through a file, to its workers.
+    """A request to stop a sweep, known to its driver and, through a file, to its workers.
 
     Workers look for the file between epochs, save their state and end. The file is gone before and
     after each run, so that a sweep can be resumed.

@@ -28,26 +28,29 @@ from decrop.files import LostFolderError, fence_of
 from decrop.smoothing.execution import resolve_device
 from decrop.synthesis.synthetic_samples import INTERPOLATED
 from decrop.trial.inputs import check_inputs, load_inputs
-from tune.callbacks import EndingsCallback, ProgressCallback, SearchStopper, SweepProgress
+from tune.callbacks import SearchStopper, SweepCallback, SweepProgress
 from tune.cluster import Claims, claims, cluster, local_size
 from tune.directory import SweepDirectory, trial_name
 from tune.driver import sole_driver
 from tune.export import export_trial
-from tune.extension import extended, with_query_budget
 from tune.final_runs import FinalTraining, certify_finals, missing_finals
-from tune.finished_trials import ended_trials
-from tune.mlflow import Tracker, TrackingThread, check_tracking_uri
-from tune.query_budget import finals_queries, sweep_queries
-from tune.results.board import (
-    Leaderboard,
-    build_leaderboard,
-    recorded_best,
-    write_leaderboard,
-)
+from tune.finished_trials import finished_trials
+from tune.mlflow.client import check_tracking_uri
+from tune.mlflow.tracker import Tracker, TrackingThread
+from tune.plan import finals_queries, sweep_queries
+from tune.results.board import Leaderboard
+from tune.results.leaderboard import build_leaderboard, read_leaderboard, write_leaderboard
 from tune.results.ranking import chosen, ranking
 from tune.scheduler import EVALUATION, build_scheduler
 from tune.searcher import SweepSearcher
-from tune.space import reference_config, row_trials, total_trials, trial_config_for
+from tune.space import (
+    extended,
+    reference_config,
+    row_trials,
+    total_trials,
+    trial_config_for,
+    with_query_budget,
+)
 from tune.stopping import Reason, SweepStop, common_cause, deadline, ends_sweep
 from tune.sweep_file import SweepConfig
 from tune.worker import INPUT_GROUPS, METRIC, SweepJob, SweepTrial, shares_inputs
@@ -112,9 +115,6 @@ def check_sweep(sweep: SweepConfig, *, refused: Refused = None) -> None:
         sweep: its settings.
         refused: what a classifier's source must not make this machine do: to import `code`, or
             anything that `strangers` may not, which is to have their endpoints asked too.
-
-    Raises:
-        InputError: something cannot be used; nothing has been started or imported.
     """
     checked = list(_configs_to_check(sweep))
     for config in checked:
@@ -126,12 +126,8 @@ def check_sweep(sweep: SweepConfig, *, refused: Refused = None) -> None:
 
 
 def resume_command(directory: SweepDirectory) -> str:
-    """Return the command that goes on with a sweep, with the flag that its classifier takes.
-
-    Raises:
-        InputError: the directory is no sweep directory.
-    """
-    sweep = SweepConfig.model_validate(directory.read_record().sweep)
+    """Return the command that goes on with a sweep, with the flag that its classifier takes."""
+    sweep = directory.read_record().sweep
     command = f"decrop resume {directory.path}"
     try:
         for config in _configs_to_check(sweep):
@@ -177,16 +173,28 @@ def _same_inputs(first: TrialConfig, second: TrialConfig) -> bool:
     return all(getattr(first, group) == getattr(second, group) for group in groups)
 
 
-def start_sweep(
-    sweep: SweepConfig,
-    parent: Path,
-    *,
-    console: Console,
-    address: str | None = None,
-    tracking_uri: str | None = None,
-    max_hours: float | None = None,
-) -> SweepOutcome:
-    """Run a sweep in a new folder under `parent`.
+@dataclass(frozen=True)
+class RunOptions:
+    """Where and how long a sweep runs, and what it may do.
+
+    Attributes:
+        console: for progress.
+        address: of a running cluster (`auto` or HOST:PORT); None starts one on this machine.
+        tracking_uri: of an MLflow server, instead of the store in the directory.
+        max_hours: until it stops, counted from now.
+        trust_code: whether what the directory names for its classifier may be imported, and its
+            endpoint be asked.
+    """
+
+    console: Console
+    address: str | None = None
+    tracking_uri: str | None = None
+    max_hours: float | None = None
+    trust_code: bool = False
+
+
+def start_sweep(sweep: SweepConfig, parent: Path, options: RunOptions) -> SweepOutcome:
+    """Run a sweep in a new folder under `parent`, with the code that its file names.
 
     Raises:
         InputError: something cannot be used; no folder has been made.
@@ -194,123 +202,94 @@ def start_sweep(
             full disk.
         SweepFailedError: no trial finished.
     """
-    ends = deadline(max_hours)
+    ends = deadline(options.max_hours)
     check_sweep(sweep)
-    if tracking_uri is not None:
-        check_tracking_uri(tracking_uri)
-    if address is None:
+    if options.tracking_uri is not None:
+        check_tracking_uri(options.tracking_uri)
+    if options.address is None:
         claims(sweep.resources, local_size())
-    with cluster(address) as size:
+    with cluster(options.address) as size:
         claimed = claims(sweep.resources, size)
-        directory = SweepDirectory.create(parent, sweep.name, sweep.model_dump(mode="json"))
-        _say_queries(sweep, console)
-        console.print(f"sweep directory: {directory.path}", soft_wrap=True, highlight=False)
+        directory = SweepDirectory.create(parent, sweep)
+        _say_queries(sweep, options.console)
+        _say(options.console, f"sweep directory: {directory.path}")
         with sole_driver(directory) as fence:
-            stop = SweepStop(directory, console, ends)
-            return _run(
-                sweep, directory, claimed, console, tracking_uri, stop, fence, trust_code=True
-            )
+            stop = SweepStop(directory, options.console, ends)
+            job = _job(sweep, directory, claimed, fence)
+            return _run(directory, job, replace(options, trust_code=True), stop)
 
 
 def resume_sweep(
     directory: SweepDirectory,
+    options: RunOptions,
     *,
-    console: Console,
-    address: str | None = None,
-    tracking_uri: str | None = None,
     trials: int | None = None,
     query_budget: int | None = None,
-    max_hours: float | None = None,
-    trust_code: bool = False,
 ) -> SweepOutcome:
     """Go on with a sweep: ended trials stay, unfinished ones go on, the missing ones are run.
 
     Args:
         directory: of the sweep.
-        console: for progress.
-        address: of a running cluster (`auto` or HOST:PORT); None starts one on this machine.
-        tracking_uri: of an MLflow server, instead of the store in the directory.
+        options: where and how long it runs.
         trials: in total, recorded in the directory; as many as before if not given.
         query_budget: images that the endpoint may be asked about in all, recorded in the directory;
             as before if not given.
-        max_hours: until it stops, counted from now.
-        trust_code: whether what the directory names for its classifier may be imported, and its
-            endpoint be asked.
 
     Raises:
         InputError: the directory or its data cannot be used, it cannot have so many trials, or
             another process runs it.
-        SweepStoppedError: by Ctrl-C, after `max_hours`, for too many failures in a row, or for a
-            full disk.
+        SweepStoppedError: as `start_sweep`.
         SweepFailedError: no trial finished.
     """
-    ends = deadline(max_hours)
+    ends = deadline(options.max_hours)
     with sole_driver(directory) as fence:
         record = directory.read_record()
+        sweep = record.sweep
         if trials is not None:
-            record = extended(record, trials, existing=len(directory.trial_numbers()))
+            sweep = extended(sweep, trials, existing=len(directory.trial_numbers()))
         if query_budget is not None:
-            record = with_query_budget(record, query_budget)
-        sweep = SweepConfig.model_validate(record.sweep)
-        check_sweep(sweep, refused=None if trust_code else "strangers")
-        with cluster(address) as size:
+            sweep = with_query_budget(sweep, query_budget)
+        check_sweep(sweep, refused=None if options.trust_code else "strangers")
+        with cluster(options.address) as size:
             claimed = claims(sweep.resources, size)
-            _say_queries(sweep, console)
+            _say_queries(sweep, options.console)
             if trials is not None:
                 fence_of(directory.record_path)
                 # They say that the sweep has ended.
                 directory.leaderboard_markdown_path.unlink(missing_ok=True)
                 directory.leaderboard_json_path.unlink(missing_ok=True)
-            if trials is not None or query_budget is not None:
-                directory.write_record(record)
-            stop = SweepStop(directory, console, ends)
-            return _run(
-                sweep, directory, claimed, console, tracking_uri, stop, fence, trust_code=trust_code
-            )
+            if sweep != record.sweep:
+                directory.write_record(record.model_copy(update={"sweep": sweep}))
+            stop = SweepStop(directory, options.console, ends)
+            job = _job(sweep, directory, claimed, fence)
+            return _run(directory, job, options, stop)
 
 
 def _run(
-    sweep: SweepConfig,
-    directory: SweepDirectory,
-    claimed: Claims,
-    console: Console,
-    tracking_uri: str | None,
-    stop: SweepStop,
-    fence: Path,
-    *,
-    trust_code: bool,
+    directory: SweepDirectory, job: SweepJob, options: RunOptions, stop: SweepStop
 ) -> SweepOutcome:
-    tracker = Tracker(directory, tracking_uri)
+    sweep, console = job.sweep, options.console
+    tracker = Tracker(directory, options.tracking_uri)
     with _resumable(directory, stop), _tracked(tracker) as thread:
         reference = reference_config(sweep)
-        job = _job(sweep, directory, claimed, console, fence)
+        job = _with_inputs(job, console)
         search_trials(job, console, stop)
-        numbers = chosen(ranking(directory), sweep.leaderboard.top)
+        numbers = chosen(list(ranking(directory)), sweep.leaderboard.top)
         if not numbers:
             raise SweepFailedError(_common_failure(directory))
-        console.print(f"{_what_follows(job.sweep)}: {len(numbers)} trials", highlight=False)
+        _say(console, f"{_what_follows(sweep)}: {len(numbers)} trials")
         _certify(job, missing_finals(job.directory, numbers), console, stop)
         if not (reference.trains_classifier or directory.undefended.result_path.exists()):
             raise SweepFailedError("the classifier without a denoiser could not be certified")
         if not any(directory.final(number).result_path.exists() for number in numbers):
             raise SweepFailedError("none of the chosen trials could be certified on test images")
-        earlier = recorded_best(directory)
-        leaderboard = build_leaderboard(
+        board = build_leaderboard(
             directory, reference.certification.radii, top=sweep.leaderboard.top
         )
-        fence_of(directory.bundle_path)
-        if earlier != leaderboard.best.number:
-            # A final training failed then and succeeded now, or there are more trials now.
-            shutil.rmtree(directory.bundle_path, ignore_errors=True)
-        write_leaderboard(directory, leaderboard)
-        if not directory.bundle_path.exists():
-            assert leaderboard.best.number is not None
-            export_trial(
-                directory, leaderboard.best.number, directory.bundle_path, trust_code=trust_code
-            )
+        _write_outcome(directory, board, trust_code=options.trust_code)
     return SweepOutcome(
         directory=directory,
-        leaderboard=leaderboard,
+        leaderboard=board,
         experiment_id=None if thread.last_error is not None else tracker.experiment_id(),
         trials=len(directory.trial_numbers()),
         stage1_computed=job.cache.computations(INTERPOLATED),
@@ -318,85 +297,80 @@ def _run(
     )
 
 
+def _write_outcome(directory: SweepDirectory, board: Leaderboard, *, trust_code: bool) -> None:
+    """Write the leaderboard, and the bundle of the best unless it is there."""
+    assert board.best.number is not None
+    earlier = read_leaderboard(directory)
+    fence_of(directory.bundle_path)
+    if earlier is None or earlier.best.number != board.best.number:
+        # A final training failed then and succeeded now, or there are more trials now.
+        shutil.rmtree(directory.bundle_path, ignore_errors=True)
+    write_leaderboard(directory, board)
+    if not directory.bundle_path.exists():
+        export_trial(directory, board.best.number, directory.bundle_path, trust_code=trust_code)
+
+
 def certify_trials(
-    directory: SweepDirectory,
-    numbers: Sequence[int],
-    *,
-    seeds: int = 1,
-    console: Console,
-    address: str | None = None,
-    tracking_uri: str | None = None,
-    trust_code: bool = False,
+    directory: SweepDirectory, numbers: Sequence[int], options: RunOptions, *, seeds: int = 1
 ) -> str | None:
     """Train trials of a finished sweep on the whole limited data and certify them, where missing.
 
-    Args:
-        directory: of the sweep.
-        numbers: of the trials.
-        seeds: where there are several, each is trained from seeds 0 to `seeds` - 1 too.
-        console: for progress.
-        address: of a running cluster (`auto` or HOST:PORT); None starts one on this machine.
-        tracking_uri: of an MLflow server, instead of the store in the directory.
-        trust_code: as for `resume_sweep`.
+    Where there are several `seeds`, each is trained from seeds 0 to `seeds` - 1 too.
 
     Returns:
         what MLflow does not show yet, if anything.
 
     Raises:
-        InputError: the directory or its data cannot be used.
         SweepStoppedError: by Ctrl-C or for a full disk; the same call goes on.
     """
+    console = options.console
     # Absolute, for workers run in folders of their own.
     missing = missing_finals(SweepDirectory(directory.path.absolute()), numbers, seeds)
     if not missing:
         return None
-    sweep = SweepConfig.model_validate(directory.read_record().sweep)
-    check_sweep(sweep, refused=None if trust_code else "strangers")
+    sweep = directory.read_record().sweep
+    check_sweep(sweep, refused=None if options.trust_code else "strangers")
     queries = finals_queries([training.record.config for training in missing])
     if queries is not None:
         queries.check(spent=QueryLedger(directory.queries_path).spent().asked)
-        console.print(queries.sentence(), highlight=False, soft_wrap=True)
-    console.print(
-        f"{_what_follows(sweep)}: {', '.join(training.name for training in missing)}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    with sole_driver(directory) as fence, cluster(address) as size:
-        claimed = claims(sweep.resources, size)
-        tracker = Tracker(directory, tracking_uri)
+        _say(console, queries.sentence())
+    _say(console, f"{_what_follows(sweep)}: {', '.join(training.name for training in missing)}")
+    with sole_driver(directory) as fence, cluster(options.address) as size:
+        job = _job(sweep, directory, claims(sweep.resources, size), fence)
+        tracker = Tracker(directory, options.tracking_uri)
         stop = SweepStop(directory, console)
         with _resumable(directory, stop), _tracked(tracker) as thread:
-            _certify(_job(sweep, directory, claimed, console, fence), missing, console, stop)
+            _certify(_with_inputs(job, console), missing, console, stop)
     return thread.closing_warning()
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, soft_wrap=True)
 
 
 def _say_queries(sweep: SweepConfig, console: Console) -> None:
     if (queries := sweep_queries(sweep)) is not None:
-        console.print(queries.sentence(), highlight=False, soft_wrap=True)
+        _say(console, queries.sentence())
 
 
-def _job(
-    sweep: SweepConfig, directory: SweepDirectory, claimed: Claims, console: Console, fence: Path
-) -> SweepJob:
-    """Return what the workers of a sweep need, with the inputs that all trials share."""
-    reference = reference_config(sweep)
-    job = SweepJob(directory.path.absolute(), sweep, claimed, None, fence.absolute())
-    if not shares_inputs(sweep):
+def _job(sweep: SweepConfig, directory: SweepDirectory, claimed: Claims, fence: Path) -> SweepJob:
+    return SweepJob(directory.path.absolute(), sweep, claimed, None, fence.absolute())
+
+
+def _with_inputs(job: SweepJob, console: Console) -> SweepJob:
+    """Add the inputs that all trials share, if they do."""
+    if not shares_inputs(job.sweep):
         return job
+    reference = reference_config(job.sweep)
     device = resolve_device(reference.execution.device)
-    if reference.classifier.asked is None:
-        with console.status("loading data and classifier"):
-            inputs = load_inputs(reference, job.cache, device)
-    else:
-        with progress_bars() as bars:
-            inputs = load_inputs(
-                reference,
-                job.cache,
-                device,
-                ledger=directory.queries_path,
-                on_asked=bars.counted("asking, images"),
-                on_step=bars.counted("training the surrogate, steps"),
-            )
+    with progress_bars("loading data and classifier") as bars:
+        inputs = load_inputs(
+            reference,
+            job.cache,
+            device,
+            ledger=job.directory.queries_path,
+            hooks=bars.hooks("certifying"),
+        )
     job = replace(job, inputs=inputs)
     job.check_inputs_kept(reference, inputs.hashes_of(reference, "test"))
     job.store_classifier(inputs)
@@ -452,7 +426,7 @@ def search_trials(job: SweepJob, console: Console, stop: SweepStop) -> None:
         SweepStoppedError: before all of them have ended.
     """
     sweep, directory = job.sweep, job.directory
-    past, unfinished = ended_trials(directory)
+    past, unfinished = finished_trials(directory)
     total = total_trials(sweep)
     missing = total - len(past)
     if missing <= 0:
@@ -472,7 +446,7 @@ def search_trials(job: SweepJob, console: Console, stop: SweepStop) -> None:
         names=names,
         reference="as given" if reference.trains_classifier else "the paper’s choice",
     )
-    endings = EndingsCallback(directory, stop)
+    callback = SweepCallback(progress, directory, stop)
     claim = job.claims.trial
     trainable = ray_tune.with_resources(
         ray_tune.with_parameters(SweepTrial, job=job), {"cpu": claim.cpu, "gpu": claim.gpu}
@@ -497,8 +471,8 @@ def search_trials(job: SweepJob, console: Console, stop: SweepStop) -> None:
             # Trials write checkpoints of their own, where a resumed sweep finds them.
             checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
             failure_config=ray_tune.FailureConfig(max_failures=RETRIES),
-            callbacks=[ProgressCallback(progress, directory), endings],
-            stop=SearchStopper(stop, endings),
+            callbacks=[callback],
+            stop=SearchStopper(stop, callback),
         ),
     )
     try:
@@ -506,9 +480,9 @@ def search_trials(job: SweepJob, console: Console, stop: SweepStop) -> None:
             tuner.fit()
     finally:
         shutil.rmtree(disposable, ignore_errors=True)
-    past, _ = ended_trials(directory)
+    past, _ = finished_trials(directory)
     if stop.reason is not None or len(past) < total:
-        raise _stopped(directory, stop.reason or "interrupted", endings.cause)
+        raise _stopped(directory, stop.reason or "interrupted", callback.cause)
 
 
 def _stopped(directory: SweepDirectory, reason: Reason, cause: str | None) -> Exception:

@@ -32,10 +32,9 @@ from decrop.documents import (
     validated,
 )
 from decrop.errors import InputError
-from tune.domains import MOST_POINTS, Domain, check_space, require_choices
+from tune.domains import MOST_POINTS, Domain, check_rows, check_space, require_choices
 from tune.leakage import check_held_out
-from tune.results.ranking import AVERAGE_RADIUS, metric_named
-from tune.rows import check_rows
+from tune.results.metric import AVERAGE_RADIUS, metric_named
 
 
 class PruningSettings(Settings):
@@ -188,9 +187,6 @@ def load_sweep(name_or_path: str, assignments: Sequence[str] = ()) -> SweepConfi
         assignments: `KEY=VALUE`, laid over the file in order. KEY is a dotted path of a sweep's
             setting (`trials`, `pruning.enabled`), of a trial's (`training.epochs`), or `space.`
             and a trial's, whose VALUE is a domain, or null to vary it no longer.
-
-    Raises:
-        InputError: the file, a setting, a domain or an assignment cannot be used.
     """
     document = load_document(name_or_path, files("tune") / "presets", kind="sweep preset")
     assigned: list[str] = []

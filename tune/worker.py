@@ -1,37 +1,45 @@
 """A worker of a sweep: what it needs to know, and how it runs one trial for Ray Tune."""
 
 import math
+import socket
+import subprocess
+import threading
+import time
 import traceback
 from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from ray.tune import Trainable
 
+import decrop
 from decrop.cache import ContentCache
 from decrop.classifiers.storage import store_classifier
 from decrop.config import TrialConfig
 from decrop.files import fenced, write_json
 from decrop.smoothing.execution import resolve_device
-from decrop.trial.certify import MakeSampler, local_sampler
-from decrop.trial.classifier_certificates import certify_trained_classifier
-from decrop.trial.folder import check_inputs_kept
+from decrop.training.hooks import Hooks, TrialStoppedError
+from decrop.trial.folder import Report
 from decrop.trial.inputs import TrialInputs, load_inputs
 from decrop.trial.result import Split
-from decrop.trial.run import (
-    Report,
-    TrialStoppedError,
-    run_trial,
-    stopping_between_groups,
-    stopping_epoch,
-)
+from decrop.trial.run import run_trial, stopping_epoch
 from tune.cluster import Claims
-from tune.directory import State, SweepDirectory, SweepTrialFolder, TrialRecord, TrialState
-from tune.monitor import code_record, monitored
-from tune.sample_counts import SamplesDrawn
+from tune.directory import (
+    CodeRecord,
+    SampleCounts,
+    State,
+    SweepDirectory,
+    SweepTrialFolder,
+    TrialRecord,
+    TrialState,
+)
 from tune.scheduler import EVALUATION
 from tune.shards import ShardedSampler
 from tune.space import (
@@ -43,6 +51,95 @@ from tune.space import (
 )
 from tune.stopping import ends_sweep
 from tune.sweep_file import SweepConfig
+
+_INTERVAL = 5.0
+# Beyond it every other sample is dropped, and they are taken half as often.
+_MOST_SAMPLES = 240
+_GIT_SECONDS = 10
+_MEGABYTE = 1e6
+
+Sample = dict[str, float]
+
+
+@cache
+def code_record() -> CodeRecord:
+    """Tell which code runs here, and on which host."""
+    try:
+        release = version("decrop")
+    except PackageNotFoundError:
+        release = "unknown"
+    return CodeRecord(version=release, commit=_commit(), host=socket.gethostname())
+
+
+@contextmanager
+def monitored(folder: SweepTrialFolder, *, interval: float = _INTERVAL) -> Iterator[None]:
+    """Write the machine's load to `system.json` every `interval` seconds inside the block.
+
+    Samples that are there already are kept. Whatever goes wrong with it, the block is not touched.
+    """
+    stop = threading.Event()
+    thread = threading.Thread(
+        target=_watch, args=(folder, stop, interval), name="system-metrics", daemon=True
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=interval)
+
+
+def _watch(folder: SweepTrialFolder, stop: threading.Event, interval: float) -> None:
+    with suppress(Exception):
+        samples: list[Sample] = list(folder.read_system())
+        started = time.monotonic() - (samples[-1]["seconds"] if samples else 0)
+        _sample()  # The first reading of a CPU's load has nothing to compare with.
+        ended = False
+        while not ended:
+            ended = stop.wait(interval)
+            seconds = math.floor(time.monotonic() - started)
+            if not samples or seconds > samples[-1]["seconds"]:
+                samples.append({"seconds": seconds, **_sample()})
+            if len(samples) > _MOST_SAMPLES:
+                samples, interval = samples[::2], 2 * interval
+            write_json(folder.system_path, samples)
+
+
+def _sample() -> Sample:
+    memory = psutil.virtual_memory()
+    used, own = memory.used / _MEGABYTE, psutil.Process().memory_info().rss / _MEGABYTE
+    sample: Sample = {
+        "cpu_utilization_percentage": psutil.cpu_percent(),
+        "system_memory_usage_megabytes": round(used, 1),
+        "system_memory_usage_percentage": memory.percent,
+        "process_memory_usage_megabytes": round(own, 1),
+    }
+    # A process that does not compute on a GPU must not take memory there by asking.
+    if torch.cuda.is_initialized():
+        free, total = torch.cuda.mem_get_info()
+        sample["gpu_0_memory_usage_megabytes"] = round((total - free) / _MEGABYTE, 1)
+        sample["gpu_0_memory_usage_percentage"] = round(100 * (1 - free / total), 2)
+        with suppress(Exception):  # It needs NVIDIA's own package.
+            sample["gpu_0_utilization_percentage"] = torch.cuda.utilization()
+    return sample
+
+
+def _commit() -> str | None:
+    """Return the commit of the checkout that this code runs from, None if it is installed."""
+    source = Path(decrop.__file__)
+    try:
+        for arguments in (["ls-files", "--error-unmatch", source.name], ["rev-parse", "HEAD"]):
+            answer = subprocess.run(
+                ["git", "-C", str(source.parent), *arguments],
+                capture_output=True,
+                text=True,
+                timeout=_GIT_SECONDS,
+                check=True,
+            ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.strip()
+
 
 # Settings that decide what the inputs are; where none of them is swept all trials share one copy.
 INPUT_GROUPS = ("dataset", "limited", "classifier")
@@ -113,7 +210,7 @@ class SweepJob:
         for folder, other in self._begun():
             theirs = _naming(other)
             same = {role: digest for role, digest in found.items() if theirs[role] == ours[role]}
-            check_inputs_kept(folder.inputs_path, same)
+            folder.check_inputs(same)
 
     def _begun(self) -> Iterator[tuple[SweepTrialFolder, TrialConfig]]:
         for folder in self.directory.training_folders():
@@ -134,25 +231,23 @@ class SweepJob:
         folder = self.directory.classifier_path(inputs.protected.content_hash())
         store_classifier(inputs.protected, inputs.class_names, folder)
 
-    def make_sampler(
-        self, config: TrialConfig, drawn: SamplesDrawn, *, alone: bool = False
-    ) -> MakeSampler:
-        """Return the maker of samplers that helpers in the cluster take part in.
+    def hooks(self, config: TrialConfig, sample_counts: SampleCounts) -> Hooks:
+        """Return the hooks of a trial: helpers in the cluster sample too, and a sweep may stop it.
 
         Args:
             config: of the trial.
-            drawn: counts who draws how many samples.
-            alone: whether the trial's own process is to draw all, as where a black box is asked.
+            sample_counts: of who samples how much.
         """
-        if alone:
-            return local_sampler(config)
         device = resolve_device(config.execution.device)
-        return lambda task: ShardedSampler(
-            task,
-            device,
-            helper=self.claims.helper,
-            max_helpers=self.claims.max_helpers,
-            drawn=drawn,
+        return Hooks(
+            should_stop=self.stopping,
+            make_sampler=lambda task: ShardedSampler(
+                task,
+                device,
+                helper=self.claims.helper,
+                max_helpers=self.claims.max_helpers,
+                sample_counts=sample_counts,
+            ),
         )
 
 
@@ -163,7 +258,7 @@ def shares_inputs(sweep: SweepConfig) -> bool:
         return False
     if in_trials == {True}:
         # The data that trials train their classifiers on is the same however they do it.
-        varied = {path for path in varied if not _is_how(path)}
+        varied = [path for path in varied if not _is_how(path)]
     elif "sigma" in varied and _trained_with_noise(reference_config(sweep)):
         return False
     return not any(path.split(".")[0] in INPUT_GROUPS for path in varied)
@@ -218,19 +313,19 @@ def _run_recorded(
     folder.write_state(TrialState(state="running", started=started))
     torch.set_num_threads(max(1, int(job.claims.trial.cpu)))
     write_json(folder.code_path, code_record().model_dump(mode="json"))
-    drawn = SamplesDrawn(folder.read_samples())
+    sample_counts = SampleCounts(folder.read_samples())
     try:
         with monitored(folder):
             inputs = job.inputs_for(record.config)
             if inputs is not job.inputs:
                 job.check_inputs_kept(record.config, inputs.hashes_of(record.config, split))
-            for report in _reports(job, record, folder, inputs, drawn, split):
-                folder.write_samples(drawn)
+            for report in _reports(job, record, folder, inputs, sample_counts, split):
+                folder.write_samples(sample_counts)
                 if report.finished:
                     end_trial(folder, "complete")
                 yield report
     except TrialStoppedError:
-        folder.write_samples(drawn)
+        folder.write_samples(sample_counts)
         return
     except Exception as error:
         if ends_sweep(error) is not None:
@@ -244,21 +339,10 @@ def _reports(
     record: TrialRecord,
     folder: SweepTrialFolder,
     inputs: TrialInputs,
-    drawn: SamplesDrawn,
+    sample_counts: SampleCounts,
     split: Split,
 ) -> Iterator[Report]:
     trial = job.directory.trial(record.number)
-    asks = split == "test" and inputs.target is not None
-    make_sampler = job.make_sampler(record.config, drawn, alone=asks)
-    if split == "test" and _stays_as_trained(record, trial):
-        return certify_trained_classifier(
-            record.config,
-            inputs,
-            folder,
-            trial,
-            make_sampler=make_sampler,
-            on_certified=stopping_between_groups(job.stopping),
-        )
     return run_trial(
         record.config,
         inputs,
@@ -266,8 +350,8 @@ def _reports(
         job.cache,
         split=split,
         last_epoch=stopping_epoch(record.config, trial) if split == "test" else None,
-        make_sampler=make_sampler,
-        should_stop=job.stopping,
+        trained=trial if split == "test" and _stays_as_trained(record, trial) else None,
+        hooks=job.hooks(record.config, sample_counts),
     )
 
 

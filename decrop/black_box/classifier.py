@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from decrop.black_box.client import EndpointClient, QueryLedger, WrongAnswerError
 from decrop.black_box.protocol import as_sent, decode, encode, most_bytes
+from decrop.black_box.sampler import EndpointBackend
 from decrop.config import ClassifierSettings, EndpointSettings
 from decrop.config.black_box import Answers, Pixels, Protocol, Scale
 from decrop.data.datasets import Dataset
@@ -151,6 +152,11 @@ class EndpointClassifier(nn.Module):
     def channels(self) -> int:
         """Return the number of channels of an image."""
         return self.function.image_shape[0]
+
+    @property
+    def backend(self) -> EndpointBackend:
+        """Return how classes are sampled behind the endpoint (`backend_of`)."""
+        return EndpointBackend(self.client, self.probabilities)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logarithms of probabilities, float32 [B, K], finite (see `probabilities`)."""

@@ -2,21 +2,25 @@
 
 import dataclasses
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from decrop.black_box import EndpointClassifier
+from decrop.black_box.client import EndpointClient
+from decrop.config import EndpointSettings, ExecutionSettings
 from decrop.errors import InputError
+from decrop.smoothing.backend import Backend
 from decrop.smoothing.sampling import (
     CountRequest,
+    MakeSampler,
     NoisyBatches,
+    Sampler,
     SamplingTask,
     reproducible_kernels,
 )
@@ -72,11 +76,93 @@ _Chunk = tuple[int, Tensor]
 _Counted = tuple[list[int], NDArray[np.int64]]
 
 
-def endpoint_of(network: nn.Module) -> EndpointClassifier | None:
-    """Return the endpoint that a network is, or that is the last part of a sequence."""
-    if isinstance(network, nn.Sequential) and len(network):
-        network = network[-1]
-    return network if isinstance(network, EndpointClassifier) else None
+class Probabilities(Protocol):
+    """Asks a classifier for the probabilities of its classes."""
+
+    def __call__(self, images: Tensor, *, stop: threading.Event | None = None) -> Tensor:
+        """Return float32 [B, K] of images [B, C, H, W] in [0,1] pixels.
+
+        Args:
+            images: to ask for.
+            stop: once it is set nothing more is sent.
+
+        Raises:
+            RunError: there is no such answer.
+        """
+        ...
+
+
+class EndpointBackend(Backend):
+    """An endpoint, of which nothing is tried out, for that would be asked of it."""
+
+    costs = True
+
+    def __init__(self, client: EndpointClient, probabilities: Probabilities) -> None:
+        """Take how the endpoint is asked, and what counts it."""
+        self._client = client
+        self._probabilities = probabilities
+
+    def fitting(
+        self,
+        execution: ExecutionSettings,
+        network: nn.Module,
+        image_shape: tuple[int, ...],
+        *,
+        trained_through: bool = False,
+    ) -> ExecutionSettings:
+        """Return the settings; where nothing but the endpoint is asked, precision auto is fp32."""
+        if isinstance(network, nn.Sequential) or execution.precision != "auto":
+            return execution
+        return execution.model_copy(update={"precision": "fp32"})
+
+    def chunks_per_batch(self, task: SamplingTask, device: torch.device) -> int:
+        """Return as many chunks as one request takes."""
+        return max(1, self._client.settings.batch_size // task.chunk_size)
+
+    def sampler(
+        self, task: SamplingTask, device: torch.device, make_sampler: MakeSampler | None = None
+    ) -> Sampler:
+        """Return a sampler that asks the endpoint from this process alone."""
+        return AskingSampler(task, device, self._probabilities, self._client.settings)
+
+    def announce(
+        self, samples: int, *, answered: int = 0, exact: bool, say: Callable[[str], None]
+    ) -> None:
+        """Say how many images are asked for and how many are left of the budget; check it."""
+        plan = QueryPlan(
+            url=self._client.url,
+            most=max(0, samples - answered),
+            kept=answered,
+            left=self._client.ledger.left(),
+            exact=exact,
+        )
+        say(str(plan))
+        plan.check()
+
+    def spent(self) -> str | None:
+        """Say what the endpoint has been asked for in all."""
+        ledger = self._client.ledger
+        spent = ledger.spent()
+        of_budget = "" if ledger.budget is None else f" of a budget of {ledger.budget:,}"
+        where = "" if ledger.path is None else f" (counted in {ledger.path})"
+        again = f", {spent.retries:,} of them repeated" if spent.retries else ""
+        return (
+            f"asked {self._client.url} for {spent.asked:,} images{of_budget} so far, in "
+            f"{spent.requests:,} requests{again}{where}"
+        )
+
+    def spent_document(self) -> dict[str, Any]:
+        """Return what the endpoint has been asked for in all, for JSON."""
+        spent = self._client.ledger.spent()
+        return {
+            "queries": {
+                "asked": spent.asked,
+                "answered": spent.answered,
+                "requests": spent.requests,
+                "retries": spent.retries,
+                "budget": self._client.ledger.budget,
+            }
+        }
 
 
 class AskingSampler:
@@ -88,15 +174,26 @@ class AskingSampler:
     the precision.
     """
 
-    def __init__(self, task: SamplingTask, device: torch.device) -> None:
-        """Take a task whose network ends with an endpoint.
+    def __init__(
+        self,
+        task: SamplingTask,
+        device: torch.device,
+        probabilities: Probabilities,
+        settings: EndpointSettings,
+    ) -> None:
+        """Take a task whose network is an endpoint, or ends with one.
+
+        Args:
+            task: to sample.
+            device: where the denoiser computes.
+            probabilities: asks the endpoint.
+            settings: how it is asked.
 
         Raises:
             InputError: the denoiser normalises by the batch.
         """
-        endpoint = endpoint_of(task.network)
-        assert endpoint is not None, "the task's network has no endpoint"
-        self._endpoint = endpoint
+        self._probabilities = probabilities
+        self._settings = settings
         self._class_count = task.class_count
         self._device = device
         denoiser: nn.Module = nn.Identity()
@@ -117,11 +214,11 @@ class AskingSampler:
             QueryBudgetError: the budget does not suffice.
         """
         counts = np.zeros((len(requests), self._class_count + 1), dtype=np.int64)
-        for rows, found in self.answered(requests):
+        for rows, found in self.streamed(requests):
             counts[rows] = found
         return counts
 
-    def answered(self, requests: Sequence[CountRequest]) -> Iterator[_Counted]:
+    def streamed(self, requests: Sequence[CountRequest]) -> Iterator[_Counted]:
         """Yield positions of requests and their counts (see `class_counts`) as answers come.
 
         After a failure, or Ctrl-C, nothing more is sent; what was under way is still yielded, and
@@ -142,16 +239,16 @@ class AskingSampler:
                     initializer=torch.set_num_threads,
                     initargs=(1 if on_cpu else threads,),
                 ) as computing,
-                ThreadPoolExecutor(self._endpoint.client.settings.concurrency) as asking,
+                ThreadPoolExecutor(self._settings.concurrency) as asking,
             ):
                 try:
-                    yield from self._answered(requests, computing, computers, asking, stop)
+                    yield from self._streamed(requests, computing, computers, asking, stop)
                 finally:
                     stop.set()
         finally:
             torch.set_num_threads(threads)
 
-    def _answered(
+    def _streamed(
         self,
         requests: Sequence[CountRequest],
         computing: ThreadPoolExecutor,
@@ -159,7 +256,7 @@ class AskingSampler:
         asking: ThreadPoolExecutor,
         stop: threading.Event,
     ) -> Iterator[_Counted]:
-        settings = self._endpoint.client.settings
+        settings = self._settings
         together = max(1, settings.batch_size // self._chunk_size)
         enough = (1 + _READY) * settings.concurrency
         batches = iter(self._noisy.batch_rows(requests).tolist())
@@ -223,7 +320,7 @@ class AskingSampler:
     @torch.inference_mode()
     def _ask(self, chunks: list[_Chunk], stop: threading.Event) -> _Counted:
         images = [chunk for _, chunk in chunks]
-        classes = self._endpoint.probabilities(torch.cat(images), stop=stop).argmax(1)
+        classes = self._probabilities(torch.cat(images), stop=stop).argmax(1)
         parts = classes.split([len(chunk) for chunk in images])
         counts = [torch.bincount(part, minlength=self._class_count + 1) for part in parts]
         return [row for row, _ in chunks], torch.stack(counts).numpy()

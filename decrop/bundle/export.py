@@ -24,10 +24,10 @@ from decrop.bundle.model_card import model_card
 from decrop.bundle.programs import require_onnx, write_onnx, write_torch_export
 from decrop.classifiers.storage import AnyClassifier, store_classifier
 from decrop.classifiers.weights import load_weights
-from decrop.config import TrialConfig, as_recorded
+from decrop.config import TrialConfig
 from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
-from decrop.files import read_json, write_json, write_text
+from decrop.files import write_json, write_text
 from decrop.networks.registry import build_denoiser
 from decrop.trial.certify import last_estimation_samples
 from decrop.trial.folder import SAMPLES_FIGURE, TrialFolder
@@ -67,7 +67,8 @@ def export_bundle(
             exists, the licence is no identifier, or onnx is asked for and not installed.
         RunError: the exported program computes something else than the denoiser.
     """
-    if not folder.result_path.exists():
+    result = folder.result
+    if result is None:
         raise InputError(f"{folder.path} holds no finished trial; there is no result.json.")
     if destination.exists():
         raise InputError(f"{destination} exists already; choose a folder that does not.")
@@ -78,8 +79,7 @@ def export_bundle(
         )
     if onnx:
         require_onnx()
-    config = TrialConfig.model_validate(as_recorded(read_json(folder.config_path)))
-    result = TrialResult.from_json(read_json(folder.result_path))
+    config = folder.read_config()
     if classifier.content_hash() != result.hashes["classifier"]:
         raise InputError(
             f"{folder.path} protected another classifier than the one to export: its weights have "

@@ -1,9 +1,8 @@
 """A bundle with a rejector, made from one without."""
 
 import shutil
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,9 @@ from decrop.bundle.verify import limited_data_of
 from decrop.config import TrialConfig
 from decrop.config.rejector import RejectorSettings
 from decrop.data.datasets import load_dataset
-from decrop.data.limited import LabelledImages, evenly_spaced
+from decrop.data.limited import evenly_spaced
 from decrop.errors import InputError
 from decrop.evaluation.plots import certificates_figure
-from decrop.evaluation.table import CertificateTable
 from decrop.files import (
     read_json,
     read_text,
@@ -44,29 +42,23 @@ from decrop.files import (
 )
 from decrop.rejection.network import check_certificate
 from decrop.rejection.training import RejectorTrainer, with_stages
-from decrop.smoothing.collect import OnProgress
-from decrop.smoothing.execution import resolve_device, resolve_layout, resolve_precision
+from decrop.smoothing.execution import resolve_device, resolve_precision
+from decrop.training.hooks import NO_HOOKS, Hooks
+from decrop.training.loop import train
 from decrop.trial.certify import (
-    certificate_table,
-    clean_accuracy,
-    local_sampler,
-    noisy_image_seconds,
-    precision_of,
+    Certification,
+    CertificationTask,
+    certify,
     with_fitting_execution,
     with_recorded_batch_size,
 )
 from decrop.trial.folder import (
     ACCURACY_FIGURE,
     TrialFolder,
-    keep_inputs,
-    load_progress,
     save_figure,
-    save_progress,
 )
-from decrop.trial.result import NOISY_IMAGE, Scores, TrialResult
-
-# Between saves; a training that is cut off loses no more work than this, or an epoch.
-_SAVE_EVERY_SECONDS = 10.0
+from decrop.trial.outcome import accuracy_without_noise, trial_result
+from decrop.trial.result import TrialResult
 
 
 @dataclass(frozen=True)
@@ -90,8 +82,7 @@ def add_rejector(
     destination: Path,
     folder: TrialFolder,
     *,
-    on_epoch: Callable[[int, int], None] | None = None,
-    on_certified: OnProgress | None = None,
+    hooks: Hooks = NO_HOOKS,
 ) -> AddedRejector:
     """Train a rejector behind a bundle's denoiser, certify with it, and write a bundle of all.
 
@@ -105,8 +96,7 @@ def add_rejector(
         settings: of the rejector.
         destination: a folder that does not exist yet.
         folder: for checkpoint and counts.
-        on_epoch: called with epochs done and in all.
-        on_certified: called with the progress.
+        hooks: what is told meanwhile.
 
     Raises:
         InputError: the bundle has a rejector, its data are not those that are found, the folder is
@@ -133,8 +123,7 @@ def add_rejector(
         device=device,
     )
     images = evenly_spaced(load_dataset(config.dataset).test, config.certification.test_images)
-    keep_inputs(
-        folder.inputs_path,
+    folder.keep_inputs(
         {
             "denoiser": sha256_of_tensors(bundle.denoiser.state_dict()),
             "classifier": bundle.classifier.content_hash(),
@@ -143,33 +132,36 @@ def add_rejector(
         },
     )
     _begin(folder, config, settings)
-    _train(trainer, settings, folder, on_epoch)
+    _train(trainer, settings, folder, hooks)
     rejector = BundledRejector(
         settings=settings,
         network=trainer.rejector.cpu().eval(),
         held_out=trainer.score(limited.all.subset(limited.held_out_mask).images),
     )
-    config, table, seconds = _certify(bundle, config, rejector, images, folder, on_certified)
-    accuracy = clean_accuracy(nn.Sequential(bundle.denoiser, bundle.classifier), images, device)
-    result = replace(
-        bundle.result,
-        split="test",
-        scores=Scores.of(table, config.certification.radii),
-        clean_accuracy=accuracy,
-        precision=precision_of(config),
-        layout=resolve_layout(config.execution.layout),
-        device=device.type,
-        chunks_per_batch=int(config.execution.chunks_per_batch),
-        hashes=bundle.result.hashes | {"certified_images": images.content_hash()},
+    network = rejector.behind(bundle.denoiser.cpu(), bundle.white_box.cpu())
+    task = CertificationTask(network, images, "test", len(bundle.class_names))
+    certification = certify(
+        with_recorded_batch_size(config, task, folder.execution_path),
+        task,
+        estimation_samples=config.certification.estimation_samples,
+        journal=folder.counts_path,
+        hooks=hooks,
+    )
+    # Without the rejector: it turns nothing away where there is no noise.
+    classified = nn.Sequential(bundle.denoiser, bundle.classifier)
+    result = trial_result(
+        certification,
+        accuracy_without_noise(certification, folder.clean_accuracy_path, network=classified),
+        hashes=bundle.result.hashes,
         seconds={
             **bundle.result.seconds,
-            "rejector": round(sum(record.seconds for record in trainer.history), 3),
-            **seconds,
+            "rejector": sum(record.seconds for record in trainer.history),
         },
-        image_shape=(channels, height, width),
+        flip_rate=bundle.result.flip_rate,
+        agreement=bundle.result.agreement,
     )
     history = [asdict(record) for record in trainer.history]
-    _write(source, bundle, config, rejector, history, table, result, destination)
+    _write(source, bundle, certification, rejector, history, result, destination)
     shutil.rmtree(folder.path)
     return AddedRejector(rejector, result)
 
@@ -195,65 +187,27 @@ def _train(
     trainer: RejectorTrainer,
     settings: RejectorSettings,
     folder: TrialFolder,
-    on_epoch: Callable[[int, int], None] | None,
+    hooks: Hooks,
 ) -> None:
-    load_progress(folder, trainer)
-    saved = time.monotonic()
-    while trainer.epochs_done < settings.epochs:
-        trainer.run_epoch()
-        if on_epoch is not None:
-            on_epoch(trainer.epochs_done, settings.epochs)
-        if time.monotonic() - saved > _SAVE_EVERY_SECONDS:
-            save_progress(folder, trainer)
-            saved = time.monotonic()
-    save_progress(folder, trainer)
+    folder.load_progress(trainer)
 
+    def on_step(steps: int, _: int) -> None:
+        done = steps // trainer.steps_an_epoch
+        hooks.on_progress("training the rejector, epochs", done, settings.epochs)
 
-def _certify(
-    bundle: Bundle,
-    config: TrialConfig,
-    rejector: BundledRejector,
-    images: LabelledImages,
-    folder: TrialFolder,
-    on_certified: OnProgress | None,
-) -> tuple[TrialConfig, CertificateTable, dict[str, float]]:
-    """Return the settings with the batch size, the certificates, and how long it took."""
-    network = rejector.behind(bundle.denoiser.cpu(), bundle.white_box.cpu())
-    class_count = len(bundle.class_names)
-    started = time.monotonic()
-    config = with_recorded_batch_size(
-        config, network, images, class_count=class_count, path=folder.execution_path
-    )
-    table = certificate_table(
-        config,
-        network,
-        images,
-        split="test",
-        class_count=class_count,
-        estimation_samples=config.certification.estimation_samples,
-        make_sampler=local_sampler(config),
-        journal=folder.counts_path,
-        on_certified=on_certified,
-    )
-    seconds = {
-        "certification": round(time.monotonic() - started, 3),
-        NOISY_IMAGE: round(
-            noisy_image_seconds(config, network, images, class_count=class_count), 9
-        ),
-    }
-    return config, table, seconds
+    train(trainer, save=partial(folder.save_progress, trainer), on_step=on_step)
 
 
 def _write(
     source: Path,
     bundle: Bundle,
-    config: TrialConfig,
+    certification: Certification,
     rejector: BundledRejector,
     history: list[dict[str, Any]],
-    table: CertificateTable,
     result: TrialResult,
     destination: Path,
 ) -> None:
+    config, table = certification.config, certification.table
     partial = destination.with_name(f".{destination.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     replaced = {CONFIG, CERTIFICATES, RECORD, CARD, CHECKSUMS, f"figures/{ACCURACY_FIGURE}"}

@@ -148,7 +148,7 @@ class SmoothedClassifier(ModelHubMixin):
         config, task = self._task(images, indices)
         if failure_probability is None:
             failure_probability = config.certification.failure_probability
-        sampler = local_sampler(config)(task)
+        sampler = local_sampler(config, task)
         counts = class_counts(
             sampler,
             len(task.images),
@@ -189,7 +189,7 @@ class SmoothedClassifier(ModelHubMixin):
         if labels is not None:
             most = len(self.class_names) - 1
             known = _numbers("labels", labels, len(task.images), most=most).numpy()
-        sampler = local_sampler(config)(task)
+        sampler = local_sampler(config, task)
         outcome = certify_task(
             config, task, sampler, known, self.bundle.estimation_samples, on_progress
         )

@@ -1,11 +1,8 @@
 """The certificates of a bundle once more, on the data that it does not carry."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 
-from decrop.black_box.sampler import QueryPlan
 from decrop.bundle.layout import CARD, CERTIFICATES
 from decrop.bundle.load import Bundle
 from decrop.bundle.model_card import misquotes
@@ -13,8 +10,8 @@ from decrop.config import TrialConfig
 from decrop.data.datasets import load_dataset
 from decrop.data.limited import LabelledImages, LimitedData, evenly_spaced, limited_data, take
 from decrop.errors import InputError
-from decrop.smoothing.collect import OnProgress
-from decrop.trial.certify import certificate_table, local_sampler
+from decrop.training.hooks import NO_HOOKS, Hooks
+from decrop.trial.certify import CertificationTask, certify
 
 # In sigmas: radii of earlier versions lack the room for rounding that is left now.
 _RADIUS_ROUNDING = 1e-5
@@ -44,9 +41,8 @@ def verify_bundle(
     bundle: Bundle,
     *,
     dataset_path: str | None = None,
-    on_certified: OnProgress | None = None,
-    on_queries: Callable[[QueryPlan], None] | None = None,
     card: str | None = None,
+    hooks: Hooks = NO_HOOKS,
 ) -> int:
     """Repeat the recorded certificates and return how many are identical, time aside.
 
@@ -54,8 +50,7 @@ def verify_bundle(
         bundle: to verify.
         dataset_path: folder of the dataset, where it has one.
         card: text of the bundle's README.md, whose figures are compared with the certificates.
-        on_certified: called with the progress.
-        on_queries: called with what may be asked of an endpoint, before it is.
+        hooks: what is told meanwhile.
 
     Raises:
         InputError: the data are not those the certificates were computed on, the images not those
@@ -68,17 +63,8 @@ def verify_bundle(
         update={"dataset": bundle.config.dataset.model_copy(update={"path": dataset_path})}
     )
     images = _certified_images(config, bundle)
-    table = certificate_table(
-        config,
-        bundle.network,
-        images,
-        split=bundle.result.split,
-        class_count=len(bundle.class_names),
-        estimation_samples=bundle.estimation_samples,
-        make_sampler=local_sampler(config),
-        on_certified=on_certified,
-        on_queries=on_queries,
-    )
+    task = CertificationTask(bundle.network, images, bundle.result.split, len(bundle.class_names))
+    table = certify(config, task, estimation_samples=bundle.estimation_samples, hooks=hooks).table
     recorded = bundle.certificates
     same = (table.predict == recorded.predict) & (
         np.abs(table.radius - recorded.radius) <= _RADIUS_ROUNDING * config.sigma

@@ -23,7 +23,6 @@ from decrop.cli.output import (
     console,
     print_json,
     progress_bars,
-    queries_document,
     queries_shown,
     refuse_queries,
 )
@@ -31,10 +30,8 @@ from decrop.config import DenoiserSettings, TrialConfig
 from decrop.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from decrop.data.limited import LabelledImages
-    from decrop.trial.certify import MakeSampler
+    from decrop.smoothing.sampling import MakeSampler
+    from decrop.trial.certify import CertificationTask
 
     # Settings, number of helpers and address to who makes samplers, while the cluster is there.
     ClusterProvider = Callable[
@@ -100,58 +97,40 @@ def certify(
 
     Example: [bold]decrop certify runs/digits/bundle --set certification.max_samples=20000[/bold]
     """
-    from decrop.black_box.sampler import endpoint_of
+    from decrop.smoothing.backend import backend_of
     from decrop.smoothing.execution import resolve_device
-    from decrop.trial.certify import (
-        certificate_table,
-        local_sampler,
-        precision_of,
-        with_recorded_batch_size,
-    )
-    from decrop.trial.result import Scores
-
-    def say(what: object) -> None:
-        console.print(str(what), markup=False, highlight=False, soft_wrap=True)
+    from decrop.trial.certify import certify as certified
+    from decrop.trial.certify import precision_of, with_recorded_batch_size
 
     if address is not None and not helpers:
         raise InputError(f"--address {address} needs --helpers, the processes that draw there.")
     provider = _cluster_provider() if helpers else None
     ledger = queries or out.with_name(f"{out.name}.queries")
-    config, network, images, class_count = _load(
-        target, list(assignments or []), dataset_path, weights, trust_code, ledger
-    )
-    endpoint = endpoint_of(network)
-    refuse_queries(queries, asked=endpoint is not None)
-    if endpoint is not None and helpers:
+    config, task = _load(target, list(assignments or []), dataset_path, weights, trust_code, ledger)
+    backend = backend_of(task.network)
+    refuse_queries(queries, asked=backend.costs)
+    if backend.costs and helpers:
         raise InputError(f"--helpers {helpers}: an endpoint is asked by one process alone.")
     counts, execution = (out.with_name(f"{out.name}.{part}") for part in ("counts", "execution"))
     samplers = provider(config, helpers, address) if provider else nullcontext()
-    with queries_shown(endpoint), samplers as on_cluster, progress_bars() as bars:
-        config = with_recorded_batch_size(
-            config, network, images, class_count=class_count, path=execution
-        )
-        table = certificate_table(
-            config,
-            network,
-            images,
-            split="test",
-            class_count=class_count,
+    with queries_shown(task.network), samplers as on_cluster, progress_bars() as bars:
+        found = certified(
+            with_recorded_batch_size(config, task, execution),
+            task,
             estimation_samples=config.certification.most_estimation_samples,
-            make_sampler=on_cluster or local_sampler(config),
             journal=counts,
-            on_certified=bars.certification("certifying"),
-            on_queries=say,
-            on_journal=lambda start: say(start) if start.others or start.samples else None,
+            hooks=replace(bars.hooks("certifying"), make_sampler=on_cluster),
         )
+    config, table, scores = found.config, found.table, found.scores
     table.write(out)
     if config.certification.procedure != "anytime":
         for path in (counts, execution):
             path.unlink(missing_ok=True)
-    scores = Scores.of(table, config.certification.radii)
     samples = 0 if table.samples is None else int(table.samples.sum())
+    precision = precision_of(config)
     console.print(accuracy_table(_title(config), {target: scores}))
     console.print(
-        f"{samples / len(images):,.0f} samples an image, in {precision_of(config)} on "
+        f"{samples / len(table.idx):,.0f} samples an image, in {precision} on "
         f"{resolve_device(config.execution.device).type}"
         f"{', images contiguous in memory' if config.execution.layout == 'contiguous' else ''}",
         highlight=False,
@@ -171,8 +150,8 @@ def certify(
                 "certified_accuracy": scores.certified_accuracy,
                 "shares": asdict(shares),
                 "samples": samples,
-                "precision": precision_of(config),
-                **queries_document(endpoint),
+                "precision": precision,
+                **backend.spent_document(),
             }
         )
 
@@ -184,8 +163,8 @@ def _load(
     weights: str | None,
     trust_code: bool,
     ledger: Path,
-) -> "tuple[TrialConfig, nn.Module, LabelledImages, int]":
-    """Return settings, network to certify, images and number of classes."""
+) -> "tuple[TrialConfig, CertificationTask]":
+    """Return settings and what to certify."""
     from decrop.black_box import EndpointClassifier, endpoint_classifier
     from decrop.bundle import load_bundle
     from decrop.cache import ContentCache
@@ -195,6 +174,7 @@ def _load(
     from decrop.data.limited import evenly_spaced
     from decrop.rejection.network import check_certificate
     from decrop.smoothing.execution import resolve_device
+    from decrop.trial.certify import CertificationTask
     from decrop.trial.inputs import load_inputs
 
     given = file_or_url(weights)
@@ -214,7 +194,8 @@ def _load(
             token = asked.token_variable or bundle.classifier.client.settings.token_variable
             asked = asked.model_copy(update={"token_variable": token})
             bundle = replace(bundle, classifier=bundle.classifier.asked_as(asked, ledger))
-        return config, bundle.network, images, len(bundle.class_names)
+        classes = len(bundle.class_names)
+        return config, CertificationTask(bundle.network, images, "test", classes)
     if isinstance(given, Path):
         # Presets may train the classifier, in place of which these weights are.
         replaced = ("classifier.training=null", f"classifier.weights={weights}")
@@ -230,11 +211,12 @@ def _load(
         dataset = load_dataset(config.dataset)
         images = evenly_spaced(dataset.test, config.certification.test_images)
         endpoint = endpoint_classifier(config.classifier, dataset, ledger)
-        return config, endpoint, images, dataset.class_count
+        return config, CertificationTask(endpoint, images, "test", dataset.class_count)
     with TemporaryDirectory() as cache:
         device = resolve_device(config.execution.device)
         inputs = load_inputs(config, ContentCache(Path(cache)), device)
-    return config, inputs.classifier, inputs.test, inputs.classifier.class_count
+    classes = inputs.classifier.class_count
+    return config, CertificationTask(inputs.classifier, inputs.test, "test", classes)
 
 
 def refuse_what_a_bundle_fixes(

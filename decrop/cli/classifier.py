@@ -31,28 +31,15 @@ def steal(
     --set classifier.surrogate.architecture=half_alexnet --out runs/surrogate[/bold]
     """
     from decrop.cli.options import load_trial, run_folder
-    from decrop.trial.surrogate_run import SurrogateFolder, steal_classifier
+    from decrop.training.folder import ClassifierFolder
+    from decrop.training.surrogate import steal_classifier
 
     config = load_trial(settings, assignments or [])
-    folder = SurrogateFolder(run_folder(out, settings))
+    folder = ClassifierFolder(run_folder(out, settings))
     console.print(f"folder: {folder.path}", soft_wrap=True, highlight=False)
 
-    def begin(queries: int) -> None:
-        console.print(
-            f"{config.classifier.source} will be asked about {queries:,} images, less what it has "
-            "answered already",
-            soft_wrap=True,
-            highlight=False,
-        )
-
     with progress_bars() as bars:
-        report = steal_classifier(
-            config,
-            folder,
-            on_begin=begin,
-            on_asked=bars.counted("asking, images"),
-            on_step=bars.counted("training, steps"),
-        )
+        report = steal_classifier(config, folder, hooks=bars.hooks())
     console.print(_steal_summary(report), soft_wrap=True, highlight=False)
     console.print(
         f"train through it: decrop train {folder.settings_path} "
@@ -100,13 +87,14 @@ def train(
     Example: [bold]decrop classifier train classifier_digits --out runs/classifier[/bold]
     """
     from decrop.cli.options import load_trial, run_folder
-    from decrop.trial.classifier_run import ClassifierFolder, train_classifier
+    from decrop.training.folder import ClassifierFolder
+    from decrop.training.trained_classifier import train_classifier
 
     config = load_trial(settings, assignments or [])
     folder = ClassifierFolder(run_folder(out, settings))
     console.print(f"folder: {folder.path}", soft_wrap=True, highlight=False)
     with tracked("classifier", folder.path, tracking_uri, experiment), progress_bars() as bars:
-        report = train_classifier(config, folder, on_step=bars.counted("training, steps"))
+        report = train_classifier(config, folder, hooks=bars.hooks())
     console.print(_summary(report), soft_wrap=True, highlight=False)
     console.print(
         f"certify it: decrop certify {folder.settings_path} --weights {folder.weights_path}",

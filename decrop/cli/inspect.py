@@ -1,5 +1,6 @@
 """`decrop inspect`: what is understood of a classifier, to look at before a sweep."""
 
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,7 +14,6 @@ from decrop.cli.output import (
     console,
     print_json,
     progress_bars,
-    queries_document,
     queries_shown,
     refuse_queries,
 )
@@ -57,11 +57,11 @@ def inspect(
     classifier.arguments.depth=18[/bold]
     """
     from decrop.black_box import endpoint_classifier
-    from decrop.black_box.sampler import QueryPlan, endpoint_of
     from decrop.cache import ContentCache
     from decrop.classifiers.storage import AnyClassifier
     from decrop.data.datasets import load_dataset
     from decrop.data.limited import evenly_spaced
+    from decrop.smoothing.backend import backend_of
     from decrop.smoothing.execution import resolve_device
     from decrop.training.trained_classifier import load_classifier
     from decrop.trial.inspection import inspect_classifier, most_inspection_queries
@@ -79,18 +79,13 @@ def inspect(
             ).cpu()
         count = images or (500 if config.classifier.asked is None else 50)
         chosen = evenly_spaced(data.train if split == "train" else data.test, count)
-    endpoint = endpoint_of(classifier)
-    if endpoint is not None:
-        plan = QueryPlan(
-            url=endpoint.url,
-            most=most_inspection_queries(len(chosen), draws),
-            kept=0,
-            left=endpoint.client.ledger.left(),
-            exact=True,
-        )
-        console.print(f"{plan}", highlight=False, soft_wrap=True)
-        plan.check()
-    with queries_shown(endpoint), progress_bars() as bars:
+    backend = backend_of(classifier)
+    backend.announce(
+        most_inspection_queries(len(chosen), draws),
+        exact=True,
+        say=partial(console.print, highlight=False, soft_wrap=True),
+    )
+    with queries_shown(classifier), progress_bars() as bars:
         found = inspect_classifier(
             config.classifier,
             config,
@@ -102,7 +97,7 @@ def inspect(
         )
     console.print(_table(found))
     if as_json:
-        print_json({**found.to_json(), **queries_document(endpoint)})
+        print_json({**found.to_json(), **backend.spent_document()})
 
 
 def _settings(

@@ -4,21 +4,22 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from decrop.smoothing.collect import CertificationProgress, OnProgress
-    from decrop.trial.result import Scores
-from pathlib import Path
-
 from decrop.errors import InputError
 
 if TYPE_CHECKING:
-    from decrop.black_box import EndpointClassifier
+    from torch import nn
+
+    from decrop.smoothing.collect import CertificationProgress, OnProgress
+    from decrop.training.hooks import Hooks
+    from decrop.trial.result import Scores
 
 
 console = Console()
@@ -29,6 +30,31 @@ class ProgressBars:
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
+        self._stages: dict[str, Callable[[int, int], None]] = {}
+
+    def hooks(self, certifying: str | None = None) -> "Hooks":
+        """Return the hooks of a run: a bar for each of its stages, and one of certification.
+
+        Args:
+            certifying: what the last is called; None where nothing is certified.
+        """
+        from decrop.training.hooks import Hooks
+
+        hooks = Hooks(
+            on_progress=self.stage,
+            say=lambda sentence: console.print(
+                sentence, markup=False, highlight=False, soft_wrap=True
+            ),
+        )
+        if certifying is None:
+            return hooks
+        return replace(hooks, on_certified=self.certification(certifying))
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        """Show how much of a stage is done; its bar begins with the first call."""
+        if name not in self._stages:
+            self._stages[name] = self.counted(name)
+        self._stages[name](done, total)
 
     def counted(self, description: str) -> Callable[[int, int], None]:
         """Begin a bar; its callback takes what is done, and how much there is in all."""
@@ -36,11 +62,14 @@ class ProgressBars:
         return lambda done, total: show(f"{description}: {done} of {total}", done, total)
 
     def certification(self, description: str) -> "OnProgress":
-        """Begin a bar of images done, samples a second and time left."""
-        show = self._begin()
-        started = time.monotonic()
+        """Return what shows images done, samples a second and time left; its first call begins."""
+        show: Callable[[str, int, int], None] | None = None
+        started = 0.0
 
         def update(progress: "CertificationProgress") -> None:
+            nonlocal show, started
+            if show is None:
+                show, started = self._begin(), time.monotonic()
             text = f"{description}: {progress.images_done} of {progress.images} images"
             elapsed = time.monotonic() - started
             if progress.draws and elapsed > 0:
@@ -70,11 +99,15 @@ class ProgressBars:
 
 
 @contextmanager
-def progress_bars() -> Iterator[ProgressBars]:
-    """Show bars while a block runs."""
+def progress_bars(waiting_for: str | None = None) -> Iterator[ProgressBars]:
+    """Show bars while a block runs, and on a terminal what it waits for beside them."""
     if console.is_terminal:
         with Progress(TextColumn("{task.description}"), BarColumn(), console=console) as progress:
-            yield ProgressBars(progress)
+            waiting = progress.add_task(waiting_for or "", total=None, visible=bool(waiting_for))
+            try:
+                yield ProgressBars(progress)
+            finally:
+                progress.remove_task(waiting)
     else:
         yield ProgressBars(None)
 
@@ -119,43 +152,19 @@ def print_json(document: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def queries_shown(endpoint: "EndpointClassifier | None") -> Iterator[None]:
-    """Say after a block, however it ends, what an endpoint has been asked in all."""
+def queries_shown(network: "nn.Module") -> Iterator[None]:
+    """Say after a block, however it ends, what a network's endpoint has been asked in all."""
+    from decrop.smoothing.backend import backend_of
+
     try:
         yield
     finally:
-        if endpoint is not None:
-            spent = endpoint.client.ledger.spent()
-            budget = endpoint.client.ledger.budget
-            of_budget = "" if budget is None else f" of a budget of {budget:,}"
-            path = endpoint.client.ledger.path
-            where = "" if path is None else f" (counted in {path})"
-            again = f", {spent.retries:,} of them repeated" if spent.retries else ""
-            console.print(
-                f"asked {endpoint.url} for {spent.asked:,} images{of_budget} so far, in "
-                f"{spent.requests:,} requests{again}{where}",
-                highlight=False,
-                soft_wrap=True,
-            )
+        said = backend_of(network).spent()
+        if said is not None:
+            console.print(said, highlight=False, soft_wrap=True)
 
 
 def refuse_queries(queries: Path | None, *, asked: bool) -> None:
     """Raise InputError where a count of queries is named, but no endpoint is asked."""
     if queries is not None and not asked:
         raise InputError(f"--queries {queries} is of endpoints, but none is asked here.")
-
-
-def queries_document(endpoint: "EndpointClassifier | None") -> dict[str, Any]:
-    """Return the same for JSON, nothing without an endpoint."""
-    if endpoint is None:
-        return {}
-    spent = endpoint.client.ledger.spent()
-    return {
-        "queries": {
-            "asked": spent.asked,
-            "answered": spent.answered,
-            "requests": spent.requests,
-            "retries": spent.retries,
-            "budget": endpoint.client.ledger.budget,
-        }
-    }

@@ -78,8 +78,7 @@ def train(
             rejector_settings,
             out,
             TrialFolder(out.with_name(f"{out.name}.training")),
-            on_epoch=bars.counted("training the rejector, epochs"),
-            on_certified=bars.certification("certifying"),
+            hooks=bars.hooks("certifying"),
         )
     scores = made.rejector.held_out
     rows = {"rejector": made.result.scores}

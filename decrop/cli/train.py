@@ -1,6 +1,6 @@
 """`decrop train`: one trial, without Ray."""
 
-from pathlib import Path
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -11,10 +11,8 @@ from decrop.cli.output import (
     console,
     print_json,
     progress_bars,
-    queries_document,
     queries_shown,
 )
-from decrop.config import TrialConfig, as_recorded
 from decrop.errors import InputError
 
 # Counts what an endpoint is asked, in the folder of a run.
@@ -36,13 +34,12 @@ def train(
     from decrop.cache import ContentCache
     from decrop.cli.options import load_trial, run_folder
     from decrop.data.datasets import load_dataset
-    from decrop.files import read_json
+    from decrop.smoothing.backend import backend_of
     from decrop.smoothing.execution import resolve_device
     from decrop.trial.classifier_certificates import certify_undefended
     from decrop.trial.folder import TrialFolder
     from decrop.trial.inputs import check_inputs, load_inputs
     from decrop.trial.query_budget import total_queries
-    from decrop.trial.result import TrialResult
     from decrop.trial.run import run_trial, stopping_epoch
 
     config = load_trial(settings, assignments or [])
@@ -54,66 +51,35 @@ def train(
     out = run_folder(out, settings)
     folder, undefended = TrialFolder(out / "trial"), TrialFolder(out / "undefended")
     held_out = TrialFolder(out / "held_out")
-    if folder.config_path.exists():
-        earlier = _settings(folder.config_path)
-        if earlier.without_budget() != config.without_budget():
-            raise InputError(
-                f"{folder.path} holds a run with other settings; choose another folder with --out."
-            )
+    begun = folder.read_config() if folder.config_path.exists() else config
+    if begun.without_budget() != config.without_budget():
+        raise InputError(
+            f"{folder.path} holds a run with other settings; choose another folder with --out."
+        )
     cache = ContentCache(out / "cache")
     device = resolve_device(config.execution.device)
     queries = None
     if config.classifier.asked is not None:
         check_inputs(config)
         queries = total_queries(config, load_dataset(config.dataset), certifications=2)
-    if queries is None:
-        with console.status("loading data and classifier"):
-            inputs = load_inputs(config, cache, device)
-    else:
+    if queries is not None:
         queries.check()
         console.print(queries.sentence(), soft_wrap=True, highlight=False)
-        with progress_bars() as bars:
-            inputs = load_inputs(
-                config,
-                cache,
-                device,
-                ledger=out / QUERIES,
-                on_asked=bars.counted("asking, images"),
-                on_step=bars.counted("training the surrogate, steps"),
-            )
-    console.print(f"folder: {out}", soft_wrap=True, highlight=False)
-    with queries_shown(inputs.target), progress_bars() as bars:
-        pretraining = None if config.prior.kind == "none" else bars.counted("pretraining, steps")
-        if config.training.early_stopping:
-            for _ in run_trial(
-                config,
-                inputs,
-                held_out,
-                cache,
-                split="held_out",
-                on_prior_step=pretraining,
-                on_epoch=bars.counted("training without held-out images, epochs"),
-            ):
-                pass
-        for _ in run_trial(
-            config,
-            inputs,
-            folder,
-            cache,
-            split="test",
-            last_epoch=stopping_epoch(config, held_out),
-            on_prior_step=pretraining,
-            on_epoch=bars.counted("training, epochs"),
-            on_certified=bars.certification("certifying"),
-        ):
-            pass
-        reference = certify_undefended(
-            config,
-            inputs,
-            undefended,
-            on_certified=bars.certification("certifying without denoiser"),
+    with progress_bars("loading data and classifier") as bars:
+        inputs = load_inputs(
+            config, cache, device, ledger=out / QUERIES, hooks=bars.hooks("certifying")
         )
-    result = TrialResult.from_json(read_json(folder.result_path))
+    console.print(f"folder: {out}", soft_wrap=True, highlight=False)
+    with queries_shown(inputs.protected), progress_bars() as bars:
+        run = partial(run_trial, config, inputs, cache=cache, hooks=bars.hooks("certifying"))
+        if config.training.early_stopping:
+            list(run(held_out, split="held_out"))
+        list(run(folder, split="test", last_epoch=stopping_epoch(config, held_out)))
+        reference = certify_undefended(
+            config, inputs, undefended, hooks=bars.hooks("certifying without denoiser")
+        )
+    result = folder.result
+    assert result is not None  # its training has ended
     bundle = out / "bundle"
     if not bundle.exists():
         export_bundle(folder, inputs.protected, inputs.class_names, bundle, origin=_ORIGIN)
@@ -134,14 +100,6 @@ def train(
                 "bundle": str(bundle),
                 "denoiser": result.to_json(),
                 "undefended": reference.to_json(),
-                **queries_document(inputs.target),
+                **backend_of(inputs.protected).spent_document(),
             }
         )
-
-
-def _settings(path: Path) -> TrialConfig:
-    """Read the settings of a trial, also one that an earlier version wrote."""
-    from decrop.documents import trial_config
-    from decrop.files import read_json
-
-    return trial_config(as_recorded(read_json(path)), source=str(path))

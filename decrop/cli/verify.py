@@ -35,9 +35,8 @@ def verify(
         identical = verify_bundle(
             loaded,
             dataset_path=dataset_path,
-            on_certified=bars.certification("certifying"),
-            on_queries=lambda plan: console.print(f"{plan}", highlight=False, soft_wrap=True),
             card=read_text(card) if card.exists() else None,
+            hooks=bars.hooks("certifying"),
         )
     weakness = loaded.config.certification.weakness
     if weakness is not None:

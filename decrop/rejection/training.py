@@ -1,10 +1,8 @@
 """Training of per-class rejectors behind a finished denoiser and classifier."""
 
-import math
-import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +13,11 @@ from decrop.classifiers.feature_maps import StagedClassifier, find_stages
 from decrop.config.rejector import BLOCKS, RejectorSettings
 from decrop.config.settings import CountOrZero, Share
 from decrop.data.augmentation import augment_views
-from decrop.errors import RunError
 from decrop.rejection.network import Rejector, is_rejected
 from decrop.seeds import seeded_globals, torch_generator
 from decrop.smoothing.execution import Precision, autocast
-
-_SGD_MOMENTUM = 0.9
+from decrop.training.loop import Terms, Trainer
+from decrop.training.schedule import Schedule, dropped_rate, steps_an_epoch
 
 
 @dataclass(frozen=True)
@@ -122,20 +119,32 @@ def rejection_targets(
     return targets, clean_classes if head == "clean" else denoised_classes
 
 
-def learning_rate(settings: RejectorSettings, epoch: int) -> float:
-    """Return the learning rate of an epoch, counted from 0; drops are counted from SGD's first."""
-    if epoch < settings.adam_epochs:
-        return settings.adam_learning_rate
-    drops = (epoch - settings.adam_epochs) // settings.learning_rate_drop_every
-    return settings.learning_rate * settings.learning_rate_drop_factor**drops
+def rejector_schedule(settings: RejectorSettings, images: int) -> Schedule:
+    """Return the schedule of a rejector's training: Adam, then SGD, whose drops it begins."""
+    steps = steps_an_epoch(images * settings.noise_draws, settings.batch_size)
+    adam = settings.adam_epochs
+
+    def learning_rate(step: int) -> float:
+        epoch = step // steps
+        if epoch < adam:
+            return settings.adam_learning_rate
+        return dropped_rate(settings, epoch - adam)
+
+    return Schedule(
+        settings.epochs * steps,
+        steps,
+        lambda epoch: (0, "adam" if epoch < adam else "sgd"),
+        learning_rate,
+        weight_decay=settings.weight_decay,
+    )
 
 
-class RejectorTrainer:
-    """Trains a rejector; its state can be saved between epochs.
+class RejectorTrainer(Trainer[RejectorEpoch, tuple[Tensor, Tensor]]):
+    """Trains a rejector; denoiser and classifier stay in eval mode and get no gradient."""
 
-    Denoiser and classifier stay in eval mode and get no gradient. Every epoch draws from random
-    streams of its own, so a resumed training continues exactly as an uninterrupted one.
-    """
+    record_type = RejectorEpoch
+    loss_name = "the rejector's loss"
+    remedy = "a lower rejector.adam_learning_rate or rejector.learning_rate"
 
     def __init__(
         self,
@@ -166,69 +175,18 @@ class RejectorTrainer:
             raise ValueError("stages are not named; with_stages finds them")
         channels, height, width = images.shape[1:]
         shape = (channels, height, width)
+        staged = StagedClassifier(classifier, settings.stages).to(device)
+        with seeded_globals(settings.seed, "rejector initialisation"):
+            rejector = build_rejector(settings, staged, shape).to(device)
+        super().__init__(
+            rejector, rejector_schedule(settings, len(images)), precision=precision, device=device
+        )
+        self.rejector = rejector
         self._settings = settings
         self._sigma = sigma
-        self._precision = precision
-        self._device = device
         self._denoiser = denoiser.to(device).eval()
-        self._classifier = StagedClassifier(classifier, settings.stages).to(device)
+        self._classifier = staged
         self._images = images.to(device)
-        with seeded_globals(settings.seed, "rejector initialisation"):
-            self._rejector = build_rejector(settings, self._classifier, shape).to(device)
-        self._epochs_done = 0
-        self._history: list[RejectorEpoch] = []
-        self._optimizer = self._fresh_optimizer(0)
-
-    @property
-    def rejector(self) -> Rejector:
-        """The rejector as trained so far."""
-        return self._rejector
-
-    @property
-    def epochs_done(self) -> int:
-        """Epochs trained so far."""
-        return self._epochs_done
-
-    @property
-    def history(self) -> list[RejectorEpoch]:
-        """One record an epoch."""
-        return list(self._history)
-
-    def run_epoch(self) -> RejectorEpoch:
-        """Train one more epoch.
-
-        Raises:
-            RunError: the loss became NaN or infinite.
-        """
-        started = time.monotonic()
-        epoch = self._epochs_done
-        if epoch == self._settings.adam_epochs:
-            self._optimizer = self._fresh_optimizer(epoch)
-        rate = learning_rate(self._settings, epoch)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        self._rejector.train()
-        loss_sum, errors, draws = (torch.zeros((), device=self._device) for _ in range(3))
-        for clean, noisy in self._batches(epoch):
-            loss, targets = self._step(clean, noisy)
-            loss_sum += loss * len(targets)
-            errors += targets.sum()
-            draws += len(targets)
-        self._epochs_done += 1
-        record = RejectorEpoch(
-            epoch=self._epochs_done,
-            learning_rate=rate,
-            loss=(loss_sum / draws).item(),
-            error_share=(errors / draws).item(),
-            seconds=time.monotonic() - started,
-        )
-        if not math.isfinite(record.loss):
-            raise RunError(
-                f"the rejector's loss is {record.loss} in epoch {self._epochs_done}; try a lower "
-                "rejector.adam_learning_rate or rejector.learning_rate."
-            )
-        self._history.append(record)
-        return record
 
     @torch.no_grad()
     def score(self, images: Tensor) -> RejectionScores:
@@ -237,7 +195,7 @@ class RejectorTrainer:
         Args:
             images: uint8 [N, C, H, W].
         """
-        self._rejector.eval()
+        self.rejector.eval()
         noise = torch_generator(self._settings.seed, "rejector scores", device=self._device)
         rejected, wrong = [], []
         repeated = torch.arange(len(images)).repeat_interleave(self._settings.noise_draws)
@@ -258,31 +216,9 @@ class RejectorTrainer:
             right_rejected=_share(turned_away[~errors]),
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that a later process needs to go on; loads with `weights_only=True`."""
-        return {
-            "epochs_done": self._epochs_done,
-            "rejector": self._rejector.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "history": [asdict(record) for record in self._history],
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state that `state_dict` returned."""
-        self._epochs_done = state["epochs_done"]
-        self._rejector.load_state_dict(state["rejector"])
-        self._history = [RejectorEpoch(**record) for record in state["history"]]
-        # The saved optimiser is that of the last finished epoch.
-        self._optimizer = self._fresh_optimizer(max(self._epochs_done - 1, 0))
-        self._optimizer.load_state_dict(state["optimizer"])
-
-    def _fresh_optimizer(self, epoch: int) -> torch.optim.Optimizer:
-        settings, parameters = self._settings, self._rejector.parameters()
-        rate = learning_rate(settings, epoch)
-        if epoch < settings.adam_epochs:
-            return torch.optim.Adam(parameters, lr=rate, weight_decay=settings.weight_decay)
-        return torch.optim.SGD(
-            parameters, lr=rate, weight_decay=settings.weight_decay, momentum=_SGD_MOMENTUM
+    def _record(self, epoch: int, means: Mapping[str, float], **timing: float) -> RejectorEpoch:
+        return RejectorEpoch(
+            epoch=epoch, loss=means["total"], error_share=means["error_share"], **timing
         )
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -294,7 +230,7 @@ class RejectorTrainer:
         total = len(self._images) * self._settings.noise_draws
         order = torch.randperm(total, generator=draws) % len(self._images)
         # Equal parts: no step has a single image, which BatchNorm could not take.
-        for rows in order.tensor_split(-(-total // self._settings.batch_size)):
+        for rows in order.tensor_split(self.steps_an_epoch):
             [clean] = augment_views(
                 [self._images[rows.to(self._device)].float() / 255],
                 self._settings.augmentation,
@@ -306,29 +242,27 @@ class RejectorTrainer:
                 + self._sigma * torch.randn(clean.shape, generator=noise, device=self._device),
             )
 
-    def _step(self, clean: Tensor, noisy: Tensor) -> tuple[Tensor, Tensor]:
-        """Take one step and return its loss and targets."""
+    def _step(self, batch: tuple[Tensor, Tensor]) -> Terms:
+        clean, noisy = batch
         classes, heads = self._heads(noisy)
         targets, learning = rejection_targets(self._classes(clean), classes, self._settings.head)
         loss = F.binary_cross_entropy_with_logits(heads.gather(1, learning[:, None])[:, 0], targets)
-        self._optimizer.zero_grad()
-        loss.backward()
-        self._optimizer.step()
-        return loss.detach(), targets
+        self._descend(loss)
+        return Terms({"error_share": targets.mean(), "total": loss}, weight=len(targets))
 
     @torch.no_grad()
     def _classes(self, clean: Tensor) -> Tensor:
-        with autocast(self._precision, self._device):
+        with autocast(self.precision, self._device):
             logits: Tensor = self._classifier(clean)[0]
         return logits.argmax(dim=1)
 
     def _heads(self, noisy: Tensor) -> tuple[Tensor, Tensor]:
         """Return the classes of the denoised images, and the heads' logits as float32."""
-        with autocast(self._precision, self._device):
+        with autocast(self.precision, self._device):
             with torch.no_grad():
                 denoised = self._denoiser(noisy.contiguous(memory_format=torch.channels_last))
                 logits, maps = self._classifier(denoised)
-            heads = self._rejector(denoised, maps)
+            heads = self.rejector(denoised, maps)
         return logits.argmax(dim=1), heads.float()
 
 

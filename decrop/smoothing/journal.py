@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from decrop.black_box.sampler import AskingSampler
 from decrop.errors import InputError, RunError
 from decrop.files import fence_of, sha256_of_tensors, write_text
 from decrop.networks.identity import network_identity
-from decrop.smoothing.sampling import CountRequest, Sampler, SamplingTask
+from decrop.smoothing.sampling import CountRequest, Sampler, SamplingTask, StreamingSampler
 
 _FORMAT = 2
 _MOST_HEADER_BYTES = 1 << 14
@@ -57,7 +56,7 @@ class JournalStart:
 class RecordedSampler:
     """Counts classes by another sampler, and asks it for nothing that a file has the answer to.
 
-    Answers of an endpoint are written down one by one as they come.
+    Counts that come one by one (`StreamingSampler`) are written down as they come.
 
     The file has a header line, which names everything that decides the counts, and a record of
     fixed size with a checksum for each answered request. A file of another task, or one whose
@@ -160,11 +159,11 @@ class RecordedSampler:
     ) -> Generator[tuple[list[RequestKey], NDArray[np.int64]], None, None]:
         """Ask the other sampler, and yield the counts as they come."""
         keys, requests = list(missing), list(missing.values())
-        if not isinstance(self._sampler, AskingSampler):
+        if not isinstance(self._sampler, StreamingSampler):
             yield keys, self._sampler.class_counts(requests)
             return
         try:
-            for rows, counts in self._sampler.answered(requests):
+            for rows, counts in self._sampler.streamed(requests):
                 yield [keys[row] for row in rows], counts
         except RunError as error:
             raise type(error)(

@@ -11,7 +11,6 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from decrop.classifiers.classifier import Classifier
 from decrop.config import ExecutionSettings
 from decrop.errors import InputError
 from decrop.seeds import torch_generator
@@ -177,8 +176,8 @@ def fitting_execution(
             warnings.warn(f"the network is run with {said}, for it fails without.", stacklevel=2)
             execution = execution.model_copy(update=changes)
     for module in network.modules():
-        if isinstance(module, Classifier):
-            module.takes_contiguous = execution.layout == "contiguous"
+        if "takes_contiguous" in vars(module):
+            vars(module)["takes_contiguous"] = execution.layout == "contiguous"
     return execution
 
 

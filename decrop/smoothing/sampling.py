@@ -10,12 +10,12 @@ always has P*S rows, a chunk always takes the same rows of it, and kernels on th
 thread each; several batches run at once instead.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -110,6 +110,20 @@ class Sampler(Protocol):
     def class_counts(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
         """Return int64 [len(requests), K+1]: draws of each class, last those not finite."""
         ...
+
+
+@runtime_checkable
+class StreamingSampler(Sampler, Protocol):
+    """A sampler whose counts come one by one, each worth keeping."""
+
+    def streamed(
+        self, requests: Sequence[CountRequest]
+    ) -> Iterator[tuple[list[int], NDArray[np.int64]]]:
+        """Yield positions of requests and their counts (see `class_counts`) as they come."""
+        ...
+
+
+MakeSampler = Callable[[SamplingTask], Sampler]
 
 
 class LocalSampler:

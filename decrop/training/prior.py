@@ -1,17 +1,22 @@
-"""Stage 0: a denoiser pretrained on dead leaves, without any image of the data (not in DE-CROP)."""
+"""Prior: a denoiser pretrained on dead leaves, without any image of the data (not in DE-CROP)."""
 
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from decrop.cache import ContentCache, Tensors
 from decrop.config import DenoiserSettings, PriorSettings
 from decrop.seeds import numpy_generator, torch_generator
-from decrop.smoothing.execution import Precision, autocast
+from decrop.smoothing.execution import Precision
 from decrop.synthesis.dead_leaves import dead_leaves
-from decrop.training.denoiser import TrainingDivergedError
+from decrop.training.hooks import OnCount
 from decrop.training.initial import initial_denoiser
+from decrop.training.loop import Terms, Trainer, train
+from decrop.training.schedule import Schedule
 
 # Changed when the computation changes, so that an old cache is not taken for a new one.
 _VERSION = 1
@@ -20,31 +25,50 @@ PRIOR = "prior"
 _CHECK_EVERY = 25
 
 
-def prior_weights(
-    settings: PriorSettings,
-    denoiser: DenoiserSettings,
-    *,
-    sigma: float,
-    image_shape: tuple[int, int, int],
-    seed: int,
-    precision: Precision,
-    cache: ContentCache,
-    device: torch.device,
-    on_step: Callable[[int, int], None] | None = None,
-) -> Tensors | None:
-    """Return the weights of a denoiser pretrained on noisy dead leaves, made now or in the cache.
+@dataclass(frozen=True)
+class Prior:
+    """What a denoiser is pretrained with.
 
-    It starts from the trainer's own initialisation and minimises the mean squared error of the
-    denoised images, by Adam with a one-cycle schedule. Neither images nor a classifier are used, so
-    all trials that agree in the arguments share one entry. The result is None for kind `none`.
-
-    Args:
+    Attributes:
         settings: kind, steps, batch size and peak learning rate.
         denoiser: architecture.
         sigma: standard deviation of the Gaussian noise, in [0,1] pixels.
         image_shape: channels, height and width of the images.
         seed: of initialisation, images and noise.
         precision: in which the denoiser computes; weights and loss are fp32.
+    """
+
+    settings: PriorSettings
+    denoiser: DenoiserSettings
+    sigma: float
+    image_shape: tuple[int, int, int]
+    seed: int
+    precision: Precision
+
+    def determined_by(self) -> dict[str, Any]:
+        """Return everything that the weights depend on, as JSON."""
+        return {
+            "version": _VERSION,
+            "prior": self.settings.model_dump(),
+            "denoiser": self.denoiser.model_dump(),
+            "sigma": self.sigma,
+            "image_shape": self.image_shape,
+            "seed": self.seed,
+            "precision": self.precision,
+        }
+
+
+def prior_weights(
+    prior: Prior, cache: ContentCache, device: torch.device, on_step: OnCount | None = None
+) -> Tensors | None:
+    """Return the weights of a denoiser pretrained on noisy dead leaves, made now or in the cache.
+
+    It starts from the trainer's own initialisation and minimises the mean squared error of the
+    denoised images, by Adam with a one-cycle schedule. Neither images nor a classifier are used, so
+    all trials with the same prior share one entry. The result is None for kind `none`.
+
+    Args:
+        prior: what it is pretrained with.
         cache: where the weights are shared.
         device: where to train.
         on_step: called now and then with steps done and in all; never if the cache has the weights.
@@ -52,68 +76,82 @@ def prior_weights(
     Raises:
         TrainingDivergedError: the loss became NaN or infinite.
     """
-    if settings.kind == "none":
+    if prior.settings.kind == "none":
         return None
-    determined_by = {
-        "version": _VERSION,
-        "prior": settings.model_dump(),
-        "denoiser": denoiser.model_dump(),
-        "sigma": sigma,
-        "image_shape": image_shape,
-        "seed": seed,
-        "precision": precision,
-    }
-    return cache.get(
-        PRIOR,
-        determined_by,
-        lambda: _pretrain(settings, denoiser, sigma, image_shape, seed, precision, device, on_step),
-    )
+
+    def weights() -> Tensors:
+        trainer = PriorTrainer(prior, device)
+        train(trainer, on_step=on_step)
+        return trainer.weights()
+
+    return cache.get(PRIOR, prior.determined_by(), weights)
 
 
-def _pretrain(
-    settings: PriorSettings,
-    denoiser_settings: DenoiserSettings,
-    sigma: float,
-    image_shape: tuple[int, int, int],
-    seed: int,
-    precision: Precision,
-    device: torch.device,
-    on_step: Callable[[int, int], None] | None,
-) -> Tensors:
-    channels, height, width = image_shape
-    denoiser = initial_denoiser(
-        denoiser_settings, image_channels=channels, seed=seed, device=device
-    ).train()
-    optimizer = torch.optim.Adam(denoiser.parameters(), lr=settings.learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.learning_rate, total_steps=settings.steps
-    )
-    leaves = numpy_generator(seed, "dead leaves")
-    noise = torch_generator(seed, "prior noise", device=device)
-    for step in range(1, settings.steps + 1):
-        images = dead_leaves(
-            settings.batch_size,
-            channels=channels,
-            height=height,
-            width=width,
-            generator=leaves,
-            device=device,
+@dataclass(frozen=True)
+class PriorEpoch:
+    """Means over `_CHECK_EVERY` steps.
+
+    Attributes:
+        epoch: counted from 1.
+        learning_rate: of its first step.
+        squared_error: mean, of the denoised images.
+        seconds: that its steps took.
+    """
+
+    epoch: int
+    learning_rate: float
+    squared_error: float
+    seconds: float
+
+
+class PriorTrainer(Trainer[PriorEpoch, Tensor]):
+    """Trains a denoiser on noisy dead leaves; an epoch is `_CHECK_EVERY` steps."""
+
+    record_type = PriorEpoch
+    remedy = "a lower prior.learning_rate"
+
+    def __init__(self, prior: Prior, device: torch.device) -> None:
+        """Begin a training; it cannot be resumed, for one random stream goes through all steps."""
+        schedule = Schedule(
+            prior.settings.steps,
+            _CHECK_EVERY,
+            lambda _: (0, "adam"),
+            lambda _: float(self._cycle.get_last_lr()[0]),
         )
-        noisy = images + sigma * torch.randn(images.shape, generator=noise, device=device)
-        with autocast(precision, device):
-            denoised = denoiser(noisy.contiguous(memory_format=torch.channels_last))
-        loss = F.mse_loss(denoised.float(), images)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if step % _CHECK_EVERY == 0 or step == settings.steps:
-            # A loss that was not finite has made the weights, and all later losses, NaN.
-            if not torch.isfinite(loss):
-                raise TrainingDivergedError(
-                    f"the loss is {loss.item()} in step {step} of the prior; "
-                    "try a lower prior.learning_rate."
-                )
-            if on_step is not None:
-                on_step(step, settings.steps)
-    return denoiser.eval().state_dict()
+        network = initial_denoiser(
+            prior.denoiser, image_channels=prior.image_shape[0], seed=prior.seed, device=device
+        )
+        super().__init__(network, schedule, precision=prior.precision, device=device)
+        # Cycles the momentum of Adam too.
+        self._cycle = torch.optim.lr_scheduler.OneCycleLR(
+            self._optimizer, prior.settings.learning_rate, total_steps=prior.settings.steps
+        )
+        self._prior = prior
+        self._leaves = numpy_generator(prior.seed, "dead leaves")
+        self._noise = torch_generator(prior.seed, "prior noise", device=device)
+
+    def _batches(self, epoch: int) -> Iterator[Tensor]:
+        channels, height, width = self._prior.image_shape
+        for _ in range(self.steps_an_epoch):
+            yield dead_leaves(
+                self._prior.settings.batch_size,
+                channels=channels,
+                height=height,
+                width=width,
+                generator=self._leaves,
+                device=self._device,
+            )
+
+    def _step(self, batch: Tensor) -> Terms:
+        noise = torch.randn(batch.shape, generator=self._noise, device=self._device)
+        denoised = self._forward(self.network, batch + self._prior.sigma * noise)
+        loss = F.mse_loss(denoised, batch)
+        self._descend(loss)
+        self._cycle.step()
+        return Terms({"total": loss})
+
+    def _record(self, epoch: int, means: Mapping[str, float], **timing: float) -> PriorEpoch:
+        return PriorEpoch(epoch=epoch, squared_error=means["total"], **timing)
+
+    def _place(self) -> str:
+        return f"step {self.steps_done} of the prior"

@@ -1,41 +1,44 @@
-"""What the optimiser does in which epoch of a phase, and how hard the discriminator pushes."""
+"""Schedules of trainings: optimiser and learning rate of each step."""
 
-import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import cache
 from typing import Literal, Protocol
 
 import torch
 from torch import nn
 
-from decrop.config import TrainingSettings
-
 OptimizerKind = Literal["adam", "sgd"]
-_SGD_MOMENTUM = 0.9
 
 
-def optimizer_kind(settings: TrainingSettings, epoch: int) -> OptimizerKind:
-    """Name the optimiser of an epoch of a phase, counted from 0."""
-    if settings.optimizer == "adam_then_sgd":
-        return "adam" if epoch < settings.adam_epochs else "sgd"
-    return "adam" if settings.optimizer == "one_cycle" else settings.optimizer
+@dataclass(frozen=True)
+class Schedule:
+    """How long a network is trained and by what.
 
-
-def learning_rates(
-    settings: TrainingSettings, epoch: int, *, phase_epochs: int, steps: int
-) -> list[float]:
-    """Return the learning rate of each step of an epoch of a phase.
-
-    Args:
-        settings: schedule.
-        epoch: of the phase, counted from 0.
-        phase_epochs: epochs of the phase.
-        steps: of an epoch.
+    Attributes:
+        steps: in all.
+        steps_an_epoch: of each epoch; the last one may be shorter.
+        optimizer: phase and optimiser of an epoch, counted from 0; each begins with a fresh one.
+        learning_rate: of a step, counted from 0.
+        weight_decay: L2.
+        momentum: of SGD.
     """
-    if settings.optimizer == "one_cycle":
-        rates = one_cycle_rates(settings.learning_rate, phase_epochs * steps)
-        return rates[epoch * steps : (epoch + 1) * steps]
-    return [dropped_rate(settings, epoch)] * steps
+
+    steps: int
+    steps_an_epoch: int
+    optimizer: Callable[[int], tuple[int, OptimizerKind]]
+    learning_rate: Callable[[int], float]
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+
+    def begins_anew(self, epoch: int) -> bool:
+        """Tell whether an epoch has another optimiser than the one before it."""
+        return epoch > 0 and self.optimizer(epoch) != self.optimizer(epoch - 1)
+
+
+def steps_an_epoch(images: int, batch_size: int) -> int:
+    """Return the steps in which each of `images` is taken once."""
+    return -(-images // batch_size)
 
 
 class Drops(Protocol):
@@ -63,16 +66,6 @@ def dropped_rate(settings: Drops, epoch: int) -> float:
     return settings.learning_rate * settings.learning_rate_drop_factor**drops
 
 
-def build_optimizer(
-    settings: TrainingSettings, kind: OptimizerKind, parameters: Iterable[nn.Parameter]
-) -> torch.optim.Optimizer:
-    """Make a fresh optimiser; its learning rate is set anew in each step."""
-    rate, decay = settings.learning_rate, settings.weight_decay
-    if kind == "adam":
-        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
-    return torch.optim.SGD(parameters, lr=rate, weight_decay=decay, momentum=_SGD_MOMENTUM)
-
-
 @cache
 def one_cycle_rates(peak: float, steps: int) -> list[float]:
     """Return the learning rate of each step, of Smith and Topin 2018 as PyTorch schedules them."""
@@ -89,10 +82,11 @@ def one_cycle_rates(peak: float, steps: int) -> list[float]:
     return rates
 
 
-def reversal_scale(settings: TrainingSettings, progress: float) -> float:
-    """Scale of the reversed gradient at `progress` in [0,1] of the discriminator's phase.
-
-    beta 4 times w times the ramp 2 / (1 + exp(-10 p)) - 1 (Ganin and Lempitsky 2015, section 4).
-    """
-    ramp = 2 / (1 + math.exp(-10 * progress)) - 1
-    return settings.loss_weights.discriminator * settings.discriminator.reversal_scale * ramp
+def build_optimizer(
+    schedule: Schedule, epoch: int, parameters: Iterable[nn.Parameter]
+) -> torch.optim.Optimizer:
+    """Make a fresh optimiser of an epoch; its learning rate is set in each step."""
+    decay = schedule.weight_decay
+    if schedule.optimizer(epoch)[1] == "adam":
+        return torch.optim.Adam(parameters, weight_decay=decay)
+    return torch.optim.SGD(parameters, weight_decay=decay, momentum=schedule.momentum)

@@ -5,32 +5,34 @@ Model stealing without any data but the limited images. DE-CROP (section 5) uses
 fixed beforehand (`decrop.synthesis.query_images`), once each.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from decrop.black_box import endpoint_classifier
 from decrop.black_box.classifier import BlackBox
 from decrop.cache import ContentCache, Tensors
 from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.load import untrained_classifier
+from decrop.classifiers.predictions import accuracy, predicted_classes
 from decrop.config import ClassifierSettings, SurrogateSettings, TrialConfig
-from decrop.data.datasets import Dataset
-from decrop.data.limited import LabelledImages, LimitedData
+from decrop.data.datasets import Dataset, load_dataset
+from decrop.data.limited import LabelledImages, LimitedData, limited_data
 from decrop.errors import InputError
-from decrop.files import sha256_of_tensors
-from decrop.smoothing.execution import resolve_precision
+from decrop.files import sha256_of_json, sha256_of_tensors
+from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.synthesis.query_images import PIECE, further_images, further_pieces
-from decrop.training.classifier import ClassifierTrainer, train_to_end
+from decrop.training.classifier import ClassifierTrainer
+from decrop.training.folder import ClassifierFolder
+from decrop.training.hooks import NO_HOOKS, Hooks, OnCount
+from decrop.training.loop import train
+from decrop.training.trained_classifier import outcome_of, train_in_folder
 
 # Changed when the computation changes, so that an old cache is not taken for a new one.
 _VERSION = 1
 ANSWERS, SURROGATE = "answers", "surrogate"
-_AT_ONCE = 500
-
-OnCount = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -130,14 +132,7 @@ class SurrogateToTrain:
 
     def agreement(self, answers: Answers, device: torch.device) -> float:
         """Return the share of held-out images on which the classifier predicts as the black box."""
-        classifier = self.classifier.to(device)
-        with torch.inference_mode():
-            predicted = torch.cat(
-                [
-                    classifier(part.to(device).float() / 255).argmax(1).cpu()
-                    for part in self.held_out.images.split(_AT_ONCE)
-                ]
-            )
+        predicted = predicted_classes(self.classifier, self.held_out.images, device)
         return (predicted == answers.held_out.argmax(1)).double().mean().item()
 
     def determined_by(self, target: BlackBox, device: torch.device) -> dict[str, Any]:
@@ -233,7 +228,7 @@ def load_surrogate(
         answers = given.ask(target, cache, on_asked)
         if given.settings.weights is None:
             trainer = given.trainer(answers, device)
-            train_to_end(trainer, on_step=on_step)
+            train(trainer, on_step=on_step)
             given.classifier.network.load_state_dict(trainer.weights())
         agreement = torch.tensor(given.agreement(answers, device), dtype=torch.float64)
         weights = given.classifier.cpu().network.state_dict()
@@ -244,6 +239,76 @@ def load_surrogate(
     weights = {name.removeprefix("network."): tensor for name, tensor in found.items()}
     given.classifier.network.load_state_dict(weights)
     return Surrogate(given.classifier, agreement)
+
+
+def steal_classifier(
+    config: TrialConfig,
+    folder: ClassifierFolder,
+    *,
+    hooks: Hooks = NO_HOOKS,
+) -> dict[str, Any]:
+    """Steal a surrogate of a trial's black box, and compare both on held-out images.
+
+    What was answered already is not asked again, and training goes on from the folder's checkpoint;
+    a surrogate that is finished is not stolen again.
+
+    Args:
+        config: settings with `classifier.surrogate`.
+        folder: where everything is written.
+        hooks: what is told meanwhile.
+
+    Returns:
+        the report: images asked about in all and by this call; whether the black box gives labels
+        only; agreement and both accuracies on held-out images; records of the epochs; hashes.
+
+    Raises:
+        InputError: the settings cannot be used, or the folder holds another training.
+        RunError: the black box does not answer.
+        TrainingDivergedError: the loss became NaN or infinite.
+    """
+    folder.check_settings(config)
+    device = resolve_device(config.execution.device)
+    dataset = load_dataset(config.dataset)
+    limited = limited_data(dataset, config.limited)
+    given = surrogate_to_train(config, dataset, limited)
+    if given.settings.weights is not None:
+        raise InputError(
+            f"classifier.surrogate.weights: {given.settings.weights} is a surrogate already; to "
+            "steal another one, set it to null."
+        )
+    folder.keep_inputs({"limited_data": limited.all.content_hash()})
+    finished = folder.read_report()
+    if finished is not None:
+        return {**finished, "asked_now": 0}
+    folder.write_settings(config)
+    hooks.say(
+        f"{config.classifier.source} will be asked about {given.queries:,} images, less what it "
+        "has answered already"
+    )
+    target = endpoint_classifier(config.classifier, dataset, folder.ledger_path)
+    folder.keep_inputs({"classifier": target.content_hash()})
+    answers = given.ask(target, ContentCache(folder.answers_path), hooks.stage("asking, images"))
+    trainer = given.trainer(answers, device)
+    origin = sha256_of_json(given.determined_by(target, device))
+    train_in_folder(trainer, given.classifier, folder, origin, hooks)
+    held_out = given.held_out
+    right = answers.held_out.argmax(1) == held_out.labels
+    report = {
+        "target": target.content_hash(),
+        "architecture": given.settings.architecture,
+        "queries": given.queries,
+        "labels_only": answers.labels_only,
+        "held_out": {
+            "images": len(held_out),
+            "agreement": given.agreement(answers, device),
+            "accuracy": accuracy(given.classifier, held_out, device),
+            "target_accuracy": right.double().mean().item(),
+        },
+        **outcome_of(trainer, given.classifier, device),
+        "limited_data": limited.all.content_hash(),
+    }
+    folder.finish(report)
+    return {**report, "asked_now": answers.asked}
 
 
 class _Asker:

@@ -1,16 +1,13 @@
 """Certificates of images under a trial's settings."""
 
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from decrop.black_box import EndpointClassifier
-from decrop.black_box.sampler import AskingSampler, QueryPlan, endpoint_of
 from decrop.config import CertificationSettings, TrialConfig
 from decrop.config.certification import CERTIFICATES
 from decrop.data.limited import LabelledImages
@@ -19,6 +16,7 @@ from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, write_json
 from decrop.rejection.network import RejectingNetwork, check_certificate
 from decrop.seeds import derive_seed
+from decrop.smoothing.backend import backend_of
 from decrop.smoothing.certificates import Integers
 from decrop.smoothing.certify import (
     CertificateRule,
@@ -35,9 +33,7 @@ from decrop.smoothing.execution import (
     resolve_layout,
     resolve_precision,
 )
-from decrop.smoothing.journal import JournalStart, RecordedSampler
-from decrop.smoothing.prepare import fitting_execution
-from decrop.smoothing.probe import probe_chunks_per_batch
+from decrop.smoothing.journal import RecordedSampler
 from decrop.smoothing.sampling import (
     ESTIMATION,
     CountRequest,
@@ -46,9 +42,8 @@ from decrop.smoothing.sampling import (
     SamplingTask,
 )
 from decrop.smoothing.worth import worth_of_radii
-from decrop.trial.result import Split
-
-MakeSampler = Callable[[SamplingTask], Sampler]
+from decrop.training.hooks import NO_HOOKS, Hooks
+from decrop.trial.result import Scores, Split
 
 # Worth of a radius that only fills the grid, in that of a radius whose accuracy is asked for.
 _WORTH_BETWEEN = 0.1
@@ -58,16 +53,46 @@ _TIMED_BATCHES = 3
 _TIMED_SECONDS = 0.3
 
 
-def local_sampler(config: TrialConfig) -> MakeSampler:
-    """Return the maker of samplers that draw in this process, on the configured device."""
-    device = resolve_device(config.execution.device)
+@dataclass(frozen=True)
+class CertificationTask:
+    """A function and the images that it is certified on.
 
-    def sampler(task: SamplingTask) -> Sampler:
-        if endpoint_of(task.network) is not None:
-            return AskingSampler(task, device)
-        return LocalSampler(task, device)
+    Attributes:
+        network: noisy images [B, C, H, W] to logits [B, K]; or a `RejectingNetwork`, whose
+            rejections are counted as one more class.
+        images: to certify.
+        split: they are from.
+        class_count: K, without that of rejections.
+    """
 
-    return sampler
+    network: nn.Module
+    images: LabelledImages
+    split: Split
+    class_count: int
+
+
+@dataclass(frozen=True)
+class Certification:
+    """Certificates of a task.
+
+    Attributes:
+        config: the trial's settings, as they were computed with.
+        task: what was certified.
+        table: one row an image.
+        scores: the table summed up.
+        seconds: that it took.
+    """
+
+    config: TrialConfig
+    task: CertificationTask
+    table: CertificateTable
+    scores: Scores
+    seconds: float
+
+
+def local_sampler(config: TrialConfig, task: SamplingTask) -> Sampler:
+    """Return a sampler of a task without helpers, on the configured device."""
+    return backend_of(task.network).sampler(task, resolve_device(config.execution.device))
 
 
 def with_fitting_execution(
@@ -79,64 +104,46 @@ def with_fitting_execution(
 ) -> TrialConfig:
     """Return the settings with the precision and layout that a network needs (`prepare`).
 
-    Of an endpoint nothing is tried out; where nothing but one is asked, precision auto is fp32.
-
     Raises:
         InputError: the network works in none that the settings allow.
     """
-    execution = config.execution
-    if endpoint_of(network) is None:
-        execution = fitting_execution(
-            execution, network, image_shape, trained_through=trained_through
-        )
-    elif isinstance(network, EndpointClassifier) and execution.precision == "auto":
-        execution = execution.model_copy(update={"precision": "fp32"})
+    execution = backend_of(network).fitting(
+        config.execution, network, image_shape, trained_through=trained_through
+    )
     return config.model_copy(update={"execution": execution})
 
 
-def with_batch_size(
-    config: TrialConfig, network: nn.Module, images: LabelledImages, *, class_count: int
-) -> TrialConfig:
+def with_batch_size(config: TrialConfig, task: CertificationTask) -> TrialConfig:
     """Return the settings with a number in place of `auto` for chunks_per_batch.
 
-    Precision and memory layout are those that fit the network (`with_fitting_execution`). With an
-    endpoint nothing is tried out, for that would be asked of it: a batch is as large as a request.
+    Precision and memory layout are those that fit the network (`with_fitting_execution`).
 
     Raises:
         InputError: not even a batch of one chunk fits into the device's memory, or the network does
             not work as it would be used.
     """
-    config = with_fitting_execution(config, network, tuple(images.images.shape[1:]))
+    config = _with_fitting_execution(config, task)
     execution = config.execution
     if execution.chunks_per_batch != "auto":
         return config
-    if (endpoint := endpoint_of(network)) is not None:
-        batch_size = endpoint.client.settings.batch_size
-        return _with_chunks_per_batch(config, max(1, batch_size // execution.chunk_size))
-    task = sampling_task(
-        _with_chunks_per_batch(config, 1),
-        network,
-        images.images,
-        images.indices,
-        split="test",
-        class_count=class_count,
-    )
-    chunks = probe_chunks_per_batch(task, resolve_device(execution.device))
+    sampled = _sampling_task(_with_chunks_per_batch(config, 1), task)
+    device = resolve_device(execution.device)
+    chunks = backend_of(task.network).chunks_per_batch(sampled, device)
     return _with_chunks_per_batch(config, chunks)
 
 
 def with_recorded_batch_size(
-    config: TrialConfig, network: nn.Module, images: LabelledImages, *, class_count: int, path: Path
+    config: TrialConfig, task: CertificationTask, path: Path
 ) -> TrialConfig:
     """Return the settings with the batch size for `auto` that `path` records, after the first time.
 
     A certification that goes on must not find another one, for its counts could differ.
     """
-    config = with_fitting_execution(config, network, tuple(images.images.shape[1:]))
+    config = _with_fitting_execution(config, task)
     if config.execution.chunks_per_batch != "auto":
         return config
     if not path.exists():
-        found = with_batch_size(config, network, images, class_count=class_count)
+        found = with_batch_size(config, task)
         write_json(path, {"chunks_per_batch": found.execution.chunks_per_batch})
     return _with_chunks_per_batch(config, read_json(path)["chunks_per_batch"])
 
@@ -189,68 +196,57 @@ def sampling_task(
     )
 
 
-def certificate_table(
+def certify(
     config: TrialConfig,
-    network: nn.Module,
-    images: LabelledImages,
+    task: CertificationTask,
     *,
-    split: Split,
-    class_count: int,
     estimation_samples: int,
-    make_sampler: MakeSampler,
     journal: Path | None = None,
-    on_certified: OnProgress | None = None,
-    on_queries: Callable[[QueryPlan], None] | None = None,
-    on_journal: Callable[[JournalStart], None] | None = None,
-) -> CertificateTable:
-    """Certify images by the configured procedure, one row each.
+    hooks: Hooks = NO_HOOKS,
+) -> Certification:
+    """Certify images by the configured procedure, one row each, and sum them up.
 
-    The noise depends on the trial's seed, the split, the image's position in it and the draw alone,
-    so equal settings give equal certificates and different denoisers see the same noise.
+    The noise depends on the trial's seed, the split, the image's position in it and the sample
+    alone, so equal settings give equal certificates and different denoisers see the same noise.
 
     Args:
         config: the trial's settings; chunks_per_batch is a number (`with_batch_size`).
-        network: noisy images [B, C, H, W] to logits [B, K].
-        images: to certify.
-        split: they are from.
-        class_count: K.
+        task: what to certify.
         estimation_samples: N, or the most of them where images stop early.
-        make_sampler: who draws class counts.
-        journal: file that keeps counts while they are drawn, so that a killed certification goes
+        journal: file that keeps counts while they are sampled, so that a killed certification goes
             on from it; deleted by the caller once the table is safe.
-        on_certified: called with the progress.
-        on_queries: called with what may be asked of an endpoint, before it is.
-        on_journal: called with how the journal was found.
+        hooks: who samples, and what is told meanwhile.
 
     Raises:
         InputError: an endpoint's budget cannot suffice for the fixed procedure.
         EndpointError: an endpoint does not answer, or not what a classifier must.
         QueryBudgetError: an endpoint's budget is spent.
+        TrialStoppedError: the hooks said so.
     """
-    task = sampling_task(
-        config, network, images.images, images.indices, split=split, class_count=class_count
-    )
-    sampler = make_sampler(task)
-    labels = images.labels.numpy()
+    started = time.monotonic()
+    images, sampled = task.images, _sampling_task(config, task)
+    backend, device = backend_of(task.network), resolve_device(config.execution.device)
+    sampler = backend.sampler(sampled, device, hooks.make_sampler)
+    settings = config.certification
 
-    def check(answered: int) -> None:
-        plan = query_plan(config, network, len(images), estimation_samples, answered=answered)
-        if plan is not None:
-            if on_queries is not None:
-                on_queries(plan)
-            plan.check()
+    def outcome_of(sampler: Sampler, answered: int = 0) -> CertificationOutcome:
+        backend.announce(
+            len(images) * (settings.selection_samples + estimation_samples),
+            answered=answered,
+            exact=settings.procedure != "adaptive",
+            say=hooks.say,
+        )
+        labels = images.labels.numpy()
+        return certify_task(config, sampled, sampler, labels, estimation_samples, hooks.certified)
 
     if journal is None:
-        check(0)
-        outcome = certify_task(config, task, sampler, labels, estimation_samples, on_certified)
+        outcome = outcome_of(sampler)
     else:
-        device = resolve_device(config.execution.device)
-        with RecordedSampler(sampler, journal, task, device) as recorded:
-            if on_journal is not None:
-                on_journal(recorded.start)
-            check(recorded.draws)
-            outcome = certify_task(config, task, recorded, labels, estimation_samples, on_certified)
-    return CertificateTable(
+        with RecordedSampler(sampler, journal, sampled, device) as recorded:
+            if recorded.start.others or recorded.start.samples:
+                hooks.say(str(recorded.start))
+            outcome = outcome_of(recorded, recorded.draws)
+    table = CertificateTable(
         idx=images.indices.numpy(),
         label=images.labels.numpy(),
         predict=outcome.prediction,
@@ -259,41 +255,21 @@ def certificate_table(
         samples=outcome.samples,
         ending=outcome.ending,
         # Without the counts of rejections and of logits that are not finite.
-        selected=outcome.selection_counts[:, :class_count].argmax(axis=1),
+        selected=outcome.selection_counts[:, : task.class_count].argmax(axis=1),
         record=CertificationRecord.of(
-            config, network, images, split=split, estimation_samples=estimation_samples
+            config,
+            task.network,
+            images,
+            split=task.split,
+            estimation_samples=estimation_samples,
         ),
     )
-
-
-def query_plan(
-    config: TrialConfig,
-    network: nn.Module,
-    images: int,
-    estimation_samples: int,
-    *,
-    answered: int = 0,
-) -> QueryPlan | None:
-    """Return what a certification may ask of an endpoint, None if there is none.
-
-    Args:
-        config: the trial's settings.
-        network: that is certified.
-        images: how many are.
-        estimation_samples: N of each, or the most of them where images stop early.
-        answered: draws whose classes are known already.
-    """
-    endpoint = endpoint_of(network)
-    if endpoint is None:
-        return None
-    settings = config.certification
-    draws = images * (settings.selection_samples + estimation_samples)
-    return QueryPlan(
-        url=endpoint.url,
-        most=max(0, draws - answered),
-        kept=answered,
-        left=endpoint.client.ledger.left(),
-        exact=settings.procedure != "adaptive",
+    return Certification(
+        config=config,
+        task=task,
+        table=table,
+        scores=Scores.of(table, config.certification.radii),
+        seconds=time.monotonic() - started,
     )
 
 
@@ -378,22 +354,7 @@ def precision_of(config: TrialConfig) -> Precision:
     return resolve_precision(config.execution.precision, device)
 
 
-def clean_accuracy(network: nn.Module, images: LabelledImages, device: torch.device) -> float:
-    """Return the accuracy of a network on images without noise."""
-    network = network.to(device).eval()
-    with torch.inference_mode():
-        predictions = torch.cat(
-            [
-                network(batch.to(device).float() / 255).argmax(1).cpu()
-                for batch in images.images.split(500)
-            ]
-        )
-    return (predictions == images.labels).float().mean().item()
-
-
-def noisy_image_seconds(
-    config: TrialConfig, network: nn.Module, images: LabelledImages, *, class_count: int
-) -> float:
+def noisy_image_seconds(config: TrialConfig, task: CertificationTask) -> float:
     """Return how long the certified function takes for an image with noise, in seconds.
 
     Measured in one batch as certification runs it: noise, forward pass and prediction; on a CPU one
@@ -401,21 +362,11 @@ def noisy_image_seconds(
 
     Args:
         config: the trial's settings; chunks_per_batch is a number (`with_batch_size`).
-        network: noisy images [B, C, H, W] to logits [B, K].
-        images: of which the first is drawn.
-        class_count: K.
+        task: of whose images the first is sampled.
     """
     execution = config.execution
     chunks = int(execution.chunks_per_batch)
-    task = sampling_task(
-        config,
-        network,
-        images.images,
-        images.indices,
-        split="test",
-        class_count=class_count,
-    )
-    sampler = LocalSampler(task, resolve_device(execution.device))
+    sampler = LocalSampler(_sampling_task(config, task), resolve_device(execution.device))
     batch = [CountRequest(0, ESTIMATION, chunk, execution.chunk_size) for chunk in range(chunks)]
     sampler.class_counts(batch)
     durations: list[float] = []
@@ -425,6 +376,21 @@ def noisy_image_seconds(
         sampler.class_counts(batch)
         durations.append(time.perf_counter() - started)
     return min(durations) / (chunks * execution.chunk_size)
+
+
+def _sampling_task(config: TrialConfig, task: CertificationTask) -> SamplingTask:
+    return sampling_task(
+        config,
+        task.network,
+        task.images.images,
+        task.images.indices,
+        split=task.split,
+        class_count=task.class_count,
+    )
+
+
+def _with_fitting_execution(config: TrialConfig, task: CertificationTask) -> TrialConfig:
+    return with_fitting_execution(config, task.network, tuple(task.images.images.shape[1:]))
 
 
 def _with_chunks_per_batch(config: TrialConfig, chunks_per_batch: int) -> TrialConfig:

@@ -18,7 +18,8 @@ from decrop.errors import InputError
 from decrop.networks.identity import network_identity
 from decrop.rejection.network import check_certificate
 from decrop.smoothing.prepare import fitting_execution
-from decrop.training.surrogate import OnCount, load_surrogate, surrogate_to_train
+from decrop.training.hooks import NO_HOOKS, Hooks
+from decrop.training.surrogate import load_surrogate, surrogate_to_train
 from decrop.training.trained_classifier import load_classifier, training_images
 from decrop.trial.result import Split
 
@@ -88,8 +89,7 @@ def load_inputs(
     device: torch.device,
     *,
     ledger: Path | None = None,
-    on_asked: OnCount | None = None,
-    on_step: OnCount | None = None,
+    hooks: Hooks = NO_HOOKS,
 ) -> TrialInputs:
     """Open the dataset, load (or train, or steal) the classifier, draw the limited data.
 
@@ -100,8 +100,7 @@ def load_inputs(
         cache: where trained classifiers, surrogates and answers of a black box are shared.
         device: where to train.
         ledger: file that counts what is asked of a black box.
-        on_asked: called with images that a black box has answered and how many there are.
-        on_step: called with steps that its surrogate is trained and how many there are.
+        hooks: what is told of the questions to a black box, and of its surrogate's training.
 
     Raises:
         InputError: paths, columns, weights, fractions or a certificate that cannot be used.
@@ -115,7 +114,14 @@ def load_inputs(
     if config.classifier.asked is not None:
         given = surrogate_to_train(config, dataset, limited)
         target = endpoint_classifier(config.classifier, dataset, ledger)
-        surrogate = load_surrogate(given, target, cache, device, on_asked=on_asked, on_step=on_step)
+        surrogate = load_surrogate(
+            given,
+            target,
+            cache,
+            device,
+            on_asked=hooks.stage("asking, images"),
+            on_step=hooks.stage("training the surrogate, steps"),
+        )
         classifier, agreement = surrogate.classifier, surrogate.agreement
     elif config.trains_classifier and config.classifier.training is not None:
         classifier = untrained_classifier(config.classifier, dataset)

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 
 from decrop.black_box import EndpointClassifier
+from decrop.classifiers.predictions import predicted_classes
 from decrop.classifiers.storage import AnyClassifier
 from decrop.config import ClassifierSettings, TrialConfig
 from decrop.data.limited import LabelledImages
 from decrop.smoothing.certify import class_counts
 from decrop.smoothing.execution import resolve_device
-from decrop.trial.certify import local_sampler, sampling_task, with_batch_size
+from decrop.trial.certify import CertificationTask, local_sampler, sampling_task, with_batch_size
 
 SIGMAS = (0.12, 0.25, 0.5, 1.0)
-_AT_ONCE = 50
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,8 @@ def inspect_classifier(
         QueryBudgetError: an endpoint's budget is spent.
     """
     class_count = classifier.class_count
-    config = _in_chunks_of(
-        draws, with_batch_size(config, classifier, images, class_count=class_count)
-    )
+    certified = CertificationTask(classifier, images, "test", class_count)
+    config = _in_chunks_of(draws, with_batch_size(config, certified))
     accuracy, seconds = {}, 0.0
     for done, sigma in enumerate(sigmas):
         if on_sigma is not None:
@@ -120,7 +119,7 @@ def inspect_classifier(
             split="test" if split == "test" else "held_out",
             class_count=class_count,
         )
-        sampler = local_sampler(config)(task)
+        sampler = local_sampler(config, task)
         started = time.perf_counter()
         counts = class_counts(
             sampler,
@@ -132,6 +131,7 @@ def inspect_classifier(
         seconds += time.perf_counter() - started
         right = counts[range(len(images)), images.labels.tolist()].sum()
         accuracy[f"{sigma:g}"] = float(right) / (draws * len(images))
+    predicted = predicted_classes(classifier, images.images, torch.device("cpu"))
     return Inspection(
         source=settings.source,
         **_understood(classifier, images),
@@ -139,7 +139,7 @@ def inspect_classifier(
         images=len(images),
         split=split,
         draws=draws,
-        clean_accuracy=_clean_accuracy(classifier, images),
+        clean_accuracy=(predicted == images.labels).double().mean().item(),
         noisy_accuracy=accuracy,
         samples_per_second=len(sigmas) * draws * len(images) / seconds,
         device=resolve_device(config.execution.device).type,
@@ -189,11 +189,3 @@ def _in_chunks_of(draws: int, config: TrialConfig) -> TrialConfig:
     rows = execution.chunk_size * execution.chunks_per_batch
     changes = {"chunk_size": draws, "chunks_per_batch": max(1, rows // draws)}
     return config.model_copy(update={"execution": execution.model_copy(update=changes)})
-
-
-@torch.inference_mode()
-def _clean_accuracy(classifier: AnyClassifier, images: LabelledImages) -> float:
-    predicted = torch.cat(
-        [classifier(part.float() / 255).argmax(1) for part in images.images.split(_AT_ONCE)]
-    )
-    return float((predicted == images.labels).double().mean())

@@ -1,67 +1,57 @@
-"""What a trial trains and certifies: a denoiser before the classifier, or the classifier itself."""
+"""Kinds of trials: with a denoiser, with a classifier that is trained, with one that was."""
 
 import copy
-from collections.abc import Mapping
-from typing import Protocol
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from decrop.cache import ContentCache, Tensors
 from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.storage import AnyClassifier, load_stored_classifier, store_classifier
 from decrop.config import TrialConfig
 from decrop.data.limited import LabelledImages
-from decrop.synthesis.synthetic_samples import SyntheticSamples
-from decrop.training.classifier import ClassifierTrainer
+from decrop.smoothing.execution import resolve_device, resolve_precision
+from decrop.synthesis.synthetic_samples import synthetic_samples
 from decrop.training.denoiser import DenoiserTrainer
+from decrop.training.hooks import Hooks, OnCount, TrialStoppedError
+from decrop.training.loop import AnyTrainer, train
+from decrop.training.prior import Prior, prior_weights
 from decrop.training.trained_classifier import ClassifierToTrain
-from decrop.trial.folder import (
-    Trainer,
-    TrialFolder,
-    load_denoiser,
-    save_denoiser,
-    save_sample_figures,
-)
+from decrop.trial.certify import with_fitting_execution
+from decrop.trial.folder import TrialFolder, save_sample_figures
 from decrop.trial.inputs import TrialInputs, check_classifier_trial
 from decrop.trial.result import Split
 
+OnEpoch = Callable[[int], None]
+
 
 class TrainedPart(Protocol):
-    """What a trial trains, and the function that it certifies."""
+    """What a trial trains, and the function that it certifies.
+
+    Attributes:
+        title: what a figure calls it.
+        config: the trial's settings, with the precision and layout that its networks need.
+        network: noisy images to logits, with the weights so far.
+        classifier: the classifier in it, that of test images.
+        epochs: that it is trained for.
+        flip_rate: share of the boundary samples that changed the prediction, where it has any.
+    """
+
+    title: str
+    config: TrialConfig
+    network: nn.Module
+    classifier: AnyClassifier
+    epochs: int
+    flip_rate: float | None
 
     @property
-    def title(self) -> str:
-        """What a figure calls it."""
-        ...
-
-    @property
-    def trainer(self) -> Trainer:
-        """Whose progress is saved."""
-        ...
-
-    @property
-    def network(self) -> nn.Module:
-        """Noisy images to logits, with the weights so far."""
-        ...
-
-    @property
-    def classifier(self) -> AnyClassifier:
-        """The classifier in it, that of test images."""
-        ...
-
-    @property
-    def epochs(self) -> int:
-        """Epochs that it is trained for."""
-        ...
-
-    @property
-    def epochs_done(self) -> int:
-        """Epochs that are trained to their end."""
-        ...
-
-    @property
-    def flip_rate(self) -> float | None:
-        """Share of the boundary samples that changed the prediction, where it has any."""
+    def history(self) -> Sequence[Mapping[str, Any]]:
+        """One record an epoch."""
         ...
 
     @property
@@ -69,8 +59,26 @@ class TrainedPart(Protocol):
         """How long its stages took, the training last."""
         ...
 
-    def advance(self) -> None:
-        """Train a bit more, at most to the end of the epoch."""
+    @property
+    def epochs_done(self) -> int:
+        """Epochs that are trained to their end."""
+        ...
+
+    def load_progress(self, folder: TrialFolder) -> None:
+        """Go on from the state in a folder, if there is one."""
+
+    def train(self, folder: TrialFolder, epochs: int, hooks: Hooks, on_epoch: OnEpoch) -> None:
+        """Train until so many epochs are done, saving the state to resume from in the folder.
+
+        Args:
+            folder: of the trial.
+            epochs: that are done in the end.
+            hooks: whether to stop.
+            on_epoch: called with epochs done.
+
+        Raises:
+            TrialStoppedError: the hooks said so.
+        """
 
     def save(self, folder: TrialFolder) -> None:
         """Write the weights so far."""
@@ -82,18 +90,63 @@ class TrainedPart(Protocol):
         """Draw what takes seconds, too long for every trial of a sweep."""
 
 
-class DenoiserPart:
+class _InTraining:
+    """What parts that are being trained have in common.
+
+    Args:
+        trainer: whose epochs are counted.
+        stages: seconds that the stages before the training took.
+    """
+
+    def __init__(self, trainer: AnyTrainer, stages: Mapping[str, float]) -> None:
+        self._trainer = trainer
+        self._stages = stages
+
+    @property
+    def epochs_done(self) -> int:
+        """See `TrainedPart`."""
+        return self._trainer.epochs_done
+
+    @property
+    def history(self) -> Sequence[Mapping[str, Any]]:
+        """See `TrainedPart`."""
+        return [asdict(record) for record in self._trainer.history]
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """See `TrainedPart`."""
+        return {
+            **self._stages,
+            "training": sum(record.seconds for record in self._trainer.history),
+        }
+
+    def load_progress(self, folder: TrialFolder) -> None:
+        """See `TrainedPart`."""
+        folder.load_progress(self._trainer)
+
+    def train(self, folder: TrialFolder, epochs: int, hooks: Hooks, on_epoch: OnEpoch) -> None:
+        """See `TrainedPart`."""
+        trainer = self._trainer
+        trained = train(
+            trainer,
+            epochs=epochs,
+            save=partial(folder.save_progress, trainer),
+            on_step=lambda steps, _: on_epoch(steps // trainer.steps_an_epoch),
+            should_stop=hooks.should_stop,
+        )
+        if not trained:
+            raise TrialStoppedError
+
+
+class DenoiserPart(_InTraining):
     """A denoiser before a classifier that stays as it is.
 
     Args:
         config: the trial's settings.
         inputs: with the classifier.
-        samples: of all limited images.
-        training_mask: bool [n], which of them it is trained on.
-        trainer: of the denoiser.
-        certified: the classifier behind it when it is certified.
-        device: where to draw figures.
-        seconds: that the stages before the training took.
+        split: the held-out images are trained on for `test` alone.
+        cache: where synthetic samples and the prior are shared.
+        on_prior_step: called with steps of pretraining done and in all.
     """
 
     title = "this denoiser"
@@ -102,62 +155,68 @@ class DenoiserPart:
         self,
         config: TrialConfig,
         inputs: TrialInputs,
-        samples: SyntheticSamples,
-        training_mask: torch.Tensor,
-        trainer: DenoiserTrainer,
-        certified: AnyClassifier,
-        *,
-        device: torch.device,
-        seconds: Mapping[str, float],
+        split: Split,
+        cache: ContentCache,
+        on_prior_step: OnCount,
     ) -> None:
-        self.trainer = trainer
-        self.network = nn.Sequential(trainer.denoiser, certified)
+        images = inputs.limited
+        shape = tuple(images.all.images.shape[1:])
+        config = with_fitting_execution(config, inputs.classifier, shape, trained_through=True)
+        device = resolve_device(config.execution.device)
+        started = time.monotonic()
+        # Of all limited images, so that trial and final training share an entry; trials drop some.
+        samples = synthetic_samples(
+            inputs.classifier,
+            images,
+            config.boundary,
+            config.interpolation,
+            seed=config.seed,
+            cache=cache,
+            device=device,
+        )
+        stages = {"stage1": time.monotonic() - started}
+        started = time.monotonic()
+        prior = _prior(config, shape, cache, device, on_prior_step)
+        if prior is not None:
+            stages["prior"] = time.monotonic() - started
+        held_out = images.held_out_mask
+        training_mask = ~held_out if split == "held_out" else torch.ones_like(held_out)
+        trainer = DenoiserTrainer(
+            config, inputs.classifier, samples.subset(training_mask), device, initial_weights=prior
+        )
+        super().__init__(trainer, stages)
+        self.config = config
         self.classifier = inputs.protected
+        certified = inputs.classifier if split == "held_out" else inputs.protected
+        self.network: nn.Module = nn.Sequential(trainer.denoiser, certified)
         self.epochs = sum(config.training.phase_epochs)
-        self.flip_rate = samples.subset(training_mask).flip_rate
-        self._config, self._inputs, self._samples = config, inputs, samples
-        self._device, self._stages = device, seconds
-
-    @property
-    def epochs_done(self) -> int:
-        """See `TrainedPart`."""
-        return self.trainer.epochs_done
-
-    @property
-    def seconds(self) -> Mapping[str, float]:
-        """See `TrainedPart`."""
-        return {
-            **self._stages,
-            "training": sum(record.seconds for record in self.trainer.history),
-        }
-
-    def advance(self) -> None:
-        """Train an epoch."""
-        self.trainer.run_epoch()
+        self.flip_rate: float | None = samples.subset(training_mask).flip_rate
+        self._denoiser = trainer.denoiser
+        self._inputs, self._samples, self._device = inputs, samples, device
 
     def save(self, folder: TrialFolder) -> None:
         """Write the denoiser's weights."""
-        save_denoiser(folder, self.trainer.denoiser)
+        folder.save_denoiser(self._denoiser)
 
     def restore(self, folder: TrialFolder) -> None:
         """Take the denoiser's weights."""
-        load_denoiser(folder, self.trainer.denoiser)
+        folder.load_denoiser(self._denoiser)
 
     def draw(self, folder: TrialFolder) -> None:
         """Draw samples and features."""
         save_sample_figures(
             folder.figures_path,
-            self._config,
+            self.config,
             self._samples,
             self._inputs.limited.all.labels,
             self._inputs.classifier,
-            self.trainer.denoiser,
+            self._denoiser,
             self._inputs.class_names,
             device=self._device,
         )
 
 
-class ClassifierPart:
+class ClassifierPart(_InTraining):
     """The classifier itself, with nothing before it.
 
     Args:
@@ -165,7 +224,6 @@ class ClassifierPart:
         inputs: with the classifier that its training starts from.
         split: the held-out images are trained on for `test` alone, and only where the settings
             train on the limited data.
-        device: where to train.
 
     Raises:
         InputError: the settings are none of a trial that trains its classifier.
@@ -174,12 +232,12 @@ class ClassifierPart:
     title = "this classifier"
     flip_rate: float | None = None
 
-    def __init__(
-        self, config: TrialConfig, inputs: TrialInputs, split: Split, device: torch.device
-    ) -> None:
+    def __init__(self, config: TrialConfig, inputs: TrialInputs, split: Split) -> None:
         check_classifier_trial(config)
         settings = config.classifier.training
         assert settings is not None
+        shape = tuple(inputs.limited.all.images.shape[1:])
+        self.config = with_fitting_execution(config, inputs.classifier, shape)
         self._class_names = inputs.class_names
         given = ClassifierToTrain(
             classifier=copy.deepcopy(inputs.classifier),
@@ -188,27 +246,13 @@ class ClassifierPart:
             sigma=config.sigma if settings.sigma is None else settings.sigma,
         )
         self.epochs = settings.epochs
-        self.trainer: ClassifierTrainer = given.trainer(device)
-        self.classifier = given.classifier
+        trainer = given.trainer(resolve_device(config.execution.device))
+        super().__init__(trainer, {})
         # What is certified is what is trained, at every moment.
-        self.classifier.network = self.trainer.network.eval()
-        self.network = self.classifier
-
-    @property
-    def epochs_done(self) -> int:
-        """See `TrainedPart`."""
-        return self.trainer.epochs_done
-
-    @property
-    def seconds(self) -> Mapping[str, float]:
-        """See `TrainedPart`."""
-        return {"training": sum(record.seconds for record in self.trainer.history)}
-
-    def advance(self) -> None:
-        """Take a step: an epoch over a whole training split is long."""
-        self.trainer.step()
-        # A classifier does not change its network's mode.
-        self.trainer.network.eval()
+        given.classifier.network = trainer.network.eval()
+        self._own = given.classifier
+        self.classifier: AnyClassifier = self._own
+        self.network: nn.Module = self._own
 
     def save(self, folder: TrialFolder) -> None:
         """Write the classifier as bundles hold it."""
@@ -218,10 +262,66 @@ class ClassifierPart:
         """Take the classifier's weights."""
         kept, _ = load_stored_classifier(folder.classifier_path)
         assert isinstance(kept, Classifier)  # `save` wrote it
-        self.classifier.network.load_state_dict(kept.network.state_dict())
+        self._own.network.load_state_dict(kept.network.state_dict())
 
     def draw(self, folder: TrialFolder) -> None:
         """Draw nothing: there are no samples."""
+
+
+class FinishedClassifierPart:
+    """The classifier of a finished trial, which stays as it was trained.
+
+    Args:
+        config: the trial's settings.
+        trained: folder of the finished trial.
+    """
+
+    title = ClassifierPart.title
+    flip_rate: float | None = None
+
+    def __init__(self, config: TrialConfig, trained: TrialFolder) -> None:
+        self.config = config
+        self.classifier, self._class_names = load_stored_classifier(trained.classifier_path)
+        self.network: nn.Module = self.classifier
+        self.history: Sequence[Mapping[str, Any]] = trained.read_history()
+        self.epochs = self.epochs_done = trained.reports[-1].epoch
+        self.seconds = {"training": sum(record["seconds"] for record in self.history)}
+
+    def load_progress(self, folder: TrialFolder) -> None:
+        """Do nothing: it is trained."""
+
+    def train(self, folder: TrialFolder, epochs: int, hooks: Hooks, on_epoch: OnEpoch) -> None:
+        """Write the history: it is trained."""
+        folder.write_history(self.history)
+
+    def save(self, folder: TrialFolder) -> None:
+        """Write the classifier as bundles hold it."""
+        store_classifier(self.classifier, self._class_names, folder.classifier_path)
+
+    def restore(self, folder: TrialFolder) -> None:
+        """Do nothing: there is one set of weights."""
+
+    def draw(self, folder: TrialFolder) -> None:
+        """Draw nothing: there are no samples."""
+
+
+def _prior(
+    config: TrialConfig,
+    shape: tuple[int, ...],
+    cache: ContentCache,
+    device: torch.device,
+    on_step: OnCount,
+) -> Tensors | None:
+    channels, height, width = shape
+    prior = Prior(
+        config.prior,
+        config.denoiser,
+        sigma=config.sigma,
+        image_shape=(channels, height, width),
+        seed=config.seed,
+        precision=resolve_precision(config.execution.training_precision, device),
+    )
+    return prior_weights(prior, cache, device, on_step)
 
 
 def _training_images(inputs: TrialInputs, limited: bool, split: Split) -> LabelledImages:

@@ -178,8 +178,8 @@ def replay(profile: Profile, samples: int, seed: int) -> dict[str, Any]:
 def shard_speedup(task: SamplingTask, chunks: int, rounds: int) -> float:
     """Return how much faster two processes of one thread each count than one."""
     # Only here, for the rest of the benchmark needs no Ray.
+    from tests.tune.sharding import Watched
     from tune.cluster import Claim, cluster
-    from tune.shards import ShardedSampler
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -193,7 +193,7 @@ def shard_speedup(task: SamplingTask, chunks: int, rounds: int) -> float:
         few = requests[: 4 * task.chunks_per_batch]
         own.class_counts(few)
         with cluster(None):
-            shards = ShardedSampler(task, cpu, helper=Claim(cpu=1, gpu=0), max_helpers=1)
+            shards = Watched(task, cpu, helper=Claim(cpu=1, gpu=0), max_helpers=1)
             # The helper first imports PyTorch.
             while not shards.leases_by_helpers:
                 shards.class_counts(few)

@@ -49,16 +49,15 @@ from decrop.cache import ContentCache
 from decrop.config import TrialConfig
 from decrop.files import write_json
 from decrop.smoothing.execution import resolve_device
-from decrop.trial.folder import TrialFolder
+from decrop.trial.folder import Report, TrialFolder
 from decrop.trial.inputs import TrialInputs, load_inputs
 from decrop.trial.result import Split, radius_key
-from decrop.trial.run import Report
 from tests.mlflow_server.postgres import Postgres, running_postgres
 from tests.mlflow_server.processes import first_line, free_port, running
-from tune.audit import audit_sweep
 from tune.cluster import Claim, Claims, cluster
 from tune.directory import SweepDirectory
-from tune.mlflow import Tracker, TrackingThread
+from tune.mlflow.audit import audit_sweep
+from tune.mlflow.tracker import Tracker, TrackingThread
 from tune.space import reference_config
 from tune.stopping import SweepStop
 from tune.sweep import search_trials
@@ -183,7 +182,7 @@ def workers_of_stubs(seconds: float) -> Iterator[None]:
 
 def new_job(parent: Path, sweep: SweepConfig) -> SweepJob:
     """Make a sweep directory and what the workers of its sweep need."""
-    directory = SweepDirectory.create(parent, sweep.name, sweep.model_dump(mode="json"))
+    directory = SweepDirectory.create(parent, sweep)
     claims = Claims(Claim(1, 0), Claim(1, 0), max_helpers=0, max_concurrent=AT_ONCE)
     job = SweepJob(directory.path, sweep, claims, None)
     config = reference_config(sweep)

@@ -35,8 +35,9 @@ from decrop.networks.small_cnn import SmallCNN
 from decrop.seeds import seeded_globals, torch_generator
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.synthesis.synthetic_samples import SyntheticSamples
-from decrop.training.classifier import ClassifierTrainer, train_to_end
+from decrop.training.classifier import ClassifierTrainer
 from decrop.training.denoiser import DenoiserTrainer
+from decrop.training.loop import train
 from decrop.training.losses import (
     LossTerms,
     cosine_similarity,
@@ -157,7 +158,7 @@ def load_problem(
         pixels = F.interpolate(pixels, scale_factor=4).expand(-1, 3, -1, -1).contiguous()
         training = ClassifierTrainingSettings(epochs=8)
         trainer = ClassifierTrainer(classifier, pixels, labels, training, sigma=0.0, device=device)
-        train_to_end(trainer)
+        train(trainer)
         network.load_state_dict(trainer.weights())
     clean = pixels.float() / 255
     # Where samples lie between clean and boundary changes no time.

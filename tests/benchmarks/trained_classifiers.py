@@ -28,13 +28,13 @@ from decrop.config import TrialConfig
 from decrop.data.datasets import load_dataset
 from decrop.data.limited import LabelledImages, evenly_spaced
 from decrop.files import write_json
+from decrop.training.folder import ClassifierFolder
+from decrop.training.trained_classifier import train_classifier
 from decrop.trial.certify import (
-    certificate_table,
-    local_sampler,
+    CertificationTask,
+    certify,
     with_recorded_batch_size,
 )
-from decrop.trial.classifier_run import ClassifierFolder, train_classifier
-from decrop.trial.result import Scores
 
 SELECTION_SAMPLES = 100
 OBJECTIVES = ("gaussian", "adre_reg", "smooth_adv", "adre_adv")
@@ -63,23 +63,18 @@ def certified(
             config,
             [f"certification.procedure={procedure}", f"certification.certificate={certificate}"],
         )
-        chosen = with_recorded_batch_size(
-            chosen, network, images, class_count=class_count, path=counts.with_suffix(".batch")
-        )
+        task = CertificationTask(network, images, "test", class_count)
+        chosen = with_recorded_batch_size(chosen, task, counts.with_suffix(".batch"))
         with progress_bars() as bars:
-            table = certificate_table(
+            found = certify(
                 chosen,
-                network,
-                images,
-                split="test",
-                class_count=class_count,
+                task,
                 estimation_samples=chosen.certification.most_estimation_samples,
-                make_sampler=local_sampler(chosen),
                 journal=counts,
-                on_certified=bars.certification(f"{counts.stem}, {name}"),
+                hooks=bars.hooks(f"{counts.stem}, {name}"),
             )
+        table, scores = found.table, found.scores
         table.write(counts.with_suffix(f".{procedure}_{certificate}.tsv"))
-        scores = Scores.of(table, chosen.certification.radii)
         assert table.samples is not None
         yield {
             "certificate": name,
@@ -150,7 +145,7 @@ def main(
         )
         folder = ClassifierFolder(out / objective)
         with progress_bars() as bars:
-            report = train_classifier(config, folder, on_step=bars.counted(f"{objective}, steps"))
+            report = train_classifier(config, folder, hooks=bars.hooks())
         trained = ready(config, folder.weights_path)
         network = untrained_classifier(trained.classifier, dataset)
         add(objective, trained, network, training_seconds=report["seconds"])

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-import decrop.trial.classifier_run
+from decrop.training import loop
 from decrop.training.classifier import ClassifierTrainer
 
 
@@ -14,7 +14,7 @@ def interrupted_once(
     monkeypatch: pytest.MonkeyPatch, when: Callable[[ClassifierTrainer], bool]
 ) -> Iterator[None]:
     """Interrupt trainings before the step for which `when` holds; they save after each step."""
-    step, train_to_end = ClassifierTrainer.step, decrop.trial.classifier_run.train_to_end
+    step = ClassifierTrainer.step
 
     def interrupted(trainer: ClassifierTrainer) -> None:
         if when(trainer):
@@ -23,9 +23,5 @@ def interrupted_once(
 
     with monkeypatch.context() as patched:
         patched.setattr(ClassifierTrainer, "step", interrupted)
-        patched.setattr(
-            decrop.trial.classifier_run,
-            "train_to_end",
-            lambda *given, **named: train_to_end(*given, **named, save_every_seconds=-1.0),
-        )
+        patched.setattr(loop, "SAVE_EVERY_SECONDS", -1.0)
         yield

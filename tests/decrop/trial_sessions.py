@@ -12,9 +12,10 @@ from decrop.config import TrialConfig
 from decrop.data.limited import LabelledImages
 from decrop.evaluation.table import CertificateTable
 from decrop.smoothing.sampling import CountRequest, LocalSampler, SamplingTask
-from decrop.trial.folder import TrialFolder
+from decrop.training.hooks import Hooks
+from decrop.trial.folder import Report, TrialFolder
 from decrop.trial.inputs import TrialInputs
-from decrop.trial.run import Report, run_trial
+from decrop.trial.run import run_trial
 from tests.decrop.digits_trial import (
     CPU,
     FIXED,
@@ -65,9 +66,14 @@ class Session:
             folder,
             self.cache,
             split="held_out",
+            hooks=self.hooks(should_stop),
+        )
+
+    def hooks(self, should_stop: Callable[[], bool] | None = None) -> Hooks:
+        return Hooks(
+            on_progress=lambda stage, done, total: self.epochs_trained.append(done),
+            should_stop=should_stop or (lambda: False),
             make_sampler=self.make_sampler,
-            on_epoch=lambda done, total: self.epochs_trained.append(done),
-            should_stop=should_stop,
         )
 
     def make_sampler(self, task: SamplingTask) -> "CountingSampler":

@@ -16,7 +16,7 @@ from tune.directory import SweepDirectory
 
 TRIALS = 3
 # Titles that Ray gives to its processes while they work.
-TRIAL_PROCESS, HELPER_PROCESS = "ray::ResourceTrainable", "ray::_draw"
+TRIAL_PROCESS, HELPER_PROCESS = "ray::ResourceTrainable", "ray::_sample_lease"
 # Trial 0 and the two points of a grid, one at a time, each certified for seconds with a helper.
 FIXED: dict[str, Any] = {
     "name": "fixed",

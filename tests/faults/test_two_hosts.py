@@ -43,7 +43,7 @@ CLASSIFIER = ClassifierSettings.model_validate({"source": "small_cnn", "training
 # A host has room for one trial with two helpers, so two trials at once need both hosts.
 HOST_CPUS = 3
 # Of a process that is at work on a trial, and on a helper's lease.
-TITLES = ("ray::ResourceTrainable", "ray::_draw")
+TITLES = ("ray::ResourceTrainable", "ray::_sample_lease")
 # On a machine that is busy with other work too; half a minute on one that is not.
 SWEEP_SECONDS = 500
 SWEEP: dict[str, Any] = {

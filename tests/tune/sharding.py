@@ -23,7 +23,7 @@ from decrop.smoothing.sampling import (
 )
 from tests.mlflow_server.processes import eventually
 from tune.cluster import Claim, ClusterSize
-from tune.sample_counts import SamplesDrawn
+from tune.directory import SampleCounts
 from tune.shards import Counts, ShardedSampler
 
 CPU = torch.device("cpu")
@@ -86,13 +86,15 @@ class LeavesMarks(Elsewhere):
 
 
 class Watched(ShardedSampler):
-    """Counts the leases that helpers have lost."""
+    """Counts the leases that helpers have answered and lost."""
 
-    leases_lost = 0
+    leases_by_helpers = leases_lost = 0
 
-    def _collect(self, *given: Any) -> list[tuple[int, int]]:
-        lost = super()._collect(*given)
+    def _collect(self, helpers: Any, answers: Any) -> list[tuple[int, int]]:
+        held = len(helpers)
+        lost = super()._collect(helpers, answers)
         self.leases_lost += len(lost)
+        self.leases_by_helpers += held - len(helpers) - len(lost)
         return lost
 
 
@@ -127,9 +129,9 @@ def sharded(
     task: SamplingTask,
     helpers: int = HELPERS,
     claim: Claim = ONE_CORE,
-    drawn: SamplesDrawn | None = None,
+    sample_counts: SampleCounts | None = None,
 ) -> Watched:
-    return Watched(task, CPU, helper=claim, max_helpers=helpers, drawn=drawn)
+    return Watched(task, CPU, helper=claim, max_helpers=helpers, sample_counts=sample_counts)
 
 
 def is_idle(size: ClusterSize, seconds: float) -> bool:

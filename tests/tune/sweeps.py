@@ -1,6 +1,7 @@
 """Sweep directories as trials on any host leave them, written file by file."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ import torch
 from safetensors.torch import save_file
 
 from decrop.config import TrialConfig
-from decrop.evaluation.table import CertificateTable
+from decrop.evaluation.table import CertificateTable, Shares
 from decrop.files import write_json, write_text
 from tune.directory import State, SweepDirectory, SweepTrialFolder, TrialRecord, TrialState
+from tune.results.board import Entry, HeldOut, Leaderboard
+from tune.results.tables import leaderboard_markdown
+from tune.sweep_file import SweepConfig
 
 STARTED = datetime(2025, 3, 1, 12, 0, 0, tzinfo=UTC)
 ENDED = STARTED + timedelta(minutes=5)
@@ -40,8 +44,10 @@ def robust_table(robust: Iterable[int], samples: int | None = None) -> Certifica
     )
 
 
-def make_sweep(parent: Path, name: str = "digits") -> SweepDirectory:
-    return SweepDirectory.create(parent, name, {"search": "tpe", "trials": 3})
+def make_sweep(parent: Path, name: str = "digits", **given: Any) -> SweepDirectory:
+    searched = {"space": {"sigma": {"choice": [0.25, 0.5]}}, "trials": 3}
+    document = {"name": name, **({"search": "rows"} if "rows" in given else searched), **given}
+    return SweepDirectory.create(parent, SweepConfig.model_validate(document))
 
 
 def history_row(epoch: int, phase: int = 1) -> dict[str, Any]:
@@ -112,6 +118,24 @@ def write_outcome(folder: SweepTrialFolder, split: str = "held_out", radius: flo
     save_file({"weight": torch.arange(6.0)}, folder.denoiser_path)
     (folder.path / "checkpoint.pt").write_bytes(b"state of the optimiser")
     write_json(folder.result_path, result(split, radius))
+
+
+def write_board(directory: SweepDirectory) -> Leaderboard:
+    """Write a leaderboard of trial 1, whatever the directory has."""
+    accuracy = {"0.0": 0.7, "0.25": 0.615}
+    intervals = {"0.0": (0.6, 0.8), "0.25": (0.54, 0.68)}
+    test = {**result("test"), "certified_accuracy": accuracy}
+    board = Leaderboard(
+        radii=(0.0, 0.25),
+        by="acr",
+        held_out=[HeldOut(1, 1, 0.3, 0.3, {"0.0": 0.7, "0.25": 0.5}, certified=True)],
+        entries=[Entry(1, 1, 0.3, test, Shares(0.7, 0.1, 0.2), intervals, None, None)],
+        undefended=None,
+        summary="Trial 1 won.",
+    )
+    write_json(directory.leaderboard_json_path, asdict(board))
+    write_text(directory.leaderboard_markdown_path, leaderboard_markdown(board))
+    return board
 
 
 def write_complete_trial(

@@ -18,7 +18,7 @@ from tests.decrop.digits_trial import CPU, certificates
 from tests.tune.runs import Ran, decrop, only_sweep, running_on, write_sweep
 from tune.cluster import ClusterSize
 from tune.directory import SweepDirectory
-from tune.query_budget import sweep_queries
+from tune.plan import sweep_queries
 from tune.sweep_file import SweepConfig, load_sweep
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -11,8 +11,9 @@ import pytest
 from rich.console import Console
 
 from tests.tune.sweeps import begin, end, make_sweep
-from tune.callbacks import ProgressCallback, SweepProgress
+from tune.callbacks import SweepCallback, SweepProgress
 from tune.directory import SweepDirectory
+from tune.stopping import SweepStop
 from tune.worker import FAILED, METRIC, STOPPED
 
 
@@ -130,9 +131,10 @@ def test_best_so_far_is_among_complete_trials() -> None:
     assert best == ["trial 0 with 0.300"] * 2 + ["trial 2 with 0.500"] * 2
 
 
-def with_two_scored_trials(progress: SweepProgress, directory: SweepDirectory) -> ProgressCallback:
+def with_two_scored_trials(progress: SweepProgress, directory: SweepDirectory) -> SweepCallback:
     """Return a callback that has heard of one score of each of trials 0 and 1."""
-    callback = ProgressCallback(progress, directory)
+    stop = SweepStop(directory, progress.console)
+    callback = SweepCallback(progress, directory, stop)
     for number in (0, 1):
         begin(directory.trial(number), number)
         callback.on_trial_start(0, [], trial(number))
@@ -156,7 +158,7 @@ def test_the_end_of_a_trial_that_was_stopped_is_written_down(directory: SweepDir
 
 def test_a_failure_is_written_down_unless_the_trial_did_it(directory: SweepDirectory) -> None:
     where, text = console(terminal=False)
-    callback = ProgressCallback(SweepProgress(3, 2, where), directory)
+    callback = SweepCallback(SweepProgress(3, 2, where), directory, SweepStop(directory, where))
     for number in (0, 1):
         begin(directory.trial(number), number)
         callback.on_trial_start(0, [], trial(number))
@@ -177,7 +179,7 @@ def test_a_trial_whose_process_died_is_taken_up_again_and_its_deaths_are_counted
     directory: SweepDirectory,
 ) -> None:
     where, text = console(terminal=False)
-    callback = ProgressCallback(SweepProgress(1, 2, where), directory)
+    callback = SweepCallback(SweepProgress(1, 2, where), directory, SweepStop(directory, where))
     begin(directory.trial(0), 0)
     killed = trial(0)
     killed.max_failures = 3
@@ -197,7 +199,7 @@ def test_a_trial_whose_process_died_is_taken_up_again_and_its_deaths_are_counted
 
 def test_a_trial_that_failed_by_itself_is_not_taken_up_again(directory: SweepDirectory) -> None:
     where, text = console(terminal=False)
-    callback = ProgressCallback(SweepProgress(1, 2, where), directory)
+    callback = SweepCallback(SweepProgress(1, 2, where), directory, SweepStop(directory, where))
     failing = trial(0)
     failing.max_failures = 3
     callback.on_trial_start(0, [], failing)
@@ -224,4 +226,4 @@ def test_a_stopped_trial_is_neither_done_nor_pruned(directory: SweepDirectory) -
 def test_a_callback_travels_without_its_terminal(directory: SweepDirectory) -> None:
     where, _ = console(terminal=True)
     with SweepProgress(1, 1, where) as progress:
-        pickle.loads(pickle.dumps(ProgressCallback(progress, directory)))
+        pickle.loads(pickle.dumps(SweepCallback(progress, directory, SweepStop(directory, where))))

@@ -14,8 +14,8 @@ from decrop.evaluation.table import CertificateTable
 from tests.decrop.digits_trial import certificates
 from tests.mlflow_server.processes import eventually, free_port
 from tests.tune.runs import FinishedSweep, contents, decrop, end_session, session, started
+from tests.tune.sharding import Watched
 from tune.cluster import ClusterSize
-from tune.shards import ShardedSampler
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -33,12 +33,12 @@ def rows(path: Path) -> list[tuple[Any, ...]]:
 
 
 @pytest.fixture
-def samplers(local_ray: ClusterSize) -> Iterator[list[ShardedSampler]]:
+def samplers(local_ray: ClusterSize) -> Iterator[list[Watched]]:
     """Let commands use the Ray that runs already; what draws with helpers is in the list."""
     made = []
 
-    def sharded(*given: Any, **named: Any) -> ShardedSampler:
-        made.append(ShardedSampler(*given, **named))
+    def sharded(*given: Any, **named: Any) -> Watched:
+        made.append(Watched(*given, **named))
         return made[-1]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -54,7 +54,7 @@ def samplers(local_ray: ClusterSize) -> Iterator[list[ShardedSampler]]:
 )
 def test_rows_are_those_of_one_process(
     finished: FinishedSweep,
-    samplers: list[ShardedSampler],
+    samplers: list[Watched],
     tmp_path: Path,
     procedure: tuple[str, ...],
 ) -> None:

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from decrop.files import write_json
 from decrop.networks.registry import build_classifier_network
-from decrop.trial.folder import ChangedInputsError
+from decrop.training.folder import ChangedInputsError
 from tests.tune.runs import contents, decrop, running_on, write_sweep
 from tune.cluster import Claim, Claims, ClusterSize
 from tune.directory import SweepDirectory, TrialRecord
@@ -37,7 +37,7 @@ def begun(folder: Path, space: dict[str, Any]) -> SweepJob:
     write_weights(weights, 1)
     given = [f"trial.classifier.weights={weights}", "trial.classifier.training=null"]
     sweep = load_sweep(str(write_sweep(folder, space=space)), given)
-    directory = SweepDirectory.create(folder / "sweeps", "tiny", sweep.model_dump(mode="json"))
+    directory = SweepDirectory.create(folder / "sweeps", sweep)
     job = SweepJob(directory.path, sweep, ALONE, None)
     running = run_recorded(job, record(job, 0), directory.trial(0), "held_out")
     next(running)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.tune.runs import contents, decrop
-from tests.tune.sweeps import begin, end, write_complete_trial, write_progress
+from tests.tune.sweeps import begin, end, make_sweep, write_complete_trial, write_progress
 from tune.clean import plan_removal, remove
 from tune.directory import SweepDirectory, SweepTrialFolder
 from tune.driver import sole_driver
@@ -16,7 +16,7 @@ from tune.driver import sole_driver
 @pytest.fixture
 def directory(tmp_path: Path) -> SweepDirectory:
     """Trials 2, 3, 1, 0 by rank; 4 pruned, 5 failed, 6 runs; 2 and 1 are trained once more."""
-    directory = SweepDirectory.create(tmp_path, "digits", {"leaderboard": {"top": 1}})
+    directory = make_sweep(tmp_path, leaderboard={"top": 1})
     for number, radius in enumerate((0.1, 0.2, 0.4, 0.3)):
         write_complete_trial(directory.trial(number), number, radius=radius)
     for number in (4, 5, 6):

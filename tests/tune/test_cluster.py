@@ -108,7 +108,7 @@ def test_where_no_cluster_is_known_auto_is_refused(monkeypatch: pytest.MonkeyPat
     def start(**_: Any) -> None:
         raise ConnectionError("Could not find any running Ray instance.\nSee the manual.")
 
-    monkeypatch.setattr("tune.cluster.connection._require_welcome", lambda address: None)
+    monkeypatch.setattr("tune.cluster._require_welcome", lambda address: None)
     monkeypatch.setattr(ray, "init", start)
     why = r"--address auto: .*\(Could not find any running Ray instance\.\)"
     with pytest.raises(InputError, match=why), cluster("auto"):

@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from tests.tune.sweeps import begin, end, make_sweep
-from tune.callbacks import FAILURES_IN_A_ROW, EndingsCallback, SearchStopper
+from tune.callbacks import FAILURES_IN_A_ROW, SearchStopper, SweepCallback, SweepProgress
 from tune.directory import SweepDirectory
 from tune.stopping import SweepStop
-from tune.worker import CAUSE, REASON, STOPPED
+from tune.worker import CAUSE, METRIC, REASON, STOPPED
 
 
 class Search:
@@ -20,24 +20,28 @@ class Search:
 
     def __init__(self, directory: SweepDirectory) -> None:
         self.directory = directory
-        self.stop = SweepStop(directory, Console(file=io.StringIO()))
-        self.endings = EndingsCallback(directory, self.stop)
-        self.stopper = SearchStopper(self.stop, self.endings)
+        console = Console(file=io.StringIO())
+        self.stop = SweepStop(directory, console)
+        self.callback = SweepCallback(SweepProgress(100, 1, console), directory, self.stop)
+        self.stopper = SearchStopper(self.stop, self.callback)
 
     def begin(self, number: int) -> None:
         begin(self.directory.trial(number), number)
-        self.endings.on_trial_start(0, [], trial(number))
+        self.callback.on_trial_start(0, [], trial(number))
 
     def complete(self, number: int, **result: Any) -> None:
-        self.endings.on_trial_complete(0, [], trial(number, **result))
+        if STOPPED not in result:
+            scored = {"evaluation": 1, "epoch": 1, METRIC: 0.5}
+            self.callback.on_trial_result(0, [], trial(number), scored)
+        self.callback.on_trial_complete(0, [], trial(number, **result))
 
     def fail(self, number: int, error: str) -> None:
         end(self.directory.trial(number), "failed", error)
-        self.endings.on_trial_error(0, [], trial(number))
+        self.callback.on_trial_error(0, [], trial(number))
 
 
 def trial(number: int, **result: Any) -> Any:
-    return SimpleNamespace(config={"number": number}, last_result=result)
+    return SimpleNamespace(config={"number": number, "parameters": {}}, last_result=result)
 
 
 @pytest.fixture
@@ -53,7 +57,7 @@ def test_many_failures_in_a_row_end_the_search_and_are_explained(search: Search)
         search.fail(number, f"Traceback\nDivergedError: the loss is {loss}\n")
     assert search.stop.reason == "failures"
     assert search.stopper.stop_all()
-    assert search.endings.cause == (
+    assert search.callback.cause == (
         "the last 10 trials failed, 10 of them with: DivergedError: the loss is inf"
     )
 
@@ -96,7 +100,7 @@ def test_a_stopped_trial_does_not_end_a_row_of_failures(search: Search) -> None:
     search.complete(99, **{STOPPED: True})
     search.begin(50)
     search.fail(50, "OSError: the disk is full")
-    assert search.endings.cause == (
+    assert search.callback.cause == (
         "the last 10 trials failed, 9 of them with: MemoryError: no memory left"
     )
 
@@ -107,4 +111,4 @@ def test_a_full_disk_ends_the_search_and_is_told(search: Search) -> None:
         0, **{STOPPED: True, REASON: "disk", CAUSE: "the disk is full: /data could not be written"}
     )
     assert search.stop.reason == "disk" and search.stopper.stop_all()
-    assert search.endings.cause == "the disk is full: /data could not be written"
+    assert search.callback.cause == "the disk is full: /data could not be written"

@@ -12,7 +12,8 @@ from tests.tune.runs import FinishedSweep, contents, decrop
 from tests.tune.sweeps import begin, make_sweep
 from tune.directory import SweepDirectory
 from tune.export import best_trial, export_trial
-from tune.results.ranking import Metric, ranking
+from tune.results.metric import Metric
+from tune.results.ranking import ranking
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -1,39 +1,29 @@
 """More trials or queries for a sweep."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from decrop.errors import InputError
 from tests.cases import cases
-from tune.directory import SweepRecord
-from tune.extension import extended, with_query_budget
-from tune.space import reference_config, total_trials
+from tune.space import extended, reference_config, total_trials, with_query_budget
 from tune.sweep_file import SweepConfig
 
 SPACE = {"training.loss_weights.cosine": {"uniform": [0, 8]}}
 GRID = {"seed": {"choice": [1, 2, 3]}}
 
 
-def record(**given: Any) -> SweepRecord:
-    sweep = SweepConfig.model_validate({"name": "test", "trials": 6, "space": SPACE, **given})
-    return SweepRecord(
-        id="a",
-        name="test",
-        created=datetime(2025, 3, 1, tzinfo=UTC),
-        sweep=sweep.model_dump(mode="json"),
-    )
+def sweep(**given: Any) -> SweepConfig:
+    return SweepConfig.model_validate({"name": "test", "trials": 6, "space": SPACE, **given})
 
 
 @pytest.mark.parametrize("trials", [4, 6, 40])
 def test_a_sweep_gets_another_number_of_trials_and_keeps_the_rest(trials: int) -> None:
-    before = record()
+    before = sweep()
     after = extended(before, trials, existing=4)
-    assert total_trials(SweepConfig.model_validate(after.sweep)) == trials
-    assert after.sweep == {**before.sweep, "trials": trials}
-    assert (after.id, after.name, after.created) == (before.id, before.name, before.created)
-    assert before.sweep["trials"] == 6
+    assert total_trials(after) == trials
+    assert after == before.model_copy(update={"trials": trials})
+    assert before.trials == 6
 
 
 @cases(
@@ -51,13 +41,13 @@ def test_a_sweep_gets_another_number_of_trials_and_keeps_the_rest(trials: int) -
 )
 def test_what_cannot_be_extended_is_refused(given: Any, trials: int, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        extended(record(**given), trials, existing=4)
+        extended(sweep(**given), trials, existing=4)
 
 
 def test_a_budget_of_queries_is_raised_where_an_endpoint_is_asked() -> None:
     classifier = {"source": "http://127.0.0.1:9/invocations", "surrogate": {}}
-    raised = with_query_budget(record(trial={"classifier": classifier}), 9000)
-    asked = reference_config(SweepConfig.model_validate(raised.sweep)).classifier.asked
+    raised = with_query_budget(sweep(trial={"classifier": classifier}), 9000)
+    asked = reference_config(raised).classifier.asked
     assert asked is not None and asked.query_budget == 9000
     with pytest.raises(InputError, match="--query-budget 9000: the sweep asks no endpoint"):
-        with_query_budget(record(), 9000)
+        with_query_budget(sweep(), 9000)

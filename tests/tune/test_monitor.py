@@ -6,9 +6,9 @@ import pytest
 
 import decrop
 from decrop.files import write_json
-from tune import monitor
+from tune import worker
 from tune.directory import SweepTrialFolder
-from tune.monitor import code_record, monitored
+from tune.worker import code_record, monitored
 
 
 def waited_for(folder: SweepTrialFolder, samples: int) -> None:
@@ -40,7 +40,7 @@ def test_a_trial_taken_up_again_goes_on_after_its_last_sample(tmp_path: Path) ->
 
 
 def test_a_long_trial_keeps_few_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monitor, "_MOST_SAMPLES", 4)
+    monkeypatch.setattr(worker, "_MOST_SAMPLES", 4)
     folder = SweepTrialFolder(tmp_path)
     write_json(folder.system_path, [{"seconds": second} for second in range(4)])
     with monitored(folder, interval=1.0):
@@ -57,7 +57,7 @@ def test_no_trouble_with_it_reaches_the_block(
     def broken() -> None:
         raise OSError("no /proc here")
 
-    monkeypatch.setattr(monitor, "_sample", broken)
+    monkeypatch.setattr(worker, "_sample", broken)
     folder = SweepTrialFolder(tmp_path)
     with monitored(folder, interval=0.01):
         time.sleep(0.1)

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from decrop.cache import ContentCache
 from decrop.smoothing.sampling import CountRequest, SamplingTask
 from decrop.training.classifier import ClassifierTrainer
-from decrop.trial.classifier_certificates import certify_trained_classifier, certify_undefended
-from decrop.trial.folder import TrialFolder
+from decrop.training.hooks import Hooks
+from decrop.trial.classifier_certificates import certify_undefended
+from decrop.trial.folder import Report, TrialFolder
 from decrop.trial.inputs import load_inputs
 from decrop.trial.result import Split
-from decrop.trial.run import Report, run_trial
+from decrop.trial.run import run_trial
 from tests.tune.runs import TINY, write_sweep
 from tune.cluster import Claim, Claims, ClusterSize
 from tune.plan import Plan, plan_sweep
@@ -61,6 +62,9 @@ class Counting:
         return counts
 
 
+COUNTING = Hooks(make_sampler=Counting)
+
+
 FIXED = {"certification": {"procedure": "fixed", "estimation_samples": 150}}
 
 
@@ -87,11 +91,11 @@ def test_the_work_is_what_trials_do(
         return Counting.drawn - before
 
     def train(folder: TrialFolder, split: Split) -> list[Report]:
-        return list(run_trial(config, inputs, folder, cache, split=split, make_sampler=Counting))
+        return list(run_trial(config, inputs, folder, cache, split=split, hooks=COUNTING))
 
     of_a_trial = draws_of(lambda: train(trial, "held_out"))
     of_a_final = draws_of(lambda: train(final, "test"))
-    of_none = draws_of(lambda: certify_undefended(config, inputs, bare, make_sampler=Counting))
+    of_none = draws_of(lambda: certify_undefended(config, inputs, bare, hooks=COUNTING))
     assert (planned.trials, planned.finals) == (4, 3)
     drawn = 4 * of_a_trial + 3 * of_a_final + of_none
     if procedure == "fixed":
@@ -161,12 +165,12 @@ def test_the_training_of_classifiers_is_what_trials_do(
     monkeypatch.setattr(ClassifierTrainer, "_classify", counted)
     before = Counting.drawn
     trial, final = (TrialFolder(tmp_path / name) for name in ("trial", "final"))
-    list(run_trial(config, inputs, trial, cache, split="held_out", make_sampler=Counting))
+    list(run_trial(config, inputs, trial, cache, split="held_out", hooks=COUNTING))
     of_a_trial, drawn_by_a_trial = seen, Counting.drawn - before
     if config.trains_again_for_test:
-        list(run_trial(config, inputs, final, cache, split="test", make_sampler=Counting))
+        list(run_trial(config, inputs, final, cache, split="test", hooks=COUNTING))
     else:
-        list(certify_trained_classifier(config, inputs, final, trial, make_sampler=Counting))
+        list(run_trial(config, inputs, final, cache, split="test", trained=trial, hooks=COUNTING))
     assert (planned.trials, planned.finals, planned.training_images) == (4, 3, 0)
     of_a_final = seen - of_a_trial
     assert (of_a_final > 0) == (trained_on == "limited")

@@ -10,8 +10,7 @@ from decrop.trial.query_budget import OPENING, TotalQueries
 from tests.decrop.black_box.functions import URL
 from tests.tune.runs import TINY, write_sweep
 from tune.cluster import Claim, Claims, ClusterSize
-from tune.plan import plan_sweep
-from tune.query_budget import finals_queries, sweep_queries
+from tune.plan import finals_queries, plan_sweep, sweep_queries
 from tune.space import reference_config
 from tune.sweep import check_sweep
 from tune.sweep_file import SweepConfig, load_sweep

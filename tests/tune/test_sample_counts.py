@@ -3,19 +3,18 @@
 from pathlib import Path
 
 from tests.tune.sweeps import write_complete_trial
-from tune.directory import SweepTrialFolder
+from tune.directory import SampleCounts, SweepTrialFolder
 from tune.mlflow.trial_view import TrialSource
-from tune.sample_counts import SamplesDrawn
 
 
 def test_samples_add_up_over_attempts(tmp_path: Path) -> None:
     folder = SweepTrialFolder(tmp_path / "0")
     assert folder.read_samples() == {}
-    first = SamplesDrawn(folder.read_samples())
+    first = SampleCounts(folder.read_samples())
     first.add("10.0.0.1", "trial", 300)
     first.add("10.0.0.2", "helpers", 20)
     folder.write_samples(first)
-    second = SamplesDrawn(folder.read_samples())
+    second = SampleCounts(folder.read_samples())
     second.add("10.0.0.2", "trial", 500)
     second.add("10.0.0.2", "helpers", 7)
     folder.write_samples(second)
@@ -31,7 +30,7 @@ def test_mlflow_shows_who_drew(tmp_path: Path) -> None:
     source = TrialSource("trials/0", "trial 0", "trial", folder)
     before, view = source.stamps(), source.view()
     assert view is not None and "decrop.samples" not in view.tags
-    drawn = SamplesDrawn()
+    drawn = SampleCounts()
     drawn.add("10.0.0.1", "trial", 300)
     folder.write_samples(drawn)
     assert source.stamps() != before

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from tune.finished_trials import FinishedTrial
 from tune.scheduler import EVALUATION, SparingScheduler, build_scheduler
-from tune.searcher import PastTrial
 from tune.sweep_file import PruningSettings
 
 METRIC = "average_certified_radius"
@@ -34,8 +34,8 @@ class Scheduled:
         return str(self.scheduler.on_trial_result(None, trial, result))  # type: ignore[arg-type]
 
 
-def past(number: int, *scores: float) -> PastTrial:
-    return PastTrial(number, {}, "pruned", scores[-1], dict(enumerate(scores, start=1)))
+def past(number: int, *scores: float) -> FinishedTrial:
+    return FinishedTrial(number, {}, "pruned", scores[-1], dict(enumerate(scores, start=1)))
 
 
 def test_weak_trials_end_and_strong_ones_go_on() -> None:

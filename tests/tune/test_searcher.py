@@ -14,8 +14,10 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from tests.cases import cases
-from tune.searcher import PastTrial, SweepSearcher
-from tune.space import contains, grid_trials, reference_parameters
+from tune.domains import contains
+from tune.finished_trials import FinishedTrial
+from tune.searcher import SweepSearcher
+from tune.space import grid_trials, reference_parameters
 from tune.sweep_file import SweepConfig
 
 METRIC = "average_certified_radius"
@@ -58,9 +60,9 @@ def suggestion(search: SweepSearcher, name: str) -> dict[str, Any]:
     return suggested
 
 
-def run(search: SweepSearcher, stop_after: int | None = None) -> list[PastTrial]:
+def run(search: SweepSearcher, stop_after: int | None = None) -> list[FinishedTrial]:
     """Run trials one at a time; every fifth is pruned; return them as they would be recorded."""
-    ended: list[PastTrial] = []
+    ended: list[FinishedTrial] = []
     while stop_after is None or len(ended) < stop_after:
         suggested = search.suggest(f"trial {len(ended)}")
         if suggested == Searcher.FINISHED:
@@ -73,7 +75,7 @@ def run(search: SweepSearcher, stop_after: int | None = None) -> list[PastTrial]
         last = result(value, 2, finished=not pruned)
         search.on_trial_complete(f"trial {len(ended)}", last)
         ended.append(
-            PastTrial(
+            FinishedTrial(
                 number,
                 parameters,
                 "pruned" if pruned else "complete",
@@ -84,8 +86,8 @@ def run(search: SweepSearcher, stop_after: int | None = None) -> list[PastTrial]
     return ended
 
 
-def recorded(search: SweepSearcher) -> list[FrozenTrial]:
-    return search._study.get_trials()
+def known(search: SweepSearcher) -> list[FrozenTrial]:
+    return search.study.trials
 
 
 def test_trial_0_comes_first_and_the_sweep_ends_after_its_trials() -> None:
@@ -114,7 +116,7 @@ def test_trial_0_inside_the_domains_teaches_the_search() -> None:
     search = searcher(sweep())
     suggestion(search, "a")
     search.on_trial_complete("a", result(0.5))
-    (trial,) = recorded(search)
+    (trial,) = known(search)
     assert trial.state == TrialState.COMPLETE
     assert trial.params == reference_parameters(sweep())
 
@@ -125,10 +127,10 @@ def test_trial_0_outside_the_domains_is_run_but_not_learnt_from() -> None:
     assert suggestion(search, "a")["parameters"] == {"training.loss_weights.cosine": 4}
     search.on_trial_result("a", result(0.5, finished=False))
     search.on_trial_complete("a", result(0.5))
-    assert recorded(search) == []
-    past = [PastTrial(0, reference_parameters(of), "complete", 0.5)]
+    assert known(search) == []
+    past = [FinishedTrial(0, reference_parameters(of), "complete", 0.5)]
     resumed = searcher(of, past=past)
-    assert recorded(resumed) == []
+    assert known(resumed) == []
     assert suggestion(resumed, "b")["number"] == 1
 
 
@@ -154,7 +156,7 @@ def test_end_of_a_trial(
     suggestion(search, "a")
     search.on_trial_result("a", result(0.1, 1, finished=False))
     search.on_trial_complete("a", last, error=error)
-    (trial,) = recorded(search)
+    (trial,) = known(search)
     assert (trial.state, trial.value) == (state, value)
     assert trial.intermediate_values[1] == 0.1
     if state == TrialState.PRUNED:
@@ -174,7 +176,7 @@ def test_repeated_and_unknown_events_are_ignored() -> None:
         search.on_trial_result("a", result(0.9, 4))
         search.on_trial_result("unknown", result(0.9, 4))
         search.on_trial_complete("unknown", result(0.9, 4))
-    (trial,) = recorded(search)
+    (trial,) = known(search)
     assert trial.value == 0.3
     assert trial.intermediate_values == {1: 0.1}
 
@@ -220,7 +222,7 @@ def test_unfinished_trials_keep_their_numbers_and_come_before_new_ones() -> None
     of = sweep()
     handed = searcher(of)
     first = [suggestion(handed, str(n)) for n in range(4)]
-    past = [PastTrial(n, first[n]["parameters"], "complete", 0.1 * n) for n in (0, 2)]
+    past = [FinishedTrial(n, first[n]["parameters"], "complete", 0.1 * n) for n in (0, 2)]
     unfinished = [(n, first[n]["parameters"]) for n in (3, 1)]
     search = searcher(of, past=past, unfinished=unfinished)
     again = [suggestion(search, str(n)) for n in range(4)]
@@ -228,8 +230,8 @@ def test_unfinished_trials_keep_their_numbers_and_come_before_new_ones() -> None
     assert [trial["number"] for trial in again] == [1, 3, 4, 5]
     assert search.suggest("x") == Searcher.FINISHED
     search.on_trial_complete("0", result(0.7))
-    assert recorded(search)[2].params == first[1]["parameters"]
-    assert recorded(search)[2].value == 0.7
+    assert known(search)[2].params == first[1]["parameters"]
+    assert known(search)[2].value == 0.7
 
 
 def test_unfinished_trial_0_is_the_reference_again() -> None:
@@ -246,12 +248,12 @@ def test_past_trials_count_whatever_their_end() -> None:
     of = sweep(trials=5)
     parameters = {**reference_parameters(of), "training.loss_weights.cosine": 1.0}
     past = [
-        PastTrial(0, parameters, "complete", 0.5, {1: 0.25}),
-        PastTrial(1, parameters, "pruned", None, {1: 0.25, 2: 0.5}),
-        PastTrial(2, parameters, "failed", None, {1: 0.25}),
+        FinishedTrial(0, parameters, "complete", 0.5, {1: 0.25}),
+        FinishedTrial(1, parameters, "pruned", None, {1: 0.25, 2: 0.5}),
+        FinishedTrial(2, parameters, "failed", None, {1: 0.25}),
     ]
     search = searcher(of, past=past)
-    kept = recorded(search)
+    kept = known(search)
     assert [trial.state.name for trial in kept] == ["COMPLETE", "PRUNED", "FAIL"]
     assert [trial.value for trial in kept] == [0.5, 0.5, None]
     assert all(trial.params == parameters for trial in kept)
@@ -263,20 +265,20 @@ def test_past_trial_without_a_score_is_no_score() -> None:
     of = sweep()
     given = reference_parameters(of)
     past = [
-        PastTrial(0, given, "complete", math.nan),
-        PastTrial(1, given, "pruned", None, {1: math.nan}),
+        FinishedTrial(0, given, "complete", math.nan),
+        FinishedTrial(1, given, "pruned", None, {1: math.nan}),
     ]
-    assert [t.state for t in recorded(searcher(of, past=past))] == [TrialState.FAIL] * 2
+    assert [t.state for t in known(searcher(of, past=past))] == [TrialState.FAIL] * 2
 
 
 def test_missing_number_is_filled_and_the_total_kept() -> None:
     of = sweep(trials=5)
     given = reference_parameters(of)
-    past = [PastTrial(n, given, "complete", 0.5) for n in (0, 3)]
+    past = [FinishedTrial(n, given, "complete", 0.5) for n in (0, 3)]
     search = searcher(of, past=past)
     assert [suggestion(search, name)["number"] for name in "abc"] == [1, 2, 4]
     assert search.suggest("d") == Searcher.FINISHED
-    more = [*past, *(PastTrial(n, given, "complete", 0.5) for n in (7, 8))]
+    more = [*past, *(FinishedTrial(n, given, "complete", 0.5) for n in (7, 8))]
     search = searcher(of, past=more)
     assert suggestion(search, "a")["number"] == 1
     assert search.suggest("b") == Searcher.FINISHED
@@ -293,7 +295,7 @@ def test_grid_runs_its_points_in_order_after_trial_0() -> None:
 
 def test_resumed_grid_runs_the_points_that_are_left() -> None:
     of = sweep(GRID, search="grid", trials=None)
-    past = [PastTrial(0, {"seed": 0}, "complete", 0.1), PastTrial(2, {"seed": 2}, "failed")]
+    past = [FinishedTrial(0, {"seed": 0}, "complete", 0.1), FinishedTrial(2, {"seed": 2}, "failed")]
     search = searcher(of, past=past, unfinished=[(3, {"seed": 3})])
     assert [suggestion(search, name) for name in "ab"] == [
         {"number": 3, "parameters": {"seed": 3}, "reference": False},

@@ -29,6 +29,7 @@ from tests.tune.sharding import (
     Elsewhere,
     LastBits,
     LeavesMarks,
+    Watched,
     counts_of_one_process,
     is_idle,
     marks_in,
@@ -38,7 +39,7 @@ from tests.tune.sharding import (
     warmed_up,
 )
 from tune.cluster import Claim, ClusterSize
-from tune.shards import Answer, Counts, ShardedSampler
+from tune.shards import Answer, Counts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -234,13 +235,13 @@ def test_a_mistake_in_a_request_is_reported_and_helpers_are_let_go(warm_ray: Clu
 
 def scripted(
     monkeypatch: pytest.MonkeyPatch, own: KnownCounts, script: ScriptedHelpers, helpers: int
-) -> ShardedSampler:
+) -> Watched:
     """Return a sampler without Ray and without a network."""
     monkeypatch.setattr("tune.shards.LocalSampler", lambda task, device: own)
-    monkeypatch.setattr("tune.shards._draw", script)
+    monkeypatch.setattr("tune.shards._sample_lease", script)
     monkeypatch.setattr(ray, "put", lambda task: task)
     monkeypatch.setattr(ray, "cancel", script.cancel)
-    return ShardedSampler(sampling_task(LastBits()), CPU, helper=ONE_CORE, max_helpers=helpers)
+    return Watched(sampling_task(LastBits()), CPU, helper=ONE_CORE, max_helpers=helpers)
 
 
 @pytest.mark.parametrize("fate", ["answered", "lost", "held"])

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from decrop.smoothing.execution import Precision
 from decrop.smoothing.sampling import (
     SamplingTask,
 )
-from decrop.trial.certify import certificate_table, local_sampler
+from decrop.training.hooks import Hooks
+from decrop.trial.certify import CertificationTask, certify
 from tests.decrop.digits_trial import certificates, short_trial
 from tests.mlflow_server.processes import eventually, is_alive
 from tests.tune.sharding import (
@@ -39,8 +41,8 @@ from tests.tune.sharding import (
     warmed_up,
 )
 from tune.cluster import ClusterSize
-from tune.sample_counts import SamplesDrawn
-from tune.shards import _draw
+from tune.directory import SampleCounts
+from tune.shards import _sample_lease
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -132,16 +134,15 @@ def certified(
 ) -> CertificateTable:
     config = short_trial(*PROCEDURES[procedure])
     settings = config.certification
-    return certificate_table(
+    hooks = Hooks(make_sampler=sampler_of)
+    if on_certified is not None:
+        hooks = replace(hooks, on_certified=on_certified)
+    return certify(
         config,
-        network,
-        images_of_all_shades(),
-        split="test",
-        class_count=CLASSES,
+        CertificationTask(network, images_of_all_shades(), "test", CLASSES),
         estimation_samples=400 if procedure == "fixed" else settings.max_samples - 10,
-        make_sampler=sampler_of or local_sampler(config),
-        on_certified=on_certified,
-    )
+        hooks=hooks,
+    ).table
 
 
 @pytest.mark.parametrize("procedure", PROCEDURES)
@@ -204,8 +205,8 @@ def test_certificates_outlive_a_helper_that_is_killed(
 def test_helpers_take_their_share(warm_ray: ClusterSize, tmp_path: Path) -> None:
     task = sampling_task(LeavesMarks(tmp_path, seconds_here=1.0))
     asked = requests(2)
-    drawn = SamplesDrawn()
-    sampler = sharded(task, drawn=drawn)
+    drawn = SampleCounts()
+    sampler = sharded(task, sample_counts=drawn)
     started = time.monotonic()
     counts = sampler.class_counts(asked)
     assert time.monotonic() - started < len(asked) / task.chunks_per_batch
@@ -233,7 +234,7 @@ def test_the_task_travels_once(warm_ray: ClusterSize, tmp_path: Path) -> None:
 def test_a_helper_that_is_let_go_is_not_interrupted(warm_ray: ClusterSize, tmp_path: Path) -> None:
     plain = sampling_task(LeavesMarks(tmp_path, seconds_here=0.0))
     task = ray.put(SlowToUnpack(**vars(plain)))
-    answer = _draw.options(max_retries=0).remote("slow", [task], "cpu", 1, requests(1))
+    answer = _sample_lease.options(max_retries=0).remote("slow", [task], "cpu", 1, requests(1))
     assert eventually(lambda: "begun" in marks_in(tmp_path), 30)
     ray.cancel(answer)
     assert eventually(lambda: bool({"interrupted", "unpacked"} & marks_in(tmp_path)), 30)

@@ -2,23 +2,19 @@
 
 from typing import Any
 
-import optuna
 import pytest
 
 from decrop.config import LossWeights, TrialConfig
 from decrop.errors import InputError
-from tests.cases import cases
-from tune.domains import Domain
+from tune.domains import Domain, contains
 from tune.space import (
-    contains,
-    distributions,
     grid_points,
     grid_trials,
     reference_config,
     reference_parameters,
-    suggest,
     total_trials,
     trial_config_for,
+    varied_paths,
 )
 from tune.sweep_file import SweepConfig, load_sweep
 
@@ -123,64 +119,6 @@ def test_published_settings_are_trial_1_and_the_papers_are_trial_0() -> None:
     assert config.training.loss_weights == LossWeights()
 
 
-def test_suggestions_have_what_their_conditions_ask_and_nothing_else() -> None:
-    space = made(CONDITIONAL)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
-    seen = set()
-    for _ in range(60):
-        parameters = suggest(study.ask(), space)
-        written = parameters["interpolation.mode"] == "as_written"
-        assert ("training.optimizer" in parameters) == written
-        sgd = parameters.get("training.optimizer") == "adam_then_sgd"
-        assert ("training.adam_epochs" in parameters) == sgd
-        assert contains(space, parameters)
-        trial_config_for(sweep(), parameters)
-        seen.add((written, sgd))
-    assert seen == {(True, True), (True, False), (False, False)}
-
-
-@cases(
-    "parameters",
-    [
-        {},
-        {"interpolation.mode": "published", "training.learning_rate": 1e-3},
-        {
-            "interpolation.mode": "published",
-            "training.learning_rate": 1e-3,
-            "interpolation.mixing_coefficient": 0.5,
-            "training.optimizer": "adam",
-        },
-        {
-            "interpolation.mode": "published",
-            "training.learning_rate": 1.0,
-            "interpolation.mixing_coefficient": 0.5,
-        },
-        {
-            "interpolation.mode": "published",
-            "training.learning_rate": 1e-3,
-            "interpolation.mixing_coefficient": 0.5,
-            "sigma": 1.0,
-        },
-    ],
-)
-def test_parameters_that_no_suggestion_has_are_not_contained(parameters: dict[str, Any]) -> None:
-    assert not contains(made(CONDITIONAL), parameters)
-
-
-def test_optuna_accepts_the_distributions_of_a_suggestion() -> None:
-    space = made(CONDITIONAL)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=2))
-    for _ in range(10):
-        trial = study.ask()
-        parameters = suggest(trial, space)
-        assert distributions(space, parameters) == trial.distributions
-        study.add_trial(
-            optuna.create_trial(
-                value=1.0, params=parameters, distributions=distributions(space, parameters)
-            )
-        )
-
-
 def test_trial_takes_its_parameters_and_shares_the_rest() -> None:
     shared = sweep(trial={"training": {"epochs": 7, "learning_rate": 0.5}})
     config = trial_config_for(shared, {"training.learning_rate": 0.25, "denoiser.channels": 8})
@@ -243,27 +181,7 @@ def test_grid_refuses_a_combination_that_no_trial_can_have() -> None:
         grid_trials(sweep(space, search="grid", trials=None))
 
 
-def test_training_of_the_classifier_can_be_searched() -> None:
-    adversarial = {"classifier.training.objective": "adre_adv"}
-    space = made(
-        {
-            "classifier.training.objective": {"choice": ["adre_reg", "adre_adv"]},
-            "classifier.training.regularisation_weight": {"uniform": [0, 0.5]},
-            "classifier.training.noise_samples": {"choice": [1, 2, 4]},
-            "classifier.training.attack_epsilon": {"uniform": [0.1, 0.5], "when": adversarial},
-            "classifier.training.attack_steps": {"int": [1, 3], "when": adversarial},
-        }
-    )
-    training = {"objective": "adre_reg", "trained_on": "without_held_out"}
-    given = sweep(trial={"classifier": {"source": "small_cnn", "training": training}})
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
-    seen = set()
-    for _ in range(20):
-        parameters = suggest(study.ask(), space)
-        found = trial_config_for(given, parameters).classifier.training
-        assert found is not None
-        assert found.trained_on == "without_held_out"
-        assert found.noise_samples in (1, 2, 4)
-        assert ("classifier.training.attack_steps" in parameters) == found.attacks
-        seen.add(found.objective)
-    assert seen == {"adre_reg", "adre_adv"}
+def test_rows_vary_what_any_of_them_sets() -> None:
+    rows = {"a": {"sigma": 0.5}, "b": {"sigma": 0.25, "seed": 1}, "c": {}}
+    table = SweepConfig.model_validate({"name": "table", "search": "rows", "rows": rows})
+    assert varied_paths(table) == ["sigma", "seed"]

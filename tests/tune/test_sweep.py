@@ -41,9 +41,9 @@ from tests.tune.runs import (
 )
 from tune.cluster import ClusterSize
 from tune.directory import SweepDirectory, SweepTrialFolder, TrialState
-from tune.results.board import build_leaderboard
+from tune.results.leaderboard import build_leaderboard
 from tune.results.ranking import chosen, ranking
-from tune.results.wording import leaderboard_markdown
+from tune.results.tables import leaderboard_markdown
 from tune.space import reference_config
 from tune.sweep import RETRIES
 from tune.sweep_file import SweepConfig
@@ -115,16 +115,14 @@ def test_trial_0_has_the_papers_choices(finished: FinishedSweep) -> None:
 
 def test_best_is_rank_1_by_held_out_score(finished: FinishedSweep) -> None:
     directory = finished.directory
-    scores = ranking(directory)
-    for number, score in scores:
+    scores = list(ranking(directory))
+    for number, score in ranking(directory).items():
         result = directory.trial(number).read_result()
         assert result is not None and result["average_certified_radius"] == score
-    assert [score for _, score in scores] == sorted((s for _, s in scores), reverse=True)
+    assert list(ranking(directory).values()) == sorted(ranking(directory).values(), reverse=True)
     board = build_leaderboard(directory, reference_config(sweep_of(directory)).certification.radii)
-    assert board.best.number == scores[0][0] == finished.ran.last_line["best"]["trial"]
-    assert [entry.number for entry in board.entries] == sorted(
-        chosen(scores, 2), key=[number for number, _ in scores].index
-    )
+    assert board.best.number == scores[0] == finished.ran.last_line["best"]["trial"]
+    assert [entry.number for entry in board.entries] == sorted(chosen(scores, 2), key=scores.index)
     assert read_json(directory.leaderboard_json_path) == json.loads(json.dumps(asdict(board)))
     assert directory.leaderboard_markdown_path.read_text() == leaderboard_markdown(board)
 
@@ -141,7 +139,7 @@ def test_only_the_chosen_are_certified_on_test(finished: FinishedSweep) -> None:
         assert result["split"] == "held_out"
         assert result["hashes"]["certified_images"] == held_out.content_hash()
         assert indices == held_out.indices.tolist()
-    finals = chosen(ranking(directory), 2)
+    finals = chosen(list(ranking(directory)), 2)
     assert len(finals) < len(TRIALS)
     assert sorted(directory.final_numbers()) == sorted(finals)
     certified = [directory.undefended]
@@ -290,7 +288,7 @@ def test_a_final_training_that_failed_is_done_again_by_a_resumption(
 ) -> None:
     shutil.copytree(finished.directory.path, tmp_path / "copied")
     directory = SweepDirectory.open(tmp_path / "copied")
-    first, second = (number for number, _ in ranking(directory)[:2])
+    first, second = list(ranking(directory))[:2]
     final = directory.final(first)
     for path in (final.path, directory.bundle_path):
         shutil.rmtree(path)
@@ -457,9 +455,10 @@ def test_a_finished_sweep_is_extended_and_stays_so(
     assert ran.last_line["trials"] == sweep_of(directory).trials == 6
     assert states_of(directory) == dict.fromkeys(range(6), "complete")
     assert [contents(directory.trial(number).path) for number in TRIALS] == before
-    assert ran.last_line["best"]["trial"] == ranking(directory)[0][0]
+    assert ran.last_line["best"]["trial"] == next(iter(ranking(directory)))
     assert (
-        f"Trial {ranking(directory)[0][0]} of" in (directory.bundle_path / "README.md").read_text()
+        f"Trial {next(iter(ranking(directory)))} of"
+        in (directory.bundle_path / "README.md").read_text()
     )
     board = read_json(directory.leaderboard_json_path)
     assert len(board["held_out"]) == 6

@@ -57,7 +57,7 @@ def refused(path: Path, *arguments: object) -> str:
 def strangers(tmp_path: Path) -> SweepDirectory:
     """A sweep directory that names the code, with three trials that have ended."""
     sweep = load_sweep(str(sweep_naming(tmp_path, FACTORY)), [])
-    directory = SweepDirectory.create(tmp_path / "got", "tiny", sweep.model_dump(mode="json"))
+    directory = SweepDirectory.create(tmp_path / "got", sweep)
     for number in range(3):
         write_complete_trial(directory.trial(number), number)
         begin(directory.trial(number), number, reference_config(sweep))
@@ -113,7 +113,7 @@ def test_a_strangers_endpoint_is_not_asked(tmp_path: Path) -> None:
         "trial.classifier.endpoint.token_variable=HOME",
     ]
     sweep = load_sweep(str(write_sweep(tmp_path)), given)
-    directory = SweepDirectory.create(tmp_path / "got", "tiny", sweep.model_dump(mode="json"))
+    directory = SweepDirectory.create(tmp_path / "got", sweep)
     said = refused(tmp_path / "never", "resume", directory.path)
     assert f"{url} would be asked, which takes --trust-code" in said
 
@@ -121,7 +121,7 @@ def test_a_strangers_endpoint_is_not_asked(tmp_path: Path) -> None:
 def test_commands_that_read_import_nothing(
     strangers: SweepDirectory, marker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tune.mlflow.dashboard.serve", lambda *arguments: None)
+    monkeypatch.setattr("tune.mlflow.registry.serve", lambda *arguments: None)
     path = strangers.path
     for command in (
         ["sync", path],
@@ -143,7 +143,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> SweepDirectory:
     """A sweep directory whose one trial has ended, of a classifier that decrop brings."""
     folder = tmp_path_factory.mktemp("ended")
     sweep = load_sweep(str(write_sweep(folder)), [])
-    directory = SweepDirectory.create(folder / "sweeps", "tiny", sweep.model_dump(mode="json"))
+    directory = SweepDirectory.create(folder / "sweeps", sweep)
     job = SweepJob(directory.path, sweep, ALONE, None)
     record = TrialRecord(
         number=0, reference=True, parameters={}, config=reference_config(job.sweep)

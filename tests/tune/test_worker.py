@@ -12,9 +12,9 @@ from decrop.data.limited import LabelledImages
 from decrop.evaluation.table import CertificateTable
 from decrop.files import write_json
 from decrop.smoothing.execution import resolve_device
-from decrop.training.denoiser import TrainingDivergedError
+from decrop.training.loop import TrainingDivergedError
+from decrop.trial.folder import Report
 from decrop.trial.inputs import TrialInputs, load_inputs
-from decrop.trial.run import Report
 from tests.tune.runs import TINY, write_sweep
 from tune.cluster import Claim, Claims
 from tune.directory import State, SweepTrialFolder, TrialRecord
@@ -224,7 +224,7 @@ def test_a_failure_is_recorded_with_its_traceback(job: SweepJob) -> None:
     assert (
         state.error.strip()
         .splitlines()[-1]
-        .startswith("decrop.training.denoiser.TrainingDivergedError: the loss is")
+        .startswith("decrop.training.loop.TrainingDivergedError: the loss is")
     )
 
 

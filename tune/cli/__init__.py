@@ -4,8 +4,7 @@ import typer
 
 from tune.cli.results import compare, export, leaderboard, report
 from tune.cli.sweeps import resume, sweep
-from tune.cli.tracking import dashboard, sync
-from tune.cli.upkeep import audit, clean
+from tune.cli.upkeep import audit, clean, dashboard, sync
 
 app = typer.Typer()
 for command in (

@@ -1,11 +1,22 @@
-"""Arguments and options that several commands of sweeps share, and what they check first."""
+"""Arguments that several commands of sweeps share, and how they show tables."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import JustifyMethod
+from rich.table import Table
+from rich.text import Text
 
+from decrop.cli.output import console
 from decrop.errors import InputError
+
+if TYPE_CHECKING:
+    from tune.results.tables import TextTable
+
 
 Directory = Annotated[Path, typer.Argument(help="Sweep directory, as `decrop sweep` printed it.")]
 Address = Annotated[
@@ -19,16 +30,42 @@ TrackingUri = Annotated[
 
 
 def require_sweep_extra() -> None:
-    """Refuse to go on where Ray, Optuna or MLflow are missing.
+    """Refuse to go on where Ray, Optuna or MLflow are missing."""
+    for name in ("mlflow", "optuna", "ray"):
+        if find_spec(name) is None:
+            raise InputError(
+                f"{name} is not installed; install the extra with pip install 'decrop[sweep]'."
+            )
 
-    Raises:
-        InputError: one of them is not installed.
-    """
+
+@contextmanager
+def mlflow_errors() -> Iterator[None]:
+    """End the command with exit code 1 where MLflow fails in the block."""
+    from tune.mlflow.client import TrackingError
+
     try:
-        import mlflow  # noqa: F401
-        import optuna  # noqa: F401
-        import ray  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            f"{error.name} is not installed; install the extra with pip install 'decrop[sweep]'."
-        ) from None
+        yield
+    except TrackingError as error:
+        say(f"error: {error}")
+        raise typer.Exit(1) from None
+
+
+def say(line: str) -> None:
+    """Print a line as it is."""
+    console.print(line, highlight=False, soft_wrap=True)
+
+
+# Of the ends of intervals in %, so that a table fits into a terminal.
+INTERVAL_DECIMALS = 0
+
+
+def print_tables(tables: "Sequence[TextTable]") -> None:
+    """Print tables in the terminal."""
+    for table in tables:
+        shown = Table(title=Text(table.caption))
+        for head in table.head:
+            justify: JustifyMethod = "right" if head.startswith("r = ") else "left"
+            shown.add_column(Text(head), justify=justify, overflow="fold")
+        for row in table.rows:
+            shown.add_row(*map(Text, row))
+        console.print(shown)

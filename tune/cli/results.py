@@ -9,12 +9,21 @@ import typer
 from decrop.cli.options import AsJson, TrustCode
 from decrop.cli.output import console, print_json
 from decrop.errors import InputError
-from tune.cli.options import Address, Directory, TrackingUri, require_sweep_extra
-from tune.cli.output import INTERVAL_DECIMALS, print_tables
+from tune.cli.options import (
+    INTERVAL_DECIMALS,
+    Address,
+    Directory,
+    TrackingUri,
+    mlflow_errors,
+    print_tables,
+    require_sweep_extra,
+    say,
+)
 
 # Whatever imports Ray, MLflow, Optuna or PyTorch is imported by the commands that need it.
 if TYPE_CHECKING:
     from tune.directory import SweepDirectory
+    from tune.sweep import RunOptions
 
 
 def leaderboard(
@@ -47,16 +56,10 @@ def leaderboard(
     Example: [bold]decrop leaderboard sweeps/quickstart-20260101-120000 --top 2 --seeds 3[/bold]
     """
     from tune.directory import SweepDirectory
-    from tune.results.board import build_leaderboard
-    from tune.results.ranking import (
-        certified_radii,
-        chosen,
-        metric_named,
-        ranking,
-        sweep_metric,
-        sweep_top,
-    )
-    from tune.results.wording import leaderboard_tables
+    from tune.results.leaderboard import build_leaderboard
+    from tune.results.metric import metric_named
+    from tune.results.ranking import certified_radii, chosen, ranking, sweep_metric
+    from tune.results.tables import leaderboard_tables
 
     opened = SweepDirectory.open(directory)
     if not opened.leaderboard_json_path.exists():
@@ -67,14 +70,17 @@ def leaderboard(
     radii = certified_radii(opened)
     metric = sweep_metric(opened) if by is None else metric_named(by, radii, source="--by")
     _check_seeds(opened, seeds)
-    wanted = sweep_top(opened) if top is None else top
-    scores = ranking(opened, metric)
-    numbers = chosen(scores, len(scores) if wanted is None else wanted)
+    wanted = top or opened.read_record().sweep.leaderboard.top
+    numbers = chosen(list(ranking(opened, metric)), wanted)
     if by is not None or top is not None or seeds > 1:
-        _certify_missing(opened, numbers, seeds, address, tracking_uri, trust_code=trust_code)
+        require_sweep_extra()
+        from tune.sweep import RunOptions
+
+        options = RunOptions(console, address, tracking_uri, trust_code=trust_code)
+        _certify_missing(opened, numbers, seeds, options)
     board = build_leaderboard(opened, radii, metric=metric, top=wanted, seeds=seeds)
     print_tables(leaderboard_tables(board, decimals=INTERVAL_DECIMALS))
-    console.print(board.summary, highlight=False)
+    say(board.summary)
     if as_json:
         print_json(asdict(board))
 
@@ -109,10 +115,10 @@ def compare(
     sources = [read_certified(target) for target in targets]
     board = place_side_by_side(sources)
     print_tables(side_by_side_tables(board, decimals=INTERVAL_DECIMALS))
-    console.print(board.summary, highlight=False)
+    say(board.summary)
     if to is not None:
         write_side_by_side(sources, board, to)
-        console.print(f"written to: {to}", soft_wrap=True, highlight=False)
+        say(f"written to: {to}")
     if as_json:
         print_json(asdict(board))
 
@@ -190,7 +196,7 @@ def export(
         license_id=license_id,
         trust_code=trust_code,
     )
-    console.print(f"bundle of trial {number}: {to}", soft_wrap=True, highlight=False)
+    say(f"bundle of trial {number}: {to}")
     document: dict[str, Any] = {"trial": number, "bundle": str(to)}
     if register is not None:
         document |= {
@@ -214,7 +220,7 @@ def _check_registration(
     if without_classifier:
         raise InputError("--register: a model is served with its classifier; drop one of both.")
     require_sweep_extra()
-    from tune.mlflow import check_tracking_uri
+    from tune.mlflow.client import check_tracking_uri
 
     if not name.strip() or set(name) & set("/:"):
         raise InputError(f"--register {name!r}: must be a name without '/' and ':'.")
@@ -231,26 +237,20 @@ def _register(
     *,
     trust_code: bool,
 ) -> int:
-    from tune.mlflow import TrackingError
-    from tune.mlflow.dashboard import serving_commands
-    from tune.mlflow.registry import register_bundle
+    from tune.mlflow.registry import register_bundle, serving_commands
 
-    try:
-        with console.status("registering"):
-            version = register_bundle(
-                directory, number, bundle, name, tracking_uri=tracking_uri, trust_code=trust_code
-            )
-    except TrackingError as error:
-        console.print(f"error: {error}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
-    console.print(f"registered as version {version} of {name}, now its champion", highlight=False)
+    with mlflow_errors(), console.status("registering"):
+        version = register_bundle(
+            directory, number, bundle, name, tracking_uri=tracking_uri, trust_code=trust_code
+        )
+    say(f"registered as version {version} of {name}, now its champion")
     for line in serving_commands(directory, name, tracking_uri):
-        console.print(line, highlight=False, soft_wrap=True)
+        say(line)
     return version
 
 
 def _check_seeds(directory: "SweepDirectory", seeds: int) -> None:
-    own = directory.read_record().sweep.get("seeds", 1)
+    own = directory.read_record().sweep.seeds
     if seeds > 1 and own != 1:
         raise InputError(
             f"--seeds {seeds}: the sweep has trained every row from {own} seeds already; see "
@@ -259,31 +259,16 @@ def _check_seeds(directory: "SweepDirectory", seeds: int) -> None:
 
 
 def _certify_missing(
-    directory: "SweepDirectory",
-    numbers: list[int],
-    seeds: int,
-    address: str | None,
-    tracking_uri: str | None,
-    *,
-    trust_code: bool,
+    directory: "SweepDirectory", numbers: list[int], seeds: int, options: "RunOptions"
 ) -> None:
-    require_sweep_extra()
     from tune.sweep import SweepStoppedError, certify_trials
 
     try:
-        warning = certify_trials(
-            directory,
-            numbers,
-            seeds=seeds,
-            console=console,
-            address=address,
-            tracking_uri=tracking_uri,
-            trust_code=trust_code,
-        )
+        warning = certify_trials(directory, numbers, options, seeds=seeds)
     except SweepStoppedError as stopped:
         full = stopped.reason == "disk"
         why = f"error: {stopped.cause}\nonce there is room" if full else "stopped"
-        console.print(f"{why}; the same command goes on", highlight=False, soft_wrap=True)
+        say(f"{why}; the same command goes on")
         raise typer.Exit(1 if full else 130) from None
     if warning is not None:
-        console.print(f"warning: {warning}", soft_wrap=True, highlight=False)
+        say(f"warning: {warning}")

@@ -9,8 +9,15 @@ import typer
 from decrop.cli.options import AsJson, Assignments, TrustCode
 from decrop.cli.output import console, print_json
 from decrop.errors import InputError
-from tune.cli.options import Address, Directory, TrackingUri, require_sweep_extra
-from tune.cli.output import INTERVAL_DECIMALS, print_tables
+from tune.cli.options import (
+    INTERVAL_DECIMALS,
+    Address,
+    Directory,
+    TrackingUri,
+    print_tables,
+    require_sweep_extra,
+    say,
+)
 
 MaxHours = Annotated[
     float | None,
@@ -61,7 +68,7 @@ def sweep(
     dataset.path=PATH --set classifier.weights=FILE.safetensors --address auto[/bold]
     """
     require_sweep_extra()
-    from tune.sweep import start_sweep
+    from tune.sweep import RunOptions, start_sweep
     from tune.sweep_file import load_sweep
 
     given = list(assignments or [])
@@ -72,17 +79,8 @@ def sweep(
     if dry_run:
         _dry_run(loaded, address, trust_code=trust_code, as_json=as_json)
         return
-    _show_outcome(
-        lambda: start_sweep(
-            loaded,
-            out,
-            console=console,
-            address=address,
-            tracking_uri=tracking_uri,
-            max_hours=max_hours,
-        ),
-        as_json=as_json,
-    )
+    options = RunOptions(console, address, tracking_uri, max_hours)
+    _show_outcome(lambda: start_sweep(loaded, out, options), as_json=as_json)
 
 
 def resume(
@@ -107,21 +105,13 @@ def resume(
     """
     require_sweep_extra()
     from tune.directory import SweepDirectory
-    from tune.sweep import resume_sweep
+    from tune.sweep import RunOptions, resume_sweep
 
     _check_hours(max_hours)
     opened = SweepDirectory.open(directory)
+    options = RunOptions(console, address, tracking_uri, max_hours, trust_code)
     _show_outcome(
-        lambda: resume_sweep(
-            opened,
-            console=console,
-            address=address,
-            tracking_uri=tracking_uri,
-            trials=trials,
-            query_budget=query_budget,
-            max_hours=max_hours,
-            trust_code=trust_code,
-        ),
+        lambda: resume_sweep(opened, options, trials=trials, query_budget=query_budget),
         as_json=as_json,
     )
 
@@ -133,8 +123,7 @@ def _check_hours(max_hours: float | None) -> None:
 
 def _dry_run(loaded: Any, address: str | None, *, trust_code: bool, as_json: bool) -> None:
     from tune.cluster import claims, cluster, local_size
-    from tune.plan import plan_sweep
-    from tune.query_budget import sweep_queries
+    from tune.plan import plan_sweep, sweep_queries
     from tune.sweep import check_sweep
 
     check_sweep(loaded, refused=None if trust_code else "code")
@@ -151,13 +140,13 @@ def _dry_run(loaded: Any, address: str | None, *, trust_code: bool, as_json: boo
         f"then {plan.finals} {_finals_are(loaded)}certified on test images",
         f"{plan.generated_images:,} generated images, {plan.training_images:,} training images "
         f"(three views each), {plan.classifier_images:,} images to train classifiers (each noise "
-        f"draw and attack step) and {plan.noisy_samples:,} noisy samples",
+        f"sample and attack step) and {plan.noisy_samples:,} noisy samples",
         f"roughly {plan.hours:.2g} hours on this machine if no trial is pruned",
         *_of_a_black_box(sweep_queries(loaded)),
         "everything is in order; nothing was started",
     ]
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+        say(line)
     if as_json:
         print_json(asdict(plan))
 
@@ -174,19 +163,19 @@ def _finals_are(sweep: "SweepConfig") -> str:
 
 
 def _show_outcome(run: Any, *, as_json: bool) -> None:
-    from tune.mlflow.dashboard import dashboard_command, dashboard_url
-    from tune.results.wording import accuracy_table
+    from tune.mlflow.registry import dashboard_command, dashboard_url
+    from tune.results.tables import accuracy_table
     from tune.sweep import SweepFailedError, SweepStoppedError
 
     try:
         outcome: SweepOutcome = run()
     except SweepStoppedError as stopped:
-        raise typer.Exit(_show_standing(stopped)) from None
+        raise typer.Exit(_show_interim(stopped)) from None
     except SweepFailedError as error:
-        console.print(f"error: {error}", highlight=False, soft_wrap=True)
+        say(f"error: {error}")
         raise typer.Exit(FAILED) from None
     print_tables([accuracy_table(outcome.leaderboard, decimals=INTERVAL_DECIMALS)])
-    console.print(outcome.leaderboard.summary, highlight=False)
+    say(outcome.leaderboard.summary)
     directory = outcome.directory
     _say_asked(directory)
     command = dashboard_command(directory)
@@ -201,7 +190,7 @@ def _show_outcome(run: Any, *, as_json: bool) -> None:
         ("warning", outcome.warning),
     ):
         if value is not None:
-            console.print(f"{name + ':':<11}{value}", soft_wrap=True, highlight=False)
+            say(f"{name + ':':<11}{value}")
     if as_json:
         print_json(_outcome_json(outcome, url))
 
@@ -211,24 +200,22 @@ def _say_asked(directory: "SweepDirectory") -> None:
 
     if directory.queries_path.exists():
         spent = QueryLedger(directory.queries_path).spent()
-        console.print(
+        say(
             f"asked the endpoint for {spent.asked:,} images so far (counted in "
-            f"{directory.queries_path})",
-            highlight=False,
-            soft_wrap=True,
+            f"{directory.queries_path})"
         )
 
 
-def _show_standing(stopped: "SweepStoppedError") -> int:
+def _show_interim(stopped: "SweepStoppedError") -> int:
     """Say what a stopped sweep has found, and return the exit code of why it stopped."""
-    from tune.results.interim import standing_tables
+    from tune.results.leaderboard import interim_tables
     from tune.stopping import INTERRUPTED
     from tune.sweep import resume_command
 
-    tables = standing_tables(stopped.directory, decimals=INTERVAL_DECIMALS)
+    tables = interim_tables(stopped.directory, decimals=INTERVAL_DECIMALS)
     print_tables(tables)
     if not tables:
-        console.print("no trial has finished yet", highlight=False)
+        say("no trial has finished yet")
     _say_asked(stopped.directory)
     code, why = {
         "interrupted": (INTERRUPTED, "stopped"),
@@ -237,7 +224,7 @@ def _show_standing(stopped: "SweepStoppedError") -> int:
         "disk": (FAILED, f"error: {stopped.cause}\nonce there is room"),
     }[stopped.reason]
     command = resume_command(stopped.directory)
-    console.print(f"{why}; go on with: {command}", highlight=False, soft_wrap=True)
+    say(f"{why}; go on with: {command}")
     return code
 
 

@@ -1,4 +1,4 @@
-"""`decrop audit` and `decrop clean`: whether a sweep's records agree, and what can go."""
+"""Commands that keep a sweep in order: sync, dashboard, audit, clean."""
 
 from typing import Annotated
 
@@ -6,34 +6,90 @@ import typer
 
 from decrop.cli.options import AsJson
 from decrop.cli.output import console, print_json
-from tune.cli.options import Directory, TrackingUri, require_sweep_extra
-from tune.cli.output import print_tables
+from decrop.errors import InputError
+from tune.cli.options import (
+    Directory,
+    TrackingUri,
+    mlflow_errors,
+    print_tables,
+    require_sweep_extra,
+    say,
+)
 
-# MLflow and Optuna take seconds to import; the command that needs them imports what uses them.
+
+def sync(
+    directory: Directory,
+    tracking_uri: TrackingUri = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; compare, as `decrop audit` does.")
+    ] = False,
+) -> None:
+    """Bring MLflow up to date with a sweep directory; repeating it changes nothing.
+
+    It also takes the folder of a `decrop classifier train` or the bundle of a `decrop rejector
+    train` that was tracked, with --tracking-uri.
+
+    Example: [bold]decrop sync sweeps/quickstart-20260101-120000[/bold]
+    """
+    if check:
+        audit(directory, tracking_uri)
+        return
+    require_sweep_extra()
+    from tune.directory import SweepDirectory
+    from tune.mlflow.tracked_training import training_in
+    from tune.mlflow.tracker import Tracker
+    from tune.mlflow.trainings import sync_training
+
+    training = training_in(directory)
+    if training is not None and tracking_uri is None:
+        raise InputError(f"{directory}: is a training; give its server with --tracking-uri.")
+    with mlflow_errors(), console.status("syncing"):
+        if training is not None and tracking_uri is not None:
+            sync_training(training, tracking_uri)
+        else:
+            Tracker(SweepDirectory.open(directory), tracking_uri).sync()
+    say("MLflow is up to date")
+
+
+def dashboard(
+    directory: Directory,
+    port: Annotated[int, typer.Option(help="Port on the loopback interface.")] = 5000,
+) -> None:
+    """Serve a sweep's MLflow pages on this machine until Ctrl-C, and print their address.
+
+    Example: [bold]decrop dashboard sweeps/quickstart-20260101-120000[/bold]
+    """
+    require_sweep_extra()
+    from tune.directory import SweepDirectory
+    from tune.mlflow.registry import serve
+    from tune.mlflow.tracker import Tracker
+
+    opened = SweepDirectory.open(directory)
+    with console.status("opening the store"):
+        tracker = Tracker(opened)
+        tracker.sync()
+        experiment = tracker.experiment_id()
+    say("starting MLflow; its address follows")
+    serve(opened, experiment, port)
 
 
 def audit(directory: Directory, tracking_uri: TrackingUri = None, as_json: AsJson = False) -> None:
-    """Compare a sweep's files, Optuna's view of them and MLflow, trial by trial, point by point.
+    """Compare a sweep's files with what MLflow holds, trial by trial, point by point.
 
     Nothing is written. Exit code 1 if anything is lost, double or different.
 
     Example: [bold]decrop audit sweeps/quickstart-20260101-120000[/bold]
     """
     require_sweep_extra()
-    from tune.audit import audit_sweep, audit_table
     from tune.directory import SweepDirectory
-    from tune.mlflow import TrackingError
+    from tune.mlflow.audit import audit_sweep, audit_table
 
     opened = SweepDirectory.open(directory)
-    try:
-        with console.status("comparing"):
-            found = audit_sweep(opened, tracking_uri)
-    except TrackingError as error:
-        console.print(f"error: {error}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
+    with mlflow_errors(), console.status("comparing"):
+        found = audit_sweep(opened, tracking_uri)
     print_tables([audit_table(found)])
     for line in [*found.notes, *found.problems]:
-        console.print(line, highlight=False, soft_wrap=True)
+        say(line)
     if as_json:
         print_json(found.counts)
     if found.problems:
@@ -68,17 +124,15 @@ def clean(
     with sole_driver(opened):
         removal = plan_removal(opened, top)
         kept = ", ".join(map(str, removal.kept)) or "none"
-        console.print(
+        say(
             f"to be removed: {len(removal.files)} files of {len(removal.trials)} trials, "
             f"{removal.megabytes:.1f} MB; checkpoints stay of the best trials and trial 0 "
-            f"({kept}) and of {len(removal.unfinished)} that have not ended",
-            highlight=False,
-            soft_wrap=True,
+            f"({kept}) and of {len(removal.unfinished)} that have not ended"
         )
         removed = bool(removal.files) and (yes or typer.confirm("Remove them?", err=True))
         if removed:
             remove(removal)
-    console.print("removed" if removed else "nothing was removed", highlight=False)
+    say("removed" if removed else "nothing was removed")
     if as_json:
         print_json(
             {

@@ -1,5 +1,154 @@
 """The Ray cluster a sweep runs on, and files that start one."""
 
-from tune.cluster.connection import Claim, Claims, ClusterSize, claims, cluster, local_size
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
-__all__ = ["Claim", "Claims", "ClusterSize", "claims", "cluster", "local_size"]
+# Read by Ray when it is imported.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+import torch
+
+from decrop.errors import InputError
+from tune.sweep_file import Resources, ResourceSettings
+
+# Shares of a GPU where a sweep does not say: two trials, or four helpers, keep one busy.
+_TRIAL_GPU, _HELPER_GPU = 0.5, 0.25
+_ANSWER_SECONDS = 5.0
+_STATUS_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class ClusterSize:
+    """CPUs and GPUs of all nodes."""
+
+    cpu: float
+    gpu: float
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What one process takes of a machine; a fraction of a GPU shares it."""
+
+    cpu: float
+    gpu: float
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What the processes of a sweep take.
+
+    Attributes:
+        trial: each trial.
+        helper: each helper.
+        max_helpers: helpers of one trial at a time.
+        max_concurrent: trials at a time; None for as many as fit.
+    """
+
+    trial: Claim
+    helper: Claim
+    max_helpers: int
+    max_concurrent: int | None
+
+
+def local_size() -> ClusterSize:
+    """Return what a cluster started on this machine will have."""
+    return ClusterSize(len(os.sched_getaffinity(0)), torch.cuda.device_count())
+
+
+@contextmanager
+def cluster(address: str | None) -> Iterator[ClusterSize]:
+    """Connect to a cluster, or start one on this machine, for the length of a block.
+
+    Args:
+        address: of a running cluster (`auto` or HOST:PORT); None starts one on this machine.
+    """
+    if address is None:
+        size = local_size()
+        # `local`, for Ray would otherwise join a cluster that runs on this machine.
+        ray.init(
+            address="local",
+            num_cpus=int(size.cpu),
+            # Idle workers that are kept. Ray keeps as many as CPUs are free, so on a busy machine
+            # it would kill each helper between two leases, and importing PyTorch takes longer.
+            _system_config={"num_workers_soft_limit": 2 * int(size.cpu)},
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+    else:
+        try:
+            if address != "auto":
+                _require_listener(address)
+            _require_welcome(address)
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise InputError(
+                f"--address {address}: no Ray cluster answers there ({_first_line(error)}); start "
+                "one with `ray start --head`, or leave the option out to use this machine."
+            ) from None
+    try:
+        total = ray.cluster_resources()
+        yield ClusterSize(total.get("CPU", 0.0), total.get("GPU", 0.0))
+    finally:
+        ray.shutdown()
+
+
+def claims(settings: ResourceSettings, size: ClusterSize) -> Claims:
+    """Fill in the GPU shares that a sweep leaves open, and refuse what could never be met."""
+    return Claims(
+        trial=_claim("trial", settings.trial, _TRIAL_GPU, size),
+        helper=_claim("helper", settings.helper, _HELPER_GPU, size),
+        max_helpers=settings.max_helpers,
+        max_concurrent=settings.max_concurrent,
+    )
+
+
+def _claim(name: str, asked: Resources, gpu_share: float, size: ClusterSize) -> Claim:
+    gpu = asked.gpu if asked.gpu is not None else gpu_share if size.gpu > 0 else 0.0
+    for kind, wanted, there in (("cpu", asked.cpu, size.cpu), ("gpu", gpu, size.gpu)):
+        if wanted > there:
+            raise InputError(
+                f"resources.{name}.{kind} = {wanted:g}, but the cluster has {there:g}; "
+                f"use --set resources.{name}.{kind}={there:g} or less."
+            )
+    return Claim(asked.cpu, gpu)
+
+
+def _require_listener(address: str) -> None:
+    """Refuse at once what Ray would try to reach for a quarter of an hour."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise InputError(f"--address {address}: must be auto or HOST:PORT.")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
+
+
+def _require_welcome(address: str) -> None:
+    """Refuse at once where a token is missing; Ray would try for long and not say why.
+
+    Asked by Ray's own command, because its client ends the process where a token cannot be read.
+    """
+    command = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]
+    asked = subprocess.run(
+        command, capture_output=True, text=True, timeout=_STATUS_SECONDS, check=False
+    )
+    if asked.returncode == 0:
+        return
+    if "token" in asked.stderr.lower():
+        raise InputError(
+            f"--address {address}: the cluster wants a token, and this process has another or none;"
+            " set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the file that the cluster was "
+            "started with."
+        )
+    raise ConnectionError(asked.stderr.strip().rpartition("\n")[2] or "ray status failed")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

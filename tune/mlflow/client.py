@@ -1,4 +1,4 @@
-"""MLflow's client set up for a sweep, what it can fail with, and the models it holds."""
+"""MLflow's client and store set up for a sweep, what they can fail with, and registered models."""
 
 import logging
 import os
@@ -11,9 +11,13 @@ from decrop.errors import InputError
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
+from pathlib import Path
 
+from decrop.files import write_whole
 
 _SERVER_ERROR = 500
+# Aliases of a model's versions.
+CHAMPION, PREVIOUS = "champion", "previous"
 
 
 class TrackingError(RuntimeError):
@@ -50,11 +54,7 @@ def one_line(error: Exception) -> str:
 
 
 def check_tracking_uri(uri: str) -> None:
-    """Refuse what is no address of an MLflow server, without asking for it.
-
-    Raises:
-        InputError: the URI is not http(s), or holds credentials.
-    """
+    """Refuse what is no address of an MLflow server, without asking for it."""
     parts = urlsplit(uri)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError(
@@ -88,28 +88,11 @@ def make_client(uri: str) -> "MlflowClient":
 
 
 def register_version(
-    client: "MlflowClient",
-    name: str,
-    *,
-    source: str,
-    run_id: str,
-    description: str,
-    champion: str,
-    previous: str,
+    client: "MlflowClient", name: str, *, source: str, run_id: str, description: str
 ) -> int:
-    """Register a run's artifact as a new version of a model and let it have an alias.
+    """Register a run's artifact, by its address, as a new version of a model; return its number.
 
-    Args:
-        client: of MLflow.
-        name: of the registered model, made if there is none.
-        source: address of the artifact.
-        run_id: of the run.
-        description: of the version.
-        champion: the alias; the version that had it before loses it.
-        previous: the alias that this one gets instead.
-
-    Returns:
-        the version's number.
+    It gets the alias `CHAMPION`; the version that had it before gets `PREVIOUS`.
     """
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
@@ -119,9 +102,27 @@ def register_version(
     except MlflowException as error:
         if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
             raise
-    before = client.get_registered_model(name).aliases.get(champion)
+    before = client.get_registered_model(name).aliases.get(CHAMPION)
     created = client.create_model_version(name, source, run_id, description=description)
     if before is not None:
-        client.set_registered_model_alias(name, previous, str(before))
-    client.set_registered_model_alias(name, champion, created.version)
+        client.set_registered_model_alias(name, PREVIOUS, str(before))
+    client.set_registered_model_alias(name, CHAMPION, created.version)
     return int(created.version)
+
+
+def create_store(database: Path) -> None:
+    """Make an empty store with MLflow's tables where there is none.
+
+    Whole or not at all: MLflow cannot go on with tables whose making was cut off, so a driver
+    killed meanwhile would leave a store that nothing opens.
+    """
+    if database.exists():
+        return
+    from mlflow.db import upgrade
+
+    write_whole(
+        database,
+        lambda path: upgrade.main(
+            [f"sqlite:///{path}"], prog_name="mlflow db upgrade", standalone_mode=False
+        ),
+    )

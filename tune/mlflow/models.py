@@ -21,9 +21,6 @@ def model_program(settings: ClassifierSettings, dataset: Dataset) -> Network:
 
     Of MLflow's flavours only pytorch with serialization_format="pt2" keeps a network without
     pickle; the tracking server is that of MLFLOW_TRACKING_URI.
-
-    Raises:
-        InputError: there is no such model, it would have to be unpickled, or it does not fit.
     """
     source = settings.source
     with tempfile.TemporaryDirectory() as folder:

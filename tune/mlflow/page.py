@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from decrop.files import read_text
 from tune.directory import SweepDirectory, SweepRecord
-from tune.domains import Domain
 from tune.mlflow.run_view import (
     BEST_SO_FAR,
     CERTIFIED,
@@ -18,6 +16,9 @@ from tune.mlflow.run_view import (
     TRIAL_NUMBER,
 )
 from tune.mlflow.trial_view import STEPS_PER_UNIT_RADIUS
+from tune.results.leaderboard import read_leaderboard
+from tune.results.tables import accuracy_table
+from tune.space import reference_config
 
 # MLflow adds a chart for every metric that has none, to the section called like its prefix: these
 # are folded until someone opens one.
@@ -39,14 +40,14 @@ class _Section:
     columns: int
 
 
-def page_state(sweep: Mapping[str, Any]) -> str:
-    """Return the saved view of a sweep's experiment, as the value of MLflow's tag.
+def page_state(paths: Sequence[str], *, trains_classifier: bool) -> str:
+    """Return the saved view of an experiment, as the value of MLflow's tag.
 
     Args:
-        sweep: the sweep's settings as JSON, of which its `space` and `rows` are read.
+        paths: settings in which the runs differ, by dotted path.
+        trains_classifier: whether the runs train classifiers and no denoiser.
     """
-    paths = swept_paths(sweep)
-    losses = _CLASSIFIER_LOSSES if trains_classifiers(sweep) else _DENOISER_LOSSES
+    losses = _CLASSIFIER_LOSSES if trains_classifier else _DENOISER_LOSSES
     # MLflow's titles of these charts are the names of their metrics, whatever the view says.
     sections = [
         _Section(
@@ -95,20 +96,6 @@ def page_state(sweep: Mapping[str, Any]) -> str:
     }
     packed = zlib.compress(json.dumps(state, separators=(",", ":")).encode(), level=9)
     return "deflate;" + base64.b64encode(packed).decode()
-
-
-def swept_paths(sweep: Mapping[str, Any]) -> list[str]:
-    """Return the settings in which a sweep's trials differ, by dotted path, as in its file."""
-    if sweep.get("space"):
-        return list(sweep["space"])
-    rows: Mapping[str, Mapping[str, Any]] = sweep.get("rows") or {}
-    return list(dict.fromkeys(path for row in rows.values() for path in row))
-
-
-def trains_classifiers(sweep: Mapping[str, Any]) -> bool:
-    """Tell whether a sweep's trials train classifiers and no denoiser, as its file has it."""
-    trial: Mapping[str, Any] = sweep.get("trial") or {}
-    return (trial.get("denoiser") or {}).get("architecture") == "none"
 
 
 def _parallel(paths: Sequence[str]) -> dict[str, Any]:
@@ -172,39 +159,29 @@ def sweep_description(directory: SweepDirectory, record: SweepRecord) -> str:
             f"## What was swept\n\n{_swept(record)}\n",
             f"## How to read this page\n\n{_legend(record)}",
             f"Created {record.created:%Y-%m-%d %H:%M:%S} UTC, id `{record.id}`. Settings:\n",
-            f"```json\n{json.dumps(record.sweep, indent=2)}\n```\n",
+            f"```json\n{json.dumps(record.sweep.model_dump(mode='json'), indent=2)}\n```\n",
         ]
     )
 
 
 def _outcome(directory: SweepDirectory, record: SweepRecord) -> list[str]:
-    path = directory.leaderboard_markdown_path
-    if not path.exists():
-        of = "classifiers' training" if trains_classifiers(record.sweep) else "DE-CROP's settings"
+    board = read_leaderboard(directory)
+    if board is None:
+        trains = reference_config(record.sweep).trains_classifier
+        of = "classifiers' training" if trains else "DE-CROP's settings"
         return [f"**{record.name}**: a sweep over {of}, not finished yet.\n"]
-    text = read_text(path).strip()
-    _, _, summary = text.rpartition("|\n")
-    # Captions and tables in turn: the ranking of all trials, then certified accuracies.
-    blocks = text.split("\n\n")
-    table = "\n\n".join(blocks[2:4] if len(blocks) > 4 else blocks[:2])
     return [
-        f"**{record.name}**: {' '.join(summary.split())}\n",
-        f"## Leaderboard\n\n{table}\n",
+        f"**{record.name}**: {board.summary}\n",
+        f"## Leaderboard\n\n{accuracy_table(board).markdown()}",
     ]
 
 
 def _swept(record: SweepRecord) -> str:
     sweep = record.sweep
-    if sweep.get("search") == "rows":
-        rows = sweep.get("rows")
-        names = ", ".join(rows) if isinstance(rows, dict) else ""
-        return f"A table of rows, each with its own settings: {names}."
-    space = sweep.get("space")
-    if not isinstance(space, dict):
-        return f"Nothing but the search's own choice (search `{sweep.get('search')}`)."
-    lines = [f"{sweep.get('trials') or 'All'} trials by search `{sweep.get('search')}` over\n"]
-    for path in swept_paths(sweep):
-        domain = Domain.model_validate(space[path])
+    if sweep.search == "rows":
+        return f"A table of rows, each with its own settings: {', '.join(sweep.rows)}."
+    lines = [f"{sweep.trials or 'All'} trials by search `{sweep.search}` over\n"]
+    for path, domain in sweep.space.items():
         lines.append(f"- `{path}`: {domain.model_dump_json(exclude_defaults=True)}")
     return "\n".join(lines)
 
@@ -216,13 +193,13 @@ def _legend(record: SweepRecord) -> str:
         "data and certified once on the test split; `undefended (test)` has no denoiser.\n"
         "- `final n, seed s (test)` runs are those settings from other seeds.\n"
     )
-    if record.sweep.get("search") == "rows":
+    if record.sweep.search == "rows":
         trials = (
             "- A run named like a row of the table is scored on held-out images.\n"
             "- A run whose name ends in `(test)` is a row trained again on all limited data and "
             "certified once on the test split; `undefended (test)` has no denoiser.\n"
         )
-    if trains_classifiers(record.sweep):
+    if reference_config(record.sweep).trains_classifier:
         trials = (
             "- `trial n` runs train a classifier and are scored on held-out images; trial 0 is the "
             "reference.\n"

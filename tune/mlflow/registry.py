@@ -1,9 +1,13 @@
-"""Bundles in MLflow's model registry, from which they are served."""
+"""Bundles in MLflow's model registry, and the servers of a sweep's pages and models."""
 
+import os
+import shlex
+import sys
 import tempfile
 import warnings
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -12,10 +16,9 @@ from decrop.bundle import Bundle, load_bundle
 from decrop.errors import InputError
 from decrop.trial.result import radius_key
 from tune.directory import SweepDirectory
-from tune.mlflow import Tracker
-
-CHAMPION = "champion"
-PREVIOUS = "previous"
+from tune.mlflow.client import CHAMPION
+from tune.mlflow.experiment import experiment_page
+from tune.mlflow.tracker import Tracker
 
 _MODEL = "model"
 
@@ -29,20 +32,10 @@ def register_bundle(
     tracking_uri: str | None = None,
     trust_code: bool = False,
 ) -> int:
-    """Register a trial's bundle as a new version of a model, and let it be the champion.
+    """Register a trial's bundle as a new version of a model, the champion; return its number.
 
-    The version that was the champion before is `previous` from then on.
-
-    Args:
-        directory: of the sweep, whose trial's run carries the model.
-        number: of the trial.
-        bundle: of the trial, with its classifier.
-        name: of the registered model.
-        tracking_uri: as for `Tracker`.
-        trust_code: as for `load_bundle`.
-
-    Returns:
-        the version's number.
+    The model lies at the trial's run; `tracking_uri` and `trust_code` are as for `Tracker` and
+    `load_bundle`.
 
     Raises:
         InputError: the bundle cannot be used.
@@ -65,19 +58,11 @@ def register_bundle(
             model,
             name,
             description=_description(loaded),
-            champion=CHAMPION,
-            previous=PREVIOUS,
         )
 
 
 def save_model(loaded: Bundle, bundle: Path, destination: Path) -> None:
-    """Write a bundle as a model of MLflow's, whose code is `served_model.py` and no pickle.
-
-    Args:
-        loaded: the bundle.
-        bundle: its folder.
-        destination: a folder that does not exist yet.
-    """
+    """Write a bundle as a model of MLflow's, whose code is `served_model.py` and no pickle."""
     import mlflow.pyfunc
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
@@ -120,3 +105,52 @@ def _description(loaded: Bundle) -> str:
         f"certified radius {scores.average_certified_radius:.3f}. Images are float32 in [0,1]; "
         "answers are label, class, certified L2 radius and whether it abstains."
     )
+
+
+DEFAULT_PORT = 5000
+SERVING_PORT = 5001
+
+
+def dashboard_command(directory: SweepDirectory, port: int = DEFAULT_PORT) -> str:
+    """Return the command that serves the sweep's page, as a user would type it."""
+    port_option = "" if port == DEFAULT_PORT else f" --port {port}"
+    return f"decrop dashboard {shlex.quote(str(directory.path))}{port_option}"
+
+
+def dashboard_url(experiment_id: str, port: int = DEFAULT_PORT) -> str:
+    """Return the address at which that command opens the sweep on its charts."""
+    return f"http://127.0.0.1:{port}{experiment_page(experiment_id)}"
+
+
+def serving_commands(
+    directory: SweepDirectory, model: str, tracking_uri: str | None = None
+) -> list[str]:
+    """Return what serves a registered model's champion, as a user would type it."""
+    uri = tracking_uri or f"http://127.0.0.1:{DEFAULT_PORT}"
+    served = (
+        f"MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow models serve --model-uri "
+        f"{shlex.quote(f'models:/{model}@{CHAMPION}')} --env-manager local --port {SERVING_PORT}"
+    )
+    return [served] if tracking_uri is not None else [f"{dashboard_command(directory)} &", served]
+
+
+def serve(directory: SweepDirectory, experiment_id: str, port: int) -> NoReturn:
+    """Become the server of the sweep's own store, on loopback, so that signals reach it itself.
+
+    It prints the address of the sweep's page once it answers.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow_server",
+        "--store",
+        f"sqlite:///{directory.mlflow_database_path.absolute()}",
+        "--artifacts",
+        str(directory.mlflow_artifacts_path.absolute()),
+        "--port",
+        str(port),
+        "--page",
+        experiment_page(experiment_id),
+    ]
+    sys.stdout.flush()
+    os.execv(sys.executable, command)

@@ -4,12 +4,11 @@ import csv
 import io
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, TypeGuard
+from typing import Literal, Protocol, TypeGuard
 
 from decrop.files import MOST_TABLE_BYTES, read_text
 
@@ -38,9 +37,6 @@ CERTIFIED = "certified"
 CURVE_RADIUS = "certified/L2 radius"
 
 
-_CELL_END = re.compile(r"(?<!\\)\|")
-
-
 @dataclass(frozen=True)
 class Table:
     """Texts and numbers by row; `json` is what MLflow's `log_table` writes."""
@@ -62,24 +58,6 @@ def tsv_table(path: Path) -> Table:
     return Table(head, [[_value(cell) for cell in row] for row in rows])
 
 
-def markdown_tables(text: str) -> list[Table]:
-    """Return the tables of a Markdown text, all cells as texts."""
-    tables = []
-    lines: list[str] = []
-    for line in [*text.splitlines(), ""]:
-        if line.startswith("|"):
-            lines.append(line)
-        elif lines:
-            head, _, *rows = [*lines, ""]
-            tables.append(Table(_cells(head), [_cells(row) for row in rows if row]))
-            lines = []
-    return tables
-
-
-def _cells(line: str) -> list[str]:
-    return [cell.strip().replace("\\|", "|") for cell in _CELL_END.split(line)[1:-1]]
-
-
 def _value(cell: str) -> str | float:
     try:
         number = float(cell)
@@ -89,6 +67,8 @@ def _value(cell: str) -> str | float:
         return cell
     return int(number) if number.is_integer() else number
 
+
+_TRACEBACK_CHARACTERS = 4000
 
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 Stamp = tuple[int, int, int]
@@ -144,6 +124,20 @@ class RunView:
     inputs: Sequence[Input] = ()
 
 
+class Source(Protocol):
+    """Files that become a run."""
+
+    @property
+    def key(self) -> str:
+        """What it is within all that is shown: `trials/0`, `final/0`, …"""
+
+    def stamps(self) -> dict[str, Stamp]:
+        """Return what changes whenever a file that is shown is replaced."""
+
+    def view(self) -> RunView | None:
+        """Read the files; None while there is nothing to show."""
+
+
 def by_name(*paths: Path) -> dict[str, Path]:
     """Return files by their names."""
     return {path.name: path for path in paths}
@@ -170,6 +164,12 @@ def stamps_of(files: Mapping[str, Path]) -> dict[str, Stamp]:
 def modified(path: Path) -> datetime:
     """Return when a file was written, in whole seconds."""
     return datetime.fromtimestamp(int(path.stat().st_mtime), UTC)
+
+
+def error_note(error: str | None) -> str:
+    """Return a run's description that shows the end of a traceback, if there is one."""
+    # An empty note replaces the error of an earlier attempt.
+    return f"```\n{error.strip()[-_TRACEBACK_CHARACTERS:]}\n```" if error else ""
 
 
 def is_number(value: object) -> TypeGuard[int | float]:

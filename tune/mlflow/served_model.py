@@ -30,9 +30,6 @@ class ServedBundle(PythonModel):
         Returns:
             `label`: name of the class, empty where it abstains. `class`: its number, or -1.
             `radius`: certified L2 radius in [0,1] pixels, 0 where it abstains. `abstain`: bool.
-
-        Raises:
-            InputError: the images are of another shape or range.
         """
         certified = self._smoothed.certify(np.asarray(model_input))
         names = self._smoothed.class_names

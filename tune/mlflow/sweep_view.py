@@ -1,17 +1,16 @@
 """The run of a whole sweep in MLflow, read from the sweep's files."""
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from pydantic import TypeAdapter
 from safetensors import safe_open
 
-from decrop.files import MOST_WEIGHTS_BYTES, read_text, require_regular
+from decrop.files import MOST_WEIGHTS_BYTES, require_regular
 from tune.directory import SweepDirectory, SweepRecord, SweepTrialFolder
-from tune.domains import Domain
-from tune.finished_trials import PastTrial, ended_trials, finite
+from tune.finished_trials import FinishedTrial, finished_trials, finite
 from tune.mlflow.run_view import (
     BEST_SO_FAR,
     COLOUR_TAG,
@@ -19,33 +18,32 @@ from tune.mlflow.run_view import (
     TRIAL_NUMBER,
     Measurement,
     RunView,
+    Source,
     Stamp,
     Table,
     by_name,
     existing,
     is_number,
-    markdown_tables,
     modified,
     stamps_of,
 )
-from tune.results.importance import parameter_importances
+from tune.mlflow.trial_view import TrialSource, UndefendedSource
+from tune.results.leaderboard import read_leaderboard
 from tune.results.plots import history_figure, importances_figure, pareto_front, size_figure
+from tune.results.tables import leaderboard_tables
+from tune.study import parameter_importances
 
 _REFERENCE = 0
-_SPACE = TypeAdapter(dict[str, Domain])
 
 
 def search_figures(directory: SweepDirectory, record: SweepRecord) -> dict[str, bytes]:
     """Draw what the trials that ended tell, as PNG by the figure's path among the artifacts.
 
     A figure is left out where there are too few trials for it, or nothing differs between them.
-
-    Raises:
-        InputError: a file of a trial is broken.
     """
-    if record.sweep.get("search") == "rows":
+    if record.sweep.search == "rows":
         return {}
-    past, _ = ended_trials(directory)
+    past, _ = finished_trials(directory)
     figures: dict[str, Figure | None] = {
         "search_history": _history(past),
         "parameter_importances": _importances(past, record),
@@ -58,15 +56,15 @@ def search_figures(directory: SweepDirectory, record: SweepRecord) -> dict[str, 
     }
 
 
-def _history(past: list[PastTrial]) -> Figure | None:
+def _history(past: list[FinishedTrial]) -> Figure | None:
     scores = {trial.number: (trial.state, finite(trial.value)) for trial in past}
     complete = {n: v for n, (state, v) in scores.items() if state == "complete" and v is not None}
     pruned = {n: v for n, (state, v) in scores.items() if state == "pruned" and v is not None}
     return history_figure(complete, pruned, _REFERENCE) if complete else None
 
 
-def _importances(past: list[PastTrial], record: SweepRecord) -> Figure | None:
-    found = parameter_importances(past, _SPACE.validate_python(record.sweep.get("space") or {}))
+def _importances(past: list[FinishedTrial], record: SweepRecord) -> Figure | None:
+    found = parameter_importances(past, record.sweep.space)
     if found is None:
         return None
     return importances_figure(
@@ -75,7 +73,7 @@ def _importances(past: list[PastTrial], record: SweepRecord) -> Figure | None:
     )
 
 
-def _sizes(directory: SweepDirectory, past: list[PastTrial]) -> Figure | None:
+def _sizes(directory: SweepDirectory, past: list[FinishedTrial]) -> Figure | None:
     points = {}
     for trial in past:
         score = finite(trial.value)
@@ -123,11 +121,7 @@ class SweepSource:
         return stamps_of(paths)
 
     def view(self) -> RunView:
-        """Read the sweep's own files and every trial's state and result.
-
-        Raises:
-            InputError: one of them is broken.
-        """
+        """Read the sweep's own files and every trial's state and result."""
         leaderboard = self.directory.leaderboard_json_path
         ended = modified(leaderboard) if leaderboard.exists() else None
         return RunView(
@@ -153,11 +147,14 @@ class SweepSource:
         return {**files, f"figures/{figure.name}": figure}
 
     def _tables(self) -> dict[str, Table]:
-        path = self.directory.leaderboard_markdown_path
-        found = markdown_tables(read_text(path)) if path.exists() else []
-        # The ranking of all trials, then certified accuracies.
-        names = ("ranking_table.json", "leaderboard_table.json")[-len(found[:2]) :]
-        return dict(zip(names, found, strict=False)) if found else {}
+        board = read_leaderboard(self.directory)
+        if board is None:
+            return {}
+        ranking, certified, *_ = leaderboard_tables(board)
+        return {
+            "ranking_table.json": Table(ranking.head, ranking.rows),
+            "leaderboard_table.json": Table(certified.head, certified.rows),
+        }
 
 
 def best_so_far(directory: SweepDirectory) -> list[Measurement]:
@@ -180,3 +177,22 @@ def best_so_far(directory: SweepDirectory) -> list[Measurement]:
             points.append(Measurement(BEST_SO_FAR, best, number, state.ended))
             points.append(Measurement(TRIAL_NUMBER, float(number), number, state.ended))
     return points
+
+
+def sources(directory: SweepDirectory, record: SweepRecord) -> Iterator[Source]:
+    """List everything in a sweep directory that becomes a run."""
+    for number in directory.trial_numbers():
+        yield TrialSource(f"trials/{number}", f"trial {number}", "trial", directory.trial(number))
+    for number in directory.final_numbers():
+        yield TrialSource(
+            f"final/{number}", f"final {number} (test)", "final", directory.final(number)
+        )
+        for seed in directory.retrained_seeds(number):
+            yield TrialSource(
+                f"final/{number}/seeds/{seed}",
+                f"final {number}, seed {seed} (test)",
+                "seed",
+                directory.retraining(number, seed),
+            )
+    yield UndefendedSource(directory.undefended, directory.trial(0))
+    yield SweepSource(directory, record)

@@ -1,12 +1,12 @@
 """Files projected into one experiment of MLflow: those of a sweep directory, or of a training."""
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
@@ -15,6 +15,7 @@ from tune.directory import OWN_ARTIFACTS, OWN_STORE, SweepDirectory
 from tune.mlflow.client import (
     TrackingError,
     check_tracking_uri,
+    create_store,
     explained,
     is_outage,
     make_client,
@@ -22,22 +23,27 @@ from tune.mlflow.client import (
     register_version,
     set_up_mlflow,
 )
-from tune.mlflow.experiment import ShownExperiment, SweepExperiment
-from tune.mlflow.store import create_store
-from tune.mlflow.views import Source, Stamp, sources
+from tune.mlflow.experiment import ExperimentView, ShownExperiment
+from tune.mlflow.page import page_state, sweep_description
+from tune.mlflow.run_view import Source, Stamp
+from tune.mlflow.sweep_view import sources
 from tune.mlflow.writer import (
     KEY_TAG,
     SYNCED_TAG,
     Artifacts,
-    FolderArtifacts,
     RunMirror,
     RunWriter,
-    ServerArtifacts,
 )
+from tune.space import reference_config, varied_paths
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
     from mlflow.tracking import MlflowClient
+import logging
+import shlex
+import threading
+
+from decrop.files import LostFolderError
 
 _LOCK_SECONDS = 60
 
@@ -49,7 +55,7 @@ class LoggedRun:
     Attributes:
         key: of what it shows: `trials/0`, `final/0`, …
         id: in MLflow.
-        deleted: by somebody, in MLflow.
+        deleted: in MLflow.
         points: name, step and value of every point of its metrics.
     """
 
@@ -59,31 +65,23 @@ class LoggedRun:
     points: Sequence[tuple[str, int, float]]
 
 
-class Shown(Protocol):
+@dataclass(frozen=True)
+class Shown:
     """What becomes runs of one experiment.
 
     Attributes:
         path: what people call it, a folder.
         state_path: folder of what tracking keeps.
         id: unique; runs are found by it again.
+        experiment: where the runs are.
+        sources: lists everything that becomes a run.
     """
 
-    @property
-    def path(self) -> Path: ...
-
-    @property
-    def state_path(self) -> Path: ...
-
-    @property
-    def id(self) -> str: ...
-
-    def sources(self) -> Iterable[Source]:
-        """List everything that becomes a run."""
-        ...
-
-    def experiment(self, client: "MlflowClient", artifact_location: str | None) -> ShownExperiment:
-        """Return where the runs are; `artifact_location` is for a new one, the server's if None."""
-        ...
+    path: Path
+    state_path: Path
+    id: str
+    experiment: ExperimentView
+    sources: Callable[[], Iterable[Source]]
 
 
 class RunsTracker:
@@ -94,11 +92,7 @@ class RunsTracker:
     """
 
     def __init__(self, shown: Shown, tracking_uri: str | None = None) -> None:
-        """Remember what to project where; nothing is opened yet.
-
-        Raises:
-            InputError: the URI is not http(s).
-        """
+        """Remember what to project where; nothing is opened yet."""
         if tracking_uri is not None:
             check_tracking_uri(tracking_uri)
         set_up_mlflow()
@@ -188,28 +182,8 @@ class RunsTracker:
                 ]
             )
 
-    def register_model(
-        self,
-        key: str,
-        model: Path,
-        name: str,
-        *,
-        description: str,
-        champion: str,
-        previous: str,
-    ) -> int:
-        """Upload a model to a run, register it as a new version and let it have an alias.
-
-        Args:
-            key: of the run, which a `sync` has made.
-            model: folder of the model.
-            name: of the registered model.
-            description: of the version.
-            champion: the alias; the version that had it before loses it.
-            previous: the alias that this one gets instead.
-
-        Returns:
-            the version's number.
+    def register_model(self, key: str, model: Path, name: str, *, description: str) -> int:
+        """Upload a model to a run, which a `sync` has made, and register it (`register_version`).
 
         Raises:
             TrackingError: MLflow cannot be reached or refuses.
@@ -224,8 +198,6 @@ class RunsTracker:
                 source=f"{run.artifact_uri}/{model.name}",
                 run_id=run.id,
                 description=description,
-                champion=champion,
-                previous=previous,
             )
 
     def _sync_run(self, source: Source, stamps: dict[str, Stamp], digest: str) -> None:
@@ -277,13 +249,11 @@ class RunsTracker:
         # A server knows best where its artifacts go; an own store must not depend on where the
         # folder lies.
         location = None if self._tracking_uri else f"mlflow-artifacts:/{self.shown.id}"
-        return self.shown.experiment(self._client, location)
+        return ShownExperiment(self._client, self.shown.experiment, location)
 
     @cached_property
     def _artifacts(self) -> Artifacts:
-        if self._tracking_uri is not None:
-            return ServerArtifacts(self._tracking_uri)
-        return FolderArtifacts(self.shown.state_path / OWN_ARTIFACTS)
+        return Artifacts(self._tracking_uri, self.shown.state_path / OWN_ARTIFACTS)
 
     @cached_property
     def _writer(self) -> RunWriter:
@@ -308,37 +278,82 @@ class RunsTracker:
             raise TrackingError(f"MLflow cannot be updated: {one_line(error)}") from error
 
 
-class ShownSweep:
-    """A sweep directory: a run for each of its folders, in an experiment of its own."""
-
-    def __init__(self, directory: SweepDirectory) -> None:
-        """Read what sweep it is.
-
-        Raises:
-            InputError: the directory is no sweep directory.
-        """
-        self._directory = directory
-        self._record = directory.read_record()
-        self.path = self.state_path = directory.path
-        self.id = self._record.id
-
-    def sources(self) -> Iterator[Source]:
-        """See `Shown`."""
-        return sources(self._directory, self._record)
-
-    def experiment(self, client: "MlflowClient", artifact_location: str | None) -> SweepExperiment:
-        """See `Shown`."""
-        return SweepExperiment(client, self._directory, self._record, artifact_location)
-
-
 class Tracker(RunsTracker):
     """Projects one sweep directory into one MLflow experiment."""
 
     def __init__(self, directory: SweepDirectory, tracking_uri: str | None = None) -> None:
-        """Remember what to project where; nothing is opened yet.
-
-        Raises:
-            InputError: the directory is no sweep directory, or the URI is not http(s).
-        """
-        super().__init__(ShownSweep(directory), tracking_uri)
+        """Remember what to project where; nothing is opened yet."""
+        record = directory.read_record()
+        name = f"{record.name} {record.created:%Y-%m-%d %H:%M:%S}"
+        trains = reference_config(record.sweep).trains_classifier
+        experiment = ExperimentView(
+            name=name,
+            page=page_state(varied_paths(record.sweep), trains_classifier=trains),
+            key=f"{record.id}/experiment",
+            note=lambda: sweep_description(directory, record),
+            reserve_name=f"{name} {record.id}",
+        )
+        path = directory.path
+        shown = Shown(path, path, record.id, experiment, lambda: sources(directory, record))
+        super().__init__(shown, tracking_uri)
         self.directory = directory
+
+
+_logger = logging.getLogger(__name__)
+
+
+class TrackingThread:
+    """Syncs from one background thread, whatever happens to MLflow meanwhile."""
+
+    def __init__(self, tracker: RunsTracker, interval: float = 10.0) -> None:
+        """Prepare a thread that syncs every `interval` seconds; `start` starts it."""
+        self._tracker = tracker
+        self._interval = interval
+        self._stop = threading.Event()
+        self._abandoned = False
+        self._thread = threading.Thread(target=self._run, name="mlflow-tracking", daemon=True)
+        self.last_error: Exception | None = None
+
+    def start(self) -> None:
+        """Begin syncing."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Sync once more, with everything written before this call, and end the thread."""
+        self._stop.set()
+        self._thread.join()
+
+    def abandon(self) -> None:
+        """End the thread without syncing once more."""
+        self._abandoned = True
+        self.stop()
+
+    def closing_warning(self) -> str | None:
+        """Return what to tell the user if the last sync failed, None if MLflow is complete."""
+        if self.last_error is None:
+            return None
+        path = shlex.quote(str(self._tracker.shown.path))
+        return (
+            f"MLflow does not show all of it: {one_line(self.last_error)} "
+            f"Nothing is lost; catch up with: decrop sync {path}"
+        )
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval):
+            self._sync()
+        if not self._abandoned:
+            self._sync()
+
+    def _sync(self) -> None:
+        try:
+            self._tracker.sync()
+        except LostFolderError:
+            # What is tracked ends for the same reason, and says so.
+            self._abandoned = True
+            self._stop.set()
+        except Exception as error:  # What is tracked goes on, whatever the reason.
+            if self.last_error is None:
+                _logger.warning("%s It is tried again every %g s.", error, self._interval)
+            self.last_error = error
+        else:
+            self.last_error = None

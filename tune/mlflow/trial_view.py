@@ -1,4 +1,4 @@
-"""What MLflow should show of a trial's folder, read from its files."""
+"""The runs of trials and of the undefended classifier in MLflow, read from their folders."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from decrop.config import Settings, TrialConfig
 from decrop.evaluation.accuracy import certified_accuracy
 from decrop.evaluation.record import record_path
 from decrop.evaluation.table import CertificateTable
-from tune.directory import State, SweepTrialFolder, TrialRecord, TrialState
+from tune.directory import State, SweepTrialFolder, TrialRecord
 from tune.mlflow.run_view import (
     CERTIFIED,
     COLOUR_TAG,
@@ -25,6 +25,7 @@ from tune.mlflow.run_view import (
     Stamp,
     Table,
     by_name,
+    error_note,
     existing,
     is_number,
     modified,
@@ -44,7 +45,6 @@ _STATUS: dict[State, RunStatus] = {
     "failed": "FAILED",
 }
 _HISTORY_COLUMNS_NOT_LOGGED = ("epoch", "phase")
-_TRACEBACK_CHARACTERS = 4000
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,7 @@ class TrialSource:
         return stamps_of({**_documents(self.folder), **_artifacts(self.folder)})
 
     def view(self) -> RunView | None:
-        """Read the folder; None while the trial has not started.
-
-        Raises:
-            InputError: a file of the folder is broken.
-        """
+        """Read the folder; None while the trial has not started."""
         return _trial_view(self)
 
 
@@ -82,11 +78,7 @@ class UndefendedSource:
         return stamps_of({**_documents(self.folder), **_artifacts(self.folder)})
 
     def view(self) -> RunView | None:
-        """Read the folder; None while it has no result.
-
-        Raises:
-            InputError: a file of the folder is broken.
-        """
+        """Read the folder; None while it has no result."""
         result = self.folder.read_result()
         if result is None:
             return None
@@ -116,13 +108,8 @@ class UndefendedSource:
         )
 
 
-def flatten_config(config: TrialConfig) -> dict[str, str]:
-    """Return every leaf of a trial's settings by dotted path; all but strings as JSON."""
-    return flatten_settings(config)
-
-
 def flatten_settings(settings: Settings) -> dict[str, str]:
-    """Return every leaf of any settings by dotted path; all but strings as JSON."""
+    """Return every leaf of settings by dotted path; all but strings as JSON."""
     return dict(_leaves("", settings.model_dump(mode="json")))
 
 
@@ -131,9 +118,6 @@ def certified_curve(certificates: Path) -> list[tuple[int, float]]:
 
     Returns:
         pairs of radius × 1000 and certified accuracy in [0,1]; [] where nothing was certified.
-
-    Raises:
-        InputError: the file is no table of certificates.
     """
     table = CertificateTable.read_tsv(certificates)
     if not len(table.idx):
@@ -167,14 +151,14 @@ def _trial_view(source: TrialSource) -> RunView | None:
         status=_STATUS[state.state],
         started=state.started,
         ended=state.ended,
-        parameters=flatten_config(record.config),
+        parameters=flatten_settings(record.config),
         tags={
             "kind": source.kind,
             **({} if record.row is None else {"row": record.row}),
             "state": state.state,
             "reference": _json(record.reference),
             "pruned": _json(state.state == "pruned"),
-            "mlflow.note.content": _error_note(state),
+            "mlflow.note.content": error_note(state.error),
             COLOUR_TAG: trial_colour(record.number),
             **_hash_tags(folder.read_inputs()),
             **_code_tags(folder),
@@ -231,11 +215,7 @@ def _report_measurements(
 def result_measurements(
     certificates: Path, result: dict[str, Any], time: datetime
 ) -> list[Measurement]:
-    """Return the points of a `result.json` and, where they exist, of the certificates' curve.
-
-    Raises:
-        InputError: the file is no table of certificates.
-    """
+    """Return the points of a `result.json` and, where they exist, of the certificates' curve."""
     split = result["split"]
     named = [(f"{split}/{name}", result.get(name)) for name in ("images", "clean_accuracy")]
     named.append((f"{split}/abstention_rate", result.get("abstention_rate")))
@@ -332,11 +312,6 @@ def _system_measurements(folder: SweepTrialFolder, started: datetime) -> list[Me
         for name, value in row.items()
         if name != "seconds" and is_number(value)
     ]
-
-
-def _error_note(state: TrialState) -> str:
-    # An empty note replaces the error of an earlier attempt.
-    return f"```\n{state.error.strip()[-_TRACEBACK_CHARACTERS:]}\n```" if state.error else ""
 
 
 def _documents(folder: SweepTrialFolder) -> dict[str, Path]:

@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tune.mlflow.views import Stamp
+from tune.mlflow.run_view import Stamp
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Mapping
 from datetime import datetime
 
-from tune.mlflow.views import Input, RunView
+from tune.mlflow.run_view import Input, RunView
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
@@ -84,53 +84,34 @@ class RunMirror:
         return self._steps[metric]
 
 
-class Artifacts(Protocol):
-    """A place for artifacts."""
+class Artifacts:
+    """Where a server, or one that is started on a folder later, looks for artifacts."""
 
-    def log(self, run: RunMirror, name: str, path: Path) -> None:
-        """Log a file, or all files of a folder, as the artifact of a name that ends as theirs."""
-
-
-class ServerArtifacts:
-    """Artifacts where an MLflow server wants them.
-
-    By the run's address, which a client would first ask the server for.
-    """
-
-    def __init__(self, tracking_uri: str) -> None:
+    def __init__(self, tracking_uri: str | None, destination: Path) -> None:
+        """Remember the server, and the destination that the one of an own store is to be given."""
         self._tracking_uri = tracking_uri
-
-    def log(self, run: RunMirror, name: str, path: Path) -> None:
-        """See `Artifacts.log`."""
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-        _log(get_artifact_repository(run.artifact_uri, self._tracking_uri), name, path)
-
-
-class FolderArtifacts:
-    """Artifacts in a folder that a server is given as its destination later.
-
-    A run's address is relative to that destination, wherever the folder lies by then.
-    """
-
-    def __init__(self, destination: Path) -> None:
         self._destination = destination
 
     def log(self, run: RunMirror, name: str, path: Path) -> None:
-        """See `Artifacts.log`."""
+        """Log a file, or all files of a folder, as the artifact of a name that ends as theirs."""
+        repository = self._repository(run.artifact_uri)
+        if path.is_dir():
+            repository.log_artifacts(str(path), name)  # type: ignore[no-untyped-call]
+        else:
+            folder = str(PurePosixPath(name).parent)
+            parent = None if folder == "." else folder
+            repository.log_artifact(str(path), parent)  # type: ignore[no-untyped-call]
+
+    def _repository(self, address: str) -> "ArtifactRepository":
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
         from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
-        place = self._destination / urlsplit(run.artifact_uri).path.lstrip("/")
-        _log(LocalArtifactRepository(str(place.resolve())), name, path)
-
-
-def _log(repository: "ArtifactRepository", name: str, path: Path) -> None:
-    if path.is_dir():
-        repository.log_artifacts(str(path), name)  # type: ignore[no-untyped-call]
-    else:
-        folder = str(PurePosixPath(name).parent)
-        parent = None if folder == "." else folder
-        repository.log_artifact(str(path), parent)  # type: ignore[no-untyped-call]
+        if self._tracking_uri is not None:
+            # By the run's address, which a client would first ask the server for.
+            return get_artifact_repository(address, self._tracking_uri)
+        # Relative to the destination, wherever the folder lies by then.
+        place = self._destination / urlsplit(address).path.lstrip("/")
+        return LocalArtifactRepository(str(place.resolve()))
 
 
 # Where MLflow looks which of a run's artifacts are tables.

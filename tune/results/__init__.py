@@ -1,1 +1,1 @@
-"""Who leads by the held-out score, and what the leaders certify on the test split."""
+"""Results of sweeps: ranking, leaderboard, paired comparisons, tables, reports and figures."""

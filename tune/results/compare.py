@@ -1,4 +1,4 @@
-"""Certificates of several sources on the same images, side by side."""
+"""Certificates of several sources on the same images, each compared with the first."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,25 +9,28 @@ import numpy as np
 from decrop.bundle import read_certificates as read_bundle
 from decrop.config import CertificationSettings
 from decrop.errors import InputError
-from decrop.evaluation.accuracy import certified_correct, exact_interval
 from decrop.evaluation.plots import certificates_figure
 from decrop.evaluation.table import CertificateTable, Shares
 from decrop.files import write_text
 from decrop.trial.folder import save_figure
-from decrop.trial.result import Scores, radius_key
+from decrop.trial.result import radius_key
 from tune.directory import SweepDirectory
 from tune.export import trial_number
-from tune.results.paired import Comparisons, compare, differences, read_final
-from tune.results.ranking import Metric, ranking
-from tune.results.tables import TextTable, percentage_cell, with_remarks
-from tune.results.wording import (
+from tune.results.metric import Metric
+from tune.results.paired import Comparisons, Row, compare, read_final
+from tune.results.ranking import ranking
+from tune.results.tables import (
     SHARES_CAPTION,
     SHARES_HEADS,
     UNDEFENDED,
-    difference_cell,
+    TextTable,
+    accuracy_cell,
     difference_sentence,
+    difference_table,
     headline_radius,
+    radius_heads,
     share_cells,
+    with_remarks,
 )
 
 FIGURE, TEXT = "compare.png", "compare.md"
@@ -36,13 +39,7 @@ _NO_DENOISER = "undefended"
 
 @dataclass(frozen=True, eq=False)
 class Certified:
-    """What one source certifies.
-
-    Attributes:
-        target: as it was given.
-        name: a short one.
-        table: its certificates, with their record if it is known.
-    """
+    """What one source certifies: the source as it was given, a short name, its certificates."""
 
     target: str
     name: str
@@ -90,9 +87,6 @@ def read_certified(target: str) -> Certified:
         target: a bundle; a table of certificates, as `decrop certify` writes it; or a sweep
             directory, of which the best trial that is certified is read, or with `:NUMBER`,
             `:ROW` or `:undefended` after it a trial, a row of a table, or no denoiser.
-
-    Raises:
-        InputError: there is nothing of the kind.
     """
     path = Path(target)
     if path.is_file():
@@ -115,31 +109,21 @@ def place_side_by_side(sources: Sequence[Certified]) -> SideBySide:
 
     The p-values are Holm-adjusted over the sources and radii. The radii are those of the first
     source that tells them. What was measured otherwise than the first is said of each.
-
-    Raises:
-        InputError: fewer than two sources, one twice, or others than the same images.
     """
     names = _unique_names(sources)
-    first = sources[0]
     for other in sources[1:]:
-        _check_same_images(first, other)
+        _check_same_images(sources[0], other)
     told = [source.table.record for source in sources if source.table.record is not None]
     radii = (told[0].certification if told else CertificationSettings()).radii
-    against = compare(
-        {
-            name: ([source.table], [first.table])
-            for name, source in zip(names[1:], sources[1:], strict=True)
-        },
-        radii,
+    first, *others = (
+        Row(name, {None: source.table}) for name, source in zip(names, sources, strict=True)
     )
+    against = compare({row.name: (row, first) for row in others}, radii)
+    otherwise = {row.name: row.measured_otherwise(first) for row in others}
     radius = headline_radius(radii, Metric())
-    otherwise = {
-        name: differences(source.table.record, first.table.record)
-        for name, source in zip(names[1:], sources[1:], strict=True)
-    }
     sentences = [
         difference_sentence(
-            f"“{name}”", "certifies", f"“{names[0]}”", compared[radius_key(radius)], radius
+            f"“{name}”", "certifies", f"“{first.name}”", compared[radius_key(radius)], radius
         )
         for name, compared in against.items()
     ]
@@ -151,8 +135,17 @@ def place_side_by_side(sources: Sequence[Certified]) -> SideBySide:
     return SideBySide(
         radii=radii,
         rows=[
-            _row(name, source.table, radii, against.get(name), otherwise.get(name, ""))
-            for name, source in zip(names, sources, strict=True)
+            ComparedRow(
+                name=row.name,
+                images=len(row.tables[0].idx),
+                certified_accuracy={k: v for k, (v,) in row.certified_accuracy(radii).items()},
+                intervals=row.intervals(radii),
+                average_certified_radius=row.average_certified_radius()[0],
+                shares=row.tables[0].shares,
+                against_first=against.get(row.name),
+                measured_otherwise=otherwise.get(row.name, ""),
+            )
+            for row in (first, *others)
         ],
         summary=" ".join(sentences),
     )
@@ -161,50 +154,34 @@ def place_side_by_side(sources: Sequence[Certified]) -> SideBySide:
 def side_by_side_tables(board: SideBySide, *, decimals: int = 1) -> list[TextTable]:
     """Tabulate certified accuracies, and their differences to the first.
 
-    Args:
-        board: what is compared.
-        decimals: of the ends of intervals in %.
+    `decimals` are of the ends of intervals in %.
     """
-    keys = [radius_key(radius) for radius in board.radii]
-    heads = [f"r = {radius:g}" for radius in board.radii]
     accuracies = [
         [
             row.name,
             *(
-                percentage_cell(row.certified_accuracy[key], *row.intervals[key], decimals=decimals)
-                for key in keys
+                accuracy_cell([row.certified_accuracy[key]], row.intervals[key], decimals=decimals)
+                for key in map(radius_key, board.radii)
             ),
             f"{row.average_certified_radius:.3f}",
             *share_cells(row.shares),
         ]
         for row in board.rows
     ]
-    differences = [
-        [row.name, *(difference_cell(row.against_first[key]) for key in keys)]
+    table = TextTable(
+        f"Certified accuracy in %, with exact 95 % intervals, on the same {board.rows[0].images} "
+        f"images; average certified radius; {SHARES_CAPTION}.",
+        ["", *radius_heads(board.radii), "average radius", *SHARES_HEADS],
+        accuracies,
+    )
+    differing = [
+        (row.name, row.against_first, row.measured_otherwise)
         for row in board.rows
         if row.against_first is not None
     ]
-    remarks = [row.measured_otherwise for row in board.rows]
     return [
-        with_remarks(
-            TextTable(
-                f"Certified accuracy in %, with exact 95 % intervals, on the same "
-                f"{board.rows[0].images} images; average certified radius; {SHARES_CAPTION}.",
-                ["", *heads, "average radius", *SHARES_HEADS],
-                accuracies,
-            ),
-            remarks,
-        ),
-        with_remarks(
-            TextTable(
-                f"Difference of certified accuracy to “{board.rows[0].name}” in points, with 95 % "
-                "intervals (Bonett and Price); p of the exact paired test (McNemar's), "
-                "Holm-adjusted over all rows and radii of the table.",
-                ["", *heads],
-                differences,
-            ),
-            remarks[1:],
-        ),
+        with_remarks(table, [row.measured_otherwise for row in board.rows]),
+        difference_table(f"“{board.rows[0].name}”", differing, board.radii),
     ]
 
 
@@ -251,7 +228,7 @@ def _of_sweep(target: str, path: Path, selector: str) -> Certified:
 
 
 def _certified_trial(directory: SweepDirectory) -> int | None:
-    ranked = [number for number, _ in ranking(directory)]
+    ranked = ranking(directory)
     return next((n for n in ranked if directory.final(n).result_path.exists()), None)
 
 
@@ -265,27 +242,3 @@ def _check_same_images(first: Certified, other: Certified) -> None:
             f"{first.target} and {other.target} are not certified on the same images; certify one "
             "on those of the other with `decrop certify`."
         )
-
-
-def _row(
-    name: str,
-    table: CertificateTable,
-    radii: tuple[float, ...],
-    against_first: Comparisons | None,
-    measured_otherwise: str,
-) -> ComparedRow:
-    scores = Scores.of(table, radii)
-    successes = certified_correct(table.predict, table.radius, table.label, radii).sum(axis=1)
-    low, high = exact_interval(successes, scores.images)
-    return ComparedRow(
-        name=name,
-        images=scores.images,
-        certified_accuracy=scores.certified_accuracy,
-        intervals={
-            radius_key(radius): (float(low[i]), float(high[i])) for i, radius in enumerate(radii)
-        },
-        average_certified_radius=scores.average_certified_radius,
-        shares=table.shares,
-        against_first=against_first,
-        measured_otherwise=measured_otherwise,
-    )

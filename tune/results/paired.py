@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decrop.config import TrialConfig
-from decrop.evaluation.accuracy import certified_correct
+from decrop.evaluation.accuracy import average_certified_radius, certified_correct, exact_interval
 from decrop.evaluation.comparison import holm_adjusted, paired_difference, paired_p_values
 from decrop.evaluation.record import CertificationRecord
 from decrop.evaluation.table import CertificateTable
@@ -19,29 +19,13 @@ from tune.results.ranking import REFERENCE
 
 
 def read_final(directory: SweepDirectory, number: int | None) -> CertificateTable:
-    """Read certificates on test images.
-
-    Args:
-        directory: of the sweep.
-        number: of the trial; None for no denoiser, whose settings are trial 0's.
-
-    Raises:
-        InputError: a file is missing or broken.
-    """
+    """Read a trial's certificates on test images; without a number those without a denoiser."""
     folder = directory.undefended if number is None else directory.final(number)
     return read_certificates(folder, _config(directory, number or REFERENCE))
 
 
 def read_certificates(folder: SweepTrialFolder, config: TrialConfig | None) -> CertificateTable:
-    """Read a folder's certificates.
-
-    Args:
-        folder: of a trial that has a result.
-        config: its settings, for tables of before they had records.
-
-    Raises:
-        InputError: a file is missing or broken.
-    """
+    """Read a trial's certificates; its settings are for tables that have no record."""
     table = CertificateTable.read_tsv(folder.certificates_path)
     if table.record is not None:
         return table
@@ -67,9 +51,45 @@ def _config(directory: SweepDirectory, number: int) -> TrialConfig | None:
     return None if record is None else record.config
 
 
-# Who is compared, and by what: the tables of either's runs.
 Key = TypeVar("Key", bound=Hashable)
+# Certificates by the seed of the training; `None` for what is the same whatever the seed.
+Runs = Mapping[int | None, CertificateTable]
+# As many runs of either.
 Pair = tuple[Sequence[CertificateTable], Sequence[CertificateTable]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is certified of one denoiser, or classifier, or bundle, from one seed or several."""
+
+    name: str
+    runs: Runs
+
+    @property
+    def tables(self) -> list[CertificateTable]:
+        """The certificates of each run."""
+        return list(self.runs.values())
+
+    def certified_accuracy(self, radii: tuple[float, ...]) -> dict[str, list[float]]:
+        """Return the share of images certified correct, a value a run, by radius."""
+        accuracies = np.stack([_certified(table, radii).mean(axis=1) for table in self.tables])
+        return dict(zip(map(radius_key, radii), accuracies.T.tolist(), strict=True))
+
+    def intervals(self, radii: tuple[float, ...]) -> dict[str, tuple[float, float]]:
+        """Return exact 95 % intervals of the first run's certified accuracies, by radius."""
+        certified = _certified(self.tables[0], radii)
+        low, high = exact_interval(certified.sum(axis=1), certified.shape[1])
+        return {
+            radius_key(radius): (float(low[i]), float(high[i])) for i, radius in enumerate(radii)
+        }
+
+    def average_certified_radius(self) -> list[float]:
+        """Return the average certified radius in [0,1] pixels, a value a run."""
+        return [average_certified_radius(t.predict, t.radius, t.label) for t in self.tables]
+
+    def measured_otherwise(self, yardstick: "Row") -> str:
+        """Say in which settings its certificates differ from others; empty if in none."""
+        return differences(self.tables[0].record, yardstick.tables[0].record)
 
 
 @dataclass(frozen=True)
@@ -96,17 +116,18 @@ class Comparison:
 Comparisons = dict[str, Comparison]
 
 
-def compare(pairs: Mapping[Key, Pair], radii: tuple[float, ...]) -> dict[Key, Comparisons]:
-    """Compare the first of each pair with the second, by radius.
+def compare(
+    rows: Mapping[Key, tuple[Row, Row]], radii: tuple[float, ...]
+) -> dict[Key, Comparisons]:
+    """Compare the first of each two rows with the second, by radius.
 
-    The p-values are Holm-adjusted over all pairs and radii, so what is shown together is to be
-    compared together. Tests of which no image tells the two apart do not count, for given which
-    images do, they cannot reject (Tarone 1990, Biometrics 46(2)).
-
-    Args:
-        pairs: as many runs of either, all on the same images.
-        radii: at which certified accuracies are compared.
+    Runs of the same seed are compared; rows that share none are left out. The p-values are
+    Holm-adjusted over all pairs and radii, so what is shown together is to be compared together.
+    Tests of which no image tells the two apart do not count, for given which images do, they cannot
+    reject (Tarone 1990, Biometrics 46(2)).
     """
+    paired = {key: _paired(ours.runs, theirs.runs) for key, (ours, theirs) in rows.items()}
+    pairs = {key: pair for key, pair in paired.items() if pair[0]}
     if not pairs:
         return {}
     counts = {
@@ -119,7 +140,8 @@ def compare(pairs: Mapping[Key, Pair], radii: tuple[float, ...]) -> dict[Key, Co
     adjusted[told_apart] = holm_adjusted(adjusted[told_apart])
     comparisons = {}
     for row, (key, both) in enumerate(counts.items()):
-        difference = paired_difference(*both, runs=len(pairs[key][0]))
+        runs = len(pairs[key][0])
+        difference = paired_difference(*both, runs=runs)
         comparisons[key] = {
             radius_key(radius): Comparison(
                 points=float(difference.points[i]),
@@ -127,39 +149,37 @@ def compare(pairs: Mapping[Key, Pair], radii: tuple[float, ...]) -> dict[Key, Co
                 high=float(difference.high[i]),
                 p_value=float(p_values[key][i]),
                 holm_p_value=float(adjusted[row, i]),
-                runs=len(pairs[key][0]),
+                runs=runs,
             )
             for i, radius in enumerate(radii)
         }
     return comparisons
 
 
-def compare_with_both(
-    runs: Mapping[int, Mapping[int, CertificateTable]],
-    radii: tuple[float, ...],
-    *,
-    bare: CertificateTable | None,
-) -> tuple[dict[int, Comparisons], dict[int, Comparisons]]:
-    """Compare trials with trial 0 and with no denoiser, which are shown together.
+@dataclass(frozen=True)
+class ComparedTrials:
+    """Trials compared with trial 0 and with no denoiser, which are shown together."""
 
-    Args:
-        runs: certificates by trial and seed; with trial 0, runs of the same seed are compared.
-        radii: at which certified accuracies are compared.
-        bare: certificates without a denoiser; None where there are none.
-    """
-    pairs: dict[tuple[bool, int], Pair] = {}
-    reference = runs.get(REFERENCE, {})
-    for number, by_seed in runs.items():
-        shared = [seed for seed in by_seed if seed in reference]
-        if number != REFERENCE and shared:
-            theirs = [reference[seed] for seed in shared]
-            pairs[True, number] = ([by_seed[seed] for seed in shared], theirs)
-        if bare is not None and by_seed:
-            pairs[False, number] = (list(by_seed.values()), [bare] * len(by_seed))
-    compared = compare(pairs, radii)
-    against_reference = {n: found for (with_trial_0, n), found in compared.items() if with_trial_0}
-    against_undefended = {n: found for (with_0, n), found in compared.items() if not with_0}
-    return against_reference, against_undefended
+    against_reference: Mapping[int, Comparisons]
+    against_undefended: Mapping[int, Comparisons]
+
+    @classmethod
+    def of(
+        cls, rows: Mapping[int, Row], undefended: Row | None, radii: tuple[float, ...]
+    ) -> "ComparedTrials":
+        """Compare trials, by number, as far as there is something to compare them with."""
+        pairs: dict[tuple[str, int], tuple[Row, Row]] = {}
+        for number, row in rows.items():
+            if number != REFERENCE and REFERENCE in rows:
+                pairs["reference", number] = (row, rows[REFERENCE])
+            if undefended is not None:
+                pairs["undefended", number] = (row, undefended)
+        compared = compare(pairs, radii)
+
+        def against(opponent: str) -> dict[int, Comparisons]:
+            return {number: found for (to, number), found in compared.items() if to == opponent}
+
+        return cls(against("reference"), against("undefended"))
 
 
 def differences(record: CertificationRecord | None, other: CertificationRecord | None) -> str:
@@ -169,15 +189,23 @@ def differences(record: CertificationRecord | None, other: CertificationRecord |
     return "; ".join(record.differences(other))
 
 
+def _paired(ours: Runs, theirs: Runs) -> Pair:
+    if None in theirs:
+        return list(ours.values()), [theirs[None]] * len(ours)
+    if None in ours:
+        return [ours[None]] * len(theirs), list(theirs.values())
+    seeds = [seed for seed in ours if seed in theirs]
+    return [ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]
+
+
+def _certified(table: CertificateTable, radii: tuple[float, ...]) -> NDArray[np.bool_]:
+    return certified_correct(table.predict, table.radius, table.label, np.asarray(radii))
+
+
 def _times_certified(
     tables: Sequence[CertificateTable], radii: tuple[float, ...]
 ) -> NDArray[np.int64]:
     times: NDArray[np.int64] = np.sum(
-        [
-            certified_correct(table.predict, table.radius, table.label, np.asarray(radii))
-            for table in tables
-        ],
-        axis=0,
-        dtype=np.int64,
+        [_certified(table, radii) for table in tables], axis=0, dtype=np.int64
     )
     return times

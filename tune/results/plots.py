@@ -1,4 +1,4 @@
-"""Figures of a search, drawn without global state (see decrop/evaluation/plots.py)."""
+"""Figures of a search: its history, importance of settings, radius against size."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,13 +17,7 @@ _BAR_INCHES = 0.3
 def history_figure(
     complete: Mapping[int, float], pruned: Mapping[int, float], reference: int
 ) -> Figure:
-    """Draw the held-out score of each trial, and the best so far.
-
-    Args:
-        complete: average certified radius by the trial's number.
-        pruned: the last one of each trial that was ended early.
-        reference: number of the trial that is marked.
-    """
+    """Draw the held-out score of each trial, by its number, the best so far, and the reference."""
     figure, axes = _figure(4.2)
     best, steps = float("-inf"), []
     for number in sorted(complete):
@@ -45,12 +39,7 @@ def history_figure(
 
 
 def importances_figure(shares: Mapping[str, float], title: str) -> Figure:
-    """Draw a bar a setting, the first on top.
-
-    Args:
-        shares: in [0,1] by dotted path.
-        title: of the figure.
-    """
+    """Draw a bar a setting, the first on top, of shares in [0,1] by dotted path."""
     figure, axes = _figure(max(_LEAST_HEIGHT, 1 + _BAR_INCHES * len(shares)))
     bars = axes.barh(list(shares), [100 * share for share in shares.values()], color=_BLUE)
     axes.bar_label(bars, fmt="%.0f", padding=3, fontsize="small")

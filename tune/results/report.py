@@ -2,25 +2,53 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from matplotlib.figure import Figure
+from pydantic import Field
 
+from decrop.config import NonNegative, Settings, Word
+from decrop.config.settings import MOST_RADII
+from decrop.documents import read_yaml, validated
 from decrop.errors import InputError
-from decrop.evaluation.accuracy import average_certified_radius, certified_correct, exact_interval
 from decrop.evaluation.plots import certified_accuracy_figure
 from decrop.evaluation.table import CertificateTable
-from decrop.files import write_text, write_whole
+from decrop.files import write_text
+from decrop.trial.folder import save_figure
 from decrop.trial.result import radius_key
 from tune.directory import SweepDirectory
-from tune.results.paired import compare, differences, read_certificates, read_final
-from tune.results.published import PublishedTable, published_table
-from tune.results.tables import TextTable, latex_text, mean_cell, percentage_cell, with_remarks
-from tune.results.wording import UNDEFENDED, difference_cell
+from tune.results.paired import Row, compare, read_certificates, read_final
+from tune.results.tables import (
+    UNDEFENDED,
+    TextTable,
+    accuracy_cell,
+    difference_table,
+    latex_text,
+    mean_cell,
+    radius_heads,
+    with_remarks,
+)
 
-# Certificates of the trials of one row, by seed; of a single trial by 0, whatever its seed.
-Runs = Mapping[int, CertificateTable]
+_Numbers = Annotated[tuple[NonNegative, ...], Field(max_length=MOST_RADII)]
+_Rows = Annotated[dict[Word, _Numbers], Field(max_length=1_000)]
+
+
+class Published(Settings):
+    """Certified accuracies that the paper's authors report, in %, by sweep preset and row."""
+
+    radii: _Numbers = Field(description="Of the values of each row.")
+    tables: Annotated[dict[Word, _Rows], Field(max_length=1_000)]
+
+
+@cache
+def published() -> Published:
+    """Read `published.yaml`."""
+    file = files("tune") / "published.yaml"
+    return validated(Published, read_yaml(file), source=str(file))
 
 
 @dataclass(frozen=True)
@@ -31,61 +59,52 @@ class SweepReport:
         name: of the sweep.
         description: in its file.
         radii: at which certified accuracy is reported.
-        rows: certificates on the test split, by name, in the order of the sweep file.
-        undefended: certificates without a denoiser; None if they are not there yet.
+        rows: certificates on the test split, in the order of the sweep file, by seed where there
+            are several; last without a denoiser, if that is certified.
         reference: the row that the others are compared to; None if it is not certified.
-        published: numbers of the same table.
         kind: what is certified: denoiser, or classifier where no trial has one.
     """
 
     name: str
     description: str
     radii: tuple[float, ...]
-    rows: Mapping[str, Runs]
-    undefended: CertificateTable | None
-    reference: str | None
-    published: PublishedTable
+    rows: Sequence[Row]
+    reference: Row | None
     kind: str = "denoiser"
 
 
 def read_report(directory: SweepDirectory) -> SweepReport:
-    """Read all that a sweep has certified on the test split, finished or not.
-
-    Raises:
-        InputError: nothing is certified yet, or a file is broken.
-    """
+    """Read all that a sweep has certified on the test split, finished or not."""
     record = directory.read_record()
-    given = record.sweep.get("rows")
-    order = list(given) if isinstance(given, dict) else []
-    repeated = record.sweep.get("seeds", 1) != 1
-    rows: dict[str, dict[int, CertificateTable]] = {name: {} for name in order}
-    reference = record.sweep.get("reference") or next(iter(order), "trial 0")
+    sweep = record.sweep
+    found: dict[str, dict[int | None, CertificateTable]] = {name: {} for name in sweep.rows}
     radii: tuple[float, ...] = ()
     without_denoiser = []
     for number in directory.final_numbers():
         folder = directory.final(number)
         trial = folder.read_record()
         if trial is not None and folder.result_path.exists():
-            seed = trial.config.seed if repeated else 0
-            table = read_certificates(folder, trial.config)
-            rows.setdefault(trial.row or trial.name, {})[seed] = table
+            seed = trial.config.seed if sweep.seeds > 1 else None
+            runs = found.setdefault(trial.row or trial.name, {})
+            runs[seed] = read_certificates(folder, trial.config)
             radii = trial.config.certification.radii
             without_denoiser.append(trial.config.trains_classifier)
-    certified = {name: runs for name, runs in rows.items() if runs}
-    if not certified:
+    rows = [Row(name, runs) for name, runs in found.items() if runs]
+    if not rows:
         raise InputError(
             f"{directory.path} has nothing certified yet; let the sweep end, or go on with "
             f"`decrop resume {directory.path}`."
         )
-    undefended = directory.undefended
+    reference = sweep.reference or next(iter(sweep.rows), "trial 0")
+    compared = next((row for row in rows if row.name == reference), None)
+    if directory.undefended.result_path.exists():
+        rows.append(Row(UNDEFENDED, {None: read_final(directory, None)}))
     return SweepReport(
         name=record.name,
-        description=str(record.sweep.get("description") or ""),
+        description=sweep.description,
         radii=radii,
-        rows=certified,
-        undefended=read_final(directory, None) if undefended.result_path.exists() else None,
-        reference=str(reference) if reference in certified else None,
-        published=published_table(record.name),
+        rows=rows,
+        reference=compared,
         kind="classifier" if all(without_denoiser) else "denoiser",
     )
 
@@ -121,106 +140,68 @@ def write_report(reports: Sequence[SweepReport], folder: Path) -> None:
     """Write report.md, report.tex and a figure of each sweep; what is there already is replaced."""
     figures = [f"certified_accuracy_{number}.png" for number in range(1, len(reports) + 1)]
     for report, name in zip(reports, figures, strict=True):
-        figure = _figure(report)
-        # The name while it is written does not end in .png.
-        write_whole(folder / name, lambda path, figure=figure: figure.savefig(path, format="png"))  # type: ignore[misc]
+        save_figure(_figure(report), folder / name)
     write_text(folder / "report.md", report_markdown(reports, figures))
     write_text(folder / "report.tex", report_latex(reports, figures))
 
 
 def _tables(report: SweepReport) -> list[TextTable]:
-    tables = [_accuracies(report)]
-    if report.reference is not None and len(_all_rows(report)) > 1:
-        tables.append(_differences(report, report.reference))
+    yardstick = report.reference or report.rows[0]
+    remarks = {row.name: row.measured_otherwise(yardstick) for row in report.rows}
+    tables = [_accuracies(report, list(remarks.values()))]
+    if report.reference is not None and len(report.rows) > 1:
+        reference = report.reference
+        others = {row.name: (row, reference) for row in report.rows if row is not reference}
+        compared = compare(others, report.radii)
+        tables.append(
+            difference_table(
+                f"“{reference.name}”",
+                [(name, found, remarks[name]) for name, found in compared.items()],
+                report.radii,
+                head=report.kind,
+            )
+        )
     return tables
 
 
-def _accuracies(report: SweepReport) -> TextTable:
-    published = report.published
+def _accuracies(report: SweepReport, remarks: Sequence[str]) -> TextTable:
+    numbers = published()
+    theirs: Mapping[str, Sequence[float]] = numbers.tables.get(report.name, {})
     caption = "Certified accuracy on test images in %, with exact 95 % intervals"
-    if any(len(runs) > 1 for runs in report.rows.values()):
+    if any(len(row.runs) > 1 for row in report.rows):
         caption += (
             ", or as mean ± standard deviation over trainings from several seeds, in brackets "
             "their number"
         )
-    caption += "; average certified radius; noisy samples an image."
-    head = [report.kind, *(f"r = {radius:g}" for radius in report.radii), "average radius"]
-    head.append("samples an image")
-    if published.rows:
-        head.append(f"published, r = {' / '.join(f'{radius:g}' for radius in published.radii)}")
-    rows = []
-    for name, runs in _all_rows(report).items():
-        tables = list(runs.values())
-        cells = [name, *_accuracy_cells(tables, report.radii), _radius_cell(tables)]
-        cells.append(_samples_cell(tables))
-        if published.rows:
-            cells.append(" / ".join(f"{value:g}" for value in published.rows.get(name, ())))
-        rows.append(cells)
-    return with_remarks(TextTable(caption, head, rows), _remarks(report, list(_all_rows(report))))
+    head = [report.kind, *radius_heads(report.radii), "average radius", "samples an image"]
+    if theirs:
+        head.append(f"published, r = {' / '.join(f'{radius:g}' for radius in numbers.radii)}")
+    cells = [_cells(row, report.radii) for row in report.rows]
+    if theirs:
+        for row, line in zip(report.rows, cells, strict=True):
+            line.append(" / ".join(f"{value:g}" for value in theirs.get(row.name, ())))
+    table = TextTable(f"{caption}; average certified radius; noisy samples an image.", head, cells)
+    return with_remarks(table, remarks)
 
 
-def _remarks(report: SweepReport, names: Sequence[str]) -> list[str]:
-    """Say how rows were measured otherwise than the reference, or than the first."""
-    rows = _all_rows(report)
-    yardstick = next(iter(rows[report.reference or next(iter(rows))].values())).record
-    return [differences(next(iter(rows[name].values())).record, yardstick) for name in names]
-
-
-def _differences(report: SweepReport, reference: str) -> TextTable:
-    theirs = report.rows[reference]
-    pairs = {}
-    for name, runs in report.rows.items():
-        seeds = [seed for seed in runs if seed in theirs]
-        if name != reference and seeds:
-            pairs[name] = ([runs[seed] for seed in seeds], [theirs[seed] for seed in seeds])
-    if report.undefended is not None:
-        pairs[UNDEFENDED] = ([report.undefended] * len(theirs), list(theirs.values()))
-    caption = (
-        f"Difference of certified accuracy to “{reference}” in points, with 95 % intervals "
-        "(Bonett and Price); p of the exact paired test over images (McNemar's for single runs), "
-        "Holm-adjusted over all rows and radii of the table."
-    )
-    head = [report.kind, *(f"r = {radius:g}" for radius in report.radii)]
-    rows = [
-        [name, *(difference_cell(by_radius[radius_key(radius)]) for radius in report.radii)]
-        for name, by_radius in compare(pairs, report.radii).items()
+def _cells(row: Row, radii: tuple[float, ...]) -> list[str]:
+    accuracies, intervals = row.certified_accuracy(radii), row.intervals(radii)
+    average = row.average_certified_radius()
+    samples = [table.samples.mean() for table in row.tables if table.samples is not None]
+    return [
+        row.name,
+        *(accuracy_cell(accuracies[key], intervals[key]) for key in map(radius_key, radii)),
+        mean_cell(average, "{:.3f}") if len(average) > 1 else f"{average[0]:.3f}",
+        f"{np.mean(samples):,.0f}" if samples else "",
     ]
-    return with_remarks(TextTable(caption, head, rows), _remarks(report, list(pairs)))
-
-
-def _all_rows(report: SweepReport) -> dict[str, Runs]:
-    if report.undefended is None:
-        return dict(report.rows)
-    return {**report.rows, UNDEFENDED: {0: report.undefended}}
-
-
-def _accuracy_cells(tables: Sequence[CertificateTable], radii: tuple[float, ...]) -> list[str]:
-    certified = np.stack(
-        [certified_correct(t.predict, t.radius, t.label, np.asarray(radii)) for t in tables]
-    )
-    if len(tables) > 1:
-        return [mean_cell(100 * column, "{:.1f}") for column in certified.mean(axis=2).T]
-    successes, images = certified[0].sum(axis=1), certified.shape[2]
-    low, high = exact_interval(successes, images)
-    return [percentage_cell(*row) for row in zip(successes / images, low, high, strict=True)]
-
-
-def _radius_cell(tables: Sequence[CertificateTable]) -> str:
-    radii = np.array([average_certified_radius(t.predict, t.radius, t.label) for t in tables])
-    return mean_cell(radii, "{:.3f}") if len(tables) > 1 else f"{radii[0]:.3f}"
-
-
-def _samples_cell(tables: Sequence[CertificateTable]) -> str:
-    means = [table.samples.mean() for table in tables if table.samples is not None]
-    return f"{np.mean(means):,.0f}" if means else ""
 
 
 def _figure(report: SweepReport) -> Figure:
     # One curve a run: the images of several runs are the same, which an interval cannot pool.
     curves = {
-        name if len(runs) == 1 else f"{name} (seed {seed})": table
-        for name, runs in _all_rows(report).items()
-        for seed, table in runs.items()
+        row.name if len(row.runs) == 1 else f"{row.name} (seed {seed})": table
+        for row in report.rows
+        for seed, table in row.runs.items()
     }
     largest = max(float(table.radius.max()) for table in curves.values())
     return certified_accuracy_figure(

@@ -10,8 +10,15 @@ from torch.nn import functional as F
 from decrop.classifiers.classifier import Classifier
 from decrop.errors import RunError
 from decrop.files import sha256_of_json
+from decrop.smoothing.backend import Backend
 
 URL = "http://127.0.0.1:9/invocations"
+
+
+class Paid(Backend):
+    """This process, in which answers cost what those of an endpoint do."""
+
+    costs = True
 
 
 class InProcess(nn.Module):
@@ -24,6 +31,7 @@ class InProcess(nn.Module):
 
     def __init__(self, classifier: Classifier, *, labels_only: bool = False) -> None:
         super().__init__()
+        self.backend = Paid()
         self._hidden = [classifier]  # in a list, so that it is no module of this one
         self._labels_only = labels_only
         self.class_count = classifier.class_count
@@ -58,5 +66,5 @@ class InProcess(nn.Module):
 
 def serve(patch: pytest.MonkeyPatch, target: InProcess) -> None:
     """Let settings whose source is `URL` reach a black box."""
-    for module in ("decrop.trial.inputs", "decrop.trial.surrogate_run"):
+    for module in ("decrop.trial.inputs", "decrop.training.surrogate"):
         patch.setattr(f"{module}.endpoint_classifier", lambda *arguments: target)

@@ -19,16 +19,18 @@ from decrop.black_box import (
     endpoint_classifier,
 )
 from decrop.black_box import sampler as asking
-from decrop.black_box.sampler import AskingSampler, QueryPlan, endpoint_of
+from decrop.black_box.sampler import EndpointBackend, QueryPlan
 from decrop.config import ClassifierSettings
 from decrop.errors import InputError
 from decrop.seeds import seeded_globals
+from decrop.smoothing.backend import backend_of
 from decrop.smoothing.journal import RecordedSampler
 from decrop.smoothing.sampling import (
     ESTIMATION,
     SELECTION,
     CountRequest,
     LocalSampler,
+    Sampler,
     SamplingTask,
 )
 from tests.decrop.black_box.server import (
@@ -88,7 +90,11 @@ def local(network: nn.Module, **changes: Any) -> NDArray[np.int64]:
 def asked(
     network: nn.Module, requests: Sequence[CountRequest] = REQUESTS, **changes: Any
 ) -> NDArray[np.int64]:
-    return AskingSampler(task(network, **changes), CPU).class_counts(requests)
+    return sampler_of(task(network, **changes)).class_counts(requests)
+
+
+def sampler_of(sampling: SamplingTask) -> Sampler:
+    return backend_of(sampling.network).sampler(sampling, CPU)
 
 
 @pytest.mark.parametrize("answer", [labels_of(NETWORK), logits_of(NETWORK)])
@@ -139,10 +145,10 @@ def test_chunks_go_whole_and_requests_are_full() -> None:
 def test_where_an_endpoint_is_found() -> None:
     with serving() as endpoint:
         classifier = opened(endpoint)
-    assert endpoint_of(classifier) is classifier
-    assert endpoint_of(nn.Sequential(nn.Identity(), classifier)) is classifier
-    assert endpoint_of(nn.Sequential(classifier, nn.Identity())) is None
-    assert endpoint_of(NETWORK) is None and endpoint_of(nn.Sequential()) is None
+    for asked in (classifier, nn.Sequential(nn.Identity(), classifier)):
+        assert isinstance(backend_of(asked), EndpointBackend)
+    for computed in (nn.Sequential(classifier, nn.Identity()), NETWORK, nn.Sequential()):
+        assert not backend_of(computed).costs
 
 
 def test_what_a_denoiser_must_not_give_is_not_asked() -> None:
@@ -160,7 +166,7 @@ def test_what_a_denoiser_must_not_give_is_not_asked() -> None:
 
 def recorded(path: Path, network: nn.Module) -> RecordedSampler:
     sampling = task(network)
-    return RecordedSampler(AskingSampler(sampling, CPU), path, sampling, CPU)
+    return RecordedSampler(sampler_of(sampling), path, sampling, CPU)
 
 
 def test_answers_before_a_failure_are_kept_and_not_asked_again(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import decrop.bundle.export
 import decrop.bundle.verify
+import decrop.smoothing.backend
 import decrop.trial.certify
 from decrop.bundle import (
     Bundle,
@@ -199,7 +200,7 @@ def t_certify_exported(
         FIXED, "certification.certificate=t_certify_grid", "execution.chunks_per_batch=auto"
     )
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(decrop.trial.certify, "probe_chunks_per_batch", lambda task, device: 3)
+        patched.setattr(decrop.smoothing.backend, "probe_chunks_per_batch", lambda task, device: 3)
         list(run_trial(config, inputs, TrialFolder(folder / "trial"), cache, split="test"))
     return export(TrialFolder(folder / "trial"), inputs, folder / "bundle")
 
@@ -266,8 +267,8 @@ def test_verify_takes_the_batch_size_that_was_found(
     def probing(*arguments: object) -> int:
         raise AssertionError("verification repeats, it does not search")
 
-    monkeypatch.setattr(decrop.trial.certify, "LocalSampler", Watched)
-    monkeypatch.setattr(decrop.trial.certify, "probe_chunks_per_batch", probing)
+    monkeypatch.setattr(decrop.smoothing.backend, "LocalSampler", Watched)
+    monkeypatch.setattr(decrop.smoothing.backend, "probe_chunks_per_batch", probing)
     bundle = load_bundle(t_certify_exported)
     assert bundle.result.chunks_per_batch == 3
     assert bundle.config.execution.chunks_per_batch == 3

@@ -23,7 +23,8 @@ from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, sha256_of_file, write_json
 from decrop.rejection.network import Rejector
-from decrop.trial.certify import certificate_table, local_sampler
+from decrop.training.hooks import Hooks
+from decrop.trial.certify import CertificationTask, certify
 from decrop.trial.folder import TrialFolder
 from tests.cases import cases
 from tests.decrop.digits_trial import ESTIMATION_SAMPLES, FIXED, files_in
@@ -74,15 +75,8 @@ def constant_table(path: Path, bias: float, *assignments: str) -> CertificateTab
 
 
 def table_of(bundle: Any, config: Any, path: Path) -> CertificateTable:
-    return certificate_table(
-        config,
-        bundle.network,
-        images_of(path),
-        split="test",
-        class_count=len(bundle.class_names),
-        estimation_samples=ESTIMATION_SAMPLES,
-        make_sampler=local_sampler(config),
-    )
+    task = CertificationTask(bundle.network, images_of(path), "test", len(bundle.class_names))
+    return certify(config, task, estimation_samples=ESTIMATION_SAMPLES).table
 
 
 def test_it_is_read_back_as_it_was_made(made: tuple[Path, AddedRejector], exported: Path) -> None:
@@ -155,14 +149,14 @@ def test_a_killed_training_goes_on_to_the_same_bundle(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def killed(epochs: int, of: int) -> None:
+    def killed(stage: str, epochs: int, of: int) -> None:
         if epochs == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(decrop.bundle.rejector, "_SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(decrop.training.loop, "SAVE_EVERY_SECONDS", 0.0)
     destination = tmp_path / "bundle"
     with pytest.raises(KeyboardInterrupt):
-        added(exported, destination, SETTINGS, on_epoch=killed)
+        added(exported, destination, SETTINGS, hooks=Hooks(on_progress=killed))
     assert not destination.exists()
     with pytest.raises(InputError, match="holds a training with other settings"):
         added(exported, destination, small_settings())
@@ -176,7 +170,8 @@ def test_a_killed_training_goes_on_to_the_same_bundle(
         with pytest.raises(InputError, match=r"was begun with other test images \("):
             added(exported, destination, SETTINGS)
     epochs: list[int] = []
-    added(exported, destination, SETTINGS, on_epoch=lambda done, of: epochs.append(done))
+    hooks = Hooks(on_progress=lambda stage, done, of: epochs.append(done))
+    added(exported, destination, SETTINGS, hooks=hooks)
     assert epochs == [3, 4]
     assert sha256_of_file(destination / "rejector.safetensors") == sha256_of_file(
         made[0] / "rejector.safetensors"

@@ -16,6 +16,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from scipy.stats import norm
 
+import decrop.smoothing.backend
 import decrop.training.trained_classifier
 import decrop.trial.certify
 from decrop.bundle import load_bundle
@@ -233,7 +234,7 @@ def test_weights_are_taken_in_place_of_training(
     def training(*arguments: object, **named: object) -> None:
         raise AssertionError("the classifier is given")
 
-    monkeypatch.setattr(decrop.training.trained_classifier, "train_to_end", training)
+    monkeypatch.setattr(decrop.training.trained_classifier, "train", training)
     options = [*set_options(*SHORT), "--weights", str(weights)]
     table = certified("digits", tmp_path / "certificates.tsv", *options)
     assert certificates(table) == certificates(
@@ -307,7 +308,7 @@ def test_an_interrupted_run_goes_on_and_draws_only_the_rest(
     monkeypatch.setattr(collect, "_GROUP_SECONDS", 0.0)
     probed = iter([3, 5, 3])
     monkeypatch.setattr(
-        decrop.trial.certify, "probe_chunks_per_batch", lambda task, device: next(probed)
+        decrop.smoothing.backend, "probe_chunks_per_batch", lambda task, device: next(probed)
     )
     options = set_options(procedure, f"execution.chunks_per_batch={chunks_per_batch}")
     out = tmp_path / "certificates.tsv"

@@ -13,7 +13,7 @@ import decrop
 from decrop.cli import main as run_and_exit
 from decrop.cli.main import build_app, run
 from decrop.errors import InputError, RunError
-from decrop.training.denoiser import TrainingDivergedError
+from decrop.training.loop import TrainingDivergedError
 
 # mypy takes `decrop.cli.main` for the function of that name in the package.
 main_module = sys.modules["decrop.cli.main"]

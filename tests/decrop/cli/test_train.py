@@ -103,7 +103,7 @@ def test_an_interrupted_run_goes_on(
 ) -> None:
     out = tmp_path / "run"
     # Save after every epoch.
-    monkeypatch.setattr(decrop.trial.run, "_SAVE_EVERY_SECONDS", -1.0)
+    monkeypatch.setattr(decrop.training.loop, "SAVE_EVERY_SECONDS", -1.0)
     run_epoch = DenoiserTrainer.run_epoch
     epochs: list[int] = []
 

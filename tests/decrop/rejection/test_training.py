@@ -9,8 +9,8 @@ from decrop.config.rejector import RejectorSettings
 from decrop.errors import InputError, RunError
 from decrop.rejection.training import (
     RejectorTrainer,
-    learning_rate,
     rejection_targets,
+    rejector_schedule,
     with_stages,
 )
 from tests.decrop.rejecting import (
@@ -57,7 +57,8 @@ def test_targets(head: Any, heads: list[int]) -> None:
 
 
 def test_the_published_schedule() -> None:
-    rates = [learning_rate(RejectorSettings(), epoch) for epoch in range(20)]
+    schedule = rejector_schedule(RejectorSettings(), 1)
+    rates = [schedule.learning_rate(epoch) for epoch in range(20)]
     expected = [1e-4] * 5 + [1e-3] * 5 + [1e-4] * 5 + [1e-5] * 5
     assert rates == pytest.approx(expected)
 

@@ -15,8 +15,9 @@ from decrop.config.classifier_training import ClassifierTrainingSettings
 from decrop.networks.registry import build_classifier_network
 from decrop.networks.small_cnn import SmallCNN
 from decrop.seeds import torch_generator
-from decrop.training.classifier import ClassifierTrainer, train_to_end
-from decrop.training.denoiser import TrainingDivergedError
+from decrop.training import loop
+from decrop.training.classifier import ClassifierTrainer
+from decrop.training.loop import TrainingDivergedError, train
 from tests.decrop.tiny import CPU
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -64,7 +65,7 @@ def trained(
     given: ClassifierTrainingSettings, classifier: Classifier | None = None, sigma: float = 0.2
 ) -> Weights:
     training = trainer(given, classifier, sigma)
-    train_to_end(training)
+    train(training)
     return training.weights()
 
 
@@ -147,7 +148,7 @@ def test_one_draw_is_in_the_cross_entropy_and_all_in_the_regulariser() -> None:
     records = {}
     for samples in ("all", "one"):
         training = trainer(settings(cross_entropy_samples=samples, **shared))
-        train_to_end(training)
+        train(training)
         (records[samples],) = training.history
     assert records["all"].cross_entropy != records["one"].cross_entropy
     assert records["all"].runner_up_cross_entropy == records["one"].runner_up_cross_entropy
@@ -168,15 +169,15 @@ def test_a_step_is_the_gradient_of_the_published_loss() -> None:
     )
     training = trainer(given)
     seen: list[Tensor] = []
-    training._network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
-    network = copy.deepcopy(training._network).train()
+    training.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    network = copy.deepcopy(training.network).train()
     network._forward_pre_hooks.clear()
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
     training.step()
     (noisy,) = seen
     probabilities = network(noisy).reshape(3, 101, 4).softmax(2)
     # The order of the images is the trainer's own, and read off what it saw.
-    (labels,) = [LABELS[training._batches[0]]]
+    labels = LABELS[training._batches(0)[0]]
     cross_entropy = -probabilities[:, torch.arange(101), labels].log().mean()
     smoothed = probabilities.mean(0)
     others = smoothed.masked_fill(F.one_hot(labels, 4).bool(), 0)
@@ -193,11 +194,9 @@ def test_a_step_is_the_gradient_of_the_published_loss() -> None:
 def test_noise_has_its_standard_deviation_and_differs_between_steps_and_draws() -> None:
     training = trainer(settings(objective="gaussian", noise_samples=2, epochs=1), sigma=0.4)
     seen: list[Tensor] = []
-    training._network.register_forward_pre_hook(
-        lambda _, inputs: seen.append(inputs[0] * 0.3 + 0.3)
-    )
-    train_to_end(training)
-    order = torch.cat(list(training._batches))
+    training.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0] * 0.3 + 0.3))
+    train(training)
+    order = torch.cat(list(training._batches(0)))
     noise = torch.cat([step.unflatten(0, (2, -1)) for step in seen], 1) - IMAGES[order] / 255
     assert noise.std().item() == pytest.approx(0.4, rel=0.05)
     assert noise.mean().item() == pytest.approx(0, abs=0.02)
@@ -227,7 +226,7 @@ def test_dropout_is_determined_by_the_seed() -> None:
     runs = []
     for _ in range(2):
         training = ClassifierTrainer(classifier, images, labels, given, sigma=0, device=CPU)
-        train_to_end(training)
+        train(training)
         runs.append(training.weights())
     assert same(*runs)
 
@@ -281,7 +280,7 @@ def test_few_images_and_steps_are_enough(images: int) -> None:
     training = ClassifierTrainer(
         untrained(), IMAGES[:images], LABELS[:images], given, sigma=0, device=CPU
     )
-    train_to_end(training)
+    train(training)
     assert all(torch.isfinite(tensor).all() for tensor in training.weights().values())
 
 
@@ -289,9 +288,9 @@ def test_crops_and_flips_change_what_is_trained_on() -> None:
     given = settings(augmentation="crop_and_flip", crop_padding=0, flip_probability=1.0, epochs=1)
     training = trainer(given)
     seen: list[Tensor] = []
-    training._network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    train_to_end(training)
-    order = torch.cat(list(training._batches))
+    training.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    train(training)
+    order = torch.cat(list(training._batches(0)))
     standardised = (IMAGES[order].float() / 255 - 0.3) / 0.3
     torch.testing.assert_close(torch.cat(seen), standardised.flip(3))
 
@@ -301,7 +300,7 @@ def test_crops_and_flips_change_what_is_trained_on() -> None:
 
 def rates(**given: Any) -> list[float]:
     training = trainer(settings(learning_rate=0.5, **given))
-    train_to_end(training)
+    train(training)
     return [record.learning_rate for record in training.history]
 
 
@@ -327,7 +326,7 @@ def test_one_cycle_rises_and_falls_over_the_whole_training() -> None:
 def test_a_resumed_training_is_the_uninterrupted_one(objective: str, optimizer: str) -> None:
     given = settings(objective=objective, optimizer=optimizer, augmentation="crop_and_flip")
     whole = trainer(given)
-    train_to_end(whole)
+    train(whole)
     # 6 steps an epoch: inside an epoch and between epochs.
     for cut in (4, 6):
         first = trainer(given)
@@ -340,7 +339,7 @@ def test_a_resumed_training_is_the_uninterrupted_one(objective: str, optimizer: 
         second = trainer(given)
         second.load_state_dict(torch.load(file, weights_only=True))
         assert second.steps_done == cut
-        train_to_end(second)
+        train(second)
         assert same(second.weights(), whole.weights())
         untimed = [
             [{**asdict(record), "seconds": 0} for record in training.history]
@@ -349,16 +348,13 @@ def test_a_resumed_training_is_the_uninterrupted_one(objective: str, optimizer: 
         assert untimed[0] == untimed[1]
 
 
-def test_state_is_saved_now_and_then_and_at_the_end() -> None:
-    training = trainer(settings())
+def test_state_is_saved_now_and_then_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[int] = []
-    train_to_end(
-        training, save=lambda: saved.append(training.steps_done), save_every_seconds=1000.0
-    )
-    assert saved == [training.steps] == [12]
-    training = trainer(settings())
-    train_to_end(training, save=lambda: saved.append(training.steps_done), save_every_seconds=-1.0)
-    assert saved[1:] == list(range(1, 13))
+    for seconds in (1000.0, -1.0):
+        monkeypatch.setattr(loop, "SAVE_EVERY_SECONDS", seconds)
+        training = trainer(settings())
+        train(training, save=lambda: saved.append(training.steps_done))  # noqa: B023
+    assert saved == [12, *range(1, 13)]
 
 
 def test_divergence_is_an_error_that_names_the_settings() -> None:
@@ -372,7 +368,7 @@ def test_bf16_trains_nearly_as_fp32_does() -> None:
     records = []
     for precision in ("fp32", "bf16"):
         training = trainer(settings(precision=precision, **given))
-        train_to_end(training)
+        train(training)
         records += training.history
         assert all(
             tensor.dtype in (torch.float32, torch.int64) for tensor in training.weights().values()

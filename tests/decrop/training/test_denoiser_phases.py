@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from decrop.synthesis.synthetic_samples import SyntheticSamples
-from decrop.training.denoiser import DenoiserTrainer, EpochRecord, TrainingDivergedError
+from decrop.training.denoiser import DenoiserTrainer, EpochRecord
+from decrop.training.loop import TrainingDivergedError
 from decrop.training.losses import (
     cosine_similarity,
     label_consistency_loss,

@@ -13,9 +13,10 @@ from decrop.cache import ContentCache, Tensors
 from decrop.config import DenoiserSettings, PriorSettings
 from decrop.networks.registry import build_denoiser
 from decrop.synthesis.dead_leaves import dead_leaves
-from decrop.training.denoiser import DenoiserTrainer, TrainingDivergedError
+from decrop.training.denoiser import DenoiserTrainer
 from decrop.training.initial import initial_denoiser
-from decrop.training.prior import PRIOR, prior_weights
+from decrop.training.loop import OnCount, TrainingDivergedError
+from decrop.training.prior import PRIOR, Prior, prior_weights
 from tests.decrop.tiny import CPU, random_samples, tiny_classifier, tiny_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -30,17 +31,21 @@ def cache(tmp_path: Path) -> ContentCache:
     return ContentCache(tmp_path)
 
 
-def made(cache: ContentCache, settings: PriorSettings = SETTINGS, **changes: Any) -> Tensors | None:
+def made(
+    cache: ContentCache,
+    settings: PriorSettings = SETTINGS,
+    on_step: OnCount | None = None,
+    **changes: Any,
+) -> Tensors | None:
     given: dict[str, Any] = {
+        "settings": settings,
         "denoiser": DENOISER,
         "sigma": SIGMA,
         "image_shape": (1, 8, 8),
         "seed": 0,
-        "cache": cache,
-        "device": CPU,
         "precision": "fp32",
     }
-    return prior_weights(settings, **(given | changes))
+    return prior_weights(Prior(**(given | changes)), cache, CPU, on_step)
 
 
 def changed(**changes: Any) -> PriorSettings:

@@ -68,7 +68,6 @@ def test_a_check_asks_nothing_and_refuses_what_loading_would(target: InProcess) 
 def test_only_test_certificates_are_the_black_boxes_own(
     target: InProcess, inputs: TrialInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("decrop.trial.outcome.noisy_image_seconds", lambda *_, **__: 0.0)
     config, cache = settings(), ContentCache(tmp_path / "cache")
     given = load_inputs(config, cache, CPU)
     assert given.target is target and given.protected is target
@@ -117,7 +116,6 @@ def test_only_test_certificates_are_the_black_boxes_own(
 def test_a_killed_certification_asks_only_about_what_is_missing(
     target: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("decrop.trial.outcome.noisy_image_seconds", lambda *_, **__: 0.0)
     config, cache = settings(), ContentCache(tmp_path / "cache")
     given = load_inputs(config, cache, CPU)
     undisturbed = TrialFolder(tmp_path / "undisturbed")

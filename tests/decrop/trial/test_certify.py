@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 from scipy.stats import beta, norm
 from torch import Tensor, nn
 
+import decrop.smoothing.backend
 import decrop.trial.certify
-from decrop.config import TrialConfig
 from decrop.data.limited import LabelledImages
 from decrop.evaluation.table import CertificateTable
 from decrop.smoothing import collect
 from decrop.smoothing.collect import CertificationProgress
 from decrop.smoothing.execution import resolve_precision
 from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler, Sampler
+from decrop.training.hooks import Hooks
 from decrop.trial.certify import (
-    certificate_table,
-    clean_accuracy,
-    local_sampler,
+    CertificationTask,
+    certify,
     noisy_image_seconds,
     precision_of,
     with_batch_size,
@@ -96,16 +96,8 @@ def table(
     split: Split = "test",
     estimation_samples: int = 100,
 ) -> CertificateTable:
-    config: TrialConfig = short_trial(*assignments)
-    return certificate_table(
-        config,
-        network,
-        images,
-        split=split,
-        class_count=CLASSES,
-        estimation_samples=estimation_samples,
-        make_sampler=local_sampler(config),
-    )
+    task = CertificationTask(network, images, split, CLASSES)
+    return certify(short_trial(*assignments), task, estimation_samples=estimation_samples).table
 
 
 def test_rows_name_the_images_of_the_split() -> None:
@@ -201,15 +193,12 @@ def test_adaptive_radii_are_in_the_grid_and_no_larger_than_fixed_draws_could_giv
     alpha, most = 0.05, 800
     watched: list[Watched] = []
     config = short_trial(f"certification.failure_probability={alpha}", "certification.radii=[0.13]")
-    found = certificate_table(
+    found = certify(
         config,
-        NoisiestPixel(),
-        images,
-        split="test",
-        class_count=CLASSES,
+        CertificationTask(NoisiestPixel(), images, "test", CLASSES),
         estimation_samples=most,
-        make_sampler=lambda task: watch(LocalSampler(task, CPU), watched),
-    )
+        hooks=Hooks(make_sampler=lambda task: watch(LocalSampler(task, CPU), watched)),
+    ).table
     reachable = config.sigma * norm.ppf(alpha ** (1 / most))
     assert set(found.radius.tolist()) <= {0.13, *grid_up_to(reachable)}
     assert len(set(found.radius.tolist())) > 5
@@ -234,16 +223,12 @@ def test_progress_ends_with_everything_drawn(procedure: str) -> None:
     config = short_trial("certification.selection_samples=10", procedure)
     images = four_pixel_images()
     progress: list[CertificationProgress] = []
-    found = certificate_table(
+    found = certify(
         config,
-        NoisiestPixel(),
-        images,
-        split="test",
-        class_count=CLASSES,
+        CertificationTask(NoisiestPixel(), images, "test", CLASSES),
         estimation_samples=30,
-        make_sampler=local_sampler(config),
-        on_certified=progress.append,
-    )
+        hooks=Hooks(on_certified=progress.append),
+    ).table
     assert (progress[0].images_done, progress[0].draws) == (0, 0)
     drawn = sum(column(found.samples))
     assert progress[-1] == CertificationProgress(12, 12, drawn, drawn)
@@ -332,39 +317,38 @@ def test_a_certification_that_was_cut_off_draws_only_the_rest(
     monkeypatch.setattr(collect, "_GROUP_SECONDS", 0.0)
     config, images = short_trial(procedure), four_pixel_images()
 
-    def certify(path: Path | None, calls: int | None = None) -> tuple[list[Any], Watched]:
+    def certified(path: Path | None, calls: int | None = None) -> tuple[list[Any], Watched]:
         """Return the certificates, none if it was cut off, and what was drawn for them."""
         watched: list[Watched] = []
         found = []
         with suppress(CutOffError):
             found = certificates(
-                certificate_table(
+                certify(
                     config,
-                    NoisiestPixel(),
-                    images,
-                    split="test",
-                    class_count=CLASSES,
+                    CertificationTask(NoisiestPixel(), images, "test", CLASSES),
                     estimation_samples=100,
-                    make_sampler=lambda task: watch(LocalSampler(task, CPU), watched, calls),
                     journal=path,
-                )
+                    hooks=Hooks(
+                        make_sampler=lambda task: watch(LocalSampler(task, CPU), watched, calls)
+                    ),
+                ).table
             )
         return found, watched[0]
 
-    uninterrupted, whole = certify(None)
+    uninterrupted, whole = certified(None)
     assert len(uninterrupted) == len(images)
     calls = len(whole.answered)
     assert calls > 20
     for cut in (1, calls // 3, calls // 2, calls - 12):
         path = tmp_path / f"{cut}.counts"
-        cut_off, before = certify(path, cut)
+        cut_off, before = certified(path, cut)
         assert not cut_off
         assert 0 < len(before.answered) < len(whole.answered)
-        found, after = certify(path)
+        found, after = certified(path)
         assert found == uninterrupted
         assert not before.answered.keys() & after.answered.keys()
         assert before.answered.keys() | after.answered.keys() == whole.answered.keys()
-        again, nothing = certify(path)
+        again, nothing = certified(path)
         assert again == uninterrupted
         assert not nothing.answered
 
@@ -374,15 +358,14 @@ def test_the_batch_size_that_was_found_is_kept(
 ) -> None:
     probed = iter([3, 5])
     monkeypatch.setattr(
-        decrop.trial.certify, "probe_chunks_per_batch", lambda task, device: next(probed)
+        decrop.smoothing.backend, "probe_chunks_per_batch", lambda task, device: next(probed)
     )
     images, path = four_pixel_images(), tmp_path / "execution.json"
 
     def chunks(*assignments: str, path: Path = path) -> int | str:
         config = short_trial(*assignments)
-        found = with_recorded_batch_size(
-            config, NoisiestPixel(), images, class_count=CLASSES, path=path
-        )
+        task = CertificationTask(NoisiestPixel(), images, "test", CLASSES)
+        found = with_recorded_batch_size(config, task, path)
         return found.execution.chunks_per_batch
 
     auto = "execution.chunks_per_batch=auto"
@@ -397,7 +380,7 @@ def test_the_batch_size_that_was_found_is_kept(
 def test_auto_finds_a_batch_size_that_certifies() -> None:
     config, images = short_trial("execution.chunks_per_batch=auto"), four_pixel_images()
     network = NoisiestPixel()
-    found = with_batch_size(config, network, images, class_count=CLASSES)
+    found = with_batch_size(config, CertificationTask(network, images, "test", CLASSES))
     chunks = found.execution.chunks_per_batch
     assert chunks in [2**power for power in range(7)]
     rows = certificates(table(network, images, f"execution.chunks_per_batch={chunks}"))
@@ -415,18 +398,6 @@ def test_precision_is_that_of_the_device_unless_set() -> None:
         assert precision_of(short_trial(f"execution.precision={precision}")) == precision
 
 
-def test_clean_accuracy_is_of_all_images_in_eval_mode() -> None:
-    """Over more images than fit one pass, by a network that drops everything while it trains."""
-    images = four_pixel_images(1001)
-    wrong = images.labels.clone()
-    wrong[-1] = (wrong[-1] + 1) % CLASSES
-    network = nn.Sequential(NoisiestPixel(), nn.Dropout(1.0)).train()
-    # Equal brightest pixels: argmax takes the first of them, in both.
-    assert clean_accuracy(network, images, CPU) == 1.0
-    images = LabelledImages(images.images, wrong, images.indices)
-    assert abs(clean_accuracy(network, images, CPU) - 1000 / 1001) < 1e-6
-
-
 def test_latency_is_the_fastest_batch_shared_by_its_images() -> None:
     batches: list[int] = []
 
@@ -439,6 +410,6 @@ def test_latency_is_the_fastest_batch_shared_by_its_images() -> None:
 
     config, images = short_trial("execution.chunks_per_batch=2"), four_pixel_images()
     rows = 2 * config.execution.chunk_size
-    seconds = noisy_image_seconds(config, Slow(), images, class_count=CLASSES)
+    seconds = noisy_image_seconds(config, CertificationTask(Slow(), images, "test", CLASSES))
     assert len(batches) >= 4 and set(batches) == {rows}
     assert 0.05 <= seconds * rows < 0.5

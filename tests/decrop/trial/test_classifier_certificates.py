@@ -8,6 +8,7 @@ import torch
 from decrop.cache import ContentCache
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json
+from decrop.training.hooks import Hooks
 from decrop.trial.classifier_certificates import certify_undefended
 from decrop.trial.folder import TrialFolder
 from decrop.trial.inputs import TrialInputs
@@ -29,7 +30,8 @@ from tests.decrop.trial_sessions import PROCEDURES, CutOffError, Session, pixels
 
 def undefended(session: Session, folder: TrialFolder, *assignments: str) -> TrialResult:
     config = short_trial(*assignments)
-    return certify_undefended(config, session.inputs, folder, make_sampler=session.make_sampler)
+    hooks = Hooks(make_sampler=session.make_sampler)
+    return certify_undefended(config, session.inputs, folder, hooks=hooks)
 
 
 @pytest.mark.parametrize("procedure", PROCEDURES)

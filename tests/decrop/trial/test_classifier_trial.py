@@ -19,11 +19,11 @@ from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json
 from decrop.training.classifier import ClassifierTrainer
-from decrop.trial.classifier_certificates import certify_trained_classifier
-from decrop.trial.folder import TrialFolder
+from decrop.training.hooks import NO_HOOKS, Hooks, TrialStoppedError
+from decrop.trial.folder import Report, TrialFolder
 from decrop.trial.inputs import TrialInputs, check_inputs, load_inputs
 from decrop.trial.result import TrialResult
-from decrop.trial.run import Report, TrialStoppedError, run_trial, stopping_epoch
+from decrop.trial.run import run_trial, stopping_epoch
 from tests.decrop.digits_trial import CPU, certificates, draw_nothing, short_trial
 
 ALONE = (
@@ -81,7 +81,8 @@ def trained(
 ) -> Iterator[Report]:
     cache = ContentCache(folder.path / "unused")
     options = {"split": "held_out", **options}
-    return run_trial(config, data, folder, cache, should_stop=should_stop, **options)
+    hooks = NO_HOOKS if should_stop is None else Hooks(should_stop=should_stop)
+    return run_trial(config, data, folder, cache, hooks=hooks, **options)
 
 
 def left_by(folder: TrialFolder) -> dict[str, Any]:
@@ -156,7 +157,7 @@ def test_the_final_certifies_the_weights_of_the_trial(
 
     monkeypatch.setattr(ClassifierTrainer, "step", working)
     final = TrialFolder(tmp_path / "final")
-    (report,) = certify_trained_classifier(alone(), data, final, trial)
+    (report,) = trained(alone(), data, final, split="test", trained=trial)
     assert (report.evaluation, report.epoch, report.finished) == (1, 4, True)
     result = TrialResult.from_json(read_json(final.result_path))
     before = TrialResult.from_json(read_json(trial.result_path))
@@ -164,7 +165,7 @@ def test_the_final_certifies_the_weights_of_the_trial(
     assert result.hashes["classifier"] == before.hashes["classifier"]
     assert read_json(final.history_path) == read_json(trial.history_path)
     files = {path: path.read_bytes() for path in final.path.rglob("*") if path.is_file()}
-    assert list(certify_trained_classifier(alone(), data, final, trial)) == [report]
+    assert list(trained(alone(), data, final, split="test", trained=trial)) == [report]
     assert {path: path.read_bytes() for path in files} == files
 
 
@@ -212,7 +213,7 @@ def test_its_bundle_predicts_and_repeats_its_certificates(
 ) -> None:
     list(trained(alone(), data, trial))
     final = TrialFolder(tmp_path / "final")
-    list(certify_trained_classifier(alone(), data, final, trial))
+    list(trained(alone(), data, final, split="test", trained=trial))
     classifier, names = load_stored_classifier(final.classifier_path)
     path = tmp_path / "bundle"
     export_bundle(final, classifier, names, path, origin="Made for tests.")

@@ -11,14 +11,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+import decrop.trial.certify
 import decrop.trial.run
 from decrop.cache import ContentCache
 from decrop.cli.main import run
 from decrop.files import read_json
-from decrop.trial.folder import TrialFolder
+from decrop.training.hooks import Hooks
+from decrop.trial.certify import CertificationTask
+from decrop.trial.folder import Report, TrialFolder
 from decrop.trial.inputs import TrialInputs
 from decrop.trial.result import Scores
-from decrop.trial.run import Report, run_trial, stopping_epoch
+from decrop.trial.run import run_trial, stopping_epoch
 from tests.decrop.digits_trial import (
     EPOCHS,
     PRUNING_SAMPLES,
@@ -56,14 +59,16 @@ class ScriptedScores:
 def certified(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, dict[str, Tensor]]]:
     """Draws of each certification, and the weights of the denoiser that was certified."""
     calls: list[tuple[int, dict[str, Tensor]]] = []
-    certificate_table = decrop.trial.run.certificate_table
+    certify = decrop.trial.run.certify
 
-    def spy(config: Any, network: nn.Sequential, *arguments: Any, **named: Any) -> Any:
-        weights = {name: value.clone() for name, value in network[0].state_dict().items()}
+    def spy(config: Any, task: CertificationTask, **named: Any) -> Any:
+        assert isinstance(task.network, nn.Sequential)
+        denoiser = task.network[0].state_dict()
+        weights = {name: value.clone() for name, value in denoiser.items()}
         calls.append((named["estimation_samples"], weights))
-        return certificate_table(config, network, *arguments, **named)
+        return certify(config, task, **named)
 
-    monkeypatch.setattr(decrop.trial.run, "certificate_table", spy)
+    monkeypatch.setattr(decrop.trial.run, "certify", spy)
     return calls
 
 
@@ -100,7 +105,7 @@ def test_the_weights_of_the_best_held_out_score_are_kept(
     certified: list[tuple[int, dict[str, Tensor]]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(decrop.trial.run, "Scores", ScriptedScores([*scores, LAST_SCORE]))
+    monkeypatch.setattr(decrop.trial.certify, "Scores", ScriptedScores([*scores, LAST_SCORE]))
     folder = TrialFolder(tmp_path)
     reports = stopped(inputs, cache, folder)
     # The choice is between scores of equally many draws; the result has one of its own.
@@ -144,7 +149,7 @@ def test_training_on_all_limited_data_ends_at_the_epoch(
         cache,
         split="test",
         last_epoch=3,
-        on_epoch=lambda done, total: seen.append((done, total)),
+        hooks=Hooks(on_progress=lambda stage, done, total: seen.append((done, total))),
     )
     assert report.finished and report.epoch == 3
     assert seen == [(1, 3), (2, 3), (3, 3)]

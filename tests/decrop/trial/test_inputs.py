@@ -47,7 +47,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def train(*arguments: object) -> None:
         raise AssertionError("a check trains nothing")
 
-    monkeypatch.setattr(decrop.training.trained_classifier, "train_to_end", train)
+    monkeypatch.setattr(decrop.training.trained_classifier, "train", train)
 
 
 @pytest.mark.usefixtures("no_training")

@@ -9,7 +9,8 @@ from decrop.cache import ContentCache
 from decrop.config import TrialConfig
 from decrop.files import read_json
 from decrop.training.denoiser import DenoiserTrainer
-from decrop.training.prior import PRIOR, prior_weights
+from decrop.training.hooks import Hooks
+from decrop.training.prior import PRIOR, Prior, prior_weights
 from decrop.trial.folder import TrialFolder
 from decrop.trial.inputs import TrialInputs
 from decrop.trial.run import run_trial
@@ -53,16 +54,15 @@ def test_trial_with_a_prior_starts_from_it(
     assert outcome(finished)["denoiser"] != outcome(held_out_trial)["denoiser"]
 
     config = trial_with_prior()
-    expected = prior_weights(
+    prior = Prior(
         config.prior,
         config.denoiser,
         sigma=config.sigma,
         image_shape=(1, 8, 8),
         seed=config.seed,
         precision="fp32",
-        cache=cache,
-        device=CPU,
     )
+    expected = prior_weights(prior, cache, CPU)
     assert expected is not None
     begun: list[dict[str, torch.Tensor]] = []
 
@@ -85,7 +85,7 @@ def test_trial_with_a_prior_is_the_same_from_nothing(
     folder: TrialFolder,
     tmp_path: Path,
 ) -> None:
-    steps: list[tuple[int, int]] = []
+    seen: list[tuple[str, int, int]] = []
     cache = ContentCache(tmp_path / "cache")
     list(
         run_trial(
@@ -94,10 +94,10 @@ def test_trial_with_a_prior_is_the_same_from_nothing(
             folder,
             cache,
             split="held_out",
-            on_prior_step=lambda done, total: steps.append((done, total)),
+            hooks=Hooks(on_progress=lambda *progress: seen.append(progress)),
         )
     )
-    assert steps[-1] == (PRIOR_STEPS, PRIOR_STEPS)
+    assert ("pretraining, steps", PRIOR_STEPS, PRIOR_STEPS) in seen
     assert cache.computations(PRIOR) == 1
     assert outcome(folder) == outcome(pretrained_trial[0])
 

@@ -8,17 +8,19 @@ from typing import Any
 
 import pytest
 
+import decrop.smoothing.backend
 import decrop.trial.certify
 import decrop.trial.run
 from decrop.cache import ContentCache
 from decrop.files import read_json
 from decrop.smoothing.sampling import SamplingTask
 from decrop.training import denoiser
+from decrop.training.hooks import Hooks, TrialStoppedError
 from decrop.training.losses import total_loss
-from decrop.trial.folder import TrialFolder
+from decrop.trial.folder import Report, TrialFolder
 from decrop.trial.inputs import TrialInputs
 from decrop.trial.result import TrialResult
-from decrop.trial.run import Report, TrialStoppedError, run_trial
+from decrop.trial.run import run_trial
 from tests.decrop.digits_trial import (
     EPOCHS,
     EVALUATIONS,
@@ -80,7 +82,7 @@ def test_finished_trial_only_repeats_its_reports(
             held_out_trial,
             empty_cache,
             split="held_out",
-            make_sampler=make_sampler,
+            hooks=Hooks(make_sampler=make_sampler),
         )
     )
     assert [dataclasses.asdict(report) for report in reports] == before["reports"]
@@ -102,7 +104,7 @@ def test_trial_cut_off_in_the_middle_of_an_epoch_goes_on(
     saves: str,
 ) -> None:
     if saves == "after every epoch":
-        monkeypatch.setattr(decrop.trial.run, "_SAVE_EVERY_SECONDS", -1.0)
+        monkeypatch.setattr(decrop.training.loop, "SAVE_EVERY_SECONDS", -1.0)
     with monkeypatch.context() as patched:
         patched.setattr(denoiser, "total_loss", raising_at(step, total_loss))
         with pytest.raises(CutOffError):
@@ -212,8 +214,7 @@ def final_training(session: Session, folder: TrialFolder, procedure: str) -> Ite
         folder,
         session.cache,
         split="test",
-        make_sampler=session.make_sampler,
-        on_epoch=lambda done, total: session.epochs_trained.append(done),
+        hooks=session.hooks(),
     )
 
 
@@ -223,7 +224,7 @@ def test_a_trial_that_goes_on_keeps_the_batch_size_it_found(
     """Another probe would find another one, of which counts may depend."""
     probed = iter([3, 5])
     monkeypatch.setattr(
-        decrop.trial.certify, "probe_chunks_per_batch", lambda task, device: next(probed)
+        decrop.smoothing.backend, "probe_chunks_per_batch", lambda task, device: next(probed)
     )
     auto = short_trial("execution.chunks_per_batch=auto")
     session.cut_at = EVALUATIONS, 2

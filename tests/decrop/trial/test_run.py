@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from scipy.stats import norm
 
 import decrop.trial.certify
-import decrop.trial.run
+import decrop.trial.parts
 from decrop.cache import ContentCache
 from decrop.config import TrialConfig
 from decrop.evaluation.table import CertificateTable
@@ -20,10 +20,11 @@ from decrop.networks.registry import build_denoiser
 from decrop.smoothing.collect import CertificationProgress
 from decrop.synthesis.synthetic_samples import SyntheticSamples
 from decrop.training.denoiser import DenoiserTrainer
-from decrop.trial.folder import TrialFolder
+from decrop.training.hooks import Hooks
+from decrop.trial.folder import Report, TrialFolder
 from decrop.trial.inputs import TrialInputs, load_inputs
 from decrop.trial.result import Scores, TrialResult
-from decrop.trial.run import Report, run_trial
+from decrop.trial.run import run_trial
 from tests.decrop.digits_trial import (
     CPU,
     EPOCHS,
@@ -61,7 +62,7 @@ def trained_on(monkeypatch: pytest.MonkeyPatch) -> list[SyntheticSamples]:
             given.append(samples)
             super().__init__(config, classifier, samples, device, **rest)
 
-    monkeypatch.setattr(decrop.trial.run, "DenoiserTrainer", Spy)
+    monkeypatch.setattr(decrop.trial.parts, "DenoiserTrainer", Spy)
     return given
 
 
@@ -184,8 +185,7 @@ def test_final_training_takes_all_limited_images_and_reports_once(
         folder,
         session.cache,
         split="test",
-        make_sampler=session.make_sampler,
-        on_certified=progress.append,
+        hooks=Hooks(make_sampler=session.make_sampler, on_certified=progress.append),
     )
     (samples,) = trained_on
     assert torch.equal(samples.clean, pixels(inputs.limited.all))

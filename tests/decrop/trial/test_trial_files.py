@@ -16,15 +16,7 @@ from decrop.files import read_json, write_text
 from decrop.networks.registry import build_denoiser
 from decrop.synthesis.synthetic_samples import synthetic_samples
 from decrop.training.denoiser import DenoiserTrainer
-from decrop.trial.folder import (
-    TrialFolder,
-    load_progress,
-    read_reports,
-    save_denoiser,
-    save_outcome,
-    save_progress,
-    save_training_figure,
-)
+from decrop.trial.folder import TrialFolder
 from decrop.trial.inputs import TrialInputs
 from decrop.trial.result import Scores, TrialResult
 from tests.decrop.digits_trial import CPU, certificates, files_in, short_trial
@@ -84,9 +76,9 @@ def test_progress_is_read_back(
 ) -> None:
     trainer.run_epoch()
     trainer.run_epoch()
-    save_progress(folder, trainer)
+    folder.save_progress(trainer)
     other = new_trainer(inputs, cache)
-    load_progress(folder, other)
+    folder.load_progress(other)
     assert other.epochs_done == 2
     assert other.history == trainer.history
     assert [row["epoch"] for row in read_json(folder.history_path)] == [1, 2]
@@ -97,18 +89,18 @@ def test_progress_is_read_back(
 def test_without_a_checkpoint_a_trainer_stays_as_it_is(
     trainer: DenoiserTrainer, folder: TrialFolder
 ) -> None:
-    load_progress(folder, trainer)
+    folder.load_progress(trainer)
     assert trainer.epochs_done == 0
     assert trainer.history == []
-    assert read_reports(folder) == []
+    assert folder.reports == []
     assert not folder.path.exists()
 
 
 def test_checkpoint_holds_no_pickled_code(trainer: DenoiserTrainer, folder: TrialFolder) -> None:
     trainer.run_epoch()
-    save_progress(folder, trainer)
+    folder.save_progress(trainer)
     state = torch.load(folder.checkpoint_path, weights_only=True)
-    assert state["epochs_done"] == 1
+    assert state["steps_done"] == trainer.steps_an_epoch
 
 
 def test_denoiser_is_read_back_from_safetensors(folder: TrialFolder) -> None:
@@ -117,7 +109,7 @@ def test_denoiser_is_read_back_from_safetensors(folder: TrialFolder) -> None:
         torch.manual_seed(0)
         denoiser = build_denoiser(settings, image_channels=3)
         denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    save_denoiser(folder, denoiser)
+    folder.save_denoiser(denoiser)
     weights = load_file(folder.denoiser_path)
     assert weights.keys() == denoiser.state_dict().keys()
     for name, tensor in denoiser.state_dict().items():
@@ -129,9 +121,9 @@ def test_denoiser_is_read_back_from_safetensors(folder: TrialFolder) -> None:
 def test_outcome_is_read_back(folder: TrialFolder, radii: list[float]) -> None:
     rows = table(radii)
     write_text(folder.counts_path, "counts while it was certified")
-    save_outcome(folder, result_of(rows), rows, title="this denoiser")
+    folder.write_outcome(result_of(rows), rows, title="this denoiser")
     assert certificates(CertificateTable.read_tsv(folder.certificates_path)) == certificates(rows)
-    assert TrialResult.from_json(read_json(folder.result_path)) == result_of(rows)
+    assert folder.result == result_of(rows)
     with Image.open(folder.figures_path / "certified_accuracy.png") as figure:
         assert figure.format == "PNG"
     assert files_in(folder.path) == {
@@ -156,7 +148,7 @@ def test_result_appears_after_the_files_it_speaks_of(
 
     monkeypatch.setattr(Path, "replace", recording)
     rows = table([0.1, 0.2])
-    save_outcome(folder, result_of(rows), rows, title="this denoiser")
+    folder.write_outcome(result_of(rows), rows, title="this denoiser")
     assert written[-1] == "result.json"
     assert {"certificates.tsv", "certified_accuracy.png"} < set(written)
     assert not folder.counts_path.exists()
@@ -164,6 +156,6 @@ def test_result_appears_after_the_files_it_speaks_of(
 
 def test_training_figure_is_drawn(trainer: DenoiserTrainer, folder: TrialFolder) -> None:
     trainer.run_epoch()
-    save_training_figure(folder, [asdict(record) for record in trainer.history])
+    folder.draw_history([asdict(record) for record in trainer.history])
     with Image.open(folder.figures_path / "training.png") as figure:
         assert figure.width > 500

@@ -16,7 +16,7 @@ from tests.tune.sweeps import (
     make_sweep,
 )
 from tune.directory import SweepDirectory
-from tune.mlflow import Tracker
+from tune.mlflow.tracker import Tracker
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,8 @@ from tests.tune.sweeps import (
     write_progress,
 )
 from tune.directory import SweepDirectory, TrialState
-from tune.mlflow import Tracker, TrackingError
+from tune.mlflow.client import TrackingError
+from tune.mlflow.tracker import Tracker
 
 
 @pytest.mark.parametrize("restarted", [False, True])

@@ -9,7 +9,8 @@ import pytest
 from decrop.errors import InputError
 from tests.tune.mlflow.view_makers import write_everything
 from tune.directory import SweepDirectory
-from tune.mlflow import Tracker, TrackingError
+from tune.mlflow.client import TrackingError
+from tune.mlflow.tracker import Tracker
 
 
 @pytest.mark.parametrize("uri", ["sqlite:///x.db", "file:///tmp/x", "localhost:5000", "http://"])

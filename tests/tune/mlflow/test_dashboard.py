@@ -12,8 +12,8 @@ import pytest
 from tests.mlflow_server.processes import descendants, free_port, is_alive, is_free
 from tests.tune.runs import FinishedSweep, started
 from tune.directory import SweepDirectory
-from tune.mlflow import Tracker
-from tune.mlflow.dashboard import dashboard_command, dashboard_url
+from tune.mlflow.registry import dashboard_command, dashboard_url
+from tune.mlflow.tracker import Tracker
 
 
 def answers(url: str) -> bool:

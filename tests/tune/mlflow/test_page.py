@@ -5,13 +5,13 @@ import json
 import zlib
 from typing import Any
 
-from tune.mlflow.page import page_state, swept_paths
+from tune.mlflow.page import page_state
 
-SPACE = {"sigma": {"uniform": [0.1, 0.5]}, "interpolation.count": {"choice": [1, 2]}}
+SWEPT = ["sigma", "interpolation.count"]
 
 
-def unpacked(sweep: dict[str, Any]) -> dict[str, Any]:
-    head, _, packed = page_state(sweep).partition(";")
+def unpacked(paths: list[str], *, trains_classifier: bool = False) -> dict[str, Any]:
+    head, _, packed = page_state(paths, trains_classifier=trains_classifier).partition(";")
     assert head == "deflate"
     state = json.loads(zlib.decompress(base64.b64decode(packed)))
     assert isinstance(state, dict)
@@ -19,7 +19,7 @@ def unpacked(sweep: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_charts_lie_in_sections_that_are_open() -> None:
-    state = unpacked({"space": SPACE})
+    state = unpacked(SWEPT)
     shown = {s["uuid"]: s["name"] for s in state["compareRunSections"] if s["display"]}
     charts = [chart for chart in state["compareRunCharts"] if not chart["deleted"]]
     assert {chart["metricSectionId"] for chart in charts} == set(shown)
@@ -33,7 +33,7 @@ def test_charts_lie_in_sections_that_are_open() -> None:
 
 
 def test_curves_are_drawn_over_the_radius_which_is_no_chart_itself() -> None:
-    charts = {chart.get("metricKey"): chart for chart in unpacked({})["compareRunCharts"]}
+    charts = {chart.get("metricKey"): chart for chart in unpacked([])["compareRunCharts"]}
     for split in ("held_out", "test"):
         curve = charts[f"certified/{split}"]
         assert (curve["xAxisKey"], curve["selectedXAxisMetricKey"]) == (
@@ -44,19 +44,12 @@ def test_curves_are_drawn_over_the_radius_which_is_no_chart_itself() -> None:
 
 
 def test_settings_are_drawn_beside_the_score_where_any_is_swept() -> None:
-    [parallel] = [
-        c for c in unpacked({"space": SPACE})["compareRunCharts"] if "selectedParams" in c
-    ]
-    assert parallel["selectedParams"] == list(SPACE)
+    [parallel] = [c for c in unpacked(SWEPT)["compareRunCharts"] if "selectedParams" in c]
+    assert parallel["selectedParams"] == SWEPT
     assert parallel["selectedMetrics"] == ["held_out/average_certified_radius"]
-    assert not any("selectedParams" in chart for chart in unpacked({})["compareRunCharts"])
-
-
-def test_rows_sweep_what_any_of_them_sets() -> None:
-    rows = {"a": {"sigma": 0.5}, "b": {"sigma": 0.25, "seed": 1}, "c": {}}
-    assert swept_paths({"search": "rows", "space": {}, "rows": rows}) == ["sigma", "seed"]
+    assert not any("selectedParams" in chart for chart in unpacked([])["compareRunCharts"])
 
 
 def test_a_large_space_fits_into_the_tag_of_any_server() -> None:
-    space = {f"training.loss_weights.setting_{n}": {"uniform": [0, n]} for n in range(100)}
-    assert len(page_state({"space": space})) < 5000
+    paths = [f"training.loss_weights.setting_{n}" for n in range(100)]
+    assert len(page_state(paths, trains_classifier=False)) < 5000

@@ -26,7 +26,7 @@ from tests.tune.runs import COMMAND, FinishedSweep
 from tests.tune.runs import decrop as command
 from tune.directory import SweepDirectory
 from tune.export import best_trial
-from tune.mlflow.dashboard import serving_commands
+from tune.mlflow.registry import serving_commands
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,7 +8,8 @@ from tests.tune.sweeps import (
     make_sweep,
 )
 from tune.directory import SweepDirectory
-from tune.mlflow import Tracker, experiment_page
+from tune.mlflow.experiment import experiment_page
+from tune.mlflow.tracker import Tracker
 
 
 def test_the_charts_have_their_address() -> None:

@@ -11,7 +11,7 @@ from tests.tune.sweeps import (
     make_sweep,
     write_complete_trial,
 )
-from tune.mlflow import Tracker
+from tune.mlflow.tracker import Tracker
 
 
 def test_a_store_whose_making_was_cut_off_is_made_anew(

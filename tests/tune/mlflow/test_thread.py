@@ -12,7 +12,7 @@ from tests.tune.sweeps import (
     begin,
 )
 from tune.directory import SweepDirectory
-from tune.mlflow import Tracker, TrackingThread
+from tune.mlflow.tracker import Tracker, TrackingThread
 
 
 def test_the_thread_syncs_while_running_and_once_more_at_the_end(
@@ -53,7 +53,7 @@ def test_the_thread_outlives_errors_and_logs_them_once(
         raise ConnectionError("no route to MLflow")
 
     thread = TrackingThread(tracker, interval=0.02)
-    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "tune.mlflow.thread"):
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "tune.mlflow.tracker"):
         patch.setattr(MlflowClient, "search_runs", away)
         thread.start()
         assert failed_twice.wait(20)
@@ -62,6 +62,6 @@ def test_the_thread_outlives_errors_and_logs_them_once(
     assert warning is not None
     assert "no route to MLflow" in warning
     assert warning.endswith(f"decrop sync {directory.path}")
-    assert len([entry for entry in caplog.records if entry.name == "tune.mlflow.thread"]) == 1
+    assert len([entry for entry in caplog.records if entry.name == "tune.mlflow.tracker"]) == 1
     assert thread.closing_warning() is None
     assert Shown.of(tracker).names() == RUN_NAMES

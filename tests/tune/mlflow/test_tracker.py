@@ -5,14 +5,15 @@ import json
 import pytest
 from mlflow.tracking import MlflowClient
 
-from decrop.files import write_json, write_text
+from decrop.files import write_json
 from tests.tune.mlflow.view_makers import RUN_NAMES, Shown, artifact_folder, write_everything
 from tests.tune.sweeps import (
     ENDED,
     STARTED,
+    write_board,
 )
 from tune.directory import SweepDirectory
-from tune.mlflow import Tracker
+from tune.mlflow.tracker import Tracker
 
 STARTED_MS = int(STARTED.timestamp() * 1000)
 
@@ -62,7 +63,7 @@ def test_the_description_says_what_won_once_that_is_known(directory: SweepDirect
     tracker.sync()
     shown = Shown.of(tracker)
     assert "not finished yet" in note_of(shown)
-    write_text(directory.leaderboard_markdown_path, "| rank |\n| --- |\n| 1 |\n\nTrial 1 won.\n")
+    write_board(directory)
     tracker.sync()
     assert note_of(shown).startswith("**digits**: Trial 1 won.")
 
@@ -75,7 +76,7 @@ def test_a_description_that_someone_wrote_in_mlflow_stays(
     tracker.sync()
     shown = Shown.of(tracker)
     shown.client.set_experiment_tag(shown.experiment_id, "mlflow.note.content", "my own")
-    write_text(directory.leaderboard_markdown_path, "| rank |\n| --- |\n| 1 |\n\nTrial 1 won.\n")
+    write_board(directory)
     (Tracker(directory) if restarted else tracker).sync()
     assert note_of(shown) == "my own"
 
@@ -86,7 +87,7 @@ def test_a_description_whose_writing_broke_off_is_caught_up(
 ) -> None:
     tracker = Tracker(directory)
     tracker.sync()
-    write_text(directory.leaderboard_markdown_path, "| rank |\n| --- |\n| 1 |\n\nTrial 1 won.\n")
+    write_board(directory)
     original, done = MlflowClient.set_experiment_tag, 0
 
     def breaking_off(*arguments: object) -> None:

@@ -12,7 +12,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 import decrop.cli.tracking
-import decrop.trial.classifier_run
 import tune.mlflow.tracker
 from decrop.bundle import load_bundle, verify_bundle
 from decrop.files import read_json
@@ -20,8 +19,8 @@ from decrop.training.classifier import ClassifierTrainer
 from tests.decrop.interrupted_training import interrupted_once
 from tests.tune.runs import Ran
 from tests.tune.runs import decrop as command
+from tune.mlflow.tracked_training import TrackedTraining
 from tune.mlflow.trainings import track_training
-from tune.training_folder import TrainingFolder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -181,7 +180,7 @@ def test_the_training_of_a_rejector_is_a_run(client: MlflowClient, tmp_path: Pat
     assert not list(out.glob(".*"))
 
     # As if the process had been killed before it wrote down the end.
-    folder = TrainingFolder("rejector", out)
+    folder = TrackedTraining("rejector", out)
     record = folder.read_record()
     assert record is not None
     folder.write_record(record.model_copy(update={"status": "RUNNING", "ended": None}))
@@ -234,7 +233,7 @@ def test_mlflow_that_is_away_delays_nothing_and_catches_up(
 
 
 def test_a_record_of_a_training_that_is_broken_is_named(tmp_path: Path) -> None:
-    folder = TrainingFolder("classifier", tmp_path / "trained")
+    folder = TrackedTraining("classifier", tmp_path / "trained")
     folder.state_path.mkdir(parents=True)
     folder.record_path.write_text("{}")
     ran = command("sync", folder.path, "--tracking-uri", URI)

@@ -15,20 +15,16 @@ from tests.tune.sweeps import (
     end,
     history_row,
     make_sweep,
+    write_board,
     write_complete_trial,
     write_outcome,
     write_progress,
 )
 from tune.directory import CodeRecord, SweepDirectory
-from tune.mlflow.views import (
-    RunView,
-    Source,
-    best_so_far,
-    certified_curve,
-    flatten_config,
-    sources,
-    sweep_description,
-)
+from tune.mlflow.page import sweep_description
+from tune.mlflow.run_view import RunView, Source
+from tune.mlflow.sweep_view import best_so_far, sources
+from tune.mlflow.trial_view import certified_curve, flatten_settings
 
 
 def source_of(directory: SweepDirectory, key: str) -> Source:
@@ -48,7 +44,7 @@ def points(view: RunView, metric: str) -> list[tuple[int, float]]:
 
 def test_config_leaves_have_dotted_paths_and_json_values() -> None:
     config = TrialConfig(classifier=ClassifierSettings(mean=(0.5,), std=(0.25,)))
-    leaves = flatten_config(config)
+    leaves = flatten_settings(config)
     assert leaves["training.loss_weights.cosine"] == "4.0"
     assert leaves["dataset.name"] == "cifar10"
     assert leaves["dataset.path"] == "null"
@@ -237,8 +233,7 @@ def test_the_sweep_is_running_until_its_leaderboard(tmp_path: Path) -> None:
     directory = make_sweep(tmp_path)
     view = view_of(directory, "sweep")
     assert (view.name, view.status, view.ended) == ("digits", "RUNNING", None)
-    write_json(directory.leaderboard_json_path, [])
-    write_text(directory.leaderboard_markdown_path, "| rank |\n")
+    write_board(directory)
     write_text(directory.accuracy_figure_path, "curves")
     view = view_of(directory, "sweep")
     assert view.status == "FINISHED"
@@ -313,28 +308,23 @@ def test_a_finished_search_has_its_figures_and_leaderboard(tmp_path: Path) -> No
     for number, radius in enumerate((0.2, 0.1)):
         write_complete_trial(directory.trial(number), number, radius=radius)
     assert not view_of(directory, "sweep").drawn
-    write_json(directory.leaderboard_json_path, [])
-    write_text(
-        directory.leaderboard_markdown_path,
-        "Ranks.\n\n| rank |\n| --- |\n| 1 |\n\n"
-        "Accuracies.\n\n| rank | r = 0.25 |\n| --- | --- |\n| 1 | 61.5 (54–68) |\n\n"
-        "More.\n\n| more |\n| --- |\n| 7 |\n\nTrial 1 won.\n",
-    )
+    write_board(directory)
     view = view_of(directory, "sweep")
     # Two trials tell nothing of importance, and their denoisers are of one size.
     assert list(view.drawn) == ["figures/search_history.png"]
     assert view.drawn["figures/search_history.png"].startswith(b"\x89PNG")
-    assert json.loads(view.tables["ranking_table.json"].json())["data"] == [["1"]]
+    ranking = json.loads(view.tables["ranking_table.json"].json())
+    assert ranking["data"] == [["1", "trial 1", "0.300", "70.0", "50.0", "yes"]]
     table = json.loads(view.tables["leaderboard_table.json"].json())
-    assert table == {"columns": ["rank", "r = 0·25"], "data": [["1", "61.5 (54–68)"]]}
+    assert table["columns"] == ["rank", "classifier", "held out", "r = 0", "r = 0·25"]
+    assert table["data"] == [["1", "trial 1", "0.300", "70.0 (60.0–80.0)", "61.5 (54.0–68.0)"]]
     text = sweep_description(directory, directory.read_record())
     assert text.startswith("**digits**: Trial 1 won.\n")
-    assert "| 1 | 61.5 (54–68) |" in text
+    assert "70.0 (60.0–80.0) | 61.5 (54.0–68.0) |" in text and "50.0 | yes" not in text
 
 
 def test_description_names_what_is_swept_with_its_domain(tmp_path: Path) -> None:
-    sweep = {"search": "tpe", "trials": 3, "space": {"sigma": {"uniform": [0.1, 0.5], "when": {}}}}
-    directory = SweepDirectory.create(tmp_path, "digits", sweep)
+    directory = make_sweep(tmp_path, space={"sigma": {"uniform": [0.1, 0.5]}})
     text = sweep_description(directory, directory.read_record())
     assert text.startswith("**digits**: a sweep over DE-CROP's settings, not finished yet.")
     assert '- `sigma`: {"uniform":[0.1,0.5]}' in text

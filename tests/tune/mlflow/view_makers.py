@@ -11,16 +11,16 @@ from pathlib import Path
 from mlflow.entities import Run, ViewType
 from mlflow.tracking import MlflowClient
 
-from decrop.files import write_json, write_text
 from tests.tune.sweeps import (
     begin,
     end,
+    write_board,
     write_complete_trial,
     write_outcome,
     write_progress,
 )
 from tune.directory import SweepDirectory
-from tune.mlflow import Tracker
+from tune.mlflow.tracker import Tracker
 
 
 def wait_until_healthy(url: str, process: "subprocess.Popen[bytes]") -> None:
@@ -44,8 +44,7 @@ def write_everything(directory: SweepDirectory) -> None:
         write_complete_trial(directory.final(number), number, split="test", radius=0.25)
     directory.undefended.path.mkdir()
     write_outcome(directory.undefended, split="test", radius=0.05)
-    write_json(directory.leaderboard_json_path, [{"rank": 1, "trial": 1}])
-    write_text(directory.leaderboard_markdown_path, "| rank | trial |\n")
+    write_board(directory)
 
 
 RUN_NAMES = Counter(

@@ -3,7 +3,7 @@ import pytest
 from decrop.errors import InputError
 from tests.cases import cases
 from tests.tune.sweeps import result
-from tune.results.ranking import Metric, metric_named
+from tune.results.metric import Metric, metric_named
 
 RADII = (0.0, 0.25, 0.5)
 

@@ -6,8 +6,8 @@ from decrop.errors import InputError
 from tests.cases import cases
 from tests.tune.results.boards import CONFIG, add_trial
 from tests.tune.sweeps import begin, make_sweep
-from tune.directory import SweepDirectory
-from tune.results.ranking import Metric, certified_radii, chosen, ranking, sweep_metric, sweep_top
+from tune.results.metric import Metric
+from tune.results.ranking import certified_radii, chosen, ranking, sweep_metric
 
 
 def test_ranking_is_of_complete_trials_by_held_out_score(tmp_path: Path) -> None:
@@ -19,7 +19,7 @@ def test_ranking_is_of_complete_trials_by_held_out_score(tmp_path: Path) -> None
     add_trial(directory, 4, "complete", 0.5)
     add_trial(directory, 5, "complete", 0.2)
     begin(directory.trial(6), 6)
-    assert ranking(directory) == [(4, 0.5), (0, 0.2), (5, 0.2)]
+    assert list(ranking(directory).items()) == [(4, 0.5), (0, 0.2), (5, 0.2)]
 
 
 def test_ranking_by_accuracy_breaks_ties_by_radius_and_number(tmp_path: Path) -> None:
@@ -28,7 +28,8 @@ def test_ranking_by_accuracy_breaks_ties_by_radius_and_number(tmp_path: Path) ->
         [(0.2, 0.5), (0.9, 0.4), (0.3, 0.5), (0.1, 0.6), (0.3, 0.5)]
     ):
         add_trial(directory, number, "complete", radius, accuracy=accuracy)
-    assert ranking(directory, Metric(0.25)) == [(3, 0.6), (2, 0.5), (4, 0.5), (0, 0.5), (1, 0.4)]
+    scores = ranking(directory, Metric(0.25))
+    assert list(scores.items()) == [(3, 0.6), (2, 0.5), (4, 0.5), (0, 0.5), (1, 0.4)]
 
 
 @cases(
@@ -45,24 +46,16 @@ def test_ranking_by_accuracy_breaks_ties_by_radius_and_number(tmp_path: Path) ->
 def test_chosen_are_the_best_and_trial_0_once(
     order: list[int], top: int, expected: list[int]
 ) -> None:
-    assert chosen([(number, 0.5) for number in order], top) == expected
-
-
-def test_the_sweeps_own_metric_and_number_are_read_from_its_record(tmp_path: Path) -> None:
-    plain = make_sweep(tmp_path)
-    assert (sweep_metric(plain), sweep_top(plain)) == (Metric(), None)
-    settings = {"leaderboard": {"top": 2, "by": "certified_accuracy@0.25"}}
-    directory = SweepDirectory.create(tmp_path, "tiny", settings)
-    begin(directory.trial(0), 0, CONFIG)
-    assert (sweep_metric(directory), sweep_top(directory)) == (Metric(0.25), 2)
+    assert chosen(order, top) == expected
 
 
 def test_the_default_ranking_is_the_sweeps_own(tmp_path: Path) -> None:
-    settings = {"leaderboard": {"top": 2, "by": "certified_accuracy@0.25"}}
-    directory = SweepDirectory.create(tmp_path, "tiny", settings)
+    assert sweep_metric(make_sweep(tmp_path)) == Metric()
+    directory = make_sweep(tmp_path, "tiny", leaderboard={"by": "certified_accuracy@0.25"})
     add_trial(directory, 0, "complete", 0.9, accuracy=0.1)
     add_trial(directory, 1, "complete", 0.1, accuracy=0.9)
-    assert ranking(directory) == [(1, 0.9), (0, 0.1)]
+    assert sweep_metric(directory) == Metric(0.25)
+    assert list(ranking(directory).items()) == [(1, 0.9), (0, 0.1)]
 
 
 def test_radii_are_those_of_the_trials(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from decrop.config import TrialConfig
 from decrop.errors import InputError
 from decrop.files import write_json
 from tests.tune.runs import decrop
-from tests.tune.sweeps import result, robust_table
+from tests.tune.sweeps import make_sweep, result, robust_table
 from tune.directory import SweepDirectory, SweepTrialFolder, TrialRecord
 from tune.results.report import read_report, report_latex, report_markdown, write_report
 
@@ -33,7 +33,7 @@ def made(
     **sweep: Any,
 ) -> SweepDirectory:
     """Make a sweep directory with final trials by row and seed."""
-    directory = SweepDirectory.create(parent, name, {"description": "All of 1 %.", **sweep})
+    directory = make_sweep(parent, name, description="All of 1 %.", **sweep)
     for number, ((row, seed), images) in enumerate(robust.items()):
         folder = directory.final(number)
         certify(folder, images)
@@ -159,7 +159,7 @@ def test_without_its_reference_a_report_has_no_differences(tmp_path: Path) -> No
 
 
 def test_latex_takes_no_sign_for_a_command(tmp_path: Path) -> None:
-    directory = made(tmp_path, {("a & b_1, 5 %", 0): range(10)}, name="my_table", rows={})
+    directory = made(tmp_path, {("a & b_1, 5 %", 0): range(10)}, name="my_table")
     text = report_latex([read_report(directory)])
     assert r"\section*{my\_table}" in text and r"All of 1 \%." in text
     assert r"a \& b\_1, 5 \% & 100.0 (83.2–100.0) & 50.0 (27.2–72.8) & 0.200 & 500 \\" in text
@@ -194,6 +194,6 @@ def test_the_command_prints_several_sweeps_in_either_form(tmp_path: Path) -> Non
 
 
 def test_a_sweep_without_certificates_is_refused(tmp_path: Path) -> None:
-    directory = SweepDirectory.create(tmp_path, "table", {"rows": {"a": {}}})
+    directory = make_sweep(tmp_path, "table", rows={"a": {}})
     with pytest.raises(InputError, match=r"nothing certified yet.*decrop resume"):
         read_report(directory)

@@ -7,10 +7,10 @@ import pytest
 from tests.cases import cases
 from tests.tune.results.boards import RADII, sweep_with, write_test_outcome
 from tune.directory import SweepDirectory
-from tune.results.board import build_leaderboard
+from tune.results.leaderboard import build_leaderboard
+from tune.results.metric import Metric
 from tune.results.paired import Comparison
-from tune.results.ranking import Metric
-from tune.results.wording import (
+from tune.results.tables import (
     denoiser_name,
     difference_cell,
     difference_sentence,

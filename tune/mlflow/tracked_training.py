@@ -1,4 +1,4 @@
-"""A training that MLflow shows: of a classifier in its folder, or of a rejector for a bundle."""
+"""The record of a training that MLflow shows: of a classifier, or of a rejector for a bundle."""
 
 import shutil
 import uuid
@@ -10,15 +10,15 @@ from typing import Literal
 from pydantic import AwareDatetime, Field
 
 from decrop.config import LongText, Settings, Text, Word
-from decrop.documents import validated
 from decrop.errors import InputError
-from decrop.files import read_json, write_json
+from decrop.files import write_json
+from tune.directory import read_record
 
 TrainingKind = Literal["classifier", "rejector"]
 
 
 class TrainingRecord(Settings):
-    """What `training.json` says."""
+    """`training.json`: which training this is, and how it stands."""
 
     id: Word = Field(min_length=1, description="Unique name of the training, kept when it goes on.")
     kind: TrainingKind
@@ -31,8 +31,8 @@ class TrainingRecord(Settings):
 
 
 @dataclass(frozen=True)
-class TrainingFolder:
-    """Where a training's files lie.
+class TrackedTraining:
+    """A training that is tracked, and where its files lie.
 
     Attributes:
         kind: of what is trained.
@@ -67,14 +67,8 @@ class TrainingFolder:
         return self.path / ("report.json" if self.kind == "classifier" else "config.json")
 
     def read_record(self) -> TrainingRecord | None:
-        """Read the record, None if absent.
-
-        Raises:
-            InputError: the file is no record of a training.
-        """
-        if not self.record_path.exists():
-            return None
-        return validated(TrainingRecord, read_json(self.record_path), source=str(self.record_path))
+        """Read the record, None if absent."""
+        return read_record(self.record_path, TrainingRecord)
 
     def write_record(self, record: TrainingRecord) -> None:
         """Write the record whole."""
@@ -120,22 +114,18 @@ class TrainingFolder:
             self.write_record(record.model_copy(update={"status": "FINISHED", "ended": ended}))
 
 
-def training_in(path: Path) -> TrainingFolder | None:
+def training_in(path: Path) -> TrackedTraining | None:
     """Return the tracked training whose folder or bundle is at a path, None if there is none."""
     kinds: tuple[TrainingKind, ...] = ("classifier", "rejector")
     for kind in kinds:
-        folder = TrainingFolder(kind, path)
+        folder = TrackedTraining(kind, path)
         if folder.record_path.exists():
             return folder
     return None
 
 
-def known_record(folder: TrainingFolder) -> TrainingRecord:
-    """Read a training's record.
-
-    Raises:
-        InputError: it has none.
-    """
+def known_record(folder: TrackedTraining) -> TrainingRecord:
+    """Read a training's record."""
     record = folder.read_record()
     if record is None:
         raise InputError(f"{folder.path} holds no training that is tracked in MLflow.")

@@ -13,15 +13,10 @@ from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json
 from tests.tune.results.boards import RADII, sweep_with, write_test_outcome
 from tune.directory import SweepDirectory
-from tune.results.board import (
-    Entry,
-    Leaderboard,
-    build_leaderboard,
-    recorded_best,
-    write_leaderboard,
-)
-from tune.results.ranking import Metric
-from tune.results.wording import leaderboard_markdown, leaderboard_tables
+from tune.results.board import Entry, Leaderboard
+from tune.results.leaderboard import build_leaderboard, read_leaderboard, write_leaderboard
+from tune.results.metric import Metric
+from tune.results.tables import leaderboard_markdown, leaderboard_tables
 
 
 @pytest.fixture
@@ -135,9 +130,9 @@ def test_without_trial_0_the_others_are_compared_with_no_denoiser(tmp_path: Path
 def test_a_leaderboard_is_written_with_everything(
     directory: SweepDirectory, board: Leaderboard
 ) -> None:
-    assert recorded_best(directory) is None
+    assert read_leaderboard(directory) is None
     write_leaderboard(directory, board)
-    assert recorded_best(directory) == 2
+    assert read_leaderboard(directory) == board
     document = read_json(directory.leaderboard_json_path)
     assert document == json.loads(json.dumps(asdict(board)))
     assert [row["number"] for row in document["entries"]] == [2, 1, 0]
@@ -270,7 +265,7 @@ def test_all_rows_are_drawn_in_one_figure(
         drawn.append(tables)
         return certificates_figure(tables)
 
-    monkeypatch.setattr("tune.results.board.certificates_figure", drawing)
+    monkeypatch.setattr("tune.results.leaderboard.certificates_figure", drawing)
     write_leaderboard(directory, board)
     (tables,) = drawn
     assert list(tables) == ["trial 2", "trial 1", "trial 0 (paper's choice)", "no denoiser"]

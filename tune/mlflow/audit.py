@@ -1,19 +1,16 @@
-"""Whether a sweep's files, Optuna's view of them and MLflow tell the same."""
+"""Audit of a sweep: its files compared with what MLflow holds."""
 
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from optuna.trial import FrozenTrial, TrialState
-
 from decrop.errors import InputError
 from tune.directory import SweepDirectory, SweepRecord
-from tune.finished_trials import past_trial, recorded
-from tune.mlflow import LoggedRun, Tracker
-from tune.mlflow.run_view import SCORE, Measurement
-from tune.mlflow.sweep_view import SweepSource
-from tune.mlflow.views import Source, best_so_far, sources
+from tune.mlflow.run_view import Measurement, Source
+from tune.mlflow.sweep_view import SweepSource, best_so_far, sources
+from tune.mlflow.tracker import LoggedRun, Tracker
+from tune.mlflow.trial_view import TrialSource
 from tune.results.tables import TextTable
 from tune.space import total_trials
 from tune.sweep_file import SweepConfig
@@ -31,11 +28,6 @@ _KINDS = {
     "undefended": "no denoiser",
     "sweep": "the sweep",
 }
-_STATES = {
-    "complete": TrialState.COMPLETE,
-    "pruned": TrialState.PRUNED,
-    "failed": TrialState.FAIL,
-}
 
 
 @dataclass
@@ -44,13 +36,12 @@ class Audit:
 
     Attributes:
         trials: of the sweep that the files or MLflow know.
-        lost: trials and trainings that one of the three does not have, or cannot read, by key.
+        lost: trials and trainings that one of both does not have, or cannot read, by key.
         doubled: trials that a second folder says it is, and runs beyond the first of a key.
         metric_mismatches: points of metrics that are missing, too many or different.
         problems: a line for each thing that is wrong.
         notes: lines on what is not wrong but good to know.
         folders: by kind of run.
-        studied: trials as Optuna has them.
         runs: in MLflow by kind.
         points: of metrics that were compared, by kind.
     """
@@ -62,7 +53,6 @@ class Audit:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     folders: Counter[str] = field(default_factory=Counter)
-    studied: int = 0
     runs: Counter[str] = field(default_factory=Counter)
     points: Counter[str] = field(default_factory=Counter)
 
@@ -83,7 +73,7 @@ class Audit:
 
 
 def audit_sweep(directory: SweepDirectory, tracking_uri: str | None = None) -> Audit:
-    """Compare everything that a sweep directory says with Optuna's view of it and with MLflow.
+    """Compare everything that a sweep directory says with MLflow.
 
     Nothing is written. A sweep whose leaderboard is written must have all trials that its file asks
     for, and all of them ended; of another one, those that are still to come are only noted.
@@ -102,16 +92,14 @@ def audit_sweep(directory: SweepDirectory, tracking_uri: str | None = None) -> A
             "tracked on, --tracking-uri http://…"
         )
     record = directory.read_record()
-    sweep = SweepConfig.model_validate(record.sweep)
     audit = Audit()
     logged = _by_key(Tracker(directory, tracking_uri).logged_runs())
     for key in logged:
         if _is_trial(key):
             audit.trials.add(int(key.removeprefix("trials/")))
     audit.trials.update(directory.trial_numbers())
-    _look_for_trials(audit, directory, sweep)
-    points = _compare_with_mlflow(audit, directory, record, logged)
-    _compare_with_optuna(audit, directory, sweep, points)
+    _look_for_trials(audit, directory, record.sweep)
+    _compare_runs(audit, directory, record, logged)
     if directory.driver_path.exists():
         audit.notes.append("The sweep seems to run: MLflow may be some seconds behind its files.")
     return audit
@@ -123,7 +111,6 @@ def audit_table(audit: Audit) -> TextTable:
         [
             name,
             str(audit.folders[kind]),
-            str(audit.studied) if kind == "trials" else "",
             str(audit.runs[kind]),
             str(audit.points[kind]),
         ]
@@ -132,20 +119,18 @@ def audit_table(audit: Audit) -> TextTable:
     counts = audit.counts
     found = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in counts)
     return TextTable(
-        f"Files, Optuna and MLflow compared: {found}.",
-        ["", "in files", "in Optuna", "in MLflow", "metric points"],
+        f"Files and MLflow compared: {found}.",
+        ["", "in files", "in MLflow", "metric points"],
         rows,
     )
 
 
-def _compare_with_mlflow(
+def _compare_runs(
     audit: Audit,
     directory: SweepDirectory,
     record: SweepRecord,
     logged: Mapping[str, Sequence[LoggedRun]],
-) -> dict[str, Points]:
-    """Compare folders with runs; return the points of those folders that could be read."""
-    read: dict[str, Points] = {}
+) -> None:
     found = [source for source in sources(directory, record) if source.stamps()]
     for key in sorted(set(logged) - {source.key for source in found} - audit.lost):
         audit.lose(key, "has a run in MLflow but no folder")
@@ -162,7 +147,9 @@ def _compare_with_mlflow(
         if measurements is None:
             continue
         audit.folders[kind] += 1
-        expected = read[source.key] = _points((m.metric, m.step, m.value) for m in measurements)
+        if isinstance(source, TrialSource) and source.kind == "trial":
+            _check_number(audit, source)
+        expected = _points((m.metric, m.step, m.value) for m in measurements)
         runs = logged.get(source.key, ())
         there = [run for run in runs if not run.deleted]
         audit.runs[kind] += len(there)
@@ -181,44 +168,13 @@ def _compare_with_mlflow(
         audit.points[kind] += len(expected)
         for run in there:
             _compare_points(audit, f"{source.key} in MLflow", expected, _points(run.points))
-    return read
 
 
-def _compare_with_optuna(
-    audit: Audit, directory: SweepDirectory, sweep: SweepConfig, read: Mapping[str, Points]
-) -> None:
-    """Compare trials as a resumption would tell Optuna of them with their folders."""
-    for number in directory.trial_numbers():
-        key = f"trials/{number}"
-        if key not in read:
-            continue  # Reported where folders are compared with runs.
-        folder = directory.trial(number)
-        past, result = past_trial(folder), folder.read_result()
-        if past is None:
-            continue
-        if past.number != number:
-            audit.doubled += 1
-            audit.problems.append(f"{key}: its trial.json says that it is trial {past.number}")
-            continue
-        trial = recorded(past, sweep.space)
-        if trial is None:
-            # Trial 0 where the space does not have it, and rows, which Optuna is not told of.
-            continue
-        audit.studied += 1
-        if trial.state != _STATES[past.state] and (past.state != "pruned" or past.intermediate):
-            audit.lose(key, f"is {past.state}, but {trial.state.name.lower()} in Optuna")
-        expected = {
-            (name, step): values
-            for (name, step), values in read[key].items()
-            if name == SCORE and math.isfinite(values[0])
-        }
-        _compare_points(audit, f"{key} in Optuna", expected, _studied_points(trial))
-        if trial.state == TrialState.COMPLETE and result is not None:
-            final = {(SCORE, 0): [float(result["average_certified_radius"])]}
-            assert trial.value is not None
-            _compare_points(
-                audit, f"{key} in Optuna, at the end", final, {(SCORE, 0): [trial.value]}
-            )
+def _check_number(audit: Audit, source: TrialSource) -> None:
+    record = source.folder.read_record()
+    if record is not None and f"trials/{record.number}" != source.key:
+        audit.doubled += 1
+        audit.problems.append(f"{source.key}: its trial.json says that it is trial {record.number}")
 
 
 def _look_for_trials(audit: Audit, directory: SweepDirectory, sweep: SweepConfig) -> None:
@@ -275,10 +231,6 @@ def _points(given: Iterable[tuple[str, int, float]]) -> Points:
     for name, step, value in given:
         points[name, step].append(value)
     return {point: sorted(values) for point, values in points.items()}
-
-
-def _studied_points(trial: FrozenTrial) -> Points:
-    return {(SCORE, step): [value] for step, value in trial.intermediate_values.items()}
 
 
 def _stored(value: float) -> float | str:

@@ -1,0 +1,176 @@
+"""Optuna's study of a sweep: suggestions under conditions, finished trials, importance."""
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from tests.tune.sweeps import begin, end, make_sweep, write_complete_trial, write_progress
+from tests.tune.test_space import CONDITIONAL, made, sweep
+from tune.directory import State
+from tune.domains import Domain, contains
+from tune.finished_trials import FinishedTrial, finished_trials
+from tune.space import trial_config_for
+from tune.study import LEAST_TRIALS, distribution, parameter_importances, suggest, to_frozen_trial
+
+
+def test_suggestions_have_what_their_conditions_ask_and_nothing_else() -> None:
+    space = made(CONDITIONAL)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    seen = set()
+    for _ in range(60):
+        parameters = suggest(study.ask(), space)
+        written = parameters["interpolation.mode"] == "as_written"
+        assert ("training.optimizer" in parameters) == written
+        sgd = parameters.get("training.optimizer") == "adam_then_sgd"
+        assert ("training.adam_epochs" in parameters) == sgd
+        assert contains(space, parameters)
+        trial_config_for(sweep(), parameters)
+        seen.add((written, sgd))
+    assert seen == {(True, True), (True, False), (False, False)}
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"interpolation.mode": "published", "training.learning_rate": 1e-3},
+        {
+            "interpolation.mode": "published",
+            "training.learning_rate": 1e-3,
+            "interpolation.mixing_coefficient": 0.5,
+            "training.optimizer": "adam",
+        },
+        {
+            "interpolation.mode": "published",
+            "training.learning_rate": 1.0,
+            "interpolation.mixing_coefficient": 0.5,
+        },
+        {
+            "interpolation.mode": "published",
+            "training.learning_rate": 1e-3,
+            "interpolation.mixing_coefficient": 0.5,
+            "sigma": 1.0,
+        },
+    ],
+)
+def test_parameters_that_no_suggestion_has_are_not_contained(parameters: dict[str, Any]) -> None:
+    assert not contains(made(CONDITIONAL), parameters)
+
+
+def test_optuna_accepts_the_distributions_of_a_suggestion() -> None:
+    space = made(CONDITIONAL)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=2))
+    for _ in range(10):
+        trial = study.ask()
+        parameters = suggest(trial, space)
+        assert {p: distribution(space[p]) for p in parameters} == trial.distributions
+        study.add_trial(
+            optuna.create_trial(
+                value=1.0,
+                params=parameters,
+                distributions={p: distribution(space[p]) for p in parameters},
+            )
+        )
+
+
+def test_training_of_the_classifier_can_be_searched() -> None:
+    adversarial = {"classifier.training.objective": "adre_adv"}
+    space = made(
+        {
+            "classifier.training.objective": {"choice": ["adre_reg", "adre_adv"]},
+            "classifier.training.regularisation_weight": {"uniform": [0, 0.5]},
+            "classifier.training.noise_samples": {"choice": [1, 2, 4]},
+            "classifier.training.attack_epsilon": {"uniform": [0.1, 0.5], "when": adversarial},
+            "classifier.training.attack_steps": {"int": [1, 3], "when": adversarial},
+        }
+    )
+    training = {"objective": "adre_reg", "trained_on": "without_held_out"}
+    given = sweep(trial={"classifier": {"source": "small_cnn", "training": training}})
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    seen = set()
+    for _ in range(20):
+        parameters = suggest(study.ask(), space)
+        found = trial_config_for(given, parameters).classifier.training
+        assert found is not None
+        assert found.trained_on == "without_held_out"
+        assert found.noise_samples in (1, 2, 4)
+        assert ("classifier.training.attack_steps" in parameters) == found.attacks
+        seen.add(found.objective)
+    assert seen == {"adre_reg", "adre_adv"}
+
+
+def test_optuna_is_told_what_the_folders_of_finished_trials_say(tmp_path: Path) -> None:
+    directory = make_sweep(tmp_path)
+    write_complete_trial(directory.trial(0), 0, radius=0.2)
+    ended: dict[int, State] = {1: "pruned", 2: "failed"}
+    for number, state in ended.items():
+        begin(directory.trial(number), number)
+        write_progress(directory.trial(number), 1, 1)
+        end(directory.trial(number), state)
+    begin(directory.trial(3), 3)
+    past, unfinished = finished_trials(directory)
+    assert unfinished == [(3, {"sigma": 0.25})]
+    told = [to_frozen_trial(trial, directory.read_record().sweep.space) for trial in past]
+    expected = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
+    assert [trial and trial.state for trial in told] == expected
+    for number, trial in enumerate(told):
+        assert trial is not None and trial.params == {"sigma": 0.25}
+        reports = directory.trial(number).read_reports()
+        assert trial.intermediate_values == {
+            row["evaluation"]: row["average_certified_radius"] for row in reports
+        }
+    assert [trial and trial.value for trial in told] == [0.2, 0.1, None]
+
+
+SPACE = {
+    "sigma": Domain(uniform=(0.0, 1.0)),
+    "seed": Domain(int=(0, 9)),
+}
+
+
+def trial(number: int, score: float, *, pruned: bool = False, **parameters: Any) -> FinishedTrial:
+    given = {"sigma": (number % 5) / 4, "seed": number // 5 % 10, **parameters}
+    scores = {1: score} if pruned else {1: score, 2: 10 + score}
+    return FinishedTrial(
+        number, given, "pruned" if pruned else "complete", scores[max(scores)], scores
+    )
+
+
+def of_sigma(count: int) -> list[FinishedTrial]:
+    return [trial(n, (n % 5) / 4, pruned=n % 2 == 1) for n in range(count)]
+
+
+def test_the_setting_that_decides_has_the_largest_share() -> None:
+    found = parameter_importances(of_sigma(20), SPACE)
+    assert found is not None
+    assert next(iter(found.shares)) == "sigma"
+    assert found.shares["sigma"] > 0.8
+    assert sum(found.shares.values()) == pytest.approx(1)
+
+
+def test_trials_are_compared_at_the_last_evaluation_that_enough_have_reached() -> None:
+    few = parameter_importances(of_sigma(12), SPACE)
+    assert few is not None
+    # Six are complete, too few.
+    assert (few.evaluation, few.trials) == (1, 12)
+    many = parameter_importances(of_sigma(2 * LEAST_TRIALS), SPACE)
+    assert many is not None
+    assert (many.evaluation, many.trials) == (2, LEAST_TRIALS)
+
+
+def test_too_few_trials_equal_scores_and_trials_outside_the_space_tell_nothing() -> None:
+    assert parameter_importances(of_sigma(LEAST_TRIALS - 1), SPACE) is None
+    assert parameter_importances([trial(n, 0.5) for n in range(20)], SPACE) is None
+    assert parameter_importances([trial(n, 0.1 * n, sigma=2.0) for n in range(20)], SPACE) is None
+    assert parameter_importances([], SPACE) is None
+    assert parameter_importances(of_sigma(20), {}) is None
+
+
+def test_a_failed_trial_and_a_score_that_is_no_number_do_not_count() -> None:
+    past = of_sigma(LEAST_TRIALS - 1)
+    past.append(FinishedTrial(50, {"sigma": 0.5, "seed": 1}, "failed", 0.5, {1: 0.5}))
+    past.append(FinishedTrial(51, {"sigma": 0.5, "seed": 1}, "pruned", None, {1: float("nan")}))
+    assert parameter_importances(past, SPACE) is None

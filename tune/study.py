@@ -1,0 +1,240 @@
+"""Optuna's study of a sweep: distributions, proposals, finished trials, importance of settings."""
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.exceptions import ExperimentalWarning
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from decrop.seeds import derive_seed
+from tune.domains import Domain, Space, contains, exists, ordered
+from tune.finished_trials import FinishedTrial, finite
+from tune.space import total_trials
+from tune.sweep_file import SweepConfig
+
+# With fewer the forest behind the shares has next to nothing to split.
+LEAST_TRIALS = 8
+# Optuna's own number; a third of a sweep that is too short for it.
+_RANDOM_TRIALS = 10
+_SEEDS = 2**32
+
+
+def distribution(domain: Domain) -> BaseDistribution:
+    """Return Optuna's description of a domain."""
+    if domain.uniform is not None:
+        return FloatDistribution(*domain.uniform)
+    if domain.loguniform is not None:
+        return FloatDistribution(*domain.loguniform, log=True)
+    if domain.int is not None:
+        return IntDistribution(*domain.int, step=domain.step)
+    assert domain.choice is not None
+    return CategoricalDistribution(domain.choice)
+
+
+def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
+    """Let Optuna sample a value for every domain that exists beside the values sampled before."""
+    parameters: dict[str, Any] = {}
+    for path in ordered(space):
+        if exists(space[path], parameters):
+            parameters[path] = _suggest_one(trial, path, space[path])
+    return parameters
+
+
+def to_frozen_trial(finished: FinishedTrial, space: Space) -> FrozenTrial | None:
+    """Return a trial as Optuna's study has it; None if the space could not have given it."""
+    if not contains(space, finished.parameters):
+        return None
+    steps = {step: value for step, value in finished.intermediate.items() if math.isfinite(value)}
+    state, value = TrialState.FAIL, finite(finished.value)
+    if finished.state == "complete" and value is not None:
+        state = TrialState.COMPLETE
+    elif finished.state == "pruned" and steps:
+        state, value = TrialState.PRUNED, steps[max(steps)]
+    return optuna.create_trial(
+        state=state,
+        value=None if state is TrialState.FAIL else value,
+        params=dict(finished.parameters),
+        distributions={path: distribution(space[path]) for path in finished.parameters},
+        intermediate_values=steps,
+    )
+
+
+@dataclass
+class StudyTrial:
+    """A trial that runs, with what it tries; the study learns nothing of one outside the space."""
+
+    parameters: dict[str, Any]
+    _study: optuna.Study
+    _trial: optuna.Trial | None
+    _reported: set[int] = field(default_factory=set)
+
+    def report(self, step: int, value: float) -> None:
+        """Tell a held-out score; one that comes twice or is not finite is ignored."""
+        # A trial that Tune retries, and the last result of every trial, come twice.
+        if self._trial is not None and step not in self._reported and math.isfinite(value):
+            self._trial.report(value, step)
+            self._reported.add(step)
+
+    def complete(self, value: float) -> None:
+        """Tell the final score."""
+        if self._trial is not None:
+            self._study.tell(self._trial, value, state=TrialState.COMPLETE)
+
+    def prune(self) -> None:
+        """Tell that it was ended early; Optuna takes the last reported score as its own."""
+        if self._trial is not None:
+            self._study.tell(self._trial, state=TrialState.PRUNED)
+
+    def fail(self) -> None:
+        """Tell that it failed."""
+        if self._trial is not None:
+            self._study.tell(self._trial, state=TrialState.FAIL)
+
+
+class SweepStudy:
+    """The study of a sweep, in memory: a resumed sweep tells it of its finished trials anew.
+
+    What trial n is to try depends on the sweep's `search_seed`, on n and on the trials known by
+    then.
+    """
+
+    def __init__(self, sweep: SweepConfig, past: Sequence[FinishedTrial]) -> None:
+        """Begin a study that knows the finished trials inside the sweep's space."""
+        self._sweep = sweep
+        self._study = _new_study()
+        for finished in sorted(past, key=lambda trial: trial.number):
+            if (trial := to_frozen_trial(finished, sweep.space)) is not None:
+                self._study.add_trial(trial)
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """All trials that the study knows."""
+        return self._study.get_trials()
+
+    def ask(self, number: int, given: Mapping[str, Any] | None) -> StudyTrial:
+        """Enter trial `number`, with the given parameters, or new ones where there are none."""
+        space = self._sweep.space
+        if given is not None and not contains(space, given):
+            return StudyTrial(dict(given), self._study, None)
+        if given is not None:
+            self._study.enqueue_trial(dict(given))
+        self._study.sampler = _sampler(self._sweep, number)
+        trial = self._study.ask()
+        return StudyTrial(suggest(trial, space), self._study, trial)
+
+
+@dataclass(frozen=True)
+class Importances:
+    """Shares of the variance of scores, largest first.
+
+    Attributes:
+        evaluation: at which all the trials were compared, counted from 1.
+        trials: that were compared.
+        shares: in [0,1] by dotted path; they add up to 1.
+    """
+
+    evaluation: int
+    trials: int
+    shares: Mapping[str, float]
+
+
+def parameter_importances(past: Sequence[FinishedTrial], space: Space) -> Importances | None:
+    """Compare trials at the last evaluation that enough of them have reached.
+
+    Pruned trials have no final score, and one after less training cannot stand beside those of
+    others after all of it; so all are compared after the same training.
+
+    Source: Hutter, Hoos and Leyton-Brown, An Efficient Approach for Assessing Hyperparameter
+    Importance, ICML 2014.
+
+    Returns:
+        None where fewer than `LEAST_TRIALS` trials can be compared, they all scored the same, or
+        no setting differs between them.
+    """
+    known = [
+        (trial, dict(ended.intermediate))
+        for ended in past
+        if ended.state in ("complete", "pruned")
+        and (trial := to_frozen_trial(ended, space)) is not None
+    ]
+    evaluations = {evaluation for _, scores in known for evaluation in scores}
+    for evaluation in sorted(evaluations, reverse=True):
+        compared = [
+            (trial, score)
+            for trial, scores in known
+            if (score := finite(scores.get(evaluation))) is not None
+        ]
+        if len(compared) >= LEAST_TRIALS:
+            break
+    else:
+        return None
+    if len({score for _, score in compared}) == 1:
+        return None
+    study = _new_study()
+    with _quiet():
+        for trial, score in compared:
+            study.add_trial(
+                optuna.create_trial(
+                    value=score, params=trial.params, distributions=trial.distributions
+                )
+            )
+        shares = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
+    return Importances(evaluation, len(compared), shares) if shares else None
+
+
+def _suggest_one(trial: optuna.Trial, path: str, domain: Domain) -> Any:
+    if domain.uniform is not None:
+        return trial.suggest_float(path, *domain.uniform)
+    if domain.loguniform is not None:
+        return trial.suggest_float(path, *domain.loguniform, log=True)
+    if domain.int is not None:
+        return trial.suggest_int(path, *domain.int, step=domain.step)
+    return trial.suggest_categorical(path, domain.choice or ())
+
+
+def _new_study() -> optuna.Study:
+    with _quiet():
+        return optuna.create_study(direction="maximize", pruner=optuna.pruners.NopPruner())
+
+
+def _sampler(sweep: SweepConfig, number: int) -> BaseSampler:
+    # A stream of random numbers for each trial, for one that starts anew with every resumption
+    # would propose the first trials again.
+    seed = derive_seed(sweep.search_seed, "search", number) % _SEEDS
+    if sweep.search != "tpe":
+        return RandomSampler(seed=seed)
+    with _quiet():
+        return TPESampler(
+            seed=seed,
+            n_startup_trials=min(_RANDOM_TRIALS, max(1, total_trials(sweep) // 3)),
+            multivariate=True,
+            # Settings that exist for some trials only are modelled among those.
+            group=True,
+            constant_liar=True,
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what Optuna says of a new study and of experimental arguments, in this block only."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(level)
