@@ -69,6 +69,7 @@ def test_a_bundle_of_an_earlier_version_predicts_and_certifies_as_recorded(name:
     assert np.mean(predicted == labels.numpy()) > 0.8
 
 
+@pytest.mark.slow
 def test_what_is_written_now_is_of_the_same_files_and_keys(tmp_path: Path) -> None:
     """Whoever changes them changes the format, and keeps a bundle of the last one."""
     plain, rejecting = tmp_path / "plain", tmp_path / "rejecting"

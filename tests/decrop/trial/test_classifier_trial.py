@@ -169,6 +169,7 @@ def test_the_final_certifies_the_weights_of_the_trial(
     assert {path: path.read_bytes() for path in files} == files
 
 
+@pytest.mark.slow
 def test_a_classifier_of_the_limited_data_is_trained_once_more_on_all_of_it(
     data: TrialInputs, tmp_path: Path, watched: list[int]
 ) -> None:
@@ -179,6 +180,7 @@ def test_a_classifier_of_the_limited_data_is_trained_once_more_on_all_of_it(
     assert sorted(set(watched)) == [30, 40]
 
 
+@pytest.mark.slow
 def test_another_seed_of_the_trial_is_another_training(
     data: TrialInputs, trial: TrialFolder, tmp_path: Path
 ) -> None:
@@ -188,6 +190,7 @@ def test_another_seed_of_the_trial_is_another_training(
     assert left_by(trial)["classifier"] != left_by(other)["classifier"]
 
 
+@pytest.mark.slow
 def test_early_stopping_keeps_the_best_weights(
     data: TrialInputs, trial: TrialFolder, tmp_path: Path
 ) -> None:
@@ -208,6 +211,7 @@ def test_early_stopping_keeps_the_best_weights(
     assert left_by(trial)["classifier"] == kept.content_hash()
 
 
+@pytest.mark.slow
 def test_its_bundle_predicts_and_repeats_its_certificates(
     data: TrialInputs, trial: TrialFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -259,6 +263,7 @@ def test_there_is_no_denoiser_to_train(tmp_path: Path, capsys: pytest.CaptureFix
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_settings_without_a_denoiser_certify_the_trained_classifier(
     data: TrialInputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
