@@ -11,6 +11,7 @@ import pytest
 import ray
 
 from decrop.evaluation.table import CertificateTable
+from tests.cases import slow_but
 from tests.decrop.digits_trial import certificates
 from tests.mlflow_server.processes import eventually, free_port
 from tests.tune.runs import FinishedSweep, contents, decrop, end_session, session, started
@@ -49,7 +50,7 @@ def samplers(local_ray: ClusterSize) -> Iterator[list[Watched]]:
 
 @pytest.mark.parametrize(
     "procedure",
-    [pytest.param(FIXED, marks=pytest.mark.slow), ADAPTIVE],
+    slow_but([FIXED, ADAPTIVE], ADAPTIVE),
     ids=["fixed", "adaptive"],
 )
 def test_rows_are_those_of_one_process(

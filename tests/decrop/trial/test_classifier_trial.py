@@ -24,6 +24,7 @@ from decrop.trial.folder import Report, TrialFolder
 from decrop.trial.inputs import TrialInputs, check_inputs, load_inputs
 from decrop.trial.result import TrialResult
 from decrop.trial.run import run_trial, stopping_epoch
+from tests.cases import slow_but
 from tests.decrop.digits_trial import CPU, certificates, draw_nothing, short_trial
 
 ALONE = (
@@ -127,7 +128,7 @@ def test_held_out_images_are_not_trained_on(data: TrialInputs) -> None:
     assert torch.equal(on_few.training_images.indices, kept)
 
 
-@pytest.mark.parametrize("steps", [3, 11])
+@pytest.mark.parametrize("steps", slow_but([3, 11], 11))
 def test_a_trial_that_was_stopped_leaves_what_an_uninterrupted_one_does(
     data: TrialInputs, trial: TrialFolder, tmp_path: Path, steps: int
 ) -> None:
