@@ -11,7 +11,6 @@ import pytest
 import ray
 
 from decrop.evaluation.table import CertificateTable
-from tests.cases import slow_but
 from tests.decrop.digits_trial import certificates
 from tests.mlflow_server.processes import eventually, free_port
 from tests.tune.runs import FinishedSweep, contents, decrop, end_session, session, started
@@ -50,7 +49,7 @@ def samplers(local_ray: ClusterSize) -> Iterator[list[Watched]]:
 
 @pytest.mark.parametrize(
     "procedure",
-    slow_but([FIXED, ADAPTIVE], ADAPTIVE),
+    [pytest.param(FIXED, marks=pytest.mark.slow), ADAPTIVE],
     ids=["fixed", "adaptive"],
 )
 def test_rows_are_those_of_one_process(
