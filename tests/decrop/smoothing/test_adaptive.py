@@ -16,7 +16,7 @@ from decrop.smoothing.collect import CertificationProgress, CountCollector
 from decrop.smoothing.sampling import ESTIMATION, SELECTION, CountRequest
 from decrop.smoothing.sequential import SequentialDesign, look_schedule
 from decrop.smoothing.worth import worth_of_radii
-from tests.cases import cases
+from tests.cases import cases, slow_but
 from tests.decrop.smoothing.virtual import VirtualSampler
 
 SIGMA = 0.25
@@ -84,15 +84,10 @@ HARDEST = [
     1.0,
 ]
 # Two classifiers of each simulation; the others are slow.
-TOPS = [
-    HARDEST[1],
-    *(pytest.param(top, marks=pytest.mark.slow) for top in HARDEST if top != HARDEST[1]),
-]
-KINDS = [
-    "two classes",
-    "equal runners-up",
-    pytest.param("close runner-up", marks=pytest.mark.slow),
-]
+TOPS = slow_but(HARDEST, HARDEST[1])
+KINDS = slow_but(
+    ["two classes", "equal runners-up", "close runner-up"], "two classes", "equal runners-up"
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -120,6 +120,7 @@ def test_the_outcome_is_that_of_its_counts() -> None:
     assert np.all(outcome.seconds > 0)
 
 
+@pytest.mark.slow
 def test_anytime_radii_grow_and_stay_below_the_exact_ones() -> None:
     network, images, distances = linear_problem()
     task = linear_task(network, images)
