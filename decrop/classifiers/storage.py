@@ -13,9 +13,7 @@ from decrop.black_box import EndpointClassifier
 from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.program import ExportedNetwork
 from decrop.classifiers.program_archive import program_bytes
-from decrop.classifiers.sources.factory import build_by_factory
-from decrop.classifiers.sources.network import PROGRAM
-from decrop.classifiers.sources.zoo import build_by_name
+from decrop.classifiers.sources import PROGRAM, build_by_factory, build_by_name
 from decrop.classifiers.weights import built_with_weights, load_weights, take_weights
 from decrop.config import (
     ClassNames,

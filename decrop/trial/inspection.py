@@ -12,6 +12,7 @@ from decrop.classifiers.storage import AnyClassifier
 from decrop.config import ClassifierSettings, TrialConfig
 from decrop.data.limited import LabelledImages
 from decrop.smoothing.certify import class_counts
+from decrop.smoothing.collect import CountCollector
 from decrop.smoothing.execution import resolve_device
 from decrop.trial.certify import CertificationTask, local_sampler, sampling_task, with_batch_size
 
@@ -118,15 +119,9 @@ def inspect_classifier(
             split="test" if split == "test" else "held_out",
             class_count=class_count,
         )
-        sampler = local_sampler(config, task)
+        collector = CountCollector.of(task, local_sampler(config, task))
         started = time.perf_counter()
-        counts = class_counts(
-            sampler,
-            len(images),
-            samples=draws,
-            class_count=class_count,
-            chunk_size=task.chunk_size,
-        )
+        counts = class_counts(collector, draws)
         seconds += time.perf_counter() - started
         right = counts[range(len(images)), images.labels.tolist()].sum()
         accuracy[f"{sigma:g}"] = float(right) / (draws * len(images))

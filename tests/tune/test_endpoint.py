@@ -32,6 +32,7 @@ def certified(out: Path, *more: str) -> list[tuple[object, ...]]:
     return certificates(CertificateTable.read_tsv(out))
 
 
+@pytest.mark.slow
 def test_certificates_over_mlflow_are_those_of_the_white_box(tmp_path: Path) -> None:
     config = short_trial("classifier.training.epochs=8")
     inputs = load_inputs(config, ContentCache(tmp_path / "cache"), CPU)

@@ -43,6 +43,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> SweepJob:
     return SweepJob(path, sweep, claims, inputs)
 
 
+@pytest.mark.slow
 def test_a_process_runs_one_trial_after_another(job: SweepJob) -> None:
     class OfThisJob(SweepTrial):
         def setup(self, config: dict[str, Any]) -> None:  # type: ignore[override]

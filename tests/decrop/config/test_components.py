@@ -87,7 +87,7 @@ def _objective(batch: Any, networks: Any, _: float | None) -> LossTerms:
 
 
 def _source(settings: Any, dataset: Dataset) -> Any:
-    from decrop.classifiers.sources.network import Network
+    from decrop.classifiers.sources import Network
 
     return Network(SmallCNN(image_channels=1, class_count=2), settings.source)
 

@@ -65,6 +65,7 @@ def test_a_check_asks_nothing_and_refuses_what_loading_would(target: InProcess) 
     assert target.images_asked == 0
 
 
+@pytest.mark.slow
 def test_only_test_certificates_are_the_black_boxes_own(
     target: InProcess, inputs: TrialInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

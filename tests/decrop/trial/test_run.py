@@ -286,6 +286,7 @@ def test_same_seed_gives_the_same_trial_from_nothing(
     assert outcome(folder) == outcome(held_out_trial)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_denoiser_and_other_certificates(
     session: Session, folder: TrialFolder, held_out_trial: TrialFolder
 ) -> None:
