@@ -11,9 +11,9 @@ from decrop.config import TrialConfig
 from decrop.errors import InputError
 from decrop.files import fenced
 from decrop.training.hooks import TrialStoppedError
-from decrop.trial.classifier_certificates import certify_undefended
+from decrop.trial.run import certify_undefended
 from tune.directory import SampleCounts, SweepDirectory, SweepTrialFolder, TrialRecord
-from tune.space import reference_config
+from tune.space import kind_of, reference_config
 from tune.stopping import SweepStop, ends_sweep, last_line
 from tune.worker import SweepJob, end_trial, run_recorded
 
@@ -63,7 +63,8 @@ def certify_finals(
     running = {_final.options(**options).remote(shared, t): t for t in trainings}
     names = {ref: training.name for ref, training in running.items()}
     config = reference_config(job.sweep)
-    if not config.trains_classifier and not job.directory.undefended.result_path.exists():
+    undefended = job.directory.undefended
+    if kind_of(config).certifies_undefended and not undefended.result_path.exists():
         names[_undefended.options(**options).remote(shared, config)] = "no denoiser"
     left = dict(names)
     while left and not stop.overdue():

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from decrop.config import TrialConfig
+from decrop.config.trial import Part
 from decrop.documents import get_dotted, merge, set_dotted, trial_config, validated
 from decrop.errors import InputError
 from tune.domains import Space, exists, ordered, require_choices, row_document
@@ -28,6 +29,76 @@ _REFERENCE = {
 }
 
 
+@dataclass(frozen=True)
+class TrialKind:
+    """What a sweep runs and says otherwise for trials that train a denoiser, or a classifier alone.
+
+    Attributes:
+        trains: what a trial trains.
+        searched: what a search is over.
+        reference: the settings of trial 0.
+        classifier: what a trial does with its classifier.
+        in_front: what a served model has in front of its classifier.
+        certifies_undefended: whether the classifier is certified without a denoiser, too.
+        losses: that are shown while training.
+        legend: the runs in MLflow, in Markdown.
+    """
+
+    trains: Part
+    searched: str
+    reference: str
+    classifier: Literal["protected", "trained"]
+    in_front: str
+    certifies_undefended: bool
+    losses: tuple[str, ...]
+    legend: str
+
+
+DENOISER_TRIALS = TrialKind(
+    trains="denoiser",
+    searched="DE-CROP's settings",
+    reference="the paper’s choice",
+    classifier="protected",
+    in_front="DE-CROP denoiser in front of a ",
+    certifies_undefended=True,
+    losses=("total", "label_consistency", "cosine_similarity", "mmd", "discriminator"),
+    legend=(
+        "- `trial n` runs are scored on held-out images; trial 0 is the reference.\n"
+        "- `final n (test)` runs are the best of them and trial 0, trained again on all limited "
+        "data and certified once on the test split; `undefended (test)` has no denoiser.\n"
+        "- `final n, seed s (test)` runs are those settings from other seeds.\n"
+    ),
+)
+CLASSIFIER_TRIALS = TrialKind(
+    trains="classifier",
+    searched="classifiers' training",
+    reference="as given",
+    classifier="trained",
+    in_front="",
+    certifies_undefended=False,
+    losses=("total", "cross_entropy", "runner_up_cross_entropy", "accuracy"),
+    legend=(
+        "- `trial n` runs train a classifier and are scored on held-out images; trial 0 is the "
+        "reference.\n"
+        "- Runs whose name ends in `(test)` are the best of them and trial 0, certified once "
+        "on the test split.\n"
+    ),
+)
+
+
+_KINDS = {kind.trains: kind for kind in (DENOISER_TRIALS, CLASSIFIER_TRIALS)}
+
+
+def kind_of(config: TrialConfig) -> TrialKind:
+    """Return the kind of a trial."""
+    return _KINDS[config.trains]
+
+
+def sweep_kind(sweep: SweepConfig) -> TrialKind:
+    """Return the kind of a sweep's reference, by which the sweep as a whole is run and shown."""
+    return kind_of(reference_config(sweep))
+
+
 def reference_config(sweep: SweepConfig) -> TrialConfig:
     """Return the settings of trial 0: the paper's choices with the sweep's schedule, data and
     denoiser, whatever the sweep varies; of a table, its reference row.
@@ -38,7 +109,7 @@ def reference_config(sweep: SweepConfig) -> TrialConfig:
     if sweep.search == "rows":
         return trial_config_for(sweep, row_trials(sweep)[0].parameters)
     given = trial_config(sweep.trial, source=f"sweep {sweep.name}, trial")
-    if given.trains_classifier:
+    if kind_of(given) is CLASSIFIER_TRIALS:
         return given
     return trial_config(merge(sweep.trial, _REFERENCE), source=f"sweep {sweep.name}, trial")
 
@@ -105,16 +176,16 @@ def varied_paths(sweep: SweepConfig) -> list[str]:
     )
 
 
-def trains_classifiers(sweep: SweepConfig) -> set[bool]:
-    """Return whether trials train their classifier and no denoiser: true, false, or either."""
+def trial_kinds(sweep: SweepConfig) -> set[str]:
+    """Return what the trials of a sweep train: denoisers, classifiers, or either."""
     if sweep.search == "rows":
         rows = sweep.rows.values()
-        return {trial_config_for(sweep, row).trains_classifier for row in rows}
+        return {kind_of(trial_config_for(sweep, row)).trains for row in rows}
     domain = sweep.space.get(_ARCHITECTURE)
     varied = () if domain is None else domain.choice or ()
     return {
-        reference_config(sweep).trains_classifier,
-        *(trial_config_for(sweep, {_ARCHITECTURE: value}).trains_classifier for value in varied),
+        sweep_kind(sweep).trains,
+        *(kind_of(trial_config_for(sweep, {_ARCHITECTURE: value})).trains for value in varied),
     }
 
 

@@ -27,7 +27,7 @@ from decrop.errors import InputError
 from decrop.files import LostFolderError, fence_of
 from decrop.smoothing.execution import resolve_device
 from decrop.synthesis.synthetic_samples import INTERPOLATED
-from decrop.trial.inputs import check_inputs, load_inputs
+from decrop.trial.prepare import Preparation, load_inputs
 from tune.callbacks import SearchStopper, SweepCallback, SweepProgress
 from tune.cluster import Claims, claims, cluster, local_size
 from tune.directory import SweepDirectory, trial_name
@@ -45,8 +45,10 @@ from tune.scheduler import EVALUATION, build_scheduler
 from tune.searcher import SweepSearcher
 from tune.space import (
     extended,
+    kind_of,
     reference_config,
     row_trials,
+    sweep_kind,
     total_trials,
     trial_config_for,
     with_query_budget,
@@ -106,7 +108,7 @@ class SweepOutcome:
     warning: str | None
 
 
-def check_sweep(sweep: SweepConfig, *, refused: Refused = None) -> None:
+def check_sweep(sweep: SweepConfig, *, refused: Refused = None) -> Preparation:
     """Check data, classifier and claims of a sweep, also at the ends of what it varies.
 
     A black box is asked nothing; whether its budget suffices is checked.
@@ -115,14 +117,19 @@ def check_sweep(sweep: SweepConfig, *, refused: Refused = None) -> None:
         sweep: its settings.
         refused: what a classifier's source must not make this machine do: to import `code`, or
             anything that `strangers` may not, which is to have their endpoints asked too.
+
+    Returns:
+        what was prepared on the way.
     """
+    preparation = Preparation()
     checked = list(_configs_to_check(sweep))
     for config in checked:
         _check_source(config.classifier.source, refused)
     for config in checked:
-        check_inputs(config)
-    if (queries := sweep_queries(sweep)) is not None:
+        preparation.trial(config)
+    if (queries := sweep_queries(sweep, preparation)) is not None:
         queries.check()
+    return preparation
 
 
 def resume_command(directory: SweepDirectory) -> str:
@@ -169,7 +176,7 @@ def _check_source(source: str, refused: Refused) -> None:
 
 
 def _same_inputs(first: TrialConfig, second: TrialConfig) -> bool:
-    groups = (*INPUT_GROUPS, "trains_classifier")
+    groups = (*INPUT_GROUPS, "trains")
     return all(getattr(first, group) == getattr(second, group) for group in groups)
 
 
@@ -279,7 +286,8 @@ def _run(
             raise SweepFailedError(_common_failure(directory))
         _say(console, f"{_what_follows(sweep)}: {len(numbers)} trials")
         _certify(job, missing_finals(job.directory, numbers), console, stop)
-        if not (reference.trains_classifier or directory.undefended.result_path.exists()):
+        undefended = directory.undefended.result_path
+        if kind_of(reference).certifies_undefended and not undefended.exists():
             raise SweepFailedError("the classifier without a denoiser could not be certified")
         if not any(directory.final(number).result_path.exists() for number in numbers):
             raise SweepFailedError("none of the chosen trials could be certified on test images")
@@ -407,7 +415,7 @@ def _certify(
     with stop.listening():
         certify_finals(job, trainings, console, stop)
     folders = [training.folder for training in trainings]
-    if not reference_config(job.sweep).trains_classifier:
+    if sweep_kind(job.sweep).certifies_undefended:
         folders.append(job.directory.undefended)
     if stop.reason is not None and not all(folder.result_path.exists() for folder in folders):
         raise SweepStoppedError(job.directory, stop.reason)
@@ -444,7 +452,7 @@ def search_trials(job: SweepJob, console: Console, stop: SweepStop) -> None:
         console,
         done_before=len(past),
         names=names,
-        reference="as given" if reference.trains_classifier else "the paper’s choice",
+        reference=kind_of(reference).reference,
     )
     callback = SweepCallback(progress, directory, stop)
     claim = job.claims.trial

@@ -27,7 +27,8 @@ from decrop.files import fenced, write_json
 from decrop.smoothing.execution import resolve_device
 from decrop.training.hooks import Hooks, TrialStoppedError
 from decrop.trial.folder import Report
-from decrop.trial.inputs import TrialInputs, load_inputs
+from decrop.trial.inputs import TrialInputs
+from decrop.trial.prepare import load_inputs
 from decrop.trial.result import Split
 from decrop.trial.run import run_trial, stopping_epoch
 from tune.cluster import Claims
@@ -44,8 +45,8 @@ from tune.scheduler import EVALUATION
 from tune.shards import ShardedSampler
 from tune.space import (
     reference_config,
-    trains_classifiers,
     trial_config_for,
+    trial_kinds,
     trial_row,
     varied_paths,
 )
@@ -253,10 +254,10 @@ class SweepJob:
 
 def shares_inputs(sweep: SweepConfig) -> bool:
     """Tell whether all trials of a sweep work on the same classifier and data."""
-    varied, in_trials = varied_paths(sweep), trains_classifiers(sweep)
-    if len(in_trials) > 1:
+    varied, trained = varied_paths(sweep), trial_kinds(sweep)
+    if len(trained) > 1:
         return False
-    if in_trials == {True}:
+    if trained == {"classifier"}:
         # The data that trials train their classifiers on is the same however they do it.
         varied = [path for path in varied if not _is_how(path)]
     elif "sigma" in varied and _trained_with_noise(reference_config(sweep)):

@@ -59,7 +59,7 @@ Mixing = Literal["none", "mixup", "cutmix"]
 
 
 class LossWeights(Settings):
-    """The weights beta of eq. 12."""
+    """The weights beta of DE-CROP eq. 12."""
 
     label_consistency: NonNegative = Field(1.0, description="beta 1 (paper: 1).")
     cosine: NonNegative = Field(4.0, description="beta 2 (paper: 4).")
@@ -68,7 +68,7 @@ class LossWeights(Settings):
 
 
 class DiscriminatorSettings(Settings):
-    """The domain discriminator (eq. 11) behind a gradient reversal layer."""
+    """The domain discriminator (DE-CROP eq. 11) behind a gradient reversal layer."""
 
     hidden_units: Count = Field(
         100, le=65_536, description="Units of the hidden layer (paper: 100)."
@@ -112,7 +112,7 @@ class TrainingSettings(Settings):
     objective: Objective = Field("decrop", description=f"What a step minimises. {OBJECTIVES.help}.")
     generated_samples: Literal["boundary_and_interpolated", "boundary", "interpolated"] = Field(
         "boundary_and_interpolated",
-        description="decrop: samples whose losses eqs. 9 and 10 sum (paper: both).",
+        description="decrop: samples whose losses DE-CROP eqs. 9 and 10 sum (paper: both).",
     )
     mse_epochs: CountOrZero = Field(
         0,

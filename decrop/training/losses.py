@@ -17,7 +17,7 @@ _KERNEL_EXPONENTS = (-2, -1, 0, 1, 2)
 
 
 def label_consistency_loss(denoised_logits: Tensor, clean_logits: Tensor) -> Tensor:
-    """Cross-entropy of denoised noisy images to the label predicted on the clean ones (eq. 8).
+    """Cross-entropy of denoised noisy images to the label of the clean ones (DE-CROP eq. 8).
 
     The equation writes its target on the noisy image; the text and the published code use the clean
     one, as here. Both arguments are [B, K].
@@ -26,7 +26,7 @@ def label_consistency_loss(denoised_logits: Tensor, clean_logits: Tensor) -> Ten
 
 
 def cosine_similarity(denoised_logits: Tensor, clean_logits: Tensor) -> Tensor:
-    """Mean cosine of logits [B, K] of a denoised view to the clean ones; one term of eq. 9.
+    """Mean cosine of logits [B, K] of a denoised view to the clean ones; one term of DE-CROP eq. 9.
 
     Lies in [-1, 1] and is maximised.
     """
@@ -34,7 +34,7 @@ def cosine_similarity(denoised_logits: Tensor, clean_logits: Tensor) -> Tensor:
 
 
 def maximum_mean_discrepancy(first: Tensor, second: Tensor) -> Tensor:
-    """Squared MMD of two feature samples [m, F] and [n, F]; one term of eq. 10.
+    """Squared MMD of two feature samples [m, F] and [n, F]; one term of DE-CROP eq. 10.
 
     The biased estimate (Gretton et al. 2012, eq. 5) with the published kernel: a sum of five RBF
     kernels exp(-|u-v|^2 / w), w = 2^-2 ... 2^2 times the mean squared distance over distinct pairs
@@ -52,7 +52,7 @@ def maximum_mean_discrepancy(first: Tensor, second: Tensor) -> Tensor:
 
 
 def domain_loss(clean_scores: Tensor, denoised_scores: Tensor) -> Tensor:
-    """Binary cross-entropy of the discriminator's scores [B], clean 1 and denoised 0 (eq. 11)."""
+    """Binary cross-entropy of scores [B] of the domain, clean 1 and denoised 0 (DE-CROP eq. 11)."""
     return F.binary_cross_entropy_with_logits(
         clean_scores, torch.ones_like(clean_scores)
     ) + F.binary_cross_entropy_with_logits(denoised_scores, torch.zeros_like(denoised_scores))
@@ -70,7 +70,7 @@ def squared_error(denoised: Tensor, clean: Tensor) -> Tensor:
 class LossTerms:
     """The terms of an objective, scalars; None where it does not have them.
 
-    Those of DE-CROP are the terms of eq. 12; `domain` only in the phase with the discriminator.
+    Those of DE-CROP are in its eq. 12; `domain` only in the phase with the discriminator.
     """
 
     label_consistency: Tensor | None = None
@@ -81,7 +81,7 @@ class LossTerms:
 
 
 def total_loss(terms: LossTerms, weights: LossWeights) -> Tensor:
-    """Combine the terms into the minimised objective (eq. 12).
+    """Combine the terms into the minimised objective (DE-CROP eq. 12).
 
     The weight of the domain loss is not applied here: it scales the reversed gradient, so that the
     discriminator itself always learns at full rate.
@@ -134,7 +134,7 @@ class Networks:
 
 
 def decrop_terms(batch: Batch, networks: Networks, reversal_scale: float | None) -> LossTerms:
-    """Return the terms of eq. 12; with a domain loss where there is a `reversal_scale`."""
+    """Return the terms of DE-CROP eq. 12; with a domain loss where there is a `reversal_scale`."""
     clean_logits, clean_features = _clean_outputs(batch, networks)
     kept = batch.boundary_used
     generated = []

@@ -203,7 +203,7 @@ def copy_a_folder(directory: SweepDirectory) -> None:
         # And the best so far, from this trial on.
         (
             change_the_result,
-            counts(metric_mismatches=1),
+            counts(metric_mismatches=3),
             "sweep in MLflow: sweep/best_so_far at step",
         ),
         (drop_a_folder, counts(lost=1), "trials/2: has no folder, but the sweep has its leader"),

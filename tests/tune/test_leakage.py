@@ -7,7 +7,7 @@ import pytest
 
 from decrop.errors import InputError
 from tests.tune.runs import TINY, write_sweep
-from tune.space import reference_config, reference_parameters, trains_classifiers
+from tune.space import reference_config, reference_parameters, trial_kinds
 from tune.sweep_file import load_sweep
 
 WITHOUT = {"denoiser": {"architecture": "none"}, "training": {"evaluations": 2}}
@@ -71,7 +71,7 @@ def test_rows_that_train_classifiers_need_the_same(tmp_path: Path) -> None:
         assert SAID in str(error.value)
     rows = {"DE-CROP": {}, "Cohen": {**alone, **limited}}
     loaded = load_sweep(str(write_sweep(tmp_path, {**TABLE, "rows": rows})))
-    assert trains_classifiers(loaded) == {True, False}
+    assert trial_kinds(loaded) == {"denoiser", "classifier"}
 
 
 @pytest.mark.parametrize("path", ["boundary.epsilon", "training.learning_rate", "denoiser.depth"])
@@ -95,7 +95,7 @@ def test_trial_0_is_as_the_file_says(tmp_path: Path) -> None:
     given = classifiers(objective="adre_reg", regularisation_weight=0.7)
     sweep = load_sweep(str(write_sweep(tmp_path, trial=given, space=space)))
     config = reference_config(sweep)
-    assert config.trains_classifier and trains_classifiers(sweep) == {True}
+    assert config.trains == "classifier" and trial_kinds(sweep) == {"classifier"}
     assert config.boundary.steps == TINY["trial"]["boundary"]["steps"]
     assert reference_parameters(sweep) == {
         # Outside its domain, as trial 0 may be.

@@ -11,7 +11,8 @@ from decrop.config import TrialConfig
 from decrop.documents import field_paths, load_trial_document, set_dotted, trial_config
 from decrop.errors import InputError
 from tests.cases import cases
-from tune.space import contains, reference_config, reference_parameters, total_trials
+from tune.domains import contains
+from tune.space import reference_config, reference_parameters, total_trials
 from tune.sweep_file import SweepConfig, load_sweep
 
 PRESETS = sorted(

@@ -18,7 +18,7 @@ from tune.mlflow.run_view import (
 from tune.mlflow.trial_view import STEPS_PER_UNIT_RADIUS
 from tune.results.leaderboard import read_leaderboard
 from tune.results.tables import accuracy_table
-from tune.space import reference_config
+from tune.space import DENOISER_TRIALS, TrialKind, sweep_kind
 
 # MLflow adds a chart for every metric that has none, to the section called like its prefix: these
 # are folded until someone opens one.
@@ -27,8 +27,6 @@ _FOLDED_SECTIONS = ("held_out", "test", "train", "stage1", "seconds", "System me
 _RUNS = 500
 # An axis a setting; more are not legible side by side.
 _MOST_AXES = 12
-_DENOISER_LOSSES = ("total", "label_consistency", "cosine_similarity", "mmd", "discriminator")
-_CLASSIFIER_LOSSES = ("total", "cross_entropy", "runner_up_cross_entropy", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -40,14 +38,8 @@ class _Section:
     columns: int
 
 
-def page_state(paths: Sequence[str], *, trains_classifier: bool) -> str:
-    """Return the saved view of an experiment, as the value of MLflow's tag.
-
-    Args:
-        paths: settings in which the runs differ, by dotted path.
-        trains_classifier: whether the runs train classifiers and no denoiser.
-    """
-    losses = _CLASSIFIER_LOSSES if trains_classifier else _DENOISER_LOSSES
+def page_state(kind: TrialKind, paths: Sequence[str] = ()) -> str:
+    """Return the saved view of runs that differ in settings, as the value of MLflow's tag."""
     # MLflow's titles of these charts are the names of their metrics, whatever the view says.
     sections = [
         _Section(
@@ -70,7 +62,7 @@ def page_state(paths: Sequence[str], *, trains_classifier: bool) -> str:
         _Section("Settings and held-out radius", [_parallel(paths)] if paths else [], columns=1),
         _Section(
             "Losses",
-            [_line(f"train/{term}") for term in losses],
+            [_line(f"train/{term}") for term in kind.losses],
             columns=3,
         ),
     ]
@@ -167,9 +159,8 @@ def sweep_description(directory: SweepDirectory, record: SweepRecord) -> str:
 def _outcome(directory: SweepDirectory, record: SweepRecord) -> list[str]:
     board = read_leaderboard(directory)
     if board is None:
-        trains = reference_config(record.sweep).trains_classifier
-        of = "classifiers' training" if trains else "DE-CROP's settings"
-        return [f"**{record.name}**: a sweep over {of}, not finished yet.\n"]
+        searched = sweep_kind(record.sweep).searched
+        return [f"**{record.name}**: a sweep over {searched}, not finished yet.\n"]
     return [
         f"**{record.name}**: {board.summary}\n",
         f"## Leaderboard\n\n{accuracy_table(board).markdown()}",
@@ -187,24 +178,13 @@ def _swept(record: SweepRecord) -> str:
 
 
 def _legend(record: SweepRecord) -> str:
-    trials = (
-        "- `trial n` runs are scored on held-out images; trial 0 is the reference.\n"
-        "- `final n (test)` runs are the best of them and trial 0, trained again on all limited "
-        "data and certified once on the test split; `undefended (test)` has no denoiser.\n"
-        "- `final n, seed s (test)` runs are those settings from other seeds.\n"
-    )
-    if record.sweep.search == "rows":
+    kind = sweep_kind(record.sweep)
+    trials = kind.legend
+    if record.sweep.search == "rows" and kind is DENOISER_TRIALS:
         trials = (
             "- A run named like a row of the table is scored on held-out images.\n"
             "- A run whose name ends in `(test)` is a row trained again on all limited data and "
             "certified once on the test split; `undefended (test)` has no denoiser.\n"
-        )
-    if reference_config(record.sweep).trains_classifier:
-        trials = (
-            "- `trial n` runs train a classifier and are scored on held-out images; trial 0 is the "
-            "reference.\n"
-            "- Runs whose name ends in `(test)` are the best of them and trial 0, certified once "
-            "on the test split.\n"
         )
     return (
         f"{trials}"

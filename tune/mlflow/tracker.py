@@ -34,7 +34,7 @@ from tune.mlflow.writer import (
     RunMirror,
     RunWriter,
 )
-from tune.space import reference_config, varied_paths
+from tune.space import sweep_kind, varied_paths
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
@@ -285,10 +285,9 @@ class Tracker(RunsTracker):
         """Remember what to project where; nothing is opened yet."""
         record = directory.read_record()
         name = f"{record.name} {record.created:%Y-%m-%d %H:%M:%S}"
-        trains = reference_config(record.sweep).trains_classifier
         experiment = ExperimentView(
             name=name,
-            page=page_state(varied_paths(record.sweep), trains_classifier=trains),
+            page=page_state(sweep_kind(record.sweep), varied_paths(record.sweep)),
             key=f"{record.id}/experiment",
             note=lambda: sweep_description(directory, record),
             reserve_name=f"{name} {record.id}",

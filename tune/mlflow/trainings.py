@@ -41,6 +41,7 @@ from tune.mlflow.trial_view import (
     history_measurements,
     result_measurements,
 )
+from tune.space import CLASSIFIER_TRIALS
 
 # Settings that say nothing of how a classifier was trained.
 _OF_THE_CLASSIFIER = ("seed", "sigma", "dataset.", "limited.", "classifier.", "execution.device")
@@ -310,7 +311,7 @@ def sync_training(folder: TrackedTraining, tracking_uri: str) -> None:
 def _shown(folder: TrackedTraining) -> Shown:
     """Return one run, in an experiment that several trainings share."""
     record = known_record(folder)
-    page = page_state([], trains_classifier=True)
+    page = page_state(CLASSIFIER_TRIALS)
     return Shown(
         path=folder.path,
         state_path=folder.state_path,

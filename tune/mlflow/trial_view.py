@@ -33,6 +33,7 @@ from tune.mlflow.run_view import (
     trial_colour,
     tsv_table,
 )
+from tune.space import kind_of
 
 CURVE_SPACING = 0.05
 CURVE_LEAST_EXTENT = 1.0
@@ -285,7 +286,7 @@ def _inputs(config: TrialConfig, hashes: Mapping[str, str], split: str) -> list[
         "classifier": (
             f"classifier: {PurePath(network).name}",
             network,
-            "trained" if config.trains_classifier else "protected",
+            kind_of(config).classifier,
         ),
     }
     return [

@@ -36,6 +36,7 @@ from tune.results.tables import (
     summary_of,
     surrogate_sentences,
 )
+from tune.space import DENOISER_TRIALS, kind_of
 
 
 def build_leaderboard(
@@ -127,14 +128,14 @@ def interim_tables(directory: SweepDirectory, *, decimals: int = 1) -> list[Text
         return []
     radii = certified_radii(directory)
     through_surrogate = "surrogate" in directory.trial(rows[0].number).read_inputs()
-    # The reference trains its own classifier: none is certified without a denoiser.
-    none_bare = _trains_classifier(directory, REFERENCE)
-    kind = "classifier" if none_bare else "denoiser"
-    tables = [held_out_table(rows, radii, metric, kind, through_surrogate=through_surrogate)]
+    kind = DENOISER_TRIALS
+    if (reference := directory.trial(REFERENCE).read_record()) is not None:
+        kind = kind_of(reference.config)
+    tables = [held_out_table(rows, radii, metric, kind.trains, through_surrogate=through_surrogate)]
     top = directory.read_record().sweep.leaderboard.top
     certified = {row.number for row in rows if row.certified}
     if certified & set(chosen([row.number for row in rows], top)) and (
-        directory.undefended.result_path.exists() or none_bare
+        directory.undefended.result_path.exists() or not kind.certifies_undefended
     ):
         board = build_leaderboard(directory, radii, metric=metric, top=top)
         tables.append(accuracy_table(board, decimals=decimals))
@@ -253,11 +254,11 @@ def _spoken_of(best: Entry, settings: Sequence[SettingsEntry]) -> Entry | Settin
 
 def _row_name(directory: SweepDirectory, number: int) -> str | None:
     record = directory.trial(number).read_record()
-    if record is None or (record.row is None and not record.config.trains_classifier):
+    if record is None or (record.row is None and record.config.trains == "denoiser"):
         return None
     return record.name
 
 
 def _trains_classifier(directory: SweepDirectory, number: int) -> bool:
     record = directory.trial(number).read_record()
-    return record is not None and record.config.trains_classifier
+    return record is not None and record.config.trains == "classifier"

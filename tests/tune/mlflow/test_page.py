@@ -6,12 +6,13 @@ import zlib
 from typing import Any
 
 from tune.mlflow.page import page_state
+from tune.space import DENOISER_TRIALS
 
 SWEPT = ["sigma", "interpolation.count"]
 
 
-def unpacked(paths: list[str], *, trains_classifier: bool = False) -> dict[str, Any]:
-    head, _, packed = page_state(paths, trains_classifier=trains_classifier).partition(";")
+def unpacked(paths: list[str]) -> dict[str, Any]:
+    head, _, packed = page_state(DENOISER_TRIALS, paths).partition(";")
     assert head == "deflate"
     state = json.loads(zlib.decompress(base64.b64decode(packed)))
     assert isinstance(state, dict)
@@ -52,4 +53,4 @@ def test_settings_are_drawn_beside_the_score_where_any_is_swept() -> None:
 
 def test_a_large_space_fits_into_the_tag_of_any_server() -> None:
     paths = [f"training.loss_weights.setting_{n}" for n in range(100)]
-    assert len(page_state(paths, trains_classifier=False)) < 5000
+    assert len(page_state(DENOISER_TRIALS, paths)) < 5000
