@@ -11,6 +11,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+import decrop
 from decrop.config import DenoiserSettings
 from decrop.config.certification import CERTIFICATES
 from decrop.config.classifier_source import (
@@ -58,6 +59,12 @@ def test_every_component_has_a_builder_and_a_line_of_help(table: Table[Any]) -> 
         built = component.resolved()
         assert callable(built) or isinstance(built, Method)
         assert f"`{name}`" in table.markdown() and name in table.help
+
+
+@pytest.mark.parametrize("setting", TABLES)
+def test_the_readme_lists_every_component(setting: str) -> None:
+    rows = f"| `{setting}` | | |\n|---|---|---|\n{TABLES[setting].markdown()}"
+    assert rows in (Path(decrop.__file__).parent / "README.md").read_text()
 
 
 def test_a_name_is_taken_once() -> None:
