@@ -201,27 +201,33 @@ def train_classifier(
         return report
     trainer = given.trainer(device)
     train_in_folder(trainer, given.classifier, folder, origin, hooks)
-    held_out = None
-    if given.settings.trained_on != "all":
-        limited = limited_data(dataset, config.limited)
-        images = limited.all.subset(limited.held_out_mask)
-        held_out = {
-            "images": len(images),
-            "clean_accuracy": accuracy(given.classifier, images, device),
-            "noisy_accuracy": noisy_accuracy(
-                given.classifier, images, sigma=given.sigma, seed=given.settings.seed, device=device
-            ),
-        }
     report = {
         "objective": given.settings.objective,
         "sigma": given.sigma,
         "training_images": len(given.images),
-        "held_out": held_out,
+        "held_out": _held_out_scores(given, config, dataset, device),
         **outcome_of(trainer, given.classifier, device),
         "origin": origin,
     }
     folder.finish(report)
     return report
+
+
+def _held_out_scores(
+    given: ClassifierToTrain, config: TrialConfig, dataset: Dataset, device: torch.device
+) -> dict[str, Any] | None:
+    """Return accuracies on the held-out images, None where the classifier was trained on them."""
+    if given.settings.trained_on == "all":
+        return None
+    limited = limited_data(dataset, config.limited)
+    images = limited.all.subset(limited.held_out_mask)
+    return {
+        "images": len(images),
+        "clean_accuracy": accuracy(given.classifier, images, device),
+        "noisy_accuracy": noisy_accuracy(
+            given.classifier, images, sigma=given.sigma, seed=given.settings.seed, device=device
+        ),
+    }
 
 
 def train_in_folder(
