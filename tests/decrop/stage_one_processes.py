@@ -11,10 +11,9 @@ from decrop.files import write_text
 from decrop.synthesis.synthetic_samples import SyntheticSamples, synthetic_samples
 from tests.decrop.tiny import CPU, labelled, limited, random_images, tiny_classifier
 
-CONFIG = TrialConfig(
-    boundary=BoundarySettings(epsilon=0.1, step_size=0.02, steps=5),
-    interpolation=InterpolationSettings(steps=5),
-)
+BOUNDARY = BoundarySettings(epsilon=0.1, step_size=0.02, steps=5)
+INTERPOLATION = InterpolationSettings(steps=5)
+CONFIG = TrialConfig(boundary=BOUNDARY, interpolation=INTERPOLATION)
 
 
 def stage_one_at_once(barrier: Barrier, folder: Path, name: str) -> None:
