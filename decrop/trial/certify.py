@@ -245,7 +245,7 @@ def certify(
         with RecordedSampler(sampler, journal, sampled, device) as recorded:
             if recorded.start.others or recorded.start.samples:
                 hooks.say(str(recorded.start))
-            outcome = outcome_of(recorded, recorded.draws)
+            outcome = outcome_of(recorded, recorded.samples)
     table = CertificateTable(
         idx=images.indices.numpy(),
         label=images.labels.numpy(),
@@ -313,7 +313,7 @@ def certify_task(
         settings.radii,
         settings.radius_step,
         sigma=config.sigma,
-        draws=estimation_samples,
+        samples=estimation_samples,
         failure_probability=settings.failure_probability,
     )
     return certify_adaptive(
