@@ -11,6 +11,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+import decrop
 from decrop.config import DenoiserSettings
 from decrop.config.certification import CERTIFICATES
 from decrop.config.classifier_source import CLASSIFIERS, SOURCES, SourceComponent
@@ -47,6 +48,14 @@ def test_every_component_has_a_builder_and_a_line_of_help(table: Table[Any]) -> 
         built = component.resolved()
         assert callable(built) or isinstance(built, Method)
         assert f"`{name}`" in table.markdown() and name in table.help
+
+
+def test_the_readme_lists_what_the_tables_have() -> None:
+    readme = Path(decrop.__file__).with_name("README.md").read_text(encoding="utf-8")
+    for setting, table in TABLES.items():
+        assert table.markdown() in readme, (
+            f"{setting}: write into decrop/README.md\n{table.markdown()}"
+        )
 
 
 def test_a_name_is_taken_once() -> None:
