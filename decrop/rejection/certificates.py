@@ -39,10 +39,9 @@ def rejection_certificates(
     Images with non-finite samples abstain, as in `cohen_certificates`.
 
     Args:
-        selection_counts: int64 [B, K+2]: samples of each of K >= 2 classes, of R, and with
-            non-finite logits. Each row has the same sum N0 >= 1.
-        estimation_counts: int64 [B, K+2] of samples independent of the selection, rows sum to N >=
-            1.
+        selection_counts: int64 [B, K+2]: samples of each of K >= 2 classes, of R, and those with
+            logits that are not finite. Each row has the same sum N0 >= 1.
+        estimation_counts: int64 [B, K+2], independent of the selection; rows sum to N >= 1.
         sigma: standard deviation of the noise, in [0,1] pixels, > 0.
         failure_probability: in (0, 1).
 
@@ -54,8 +53,8 @@ def rejection_certificates(
     """
     check_sigma(sigma)
     check_failure_probability(failure_probability)
-    samples_per_image(selection_counts)
-    samples = samples_per_image(estimation_counts)
+    draws_per_image(selection_counts)
+    samples = draws_per_image(estimation_counts)
     check_same_shape(selection_counts, estimation_counts)
     _check_columns(selection_counts)
     candidate = selection_counts[:, :-2].argmax(axis=1)
@@ -72,11 +71,10 @@ def rejection_predictions(counts: Integers, failure_probability: float) -> Integ
     """Predict with PREDICT where samples may be rejected (Sheikholeslami et al. 2022, algorithm 1).
 
     The two classes with most samples, R aside, are compared by the exact two-sided binomial test of
-    PREDICT. Given how many samples were rejected, the others are samples of a multinomial over the
-    K classes with probabilities in proportion to theirs, so the same class is the most probable,
-    and for each such number the test names another one with probability at most
-    `failure_probability` (Hung and Fithian 2019, Annals of Statistics 47(2)); hence also on average
-    over it.
+    PREDICT. Given how many samples were rejected, the others are of a multinomial over the K
+    classes with probabilities in proportion to theirs, so the same class is the most probable, and
+    for each such number the test names another one with probability at most `failure_probability`
+    (Hung and Fithian 2019, Annals of Statistics 47(2)); hence also on average over it.
 
     Images with non-finite samples abstain, as do those without a sample that was not rejected.
 
