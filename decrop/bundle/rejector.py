@@ -49,6 +49,7 @@ from decrop.trial.certify import (
     Certification,
     CertificationTask,
     certify,
+    trial_result,
     with_fitting_execution,
     with_recorded_batch_size,
 )
@@ -57,7 +58,6 @@ from decrop.trial.folder import (
     TrialFolder,
     save_figure,
 )
-from decrop.trial.outcome import trial_result
 from decrop.trial.result import TrialResult
 
 

@@ -9,11 +9,11 @@ from decrop.trial.certify import (
     CertificationTask,
     certify,
     last_estimation_samples,
+    trial_result,
     with_recorded_batch_size,
 )
 from decrop.trial.folder import Report, TrialFolder
 from decrop.trial.inputs import TrialInputs
-from decrop.trial.outcome import trial_result
 from decrop.trial.parts import (
     PARTS,
     FinishedClassifierPart,
