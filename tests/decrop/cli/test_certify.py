@@ -25,8 +25,13 @@ from decrop.config import TrialConfig
 from decrop.evaluation.table import CertificateTable
 from decrop.smoothing import collect
 from decrop.smoothing.execution import resolve_precision
-from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler, SamplingTask
-from decrop.trial.certify import MakeSampler
+from decrop.smoothing.sampling import (
+    ESTIMATION,
+    CountRequest,
+    LocalSampler,
+    MakeSampler,
+    SamplingTask,
+)
 from decrop.trial.classifier_certificates import certify_undefended
 from decrop.trial.folder import TrialFolder
 from decrop.trial.inputs import TrialInputs
