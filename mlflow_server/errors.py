@@ -1,4 +1,4 @@
-"""What goes wrong around the tracking server; the command makes one line and an exit code of it."""
+"""Errors around the tracking server, of which the command makes one line and an exit code."""
 
 
 class ServerError(Exception):

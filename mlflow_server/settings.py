@@ -1,4 +1,4 @@
-"""What a tracking server is told, checked before anything starts."""
+"""Settings of a tracking server, checked before anything starts."""
 
 import re
 from dataclasses import dataclass, field

@@ -1,7 +1,7 @@
-"""Cases of a test that differ in data alone, as one test that reports every failure."""
+"""Cases of a test: as one test where they differ in data alone, and which of them are slow."""
 
 import inspect
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -34,3 +34,13 @@ def cases(names: str | Sequence[str], values: Collection[Any]) -> Callable[..., 
         return every_case
 
     return decorate
+
+
+def slow_but(values: Iterable[Any], *quick: Any) -> list[Any]:
+    """Return the values as parameters of a test, slow but for the quick ones."""
+    return [
+        value
+        if value in quick
+        else pytest.param(*(value if isinstance(value, tuple) else [value]), marks=pytest.mark.slow)
+        for value in values
+    ]

@@ -11,7 +11,7 @@ from decrop.config import TrialConfig
 from decrop.errors import InputError
 from decrop.files import fenced
 from decrop.training.hooks import TrialStoppedError
-from decrop.trial.classifier_certificates import certify_undefended
+from decrop.trial.run import certify_undefended
 from tune.directory import SampleCounts, SweepDirectory, SweepTrialFolder, TrialRecord
 from tune.space import kind_of, reference_config
 from tune.stopping import SweepStop, ends_sweep, last_line

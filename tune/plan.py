@@ -8,20 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from decrop.config import DatasetSettings, DenoiserSettings, LimitedDataSettings, TrialConfig
-from decrop.data.datasets import Dataset, load_dataset
-from decrop.data.limited import limited_data, take
+from decrop.config import DenoiserSettings, TrialConfig
+from decrop.data.datasets import Dataset
+from decrop.data.limited import take
 from decrop.networks.registry import build_denoiser
 from decrop.smoothing.execution import resolve_device
 from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler
 from decrop.trial.certify import CertificationTask, sampling_task, with_batch_size
-from decrop.trial.inputs import trained_through
-from decrop.trial.query_budget import (
-    OPENING,
-    TotalQueries,
-    queries_of_a_certification,
-    queries_of_stealing,
-)
+from decrop.trial.inputs import PreparedTrial
+from decrop.trial.prepare import Preparation
+from decrop.trial.query_budget import TotalQueries, planned_queries
 from tune.cluster import Claims, ClusterSize
 from tune.space import (
     kind_of,
@@ -38,57 +34,51 @@ from tune.worker import shares_inputs
 _OF_STEALING = ("dataset", "limited", "classifier")
 
 
-def sweep_queries(sweep: SweepConfig) -> TotalQueries | None:
+def sweep_queries(
+    sweep: SweepConfig, preparation: Preparation | None = None
+) -> TotalQueries | None:
     """Plan the questions of a sweep to its black box; None where it has none.
 
     One surrogate for all trials that ask about the same images, and certifications on the test
     split of the best few, trial 0 and the classifier without a denoiser.
+
+    Args:
+        sweep: its settings.
+        preparation: of its trials, which share data with others that were prepared.
     """
     reference = reference_config(sweep)
     rows = [trial_config_for(sweep, trial.parameters) for trial in row_trials(sweep)]
     trials = rows or [reference] * total_trials(sweep)
     finals = trials[: min(sweep.leaderboard.top + 1, len(trials))]
+    preparation = preparation or Preparation()
+    certified = _prepared([*finals, reference], preparation)
+    if not certified:
+        return None
     varied = any(path.split(".")[0] in _OF_STEALING for path in sweep.space)
     loads = 1
     if not shares_inputs(sweep) or "seed" in varied_paths(sweep) or sweep.seeds > 1:
         # Each process opens the endpoint for itself.
         loads += len(trials) + len(finals) + 1
-    return _plan(
-        certified=[*finals, reference],
-        stolen=_stolen_with_values(sweep) if varied else _distinct([reference, *trials]),
-        loads=loads,
-    )
+    if varied:
+        stolen = [_dearest(sweep, preparation)] * total_trials(sweep)
+    else:
+        stolen = _prepared(_distinct([reference, *trials]), preparation)
+    return planned_queries(certified, stolen, loads=loads)
 
 
 def finals_queries(configs: Sequence[TrialConfig]) -> TotalQueries | None:
     """Plan the questions of final trainings whose surrogates are stolen already."""
-    return _plan(certified=configs, stolen=[], loads=1 + len(configs))
+    return planned_queries(_prepared(configs, Preparation()), [], loads=1 + len(configs))
 
 
-def _plan(
-    *, certified: Sequence[TrialConfig], stolen: Sequence[TrialConfig], loads: int
-) -> TotalQueries | None:
-    certified = [config for config in certified if config.classifier.asked is not None]
-    if not certified:
-        return None
-    datasets = _datasets([*certified, *stolen])
-    asked = certified[0].classifier.asked
-    assert asked is not None
-    return TotalQueries(
-        source=certified[0].classifier.source,
-        opening=OPENING * loads,
-        stealing=sum(queries_of_stealing(config, datasets[config.dataset]) for config in stolen),
-        certifying=sum(
-            queries_of_a_certification(config, datasets[config.dataset]) for config in certified
-        ),
-        certifications=len(certified),
-        budget=asked.query_budget,
-        adaptive=any(config.certification.procedure == "adaptive" for config in certified),
-    )
-
-
-def _datasets(configs: Sequence[TrialConfig]) -> dict[DatasetSettings, Dataset]:
-    return {settings: load_dataset(settings) for settings in {c.dataset for c in configs}}
+def _prepared(configs: Sequence[TrialConfig], preparation: Preparation) -> list[PreparedTrial]:
+    """Prepare the trials that ask a black box, equal ones once."""
+    found: list[PreparedTrial] = []
+    for config in configs:
+        if config.classifier.asked is not None:
+            same = next((trial for trial in found if trial.config == config), None)
+            found.append(same or preparation.trial(config))
+    return found
 
 
 def _distinct(configs: Sequence[TrialConfig]) -> list[TrialConfig]:
@@ -103,21 +93,20 @@ def _distinct(configs: Sequence[TrialConfig]) -> list[TrialConfig]:
     return list(found.values())
 
 
-def _stolen_with_values(sweep: SweepConfig) -> list[TrialConfig]:
-    """Return for each trial the settings that ask most, as any of them may be tried."""
+def _dearest(sweep: SweepConfig, preparation: Preparation) -> PreparedTrial:
+    """Prepare the settings that ask most, as any of those that are varied may be tried."""
     tried = [reference_config(sweep)]
     for path, domain in sweep.space.items():
         if path.split(".")[0] in _OF_STEALING:
             tried += [trial_config_for(sweep, {path: v}) for v in domain.values_to_check()]
-    datasets = _datasets(tried)
-    dearest = max(tried, key=lambda c: queries_of_stealing(c, datasets[c.dataset]))
-    return [dearest] * total_trials(sweep)
+    return max(map(preparation.trial, tried), key=lambda trial: trial.stealing_queries)
 
 
 # Forward and backward, backward twice as dear; of a training image there are three views.
 _PASSES_OF_A_VIEW = 3
 _VIEWS = 3
 _PROBE_SECONDS = 1.0
+_NO_DENOISER = DenoiserSettings(architecture="none")
 # Of training a classifier, least first.
 _OBJECTIVES_BY_WORK = ("plain", "gaussian", "adre_reg", "smooth_adv", "adre_adv")
 
@@ -152,23 +141,30 @@ class Plan:
     hours: float
 
 
-def plan_sweep(sweep: SweepConfig, claims: Claims, size: ClusterSize) -> Plan:
-    """Count the work of a sweep and time a small part of it."""
+def plan_sweep(
+    sweep: SweepConfig, claims: Claims, size: ClusterSize, preparation: Preparation | None = None
+) -> Plan:
+    """Count the work of a sweep and time a small part of it.
+
+    Args:
+        sweep: its settings.
+        claims: of its trials.
+        size: of the cluster.
+        preparation: of its trials, which share data with others that were prepared.
+    """
+    preparation = preparation or Preparation()
     reference = reference_config(sweep)
-    dataset = load_dataset(reference.dataset)
+    dataset = preparation.dataset(reference.dataset)
     trials = total_trials(sweep)
     configs = [trial_config_for(sweep, trial.parameters) for trial in row_trials(sweep)]
     configs = configs or [reference, *[_any_trial(sweep)] * (trials - 1)]
     finals = min(sweep.leaderboard.top + 1, trials)
-    images = {
-        settings: _limited_images(dataset, settings)
-        for settings in {config.limited for config in configs}
-    }
+    images = [_limited_images(preparation, config) for config in configs]
     work = [
-        _work(config, dataset, *images[config.limited], final=position < finals)
+        _work(config, dataset, *images[position], final=position < finals)
         for position, config in enumerate(configs)
     ]
-    rates = _Rates(dataset)
+    rates = _Rates(preparation)
     certified = kind_of(reference).certifies_undefended
     undefended = _test_samples(reference, dataset) if certified else 0
     # The probe uses the whole machine, which the trials share.
@@ -178,22 +174,22 @@ def plan_sweep(sweep: SweepConfig, claims: Claims, size: ClusterSize) -> Plan:
         seconds += (done.noisy_samples + passes) / rates.of(config)
     given = _given_classifiers(sweep, configs)
     given_images = [
-        _classifier_images(config, dataset, *images[config.limited]) for config in given
+        _classifier_images(config, dataset, *_limited_images(preparation, config))
+        for config in given
     ]
     for config, trained_on in zip(given, given_images, strict=True):
-        alone = config.model_copy(update={"denoiser": DenoiserSettings(architecture="none")})
-        seconds += _PASSES_OF_A_VIEW * trained_on / rates.of(alone)
+        seconds += _PASSES_OF_A_VIEW * trained_on / rates.of(config, denoiser=_NO_DENOISER)
     # Trials share a prior by all that it depends on.
     priors = {
         (config.prior, config.denoiser, config.sigma, config.seed): config
         for config in configs
-        if config.prior.kind != "none" and not config.trains_classifier
+        if config.pretrains_denoiser
     }
     seconds += sum(
         _PASSES_OF_A_VIEW * config.prior.steps * config.prior.batch_size / rates.of(config)
         for config in priors.values()
     )
-    queries = sweep_queries(sweep)
+    queries = sweep_queries(sweep, preparation)
     return Plan(
         trials=trials,
         at_once=_at_once(claims, size, trials),
@@ -246,14 +242,13 @@ def _work(
     noisy_samples = held_out * (scores + (while_training + 1) * certification.selection_samples)
     if final:
         noisy_samples += _test_samples(config, dataset)
-    again = final and config.trains_again_for_test
-    if config.trains_classifier:
-        trained_on = _classifier_images(config, dataset, images, held_out)
-        if again:
-            trained_on += _classifier_images(config, dataset, images, 0)
-        return _Work(noisy_samples, 0, trained_on)
-    trained_on = images - held_out + (images if again else 0)
-    return _Work(noisy_samples, sum(training.phase_epochs) * trained_on, 0)
+    # What each training leaves out of the limited images.
+    trainings = [held_out, *([0] if final and config.trains_again_for_test else [])]
+    if config.trains == "classifier":
+        trained = sum(_classifier_images(config, dataset, images, left) for left in trainings)
+        return _Work(noisy_samples, 0, trained)
+    trained = sum(images - left for left in trainings)
+    return _Work(noisy_samples, sum(training.phase_epochs) * trained, 0)
 
 
 def _classifier_images(config: TrialConfig, dataset: Dataset, images: int, held_out: int) -> int:
@@ -278,11 +273,7 @@ def _classifier_images(config: TrialConfig, dataset: Dataset, images: int, held_
 
 def _given_classifiers(sweep: SweepConfig, configs: Sequence[TrialConfig]) -> list[TrialConfig]:
     """Return settings for each classifier that is trained for denoisers to stand in front of."""
-    trained = [
-        config
-        for config in configs
-        if config.classifier.training is not None and not config.trains_classifier
-    ]
+    trained = [config for config in configs if config.pretrains_classifier]
     # What a space varies is not in the settings that are planned with.
     if sweep.space and not shares_inputs(sweep):
         return trained
@@ -290,8 +281,8 @@ def _given_classifiers(sweep: SweepConfig, configs: Sequence[TrialConfig]) -> li
     return list(sigmas.values())
 
 
-def _limited_images(dataset: Dataset, settings: LimitedDataSettings) -> tuple[int, int]:
-    limited = limited_data(dataset, settings)
+def _limited_images(preparation: Preparation, config: TrialConfig) -> tuple[int, int]:
+    limited = preparation.limited(config)
     return len(limited.all), int(limited.held_out_mask.sum())
 
 
@@ -312,22 +303,23 @@ def _at_once(claims: Claims, size: ClusterSize, trials: int) -> int:
 class _Rates:
     """Samples a second of networks, each timed once."""
 
-    def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
+    def __init__(self, preparation: Preparation) -> None:
+        self._preparation = preparation
         self._found: dict[tuple[DenoiserSettings, str], float] = {}
 
-    def of(self, config: TrialConfig) -> float:
-        """Return the rate of a trial's denoiser and classifier."""
-        networks = config.denoiser, config.classifier.source
+    def of(self, config: TrialConfig, denoiser: DenoiserSettings | None = None) -> float:
+        """Return the rate of a trial's classifier behind its denoiser, or another one."""
+        networks = denoiser or config.denoiser, config.classifier.source
         if networks not in self._found:
-            self._found[networks] = _samples_a_second(config, self._dataset)
+            trial = self._preparation.trial(config)
+            self._found[networks] = _samples_a_second(trial, networks[0])
         return self._found[networks]
 
 
-def _samples_a_second(config: TrialConfig, dataset: Dataset) -> float:
+def _samples_a_second(trial: PreparedTrial, denoiser: DenoiserSettings) -> float:
+    config, dataset = trial.config, trial.dataset
     network = nn.Sequential(
-        build_denoiser(config.denoiser, image_channels=dataset.channels),
-        trained_through(config, dataset, limited_data(dataset, config.limited)),
+        build_denoiser(denoiser, image_channels=dataset.channels), trial.classifier
     )
     image = take(dataset.test, torch.zeros(1, dtype=torch.int64))
     certified = CertificationTask(network, image, "test", dataset.class_count)

@@ -27,7 +27,7 @@ from decrop.errors import InputError
 from decrop.files import LostFolderError, fence_of
 from decrop.smoothing.execution import resolve_device
 from decrop.synthesis.synthetic_samples import INTERPOLATED
-from decrop.trial.inputs import check_inputs, load_inputs
+from decrop.trial.prepare import Preparation, load_inputs
 from tune.callbacks import SearchStopper, SweepCallback, SweepProgress
 from tune.cluster import Claims, claims, cluster, local_size
 from tune.directory import SweepDirectory, trial_name
@@ -108,7 +108,7 @@ class SweepOutcome:
     warning: str | None
 
 
-def check_sweep(sweep: SweepConfig, *, refused: Refused = None) -> None:
+def check_sweep(sweep: SweepConfig, *, refused: Refused = None) -> Preparation:
     """Check data, classifier and claims of a sweep, also at the ends of what it varies.
 
     A black box is asked nothing; whether its budget suffices is checked.
@@ -117,14 +117,19 @@ def check_sweep(sweep: SweepConfig, *, refused: Refused = None) -> None:
         sweep: its settings.
         refused: what a classifier's source must not make this machine do: to import `code`, or
             anything that `strangers` may not, which is to have their endpoints asked too.
+
+    Returns:
+        what was prepared on the way.
     """
+    preparation = Preparation()
     checked = list(_configs_to_check(sweep))
     for config in checked:
         _check_source(config.classifier.source, refused)
     for config in checked:
-        check_inputs(config)
-    if (queries := sweep_queries(sweep)) is not None:
+        preparation.trial(config)
+    if (queries := sweep_queries(sweep, preparation)) is not None:
         queries.check()
+    return preparation
 
 
 def resume_command(directory: SweepDirectory) -> str:
@@ -171,7 +176,7 @@ def _check_source(source: str, refused: Refused) -> None:
 
 
 def _same_inputs(first: TrialConfig, second: TrialConfig) -> bool:
-    groups = (*INPUT_GROUPS, "trains_classifier")
+    groups = (*INPUT_GROUPS, "trains")
     return all(getattr(first, group) == getattr(second, group) for group in groups)
 
 

@@ -27,7 +27,8 @@ from decrop.files import fenced, write_json
 from decrop.smoothing.execution import resolve_device
 from decrop.training.hooks import Hooks, TrialStoppedError
 from decrop.trial.folder import Report
-from decrop.trial.inputs import TrialInputs, load_inputs
+from decrop.trial.inputs import TrialInputs
+from decrop.trial.prepare import load_inputs
 from decrop.trial.result import Split
 from decrop.trial.run import run_trial, stopping_epoch
 from tune.cluster import Claims

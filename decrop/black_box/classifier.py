@@ -1,5 +1,7 @@
 """The classifier behind an endpoint: only its predictions are known."""
 
+import dataclasses
+import os
 import threading
 import typing
 from concurrent.futures import ThreadPoolExecutor
@@ -10,14 +12,25 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import field_validator
 from torch import Tensor, nn
 
-from decrop.black_box.client import EndpointClient, QueryLedger, WrongAnswerError
+from decrop.black_box.client import TOKEN_VARIABLE, EndpointClient, QueryLedger, WrongAnswerError
 from decrop.black_box.protocol import as_sent, decode, encode, most_bytes
 from decrop.black_box.sampler import EndpointBackend
-from decrop.config import ClassifierSettings, EndpointSettings
+from decrop.config import (
+    ClassifierSettings,
+    ClassNames,
+    EndpointSettings,
+    Settings,
+    Side,
+    Text,
+    Word,
+)
 from decrop.config.black_box import Answers, Pixels, Protocol, Scale
+from decrop.config.classifier_source import check_endpoint, source_kind
 from decrop.data.datasets import Dataset
+from decrop.documents import validated
 from decrop.errors import InputError
 from decrop.files import sha256_of_json
 from decrop.seeds import torch_generator
@@ -116,6 +129,49 @@ class EndpointFunction:
     def content_hash(self) -> str:
         """Hash all of it."""
         return sha256_of_json(["endpoint", asdict(self)])
+
+
+class _Description(Settings):
+    """classifier.json of an endpoint, behind which nobody knows what there is."""
+
+    architecture: Text
+    endpoint: EndpointSettings
+    image_shape: tuple[Side, Side, Side]
+    class_names: ClassNames
+    hash: Word
+
+    @field_validator("architecture")
+    @classmethod
+    def _a_url(cls, architecture: str) -> str:
+        if source_kind(architecture) != "endpoint":
+            raise ValueError("must be the http(s) URL of an endpoint")
+        check_endpoint(architecture)
+        return architecture
+
+    @field_validator("endpoint")
+    @classmethod
+    def _found_out(cls, endpoint: EndpointSettings) -> EndpointSettings:
+        if "auto" in (endpoint.protocol, endpoint.answers):
+            raise ValueError("protocol and answers must be what was found, not auto")
+        if endpoint.token_variable is not None:
+            # A stranger's would choose which of the user's secrets is sent.
+            raise ValueError("token_variable must not be given")
+        return endpoint
+
+    @property
+    def function(self) -> EndpointFunction:
+        """What decides the answers."""
+        recorded = self.endpoint
+        assert recorded.protocol != "auto" and recorded.answers != "auto"  # validated
+        return EndpointFunction(
+            url=self.architecture,
+            protocol=recorded.protocol,
+            answers=recorded.answers,
+            pixels=recorded.pixels,
+            scale=recorded.scale,
+            class_count=len(self.class_names),
+            image_shape=self.image_shape,
+        )
 
 
 class EndpointClassifier(nn.Module):
@@ -220,8 +276,96 @@ class EndpointClassifier(nn.Module):
         """Return what decides the predictions (`decrop.networks.identity`)."""
         return self.content_hash()
 
-    def asked_as(self, settings: EndpointSettings, ledger_path: Path | None) -> Self:
-        """Return the same function, asked by other settings and counted in another file."""
+    def stored(self, class_names: tuple[str, ...]) -> dict[str, Any]:
+        """Return what classifier.json says of it."""
+        return {
+            "architecture": self.architecture,
+            "endpoint": self.recorded().model_dump(mode="json"),
+            "image_shape": list(self.function.image_shape),
+            "class_names": list(class_names),
+            "hash": self.content_hash(),
+        }
+
+    @classmethod
+    def from_stored(
+        cls,
+        found: dict[str, Any],
+        path: Path,
+        given: Path | str | nn.Module | None,
+        *,
+        trusted: bool,
+    ) -> tuple[Self, tuple[str, ...]]:
+        """Return the endpoint that the user names, as what is described, and its classes' names.
+
+        Args:
+            found: what `stored` returned.
+            path: of the file that it was read from.
+            given: the URL that is asked, or an `EndpointClassifier`.
+            trusted: whether the URL that is described may be asked.
+
+        Raises:
+            InputError: the description is malformed, or no endpoint is named that fits.
+        """
+        description = validated(_Description, found, source=str(path))
+        function, folder, url = description.function, path.parent, description.architecture
+        if function.content_hash() != description.hash:
+            raise InputError(f"{folder} was changed: its hash is not that of what it describes.")
+        if isinstance(given, EndpointClassifier):
+            if dataclasses.replace(given.function, url=url) != function:
+                raise InputError(
+                    f"The given endpoint is asked in another way than {folder} describes: "
+                    f"{given.function}, where recorded is {function}."
+                )
+            return cls(function, given.client), description.class_names
+        if given is None and trusted:
+            given = url
+        if not isinstance(given, str):
+            raise InputError(
+                f"{folder} describes the endpoint {url}, which is not asked unless you say so: "
+                "name it, or where it is now, with --weights URL, or with classifier= in Python."
+            )
+        try:
+            check_endpoint(given)
+        except ValueError as error:
+            raise InputError(f"The given URL cannot be used: {error}.") from None
+        variable = TOKEN_VARIABLE if TOKEN_VARIABLE in os.environ else None
+        settings = description.endpoint.model_copy(
+            update={"token_variable": variable, "query_budget": None}
+        )
+        return cls(function, client_of(given, settings, None)), description.class_names
+
+    def white_box(self) -> typing.NoReturn:
+        """Refuse to be taken for a network.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            f"The classifier is behind the endpoint {self.url}, which gives predictions only; this "
+            "needs its features or gradients."
+        )
+
+    def understood(self, images: Tensor) -> dict[str, Any]:
+        """Return what `decrop inspect` says of it; None for what only a network could tell."""
+        shape, function = tuple(images.shape[1:]), self.function
+        nothing = ("parameters", "channel_order", "mean", "std", "feature_layer", "features")
+        return {
+            **dict.fromkeys(nothing),
+            "architecture": f"an endpoint that gives {function.answers} ({function.protocol}); "
+            f"pixels {function.pixels}, white is {function.scale}",
+            "arguments": {},
+            "image_shape": shape,
+            "input_size": shape[1:],
+        }
+
+    def asked_as(self, settings: EndpointSettings | None, ledger_path: Path | None) -> Self:
+        """Return the same function, asked by other settings and counted in another file.
+
+        The bearer token stays where it is, unless the settings name another one.
+        """
+        assert settings is not None  # of an endpoint
+        token = settings.token_variable or self.client.settings.token_variable
+        settings = settings.model_copy(update={"token_variable": token})
         ledger = QueryLedger(
             ledger_path,
             budget=settings.query_budget,

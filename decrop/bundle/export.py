@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from decrop.black_box import EndpointClassifier
 from decrop.bundle.layout import (
     CARD,
     CERTIFICATES,
@@ -17,6 +16,7 @@ from decrop.bundle.layout import (
     HISTORY,
     ONNX,
     TORCH_EXPORT,
+    WEIGHTS,
     files_of,
     write_checksums,
 )
@@ -85,7 +85,8 @@ def export_bundle(
             f"{folder.path} protected another classifier than the one to export: its weights have "
             "changed since; train again in another folder."
         )
-    if (onnx or torch_export) and config.trains_classifier:
+    weights = WEIGHTS[config.trains]
+    if (onnx or torch_export) and DENOISER not in weights:
         raise InputError(
             "--onnx and --torch-export write the denoiser, and the trial has none; drop them."
         )
@@ -97,8 +98,8 @@ def export_bundle(
     partial = destination.with_name(f".{destination.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    if not config.trains_classifier:
-        shutil.copyfile(folder.denoiser_path, partial / DENOISER)
+    for name in weights:
+        shutil.copyfile(folder.path / name, partial / name)
     certificates = CertificateTable.read_tsv(folder.certificates_path)
     estimation_samples = last_estimation_samples(config.certification, result.split)
     if certificates.record is None:
@@ -162,11 +163,9 @@ def portable(config: TrialConfig, classifier: AnyClassifier, result: TrialResult
         training = training.model_copy(update={"initial_weights": None})
     found: dict[str, Any] = {"weights": None, "source": classifier.architecture}
     found["training"] = training
-    found["endpoint"] = None
+    found["endpoint"] = classifier.recorded()
     if config.classifier.surrogate is not None:
         found["surrogate"] = config.classifier.surrogate.model_copy(update={"weights": None})
-    if isinstance(classifier, EndpointClassifier):
-        found["endpoint"] = classifier.recorded()
     return config.model_copy(
         update={
             "dataset": config.dataset.model_copy(update={"path": None}),

@@ -2,6 +2,7 @@
 
 from pathlib import Path, PurePosixPath
 
+from decrop.config.trial import Part
 from decrop.documents import show
 from decrop.errors import InputError
 from decrop.evaluation.record import record_path
@@ -23,6 +24,8 @@ REJECTOR_HISTORY = "rejector_history.json"
 ONNX = "denoiser.onnx"
 TORCH_EXPORT = "denoiser.pt2"
 CHECKSUMS = "checksums.json"
+# Weights of what a trial trained; a classifier's lie with its description.
+WEIGHTS: dict[Part, tuple[str, ...]] = {"denoiser": (DENOISER,), "classifier": ()}
 _MOST_FILES, _LONGEST_NAME = 10_000, 60
 # What use and verification read; other files are checked where they are listed.
 _PROTECTED = {CONFIG, CERTIFICATES, "classifier/classifier.json"}

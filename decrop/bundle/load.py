@@ -9,7 +9,6 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator
 from torch import nn
 
-from decrop.black_box import EndpointClassifier
 from decrop.bundle.layout import (
     CERTIFICATES,
     CHECKSUMS,
@@ -21,6 +20,7 @@ from decrop.bundle.layout import (
     OLDEST_FORMAT,
     RECORD,
     REJECTOR,
+    WEIGHTS,
     checked_files,
 )
 from decrop.classifiers.classifier import Classifier
@@ -105,16 +105,7 @@ class Bundle:
         Raises:
             InputError: it is behind an endpoint, and has none here.
         """
-        return _white_box(self.classifier)
-
-
-def _white_box(classifier: AnyClassifier) -> Classifier:
-    if isinstance(classifier, EndpointClassifier):
-        raise InputError(
-            f"The classifier is behind the endpoint {classifier.url}, which gives predictions "
-            "only; this needs its features or gradients."
-        )
-    return classifier
+        return self.classifier.white_box()
 
 
 # Of a trial's settings, those that decide which function was certified, on what, and how surely.
@@ -177,14 +168,13 @@ def load_bundle(
         path / CLASSIFIER, given=classifier, trust_code=trust_code
     )
     _check_record(document, protected, path / CONFIG)
-    denoiser: nn.Module = nn.Identity()
-    if not config.trains_classifier:
-        denoiser = built_with_weights(
-            partial(build_denoiser, config.denoiser, image_channels=protected.channels),
-            path / DENOISER,
-            architecture=config.denoiser.architecture,
-            setting=None,
-        )
+    build = partial(build_denoiser, config.denoiser, image_channels=protected.channels)
+    architecture = config.denoiser.architecture
+    denoiser = (
+        built_with_weights(build, path / DENOISER, architecture=architecture, setting=None)
+        if DENOISER in WEIGHTS[config.trains]
+        else build()
+    )
     return Bundle(
         config=config,
         denoiser=denoiser.eval(),
@@ -215,8 +205,9 @@ def _certified(path: Path) -> tuple[_Document, CertificateTable]:
     files = checked_files(path)
     if document.rejector is not None and REJECTOR not in files:
         raise InputError(f"{path / CHECKSUMS} must list {REJECTOR}; train the rejector anew.")
-    if not document.trial.trains_classifier and DENOISER not in files:
-        raise InputError(f"{path / CHECKSUMS} must list {DENOISER}; export it anew.")
+    for name in WEIGHTS[document.trial.trains]:
+        if name not in files:
+            raise InputError(f"{path / CHECKSUMS} must list {name}; export it anew.")
     certificates = CertificateTable.read_tsv(path / CERTIFICATES)
     if not len(certificates.idx):
         raise InputError(f"{path / CERTIFICATES} holds no certificate.")
@@ -293,7 +284,7 @@ def _load_rejector(
         raise InputError(
             f"{path / CONFIG}: rejector.settings.stages and result.image_shape must be stated."
         )
-    staged = StagedClassifier(_white_box(protected), record.settings.stages)
+    staged = StagedClassifier(protected.white_box(), record.settings.stages)
     network = built_with_weights(
         partial(build_rejector, record.settings, staged, shape),
         path / REJECTOR,

@@ -1,7 +1,7 @@
 """The README.md of a bundle: what it protects, what is certified and what is not."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
@@ -21,7 +21,9 @@ from decrop.bundle.layout import (
 )
 from decrop.config import CertificationSettings, TrialConfig
 from decrop.config.classifier_source import source_kind
+from decrop.config.classifier_training import ClassifierTrainingSettings
 from decrop.config.training import OBJECTIVES
+from decrop.config.trial import Part
 from decrop.documents import parse_yaml
 from decrop.errors import InputError
 from decrop.evaluation.accuracy import exact_interval
@@ -75,6 +77,98 @@ _ACCURACY = "## Certified accuracy"
 _CLASSIFIERS = {f"{CLASSIFIER}/weights.safetensors", f"{CLASSIFIER}/program.pt2"}
 
 
+class _Part(Protocol):
+    """What a card says of the part that the trial trained.
+
+    Attributes:
+        tags: of a model hub.
+        before_the_classifier: what the certified function has before its classifier.
+    """
+
+    tags: Sequence[str]
+    before_the_classifier: str
+
+    def use(self, config: TrialConfig, data: str) -> str:
+        """Say what to do with it."""
+        ...
+
+    def training_data(self, config: TrialConfig) -> str:
+        """Say which images it was trained on."""
+        ...
+
+    def training(self, config: TrialConfig) -> str:
+        """Say how it was trained."""
+        ...
+
+
+class _Denoiser:
+    tags: Sequence[str] = ("denoiser", "de-crop")
+    before_the_classifier = "this denoiser, "
+
+    def use(self, config: TrialConfig, data: str) -> str:
+        return (
+            f"Put this denoiser in front of the pretrained {config.classifier.source} classifier "
+            f"it was\ntrained for {data}, and classify many noisy copies of an image"
+        )
+
+    def training_data(self, config: TrialConfig) -> str:
+        return f"Trained on {config.limited.fraction:.2%} of the training split."
+
+    def training(self, config: TrialConfig) -> str:
+        training = config.training
+        sentences = []
+        if config.prior.kind == "dead_leaves":
+            sentences.append(
+                f"Before it saw an image of the data it was pretrained on generated images of "
+                f"overlapping shapes (dead leaves), {config.prior.steps} steps."
+            )
+        objective = OBJECTIVES[training.objective].help
+        sentences.append(
+            f"{objective[0].upper()}{objective[1:]}, {sum(training.phase_epochs)} epochs"
+            + (" at most." if training.early_stopping else ".")
+        )
+        if training.early_stopping:
+            sentences.append(
+                "Early stopping chose the epoch, by the certified radius on held-out images of the "
+                "limited data."
+            )
+        return "\n".join(sentences)
+
+
+class _Classifier:
+    tags: Sequence[str] = ()
+    before_the_classifier = ""
+
+    def use(self, config: TrialConfig, data: str) -> str:
+        return (
+            f"Let this {config.classifier.source} classifier {data}, which was trained\n"
+            "for it and has no denoiser in front, classify many noisy copies of an image"
+        )
+
+    def training_data(self, config: TrialConfig) -> str:
+        trained_on = self._settings(config).trained_on
+        if trained_on == "limited":
+            return _Denoiser().training_data(config)
+        left_out = "" if trained_on == "all" else ", without the held-out images"
+        return f"Trained on the training split{left_out}."
+
+    def training(self, config: TrialConfig) -> str:
+        own = self._settings(config)
+        return f"{_CLASSIFIER_OBJECTIVES[own.objective]}, {own.epochs} epochs" + (
+            " at most; the certified\nradius on held-out images chose the epoch."
+            if config.training.early_stopping
+            else "."
+        )
+
+    def _settings(self, config: TrialConfig) -> ClassifierTrainingSettings:
+        settings = config.classifier.training
+        assert settings is not None  # it was trained by them
+        return settings
+
+
+_PARTS: dict[Part, _Part] = {"denoiser": _Denoiser(), "classifier": _Classifier()}
+
+
 def model_card(
     config: TrialConfig,
     result: TrialResult,
@@ -98,6 +192,7 @@ def model_card(
         shares: what the certified images come to.
         rejection: what the rejector does, where there is one.
     """
+    part = _PARTS[config.trains]
     header: dict[str, Any] = {
         "library_name": "decrop",
         "pipeline_tag": "image-classification",
@@ -105,7 +200,7 @@ def model_card(
         "tags": [
             "certified-robustness",
             "randomized-smoothing",
-            *([] if config.trains_classifier else ["denoiser", "de-crop"]),
+            *part.tags,
         ],
     }
     # Data of the user's own have no name that others know.
@@ -129,9 +224,9 @@ def model_card(
 {yaml.safe_dump(header, sort_keys=False).strip()}
 ---
 
-# {"Classifier" if config.trains_classifier else "Denoiser"} for certified robustness
+# {config.trains.capitalize()} for certified robustness
 
-{_use(config, result)}
+{part.use(config, f"({config.dataset.name}{_images(result)})")}
 (Gaussian noise, σ = {config.sigma:g} in [0,1] pixels): the most frequent class cannot be changed by
 any perturbation of an L2 norm below the certified radius. {classifier}
 {_rejector(rejection)}
@@ -166,7 +261,7 @@ or not), abstentions {_percent(shares.abstained)}; accuracy without noise
 estimation samples an image. {_guarantee(settings)}
 {_sample_sizes(settings)}
 
-It holds for the function that was sampled: {"" if config.trains_classifier else "this denoiser, "}\
+It holds for the function that was sampled: {part.before_the_classifier}\
 this classifier,
 {"" if rejection is None else "this rejector, "}{result.precision} on {result.device}, in batches of
 {config.execution.chunks_per_batch} chunks of {config.execution.chunk_size} noisy copies. \
@@ -180,7 +275,7 @@ same.
 
 ## Data and training
 
-{_training_data(config)} {_training(config)}
+{part.training_data(config)} {part.training(config)}
 
 {origin}
 
@@ -243,55 +338,6 @@ def _images(result: TrialResult) -> str:
 def _figure(files: Sequence[str]) -> str:
     figure = "figures/certified_accuracy.png"
     return f"\n![Certified accuracy]({figure})\n" if figure in files else ""
-
-
-def _use(config: TrialConfig, result: TrialResult) -> str:
-    data = f"({config.dataset.name}{_images(result)})"
-    if config.trains_classifier:
-        return (
-            f"Let this {config.classifier.source} classifier {data}, which was trained\n"
-            "for it and has no denoiser in front, classify many noisy copies of an image"
-        )
-    return (
-        f"Put this denoiser in front of the pretrained {config.classifier.source} classifier it "
-        f"was\ntrained for {data}, and classify many noisy copies of an image"
-    )
-
-
-def _training_data(config: TrialConfig) -> str:
-    training = config.classifier.training
-    if not config.trains_classifier or (training and training.trained_on == "limited"):
-        return f"Trained on {config.limited.fraction:.2%} of the training split."
-    left_out = "" if training and training.trained_on == "all" else ", without the held-out images"
-    return f"Trained on the training split{left_out}."
-
-
-def _training(config: TrialConfig) -> str:
-    training = config.training
-    sentences = []
-    own = config.classifier.training
-    if config.trains_classifier and own is not None:
-        return f"{_CLASSIFIER_OBJECTIVES[own.objective]}, {own.epochs} epochs" + (
-            " at most; the certified\nradius on held-out images chose the epoch."
-            if training.early_stopping
-            else "."
-        )
-    if config.prior.kind == "dead_leaves":
-        sentences.append(
-            f"Before it saw an image of the data it was pretrained on generated images of "
-            f"overlapping shapes (dead leaves), {config.prior.steps} steps."
-        )
-    objective = OBJECTIVES[training.objective].help
-    sentences.append(
-        f"{objective[0].upper()}{objective[1:]}, {sum(training.phase_epochs)} epochs"
-        + (" at most." if training.early_stopping else ".")
-    )
-    if training.early_stopping:
-        sentences.append(
-            "Early stopping chose the epoch, by the certified radius on held-out images of the "
-            "limited data."
-        )
-    return "\n".join(sentences)
 
 
 def _file_rows(files: Sequence[str]) -> str:

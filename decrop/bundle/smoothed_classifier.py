@@ -20,7 +20,7 @@ from decrop.errors import InputError
 from decrop.rejection.certificates import rejection_predictions
 from decrop.smoothing.certificates import Integers, smoothed_predictions
 from decrop.smoothing.certify import CertificationOutcome, certified_nearby, class_counts
-from decrop.smoothing.collect import OnProgress
+from decrop.smoothing.collect import CountCollector, OnProgress
 from decrop.smoothing.execution import resolve_device
 from decrop.smoothing.noise import PixelGrid, as_pixels
 from decrop.smoothing.sampling import SamplingTask
@@ -148,14 +148,7 @@ class SmoothedClassifier(ModelHubMixin):
         config, task = self._task(images, indices)
         if failure_probability is None:
             failure_probability = config.certification.failure_probability
-        sampler = local_sampler(config, task)
-        counts = class_counts(
-            sampler,
-            len(task.images),
-            samples=samples,
-            class_count=task.class_count,
-            chunk_size=task.chunk_size,
-        )
+        counts = class_counts(CountCollector.of(task, local_sampler(config, task)), samples)
         predictions = (
             smoothed_predictions if self.bundle.rejector is None else rejection_predictions
         )

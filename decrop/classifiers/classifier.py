@@ -1,7 +1,8 @@
 """The classifier to protect: frozen, on [0,1] pixels, with access to its penultimate features."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import JsonValue
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from decrop.classifiers.features import FeatureReader
 from decrop.classifiers.program import ExportedNetwork
+from decrop.config import EndpointSettings
 from decrop.files import sha256_of_json, sha256_of_tensors
 
 ChannelOrder = Literal["rgb", "bgr"]
@@ -117,6 +119,34 @@ class Classifier(nn.Module):
     def feature_count(self, images: Tensor) -> int:
         """Return the number F of penultimate features of images [B, C, H, W]."""
         return self.feature_layer_and_count(images)[1]
+
+    def white_box(self) -> Self:
+        """Return itself, whose gradients and features are there."""
+        return self
+
+    def recorded(self) -> None:
+        """Return None: nothing has to be recorded of how it is asked."""
+
+    def asked_as(self, settings: EndpointSettings | None, ledger_path: Path | None) -> Self:
+        """Return itself: it is not asked over HTTP."""
+        return self
+
+    def understood(self, images: Tensor) -> dict[str, Any]:
+        """Return what `decrop inspect` says of it, tried on an image of uint8 [B, C, H, W]."""
+        shape = tuple(images.shape[1:])
+        layer, features = self.feature_layer_and_count(images[:1].float() / 255)
+        return {
+            "architecture": self.architecture,
+            "arguments": self.arguments,
+            "parameters": sum(parameter.numel() for parameter in self.network.parameters()),
+            "image_shape": shape,
+            "input_size": self.input_size or shape[1:],
+            "channel_order": self.channel_order,
+            "mean": tuple(self.mean.flatten().tolist()),
+            "std": tuple(self.std.flatten().tolist()),
+            "feature_layer": layer,
+            "features": features,
+        }
 
     def description(self) -> dict[str, Any]:
         """Return what else than architecture, statistics and weights determines the classifier.

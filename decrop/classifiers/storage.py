@@ -1,7 +1,5 @@
 """A classifier in a folder of its own: a description and, unless left out, its weights."""
 
-import dataclasses
-import os
 import warnings
 from functools import partial
 from pathlib import Path
@@ -11,19 +9,14 @@ from pydantic import Field, field_validator
 from safetensors.torch import save_file
 from torch import nn
 
-from decrop.black_box import EndpointClassifier, EndpointFunction
-from decrop.black_box.classifier import client_of
-from decrop.black_box.client import TOKEN_VARIABLE
+from decrop.black_box import EndpointClassifier
 from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.program import ExportedNetwork
 from decrop.classifiers.program_archive import program_bytes
-from decrop.classifiers.sources.factory import build_by_factory
-from decrop.classifiers.sources.network import PROGRAM
-from decrop.classifiers.sources.zoo import build_by_name
+from decrop.classifiers.sources import PROGRAM, build_by_factory, build_by_name
 from decrop.classifiers.weights import built_with_weights, load_weights, take_weights
 from decrop.config import (
     ClassNames,
-    EndpointSettings,
     FreeMapping,
     Number,
     Positive,
@@ -34,7 +27,6 @@ from decrop.config import (
 )
 from decrop.config.classifier_source import (
     CLASSIFIERS,
-    check_endpoint,
     imports_code,
     source_kind,
 )
@@ -56,34 +48,6 @@ _WEIGHTS = "weights.safetensors"
 
 
 AnyClassifier = Classifier | EndpointClassifier
-
-
-class _EndpointDescription(Settings):
-    """classifier.json of an endpoint, behind which nobody knows what there is."""
-
-    architecture: Text
-    endpoint: EndpointSettings
-    image_shape: tuple[Side, Side, Side]
-    class_names: ClassNames
-    hash: Word
-
-    @field_validator("architecture")
-    @classmethod
-    def _a_url(cls, architecture: str) -> str:
-        if source_kind(architecture) != "endpoint":
-            raise ValueError("must be the http(s) URL of an endpoint")
-        check_endpoint(architecture)
-        return architecture
-
-    @field_validator("endpoint")
-    @classmethod
-    def _found_out(cls, endpoint: EndpointSettings) -> EndpointSettings:
-        if "auto" in (endpoint.protocol, endpoint.answers):
-            raise ValueError("protocol and answers must be what was found, not auto")
-        if endpoint.token_variable is not None:
-            # A stranger's would choose which of the user's secrets is sent.
-            raise ValueError("token_variable must not be given")
-        return endpoint
 
 
 class _Description(Settings):
@@ -127,14 +91,7 @@ def store_classifier(
     Of an endpoint there is only the description.
     """
     if isinstance(classifier, EndpointClassifier):
-        endpoint = {
-            "architecture": classifier.architecture,
-            "endpoint": classifier.recorded().model_dump(mode="json"),
-            "image_shape": list(classifier.function.image_shape),
-            "class_names": list(class_names),
-            "hash": classifier.content_hash(),
-        }
-        write_json(folder / _DESCRIPTION, endpoint)
+        write_json(folder / _DESCRIPTION, classifier.stored(class_names))
         return
     network = classifier.network
     if with_weights and isinstance(network, ExportedNetwork):
@@ -184,8 +141,7 @@ def load_stored_classifier(
     if not isinstance(found, dict):
         raise InputError(f"{path} must hold a mapping.")
     if "endpoint" in found:
-        stored = validated(_EndpointDescription, found, source=str(path))
-        return _endpoint(stored, given, folder, trusted=trust_code), stored.class_names
+        return EndpointClassifier.from_stored(found, path, given, trusted=trust_code)
     description = validated(_Description, found, source=str(path))
     if isinstance(given, str | EndpointClassifier):
         raise InputError(
@@ -221,50 +177,6 @@ def file_or_url(given: str | None) -> Path | str | None:
     if given is None:
         return None
     return given if given.startswith(("http://", "https://")) else Path(given)
-
-
-def _endpoint(
-    description: _EndpointDescription,
-    given: Path | str | nn.Module | None,
-    folder: Path,
-    *,
-    trusted: bool,
-) -> EndpointClassifier:
-    """Return the endpoint that the user names, with the function that is described."""
-    recorded, url = description.endpoint, description.architecture
-    assert recorded.protocol != "auto" and recorded.answers != "auto"  # validated
-    function = EndpointFunction(
-        url=url,
-        protocol=recorded.protocol,
-        answers=recorded.answers,
-        pixels=recorded.pixels,
-        scale=recorded.scale,
-        class_count=len(description.class_names),
-        image_shape=description.image_shape,
-    )
-    if function.content_hash() != description.hash:
-        raise InputError(f"{folder} was changed: its hash is not that of what it describes.")
-    if isinstance(given, EndpointClassifier):
-        if dataclasses.replace(given.function, url=url) != function:
-            raise InputError(
-                f"The given endpoint is asked in another way than {folder} describes: "
-                f"{given.function}, where recorded is {function}."
-            )
-        return EndpointClassifier(function, given.client)
-    if given is None and trusted:
-        given = url
-    if not isinstance(given, str):
-        raise InputError(
-            f"{folder} describes the endpoint {url}, which is not asked unless you say so: name "
-            "it, or where it is now, with --weights URL, or with classifier= in Python."
-        )
-    try:
-        check_endpoint(given)
-    except ValueError as error:
-        raise InputError(f"The given URL cannot be used: {error}.") from None
-    variable = TOKEN_VARIABLE if TOKEN_VARIABLE in os.environ else None
-    settings = recorded.model_copy(update={"token_variable": variable, "query_budget": None})
-    return EndpointClassifier(function, client_of(given, settings, None))
 
 
 def _require_trust(

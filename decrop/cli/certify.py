@@ -165,17 +165,16 @@ def _load(
     ledger: Path,
 ) -> "tuple[TrialConfig, CertificationTask]":
     """Return settings and what to certify."""
-    from decrop.black_box import EndpointClassifier, endpoint_classifier
     from decrop.bundle import load_bundle
     from decrop.cache import ContentCache
     from decrop.classifiers.storage import file_or_url
     from decrop.cli.options import change, load_trial
     from decrop.data.datasets import load_dataset
-    from decrop.data.limited import evenly_spaced
+    from decrop.data.limited import evenly_spaced, limited_data
     from decrop.rejection.network import check_certificate
     from decrop.smoothing.execution import resolve_device
     from decrop.trial.certify import CertificationTask
-    from decrop.trial.inputs import load_inputs
+    from decrop.trial.prepare import protected_classifier
 
     given = file_or_url(weights)
     if Path(target).is_dir():
@@ -188,12 +187,8 @@ def _load(
         config = change(bundle.config, assignments)
         test = load_dataset(config.dataset).test
         images = evenly_spaced(test, config.certification.test_images)
-        if isinstance(bundle.classifier, EndpointClassifier):
-            asked = config.classifier.asked
-            assert asked is not None  # the bundle's source is an endpoint
-            token = asked.token_variable or bundle.classifier.client.settings.token_variable
-            asked = asked.model_copy(update={"token_variable": token})
-            bundle = replace(bundle, classifier=bundle.classifier.asked_as(asked, ledger))
+        asked = bundle.classifier.asked_as(config.classifier.asked, ledger)
+        bundle = replace(bundle, classifier=asked)
         classes = len(bundle.class_names)
         return config, CertificationTask(bundle.network, images, "test", classes)
     if isinstance(given, Path):
@@ -206,17 +201,16 @@ def _load(
     config = load_trial(target, assignments)
     # A trial without a denoiser would train the classifier itself; here it is an input.
     config = config.model_copy(update={"denoiser": DenoiserSettings()})
-    if config.classifier.asked is not None:
-        check_certificate(config.certification.certificate, rejecting=False)
-        dataset = load_dataset(config.dataset)
-        images = evenly_spaced(dataset.test, config.certification.test_images)
-        endpoint = endpoint_classifier(config.classifier, dataset, ledger)
-        return config, CertificationTask(endpoint, images, "test", dataset.class_count)
+    check_certificate(config.certification.certificate, rejecting=False)
+    dataset = load_dataset(config.dataset)
+    limited_data(dataset, config.limited)
+    images = evenly_spaced(dataset.test, config.certification.test_images)
     with TemporaryDirectory() as cache:
         device = resolve_device(config.execution.device)
-        inputs = load_inputs(config, ContentCache(Path(cache)), device)
-    classes = inputs.classifier.class_count
-    return config, CertificationTask(inputs.classifier, inputs.test, "test", classes)
+        classifier = protected_classifier(
+            config, dataset, ContentCache(Path(cache)), device, ledger
+        )
+    return config, CertificationTask(classifier, images, "test", dataset.class_count)
 
 
 def refuse_what_a_bundle_fixes(

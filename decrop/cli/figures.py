@@ -52,12 +52,11 @@ def figures(
 
     _refuse_folder(to, bundle)
     loaded = load_bundle(bundle, classifier=file_or_url(weights), trust_code=trust_code)
-    alone = loaded.config.trains_classifier
-    name = "this classifier" if alone else "this denoiser"
-    tables = {name: loaded.certificates, **_other_tables(compare or [])}
+    trained = loaded.config.trains
+    tables = {f"this {trained}": loaded.certificates, **_other_tables(compare or [])}
     class_number = _class_number(loaded, shown_class)
-    # Without a denoiser there are no samples that it was trained on.
-    drawn = not (without_data or alone)
+    # A classifier was not trained on boundary and interpolated samples.
+    drawn = trained == "denoiser" and not without_data
     limited = limited_data_of(loaded, dataset_path=dataset_path) if drawn else None
     save_figure(certificates_figure(tables), to / ACCURACY_FIGURE)
     if loaded.history:

@@ -56,27 +56,20 @@ def inspect(
     Example: [bold]decrop inspect mymodels:resnet --dataset cifar10 --set
     classifier.arguments.depth=18[/bold]
     """
-    from decrop.black_box import endpoint_classifier
     from decrop.cache import ContentCache
-    from decrop.classifiers.storage import AnyClassifier
     from decrop.data.datasets import load_dataset
     from decrop.data.limited import evenly_spaced
     from decrop.smoothing.backend import backend_of
     from decrop.smoothing.execution import resolve_device
-    from decrop.training.trained_classifier import load_classifier
     from decrop.trial.inspection import inspect_classifier, most_inspection_queries
+    from decrop.trial.prepare import protected_classifier
 
     config = _settings(target, list(assignments or []), dataset, dataset_path)
     refuse_queries(queries, asked=config.classifier.asked is not None)
-    classifier: AnyClassifier
     with console.status("loading data and classifier"), TemporaryDirectory() as cache:
         data = load_dataset(config.dataset)
-        if config.classifier.asked is not None:
-            classifier = endpoint_classifier(config.classifier, data, queries)
-        else:
-            classifier = load_classifier(
-                config, data, ContentCache(Path(cache)), resolve_device(config.execution.device)
-            ).cpu()
+        device = resolve_device(config.execution.device)
+        classifier = protected_classifier(config, data, ContentCache(Path(cache)), device, queries)
         count = images or (500 if config.classifier.asked is None else 50)
         chosen = evenly_spaced(data.train if split == "train" else data.test, count)
     backend = backend_of(classifier)

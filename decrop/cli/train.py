@@ -33,17 +33,15 @@ def train(
     from decrop.bundle import export_bundle
     from decrop.cache import ContentCache
     from decrop.cli.options import load_trial, run_folder
-    from decrop.data.datasets import load_dataset
     from decrop.smoothing.backend import backend_of
     from decrop.smoothing.execution import resolve_device
-    from decrop.trial.classifier_certificates import certify_undefended
     from decrop.trial.folder import TrialFolder
-    from decrop.trial.inputs import check_inputs, load_inputs
+    from decrop.trial.prepare import prepare
     from decrop.trial.query_budget import total_queries
-    from decrop.trial.run import run_trial, stopping_epoch
+    from decrop.trial.run import certify_undefended, run_trial, stopping_epoch
 
     config = load_trial(settings, assignments or [])
-    if config.trains_classifier:
+    if config.trains != "denoiser":
         raise InputError(
             f"{settings}: denoiser.architecture = none: there is no denoiser to train; train the "
             "classifier with `decrop classifier train`."
@@ -58,17 +56,14 @@ def train(
         )
     cache = ContentCache(out / "cache")
     device = resolve_device(config.execution.device)
-    queries = None
-    if config.classifier.asked is not None:
-        check_inputs(config)
-        queries = total_queries(config, load_dataset(config.dataset), certifications=2)
+    with console.status("loading data"):
+        prepared = prepare(config)
+    queries = total_queries(prepared, certifications=2)
     if queries is not None:
         queries.check()
         console.print(queries.sentence(), soft_wrap=True, highlight=False)
     with progress_bars("loading data and classifier") as bars:
-        inputs = load_inputs(
-            config, cache, device, ledger=out / QUERIES, hooks=bars.hooks("certifying")
-        )
+        inputs = prepared.load(cache, device, ledger=out / QUERIES, hooks=bars.hooks("certifying"))
     console.print(f"folder: {out}", soft_wrap=True, highlight=False)
     with queries_shown(inputs.protected), progress_bars() as bars:
         run = partial(run_trial, config, inputs, cache=cache, hooks=bars.hooks("certifying"))

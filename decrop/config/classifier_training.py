@@ -22,7 +22,7 @@ _OBJECTIVE_HELP = (
     "plain: cross-entropy on clean images. gaussian: on images with noise (Cohen et al. 2019). "
     "adre_reg: with ADRE's regulariser (Feng et al. 2020, eq. 5). smooth_adv: gaussian on "
     "adversarial examples of the smoothed classifier (Salman et al. 2019). adre_adv: adre_reg on "
-    "those that maximise eq. 12."
+    "those that maximise its eq. 12."
 )
 
 

@@ -1,4 +1,4 @@
-"""What all groups of settings are made of: numbers, texts and collections with their bounds.
+"""Base of all groups of settings: numbers, texts and collections with their bounds.
 
 Every field is bounded from above, far beyond what makes sense, so that a stranger's settings can
 neither overflow a number nor exhaust memory before they are refused.

@@ -35,7 +35,7 @@ Attack = Annotated[str, ATTACKS]
 
 
 class BoundarySettings(Settings):
-    """Boundary samples (eq. 5): adversarial examples of the limited data."""
+    """Boundary samples (DE-CROP eq. 5): adversarial examples of the limited data."""
 
     attack: Attack = Field(
         "pgd", description=f"Attack that crosses the decision boundary. {ATTACKS.help}."
@@ -77,7 +77,7 @@ class BoundarySettings(Settings):
 
 
 class InterpolationSettings(Settings):
-    """Interpolated samples (eqs. 6 and 7)."""
+    """Interpolated samples (DE-CROP eqs. 6 and 7)."""
 
     partner: Literal["boundary", "same_class"] = Field(
         "boundary",
@@ -85,7 +85,7 @@ class InterpolationSettings(Settings):
         "random other image's of its class (ablation without boundary samples).",
     )
     mixing_coefficient: float = Field(
-        0.5, ge=0, le=1, description="Weight of the clean logits in eq. 6."
+        0.5, ge=0, le=1, description="Weight of the clean logits in DE-CROP eq. 6."
     )
     count: int = Field(
         1,
@@ -94,12 +94,14 @@ class InterpolationSettings(Settings):
         description="Interpolated samples an image, with distinct mixing coefficients whose "
         "median is mixing_coefficient (paper: 1; ablation 2 and 5).",
     )
-    steps: Count = Field(50, description="Adam steps on the pixels in eq. 7 (published: up to 50).")
+    steps: Count = Field(
+        50, description="Adam steps on the pixels in DE-CROP eq. 7 (published: up to 50)."
+    )
     learning_rate: Positive = Field(0.001, description="Adam step in [0,1] pixels.")
     mode: Literal["as_written", "published"] = Field(
         "as_written",
-        description="as_written solves eq. 7; published does one step and floors to 8 bits, as the "
-        "published code does.",
+        description="as_written solves DE-CROP eq. 7; published does one step and floors to "
+        "8 bits, as the published code does.",
     )
 
     @model_validator(mode="after")

@@ -16,25 +16,25 @@ from decrop.config.settings import (
 )
 
 Optimizer = Literal["adam", "adam_then_sgd", "sgd", "one_cycle"]
-# Builders take a `decrop.training.objectives.Batch`, the networks and the discriminator's scale or
+# Builders take a `decrop.training.losses.Batch`, the networks and the discriminator's scale or
 # None, and return the terms of the loss.
 OBJECTIVES = Table(
     Component(
         "decrop",
         "DE-CROP's losses on boundary and interpolated samples",
-        "decrop.training.objectives:decrop_terms",
+        "decrop.training.losses:decrop_terms",
         "DE-CROP eq. 12",
     ),
     Component(
         "stability",
         "the stability loss of denoised smoothing, which is DE-CROP's eq. 8 alone",
-        "decrop.training.objectives:stability_terms",
+        "decrop.training.losses:stability_terms",
         "Salman et al. 2020",
     ),
     Component(
         "mse",
         "mean squared error to the clean images",
-        "decrop.training.objectives:mse_terms",
+        "decrop.training.losses:mse_terms",
         "Salman et al. 2020",
     ),
 )
@@ -44,7 +44,7 @@ Mixing = Literal["none", "mixup", "cutmix"]
 
 
 class LossWeights(Settings):
-    """The weights beta of eq. 12."""
+    """The weights beta of DE-CROP eq. 12."""
 
     label_consistency: NonNegative = Field(1.0, description="beta 1 (paper: 1).")
     cosine: NonNegative = Field(4.0, description="beta 2 (paper: 4).")
@@ -53,7 +53,7 @@ class LossWeights(Settings):
 
 
 class DiscriminatorSettings(Settings):
-    """The domain discriminator (eq. 11) behind a gradient reversal layer."""
+    """The domain discriminator (DE-CROP eq. 11) behind a gradient reversal layer."""
 
     hidden_units: Count = Field(
         100, le=65_536, description="Units of the hidden layer (paper: 100)."
@@ -96,7 +96,7 @@ class TrainingSettings(Settings):
     objective: Objective = Field("decrop", description=f"What a step minimises. {OBJECTIVES.help}.")
     generated_samples: Literal["boundary_and_interpolated", "boundary", "interpolated"] = Field(
         "boundary_and_interpolated",
-        description="decrop: samples whose losses eqs. 9 and 10 sum (paper: both).",
+        description="decrop: samples whose losses DE-CROP eqs. 9 and 10 sum (paper: both).",
     )
     mse_epochs: CountOrZero = Field(
         0,

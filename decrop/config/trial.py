@@ -1,7 +1,7 @@
 """The settings of one trial: what a sweep samples, a run logs, a bundle carries and reproduces."""
 
 import math
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -12,6 +12,8 @@ from decrop.config.denoiser import DenoiserSettings, PriorSettings
 from decrop.config.settings import Seed, Settings, Sigma
 from decrop.config.synthesis import BoundarySettings, InterpolationSettings
 from decrop.config.training import TrainingSettings
+
+Part = Literal["denoiser", "classifier"]
 
 
 class TrialConfig(Settings):
@@ -68,17 +70,25 @@ class TrialConfig(Settings):
         return self.model_copy(update={"classifier": classifier})
 
     @property
-    def trains_classifier(self) -> bool:
-        """Whether the trial trains the classifier itself and no denoiser."""
-        return self.denoiser.architecture == "none"
+    def trains(self) -> Part:
+        """The kind of trial: what it trains."""
+        return "classifier" if self.denoiser.architecture == "none" else "denoiser"
+
+    @property
+    def pretrains_classifier(self) -> bool:
+        """Whether the classifier is trained before it, for a denoiser to stand in front of."""
+        return self.classifier.training is not None and self.trains == "denoiser"
+
+    @property
+    def pretrains_denoiser(self) -> bool:
+        """Whether the denoiser's training begins with a prior."""
+        return self.prior.kind != "none" and self.trains == "denoiser"
 
     @property
     def trains_again_for_test(self) -> bool:
         """Whether the held-out images are trained on too, once the trial is chosen for test."""
         training = self.classifier.training
-        if not self.trains_classifier or training is None:
-            return True
-        return training.trained_on == "limited"
+        return self.trains == "denoiser" or training is None or training.trained_on == "limited"
 
 
 def as_recorded(document: Any) -> Any:

@@ -6,8 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import Field
 from torch import nn
 
-from decrop.black_box import EndpointClassifier
-from decrop.classifiers.classifier import Classifier
+from decrop.classifiers.storage import AnyClassifier
 from decrop.config import CertificationSettings, Count, Seed, Settings, TrialConfig, Word
 from decrop.config.settings import BatchSize, Hashes, Sigma
 from decrop.data.limited import LabelledImages
@@ -176,7 +175,7 @@ def _hashes_of(network: nn.Module) -> dict[str, str]:
         parts = {"classifier": network}
     hashes = {}
     for name, part in parts.items():
-        if isinstance(part, Classifier | EndpointClassifier):
+        if isinstance(part, AnyClassifier):
             hashes[name] = part.content_hash()
         elif weights := part.state_dict():
             hashes[name] = sha256_of_tensors(weights)

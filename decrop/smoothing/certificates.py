@@ -1,4 +1,4 @@
-"""From class counts under noise to certificates: statistics only, no sampling.
+"""Certificates from class counts under noise: statistics only, no sampling.
 
 Counts are int64 [B, K+1]: for B images, how many noise draws fell in each of K classes, and in the
 last column how many had logits that are not finite.

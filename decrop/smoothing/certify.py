@@ -21,11 +21,10 @@ from decrop.smoothing.certificates import (
     check_sigma,
 )
 from decrop.smoothing.collect import CertificationProgress, CountCollector, OnProgress
-from decrop.smoothing.sampling import ESTIMATION, SELECTION, Sampler
+from decrop.smoothing.sampling import ESTIMATION, SELECTION
 from decrop.smoothing.sequential import look_schedule, sequential_design
 from decrop.smoothing.worth import worthwhile
 
-_STREAMS = 2
 _IMAGES_NAMED = 10
 
 Ending = Literal[
@@ -69,28 +68,22 @@ class CertificationOutcome:
 
 
 def certify_fixed(
-    sampler: Sampler,
-    image_count: int,
+    collector: CountCollector,
     rule: CertificateRule,
     *,
-    class_count: int,
     selection_samples: int,
     estimation_samples: int,
-    chunk_size: int,
     on_progress: OnProgress | None = None,
 ) -> CertificationOutcome:
-    """Certify images 0 to `image_count` - 1 of a sampler's task with equally many draws each.
+    """Certify images with equally many draws each.
 
     Warns of images that abstain because some of their draws have non-finite logits.
 
     Args:
-        sampler: counts classes of the task; `class_count` and `chunk_size` are the task's.
-        image_count: B >= 1.
+        collector: of the images, without counts.
         rule: turns the counts into certificates.
-        class_count: K >= 2.
         selection_samples: N0 >= 1.
         estimation_samples: N >= 1.
-        chunk_size: most draws of one request, >= 1.
         on_progress: called with none done first, then after each group of draws.
 
     Raises:
@@ -98,11 +91,10 @@ def certify_fixed(
     """
     samples = {SELECTION: selection_samples, ESTIMATION: estimation_samples}
     _require_samples(selection_samples=selection_samples, estimation_samples=estimation_samples)
-    collector = _collector(sampler, image_count, class_count, chunk_size)
     report = _reporter(collector, sum(samples.values()), on_progress)
     report()
     for stream, count in samples.items():
-        collector.draw(stream, range(image_count), 0, count, report)
+        collector.draw(stream, range(collector.images), 0, count, report)
     _warn_of_non_finite(collector.counts)
     certificates = rule(collector.counts[SELECTION], collector.counts[ESTIMATION])
     finite = collector.counts[:, :, -1].sum(axis=0) == 0
@@ -117,21 +109,18 @@ def certify_fixed(
 
 
 def certify_adaptive(
-    sampler: Sampler,
-    image_count: int,
+    collector: CountCollector,
     *,
     labels: Integers | None,
-    class_count: int,
     sigma: float,
     radii: Floats,
     worth: Floats,
     selection_samples: int,
     max_samples: int,
     failure_probability: float,
-    chunk_size: int,
     on_progress: OnProgress | None = None,
 ) -> CertificationOutcome:
-    """Certify images 0 to `image_count` - 1 of a task at a grid of radii, with as few draws as do.
+    """Certify images at a grid of radii, with as few draws as do.
 
     The class with most selection draws is the candidate. Its probability is then tested on fresh
     draws, in rounds of all images that are still drawing (`sequential_design`). An image stops once
@@ -144,18 +133,15 @@ def certify_adaptive(
     Warns of images that abstain because some of their draws have non-finite logits.
 
     Args:
-        sampler: counts classes of the task; `class_count`, `sigma` and `chunk_size` are the task's.
-        image_count: B >= 1.
+        collector: of the images, without counts.
         labels: int64 [B], true classes, which decide how much is drawn, not what is certified; None
             where they are not known.
-        class_count: K >= 2.
-        sigma: standard deviation of the noise, in [0,1] pixels, > 0.
+        sigma: standard deviation of the task's noise, in [0,1] pixels, > 0.
         radii: float64 [R], increasing, >= 0, in [0,1] pixels.
         worth: float64 [R], of certifying each radius (`worth_of_radii`).
         selection_samples: N0 >= 1.
         max_samples: most draws of an image, > N0.
         failure_probability: probability per image that a certificate is wrong, in (0, 1).
-        chunk_size: most draws of one request, >= 1.
         on_progress: called with none done first, then after each group of draws.
 
     Raises:
@@ -163,9 +149,9 @@ def certify_adaptive(
     """
     _require_samples(selection_samples=selection_samples)
     _require_more(max_samples, selection_samples)
-    looks = look_schedule(max_samples - selection_samples, chunk_size)
+    looks = look_schedule(max_samples - selection_samples, collector.chunk_size)
     design = sequential_design(radii, sigma, failure_probability, looks)
-    collector = _collector(sampler, image_count, class_count, chunk_size)
+    image_count = collector.images
     ending = np.full(image_count, "most_samples", dtype="<U16")
     succeeded = np.zeros((image_count, len(radii)), dtype=bool)
     expected = np.zeros(image_count)
@@ -242,18 +228,15 @@ def certify_adaptive(
 
 
 def certify_anytime(
-    sampler: Sampler,
-    image_count: int,
+    collector: CountCollector,
     *,
-    class_count: int,
     sigma: float,
     selection_samples: int,
     max_samples: int,
     failure_probability: float,
-    chunk_size: int,
     on_progress: OnProgress | None = None,
 ) -> CertificationOutcome:
-    """Certify images 0 to `image_count` - 1 of a task so that more draws may follow at any time.
+    """Certify images so that more draws may follow at any time.
 
     The class with most selection draws is the candidate. The lower bound of its probability holds
     at every number of draws at once (`anytime_certificates`), so the largest radius counts of those
@@ -264,14 +247,11 @@ def certify_anytime(
     Warns of images that abstain because some of their draws have non-finite logits.
 
     Args:
-        sampler: counts classes of the task; `class_count`, `sigma` and `chunk_size` are the task's.
-        image_count: B >= 1.
-        class_count: K >= 2.
-        sigma: standard deviation of the noise, in [0,1] pixels, > 0.
+        collector: of the images, without counts.
+        sigma: standard deviation of the task's noise, in [0,1] pixels, > 0.
         selection_samples: N0 >= 1, the same in all certifications of the task.
         max_samples: draws of each image, > N0.
         failure_probability: in (0, 1), the same in all certifications of the task.
-        chunk_size: most draws of one request, >= 1.
         on_progress: called with none done first, then after each group of draws.
 
     Raises:
@@ -279,14 +259,13 @@ def certify_anytime(
     """
     _require_samples(selection_samples=selection_samples)
     _require_more(max_samples, selection_samples)
-    collector = _collector(sampler, image_count, class_count, chunk_size)
     report = _reporter(collector, max_samples, on_progress)
     report()
-    images = range(image_count)
+    images = range(collector.images)
     collector.draw(SELECTION, images, 0, selection_samples, report)
     selection, estimation = collector.counts[SELECTION], collector.counts[ESTIMATION]
-    radius, taken = np.zeros(image_count), 0
-    for look in look_schedule(max_samples - selection_samples, chunk_size).tolist():
+    radius, taken = np.zeros(collector.images), 0
+    for look in look_schedule(max_samples - selection_samples, collector.chunk_size).tolist():
         collector.draw(ESTIMATION, images, taken, look, report)
         taken = look
         found = anytime_certificates(selection, estimation, sigma, failure_probability)
@@ -323,26 +302,13 @@ def certified_nearby(outcome: CertificationOutcome, distance: Floats) -> Certifi
     )
 
 
-def class_counts(
-    sampler: Sampler, image_count: int, *, samples: int, class_count: int, chunk_size: int
-) -> Integers:
-    """Draw equally often of images 0 to `image_count` - 1, int64 [B, K+1], last not finite.
+def class_counts(collector: CountCollector, samples: int) -> Integers:
+    """Draw `samples` >= 1 of each image, int64 [B, K+1], last not finite.
 
     Warns of images some of whose draws have non-finite logits.
-
-    Args:
-        sampler: counts classes of the task; `class_count` and `chunk_size` are the task's.
-        image_count: B >= 1.
-        samples: of each image, >= 1.
-        class_count: K >= 2.
-        chunk_size: most draws of one request, >= 1.
-
-    Raises:
-        InputError: a value is out of its range.
     """
     _require_samples(samples=samples)
-    collector = _collector(sampler, image_count, class_count, chunk_size)
-    collector.draw(SELECTION, range(image_count), 0, samples, lambda: None)
+    collector.draw(SELECTION, range(collector.images), 0, samples, lambda: None)
     _warn_of_non_finite(collector.counts)
     counts: Integers = collector.counts[SELECTION]
     return counts
@@ -361,12 +327,6 @@ def radius_grid(
     # Multiples as decimals print them, so that 3 * 0.05 is the radius 0.15 that a user asks for.
     multiples = np.arange(int(max(reachable, 0.0) / step) + 1) * step
     return np.unique(np.concatenate([multiples.round(10), radii]))
-
-
-def _collector(sampler: Sampler, images: int, class_count: int, chunk_size: int) -> CountCollector:
-    return CountCollector(
-        sampler, images=images, streams=_STREAMS, class_count=class_count, chunk_size=chunk_size
-    )
 
 
 def _reporter(

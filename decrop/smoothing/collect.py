@@ -4,12 +4,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Self
 
 import numpy as np
 
 from decrop.errors import InputError
 from decrop.smoothing.certificates import Integers
-from decrop.smoothing.sampling import CountRequest, Sampler
+from decrop.smoothing.sampling import STREAMS, CountRequest, Sampler, SamplingTask
 
 # Long enough that starting a group costs nothing, short enough for a bar, and for a killed run to
 # lose little.
@@ -38,17 +39,31 @@ OnProgress = Callable[[CertificationProgress], None]
 
 
 class CountCollector:
-    """Adds up the counts of each image by stream, and each image's share of the time."""
+    """Adds up the counts of each image by stream, and each image's share of the time.
 
-    def __init__(
-        self, sampler: Sampler, *, images: int, streams: int, class_count: int, chunk_size: int
-    ) -> None:
+    Attributes:
+        images: B.
+        chunk_size: most draws of one request.
+        counts: int64 [streams, B, K+1], last the draws that are not finite.
+        seconds: float64 [B].
+    """
+
+    @classmethod
+    def of(cls, task: SamplingTask, sampler: Sampler) -> Self:
+        """Start with no draws of the images of a task."""
+        return cls(
+            sampler,
+            images=len(task.images),
+            class_count=task.class_count,
+            chunk_size=task.chunk_size,
+        )
+
+    def __init__(self, sampler: Sampler, *, images: int, class_count: int, chunk_size: int) -> None:
         """Start with no draws.
 
         Args:
-            sampler: counts classes of the task; `class_count` and `chunk_size` are the task's.
+            sampler: counts classes of a task; `class_count` and `chunk_size` are the task's.
             images: B >= 1.
-            streams: number of independent streams.
             class_count: K >= 2.
             chunk_size: most draws of one request, >= 1.
 
@@ -58,10 +73,11 @@ class CountCollector:
         for name, value in (("images", images), ("chunk_size", chunk_size)):
             if value < 1:
                 raise InputError(f"{name} must be at least 1, but is {value}.")
-        self.counts = np.zeros((streams, images, class_count + 1), dtype=np.int64)
+        self.images = images
+        self.chunk_size = chunk_size
+        self.counts = np.zeros((len(STREAMS), images, class_count + 1), dtype=np.int64)
         self.seconds = np.zeros(images)
         self._sampler = sampler
-        self._chunk_size = chunk_size
         self._group = _FIRST_GROUP
 
     @property
@@ -98,7 +114,7 @@ class CountCollector:
     def _requests(
         self, stream: int, images: Sequence[int], start: int, stop: int
     ) -> Iterator[CountRequest]:
-        size = self._chunk_size
+        size = self.chunk_size
         for image in images:
             for first in range(start, stop, size):
                 yield CountRequest(int(image), stream, first // size, min(size, stop - first))

@@ -28,8 +28,7 @@ from decrop.smoothing.execution import Layout, Precision
 from decrop.smoothing.noise import Noise, noise_source
 from decrop.smoothing.prepare import as_given, prepared
 
-SELECTION = 0
-ESTIMATION = 1
+SELECTION, ESTIMATION = STREAMS = 0, 1
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")

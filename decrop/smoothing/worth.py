@@ -1,4 +1,4 @@
-"""Which images are worth further draws, from the counts so far; never from the order of arrival."""
+"""Worth of further samples of an image, from its counts so far; never from the order of arrival."""
 
 import numpy as np
 from numpy.typing import NDArray

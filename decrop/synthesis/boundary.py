@@ -51,7 +51,7 @@ def boundary_samples(
     seed: int,
     device: torch.device,
 ) -> Tensor:
-    """Perturb images until the classifier's prediction changes (eq. 5).
+    """Perturb images until the classifier's prediction changes (DE-CROP eq. 5).
 
     Where the attack fails a sample is returned all the same, see `flipped`: the perturbed image by
     pgd and deepfool, the image itself by auto_attack.
@@ -87,7 +87,7 @@ def boundary_samples(
         adversarial = method.generate(estimator, clean.numpy(), labels.cpu().numpy(), settings)
     samples = torch.from_numpy(adversarial)
     if "epsilon" in method.reads:
-        # The library's projection is exact up to rounding; eq. 5's bound is kept to the last bit.
+        # The library projects exactly up to rounding; DE-CROP eq. 5's bound holds to the last bit.
         samples = clean + (samples - clean).clamp(-settings.epsilon, settings.epsilon)
     return samples.clamp(0, 1)
 

@@ -58,7 +58,7 @@ def same_class_partners(labels: Tensor, held_out: Tensor, *, seed: int) -> Tenso
 
 
 def interpolated_logits(clean: Tensor, partner: Tensor, mixing_coefficient: float) -> Tensor:
-    """Mix the logits of clean images and of their partners, [n, K] each (eq. 6)."""
+    """Mix the logits of clean images and of their partners, [n, K] each (DE-CROP eq. 6)."""
     return mixing_coefficient * clean + (1 - mixing_coefficient) * partner
 
 
@@ -76,7 +76,7 @@ def relative_logit_errors(reached: Tensor, target: Tensor) -> Tensor:
 def interpolated_samples(
     classifier: Classifier, images: Tensor, target_logits: Tensor, settings: InterpolationSettings
 ) -> Tensor:
-    """Move images until their logits match the interpolated ones (eq. 7).
+    """Move images until their logits match the interpolated ones (DE-CROP eq. 7).
 
     Minimises the mean squared error of each image's logits by Adam on its pixels, started at the
     image and projected onto [0,1] after each step. `published` mode does what the published code

@@ -34,8 +34,8 @@ class SyntheticSamples:
         boundary: [n, C, H, W].
         flipped: bool [n], whether the boundary sample changed the prediction.
         interpolated: [count, n, C, H, W].
-        logit_errors: [count, n], how far the logits of the interpolated samples are from eq. 6's,
-            as shares of their norm (see `relative_logit_errors`).
+        logit_errors: [count, n], how far the logits of the interpolated samples are from those of
+            DE-CROP eq. 6, as shares of their norm (see `relative_logit_errors`).
     """
 
     clean: Tensor
@@ -61,7 +61,7 @@ class SyntheticSamples:
 
     @property
     def mean_logit_error(self) -> float:
-        """Mean of `logit_errors`: 0 where eq. 7 reached its targets."""
+        """Mean of `logit_errors`: 0 where DE-CROP eq. 7 reached its targets."""
         return self.logit_errors.mean().item()
 
 

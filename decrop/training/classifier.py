@@ -13,10 +13,10 @@ from decrop.config.classifier_training import ClassifierTrainingSettings
 from decrop.data.augmentation import moved
 from decrop.seeds import seeded_globals, torch_generator
 from decrop.smoothing.execution import resolve_precision
-from decrop.training.adversarial import smoothed_adversaries
 from decrop.training.classifier_losses import (
     perturbed_cross_entropy,
     runner_up_cross_entropy,
+    smoothed_adversaries,
     smoothed_log_probabilities,
 )
 from decrop.training.loop import Terms, Trainer

@@ -11,17 +11,16 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from decrop.classifiers.classifier import Classifier
-from decrop.config import TrainingSettings, TrialConfig
+from decrop.config import DenoiserSettings, TrainingSettings, TrialConfig
 from decrop.config.training import OBJECTIVES
 from decrop.data.augmentation import augment_views, augments
 from decrop.networks.discriminator import Discriminator
+from decrop.networks.registry import build_denoiser
 from decrop.seeds import seeded_globals, torch_generator
 from decrop.smoothing.execution import autocast, resolve_precision
 from decrop.synthesis.synthetic_samples import SyntheticSamples
-from decrop.training.initial import initial_denoiser
 from decrop.training.loop import Stateful, Terms, Trainer
-from decrop.training.losses import LossTerms, total_loss
-from decrop.training.objectives import Batch, Networks
+from decrop.training.losses import Batch, LossTerms, Networks, total_loss
 from decrop.training.schedule import (
     OptimizerKind,
     Schedule,
@@ -29,6 +28,17 @@ from decrop.training.schedule import (
     one_cycle_rates,
     steps_an_epoch,
 )
+
+
+def initial_denoiser(
+    settings: DenoiserSettings, *, image_channels: int, seed: int, device: torch.device
+) -> nn.Module:
+    """Build an untrained denoiser in channels_last layout; the same seed gives the same weights."""
+    with seeded_globals(seed, "denoiser initialisation"):
+        denoiser = build_denoiser(settings, image_channels=image_channels)
+    # No overload of `to` in PyTorch's annotations takes a memory format.
+    return denoiser.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
 
 Phase = Literal[0, 1, 2]
 

@@ -13,8 +13,8 @@ from decrop.config import DenoiserSettings, PriorSettings
 from decrop.seeds import numpy_generator, torch_generator
 from decrop.smoothing.execution import Precision
 from decrop.synthesis.dead_leaves import dead_leaves
+from decrop.training.denoiser import initial_denoiser
 from decrop.training.hooks import OnCount
-from decrop.training.initial import initial_denoiser
 from decrop.training.loop import Terms, Trainer, train
 from decrop.training.schedule import Schedule
 

@@ -77,8 +77,15 @@ class ClassifierToTrain:
         }
 
 
-def classifier_to_train(config: TrialConfig, dataset: Dataset) -> ClassifierToTrain:
+def classifier_to_train(
+    config: TrialConfig, dataset: Dataset, *, opened: Classifier | None = None
+) -> ClassifierToTrain:
     """Gather what the classifier of a trial's settings is trained from.
+
+    Args:
+        config: the trial's settings.
+        dataset: of whose training split it is trained on images.
+        opened: the untrained classifier, where it is there already.
 
     Raises:
         InputError: no training is asked for, or initial weights or statistics do not fit.
@@ -90,7 +97,7 @@ def classifier_to_train(config: TrialConfig, dataset: Dataset) -> ClassifierToTr
             "--set classifier.training.objective=gaussian, and a classifier.source."
         )
     return ClassifierToTrain(
-        classifier=untrained_classifier(config.classifier, dataset),
+        classifier=opened or untrained_classifier(config.classifier, dataset),
         settings=settings,
         images=training_images(dataset, settings, config.limited),
         sigma=config.sigma if settings.sigma is None else settings.sigma,
@@ -98,18 +105,30 @@ def classifier_to_train(config: TrialConfig, dataset: Dataset) -> ClassifierToTr
 
 
 def load_classifier(
-    config: TrialConfig, dataset: Dataset, cache: ContentCache, device: torch.device
+    config: TrialConfig,
+    dataset: Dataset,
+    cache: ContentCache,
+    device: torch.device,
+    *,
+    opened: Classifier | None = None,
 ) -> Classifier:
     """Load the classifier's weights, or train it on the training split if so asked.
 
     A trained classifier is kept in `cache` under its data, architecture and training settings.
 
+    Args:
+        config: the trial's settings.
+        dataset: that it classifies.
+        cache: where trained classifiers are shared.
+        device: where to train.
+        opened: the untrained classifier, where it is there already.
+
     Raises:
         InputError: neither weights nor training is given, or weights or statistics do not fit.
     """
     if config.classifier.training is None:
-        return untrained_classifier(config.classifier, dataset)
-    given = classifier_to_train(config, dataset)
+        return opened or untrained_classifier(config.classifier, dataset)
+    given = classifier_to_train(config, dataset, opened=opened)
 
     def weights() -> Tensors:
         trainer = given.trainer(device)

@@ -26,7 +26,7 @@ from decrop.smoothing.certify import (
     certify_fixed,
     radius_grid,
 )
-from decrop.smoothing.collect import OnProgress
+from decrop.smoothing.collect import CountCollector, OnProgress
 from decrop.smoothing.execution import (
     Precision,
     resolve_device,
@@ -291,28 +291,22 @@ def certify_task(
         estimation_samples: N, or the most of them where images stop early.
         on_certified: called with the progress.
     """
-    settings = config.certification
+    settings, collector = config.certification, CountCollector.of(task, sampler)
     if settings.procedure == "fixed":
         return certify_fixed(
-            sampler,
-            len(task.images),
+            collector,
             certificate_rule(settings, config.sigma),
-            class_count=task.class_count,
             selection_samples=settings.selection_samples,
             estimation_samples=estimation_samples,
-            chunk_size=task.chunk_size,
             on_progress=on_certified,
         )
     if settings.procedure == "anytime":
         return certify_anytime(
-            sampler,
-            len(task.images),
-            class_count=task.class_count,
+            collector,
             sigma=config.sigma,
             selection_samples=settings.selection_samples,
             max_samples=settings.selection_samples + estimation_samples,
             failure_probability=settings.failure_probability,
-            chunk_size=task.chunk_size,
             on_progress=on_certified,
         )
     radii = radius_grid(
@@ -323,10 +317,8 @@ def certify_task(
         failure_probability=settings.failure_probability,
     )
     return certify_adaptive(
-        sampler,
-        len(task.images),
+        collector,
         labels=labels,
-        class_count=task.class_count,
         sigma=config.sigma,
         radii=radii,
         worth=worth_of_radii(radii, config.sigma)
@@ -334,7 +326,6 @@ def certify_task(
         selection_samples=settings.selection_samples,
         max_samples=settings.selection_samples + estimation_samples,
         failure_probability=settings.failure_probability,
-        chunk_size=task.chunk_size,
         on_progress=on_certified,
     )
 

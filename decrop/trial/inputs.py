@@ -1,25 +1,25 @@
 """What a trial works on: the classifier, the limited data and the test images."""
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from decrop.black_box import EndpointClassifier, endpoint_classifier
 from decrop.cache import ContentCache
 from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.load import untrained_classifier
 from decrop.classifiers.storage import AnyClassifier
 from decrop.config import TrialConfig
 from decrop.config.classifier_source import imports_code
-from decrop.data.datasets import Dataset, load_dataset
-from decrop.data.limited import LabelledImages, LimitedData, evenly_spaced, limited_data
+from decrop.data.datasets import Dataset
+from decrop.data.limited import LabelledImages, LimitedData, evenly_spaced
 from decrop.errors import InputError
 from decrop.networks.identity import network_identity
 from decrop.rejection.network import check_certificate
 from decrop.smoothing.prepare import fitting_execution
 from decrop.training.hooks import NO_HOOKS, Hooks
-from decrop.training.surrogate import load_surrogate, surrogate_to_train
 from decrop.training.trained_classifier import load_classifier, training_images
 from decrop.trial.result import Split
 
@@ -44,7 +44,7 @@ class TrialInputs:
     limited: LimitedData
     test: LabelledImages
     class_names: tuple[str, ...]
-    target: EndpointClassifier | None = None
+    target: AnyClassifier | None = None
     agreement: float | None = None
     training_images: LabelledImages | None = None
 
@@ -83,90 +83,106 @@ class TrialInputs:
         return hashes
 
 
-def load_inputs(
-    config: TrialConfig,
-    cache: ContentCache,
-    device: torch.device,
-    *,
-    ledger: Path | None = None,
-    hooks: Hooks = NO_HOOKS,
-) -> TrialInputs:
-    """Open the dataset, load (or train, or steal) the classifier, draw the limited data.
+class PreparedTrial:
+    """A trial's data and classifier, as far as they go without training or asking.
 
-    A classifier that the trial itself trains is left as it is before.
-
-    Args:
+    Attributes:
         config: the trial's settings.
-        cache: where trained classifiers, surrogates and answers of a black box are shared.
-        device: where to train.
-        ledger: file that counts what is asked of a black box.
-        hooks: what is told of the questions to a black box, and of its surrogate's training.
-
-    Raises:
-        InputError: paths, columns, weights, fractions or a certificate that cannot be used.
-        RunError: a black box does not answer.
+        dataset: that it is of.
+        limited: the limited data.
+        classifier: to train through, with weights where the settings name a file of them.
+        trained_through: whether gradients must reach its images.
     """
-    check_certificate(config.certification.certificate, rejecting=False)
-    check_classifier_trial(config)
-    dataset = load_dataset(config.dataset)
-    limited = limited_data(dataset, config.limited)
-    target = agreement = images = None
-    if config.classifier.asked is not None:
-        given = surrogate_to_train(config, dataset, limited)
-        target = endpoint_classifier(config.classifier, dataset, ledger)
-        surrogate = load_surrogate(
-            given,
-            target,
-            cache,
-            device,
-            on_asked=hooks.stage("asking, images"),
-            on_step=hooks.stage("training the surrogate, steps"),
+
+    trained_through = True
+
+    def __init__(self, config: TrialConfig, dataset: Dataset, limited: LimitedData) -> None:
+        """Open the classifier and try it out as it will be used.
+
+        Raises:
+            InputError: columns, weights or a certificate that cannot be used.
+        """
+        self.config = config
+        self.dataset = dataset
+        self.limited = limited
+        check_certificate(config.certification.certificate, rejecting=False)
+        evenly_spaced(dataset.test, 1)
+        self.classifier = self._opened()
+        fitting_execution(
+            config.execution,
+            # A copy, for it is told a layout that it is not trained in.
+            copy.deepcopy(self.classifier),
+            dataset.train.shape,
+            trained_through=self.trained_through,
         )
-        classifier, agreement = surrogate.classifier, surrogate.agreement
-    elif config.trains_classifier and config.classifier.training is not None:
-        classifier = untrained_classifier(config.classifier, dataset)
-        images = training_images(dataset, config.classifier.training, config.limited)
-    else:
-        classifier = load_classifier(config, dataset, cache, device).cpu()
-    return TrialInputs(
-        classifier=classifier,
-        limited=limited,
-        test=evenly_spaced(dataset.test, config.certification.test_images),
-        class_names=dataset.class_names,
-        target=target,
-        agreement=agreement,
-        training_images=images,
-    )
+
+    @property
+    def stealing_queries(self) -> int:
+        """Images that a black box is asked about for a surrogate."""
+        return 0
+
+    def load(
+        self,
+        cache: ContentCache,
+        device: torch.device,
+        *,
+        ledger: Path | None = None,
+        hooks: Hooks = NO_HOOKS,
+    ) -> TrialInputs:
+        """Load what the trial works on; a classifier is trained on the training split if so asked.
+
+        Args:
+            cache: where trained classifiers, surrogates and answers of a black box are shared.
+            device: where to train.
+            ledger: file that counts what is asked of a black box.
+            hooks: what is told of the questions to a black box, and of its surrogate's training.
+
+        Raises:
+            RunError: a black box does not answer.
+        """
+        classifier = load_classifier(
+            self.config, self.dataset, cache, device, opened=copy.deepcopy(self.classifier)
+        )
+        return self._inputs(classifier.cpu())
+
+    def _opened(self) -> Classifier:
+        return untrained_classifier(self.config.classifier, self.dataset)
+
+    def _inputs(self, classifier: Classifier, **others: Any) -> TrialInputs:
+        return TrialInputs(
+            classifier=classifier,
+            limited=self.limited,
+            test=evenly_spaced(self.dataset.test, self.config.certification.test_images),
+            class_names=self.dataset.class_names,
+            **others,
+        )
 
 
-def check_inputs(config: TrialConfig) -> None:
-    """Raise what `load_inputs` would, without training a classifier or asking a black box.
+class PreparedClassifierTrial(PreparedTrial):
+    """A trial without a denoiser, which trains the classifier itself."""
 
-    Raises:
-        InputError: paths, columns, weights, fractions or a certificate that cannot be used.
-    """
-    check_certificate(config.certification.certificate, rejecting=False)
-    check_classifier_trial(config)
-    dataset = load_dataset(config.dataset)
-    limited = limited_data(dataset, config.limited)
-    evenly_spaced(dataset.test, 1)
-    fitting_execution(
-        config.execution,
-        trained_through(config, dataset, limited),
-        dataset.train.shape,
-        trained_through=not config.trains_classifier,
-    )
+    trained_through = False
 
+    def __init__(self, config: TrialConfig, dataset: Dataset, limited: LimitedData) -> None:
+        """See `PreparedTrial`; it must be trained for long enough to be scored."""
+        check_classifier_trial(config)
+        super().__init__(config, dataset, limited)
 
-def trained_through(config: TrialConfig, dataset: Dataset, limited: LimitedData) -> Classifier:
-    """Return what a trial trains through, as far as it goes without training or asking.
-
-    Raises:
-        InputError: it cannot be used.
-    """
-    if config.classifier.asked is not None:
-        return surrogate_to_train(config, dataset, limited).classifier
-    return untrained_classifier(config.classifier, dataset)
+    def load(
+        self,
+        cache: ContentCache,
+        device: torch.device,
+        *,
+        ledger: Path | None = None,
+        hooks: Hooks = NO_HOOKS,
+    ) -> TrialInputs:
+        """See `PreparedTrial`; the classifier stays as it is before its training."""
+        training = self.config.classifier.training
+        assert training is not None  # it was checked
+        return self._inputs(
+            copy.deepcopy(self.classifier),
+            training_images=training_images(self.dataset, training, self.config.limited),
+        )
 
 
 def check_classifier_trial(config: TrialConfig) -> None:
@@ -175,8 +191,6 @@ def check_classifier_trial(config: TrialConfig) -> None:
     Raises:
         InputError: it does not.
     """
-    if not config.trains_classifier:
-        return
     training, evaluations = config.classifier.training, config.training.evaluations
     if training is None:
         raise InputError(

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from decrop.black_box import EndpointClassifier
 from decrop.classifiers.predictions import predicted_classes
 from decrop.classifiers.storage import AnyClassifier
 from decrop.config import ClassifierSettings, TrialConfig
 from decrop.data.limited import LabelledImages
 from decrop.smoothing.certify import class_counts
+from decrop.smoothing.collect import CountCollector
 from decrop.smoothing.execution import resolve_device
 from decrop.trial.certify import CertificationTask, local_sampler, sampling_task, with_batch_size
 
@@ -119,22 +119,16 @@ def inspect_classifier(
             split="test" if split == "test" else "held_out",
             class_count=class_count,
         )
-        sampler = local_sampler(config, task)
+        collector = CountCollector.of(task, local_sampler(config, task))
         started = time.perf_counter()
-        counts = class_counts(
-            sampler,
-            len(images),
-            samples=draws,
-            class_count=class_count,
-            chunk_size=task.chunk_size,
-        )
+        counts = class_counts(collector, draws)
         seconds += time.perf_counter() - started
         right = counts[range(len(images)), images.labels.tolist()].sum()
         accuracy[f"{sigma:g}"] = float(right) / (draws * len(images))
     predicted = predicted_classes(classifier, images.images, torch.device("cpu"))
     return Inspection(
         source=settings.source,
-        **_understood(classifier, images),
+        **classifier.understood(images.images),
         classes=class_count,
         images=len(images),
         split=split,
@@ -151,35 +145,6 @@ def inspect_classifier(
 def most_inspection_queries(images: int, draws: int, sigmas: Sequence[float] = SIGMAS) -> int:
     """Return how many images `inspect_classifier` asks an endpoint for."""
     return images * (1 + draws * len(sigmas))
-
-
-def _understood(classifier: AnyClassifier, images: LabelledImages) -> dict[str, Any]:
-    """Return the fields that only the classifier decides."""
-    shape = tuple(images.images.shape[1:])
-    if isinstance(classifier, EndpointClassifier):
-        function = classifier.function
-        nothing = ("parameters", "channel_order", "mean", "std", "feature_layer", "features")
-        return {
-            **dict.fromkeys(nothing),
-            "architecture": f"an endpoint that gives {function.answers} ({function.protocol}); "
-            f"pixels {function.pixels}, white is {function.scale}",
-            "arguments": {},
-            "image_shape": shape,
-            "input_size": shape[1:],
-        }
-    layer, features = classifier.feature_layer_and_count(images.images[:1].float() / 255)
-    return {
-        "architecture": classifier.architecture,
-        "arguments": classifier.arguments,
-        "parameters": sum(parameter.numel() for parameter in classifier.network.parameters()),
-        "image_shape": shape,
-        "input_size": classifier.input_size or shape[1:],
-        "channel_order": classifier.channel_order,
-        "mean": tuple(classifier.mean.flatten().tolist()),
-        "std": tuple(classifier.std.flatten().tolist()),
-        "feature_layer": layer,
-        "features": features,
-    }
 
 
 def _in_chunks_of(draws: int, config: TrialConfig) -> TrialConfig:

@@ -14,6 +14,7 @@ from decrop.cache import ContentCache, Tensors
 from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.storage import AnyClassifier, load_stored_classifier, store_classifier
 from decrop.config import TrialConfig
+from decrop.config.trial import Part
 from decrop.data.limited import LabelledImages
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.synthesis.synthetic_samples import synthetic_samples
@@ -146,7 +147,7 @@ class DenoiserPart(_InTraining):
         inputs: with the classifier.
         split: the held-out images are trained on for `test` alone.
         cache: where synthetic samples and the prior are shared.
-        on_prior_step: called with steps of pretraining done and in all.
+        hooks: what is told of pretraining.
     """
 
     title = "this denoiser"
@@ -157,7 +158,7 @@ class DenoiserPart(_InTraining):
         inputs: TrialInputs,
         split: Split,
         cache: ContentCache,
-        on_prior_step: OnCount,
+        hooks: Hooks,
     ) -> None:
         images = inputs.limited
         shape = tuple(images.all.images.shape[1:])
@@ -176,7 +177,7 @@ class DenoiserPart(_InTraining):
         )
         stages = {"stage1": time.monotonic() - started}
         started = time.monotonic()
-        prior = _prior(config, shape, cache, device, on_prior_step)
+        prior = _prior(config, shape, cache, device, hooks.stage("pretraining, steps"))
         if prior is not None:
             stages["prior"] = time.monotonic() - started
         held_out = images.held_out_mask
@@ -224,6 +225,8 @@ class ClassifierPart(_InTraining):
         inputs: with the classifier that its training starts from.
         split: the held-out images are trained on for `test` alone, and only where the settings
             train on the limited data.
+        cache: not used: the classifier is the trial's own.
+        hooks: not used.
 
     Raises:
         InputError: the settings are none of a trial that trains its classifier.
@@ -232,7 +235,14 @@ class ClassifierPart(_InTraining):
     title = "this classifier"
     flip_rate: float | None = None
 
-    def __init__(self, config: TrialConfig, inputs: TrialInputs, split: Split) -> None:
+    def __init__(
+        self,
+        config: TrialConfig,
+        inputs: TrialInputs,
+        split: Split,
+        cache: ContentCache,
+        hooks: Hooks,
+    ) -> None:
         check_classifier_trial(config)
         settings = config.classifier.training
         assert settings is not None
@@ -331,3 +341,9 @@ def _training_images(inputs: TrialInputs, limited: bool, split: Split) -> Labell
         return everything if split == "test" else everything.subset(~held_out)
     assert inputs.training_images is not None  # check_classifier_trial passed
     return inputs.training_images
+
+
+PARTS: dict[Part, Callable[[TrialConfig, TrialInputs, Split, ContentCache, Hooks], TrainedPart]] = {
+    "denoiser": DenoiserPart,
+    "classifier": ClassifierPart,
+}

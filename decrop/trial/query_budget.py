@@ -1,11 +1,10 @@
-"""How many images a black box is asked about at most, before any is."""
+"""Query budget: the most images that a black box is asked about, before any is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from decrop.config import TrialConfig
-from decrop.data.datasets import Dataset
-from decrop.data.limited import limited_data
 from decrop.errors import InputError
+from decrop.trial.inputs import PreparedTrial
 
 # To open an endpoint: one image, and one more where the protocol has to be found out.
 OPENING = 2
@@ -82,45 +81,44 @@ class TotalQueries:
             )
 
 
-def total_queries(
-    config: TrialConfig, dataset: Dataset, *, certifications: int, stealing: bool = True
-) -> TotalQueries | None:
+def total_queries(trial: PreparedTrial, *, certifications: int) -> TotalQueries | None:
     """Plan the questions to a trial's black box; None where its classifier is none.
 
     Args:
-        config: the trial's settings.
-        dataset: whose test images are certified.
+        trial: that is prepared.
         certifications: on the test split, with and without a denoiser.
-        stealing: whether a surrogate is stolen.
     """
-    asked = config.classifier.asked
-    if asked is None:
+    return planned_queries([trial] * certifications, [trial])
+
+
+def planned_queries(
+    certified: Sequence[PreparedTrial], stolen: Sequence[PreparedTrial], *, loads: int = 1
+) -> TotalQueries | None:
+    """Plan the questions to one black box; None where no trial has one.
+
+    Args:
+        certified: a trial for each certification on the test split.
+        stolen: a trial for each surrogate.
+        loads: how often the endpoint is opened.
+    """
+    configs = [trial.config for trial in certified]
+    first = next((config for config in configs if config.classifier.asked is not None), None)
+    if first is None or first.classifier.asked is None:
         return None
-    certification = config.certification
     return TotalQueries(
-        source=config.classifier.source,
-        opening=OPENING,
-        stealing=queries_of_stealing(config, dataset) if stealing else 0,
-        certifying=certifications * queries_of_a_certification(config, dataset),
-        certifications=certifications,
-        budget=asked.query_budget,
-        adaptive=certification.procedure == "adaptive",
+        source=first.classifier.source,
+        opening=OPENING * loads,
+        stealing=sum(trial.stealing_queries for trial in stolen),
+        certifying=sum(map(_certifying_queries, certified)),
+        certifications=len(certified),
+        budget=first.classifier.asked.query_budget,
+        adaptive=any(config.certification.procedure == "adaptive" for config in configs),
     )
 
 
-def queries_of_stealing(config: TrialConfig, dataset: Dataset) -> int:
-    """Return how many images are asked about for the surrogate; 0 without one."""
-    surrogate = config.classifier.surrogate
-    if surrogate is None:
-        return 0
-    if surrogate.weights is None:
-        return surrogate.queries
-    return int(limited_data(dataset, config.limited).held_out_mask.sum())
-
-
-def queries_of_a_certification(config: TrialConfig, dataset: Dataset) -> int:
+def _certifying_queries(trial: PreparedTrial) -> int:
     """Return the most images that one certification asks about: noisy ones, and each without."""
-    certification = config.certification
-    images = min(certification.test_images, len(dataset.test.labels))
+    certification = trial.config.certification
+    images = min(certification.test_images, len(trial.dataset.test.labels))
     samples = certification.selection_samples + certification.most_estimation_samples
     return images * (samples + 1)

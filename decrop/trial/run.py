@@ -15,12 +15,11 @@ from decrop.trial.folder import Report, TrialFolder
 from decrop.trial.inputs import TrialInputs
 from decrop.trial.outcome import accuracy_without_noise, trial_result
 from decrop.trial.parts import (
-    ClassifierPart,
-    DenoiserPart,
+    PARTS,
     FinishedClassifierPart,
     TrainedPart,
 )
-from decrop.trial.result import Scores, Split
+from decrop.trial.result import Scores, Split, TrialResult
 
 
 def run_trial(
@@ -67,7 +66,11 @@ def run_trial(
     if reports and reports[-1].finished:
         return
 
-    part = _part(config, inputs, cache, split, trained, hooks)
+    part: TrainedPart
+    if trained is not None:
+        part = FinishedClassifierPart(config, trained)
+    else:
+        part = PARTS[config.trains](config, inputs, split, cache, hooks)
     part.load_progress(folder)
     images, evaluations = inputs.test, 1
     if split == "held_out":
@@ -126,6 +129,40 @@ def run_trial(
         yield report
 
 
+def certify_undefended(
+    config: TrialConfig, inputs: TrialInputs, folder: TrialFolder, *, hooks: Hooks = NO_HOOKS
+) -> TrialResult:
+    """Certify the classifier on the test split with no denoiser in front, as a reference.
+
+    A result that is in the folder already is returned as it is.
+
+    Raises:
+        ChangedInputsError: the folder was begun with another classifier or other test images.
+        TrialStoppedError: the hooks said so.
+    """
+    folder.keep_inputs(inputs.hashes_of(config, "test"))
+    if (finished := folder.result) is not None:
+        return finished
+    classifier = inputs.protected
+    task = CertificationTask(classifier, inputs.test, "test", classifier.class_count)
+    certification = certify(
+        with_recorded_batch_size(config, task, folder.execution_path),
+        task,
+        estimation_samples=config.certification.most_estimation_samples,
+        journal=folder.counts_path,
+        hooks=hooks,
+    )
+    result = trial_result(
+        certification,
+        accuracy_without_noise(certification, folder.clean_accuracy_path),
+        hashes={**inputs.hashes(), "classifier": classifier.content_hash()},
+        seconds={},
+        agreement=inputs.agreement,
+    )
+    folder.write_outcome(result, certification.table, title="no denoiser")
+    return result
+
+
 def stopping_epoch(config: TrialConfig, held_out: TrialFolder) -> int | None:
     """Return where training on the whole limited data ends, None if after its last phase.
 
@@ -134,21 +171,6 @@ def stopping_epoch(config: TrialConfig, held_out: TrialFolder) -> int | None:
         held_out: folder of the finished trial with these settings on `held_out`.
     """
     return held_out.reports[-1].epoch if config.training.early_stopping else None
-
-
-def _part(
-    config: TrialConfig,
-    inputs: TrialInputs,
-    cache: ContentCache,
-    split: Split,
-    trained: TrialFolder | None,
-    hooks: Hooks,
-) -> TrainedPart:
-    if trained is not None:
-        return FinishedClassifierPart(config, trained)
-    if config.trains_classifier:
-        return ClassifierPart(config, inputs, split)
-    return DenoiserPart(config, inputs, split, cache, hooks.stage("pretraining, steps"))
 
 
 def _keep_best(

@@ -35,11 +35,11 @@ from decrop.data.datasets import load_dataset
 from decrop.documents import merge, trial_config
 from decrop.files import read_json
 from decrop.smoothing.execution import resolve_device
-from decrop.trial.classifier_certificates import certify_undefended
 from decrop.trial.folder import TrialFolder
-from decrop.trial.inputs import TrialInputs, load_inputs
+from decrop.trial.inputs import TrialInputs
+from decrop.trial.prepare import load_inputs
 from decrop.trial.result import TrialResult
-from decrop.trial.run import run_trial
+from decrop.trial.run import certify_undefended, run_trial
 from tests.mlflow_server.processes import free_port
 from tests.tune.mlflow.test_registry import process, served_model_command
 

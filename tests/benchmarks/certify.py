@@ -38,6 +38,7 @@ from decrop.networks.resnet import CifarResNet
 from decrop.seeds import derive_key
 from decrop.smoothing.certificates import cohen_certificates
 from decrop.smoothing.certify import CertificationOutcome, certify_adaptive, certify_fixed
+from decrop.smoothing.collect import CountCollector
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.smoothing.noise import ChunkName, GridNoise, as_pixels, philox
 from decrop.smoothing.probe import probe_chunks_per_batch
@@ -127,30 +128,24 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 def adaptive(sampler: Any, labels: NDArray[np.int64], max_samples: int) -> CertificationOutcome:
     """Certify at the radii asked for with as few draws as do."""
     return certify_adaptive(
-        sampler,
-        len(labels),
+        CountCollector(sampler, images=len(labels), class_count=10, chunk_size=CHUNK_SIZE),
         labels=labels,
-        class_count=10,
         sigma=SIGMA,
         radii=RADII,
         worth=worth_of_radii(RADII, SIGMA),
         selection_samples=SELECTION_SAMPLES,
         max_samples=max_samples,
         failure_probability=FAILURE_PROBABILITY,
-        chunk_size=CHUNK_SIZE,
     )
 
 
 def fixed(sampler: Any, images: int, samples: int, chunk_size: int) -> CertificationOutcome:
     """Certify with equally many draws each."""
     return certify_fixed(
-        sampler,
-        images,
+        CountCollector(sampler, images=images, class_count=10, chunk_size=chunk_size),
         partial(cohen_certificates, sigma=SIGMA, failure_probability=FAILURE_PROBABILITY),
-        class_count=10,
         selection_samples=SELECTION_SAMPLES,
         estimation_samples=samples,
-        chunk_size=chunk_size,
     )
 
 

@@ -50,7 +50,8 @@ from decrop.config import TrialConfig
 from decrop.files import write_json
 from decrop.smoothing.execution import resolve_device
 from decrop.trial.folder import Report, TrialFolder
-from decrop.trial.inputs import TrialInputs, load_inputs
+from decrop.trial.inputs import TrialInputs
+from decrop.trial.prepare import load_inputs
 from decrop.trial.result import Split, radius_key
 from tests.mlflow_server.postgres import Postgres, running_postgres
 from tests.mlflow_server.processes import first_line, free_port, running

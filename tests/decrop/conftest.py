@@ -38,7 +38,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> ContentCache:
 
 @pytest.fixture(scope="session")
 def inputs(cache: ContentCache) -> TrialInputs:
-    from decrop.trial.inputs import load_inputs
+    from decrop.trial.prepare import load_inputs
     from tests.decrop.digits_trial import CPU, short_trial
 
     return load_inputs(short_trial(), cache, CPU)

@@ -14,6 +14,7 @@ import torch
 from decrop import cache as cache_module
 from decrop.cache import ContentCache, Tensors
 from decrop.files import read_json
+from tests.cases import slow_but
 from tests.decrop.cache_processes import KIND, VALUE, get, get_at_once, hold
 
 SPAWN = get_context("spawn")
@@ -101,7 +102,7 @@ def test_processes_compute_an_entry_once(tmp_path: Path) -> None:
     assert ContentCache(tmp_path).computations(KIND) == 1
 
 
-@pytest.mark.parametrize("silenced_by", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("silenced_by", slow_but([signal.SIGKILL, signal.SIGSTOP], signal.SIGSTOP))
 def test_silent_holder_is_superseded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silenced_by: signal.Signals
 ) -> None:

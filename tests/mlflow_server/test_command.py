@@ -88,6 +88,7 @@ def test_a_folder_of_users_that_others_can_enter_is_bad_input(tmp_path: Path) ->
     assert_one_line_error(result, 2, "other users can look into")
 
 
+@pytest.mark.slow
 def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
     (tmp_path / "runs.db").write_text("this is no database, and long enough to look like one")
     result = run(

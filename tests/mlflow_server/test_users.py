@@ -41,6 +41,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "auth"
 
 
+@pytest.mark.slow
 def test_a_generated_password_waits_to_be_shown_and_lasts(folder: Path) -> None:
     create(CREATE_KEPT, folder)
     kept = kept_admin_password(folder)
@@ -52,6 +53,7 @@ def test_a_generated_password_waits_to_be_shown_and_lasts(folder: Path) -> None:
     assert kept_admin_password(folder) == kept
 
 
+@pytest.mark.slow
 def test_a_given_password_is_kept_nowhere(folder: Path) -> None:
     folder.mkdir(mode=0o700)
     keep_admin_password(folder, "admin", "of a start that ended before there was an admin")

@@ -1,4 +1,4 @@
-"""Forty faults, each one line of the code changed, with the tests that must catch it."""
+"""Faults picked by hand, one line of the code each, with the tests that must catch them."""
 
 from dataclasses import dataclass
 

@@ -5,6 +5,5 @@ from tests.mutations.faults import FAULTS
 
 
 def test_every_fault_can_be_planted() -> None:
-    assert len(FAULTS) == 40
-    assert len({fault.name for fault in FAULTS}) == 40
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS) >= 40
     check(FAULTS)

@@ -10,9 +10,9 @@ from decrop.cache import ContentCache
 from decrop.cli.options import load_trial
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json
-from decrop.trial.classifier_certificates import certify_undefended
 from decrop.trial.folder import TrialFolder
-from decrop.trial.inputs import load_inputs
+from decrop.trial.prepare import load_inputs
+from decrop.trial.run import certify_undefended
 from tests.decrop.black_box.server import Endpoint, probabilities_of, serving
 from tests.decrop.digits_trial import CPU, certificates
 from tests.tune.runs import Ran, decrop, only_sweep, running_on, write_sweep

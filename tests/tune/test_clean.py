@@ -96,6 +96,7 @@ def test_the_command_says_what_goes_and_asks(
     assert again.code == 0 and "nothing was removed" in again.out
 
 
+@pytest.mark.slow
 def test_without_an_answer_nothing_is_removed(directory: SweepDirectory) -> None:
     before = contents(directory.path)
     ran = subprocess.run(

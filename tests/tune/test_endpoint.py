@@ -12,7 +12,7 @@ from decrop.classifiers.storage import store_classifier
 from decrop.cli.main import run
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json
-from decrop.trial.inputs import load_inputs
+from decrop.trial.prepare import load_inputs
 from tests.decrop.digits_trial import CPU, SHORT, certificates, short_trial
 from tests.mlflow_server.processes import free_port
 from tests.tune.mlflow.test_registry import process, served_model_command
@@ -32,6 +32,7 @@ def certified(out: Path, *more: str) -> list[tuple[object, ...]]:
     return certificates(CertificateTable.read_tsv(out))
 
 
+@pytest.mark.slow
 def test_certificates_over_mlflow_are_those_of_the_white_box(tmp_path: Path) -> None:
     config = short_trial("classifier.training.epochs=8")
     inputs = load_inputs(config, ContentCache(tmp_path / "cache"), CPU)

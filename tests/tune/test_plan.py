@@ -14,11 +14,11 @@ from decrop.cache import ContentCache
 from decrop.smoothing.sampling import CountRequest, SamplingTask
 from decrop.training.classifier import ClassifierTrainer
 from decrop.training.hooks import Hooks
-from decrop.trial.classifier_certificates import certify_undefended
 from decrop.trial.folder import Report, TrialFolder
-from decrop.trial.inputs import load_inputs
+from decrop.trial.prepare import load_inputs
 from decrop.trial.result import Split
-from decrop.trial.run import run_trial
+from decrop.trial.run import certify_undefended, run_trial
+from tests.cases import slow_but
 from tests.tune.runs import TINY, write_sweep
 from tune.cluster import Claim, Claims, ClusterSize
 from tune.plan import Plan, plan_sweep
@@ -72,7 +72,8 @@ EARLY_STOPPING = {**FIXED, "training": {"early_stopping": True}}
 
 
 @pytest.mark.parametrize(
-    ("procedure", "changes"), [("fixed", FIXED), ("fixed", EARLY_STOPPING), ("adaptive", {})]
+    ("procedure", "changes"),
+    slow_but([("fixed", FIXED), ("fixed", EARLY_STOPPING), ("adaptive", {})], ("adaptive", {})),
 )
 def test_the_work_is_what_trials_do(
     tmp_path: Path, procedure: str, changes: dict[str, Any]
@@ -131,7 +132,8 @@ def test_a_prior_is_planned_once_for_all_trials_that_share_it(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("trained_on", "objective"), [("limited", "adre_adv"), ("without_held_out", "gaussian")]
+    ("trained_on", "objective"),
+    slow_but([("limited", "adre_adv"), ("without_held_out", "gaussian")], ("limited", "adre_adv")),
 )
 def test_the_training_of_classifiers_is_what_trials_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained_on: str, objective: str

@@ -107,9 +107,15 @@ def test_a_dry_run_counts_them_and_asks_nothing(
 
 
 def test_the_preset_of_figure_5_steals_once_for_both_architectures() -> None:
-    loaded = load_sweep(
-        "paper_figure5", ["dataset.name=digits", "classifier.surrogate.queries=999"]
-    )
+    changes = ["dataset.name=digits", "limited.fraction=0.1", "classifier.surrogate.queries=999"]
+    loaded = load_sweep("paper_figure5", changes)
+    # Networks that take images as small as digits.
+    architectures = ("small_cnn", "resnet18")
+    rows = {
+        name: {**row, "classifier.surrogate.architecture": architecture}
+        for (name, row), architecture in zip(loaded.rows.items(), architectures, strict=True)
+    }
+    loaded = loaded.model_copy(update={"rows": rows})
     found = queries(loaded)
     assert found.stealing == 999
     assert found.certifications == 3

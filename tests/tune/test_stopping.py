@@ -101,6 +101,7 @@ finally:
 """
 
 
+@pytest.mark.slow
 def test_the_second_ctrl_c_ends_the_process_at_once(directory: SweepDirectory) -> None:
     ran = subprocess.run(
         [sys.executable, "-c", SECOND, str(directory.path)],

@@ -20,7 +20,7 @@ from decrop.config import LossWeights
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, write_json
 from decrop.smoothing.execution import resolve_device
-from decrop.trial.inputs import load_inputs
+from decrop.trial.prepare import load_inputs
 from tests.mlflow_server.processes import (
     descendants,
     eventually,

@@ -14,7 +14,8 @@ from decrop.files import write_json
 from decrop.smoothing.execution import resolve_device
 from decrop.training.loop import TrainingDivergedError
 from decrop.trial.folder import Report
-from decrop.trial.inputs import TrialInputs, load_inputs
+from decrop.trial.inputs import TrialInputs
+from decrop.trial.prepare import load_inputs
 from tests.tune.runs import TINY, write_sweep
 from tune.cluster import Claim, Claims
 from tune.directory import State, SweepTrialFolder, TrialRecord
@@ -176,6 +177,7 @@ def test_a_search_reads_nothing_of_the_test_split(job: SweepJob, inputs: TrialIn
         list(run_recorded(hidden, record_of(hidden), hidden.directory.final(1), "test"))
 
 
+@pytest.mark.slow
 def test_training_on_all_limited_data_ends_where_the_held_out_score_was_best(
     job: SweepJob, inputs: TrialInputs
 ) -> None:
@@ -228,6 +230,7 @@ def test_a_failure_is_recorded_with_its_traceback(job: SweepJob) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_trial_computes_on_as_many_threads_as_it_claims(job: SweepJob) -> None:
     for cores, threads in ((2.0, 2), (0.75, 1)):
         claims = dataclasses.replace(ALONE, trial=Claim(cores, 0))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from decrop.smoothing.execution import resolve_device
-from decrop.trial.inputs import load_inputs
+from decrop.trial.prepare import load_inputs
 from tests.tune.runs import write_sweep
 from tune.cluster import Claim, Claims
 from tune.directory import SweepDirectory
@@ -43,6 +43,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> SweepJob:
     return SweepJob(path, sweep, claims, inputs)
 
 
+@pytest.mark.slow
 def test_a_process_runs_one_trial_after_another(job: SweepJob) -> None:
     class OfThisJob(SweepTrial):
         def setup(self, config: dict[str, Any]) -> None:  # type: ignore[override]

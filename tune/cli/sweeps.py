@@ -126,13 +126,13 @@ def _dry_run(loaded: Any, address: str | None, *, trust_code: bool, as_json: boo
     from tune.plan import plan_sweep, sweep_queries
     from tune.sweep import check_sweep
 
-    check_sweep(loaded, refused=None if trust_code else "code")
+    preparation = check_sweep(loaded, refused=None if trust_code else "code")
     if address is None:
         size = local_size()
     else:
         with cluster(address) as size:
             pass
-    plan = plan_sweep(loaded, claims(loaded.resources, size), size)
+    plan = plan_sweep(loaded, claims(loaded.resources, size), size, preparation)
     how = f"of {len(loaded.rows)} rows" if loaded.rows else f"by {loaded.search}"
     lines = [
         f"{loaded.name}: {plan.trials} trials {how}, {plan.at_once} at once on "
@@ -142,7 +142,7 @@ def _dry_run(loaded: Any, address: str | None, *, trust_code: bool, as_json: boo
         f"(three views each), {plan.classifier_images:,} images to train classifiers (each noise "
         f"sample and attack step) and {plan.noisy_samples:,} noisy samples",
         f"roughly {plan.hours:.2g} hours on this machine if no trial is pruned",
-        *_of_a_black_box(sweep_queries(loaded)),
+        *_of_a_black_box(sweep_queries(loaded, preparation)),
         "everything is in order; nothing was started",
     ]
     for line in lines:

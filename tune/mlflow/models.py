@@ -4,8 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from decrop.classifiers.sources.network import Network
-from decrop.classifiers.sources.program import load_program
+from decrop.classifiers.sources import Network, load_program
 from decrop.config import ClassifierSettings
 from decrop.data.datasets import Dataset
 from decrop.documents import parse_yaml

@@ -66,5 +66,5 @@ class InProcess(nn.Module):
 
 def serve(patch: pytest.MonkeyPatch, target: InProcess) -> None:
     """Let settings whose source is `URL` reach a black box."""
-    for module in ("decrop.trial.inputs", "decrop.training.surrogate"):
+    for module in ("decrop.trial.black_box", "decrop.training.surrogate"):
         patch.setattr(f"{module}.endpoint_classifier", lambda *arguments: target)

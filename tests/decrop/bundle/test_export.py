@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 import decrop.bundle.export
 import decrop.bundle.verify
 import decrop.smoothing.backend
-import decrop.trial.certify
 from decrop.bundle import (
     Bundle,
     export_bundle,
@@ -36,7 +35,8 @@ from decrop.files import read_json, sha256_of_file, write_json
 from decrop.networks.registry import build_classifier_network
 from decrop.smoothing.sampling import LocalSampler, SamplingTask
 from decrop.trial.folder import TrialFolder
-from decrop.trial.inputs import TrialInputs, load_inputs
+from decrop.trial.inputs import TrialInputs
+from decrop.trial.prepare import load_inputs
 from decrop.trial.result import TrialResult
 from decrop.trial.run import run_trial
 from tests.decrop.colour_images import write_colour_images

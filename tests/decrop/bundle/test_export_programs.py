@@ -24,6 +24,7 @@ def export(folder: TrialFolder, inputs: TrialInputs, destination: Path, **option
     return destination
 
 
+@pytest.mark.slow
 def test_programs_are_part_of_the_bundle(
     final_trial: TrialFolder, inputs: TrialInputs, exported: Path, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ from decrop.bundle.layout import FORMAT, OLDEST_FORMAT
 from decrop.data.datasets import load_dataset
 from decrop.errors import InputError
 from decrop.files import read_json, sha256_of_file, write_json
+from tests.cases import slow_but
 from tests.decrop.bundle.tiny_bundle import write_tiny_bundle, write_tiny_rejecting_bundle
 
 BUNDLES = Path(__file__).parents[2] / "data" / "bundles"
@@ -44,7 +45,7 @@ def test_the_current_format_is_among_them() -> None:
     assert {f"format-{FORMAT}", f"format-{FORMAT}-rejector"} <= set(WRITTEN)
 
 
-@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("name", slow_but(WRITTEN, "format-4", "format-7"))
 def test_a_bundle_of_an_earlier_version_predicts_and_certifies_as_recorded(name: str) -> None:
     model = decrop.load(BUNDLES / name)
     number = read_json(BUNDLES / name / "config.json")["format"]
@@ -69,6 +70,7 @@ def test_a_bundle_of_an_earlier_version_predicts_and_certifies_as_recorded(name:
     assert np.mean(predicted == labels.numpy()) > 0.8
 
 
+@pytest.mark.slow
 def test_what_is_written_now_is_of_the_same_files_and_keys(tmp_path: Path) -> None:
     """Whoever changes them changes the format, and keeps a bundle of the last one."""
     plain, rejecting = tmp_path / "plain", tmp_path / "rejecting"

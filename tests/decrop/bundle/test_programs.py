@@ -17,6 +17,7 @@ from decrop.config import DenoiserSettings
 from decrop.config.denoiser import DENOISERS
 from decrop.errors import InputError, RunError
 from decrop.networks.registry import build_denoiser
+from tests.cases import slow_but
 
 SHAPES = {"dncnn": (1, 8, 8), "dncnn_wide": (3, 8, 6), "memnet": (3, 5, 8), "unet": (3, 9, 7)}
 
@@ -70,7 +71,7 @@ def test_every_architecture_is_tested() -> None:
     assert SHAPES.keys() == DENOISERS.keys() - {"none"}
 
 
-@pytest.mark.parametrize("architecture", SHAPES)
+@pytest.mark.parametrize("architecture", slow_but(SHAPES, "dncnn"))
 def test_onnx_agrees_with_pytorch(architecture: str, tmp_path: Path) -> None:
     shape = SHAPES[architecture]
     network, path = denoiser(architecture, shape[0]), tmp_path / "denoiser.onnx"
@@ -87,7 +88,7 @@ def test_onnx_agrees_with_pytorch(architecture: str, tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["denoiser.onnx"]
 
 
-@pytest.mark.parametrize("architecture", SHAPES)
+@pytest.mark.parametrize("architecture", slow_but(SHAPES, "dncnn"))
 def test_torch_export_runs_without_decrop(architecture: str, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 

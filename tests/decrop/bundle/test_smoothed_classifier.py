@@ -208,6 +208,7 @@ def of_a_coin(model: SmoothedClassifier, probability: float) -> SmoothedClassifi
 
 
 # Numbers at which the exact test of twice the level rejects about twice as often.
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [30, 100])
 def test_predictions_are_wrong_no_more_often_than_allowed(
     loaded: SmoothedClassifier, samples: int, monkeypatch: pytest.MonkeyPatch

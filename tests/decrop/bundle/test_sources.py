@@ -11,7 +11,7 @@ from decrop.cache import ContentCache
 from decrop.cli.main import run
 from decrop.errors import InputError
 from decrop.trial.folder import TrialFolder
-from decrop.trial.inputs import load_inputs
+from decrop.trial.prepare import load_inputs
 from decrop.trial.run import run_trial
 from tests.decrop.bundle.test_export import export
 from tests.decrop.classifiers.exported import program_of

@@ -18,7 +18,7 @@ from decrop.cache import ContentCache
 from decrop.cli.options import change
 from decrop.config.rejector import RejectorSettings
 from decrop.trial.folder import TrialFolder
-from decrop.trial.inputs import load_inputs
+from decrop.trial.prepare import load_inputs
 from decrop.trial.run import run_trial
 from tests.decrop.digits_trial import CPU, short_trial
 

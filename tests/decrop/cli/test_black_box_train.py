@@ -80,6 +80,7 @@ def test_a_denoiser_is_trained_certified_and_exported(
         assert endpoint.images == asked + 1
 
 
+@pytest.mark.slow
 def test_a_budget_is_kept_and_may_be_raised_to_go_on(
     inputs: TrialInputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,7 +18,6 @@ from scipy.stats import norm
 
 import decrop.smoothing.backend
 import decrop.training.trained_classifier
-import decrop.trial.certify
 from decrop.bundle import load_bundle
 from decrop.cli.main import run
 from decrop.config import TrialConfig
@@ -32,10 +31,10 @@ from decrop.smoothing.sampling import (
     MakeSampler,
     SamplingTask,
 )
-from decrop.trial.classifier_certificates import certify_undefended
 from decrop.trial.folder import TrialFolder
 from decrop.trial.inputs import TrialInputs
 from decrop.trial.result import Scores
+from decrop.trial.run import certify_undefended
 from tests.cases import cases
 from tests.decrop.cli.bad_settings import BAD_ARGUMENTS, write_bad_files
 from tests.decrop.digits_trial import (

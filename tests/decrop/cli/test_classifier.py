@@ -12,7 +12,7 @@ from decrop.cache import ContentCache
 from decrop.cli.main import run
 from decrop.cli.options import load_trial
 from decrop.files import read_json
-from decrop.trial.inputs import load_inputs
+from decrop.trial.prepare import load_inputs
 from tests.decrop.black_box.functions import URL, InProcess, serve
 from tests.decrop.digits_trial import CPU, files_in
 from tests.decrop.interrupted_training import interrupted_once

@@ -92,6 +92,7 @@ def test_certificates_are_those_of_the_network_behind(
     assert names == {*tables, "certificates.tsv.queries"}
 
 
+@pytest.mark.slow
 def test_a_killed_certification_asks_for_nothing_twice(endpoint: Endpoint, tmp_path: Path) -> None:
     out = tmp_path / "certificates.tsv"
     concurrency = 2

@@ -65,6 +65,7 @@ def test_a_bundle_without_history_has_no_loss_curves(
     assert "no losses are drawn" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_data")
 def test_other_certificates_are_drawn_beside_those_of_the_bundle(
     exported: Path, held_out_trial: TrialFolder, tmp_path: Path
@@ -79,6 +80,7 @@ def test_other_certificates_are_drawn_beside_those_of_the_bundle(
     assert one != two
 
 
+@pytest.mark.slow
 def test_the_class_whose_features_are_drawn_can_be_chosen(
     exported: Path, final_trial: TrialFolder, tmp_path: Path
 ) -> None:

@@ -73,6 +73,7 @@ def test_a_program_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert found["split"] == "test"
 
 
+@pytest.mark.slow
 def test_accuracy_falls_with_the_noise(capsys: pytest.CaptureFixture[str]) -> None:
     shown, found = inspected(["digits", "--set", "classifier.training.epochs=8"], capsys)
     noisy = found["noisy_accuracy"]

@@ -87,7 +87,7 @@ def _objective(batch: Any, networks: Any, _: float | None) -> LossTerms:
 
 
 def _source(settings: Any, dataset: Dataset) -> Any:
-    from decrop.classifiers.sources.network import Network
+    from decrop.classifiers.sources import Network
 
     return Network(SmallCNN(image_channels=1, class_count=2), settings.source)
 
@@ -139,7 +139,7 @@ def test_what_is_added_to_the_tables_works_from_a_sweep_file(
 ) -> None:
     from decrop.cache import ContentCache
     from decrop.trial.folder import TrialFolder
-    from decrop.trial.inputs import load_inputs
+    from decrop.trial.prepare import load_inputs
     from decrop.trial.run import run_trial
     from tune.space import trial_config_for
     from tune.sweep_file import load_sweep

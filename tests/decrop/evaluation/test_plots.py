@@ -203,6 +203,7 @@ def test_groups_of_an_embedding_have_a_colour_and_a_shape_each() -> None:
     assert len(np.unique(pixels(figure))) > 10
 
 
+@pytest.mark.slow
 def test_drawing_needs_no_global_state() -> None:
     program = "import sys, decrop.evaluation.plots; print('matplotlib.pyplot' in sys.modules)"
     result = subprocess.run(

@@ -184,6 +184,7 @@ def test_scores_are_shares_of_errors_and_of_the_others() -> None:
     assert (scores.rejected, scores.errors_rejected, scores.right_rejected) == (0, 0, 0)
 
 
+@pytest.mark.slow
 def test_it_learns_which_draws_are_wrong() -> None:
     settings = small_settings(head="denoised", adam_epochs=12, noise_draws=20, width=8)
     trained = trainer(settings, denoiser=nn.Identity(), sigma=0.15)

@@ -12,11 +12,11 @@ from scipy.stats import binom, norm
 from decrop.errors import InputError
 from decrop.smoothing import certify as certify_module
 from decrop.smoothing.certify import CertificationOutcome, certify_adaptive, radius_grid
-from decrop.smoothing.collect import CertificationProgress
+from decrop.smoothing.collect import CertificationProgress, CountCollector
 from decrop.smoothing.sampling import ESTIMATION, SELECTION, CountRequest
 from decrop.smoothing.sequential import SequentialDesign, look_schedule
 from decrop.smoothing.worth import worth_of_radii
-from tests.cases import cases
+from tests.cases import cases, slow_but
 from tests.decrop.smoothing.virtual import VirtualSampler
 
 SIGMA = 0.25
@@ -30,19 +30,23 @@ def certified(
     """Certify images whose label is class 0."""
     radii = changes.pop("radii", RADII)
     settings: dict[str, Any] = {
-        "class_count": probabilities.shape[1],
         "sigma": SIGMA,
         "radii": radii,
         "worth": worth_of_radii(radii, SIGMA),
         "selection_samples": 50,
         "max_samples": 2_000,
         "failure_probability": 0.05,
-        "chunk_size": 50,
         **changes,
     }
-    images = len(probabilities)
+    images, chunk_size = len(probabilities), settings.pop("chunk_size", 50)
     settings.setdefault("labels", np.zeros(images, dtype=np.int64))
-    return certify_adaptive(sampler or VirtualSampler(probabilities, seed), images, **settings)
+    collector = CountCollector(
+        sampler or VirtualSampler(probabilities, seed),
+        images=images,
+        class_count=probabilities.shape[1],
+        chunk_size=chunk_size,
+    )
+    return certify_adaptive(collector, **settings)
 
 
 def classes(top: float, kind: str) -> NDArray[np.float64]:
@@ -80,15 +84,10 @@ HARDEST = [
     1.0,
 ]
 # Two classifiers of each simulation; the others are slow.
-TOPS = [
-    HARDEST[1],
-    *(pytest.param(top, marks=pytest.mark.slow) for top in HARDEST if top != HARDEST[1]),
-]
-KINDS = [
-    "two classes",
-    "equal runners-up",
-    pytest.param("close runner-up", marks=pytest.mark.slow),
-]
+TOPS = slow_but(HARDEST, HARDEST[1])
+KINDS = slow_but(
+    ["two classes", "equal runners-up", "close runner-up"], "two classes", "equal runners-up"
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)

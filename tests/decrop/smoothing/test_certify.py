@@ -12,18 +12,25 @@ from torch import Tensor, nn
 from decrop.errors import InputError
 from decrop.smoothing import collect
 from decrop.smoothing.certificates import Certificates, Integers, cohen_certificates
-from decrop.smoothing.certify import CertificationOutcome, certify_anytime, certify_fixed
-from decrop.smoothing.collect import CertificationProgress
-from decrop.smoothing.sampling import SELECTION, CountRequest, LocalSampler, SamplingTask
+from decrop.smoothing.certify import (
+    CertificateRule,
+    CertificationOutcome,
+    certify_anytime,
+    certify_fixed,
+)
+from decrop.smoothing.collect import CertificationProgress, CountCollector
+from decrop.smoothing.sampling import SELECTION, CountRequest, LocalSampler, Sampler, SamplingTask
 
 SIGMA = 0.25
 CERTIFY = partial(cohen_certificates, sigma=SIGMA, failure_probability=0.001)
-SETTINGS: dict[str, Any] = {
-    "class_count": 2,
-    "selection_samples": 100,
-    "estimation_samples": 1_000,
-    "chunk_size": 30,
-}
+SETTINGS = {"selection_samples": 100, "estimation_samples": 1_000}
+
+
+def fixed(
+    sampler: Sampler, images: int, rule: CertificateRule, *, chunk_size: int = 30, **settings: Any
+) -> CertificationOutcome:
+    collector = CountCollector(sampler, images=images, class_count=2, chunk_size=chunk_size)
+    return certify_fixed(collector, rule, **settings)
 
 
 class Linear(nn.Module):
@@ -84,7 +91,7 @@ def certify_linear(**changes: Any) -> tuple[CertificationOutcome, NDArray[np.flo
     network, images, distances = linear_problem()
     settings = SETTINGS | changes
     sampler = LocalSampler(linear_task(network, images), torch.device("cpu"))
-    return certify_fixed(sampler, 40, CERTIFY, **settings), distances
+    return fixed(sampler, 40, CERTIFY, **settings), distances
 
 
 def test_radii_of_a_linear_classifier_are_below_the_exact_ones_and_near_them() -> None:
@@ -113,6 +120,7 @@ def test_the_outcome_is_that_of_its_counts() -> None:
     assert np.all(outcome.seconds > 0)
 
 
+@pytest.mark.slow
 def test_anytime_radii_grow_and_stay_below_the_exact_ones() -> None:
     network, images, distances = linear_problem()
     task = linear_task(network, images)
@@ -120,14 +128,11 @@ def test_anytime_radii_grow_and_stay_below_the_exact_ones() -> None:
     radius = np.zeros(40)
     for max_samples in (130, 160, 400, 1_500):
         outcome = certify_anytime(
-            sampler,
-            40,
-            class_count=2,
+            CountCollector.of(task, sampler),
             sigma=SIGMA,
             selection_samples=100,
             max_samples=max_samples,
             failure_probability=0.001,
-            chunk_size=30,
         )
         assert outcome.samples.tolist() == [max_samples] * 40
         assert np.all(outcome.radius <= np.abs(distances))
@@ -156,7 +161,7 @@ def test_another_rule_gets_both_streams_of_all_images() -> None:
         given.append((selection_counts, estimation_counts))
         return Certificates(prediction=np.array([1, -1, 0]), radius=np.array([0.5, 0.0, 0.25]))
 
-    outcome = certify_fixed(RecordingSampler(), 3, rule, **SETTINGS)
+    outcome = fixed(RecordingSampler(), 3, rule, **SETTINGS)
     assert outcome.prediction.tolist() == [1, -1, 0]
     assert outcome.radius.tolist() == [0.5, 0.0, 0.25]
     ((selection, estimation),) = given
@@ -167,7 +172,7 @@ def test_another_rule_gets_both_streams_of_all_images() -> None:
 def test_each_image_gets_its_draws_once_in_bounded_groups() -> None:
     sampler = RecordingSampler()
     progress: list[CertificationProgress] = []
-    outcome = certify_fixed(sampler, 50, CERTIFY, **SETTINGS, on_progress=progress.append)
+    outcome = fixed(sampler, 50, CERTIFY, **SETTINGS, on_progress=progress.append)
     assert outcome.prediction.tolist() == [0, 1] * 25
     requests = [request for group in sampler.groups for request in group]
     assert len({(request.image, request.stream, request.chunk) for request in requests}) == len(
@@ -194,7 +199,7 @@ def test_each_image_gets_its_draws_once_in_bounded_groups() -> None:
 
 def test_images_with_non_finite_draws_are_named_and_abstain() -> None:
     with pytest.warns(RuntimeWarning, match=r"^2 images abstain because 4 .* logits: 1, 3 "):
-        outcome = certify_fixed(RecordingSampler(non_finite_images=(1, 3)), 5, CERTIFY, **SETTINGS)
+        outcome = fixed(RecordingSampler(non_finite_images=(1, 3)), 5, CERTIFY, **SETTINGS)
     assert outcome.prediction.tolist() == [0, -1, 0, -1, 0]
     assert outcome.radius[[1, 3]].tolist() == [0, 0]
     assert outcome.ending.tolist() == ["complete", "not_finite"] * 2 + ["complete"]
@@ -202,7 +207,7 @@ def test_images_with_non_finite_draws_are_named_and_abstain() -> None:
 
 def test_the_warning_names_only_the_first_images() -> None:
     with pytest.warns(RuntimeWarning, match=r": 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, \.\.\. "):
-        certify_fixed(RecordingSampler(non_finite_images=range(20)), 20, CERTIFY, **SETTINGS)
+        fixed(RecordingSampler(non_finite_images=range(20)), 20, CERTIFY, **SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -216,10 +221,10 @@ def test_the_warning_names_only_the_first_images() -> None:
 def test_bad_settings_are_refused_before_sampling(changes: dict[str, Any], message: str) -> None:
     sampler = RecordingSampler()
     with pytest.raises(InputError, match=message):
-        certify_fixed(sampler, 5, CERTIFY, **SETTINGS | changes)
+        fixed(sampler, 5, CERTIFY, **SETTINGS | changes)
     assert not sampler.groups
 
 
 def test_no_images_are_refused() -> None:
     with pytest.raises(InputError, match="images must be at least 1"):
-        certify_fixed(RecordingSampler(), 0, CERTIFY, **SETTINGS)
+        fixed(RecordingSampler(), 0, CERTIFY, **SETTINGS)

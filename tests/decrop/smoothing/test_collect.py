@@ -41,7 +41,7 @@ def sampler(monkeypatch: pytest.MonkeyPatch) -> TimedSampler:
 
 
 def collector(sampler: TimedSampler, images: int = 3) -> CountCollector:
-    return CountCollector(sampler, images=images, streams=2, class_count=2, chunk_size=10)
+    return CountCollector(sampler, images=images, class_count=2, chunk_size=10)
 
 
 def nothing() -> None:
@@ -105,4 +105,4 @@ def test_a_group_is_at_most_twice_the_one_before(sampler: TimedSampler) -> None:
 @pytest.mark.parametrize(("images", "chunk_size"), [(0, 10), (1, 0)])
 def test_there_is_something_to_draw(images: int, chunk_size: int, sampler: TimedSampler) -> None:
     with pytest.raises(InputError, match="must be at least 1, but is 0"):
-        CountCollector(sampler, images=images, streams=1, class_count=2, chunk_size=chunk_size)
+        CountCollector(sampler, images=images, class_count=2, chunk_size=chunk_size)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from decrop.errors import InputError
 from decrop.smoothing.certificates import SAMPLING_ERROR, cohen_certificates
 from decrop.smoothing.certify import certify_fixed
+from decrop.smoothing.collect import CountCollector
 from decrop.smoothing.noise import GridNoise, Noise, PixelGrid, philox, thresholds
 from decrop.smoothing.sampling import LocalSampler, SamplingTask
 from tests.cases import cases
@@ -50,13 +51,10 @@ def test_certificates_of_near_images_contradict_each_other_in_floating_point_alo
         noise=noise,
     )
     found = certify_fixed(
-        LocalSampler(task, CPU),
-        2,
+        CountCollector.of(task, LocalSampler(task, CPU)),
         partial(cohen_certificates, sigma=0.25, failure_probability=0.001),
-        class_count=2,
         selection_samples=50,
         estimation_samples=2_000,
-        chunk_size=50,
     )
     distance = np.sqrt(3 * 32 * 32) / 255
     contradict = found.prediction[0] != found.prediction[1] and found.radius.min() > distance

@@ -17,7 +17,7 @@ from decrop.errors import InputError
 from decrop.smoothing import execution as execution_module
 from decrop.smoothing.prepare import as_given, fitting_execution, prepared
 from decrop.trial.folder import TrialFolder
-from decrop.trial.inputs import load_inputs
+from decrop.trial.prepare import load_inputs
 from decrop.trial.run import run_trial
 from tests.decrop.classifiers.factories import Misleading, flattening
 from tests.decrop.digits_trial import TEST_IMAGES, draw_nothing, short_trial

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from decrop.synthesis.occlusion import MOST_CORNERS, Array, Leaves, topmost_leaves
+from decrop.synthesis.dead_leaves import MOST_CORNERS, Array, Leaves, topmost_leaves
 
 HEIGHT, WIDTH, POINTS = 9, 13, 2
 CPU = torch.device("cpu")

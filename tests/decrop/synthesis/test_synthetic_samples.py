@@ -104,6 +104,7 @@ def test_equal_settings_are_computed_once(cache: ContentCache, tmp_path: Path) -
     assert same(made(ContentCache(tmp_path / "other")), first)
 
 
+@pytest.mark.slow
 def test_processes_compute_it_once_at_the_same_moment(cache: ContentCache, tmp_path: Path) -> None:
     spawn = get_context("spawn")
     barrier = spawn.Barrier(2)

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from decrop.training.adversarial import smoothed_adversaries
-from decrop.training.classifier_losses import attack_objective
+from decrop.training.classifier_losses import attack_objective, smoothed_adversaries
 from tests.decrop.tiny import random_images, tiny_classifier
 
 DRAWS, IMAGES = 3, 12

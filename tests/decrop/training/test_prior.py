@@ -13,8 +13,7 @@ from decrop.cache import ContentCache, Tensors
 from decrop.config import DenoiserSettings, PriorSettings
 from decrop.networks.registry import build_denoiser
 from decrop.synthesis.dead_leaves import dead_leaves
-from decrop.training.denoiser import DenoiserTrainer
-from decrop.training.initial import initial_denoiser
+from decrop.training.denoiser import DenoiserTrainer, initial_denoiser
 from decrop.training.loop import OnCount, TrainingDivergedError
 from decrop.training.prior import PRIOR, Prior, prior_weights
 from tests.decrop.tiny import CPU, random_samples, tiny_classifier, tiny_config

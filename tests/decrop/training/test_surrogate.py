@@ -24,7 +24,7 @@ from decrop.training.surrogate import (
     load_surrogate,
     surrogate_to_train,
 )
-from decrop.trial.inputs import load_inputs
+from decrop.trial.prepare import load_inputs
 from tests.cases import cases
 from tests.decrop.black_box.functions import URL, InProcess
 from tests.decrop.digits_trial import CPU
@@ -81,6 +81,7 @@ def asked(target: InProcess) -> list[str]:
     return hashes(torch.cat(target.asked))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("labels_only", "least"), [(False, 0.9), (True, 0.85)])
 def test_surrogates_come_to_agree(
     target: InProcess, tmp_path: Path, labels_only: bool, least: float
@@ -136,6 +137,7 @@ def test_the_second_time_nothing_is_asked_or_trained(target: InProcess, tmp_path
     assert stolen[0].agreement == stolen[1].agreement
 
 
+@pytest.mark.slow
 def test_other_trainings_use_the_same_answers(target: InProcess, tmp_path: Path) -> None:
     fresh = box(target)
     first = steal(fresh, tmp_path)
@@ -176,6 +178,7 @@ def test_what_was_answered_survives_a_kill_and_the_same_seed_gives_the_same_surr
     assert resumed.classifier.content_hash() == undisturbed.classifier.content_hash()
 
 
+@pytest.mark.slow
 def test_a_stolen_surrogate_is_taken_up_by_its_weights(target: InProcess, tmp_path: Path) -> None:
     first = steal(box(target), tmp_path / "first")
     weights = tmp_path / "weights.safetensors"

@@ -10,11 +10,11 @@ from decrop.cli.options import load_trial
 from decrop.config import TrialConfig
 from decrop.errors import RunError
 from decrop.files import read_json
-from decrop.trial.classifier_certificates import certify_undefended
 from decrop.trial.folder import TrialFolder
-from decrop.trial.inputs import TrialInputs, check_inputs, load_inputs
+from decrop.trial.inputs import TrialInputs
+from decrop.trial.prepare import load_inputs, prepare
 from decrop.trial.result import TrialResult
-from decrop.trial.run import run_trial
+from decrop.trial.run import certify_undefended, run_trial
 from tests.decrop.black_box.functions import URL, InProcess, serve
 from tests.decrop.digits_trial import (
     CPU,
@@ -58,13 +58,14 @@ def result(folder: TrialFolder) -> TrialResult:
 
 
 def test_a_check_asks_nothing_and_refuses_what_loading_would(target: InProcess) -> None:
-    check_inputs(settings())
+    prepare(settings())
     for wrong in ("classifier.surrogate=null", "classifier.surrogate.queries=30"):
         with pytest.raises(ValueError, match=r"classifier\.surrogate"):
-            check_inputs(settings(wrong))
+            prepare(settings(wrong))
     assert target.images_asked == 0
 
 
+@pytest.mark.slow
 def test_only_test_certificates_are_the_black_boxes_own(
     target: InProcess, inputs: TrialInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,6 @@ from scipy.stats import beta, norm
 from torch import Tensor, nn
 
 import decrop.smoothing.backend
-import decrop.trial.certify
 from decrop.data.limited import LabelledImages
 from decrop.evaluation.table import CertificateTable
 from decrop.smoothing import collect

@@ -9,11 +9,10 @@ from decrop.cache import ContentCache
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json
 from decrop.training.hooks import Hooks
-from decrop.trial.classifier_certificates import certify_undefended
 from decrop.trial.folder import TrialFolder
 from decrop.trial.inputs import TrialInputs
 from decrop.trial.result import Scores, TrialResult
-from decrop.trial.run import run_trial
+from decrop.trial.run import certify_undefended, run_trial
 from tests.decrop.digits_trial import (
     ESTIMATION_SAMPLES,
     FIXED,

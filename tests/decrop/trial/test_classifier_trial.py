@@ -21,9 +21,11 @@ from decrop.files import read_json
 from decrop.training.classifier import ClassifierTrainer
 from decrop.training.hooks import NO_HOOKS, Hooks, TrialStoppedError
 from decrop.trial.folder import Report, TrialFolder
-from decrop.trial.inputs import TrialInputs, check_inputs, load_inputs
+from decrop.trial.inputs import TrialInputs
+from decrop.trial.prepare import load_inputs, prepare
 from decrop.trial.result import TrialResult
 from decrop.trial.run import run_trial, stopping_epoch
+from tests.cases import slow_but
 from tests.decrop.digits_trial import CPU, certificates, draw_nothing, short_trial
 
 ALONE = (
@@ -127,7 +129,7 @@ def test_held_out_images_are_not_trained_on(data: TrialInputs) -> None:
     assert torch.equal(on_few.training_images.indices, kept)
 
 
-@pytest.mark.parametrize("steps", [3, 11])
+@pytest.mark.parametrize("steps", slow_but([3, 11], 11))
 def test_a_trial_that_was_stopped_leaves_what_an_uninterrupted_one_does(
     data: TrialInputs, trial: TrialFolder, tmp_path: Path, steps: int
 ) -> None:
@@ -169,6 +171,7 @@ def test_the_final_certifies_the_weights_of_the_trial(
     assert {path: path.read_bytes() for path in files} == files
 
 
+@pytest.mark.slow
 def test_a_classifier_of_the_limited_data_is_trained_once_more_on_all_of_it(
     data: TrialInputs, tmp_path: Path, watched: list[int]
 ) -> None:
@@ -179,6 +182,7 @@ def test_a_classifier_of_the_limited_data_is_trained_once_more_on_all_of_it(
     assert sorted(set(watched)) == [30, 40]
 
 
+@pytest.mark.slow
 def test_another_seed_of_the_trial_is_another_training(
     data: TrialInputs, trial: TrialFolder, tmp_path: Path
 ) -> None:
@@ -188,6 +192,7 @@ def test_another_seed_of_the_trial_is_another_training(
     assert left_by(trial)["classifier"] != left_by(other)["classifier"]
 
 
+@pytest.mark.slow
 def test_early_stopping_keeps_the_best_weights(
     data: TrialInputs, trial: TrialFolder, tmp_path: Path
 ) -> None:
@@ -208,6 +213,7 @@ def test_early_stopping_keeps_the_best_weights(
     assert left_by(trial)["classifier"] == kept.content_hash()
 
 
+@pytest.mark.slow
 def test_its_bundle_predicts_and_repeats_its_certificates(
     data: TrialInputs, trial: TrialFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -246,7 +252,7 @@ def test_its_bundle_predicts_and_repeats_its_certificates(
     ],
 )
 def test_settings_of_no_such_trial_are_refused(assignment: str, said: str) -> None:
-    for check in (check_inputs, lambda config: load_inputs(config, None, CPU)):  # type: ignore[arg-type]
+    for check in (prepare, lambda config: load_inputs(config, None, CPU)):  # type: ignore[arg-type]
         with pytest.raises(InputError) as error:
             check(alone(assignment))
         assert said in str(error.value)
@@ -259,6 +265,7 @@ def test_there_is_no_denoiser_to_train(tmp_path: Path, capsys: pytest.CaptureFix
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_settings_without_a_denoiser_certify_the_trained_classifier(
     data: TrialInputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

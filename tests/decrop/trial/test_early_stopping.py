@@ -159,6 +159,7 @@ def test_training_on_all_limited_data_ends_at_the_epoch(
     assert outcome(folder)["denoiser"] != whole["denoiser"]
 
 
+@pytest.mark.slow
 def test_a_command_finds_the_epoch_on_held_out_images_first(tmp_path: Path) -> None:
     out = tmp_path / "run"
     options = [

@@ -11,7 +11,8 @@ from decrop.cache import ContentCache
 from decrop.config import TrialConfig
 from decrop.data.datasets import load_dataset
 from decrop.errors import InputError
-from decrop.trial.inputs import TrialInputs, check_inputs, load_inputs
+from decrop.trial.inputs import TrialInputs
+from decrop.trial.prepare import load_inputs, prepare
 from tests.decrop.digits_trial import CPU, TEST_IMAGES, short_trial
 
 
@@ -52,7 +53,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_training")
 def test_check_passes_what_can_be_loaded() -> None:
-    check_inputs(short_trial())
+    prepare(short_trial())
 
 
 @pytest.mark.usefixtures("no_training")
@@ -78,7 +79,7 @@ def test_check_passes_what_can_be_loaded() -> None:
 def test_check_and_load_refuse_the_same(assignments: list[str], named: str, tmp_path: Path) -> None:
     config = short_trial(*assignments)
     loads: list[Callable[[TrialConfig], object]] = [
-        check_inputs,
+        prepare,
         lambda config: load_inputs(config, ContentCache(tmp_path), CPU),
     ]
     messages = []

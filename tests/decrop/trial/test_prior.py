@@ -79,6 +79,7 @@ def test_trial_with_a_prior_starts_from_it(
     assert cache.computations(PRIOR) == 1
 
 
+@pytest.mark.slow
 def test_trial_with_a_prior_is_the_same_from_nothing(
     pretrained_trial: tuple[TrialFolder, ContentCache],
     inputs: TrialInputs,

@@ -4,8 +4,8 @@ import pytest
 
 from decrop.cli.options import load_trial
 from decrop.config import TrialConfig
-from decrop.data.datasets import load_dataset
 from decrop.errors import InputError
+from decrop.trial.prepare import prepare
 from decrop.trial.query_budget import OPENING, TotalQueries, total_queries
 from tests.decrop.black_box.functions import URL
 
@@ -29,7 +29,7 @@ def settings(*assignments: str) -> TrialConfig:
 
 def plan(*assignments: str, certifications: int = 2) -> TotalQueries:
     config = settings(*assignments)
-    found = total_queries(config, load_dataset(config.dataset), certifications=certifications)
+    found = total_queries(prepare(config), certifications=certifications)
     assert found is not None
     return found
 
@@ -51,7 +51,7 @@ def test_no_more_images_are_planned_than_there_are() -> None:
 
 def test_a_white_box_is_asked_nothing() -> None:
     config = load_trial("digits", [])
-    assert total_queries(config, load_dataset(config.dataset), certifications=2) is None
+    assert total_queries(prepare(config), certifications=2) is None
 
 
 def budget(images: int) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 import decrop.smoothing.backend
-import decrop.trial.certify
 import decrop.trial.run
 from decrop.cache import ContentCache
 from decrop.files import read_json

@@ -22,7 +22,8 @@ from decrop.synthesis.synthetic_samples import SyntheticSamples
 from decrop.training.denoiser import DenoiserTrainer
 from decrop.training.hooks import Hooks
 from decrop.trial.folder import Report, TrialFolder
-from decrop.trial.inputs import TrialInputs, load_inputs
+from decrop.trial.inputs import TrialInputs
+from decrop.trial.prepare import load_inputs
 from decrop.trial.result import Scores, TrialResult
 from decrop.trial.run import run_trial
 from tests.decrop.digits_trial import (
@@ -285,6 +286,7 @@ def test_same_seed_gives_the_same_trial_from_nothing(
     assert outcome(folder) == outcome(held_out_trial)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_denoiser_and_other_certificates(
     session: Session, folder: TrialFolder, held_out_trial: TrialFolder
 ) -> None:

@@ -136,6 +136,7 @@ def test_the_files_are_installed_with_the_package() -> None:
     assert {RAY_CLUSTER, RAY_JOB, SLURM} <= installed
 
 
+@pytest.mark.slow
 def test_the_slurm_script_starts_ray_and_ends_it(tmp_path: Path) -> None:
     # The two commands of SLURM that it uses, on a single node: this machine.
     commands = {

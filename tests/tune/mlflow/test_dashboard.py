@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cases import slow_but
 from tests.mlflow_server.processes import descendants, free_port, is_alive, is_free
 from tests.tune.runs import FinishedSweep, started
 from tune.directory import SweepDirectory
@@ -24,9 +25,7 @@ def answers(url: str) -> bool:
         return False
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("number", slow_but([signal.SIGINT, signal.SIGTERM], signal.SIGINT))
 def test_the_page_is_served_until_a_signal(
     number: signal.Signals, finished: FinishedSweep, tmp_path: Path
 ) -> None:

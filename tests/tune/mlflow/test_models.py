@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from decrop.classifiers.sources.network import PROGRAM
+from decrop.classifiers.sources import PROGRAM
 from decrop.config import ClassifierSettings
 from decrop.data.datasets import Dataset
 from decrop.errors import InputError

@@ -31,6 +31,7 @@ def test_a_store_whose_making_was_cut_off_is_made_anew(
     assert [run.key for run in Tracker(directory).logged_runs()] == ["sweep"]
 
 
+@pytest.mark.slow
 def test_making_the_store_prints_nothing(tmp_path: Path) -> None:
     directory = make_sweep(tmp_path)
     write_complete_trial(directory.trial(0), 0)

@@ -150,6 +150,7 @@ def test_a_training_that_fails_says_why(
     assert "OSError: the device is gone" in run.data.tags["mlflow.note.content"]
 
 
+@pytest.mark.slow
 def test_the_training_of_a_rejector_is_a_run(client: MlflowClient, tmp_path: Path) -> None:
     out = tmp_path / "rejecting"
     settings = ("width=4", "hidden_units=8", "noise_draws=2", "epochs=2", "adam_epochs=1")

@@ -167,6 +167,7 @@ def test_latex_takes_no_sign_for_a_command(tmp_path: Path) -> None:
     assert not re.search(r"(?<!\\)[%_#$]", text)
 
 
+@pytest.mark.slow
 def test_a_folder_gets_both_forms_and_a_figure_of_each_sweep(tmp_path: Path) -> None:
     first = made(tmp_path, {("a", 0): range(10)}, rows={"a": {}})
     second = made(tmp_path, {("b", 0): range(3), ("b", 1): range(5)}, rows={"b": {}}, seeds=2)

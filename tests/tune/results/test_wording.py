@@ -142,6 +142,7 @@ def test_a_result_without_latency_has_an_empty_cell(directory: SweepDirectory) -
     assert [row[-1] for row in leaderboard_tables(board)[2].rows] == ["", "1.23", "1.23"]
 
 
+@pytest.mark.slow
 def test_tables_over_seeds_have_means_and_deviations(directory: SweepDirectory) -> None:
     write_test_outcome(directory.retraining(2, 1), range(14))
     write_test_outcome(directory.retraining(0, 1), range(12))

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-import decrop.classifiers.sources.uri
+import decrop.classifiers.sources
 from decrop.classifiers.load import untrained_classifier
-from decrop.classifiers.sources.network import Network
+from decrop.classifiers.sources import Network
 from decrop.config import ClassifierSettings
 from decrop.data.datasets import Dataset
 from decrop.errors import InputError
@@ -200,7 +200,7 @@ def test_uris_are_read_by_whoever_registers_their_scheme(monkeypatch: pytest.Mon
     def entry_points(**wanted: str) -> EntryPoints:
         return EntryPoints([point]).select(**wanted)
 
-    monkeypatch.setattr(decrop.classifiers.sources.uri, "entry_points", entry_points)
+    monkeypatch.setattr(decrop.classifiers.sources, "entry_points", entry_points)
     monkeypatch.setattr(EntryPoint, "load", lambda self: in_memory)
     assert untrained_classifier(settings("memory:/x"), data()).architecture == "in memory"
     message = refusal(settings("elsewhere://x"))

@@ -1,0 +1,337 @@
+"""Sources of a classifier's network, one function for each form of `classifier.source`."""
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+from torch import nn
+
+from decrop.classifiers.program import ExportedNetwork
+from decrop.classifiers.program_archive import program_bytes
+from decrop.classifiers.weights import load_weights, matching_architecture
+from decrop.config import ClassifierSettings
+from decrop.config.classifier_source import AUTO, CLASSIFIERS, SOURCES, source_kind, uri_scheme
+from decrop.data.datasets import Dataset
+from decrop.errors import InputError
+from decrop.networks.registry import build_classifier_network
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network of a source.
+
+    Attributes:
+        module: standardised images [B, C, H, W] to logits [B, K].
+        architecture: what it is, wherever it lay: a registered name, the dotted path or model name
+            that built it, or `PROGRAM`.
+    """
+
+    module: nn.Module
+    architecture: str
+
+
+# The architecture of a torch.export program, and its file's name in a bundle.
+PROGRAM = "program.pt2"
+Source = Callable[[ClassifierSettings, Dataset], Network]
+
+
+def registered_network(settings: ClassifierSettings, dataset: Dataset) -> Network:
+    """Build a registered network, with its weights unless it is to be trained.
+
+    Raises:
+        InputError: neither weights nor training is given, or weights or the size of the images do
+            not fit.
+    """
+    if settings.weights is None and settings.training is None:
+        raise InputError(
+            "classifier.weights: no file is given for the pretrained classifier; give one with "
+            "--set classifier.weights=FILE, or train one with --set classifier.training.epochs=30 "
+            "and a classifier.source."
+        )
+    architecture = _architecture(settings, dataset)
+    _check_image_size(architecture, settings, dataset)
+    network = build_classifier_network(
+        architecture, image_channels=dataset.channels, class_count=dataset.class_count
+    )
+    if settings.weights is not None:
+        load_weights(network, Path(settings.weights), architecture=architecture)
+    elif settings.training is not None and settings.training.initial_weights is not None:
+        load_weights(
+            network,
+            Path(settings.training.initial_weights),
+            architecture=architecture,
+            setting="classifier.training.initial_weights",
+        )
+    return Network(network, architecture)
+
+
+def _architecture(settings: ClassifierSettings, dataset: Dataset) -> str:
+    if settings.source in CLASSIFIERS:
+        return settings.source
+    assert settings.source == AUTO and settings.weights is not None
+    return matching_architecture(
+        Path(settings.weights),
+        image_channels=dataset.channels,
+        class_count=dataset.class_count,
+    )
+
+
+def _check_image_size(architecture: str, settings: ClassifierSettings, dataset: Dataset) -> None:
+    smallest = CLASSIFIERS[architecture].smallest
+    height, width = settings.input_size or dataset.train.shape[1:]
+    if min(height, width) < smallest:
+        fitting = [c.name for c in CLASSIFIERS.values() if c.smallest <= min(height, width)]
+        raise InputError(
+            f"classifier.source: {architecture} needs images of {smallest}x{smallest} pixels "
+            f"or more; {dataset.name} has {height}x{width}. Use one of {', '.join(fitting)}."
+        )
+
+
+def factory_network(settings: ClassifierSettings, dataset: Dataset) -> Network:
+    """Import and call `package.module:function`, and load weights into what it returns, if given.
+
+    Raises:
+        InputError: it cannot be imported, fails, or returns no module; the weights do not fit.
+    """
+    network = build_by_factory(settings.source, settings.arguments)
+    if settings.weights is not None:
+        load_weights(network, Path(settings.weights), architecture=settings.source)
+    return Network(network, settings.source)
+
+
+def build_by_factory(source: str, arguments: Mapping[str, JsonValue]) -> nn.Module:
+    """Import and call `package.module:function`.
+
+    Raises:
+        InputError: it cannot be imported, is not callable, fails, or returns no module.
+    """
+    made = called(_imported(source), arguments, source)
+    if not isinstance(made, nn.Module):
+        raise InputError(
+            f"classifier.source: {source} returns a {type(made).__name__}, not a torch.nn.Module."
+        )
+    return made
+
+
+def called(function: Any, arguments: Mapping[str, JsonValue], source: str) -> Any:
+    """Call what makes a network; whatever it raises is an error of the source."""
+    try:
+        return function(**arguments)
+    except Exception as error:  # code of others may raise anything
+        given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+        raise InputError(
+            f"classifier.source: {source}({given}) raised {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]}; its arguments are classifier.arguments."
+        ) from error
+
+
+def _imported(source: str) -> Any:
+    module_name, _, path = source.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:  # a module may raise anything while it is imported
+        raise InputError(
+            f"classifier.source: {module_name} cannot be imported ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]}); install it, or put its folder on PYTHONPATH."
+        ) from error
+    for name in path.split("."):
+        if not hasattr(found, name):
+            raise InputError(f"classifier.source: {module_name} has no {path}.")
+        found = getattr(found, name)
+    if not callable(found):
+        raise InputError(
+            f"classifier.source: {source} is a {type(found).__name__}, not a function that returns "
+            "a torch.nn.Module."
+        )
+    return found
+
+
+# The models' arguments that would download weights, which are pickles.
+_DOWNLOADING = ("weights", "weights_backbone", "pretrained", "checkpoint_path")
+
+
+def zoo_network(settings: ClassifierSettings, dataset: Dataset) -> Network:
+    """Build a model of timm or torchvision for the dataset's classes and load its weights.
+
+    Raises:
+        InputError: there is no such model, it cannot be built, or weights are missing or do not
+            fit.
+    """
+    if settings.weights is None:
+        raise InputError(
+            f"classifier.weights: {settings.source} needs a safetensors file of its weights; give "
+            "one with --set classifier.weights=FILE."
+        )
+    network = build_by_name(
+        settings.source,
+        settings.arguments,
+        image_channels=dataset.channels,
+        class_count=dataset.class_count,
+    )
+    load_weights(network, Path(settings.weights), architecture=settings.source)
+    return Network(network, settings.source)
+
+
+def build_by_name(
+    source: str, arguments: Mapping[str, JsonValue], *, image_channels: int, class_count: int
+) -> nn.Module:
+    """Build an untrained model by `timm/NAME` or `torchvision/NAME`.
+
+    Raises:
+        InputError: there is no such model or it cannot be built.
+    """
+    package, _, name = source.partition("/")
+    for argument in arguments:
+        if argument in _DOWNLOADING:
+            raise InputError(
+                f"classifier.arguments: {argument} would download weights; give those of the "
+                "classifier as classifier.weights."
+            )
+    if package == "timm":
+        return _timm_model(source, name, arguments, image_channels, class_count)
+    return _torchvision_model(source, name, arguments, class_count)
+
+
+def _timm_model(
+    source: str,
+    name: str,
+    arguments: Mapping[str, JsonValue],
+    image_channels: int,
+    class_count: int,
+) -> nn.Module:
+    # Optional, and slow to import; it imports torchvision, which must come from here.
+    from decrop._torchvision import torchvision  # noqa: F401
+
+    try:
+        import timm
+    except ImportError:
+        raise InputError(
+            f"classifier.source: {source} needs timm; install it with pip install 'decrop[timm]'."
+        ) from None
+    if not timm.is_model(name):
+        raise _unknown(source, name, timm.list_models())
+    fixed = {"in_chans": image_channels, "num_classes": class_count}
+    network: nn.Module = called(
+        lambda **given: timm.create_model(name, pretrained=False, **given),
+        {**fixed, **arguments},
+        source,
+    )
+    return network
+
+
+def _torchvision_model(
+    source: str, name: str, arguments: Mapping[str, JsonValue], class_count: int
+) -> nn.Module:
+    # Slow to import.
+    from decrop._torchvision import torchvision
+
+    models = torchvision.models
+    if name not in models.list_models(module=models):
+        raise _unknown(source, name, models.list_models(module=models))
+    network: nn.Module = called(
+        lambda **given: models.get_model(name, weights=None, **given),
+        {"num_classes": class_count, **arguments},
+        source,
+    )
+    return network
+
+
+def _unknown(source: str, name: str, known: list[str]) -> InputError:
+    near = difflib.get_close_matches(name, known, n=3) or known[:8]
+    return InputError(
+        f"classifier.source: {source} is not a model there; nearest are {', '.join(near)}."
+    )
+
+
+def program_network(settings: ClassifierSettings, dataset: Dataset) -> Network:
+    """Load a program from the file that `classifier.source` names.
+
+    Raises:
+        InputError: the file is missing, is no program, or takes other images than the data's.
+    """
+    return load_program(
+        Path(settings.source), settings, dataset, blamed=f"classifier.source: {settings.source}"
+    )
+
+
+def load_program(
+    path: Path, settings: ClassifierSettings, dataset: Dataset, *, blamed: str
+) -> Network:
+    """Load a program from a file; `blamed` is what an error begins with.
+
+    Raises:
+        InputError: the file is missing, is no program, or takes other images than the data's.
+    """
+    program = program_bytes(path, blamed)
+    network = ExportedNetwork(program, settings.feature_layer, blamed=blamed)
+    channels, *size = dataset.train.shape
+    given = (channels, *(settings.input_size or size))
+    expected = network.image_shape
+    if any(fixed not in (None, found) for fixed, found in zip(expected, given, strict=True)):
+        height, width = expected[1] or given[1], expected[2] or given[2]
+        remedy = (
+            f"set classifier.input_size=[{height},{width}]"
+            if expected[0] in (None, channels)
+            else "use data of that many channels"
+        )
+        raise InputError(
+            f"{blamed} takes images {_shape(expected)} (channels x height x width), but is given "
+            f"{_shape(given)}; {remedy}."
+        )
+    return Network(network, PROGRAM)
+
+
+def _shape(shape: tuple[int | None, ...]) -> str:
+    return "x".join("any" if size is None else str(size) for size in shape)
+
+
+# Scheme of a URI to a `Source`.
+_GROUP = "decrop.classifier_sources"
+
+
+def network_at_uri(settings: ClassifierSettings, dataset: Dataset) -> Network:
+    """Load a network by whoever registers the scheme of the URI.
+
+    Raises:
+        InputError: nobody does, or the network cannot be used.
+    """
+    scheme = uri_scheme(settings.source)
+    found = entry_points(group=_GROUP, name=scheme)
+    if not found:
+        known = sorted({f"{point.name}:/" for point in entry_points(group=_GROUP)})
+        raise InputError(
+            f"classifier.source: {settings.source}: nothing installed reads {scheme}: URIs"
+            + (f"; there are {', '.join(known)}." if known else "; install 'decrop[sweep]'.")
+        )
+    source: Source = next(iter(found)).load()
+    return source(settings, dataset)
+
+
+def no_network(settings: ClassifierSettings, dataset: Dataset) -> Network:
+    """Refuse to load what only answers.
+
+    Raises:
+        InputError: always.
+    """
+    raise InputError(
+        f"classifier.source: {settings.source} answers with predictions only, so nothing can be "
+        "trained through it; decrop certify and decrop inspect ask it, and decrop classifier steal "
+        "trains a surrogate from its answers."
+    )
+
+
+def load_network(settings: ClassifierSettings, dataset: Dataset) -> Network:
+    """Load the network of a classifier, untrained where it is to be trained.
+
+    Runs code that the settings name, so they must be the user's own.
+
+    Raises:
+        InputError: the source or its weights cannot be used.
+    """
+    network: Network = SOURCES.build(source_kind(settings.source), settings, dataset)
+    return network
