@@ -201,11 +201,15 @@ SEARCH = [
         ),
         (
             "pruned trials told as complete",
-            "self._study.tell(running.trial, state=TrialState.PRUNED)",
-            "self._study.tell(running.trial, 0.0, state=TrialState.COMPLETE)",
+            "self._study.tell(self._trial, state=TrialState.PRUNED)",
+            "self._study.tell(self._trial, 0.0, state=TrialState.COMPLETE)",
         ),
-        ("evaluations reported twice", "self.reported.add(step)", "pass"),
-        ("ended trials forgotten", "            self._study.add_trial(trial)", "            pass"),
+        ("evaluations reported twice", "self._reported.add(step)", "pass"),
+        (
+            "ended trials forgotten",
+            "                self._study.add_trial(trial)",
+            "                pass",
+        ),
     ),
     *_faults(
         "pruning",
