@@ -7,6 +7,7 @@ from decrop.classifiers.storage import load_stored_classifier
 from decrop.errors import InputError
 from tune.directory import SweepDirectory
 from tune.results.ranking import REFERENCE, ranking, sweep_metric
+from tune.space import kind_of
 
 
 def best_trial(directory: SweepDirectory) -> int:
@@ -68,7 +69,7 @@ def export_trial(
             "trials that are certified on test images can be exported (decrop leaderboard --top)."
         )
     record = directory.trial(number).read_record()
-    trained = record is not None and record.config.trains_classifier
+    trained = record is not None and kind_of(record.config).classifier == "trained"
     stored = directory.classifier_path(result["hashes"]["classifier"])
     if trained:
         stored = folder.classifier_path

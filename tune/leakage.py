@@ -31,7 +31,7 @@ def check_held_out(document: Mapping[str, Any], space: Space, rows: Rows, *, sou
         training = config.classifier.training
         if training is None or training.trained_on != "all":
             continue
-        if config.trains_classifier or varied:
+        if config.trains == "classifier" or varied:
             raise InputError(
                 f"{source}: {_TRAINED_ON} = 'all': trials are compared on held-out images, which "
                 "the classifiers they train must not have seen; set it to without_held_out, or to "
@@ -40,7 +40,7 @@ def check_held_out(document: Mapping[str, Any], space: Space, rows: Rows, *, sou
     if rows:
         for row, config in zip(rows.items(), configs, strict=True):
             _check_effect(config, row[1], f"{source}, row {row[0]}")
-    elif all(config.trains_classifier for config in configs):
+    elif {config.trains for config in configs} == {"classifier"}:
         _check_effect(configs[0], space, source)
 
 
@@ -66,7 +66,7 @@ def _classifiers_differ(configs: list[TrialConfig]) -> bool:
     trained = {
         (config.classifier.source, config.classifier.training, _noise(config))
         for config in configs
-        if config.classifier.training is not None and not config.trains_classifier
+        if config.pretrains_classifier
     }
     return len(trained) > 1
 
@@ -87,7 +87,7 @@ def _noise(config: TrialConfig) -> float | None:
 
 
 def _check_effect(config: TrialConfig, varied: Mapping[str, Any], here: str) -> None:
-    if not config.trains_classifier:
+    if config.trains == "denoiser":
         return
     for path in varied:
         if path.startswith(_OF_THE_DENOISER) and path not in _OF_EVERY_TRIAL:

@@ -183,7 +183,7 @@ def plan_sweep(
     priors = {
         (config.prior, config.denoiser, config.sigma, config.seed): config
         for config in configs
-        if config.prior.kind != "none" and not config.trains_classifier
+        if config.pretrains_denoiser
     }
     seconds += sum(
         _PASSES_OF_A_VIEW * config.prior.steps * config.prior.batch_size / rates.of(config)
@@ -242,14 +242,13 @@ def _work(
     noisy_samples = held_out * (scores + (while_training + 1) * certification.selection_samples)
     if final:
         noisy_samples += _test_samples(config, dataset)
-    again = final and config.trains_again_for_test
-    if config.trains_classifier:
-        trained_on = _classifier_images(config, dataset, images, held_out)
-        if again:
-            trained_on += _classifier_images(config, dataset, images, 0)
-        return _Work(noisy_samples, 0, trained_on)
-    trained_on = images - held_out + (images if again else 0)
-    return _Work(noisy_samples, sum(training.phase_epochs) * trained_on, 0)
+    # What each training leaves out of the limited images.
+    trainings = [held_out, *([0] if final and config.trains_again_for_test else [])]
+    if config.trains == "classifier":
+        trained = sum(_classifier_images(config, dataset, images, left) for left in trainings)
+        return _Work(noisy_samples, 0, trained)
+    trained = sum(images - left for left in trainings)
+    return _Work(noisy_samples, sum(training.phase_epochs) * trained, 0)
 
 
 def _classifier_images(config: TrialConfig, dataset: Dataset, images: int, held_out: int) -> int:
@@ -274,11 +273,7 @@ def _classifier_images(config: TrialConfig, dataset: Dataset, images: int, held_
 
 def _given_classifiers(sweep: SweepConfig, configs: Sequence[TrialConfig]) -> list[TrialConfig]:
     """Return settings for each classifier that is trained for denoisers to stand in front of."""
-    trained = [
-        config
-        for config in configs
-        if config.classifier.training is not None and not config.trains_classifier
-    ]
+    trained = [config for config in configs if config.pretrains_classifier]
     # What a space varies is not in the settings that are planned with.
     if sweep.space and not shares_inputs(sweep):
         return trained

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from decrop.config import TrialConfig
+from decrop.config.trial import Part
 from decrop.documents import get_dotted, merge, set_dotted, trial_config, validated
 from decrop.errors import InputError
 from tune.domains import Space, exists, ordered, require_choices, row_document
@@ -37,15 +38,17 @@ class TrialKind:
         searched: what a search is over.
         reference: the settings of trial 0.
         classifier: what a trial does with its classifier.
+        in_front: what a served model has in front of its classifier.
         certifies_undefended: whether the classifier is certified without a denoiser, too.
         losses: that are shown while training.
         legend: the runs in MLflow, in Markdown.
     """
 
-    trains: Literal["denoiser", "classifier"]
+    trains: Part
     searched: str
     reference: str
     classifier: Literal["protected", "trained"]
+    in_front: str
     certifies_undefended: bool
     losses: tuple[str, ...]
     legend: str
@@ -56,6 +59,7 @@ DENOISER_TRIALS = TrialKind(
     searched="DE-CROP's settings",
     reference="the paper’s choice",
     classifier="protected",
+    in_front="DE-CROP denoiser in front of a ",
     certifies_undefended=True,
     losses=("total", "label_consistency", "cosine_similarity", "mmd", "discriminator"),
     legend=(
@@ -70,6 +74,7 @@ CLASSIFIER_TRIALS = TrialKind(
     searched="classifiers' training",
     reference="as given",
     classifier="trained",
+    in_front="",
     certifies_undefended=False,
     losses=("total", "cross_entropy", "runner_up_cross_entropy", "accuracy"),
     legend=(
@@ -81,9 +86,12 @@ CLASSIFIER_TRIALS = TrialKind(
 )
 
 
+_KINDS = {kind.trains: kind for kind in (DENOISER_TRIALS, CLASSIFIER_TRIALS)}
+
+
 def kind_of(config: TrialConfig) -> TrialKind:
     """Return the kind of a trial."""
-    return CLASSIFIER_TRIALS if config.trains_classifier else DENOISER_TRIALS
+    return _KINDS[config.trains]
 
 
 def sweep_kind(sweep: SweepConfig) -> TrialKind:

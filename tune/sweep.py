@@ -176,7 +176,7 @@ def _check_source(source: str, refused: Refused) -> None:
 
 
 def _same_inputs(first: TrialConfig, second: TrialConfig) -> bool:
-    groups = (*INPUT_GROUPS, "trains_classifier")
+    groups = (*INPUT_GROUPS, "trains")
     return all(getattr(first, group) == getattr(second, group) for group in groups)
 
 

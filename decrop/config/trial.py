@@ -75,17 +75,20 @@ class TrialConfig(Settings):
         return "classifier" if self.denoiser.architecture == "none" else "denoiser"
 
     @property
-    def trains_classifier(self) -> bool:
-        """Whether the trial trains the classifier itself and no denoiser."""
-        return self.trains == "classifier"
+    def pretrains_classifier(self) -> bool:
+        """Whether the classifier is trained before it, for a denoiser to stand in front of."""
+        return self.classifier.training is not None and self.trains == "denoiser"
+
+    @property
+    def pretrains_denoiser(self) -> bool:
+        """Whether the denoiser's training begins with a prior."""
+        return self.prior.kind != "none" and self.trains == "denoiser"
 
     @property
     def trains_again_for_test(self) -> bool:
         """Whether the held-out images are trained on too, once the trial is chosen for test."""
         training = self.classifier.training
-        if not self.trains_classifier or training is None:
-            return True
-        return training.trained_on == "limited"
+        return self.trains == "denoiser" or training is None or training.trained_on == "limited"
 
 
 def as_recorded(document: Any) -> Any:

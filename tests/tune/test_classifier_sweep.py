@@ -85,7 +85,7 @@ def test_leaderboard_speaks_of_classifiers(swept: FinishedSweep) -> None:
 def test_the_best_is_exported_and_verified(swept: FinishedSweep) -> None:
     path = swept.directory.bundle_path
     bundle = load_bundle(path)
-    assert bundle.config.trains_classifier
+    assert bundle.config.trains == "classifier"
     assert verify_bundle(bundle) == len(bundle.certificates.idx) == 20
     assert bundle.result.split == "test"
     card = " ".join((path / "README.md").read_text().split())

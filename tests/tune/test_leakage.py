@@ -95,7 +95,7 @@ def test_trial_0_is_as_the_file_says(tmp_path: Path) -> None:
     given = classifiers(objective="adre_reg", regularisation_weight=0.7)
     sweep = load_sweep(str(write_sweep(tmp_path, trial=given, space=space)))
     config = reference_config(sweep)
-    assert config.trains_classifier and trial_kinds(sweep) == {"classifier"}
+    assert config.trains == "classifier" and trial_kinds(sweep) == {"classifier"}
     assert config.boundary.steps == TINY["trial"]["boundary"]["steps"]
     assert reference_parameters(sweep) == {
         # Outside its domain, as trial 0 may be.

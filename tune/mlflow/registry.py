@@ -11,14 +11,15 @@ from typing import NoReturn
 
 import numpy as np
 
-from decrop.black_box import EndpointClassifier
 from decrop.bundle import Bundle, load_bundle
 from decrop.errors import InputError
+from decrop.smoothing.backend import backend_of
 from decrop.trial.result import radius_key
 from tune.directory import SweepDirectory
 from tune.mlflow.client import CHAMPION
 from tune.mlflow.experiment import experiment_page
 from tune.mlflow.tracker import Tracker
+from tune.space import kind_of
 
 _MODEL = "model"
 
@@ -42,10 +43,10 @@ def register_bundle(
         TrackingError: MLflow cannot be reached or refuses.
     """
     loaded = load_bundle(bundle, trust_code=trust_code)
-    if isinstance(loaded.classifier, EndpointClassifier):
+    if backend_of(loaded.classifier).costs:
         raise InputError(
-            f"--register {name}: the classifier is behind {loaded.classifier.url}; only a bundle "
-            "with its classifier can be served."
+            f"--register {name}: the classifier is behind {loaded.classifier.architecture}; only a "
+            "bundle with its classifier can be served."
         )
     tracker = Tracker(directory, tracking_uri)
     tracker.sync()
@@ -95,9 +96,7 @@ def _description(loaded: Bundle) -> str:
         f"{100 * scores.certified_accuracy[radius_key(radius)]:.1f} % at r = {radius:g}"
         for radius in config.certification.radii
     )
-    what = f"{config.classifier.source} classifier"
-    if not config.trains_classifier:
-        what = f"DE-CROP denoiser in front of a {what}"
+    what = f"{kind_of(config).in_front}{config.classifier.source} classifier"
     return (
         f"{what} "
         f"({config.dataset.name}), smoothed with σ = {config.sigma:g}. Certified accuracy on "

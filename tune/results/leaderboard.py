@@ -254,11 +254,11 @@ def _spoken_of(best: Entry, settings: Sequence[SettingsEntry]) -> Entry | Settin
 
 def _row_name(directory: SweepDirectory, number: int) -> str | None:
     record = directory.trial(number).read_record()
-    if record is None or (record.row is None and not record.config.trains_classifier):
+    if record is None or (record.row is None and record.config.trains == "denoiser"):
         return None
     return record.name
 
 
 def _trains_classifier(directory: SweepDirectory, number: int) -> bool:
     record = directory.trial(number).read_record()
-    return record is not None and record.config.trains_classifier
+    return record is not None and record.config.trains == "classifier"

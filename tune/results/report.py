@@ -13,6 +13,7 @@ from pydantic import Field
 
 from decrop.config import NonNegative, Settings, Word
 from decrop.config.settings import MOST_RADII
+from decrop.config.trial import Part
 from decrop.documents import read_yaml, validated
 from decrop.errors import InputError
 from decrop.evaluation.plots import certified_accuracy_figure
@@ -79,7 +80,7 @@ def read_report(directory: SweepDirectory) -> SweepReport:
     sweep = record.sweep
     found: dict[str, dict[int | None, CertificateTable]] = {name: {} for name in sweep.rows}
     radii: tuple[float, ...] = ()
-    without_denoiser = []
+    kinds: set[Part] = set()
     for number in directory.final_numbers():
         folder = directory.final(number)
         trial = folder.read_record()
@@ -88,7 +89,7 @@ def read_report(directory: SweepDirectory) -> SweepReport:
             runs = found.setdefault(trial.row or trial.name, {})
             runs[seed] = read_certificates(folder, trial.config)
             radii = trial.config.certification.radii
-            without_denoiser.append(trial.config.trains_classifier)
+            kinds.add(trial.config.trains)
     rows = [Row(name, runs) for name, runs in found.items() if runs]
     if not rows:
         raise InputError(
@@ -105,7 +106,7 @@ def read_report(directory: SweepDirectory) -> SweepReport:
         radii=radii,
         rows=rows,
         reference=compared,
-        kind="classifier" if all(without_denoiser) else "denoiser",
+        kind="classifier" if kinds == {"classifier"} else "denoiser",
     )
 
 

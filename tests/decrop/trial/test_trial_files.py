@@ -100,7 +100,7 @@ def test_checkpoint_holds_no_pickled_code(trainer: DenoiserTrainer, folder: Tria
     trainer.run_epoch()
     folder.save_progress(trainer)
     state = torch.load(folder.checkpoint_path, weights_only=True)
-    assert state["steps_done"] == trainer.steps_an_epoch
+    assert state["trainer"]["steps_done"] == trainer.steps_an_epoch
 
 
 def test_denoiser_is_read_back_from_safetensors(folder: TrialFolder) -> None:
