@@ -53,8 +53,8 @@ def rejection_certificates(
     """
     check_sigma(sigma)
     check_failure_probability(failure_probability)
-    draws_per_image(selection_counts)
-    samples = draws_per_image(estimation_counts)
+    samples_per_image(selection_counts)
+    samples = samples_per_image(estimation_counts)
     check_same_shape(selection_counts, estimation_counts)
     _check_columns(selection_counts)
     candidate = selection_counts[:, :-2].argmax(axis=1)

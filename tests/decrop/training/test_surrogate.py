@@ -160,6 +160,7 @@ def test_more_queries_ask_about_the_new_images_only(target: InProcess, tmp_path:
     assert len(set(asked(fresh))) > LIMITED + PIECE
 
 
+@pytest.mark.slow
 def test_what_was_answered_survives_a_kill_and_the_same_seed_gives_the_same_surrogate(
     target: InProcess, tmp_path: Path
 ) -> None:
