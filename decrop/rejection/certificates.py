@@ -11,10 +11,10 @@ from decrop.smoothing.certificates import (
     check_failure_probability,
     check_same_shape,
     check_sigma,
-    draws_of_class,
-    draws_per_image,
     leading_classes,
     lower_confidence_bound,
+    samples_of_class,
+    samples_per_image,
 )
 
 
@@ -53,12 +53,12 @@ def rejection_certificates(
     """
     check_sigma(sigma)
     check_failure_probability(failure_probability)
-    draws_per_image(selection_counts)
-    samples = draws_per_image(estimation_counts)
+    samples_per_image(selection_counts)
+    samples = samples_per_image(estimation_counts)
     check_same_shape(selection_counts, estimation_counts)
     _check_columns(selection_counts)
     candidate = selection_counts[:, :-2].argmax(axis=1)
-    accepted = draws_of_class(estimation_counts, candidate)
+    accepted = samples_of_class(estimation_counts, candidate)
     accepted_or_rejected = accepted + estimation_counts[:, -2]
     p_a = lower_confidence_bound(accepted, samples, failure_probability / 2)
     p_a_or_r = lower_confidence_bound(accepted_or_rejected, samples, failure_probability / 2)
@@ -89,7 +89,7 @@ def rejection_predictions(counts: Integers, failure_probability: float) -> Integ
     Raises:
         InputError: a value is out of its range.
     """
-    draws_per_image(counts)
+    samples_per_image(counts)
     _check_columns(counts)
     return leading_classes(np.delete(counts, -2, axis=1), failure_probability)
 

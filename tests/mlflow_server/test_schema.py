@@ -75,6 +75,7 @@ def create_old(store: str, old: str) -> None:
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_two_that_start_at_once_create_a_sqlite_store_once(tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path}/new/runs.db"
     logs = upgrade_twice_at_once(store)

@@ -51,6 +51,7 @@ def record(job: SweepJob, number: int) -> TrialRecord:
     )
 
 
+@pytest.mark.slow
 def test_a_resumed_sweep_refuses_another_classifier(tmp_path: Path) -> None:
     job = begun(tmp_path, COSINE)
     before = contents(job.directory.trials_path)

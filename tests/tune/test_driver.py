@@ -104,6 +104,7 @@ def test_a_driver_that_was_paused_writes_nothing_once_another_has_followed(tmp_p
     assert not any(directory.fences_path.iterdir())
 
 
+@pytest.mark.slow
 def test_what_a_killed_driver_was_writing_is_removed_by_the_next(
     driven: tuple[SweepDirectory, subprocess.Popen[str]],
 ) -> None:

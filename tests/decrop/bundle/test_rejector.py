@@ -143,6 +143,7 @@ def test_a_rejector_that_always_rejects_abstains(made: tuple[Path, AddedRejector
     assert (always.radius == 0).all()
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_to_the_same_bundle(
     made: tuple[Path, AddedRejector],
     exported: Path,

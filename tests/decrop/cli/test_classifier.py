@@ -59,6 +59,7 @@ def untimed(report: dict[str, Any]) -> dict[str, Any]:
     return {**report, "epochs": epochs, "seconds": 0}
 
 
+@pytest.mark.slow
 def test_a_surrogate_is_left_and_compared(
     target: InProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,6 +25,7 @@ def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decrop.bundle.verify, "load_dataset", loading)
 
 
+@pytest.mark.slow
 def test_the_figures_of_the_run_are_drawn_again(
     exported: Path, final_trial: TrialFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

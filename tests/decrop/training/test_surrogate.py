@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from decrop.black_box.classifier import ANSWERS
 from decrop.cache import ContentCache
 from decrop.cli.options import load_trial
 from decrop.config import TrialConfig
@@ -17,7 +18,6 @@ from decrop.errors import InputError, RunError
 from decrop.files import sha256_of_tensors
 from decrop.synthesis.query_images import PIECE
 from decrop.training.surrogate import (
-    ANSWERS,
     SURROGATE,
     Surrogate,
     SurrogateToTrain,
@@ -160,6 +160,7 @@ def test_more_queries_ask_about_the_new_images_only(target: InProcess, tmp_path:
     assert len(set(asked(fresh))) > LIMITED + PIECE
 
 
+@pytest.mark.slow
 def test_what_was_answered_survives_a_kill_and_the_same_seed_gives_the_same_surrogate(
     target: InProcess, tmp_path: Path
 ) -> None:

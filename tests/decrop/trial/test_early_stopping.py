@@ -22,6 +22,7 @@ from decrop.trial.folder import Report, TrialFolder
 from decrop.trial.inputs import TrialInputs
 from decrop.trial.result import Scores
 from decrop.trial.run import run_trial, stopping_epoch
+from tests.cases import slow_but
 from tests.decrop.digits_trial import (
     EPOCHS,
     PRUNING_SAMPLES,
@@ -122,7 +123,7 @@ def test_the_weights_of_the_best_held_out_score_are_kept(
     assert stopping_epoch(STOPPING, folder) == SCORED_EPOCHS[best]
 
 
-@pytest.mark.parametrize("reports_before", [1, 2])
+@pytest.mark.parametrize("reports_before", slow_but([1, 2], 2))
 def test_a_trial_that_goes_on_keeps_the_same_weights(
     reports_before: int, inputs: TrialInputs, cache: ContentCache, tmp_path: Path
 ) -> None:

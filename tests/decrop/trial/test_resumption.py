@@ -20,6 +20,7 @@ from decrop.trial.folder import Report, TrialFolder
 from decrop.trial.inputs import TrialInputs
 from decrop.trial.result import TrialResult
 from decrop.trial.run import run_trial
+from tests.cases import slow_but
 from tests.decrop.digits_trial import (
     EPOCHS,
     EVALUATIONS,
@@ -92,7 +93,10 @@ def test_finished_trial_only_repeats_its_reports(
 
 
 # In the first epoch of all, after the optimiser has changed, and in phase 2.
-@pytest.mark.parametrize("step", [2, 2 * STEPS_AN_EPOCH + 2, 4 * STEPS_AN_EPOCH + 2])
+STEPS = [2, 2 * STEPS_AN_EPOCH + 2, 4 * STEPS_AN_EPOCH + 2]
+
+
+@pytest.mark.parametrize("step", slow_but(STEPS, STEPS[1]))
 @pytest.mark.parametrize("saves", ["at evaluations", "after every epoch"])
 def test_trial_cut_off_in_the_middle_of_an_epoch_goes_on(
     session: Session,
@@ -118,7 +122,7 @@ def test_trial_cut_off_in_the_middle_of_an_epoch_goes_on(
 
 
 @pytest.mark.parametrize("call", [1, 2])
-@pytest.mark.parametrize("evaluation", [1, 2, 3])
+@pytest.mark.parametrize("evaluation", slow_but([1, 2, 3], 2))
 def test_trial_cut_off_while_it_certifies_trains_no_epoch_twice(
     session: Session,
     folder: TrialFolder,

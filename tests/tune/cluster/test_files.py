@@ -93,6 +93,7 @@ def test_the_command_in_the_cluster_file_is_in_order(
     assert ran.code == 0, ran.out + ran.err
 
 
+@pytest.mark.slow
 def test_the_entrypoint_of_the_ray_job_is_in_order(
     shared: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from tests.tune.sweeps import (
 from tune.mlflow.tracker import Tracker
 
 
+@pytest.mark.slow
 def test_a_store_whose_making_was_cut_off_is_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

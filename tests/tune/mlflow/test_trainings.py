@@ -86,6 +86,7 @@ def artifacts(run: Run) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
+@pytest.mark.slow
 def test_the_training_of_a_classifier_is_a_run(client: MlflowClient, tmp_path: Path) -> None:
     out = tmp_path / "trained"
     ran = train(out, "--experiment", "mine")
