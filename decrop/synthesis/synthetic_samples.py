@@ -80,10 +80,6 @@ def synthetic_samples(
         limited: images to make samples of.
         cache: where they are shared.
         device: where to compute.
-
-    Raises:
-        InputError: the attack cannot work with such images or classes, or a class is too small for
-            partners of the same class.
     """
     classifier, seed = classifier.to(device), config.seed
     clean = limited.all.images.float() / 255

@@ -86,9 +86,6 @@ def classifier_to_train(
         config: the trial's settings.
         dataset: of whose training split it is trained on images.
         opened: the untrained classifier, where it is there already.
-
-    Raises:
-        InputError: no training is asked for, or initial weights or statistics do not fit.
     """
     settings = config.classifier.training
     if settings is None:
@@ -122,9 +119,6 @@ def load_classifier(
         cache: where trained classifiers are shared.
         device: where to train.
         opened: the untrained classifier, where it is there already.
-
-    Raises:
-        InputError: neither weights nor training is given, or weights or statistics do not fit.
     """
     if config.classifier.training is None:
         return opened or untrained_classifier(config.classifier, dataset)
@@ -143,11 +137,7 @@ def load_classifier(
 def training_images(
     dataset: Dataset, settings: ClassifierTrainingSettings, limited: LimitedDataSettings
 ) -> LabelledImages:
-    """Take the images that a classifier is trained on, never the held-out ones unless on all.
-
-    Raises:
-        InputError: the fractions of the limited data leave a class without an image.
-    """
+    """Take the images that a classifier is trained on, never the held-out ones unless on all."""
     if settings.trained_on == "all":
         return take(dataset.train, torch.arange(len(dataset.train.labels)))
     found = limited_data(dataset, limited)
