@@ -58,7 +58,8 @@ def look_schedule(max_samples: int, chunk_size: int) -> Integers:
     """
     if max_samples < 1 or chunk_size < 1:
         raise InputError(
-            f"max_samples and chunk_size must be 1 or more, but are {max_samples} and {chunk_size}."
+            "max_samples and chunk_size must be at least 1, but are "
+            f"{max_samples} and {chunk_size}."
         )
     looks = [min(chunk_size, max_samples)]
     while looks[-1] < max_samples:
