@@ -144,7 +144,8 @@ def test_the_hooks_before_a_commit_are_the_checks_of_make_lint() -> None:
 
 # What lets a command that takes hours end in seconds, by its first words.
 SMALLER = {
-    "sweep quickstart": "--trials 2",
+    "sweep quickstart": "--trials 3",
+    "sweep cifar10_small": "--set limited.fraction=0.5",
     "train cifar10": "--set limited.fraction=0.3 --set boundary.steps=2 --set interpolation.steps=2"
     " --set denoiser.depth=3 --set denoiser.channels=4 --set training.epochs=2"
     " --set training.discriminator_epochs=1 --set training.evaluations=1"
