@@ -113,12 +113,12 @@ def commands(block: Block) -> Iterator[list[str]]:
 
 def with_lists(text: str) -> str:
     """Return a document with the lists of components as their tables have them."""
-    return _LIST.sub(
-        lambda found: (
-            f"{found[1]}{_HEADER}{pkgutil.resolve_name(found['table']).markdown()}{found[4]}"
-        ),
-        text,
-    )
+    return _LIST.sub(lambda found: f"{found[1]}{_HEADER}{_rows(found['table'])}{found[4]}", text)
+
+
+def _rows(table: str) -> str:
+    # Markdown would take <class> for a tag.
+    return str(pkgutil.resolve_name(table).markdown()).replace("<", "\\<")
 
 
 def main() -> None:

@@ -150,7 +150,8 @@ SMALLER = {
     " --set denoiser.depth=3 --set denoiser.channels=4 --set training.epochs=2"
     " --set training.discriminator_epochs=1 --set training.evaluations=1"
     " --set certification.max_samples=120 --set certification.test_images=5",
-    "classifier train classifier_cifar10_resnet20": "--set classifier.training.epochs=1",
+    "classifier train classifier_cifar10_resnet20": "--set limited.fraction=0.5"
+    " --set classifier.training.epochs=1",
 }
 COMMAND = """#!{python}
 import sys

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import threading
 import typing
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from decrop.black_box.client import TOKEN_VARIABLE, EndpointClient, QueryLedger, WrongAnswerError
 from decrop.black_box.protocol import as_sent, decode, encode, most_bytes
 from decrop.black_box.sampler import EndpointBackend
+from decrop.cache import ContentCache, Tensors
 from decrop.config import (
     ClassifierSettings,
     ClassNames,
@@ -32,7 +34,7 @@ from decrop.config.classifier_source import check_endpoint, source_kind
 from decrop.data.datasets import Dataset
 from decrop.documents import validated
 from decrop.errors import InputError
-from decrop.files import sha256_of_json
+from decrop.files import sha256_of_json, sha256_of_tensors
 from decrop.seeds import torch_generator
 
 
@@ -54,6 +56,46 @@ class BlackBox(typing.Protocol):
     def content_hash(self) -> str:
         """Hash what determines the predictions, as far as it is known."""
         ...
+
+
+# Changed when what is asked changes, so that old answers are not taken for new ones.
+_VERSION = 1
+ANSWERS = "answers"
+
+
+def remembered(
+    target: BlackBox,
+    images: Tensor,
+    memory: ContentCache,
+    on_asked: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Return what a black box answers, without asking about images that it has answered together.
+
+    Args:
+        target: that is asked.
+        images: [B, C, H, W], uint8, or float32 in [0,1] pixels.
+        memory: of its answers.
+        on_asked: called with a number of images, before they are asked about.
+
+    Returns:
+        probabilities, float32 [B, K], on the CPU.
+
+    Raises:
+        RunError: the black box does not answer.
+    """
+
+    def ask() -> Tensors:
+        if on_asked is not None:
+            on_asked(len(images))
+        pixels = images if images.is_floating_point() else images.float() / 255
+        return {"probabilities": target.probabilities(pixels)}
+
+    determined_by = {
+        "version": _VERSION,
+        "target": target.content_hash(),
+        "images": sha256_of_tensors({"images": images}),
+    }
+    return memory.get(ANSWERS, determined_by, ask)["probabilities"]
 
 
 def ask(
@@ -179,7 +221,12 @@ class EndpointClassifier(nn.Module):
 
     There are no weights, gradients or features. Threads may share it; copies share connections and
     the count of queries; after pickling it opens connections of its own.
+
+    Attributes:
+        memory: of what it has answered other than `probabilities`; None where it forgets.
     """
+
+    memory: ContentCache | None = None
 
     def __init__(self, function: EndpointFunction, client: EndpointClient) -> None:
         """Put a function behind a client.
@@ -216,7 +263,11 @@ class EndpointClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logarithms of probabilities, float32 [B, K], finite (see `probabilities`)."""
-        return self.probabilities(images).clamp(min=_SMALLEST).log()
+        if self.memory is None:
+            found = self.probabilities(images)
+        else:
+            found = remembered(self, images, self.memory).to(images.device)
+        return found.clamp(min=_SMALLEST).log()
 
     def probabilities(self, images: Tensor, *, stop: threading.Event | None = None) -> Tensor:
         """Return float32 [B, K] of images [B, C, H, W] in [0,1] pixels; one-hot from labels.

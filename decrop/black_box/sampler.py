@@ -312,7 +312,7 @@ class AskingSampler:
         slots = [requests[row] if row >= 0 else None for row in batch]
         images = self._noisy.outputs(slots).cpu().split(self._chunk_size)
         return [
-            (row, chunk[: request.draws])
+            (row, chunk[: request.samples])
             for row, request, chunk in zip(batch, slots, images, strict=True)
             if request is not None
         ]

@@ -21,7 +21,8 @@ from decrop.bundle.layout import (
 )
 from decrop.config import CertificationSettings, TrialConfig
 from decrop.config.classifier_source import source_kind
-from decrop.config.classifier_training import ClassifierTrainingSettings
+from decrop.config.classifier_training import CLASSIFIER_OBJECTIVES, ClassifierTrainingSettings
+from decrop.config.components import Component
 from decrop.config.training import OBJECTIVES
 from decrop.config.trial import Part
 from decrop.documents import parse_yaml
@@ -42,13 +43,6 @@ _PROCEDURES = {
     "depend on\nwhen an image stops",
     "anytime": "Certified from a bound that holds at every number of noise draws at once, so that "
     "more of them\nmay follow",
-}
-_CLASSIFIER_OBJECTIVES = {
-    "plain": "Cross-entropy on clean images",
-    "gaussian": "Cross-entropy on images with Gaussian noise (Cohen et al. 2019)",
-    "adre_reg": "ADRE's regulariser on images with Gaussian noise (Feng et al. 2020)",
-    "smooth_adv": "SmoothAdv (Salman et al. 2019)",
-    "adre_adv": "ADRE on adversarial examples with Gaussian noise (Feng et al. 2020)",
 }
 _PIXELS = {
     "float": "sent as they come out of the denoiser",
@@ -122,9 +116,8 @@ class _Denoiser:
                 f"Before it saw an image of the data it was pretrained on generated images of "
                 f"overlapping shapes (dead leaves), {config.prior.steps} steps."
             )
-        objective = OBJECTIVES[training.objective].help
         sentences.append(
-            f"{objective[0].upper()}{objective[1:]}, {sum(training.phase_epochs)} epochs"
+            f"{_sentence(OBJECTIVES[training.objective])}, {sum(training.phase_epochs)} epochs"
             + (" at most." if training.early_stopping else ".")
         )
         if training.early_stopping:
@@ -154,7 +147,7 @@ class _Classifier:
 
     def training(self, config: TrialConfig) -> str:
         own = self._settings(config)
-        return f"{_CLASSIFIER_OBJECTIVES[own.objective]}, {own.epochs} epochs" + (
+        return f"{_sentence(CLASSIFIER_OBJECTIVES[own.objective])}, {own.epochs} epochs" + (
             " at most; the certified\nradius on held-out images chose the epoch."
             if config.training.early_stopping
             else "."
@@ -338,6 +331,11 @@ def _images(result: TrialResult) -> str:
 def _figure(files: Sequence[str]) -> str:
     figure = "figures/certified_accuracy.png"
     return f"\n![Certified accuracy]({figure})\n" if figure in files else ""
+
+
+def _sentence(component: Component) -> str:
+    paper = f" ({component.paper})" if component.paper else ""
+    return f"{component.help[0].upper()}{component.help[1:]}{paper}"
 
 
 def _file_rows(files: Sequence[str]) -> str:

@@ -49,6 +49,7 @@ from decrop.trial.certify import (
     Certification,
     CertificationTask,
     certify,
+    trial_result,
     with_fitting_execution,
     with_recorded_batch_size,
 )
@@ -57,7 +58,6 @@ from decrop.trial.folder import (
     TrialFolder,
     save_figure,
 )
-from decrop.trial.outcome import accuracy_without_noise, trial_result
 from decrop.trial.result import TrialResult
 
 
@@ -151,7 +151,6 @@ def add_rejector(
     classified = nn.Sequential(bundle.denoiser, bundle.classifier)
     result = trial_result(
         certification,
-        accuracy_without_noise(certification, folder.clean_accuracy_path, network=classified),
         hashes=bundle.result.hashes,
         seconds={
             **bundle.result.seconds,
@@ -159,6 +158,7 @@ def add_rejector(
         },
         flip_rate=bundle.result.flip_rate,
         agreement=bundle.result.agreement,
+        classified=classified,
     )
     history = [asdict(record) for record in trainer.history]
     _write(source, bundle, certification, rejector, history, result, destination)

@@ -1,4 +1,4 @@
-"""`decrop figures`: draw what a bundle shows."""
+"""`decrop figures`: figures of a bundle."""
 
 from collections.abc import Sequence
 from pathlib import Path

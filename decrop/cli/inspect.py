@@ -1,4 +1,4 @@
-"""`decrop inspect`: what is understood of a classifier, to look at before a sweep."""
+"""`decrop inspect`: a classifier as it is understood, to look at before a sweep."""
 
 from functools import partial
 from pathlib import Path

@@ -72,11 +72,11 @@ class ProgressBars:
                 show, started = self._begin(), time.monotonic()
             text = f"{description}: {progress.images_done} of {progress.images} images"
             elapsed = time.monotonic() - started
-            if progress.draws and elapsed > 0:
-                rate = progress.draws / elapsed
-                left = (progress.draws_expected - progress.draws) / rate
+            if progress.samples and elapsed > 0:
+                rate = progress.samples / elapsed
+                left = (progress.samples_expected - progress.samples) / rate
                 text += f", {rate:,.0f} samples a second, about {duration(left)} left"
-            show(text, progress.draws, progress.draws_expected)
+            show(text, progress.samples, progress.samples_expected)
 
         return update
 

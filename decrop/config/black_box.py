@@ -128,7 +128,7 @@ class SurrogateSettings(Settings):
     crop_padding: Padding = Field(4, description="Zero pixels added on each side before a crop.")
     flip_probability: float = Field(0.5, ge=0, le=1, description="Of each flip of the policy.")
     mixing_alpha: Positive = Field(
-        1.0, description="An image's share in its mixture is drawn from Beta(alpha, alpha)."
+        1.0, description="An image's share in its mixture is sampled from Beta(alpha, alpha)."
     )
     epochs: Count = Field(30, description="Epochs over the images and their answers.")
     batch_size: BatchSize = Field(128, description="Images a step.")

@@ -58,8 +58,8 @@ class CertificationSettings(Settings):
 
     procedure: Literal["adaptive", "fixed", "anytime"] = Field(
         "adaptive",
-        description="fixed draws equally often for each image, as published; adaptive stops an "
-        "image once more draws are not worth it, and certifies radii of a grid; anytime draws "
+        description="fixed takes as many samples of each image, as published; adaptive stops an "
+        "image once more samples are not worth it, and certifies radii of a grid; anytime takes "
         "max_samples of each image, and certifying on with more leaves the guarantee as it is "
         "(of the others sample sizes must be chosen beforehand).",
     )
@@ -191,7 +191,7 @@ class ExecutionSettings(Settings):
         description="Of the networks while the denoiser is trained; weights and losses are fp32.",
     )
     chunk_size: BatchSize = Field(
-        50, description="Noise draws of one image that share a random stream and go together."
+        50, description="Noise samples of one image that share a random stream and go together."
     )
     chunks_per_batch: BatchSize | Literal["auto"] = Field(
         "auto",

@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from decrop.config.black_box import EndpointSettings, SurrogateSettings
-from decrop.config.classifier_source import AUTO, check_endpoint, source_kind
+from decrop.config.classifier_source import AUTO, SOURCES, check_endpoint, source_kind
 from decrop.config.classifier_training import ClassifierTrainingSettings
 from decrop.config.settings import (
     MOST_CHANNELS,
@@ -130,7 +130,8 @@ class ClassifierSettings(Settings):
             self._refuse_what_an_endpoint_decides()
         elif self.endpoint is not None:
             raise ValueError(f"endpoint is of a source http(s)://…, not {self.source}")
-        if self.training is not None and kind != "registered":
+        form = SOURCES[kind]
+        if self.training is not None and not form.trainable:
             raise ValueError(f"only a registered network can be trained, not {self.source}")
         if self.surrogate is not None and kind != "endpoint":
             raise ValueError(
@@ -142,9 +143,9 @@ class ClassifierSettings(Settings):
                 "input_size and channel_order are of a pretrained classifier; one that is trained "
                 "takes images as they are"
             )
-        if self.arguments and kind not in ("factory", "timm", "torchvision"):
+        if self.arguments and not form.takes_arguments:
             raise ValueError(f"arguments are of a function or a model's name, not {self.source}")
-        if self.weights is not None and kind in ("program", "uri"):
+        if self.weights is not None and form.has_weights:
             raise ValueError(f"{self.source} has its own weights; give no classifier.weights")
         return self
 

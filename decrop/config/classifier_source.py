@@ -1,4 +1,4 @@
-"""The forms that `classifier.source` takes."""
+"""Sources of a classifier: registered networks, and the forms of `classifier.source`."""
 
 import re
 from dataclasses import dataclass
@@ -77,58 +77,28 @@ class SourceComponent(Component):
         form: as messages write it; empty where the names are listed.
         pattern: of the whole source.
         imports_code: whether it is code of another package, which runs when it is imported.
+        takes_arguments: whether `classifier.arguments` are for it.
+        has_weights: whether it brings its own.
+        trainable: whether `classifier.training` can train it.
     """
 
     form: str = ""
     pattern: str = ""
     imports_code: bool = False
+    takes_arguments: bool = False
+    has_weights: bool = False
+    trainable: bool = False
 
 
 _NAME = r"[A-Za-z_]\w*"
-# In the order in which they are tried. Builders take the classifier's settings and the dataset, and
-# return a `decrop.classifiers.sources.Network`.
+# Of two forms that a source has, the last counts. Builders take the classifier's settings and the
+# dataset, and return a `decrop.classifiers.sources.Network`.
 SOURCES = Table(
     SourceComponent(
         "registered",
         "a registered network, auto for the one that the weights fit",
         "decrop.classifiers.sources:registered_network",
-    ),
-    SourceComponent(
-        "timm",
-        "a model of timm",
-        "decrop.classifiers.sources:zoo_network",
-        form="timm/NAME",
-        pattern=r"timm/[\w.-]+",
-        imports_code=True,
-    ),
-    SourceComponent(
-        "torchvision",
-        "a model of torchvision",
-        "decrop.classifiers.sources:zoo_network",
-        form="torchvision/NAME",
-        pattern=r"torchvision/[\w.-]+",
-        imports_code=True,
-    ),
-    SourceComponent(
-        "endpoint",
-        "a classifier that answers over HTTP",
-        "decrop.classifiers.sources:no_network",
-        form="the http(s) address of an endpoint",
-        pattern=r"https?://\S+",
-    ),
-    SourceComponent(
-        "uri",
-        "a model that another package loads, such as models:/ of MLflow",
-        "decrop.classifiers.sources:network_at_uri",
-        form="the URI of a model",
-        pattern=r"[a-z][a-z0-9+.-]*:/\S+",
-    ),
-    SourceComponent(
-        "program",
-        "a program of torch.export",
-        "decrop.classifiers.sources:program_network",
-        form="FILE.pt2",
-        pattern=r"(?s:.*)\.pt2",
+        trainable=True,
     ),
     SourceComponent(
         "factory",
@@ -137,6 +107,48 @@ SOURCES = Table(
         form="package.module:function",
         pattern=rf"{_NAME}(\.{_NAME})*:{_NAME}(\.{_NAME})*",
         imports_code=True,
+        takes_arguments=True,
+    ),
+    SourceComponent(
+        "timm",
+        "a model of timm",
+        "decrop.classifiers.sources:zoo_network",
+        form="timm/NAME",
+        pattern=r"timm/[\w.-]+",
+        imports_code=True,
+        takes_arguments=True,
+    ),
+    SourceComponent(
+        "torchvision",
+        "a model of torchvision",
+        "decrop.classifiers.sources:zoo_network",
+        form="torchvision/NAME",
+        pattern=r"torchvision/[\w.-]+",
+        imports_code=True,
+        takes_arguments=True,
+    ),
+    SourceComponent(
+        "program",
+        "a program of torch.export",
+        "decrop.classifiers.sources:program_network",
+        form="FILE.pt2",
+        pattern=r"(?!(timm|torchvision)/[\w.-]+$)(?s:.*)\.pt2",
+        has_weights=True,
+    ),
+    SourceComponent(
+        "uri",
+        "a model that another package loads, such as models:/ of MLflow",
+        "decrop.classifiers.sources:network_at_uri",
+        form="the URI of a model",
+        pattern=r"[a-z][a-z0-9+.-]*:/\S+",
+        has_weights=True,
+    ),
+    SourceComponent(
+        "endpoint",
+        "a classifier that answers over HTTP",
+        "decrop.classifiers.sources:no_network",
+        form="the http(s) address of an endpoint",
+        pattern=r"https?://\S+",
     ),
 )
 
@@ -149,7 +161,7 @@ def source_kind(source: str) -> str:
     """
     if source == AUTO or source in CLASSIFIERS:
         return "registered"
-    for form in SOURCES.values():
+    for form in reversed(list(SOURCES.values())):
         if form.pattern and re.fullmatch(form.pattern, source):
             return form.name
     names = ", ".join(map(repr, [AUTO, *CLASSIFIERS]))

@@ -1,9 +1,11 @@
 """The settings of training a classifier."""
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from decrop.config.components import Component, Table
 from decrop.config.settings import (
     BatchSize,
     Count,
@@ -16,20 +18,61 @@ from decrop.config.settings import (
     Text,
 )
 
-ClassifierObjective = Literal["plain", "gaussian", "adre_reg", "smooth_adv", "adre_adv"]
 
-_OBJECTIVE_HELP = (
-    "plain: cross-entropy on clean images. gaussian: on images with noise (Cohen et al. 2019). "
-    "adre_reg: with ADRE's regulariser (Feng et al. 2020, eq. 5). smooth_adv: gaussian on "
-    "adversarial examples of the smoothed classifier (Salman et al. 2019). adre_adv: adre_reg on "
-    "those that maximise its eq. 12."
+@dataclass(frozen=True)
+class ClassifierObjectiveComponent(Component):
+    """What a classifier is trained by.
+
+    Attributes:
+        noisy: whether images get noise.
+        regularised: whether the loss has ADRE's regulariser.
+        attacks: whether images are adversarial examples of the smoothed classifier.
+    """
+
+    noisy: bool = True
+    regularised: bool = False
+    attacks: bool = False
+
+
+_LOSS = "decrop.training.classifier_losses:loss_terms"
+# Builders take logits, labels and the settings below, and return the terms of the loss.
+CLASSIFIER_OBJECTIVES = Table(
+    ClassifierObjectiveComponent("plain", "cross-entropy on clean images", _LOSS, noisy=False),
+    ClassifierObjectiveComponent(
+        "gaussian", "cross-entropy on images with Gaussian noise", _LOSS, "Cohen et al. 2019"
+    ),
+    ClassifierObjectiveComponent(
+        "adre_reg",
+        "ADRE's regulariser on images with Gaussian noise",
+        _LOSS,
+        "Feng et al. 2020, eq. 5",
+        regularised=True,
+    ),
+    ClassifierObjectiveComponent(
+        "smooth_adv",
+        "SmoothAdv, which is gaussian on adversarial examples of the smoothed classifier",
+        _LOSS,
+        "Salman et al. 2019",
+        attacks=True,
+    ),
+    ClassifierObjectiveComponent(
+        "adre_adv",
+        "ADRE on adversarial examples with Gaussian noise, which maximise eq. 12",
+        _LOSS,
+        "Feng et al. 2020",
+        regularised=True,
+        attacks=True,
+    ),
 )
+ClassifierObjective = Annotated[str, CLASSIFIER_OBJECTIVES]
 
 
 class ClassifierTrainingSettings(Settings):
     """How the classifier is trained when no weights are given."""
 
-    objective: ClassifierObjective = Field("plain", description=_OBJECTIVE_HELP)
+    objective: ClassifierObjective = Field(
+        "plain", description=f"What a step minimises. {CLASSIFIER_OBJECTIVES.help}."
+    )
     sigma: Sigma | None = Field(
         None,
         description="All but plain: standard deviation of the Gaussian noise, in [0,1] pixels; the "
@@ -37,12 +80,12 @@ class ClassifierTrainingSettings(Settings):
     )
     noise_samples: Count = Field(
         1,
-        description="All but plain: k, noise draws of an image a step (Cohen: 1; ADRE on CIFAR-10: "
-        "8).",
+        description="All but plain: k, noise samples of an image a step (Cohen: 1; ADRE on "
+        "CIFAR-10: 8).",
     )
     cross_entropy_samples: Literal["all", "one"] = Field(
         "all",
-        description="Noise draws in the cross-entropy: all k (ADRE, eq. 7), or one, the k being "
+        description="Noise samples in the cross-entropy: all k (ADRE, eq. 7), or one, the k being "
         "for the regulariser alone (ADRE's table 1).",
     )
     regularisation_weight: NonNegative = Field(
@@ -109,15 +152,15 @@ class ClassifierTrainingSettings(Settings):
     @property
     def noisy(self) -> bool:
         """Whether the objective adds noise."""
-        return self.objective != "plain"
+        return CLASSIFIER_OBJECTIVES[self.objective].noisy
 
     @property
     def attacks(self) -> bool:
         """Whether the objective trains on adversarial examples."""
-        return self.objective in ("smooth_adv", "adre_adv")
+        return CLASSIFIER_OBJECTIVES[self.objective].attacks
 
     @property
     def effective_regularisation_weight(self) -> float:
         """Lambda of the objective: 0 where it has no regulariser."""
-        regularised = self.objective in ("adre_reg", "adre_adv")
+        regularised = CLASSIFIER_OBJECTIVES[self.objective].regularised
         return self.regularisation_weight if regularised else 0.0

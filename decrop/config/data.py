@@ -59,4 +59,4 @@ class LimitedDataSettings(Settings):
         lt=1,
         description="Share of the limited data kept out of training, to score trials on.",
     )
-    seed: Seed = Field(0, description="Seed of both draws; the same in every trial.")
+    seed: Seed = Field(0, description="Seed of both choices; the same in every trial.")

@@ -46,15 +46,17 @@ class RejectorSettings(Settings):
         "an empty list appends none.",
     )
     threshold: Probability = Field(
-        0.5, description="Sigmoid output of the consulted head above which a draw is rejected."
+        0.5, description="Sigmoid output of the consulted head above which a sample is rejected."
     )
     head: Literal["clean", "denoised"] = Field(
         "clean",
-        description="Which head learns from a draw: that of the class of the clean image (paper), "
+        description="Head that learns from a sample: that of the class of the clean image (paper), "
         "or of the denoised one, which is consulted afterwards.",
     )
-    noise_draws: Count = Field(20, description="Draws T of each image in an epoch (paper: 20).")
-    batch_size: BatchSize = Field(128, description="Draws a step (not in the paper).")
+    noise_draws: Count = Field(
+        20, description="Noise samples T of each image in an epoch (paper: 20)."
+    )
+    batch_size: BatchSize = Field(128, description="Samples a step (not in the paper).")
     epochs: Count = Field(20, description="Epochs (paper: 20).")
     adam_epochs: CountOrZero = Field(5, description="Epochs of Adam before SGD (paper: 5).")
     adam_learning_rate: Positive = Field(1e-4, description="Of Adam (paper: 1e-4).")

@@ -1,5 +1,6 @@
 """The settings of training the denoiser."""
 
+from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -16,22 +17,36 @@ from decrop.config.settings import (
 )
 
 Optimizer = Literal["adam", "adam_then_sgd", "sgd", "one_cycle"]
+
+
+@dataclass(frozen=True)
+class ObjectiveComponent(Component):
+    """What the denoiser is trained by.
+
+    Attributes:
+        adapts: whether it trains on generated samples, and in a last phase with the discriminator.
+    """
+
+    adapts: bool = False
+
+
 # Builders take a `decrop.training.losses.Batch`, the networks and the discriminator's scale or
 # None, and return the terms of the loss.
 OBJECTIVES = Table(
-    Component(
+    ObjectiveComponent(
         "decrop",
         "DE-CROP's losses on boundary and interpolated samples",
         "decrop.training.losses:decrop_terms",
         "DE-CROP eq. 12",
+        adapts=True,
     ),
-    Component(
+    ObjectiveComponent(
         "stability",
         "the stability loss of denoised smoothing, which is DE-CROP's eq. 8 alone",
         "decrop.training.losses:stability_terms",
         "Salman et al. 2020",
     ),
-    Component(
+    ObjectiveComponent(
         "mse",
         "mean squared error to the clean images",
         "decrop.training.losses:mse_terms",
@@ -81,12 +96,13 @@ class AugmentationSettings(Settings):
     )
     mixing_alpha: Positive = Field(
         1.0,
-        description="The share of an image in its mixture is drawn from Beta(alpha, alpha) "
+        description="The share of an image in its mixture is sampled from Beta(alpha, alpha) "
         "(CIFAR-10 in both papers: 1).",
     )
     views: Literal["matched", "independent"] = Field(
         "matched",
-        description="Whether the three views of an image share all draws (published: independent).",
+        description="Whether the three views of an image share all random choices (published: "
+        "independent).",
     )
 
 
@@ -157,5 +173,5 @@ class TrainingSettings(Settings):
     @property
     def phase_epochs(self) -> tuple[int, int, int]:
         """Epochs of phase 0 (squared error), 1 (the objective) and 2 (with the discriminator)."""
-        with_discriminator = self.discriminator_epochs if self.objective == "decrop" else 0
+        with_discriminator = self.discriminator_epochs if OBJECTIVES[self.objective].adapts else 0
         return self.mse_epochs, self.epochs, with_discriminator

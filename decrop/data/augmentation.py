@@ -18,7 +18,7 @@ _TRANSLATION = (0.25, 0.50)
 def moved(
     views: list[Tensor], settings: AugmentationSettings, generator: torch.Generator
 ) -> list[Tensor]:
-    """Apply a policy of DE-CROP's supplement, section 4, with draws of its own for each image.
+    """Apply a policy of DE-CROP's supplement, section 4, at random for each image.
 
     1: a crop of the original size at a random place of the zero-padded image, then a horizontal
     flip with some probability. 2: one of a horizontal flip, a vertical flip (both with that
@@ -170,7 +170,7 @@ def mixed(
 ) -> list[Tensor]:
     """Mix each image with another of the batch, its partner in a random permutation.
 
-    An image's share in its mixture is drawn from Beta(alpha, alpha). mixup (Zhang et al., ICLR
+    An image's share in its mixture is sampled from Beta(alpha, alpha). mixup (Zhang et al., ICLR
     2018, eq. 1) blends; cutmix (Yun et al., ICCV 2019, eq. 2) pastes a box of the partner, which
     covers what is left of the image's share, less what lies outside.
 
@@ -212,7 +212,7 @@ def _draw_partner_and_share(
 ) -> tuple[Tensor, Tensor]:
     partner = torch.randperm(len(view), generator=generator)
     quantiles = torch.rand(len(view), generator=generator, dtype=torch.float64)
-    # By inversion, for PyTorch's Beta distribution draws from the global generator only.
+    # By inversion, for PyTorch's Beta distribution samples from the global generator only.
     share = betaincinv(settings.mixing_alpha, settings.mixing_alpha, quantiles.numpy())
     return partner.to(view.device), torch.from_numpy(share)
 
@@ -237,16 +237,16 @@ def augments(settings: AugmentationSettings) -> bool:
 def augment_views(
     views: list[Tensor], settings: AugmentationSettings, generator: torch.Generator
 ) -> list[Tensor]:
-    """Move and mix views of the same images; every image has draws of its own.
+    """Move and mix views of the same images; every image has random choices of its own.
 
     First a policy of DE-CROP's supplement, section 4, then mixup or cutmix, if asked for. Matched
-    views share all draws; independent ones none.
+    views share all choices; independent ones none.
 
     No labels are mixed: the losses compare with the classifier's prediction on the clean view that
     is returned, so that a mixed clean image gives its own target.
 
-    torchvision's transforms draw once for the whole batch, and from the global generator. Hence
-    the parameters of all images are drawn here, from `generator`, and applied to all at once.
+    torchvision's transforms choose once for the whole batch, and from the global generator. Hence
+    the parameters of all images are sampled here, from `generator`, and applied to all at once.
 
     Args:
         views: tensors [B, C, H, W] of one shape, floats in [0,1]; row i of each shows the same

@@ -45,9 +45,9 @@ class LimitedData:
 
 
 def limited_data(dataset: Dataset, settings: LimitedDataSettings) -> LimitedData:
-    """Draw the limited data: equally many images a class, and of those the same share held out.
+    """Choose the limited data: equally many images a class, and of those the same share held out.
 
-    A class with fewer images than its share gives all it has. The draw depends on the labels and
+    A class with fewer images than its share gives all it has. The choice depends on the labels and
     `settings.seed` only (DE-CROP, section 5).
 
     Raises:

@@ -110,7 +110,7 @@ class RejectingNetwork(nn.Module):
             denoiser: noisy images [B, C, H, W] to images of the same shape.
             classifier: of denoised images.
             rejector: fed with the denoised images and the classifier's maps.
-            threshold: output of a head, in (0, 1), above which a draw is rejected.
+            threshold: output of a head, in (0, 1), above which a sample is rejected.
         """
         super().__init__()
         self.denoiser = denoiser
@@ -160,11 +160,11 @@ def is_rejected(classes: Tensor, heads: Tensor, *, threshold: float) -> Tensor:
 
 
 def check_certificate(certificate: str, *, rejecting: bool) -> None:
-    """Raise InputError unless a certificate suits a network that may reject draws, or may not."""
+    """Raise InputError unless a certificate suits a network that may reject samples, or may not."""
     if rejecting and certificate != "rejection":
         raise InputError(
-            f"certification.certificate = {certificate!r}: draws may be rejected here, so it must "
-            "be rejection; for others certify the bundle that the rejector was added to."
+            f"certification.certificate = {certificate!r}: samples may be rejected here, so it "
+            "must be rejection; for others certify the bundle that the rejector was added to."
         )
     if certificate == "rejection" and not rejecting:
         raise InputError(

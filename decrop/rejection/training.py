@@ -22,13 +22,13 @@ from decrop.training.schedule import Schedule, dropped_rate, steps_an_epoch
 
 @dataclass(frozen=True)
 class RejectorEpoch:
-    """Means over the draws of an epoch, counted from 1.
+    """Means over the noisy images of an epoch, counted from 1.
 
     Attributes:
         epoch: number of the epoch.
         learning_rate: of its steps.
         loss: binary cross-entropy of the heads that learnt.
-        error_share: share of draws whose class is not that of the clean image.
+        error_share: share of them whose class is not that of the clean image.
         seconds: it took.
     """
 
@@ -43,7 +43,7 @@ class RejectorEpoch:
 class RejectionScores:
     """What a rejector does with noisy images it was not trained on.
 
-    A draw is an error where the class of the denoised image is not that of the clean one.
+    One is an error where its class, once denoised, is not that of the clean image.
 
     Attributes:
         draws: number of noisy images.
@@ -223,18 +223,18 @@ class RejectorTrainer(Trainer[RejectorEpoch, tuple[Tensor, Tensor]]):
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield clean and noisy images, each image `noise_draws` times in an epoch."""
-        draws = torch_generator(self._settings.seed, "rejector training", epoch)
+        choices = torch_generator(self._settings.seed, "rejector training", epoch)
         noise = torch_generator(
             self._settings.seed, "rejector training noise", epoch, device=self._device
         )
         total = len(self._images) * self._settings.noise_draws
-        order = torch.randperm(total, generator=draws) % len(self._images)
+        order = torch.randperm(total, generator=choices) % len(self._images)
         # Equal parts: no step has a single image, which BatchNorm could not take.
         for rows in order.tensor_split(self.steps_an_epoch):
             [clean] = augment_views(
                 [self._images[rows.to(self._device)].float() / 255],
                 self._settings.augmentation,
-                draws,
+                choices,
             )
             yield (
                 clean,

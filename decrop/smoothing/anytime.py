@@ -1,4 +1,4 @@
-"""Certificates that stay valid however an image's number of draws was decided."""
+"""Certificates that stay valid however an image's number of samples was decided."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,9 +15,9 @@ from decrop.smoothing.certificates import (
     check_failure_probability,
     check_same_shape,
     check_sigma,
-    draws_of_class,
-    draws_of_each_image,
-    draws_per_image,
+    samples_of_class,
+    samples_of_each_image,
+    samples_per_image,
 )
 
 # Halving [0, 1] as often gets below the spacing of float64 at 1/2 and to 1e-19 near 0.
@@ -84,20 +84,20 @@ def anytime_certificates(
     sigma: float,
     failure_probability: float,
 ) -> Certificates:
-    """Certify as CERTIFY does, but with draws that may stop at any time for any reason.
+    """Certify as CERTIFY does, but with samples that may stop at any time for any reason.
 
-    The class with most selection draws is the candidate; p_A is the `anytime_lower_bound` of its
-    probability from the estimation draws alone. Where p_A > 1/2 the radius is sigma * Phi^-1(p_A)
+    The class with most selection samples is the candidate; p_A is the `anytime_lower_bound` of its
+    probability from the estimation samples alone. Where p_A > 1/2 the radius is sigma * Phi^-1(p_A)
     (Cohen, Rosenfeld and Kolter 2019, theorem 1), else the image abstains. For each image the
-    probability that any certificate along its draws is wrong is at most `failure_probability`, so
-    the draws may be looked at after each one, and stopped where the certificate pleases.
+    probability that any certificate along its samples is wrong is at most `failure_probability`, so
+    the samples may be looked at after each one, and stopped where the certificate pleases.
 
-    Images with non-finite draws abstain, as in `cohen_certificates`.
+    Images with non-finite samples abstain, as in `cohen_certificates`.
 
     Args:
         selection_counts: int64 [B, K+1], each row with the same sum N0 >= 1.
-        estimation_counts: int64 [B, K+1] of draws independent of the selection. Rows may have
-            different sums; one without draws abstains.
+        estimation_counts: int64 [B, K+1] of samples independent of the selection. Rows may have
+            different sums; one without samples abstains.
         sigma: standard deviation of the noise, in [0,1] pixels, > 0.
         failure_probability: in (0, 1).
 
@@ -108,11 +108,11 @@ def anytime_certificates(
         InputError: a value is out of its range or the counts do not fit together.
     """
     check_sigma(sigma)
-    draws_per_image(selection_counts)
-    draws = draws_of_each_image(estimation_counts)
+    samples_per_image(selection_counts)
+    samples = samples_of_each_image(estimation_counts)
     check_same_shape(selection_counts, estimation_counts)
     candidate = selection_counts[:, :-1].argmax(axis=1)
-    successes = draws_of_class(estimation_counts, candidate)
-    bound = anytime_lower_bound(successes, draws, failure_probability)
+    successes = samples_of_class(estimation_counts, candidate)
+    bound = anytime_lower_bound(successes, samples, failure_probability)
     radius = sigma * norm.ppf(bound)
     return certificates_from_radii(candidate, radius, selection_counts, estimation_counts)

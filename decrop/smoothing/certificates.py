@@ -1,7 +1,7 @@
 """Certificates from class counts under noise: statistics only, no sampling.
 
-Counts are int64 [B, K+1]: for B images, how many noise draws fell in each of K classes, and in the
-last column how many had logits that are not finite.
+Counts are int64 [B, K+1]: for B images, how many noise samples fell in each of K classes, and in
+the last column how many had logits that are not finite.
 """
 
 from dataclasses import dataclass
@@ -79,18 +79,19 @@ def cohen_certificates(
 ) -> Certificates:
     """Certify with CERTIFY (Cohen, Rosenfeld and Kolter 2019, section 3.2.2 and proposition 2).
 
-    The class with most selection draws is the candidate; p_A, the lower confidence bound of its
-    probability, comes from the estimation draws alone. Where p_A > 1/2 the radius is
+    The class with most selection samples is the candidate; p_A, the lower confidence bound of its
+    probability, comes from the estimation samples alone. Where p_A > 1/2 the radius is
     sigma * Phi^-1(p_A), else the image abstains. For each image the probability that a certificate
     is given and wrong is at most `failure_probability`.
 
-    Draws with non-finite logits count as an outcome of their own that is never the candidate, and
-    an image with any such draw abstains. Abstaining is never wrong, so turning some certificates
+    Samples with non-finite logits count as an outcome of their own that is never the candidate, and
+    an image with any such sample abstains. Abstaining is never wrong, so turning some certificates
     into abstentions, by whatever rule, cannot raise the probability of a wrong one.
 
     Args:
         selection_counts: int64 [B, K+1], each row with the same sum N0 >= 1.
-        estimation_counts: int64 [B, K+1] of draws independent of the selection, rows sum to N >= 1.
+        estimation_counts: int64 [B, K+1] of samples independent of the selection, rows sum to N >=
+            1.
         sigma: standard deviation of the noise, in [0,1] pixels, > 0.
         failure_probability: in (0, 1).
 
@@ -98,11 +99,11 @@ def cohen_certificates(
         InputError: a value is out of its range or the counts do not fit together.
     """
     check_sigma(sigma)
-    draws_per_image(selection_counts)
-    trials = draws_per_image(estimation_counts)
+    samples_per_image(selection_counts)
+    trials = samples_per_image(estimation_counts)
     check_same_shape(selection_counts, estimation_counts)
     candidate = selection_counts[:, :-1].argmax(axis=1)
-    successes = draws_of_class(estimation_counts, candidate)
+    successes = samples_of_class(estimation_counts, candidate)
     radius = sigma * norm.ppf(lower_confidence_bound(successes, trials, failure_probability))
     return certificates_from_radii(candidate, radius, selection_counts, estimation_counts)
 
@@ -110,12 +111,12 @@ def cohen_certificates(
 def certificates_from_radii(
     candidate: Integers, radius: Floats, selection_counts: Integers, estimation_counts: Integers
 ) -> Certificates:
-    """Certify the candidates where the radius is positive and no draw has non-finite logits.
+    """Certify the candidates where the radius is positive and no sample has non-finite logits.
 
     Args:
         candidate: int64 [B], classes.
         radius: float64 [B], L2 radii in [0,1] pixels; 0 or less where there is no certificate.
-        selection_counts: int64 [B, columns], last the draws with non-finite logits.
+        selection_counts: int64 [B, columns], last the samples with non-finite logits.
         estimation_counts: int64 [B, columns], likewise.
     """
     radius = radii_rounded_down(radius)
@@ -137,18 +138,18 @@ def radii_rounded_down(radius: Floats) -> Floats:
     return lowered
 
 
-def draws_of_class(counts: Integers, classes: Integers) -> Integers:
-    """Count each image's draws of its own class: int64 [B] from int64 [B, columns] and [B]."""
+def samples_of_class(counts: Integers, classes: Integers) -> Integers:
+    """Count each image's samples of its own class: int64 [B] from int64 [B, columns] and [B]."""
     return np.take_along_axis(counts, classes[:, None], axis=1)[:, 0]
 
 
 def smoothed_predictions(counts: Integers, failure_probability: float) -> Integers:
     """Predict with PREDICT (Cohen, Rosenfeld and Kolter 2019, section 3.2.1 and proposition 1).
 
-    The class with most draws is returned where the exact two-sided binomial test rejects that it
+    The class with most samples is returned where the exact two-sided binomial test rejects that it
     and the runner-up are equally likely, else `ABSTAIN`. The probability that a class is returned
     that is not the smoothed classifier's is at most `failure_probability` (Hung and Fithian 2019,
-    Annals of Statistics 47(2)). Images with non-finite draws abstain, as in `cohen_certificates`.
+    Annals of Statistics 47(2)). Images with non-finite samples abstain, as in `cohen_certificates`.
 
     Args:
         counts: int64 [B, K+1] with K >= 2, each row with the same sum >= 1.
@@ -160,7 +161,7 @@ def smoothed_predictions(counts: Integers, failure_probability: float) -> Intege
     Raises:
         InputError: a value is out of its range.
     """
-    draws_per_image(counts)
+    samples_per_image(counts)
     return leading_classes(counts, failure_probability)
 
 
@@ -197,7 +198,7 @@ def check_same_shape(selection_counts: Integers, estimation_counts: Integers) ->
         )
 
 
-def draws_of_each_image(counts: Integers) -> Integers:
+def samples_of_each_image(counts: Integers) -> Integers:
     """Sum the rows of counts, int64 [B], which may differ.
 
     Raises:
@@ -213,18 +214,18 @@ def draws_of_each_image(counts: Integers) -> Integers:
     return np.asarray(counts.sum(axis=1))
 
 
-def draws_per_image(counts: Integers) -> int:
-    """Return the number of draws that all images have in common, at least 1.
+def samples_per_image(counts: Integers) -> int:
+    """Return the number of samples that all images have in common, at least 1.
 
     Raises:
-        InputError: as `draws_of_each_image`, or the rows have different sums, or no draws.
+        InputError: as `samples_of_each_image`, or the rows have different sums, or no samples.
     """
-    totals = draws_of_each_image(counts)
+    totals = samples_of_each_image(counts)
     if totals.min() != totals.max():
         raise InputError(
-            f"every image needs the same number of draws, but they have from {totals.min()} "
+            f"every image needs the same number of samples, but they have from {totals.min()} "
             f"to {totals.max()}."
         )
     if totals[0] < 1:
-        raise InputError("there are no samples; at least one draw an image is needed.")
+        raise InputError("there are no samples; at least one sample an image is needed.")
     return int(totals[0])

@@ -1,4 +1,4 @@
-"""Certification of a set of images: with equally many draws each, as few as do, or ever more."""
+"""Certification of a set of images: with equally many samples each, as few as do, or ever more."""
 
 import warnings
 from collections.abc import Callable
@@ -47,9 +47,9 @@ class CertificationOutcome:
     Attributes:
         prediction: int64 [B], the class, or -1 for abstention.
         radius: float64 [B], L2 radius in [0,1] pixels; 0 where it abstains.
-        selection_counts: int64 [B, K+1], last the draws with non-finite logits.
+        selection_counts: int64 [B, K+1], last the samples with non-finite logits.
         estimation_counts: int64 [B, K+1], likewise.
-        ending: [B], why no more was drawn (`Ending`).
+        ending: [B], why no more was sampled (`Ending`).
         seconds: float64 [B], share of each image in the time of sampling.
     """
 
@@ -62,7 +62,7 @@ class CertificationOutcome:
 
     @property
     def samples(self) -> Integers:
-        """Noise draws of each image, those that chose the class included, int64 [B]."""
+        """Noise samples of each image, those that chose the class included, int64 [B]."""
         samples: Integers = self.selection_counts.sum(1) + self.estimation_counts.sum(1)
         return samples
 
@@ -75,16 +75,16 @@ def certify_fixed(
     estimation_samples: int,
     on_progress: OnProgress | None = None,
 ) -> CertificationOutcome:
-    """Certify images with equally many draws each.
+    """Certify images with equally many samples each.
 
-    Warns of images that abstain because some of their draws have non-finite logits.
+    Warns of images that abstain because some of their samples have non-finite logits.
 
     Args:
         collector: of the images, without counts.
         rule: turns the counts into certificates.
         selection_samples: N0 >= 1.
         estimation_samples: N >= 1.
-        on_progress: called with none done first, then after each group of draws.
+        on_progress: called with none done first, then after each group of samples.
 
     Raises:
         InputError: a value is out of its range.
@@ -94,7 +94,7 @@ def certify_fixed(
     report = _reporter(collector, sum(samples.values()), on_progress)
     report()
     for stream, count in samples.items():
-        collector.draw(stream, range(collector.images), 0, count, report)
+        collector.sample(stream, range(collector.images), 0, count, report)
     _warn_of_non_finite(collector.counts)
     certificates = rule(collector.counts[SELECTION], collector.counts[ESTIMATION])
     finite = collector.counts[:, :, -1].sum(axis=0) == 0
@@ -120,29 +120,29 @@ def certify_adaptive(
     failure_probability: float,
     on_progress: OnProgress | None = None,
 ) -> CertificationOutcome:
-    """Certify images at a grid of radii, with as few draws as do.
+    """Certify images at a grid of radii, with as few samples as do.
 
-    The class with most selection draws is the candidate. Its probability is then tested on fresh
-    draws, in rounds of all images that are still drawing (`sequential_design`). An image stops once
-    it is certified at the largest radius, once the next radius costs more draws than it is worth
-    (`worthwhile`), or after `max_samples`. Where labels are known it also stops, abstaining, where
-    the candidate is not its label, for no further draw could make it count for certified accuracy.
-    The certified radius is a member of the grid. For each image the probability that a certificate
-    is given and wrong is at most `failure_probability`, whatever the labels.
+    The class with most selection samples is the candidate. Its probability is then tested on fresh
+    samples, in rounds of all images that are still sampling (`sequential_design`). An image stops
+    once it is certified at the largest radius, once the next radius costs more samples than it is
+    worth (`worthwhile`), or after `max_samples`. Where labels are known it also stops, abstaining,
+    where the candidate is not its label, for no further sample could make it count for certified
+    accuracy. The certified radius is a member of the grid. For each image the probability that a
+    certificate is given and wrong is at most `failure_probability`, whatever the labels.
 
-    Warns of images that abstain because some of their draws have non-finite logits.
+    Warns of images that abstain because some of their samples have non-finite logits.
 
     Args:
         collector: of the images, without counts.
-        labels: int64 [B], true classes, which decide how much is drawn, not what is certified; None
-            where they are not known.
+        labels: int64 [B], true classes, which decide how much is sampled, not what is certified;
+            None where they are not known.
         sigma: standard deviation of the task's noise, in [0,1] pixels, > 0.
         radii: float64 [R], increasing, >= 0, in [0,1] pixels.
         worth: float64 [R], of certifying each radius (`worth_of_radii`).
         selection_samples: N0 >= 1.
-        max_samples: most draws of an image, > N0.
+        max_samples: most samples of an image, > N0.
         failure_probability: probability per image that a certificate is wrong, in (0, 1).
-        on_progress: called with none done first, then after each group of draws.
+        on_progress: called with none done first, then after each group of samples.
 
     Raises:
         InputError: a value is out of its range.
@@ -155,64 +155,64 @@ def certify_adaptive(
     ending = np.full(image_count, "most_samples", dtype="<U16")
     succeeded = np.zeros((image_count, len(radii)), dtype=bool)
     expected = np.zeros(image_count)
-    drawing = np.arange(image_count)
+    sampling = np.arange(image_count)
 
     def report() -> None:
         if on_progress is not None:
-            drawn = collector.draws
-            in_all = np.maximum(drawn, expected).sum()
+            sampled = collector.samples
+            in_all = np.maximum(sampled, expected).sum()
             on_progress(
                 CertificationProgress(
-                    image_count - len(drawing),
+                    image_count - len(sampling),
                     image_count,
-                    int(drawn.sum()),
+                    int(sampled.sum()),
                     int(np.ceil(in_all)),
                 )
             )
 
     def stop(stopping: NDArray[np.bool_], reason: Ending) -> None:
-        nonlocal drawing
-        ending[drawing[stopping]] = reason
-        expected[drawing[stopping]] = 0
-        drawing = drawing[~stopping]
+        nonlocal sampling
+        ending[sampling[stopping]] = reason
+        expected[sampling[stopping]] = 0
+        sampling = sampling[~stopping]
 
     expected[:] = selection_samples
     report()
-    collector.draw(SELECTION, drawing.tolist(), 0, selection_samples, report)
+    collector.sample(SELECTION, sampling.tolist(), 0, selection_samples, report)
     selection, estimation = collector.counts[SELECTION], collector.counts[ESTIMATION]
     candidate = selection[:, :-1].argmax(axis=1)
-    stop(selection[drawing, -1] > 0, "not_finite")
+    stop(selection[sampling, -1] > 0, "not_finite")
     if labels is not None:
-        stop(candidate[drawing] != labels[drawing], "misclassified")
+        stop(candidate[sampling] != labels[sampling], "misclassified")
     taken = 0
     for number, look in enumerate(looks.tolist()):
-        if not len(drawing):
+        if not len(sampling):
             break
-        expected[drawing] = np.maximum(expected[drawing], selection_samples + look)
-        collector.draw(ESTIMATION, drawing.tolist(), taken, look, report)
+        expected[sampling] = np.maximum(expected[sampling], selection_samples + look)
+        collector.sample(ESTIMATION, sampling.tolist(), taken, look, report)
         taken = look
-        stop(estimation[drawing, -1] > 0, "not_finite")
-        other_draws = look - estimation[drawing, candidate[drawing]]
-        succeeded[drawing] |= other_draws[:, None] <= design.limits[:, number]
-        reached = _reached(succeeded[drawing])
+        stop(estimation[sampling, -1] > 0, "not_finite")
+        other_samples = look - estimation[sampling, candidate[sampling]]
+        succeeded[sampling] |= other_samples[:, None] <= design.limits[:, number]
+        reached = _reached(succeeded[sampling])
         complete = reached == len(radii)
         stop(complete, "largest_radius")
-        if number < len(looks) - 1 and len(drawing):
-            other_draws = other_draws[~complete]
-            known_others = other_draws + selection_samples
-            known_others -= selection[drawing, candidate[drawing]]
+        if number < len(looks) - 1 and len(sampling):
+            other_samples = other_samples[~complete]
+            known_others = other_samples + selection_samples
+            known_others -= selection[sampling, candidate[sampling]]
             going_on, further = worthwhile(
                 design,
                 number,
-                other_draws=other_draws,
+                other_samples=other_samples,
                 reached=reached[~complete],
                 worth=worth,
-                known_draws=np.full(len(drawing), selection_samples + look),
-                known_other_draws=known_others,
+                known_samples=np.full(len(sampling), selection_samples + look),
+                known_other_samples=known_others,
             )
-            expected[drawing] = selection_samples + look + further
+            expected[sampling] = selection_samples + look + further
             stop(~going_on, "out_of_reach")
-    drawing = drawing[:0]
+    sampling = sampling[:0]
     report()
     _warn_of_non_finite(collector.counts)
     reached = _reached(succeeded)
@@ -236,23 +236,23 @@ def certify_anytime(
     failure_probability: float,
     on_progress: OnProgress | None = None,
 ) -> CertificationOutcome:
-    """Certify images so that more draws may follow at any time.
+    """Certify images so that more samples may follow at any time.
 
-    The class with most selection draws is the candidate. The lower bound of its probability holds
-    at every number of draws at once (`anytime_certificates`), so the largest radius counts of those
-    at the looks. For each image the probability that a certificate is wrong is at most
+    The class with most selection samples is the candidate. The lower bound of its probability holds
+    at every number of samples at once (`anytime_certificates`), so the largest radius counts of
+    those at the looks. For each image the probability that a certificate is wrong is at most
     `failure_probability` for this and all later certifications of the task together, whatever
     `max_samples` these have.
 
-    Warns of images that abstain because some of their draws have non-finite logits.
+    Warns of images that abstain because some of their samples have non-finite logits.
 
     Args:
         collector: of the images, without counts.
         sigma: standard deviation of the task's noise, in [0,1] pixels, > 0.
         selection_samples: N0 >= 1, the same in all certifications of the task.
-        max_samples: draws of each image, > N0.
+        max_samples: samples of each image, > N0.
         failure_probability: in (0, 1), the same in all certifications of the task.
-        on_progress: called with none done first, then after each group of draws.
+        on_progress: called with none done first, then after each group of samples.
 
     Raises:
         InputError: a value is out of its range.
@@ -262,11 +262,11 @@ def certify_anytime(
     report = _reporter(collector, max_samples, on_progress)
     report()
     images = range(collector.images)
-    collector.draw(SELECTION, images, 0, selection_samples, report)
+    collector.sample(SELECTION, images, 0, selection_samples, report)
     selection, estimation = collector.counts[SELECTION], collector.counts[ESTIMATION]
     radius, taken = np.zeros(collector.images), 0
     for look in look_schedule(max_samples - selection_samples, collector.chunk_size).tolist():
-        collector.draw(ESTIMATION, images, taken, look, report)
+        collector.sample(ESTIMATION, images, taken, look, report)
         taken = look
         found = anytime_certificates(selection, estimation, sigma, failure_probability)
         radius = np.maximum(radius, found.radius)
@@ -303,27 +303,27 @@ def certified_nearby(outcome: CertificationOutcome, distance: Floats) -> Certifi
 
 
 def class_counts(collector: CountCollector, samples: int) -> Integers:
-    """Draw `samples` >= 1 of each image, int64 [B, K+1], last not finite.
+    """Sample `samples` >= 1 of each image, int64 [B, K+1], last not finite.
 
-    Warns of images some of whose draws have non-finite logits.
+    Warns of images some of whose samples have non-finite logits.
     """
     _require_samples(samples=samples)
-    collector.draw(SELECTION, range(collector.images), 0, samples, lambda: None)
+    collector.sample(SELECTION, range(collector.images), 0, samples, lambda: None)
     _warn_of_non_finite(collector.counts)
     counts: Integers = collector.counts[SELECTION]
     return counts
 
 
 def radius_grid(
-    radii: tuple[float, ...], step: float, *, sigma: float, draws: int, failure_probability: float
+    radii: tuple[float, ...], step: float, *, sigma: float, samples: int, failure_probability: float
 ) -> Floats:
-    """Return the given radii and the multiples of `step` that `draws` could certify, increasing.
+    """Return the given radii and the multiples of `step` that `samples` could certify, increasing.
 
-    With all of N draws in one class the Clopper-Pearson bound is failure_probability^(1/N).
+    With all of N samples in one class the Clopper-Pearson bound is failure_probability^(1/N).
     """
     check_sigma(sigma)
     check_failure_probability(failure_probability)
-    reachable = sigma * norm.ppf(failure_probability ** (1 / draws))
+    reachable = sigma * norm.ppf(failure_probability ** (1 / samples))
     # Multiples as decimals print them, so that 3 * 0.05 is the radius 0.15 that a user asks for.
     multiples = np.arange(int(max(reachable, 0.0) / step) + 1) * step
     return np.unique(np.concatenate([multiples.round(10), radii]))
@@ -332,13 +332,13 @@ def radius_grid(
 def _reporter(
     collector: CountCollector, samples: int, on_progress: OnProgress | None
 ) -> Callable[[], None]:
-    """Return what reports the progress where each image is drawn equally often."""
+    """Return what reports the progress where each image is sampled equally often."""
 
     def report() -> None:
-        draws = collector.draws
+        taken = collector.samples
         if on_progress is not None:
-            done, in_all = int((draws == samples).sum()), len(draws) * samples
-            on_progress(CertificationProgress(done, len(draws), int(draws.sum()), in_all))
+            done, in_all = int((taken == samples).sum()), len(taken) * samples
+            on_progress(CertificationProgress(done, len(taken), int(taken.sum()), in_all))
 
     return report
 
@@ -370,7 +370,7 @@ def _warn_of_non_finite(counts: Integers) -> None:
         named = ", ".join(str(image) for image in images[:_IMAGES_NAMED])
         more = ", ..." if len(images) > _IMAGES_NAMED else ""
         warnings.warn(
-            f"{len(images)} images abstain because {non_finite.sum()} of their draws have "
+            f"{len(images)} images abstain because {non_finite.sum()} of their samples have "
             f"non-finite logits: {named}{more} (positions in the task).",
             RuntimeWarning,
             stacklevel=3,

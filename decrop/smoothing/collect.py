@@ -1,4 +1,4 @@
-"""Counts of a set of images, drawn in groups that are short enough to show progress."""
+"""Counts of a set of images, sampled in groups that are short enough to show progress."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,16 +23,16 @@ class CertificationProgress:
     """How far a certification has come.
 
     Attributes:
-        images_done: images that need no further draws.
+        images_done: images that need no further samples.
         images: all of them.
-        draws: noise draws so far.
-        draws_expected: noise draws in all; an estimate where images stop early.
+        samples: noise samples so far.
+        samples_expected: noise samples in all; an estimate where images stop early.
     """
 
     images_done: int
     images: int
-    draws: int
-    draws_expected: int
+    samples: int
+    samples_expected: int
 
 
 OnProgress = Callable[[CertificationProgress], None]
@@ -43,14 +43,14 @@ class CountCollector:
 
     Attributes:
         images: B.
-        chunk_size: most draws of one request.
-        counts: int64 [streams, B, K+1], last the draws that are not finite.
+        chunk_size: most samples of one request.
+        counts: int64 [streams, B, K+1], last the samples that are not finite.
         seconds: float64 [B].
     """
 
     @classmethod
     def of(cls, task: SamplingTask, sampler: Sampler) -> Self:
-        """Start with no draws of the images of a task."""
+        """Start with no samples of the images of a task."""
         return cls(
             sampler,
             images=len(task.images),
@@ -59,13 +59,13 @@ class CountCollector:
         )
 
     def __init__(self, sampler: Sampler, *, images: int, class_count: int, chunk_size: int) -> None:
-        """Start with no draws.
+        """Start with no samples.
 
         Args:
             sampler: counts classes of a task; `class_count` and `chunk_size` are the task's.
             images: B >= 1.
             class_count: K >= 2.
-            chunk_size: most draws of one request, >= 1.
+            chunk_size: most samples of one request, >= 1.
 
         Raises:
             InputError: a value is out of its range.
@@ -81,12 +81,12 @@ class CountCollector:
         self._group = _FIRST_GROUP
 
     @property
-    def draws(self) -> Integers:
-        """Draws of each image so far, int64 [B]."""
-        drawn: Integers = self.counts.sum(axis=(0, 2))
-        return drawn
+    def samples(self) -> Integers:
+        """Samples of each image so far, int64 [B]."""
+        sampled: Integers = self.counts.sum(axis=(0, 2))
+        return sampled
 
-    def draw(
+    def sample(
         self,
         stream: int,
         images: Sequence[int],
@@ -94,7 +94,7 @@ class CountCollector:
         stop: int,
         on_group: Callable[[], None],
     ) -> None:
-        """Add draws number `start` to `stop` of a stream of each of some images.
+        """Add samples number `start` to `stop` of a stream of each of some images.
 
         `start` is a multiple of the chunk size. `on_group` is called after each group.
         """
@@ -104,9 +104,9 @@ class CountCollector:
             counts = self._sampler.class_counts(group)
             elapsed = max(time.monotonic() - started, 1e-3)
             rows = [request.image for request in group]
-            draws = np.array([request.draws for request in group])
+            samples = np.array([request.samples for request in group])
             np.add.at(self.counts, ([request.stream for request in group], rows), counts)
-            np.add.at(self.seconds, rows, elapsed * draws / draws.sum())
+            np.add.at(self.seconds, rows, elapsed * samples / samples.sum())
             # No more than twice as many: groups that a journal answers take no time at all.
             self._group = min(2 * self._group, max(1, int(len(group) * _GROUP_SECONDS / elapsed)))
             on_group()

@@ -21,7 +21,7 @@ from decrop.smoothing.sampling import CountRequest, Sampler, SamplingTask, Strea
 
 _FORMAT = 2
 _MOST_HEADER_BYTES = 1 << 14
-_REQUEST = np.dtype([("image_id", "<i8"), ("stream", "<i4"), ("chunk", "<i8"), ("draws", "<i4")])
+_REQUEST = np.dtype([("image_id", "<i8"), ("stream", "<i4"), ("chunk", "<i8"), ("samples", "<i4")])
 
 RequestKey = tuple[int, int, int, int]
 Records = NDArray[Any]
@@ -33,7 +33,7 @@ class JournalStart:
 
     Attributes:
         path: of it.
-        samples: noise draws whose classes it has.
+        samples: noise samples whose classes it has.
         others: what was certified otherwise by the journal that it replaces, such as `sigma`; empty
             where there was none, or this certification's own.
     """
@@ -109,7 +109,7 @@ class RecordedSampler:
             write_text(path, header.decode())
         self._file = path.open("ab")
         others = () if found in (header, None) else _differences(found, identity)
-        self.start = JournalStart(path, self.draws, others)
+        self.start = JournalStart(path, self.samples, others)
 
     def __enter__(self) -> Self:
         return self
@@ -123,10 +123,11 @@ class RecordedSampler:
         self.close()
 
     def class_counts(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
-        """Return int64 [len(requests), K+1]: draws of each class, last those not finite.
+        """Return int64 [len(requests), K+1]: samples of each class, last those not finite.
 
         Raises:
-            RunError: the other sampler's counts have another shape, or do not add up to the draws.
+            RunError: the other sampler's counts have another shape, or do not add up to the
+                samples.
             OSError: the file cannot be written.
         """
         keys = [self._key(request) for request in requests]
@@ -136,25 +137,25 @@ class RecordedSampler:
             if key not in self._answers
         }
         if missing:
-            with closing(self._drawn(missing)) as parts:
-                for drawn, counts in parts:
-                    self._write(self._records(drawn, counts))
+            with closing(self._sampled(missing)) as parts:
+                for sampled, counts in parts:
+                    self._write(self._records(sampled, counts))
         answers = [self._answers[key] for key in keys]
         return np.array(answers, dtype=np.int64).reshape(len(keys), *self._record["counts"].shape)
 
     @property
-    def draws(self) -> int:
-        """How many draws the file has the classes of."""
-        return sum(draws for *_, draws in self._answers)
+    def samples(self) -> int:
+        """How many samples the file has the classes of."""
+        return sum(samples for *_, samples in self._answers)
 
     def close(self) -> None:
         """Close the file; its answers stay for the next sampler of the task."""
         self._file.close()
 
     def _key(self, request: CountRequest) -> RequestKey:
-        return self._image_ids[request.image], request.stream, request.chunk, request.draws
+        return self._image_ids[request.image], request.stream, request.chunk, request.samples
 
-    def _drawn(
+    def _sampled(
         self, missing: Mapping[RequestKey, CountRequest]
     ) -> Generator[tuple[list[RequestKey], NDArray[np.int64]], None, None]:
         """Ask the other sampler, and yield the counts as they come."""
@@ -194,7 +195,7 @@ class RecordedSampler:
             row = int(adding_up.argmin())
             raise RunError(
                 f"a sampler gave counts {counts[row].tolist()} where they must add up to "
-                f"{keys[row][-1]} draws."
+                f"{keys[row][-1]} samples."
             )
         return records
 
@@ -262,8 +263,8 @@ def _differences(line: bytes | None, identity: Mapping[str, Any]) -> tuple[str, 
 
 
 def _adding_up(records: Records) -> NDArray[np.bool_]:
-    draws, counts = records["request"]["draws"], records["counts"]
+    samples, counts = records["request"]["samples"], records["counts"]
     adding_up: NDArray[np.bool_] = (
-        (draws > 0) & (counts >= 0).all(axis=1) & (counts.sum(axis=1, dtype=np.int64) == draws)
+        (samples > 0) & (counts >= 0).all(axis=1) & (counts.sum(axis=1, dtype=np.int64) == samples)
     )
     return adding_up

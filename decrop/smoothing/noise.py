@@ -185,7 +185,7 @@ class GridNoise:
         """Check that a sample of an image of so many pixels is exact enough.
 
         The probabilities of a pixel's noise are off by at most 2^-63 at each threshold, so the
-        total variation between what is drawn and what is meant is at most so many thresholds and
+        total variation between what is sampled and what is meant is at most so many thresholds and
         pixels times that.
 
         Raises:

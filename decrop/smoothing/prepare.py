@@ -99,13 +99,13 @@ def prepared(
     """Return a copy of a network: eval mode, BatchNorm folded, on a device.
 
     Raises:
-        InputError: the network normalises by the batch, so draws would not be independent.
+        InputError: the network normalises by the batch, so samples would not be independent.
     """
     network = _copied(network)
     for name, module in network.named_modules():
         if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
             raise InputError(
-                f"{name} normalises by the batch, so that draws would not be independent; "
+                f"{name} normalises by the batch, so that samples would not be independent; "
                 "certify a network with running statistics."
             )
     fold_batch_norms(network)

@@ -1,8 +1,8 @@
 """Class counts of a network under Gaussian noise.
 
-Shapes: B images, C channels, H height, W width, K classes, S noise draws in a chunk, P chunks in a
-batch. A chunk is the unit of work: S draws of the noise of one image from random bits of their own,
-named by (seed, image id, stream, chunk).
+Shapes: B images, C channels, H height, W width, K classes, S noise samples in a chunk, P chunks in
+a batch. A chunk is the unit of work: S samples of the noise of one image from random bits of their
+own, named by (seed, image id, stream, chunk).
 
 Counts do not depend on how the work is cut. Kernels give other last bits in other batch shapes, in
 other rows of a batch and on other numbers of threads (seen in fp32 with MKL and oneDNN), so a batch
@@ -36,19 +36,19 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class CountRequest:
-    """The first draws of one chunk of one image.
+    """The first samples of one chunk of one image.
 
     Attributes:
         image: position in the task's images.
-        stream: purpose of the draws (`SELECTION`, `ESTIMATION`); streams are independent.
+        stream: purpose of the samples (`SELECTION`, `ESTIMATION`); streams are independent.
         chunk: number of the chunk in the stream, from 0.
-        draws: in [1, chunk_size].
+        samples: in [1, chunk_size].
     """
 
     image: int
     stream: int
     chunk: int
-    draws: int
+    samples: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ class SamplingTask:
         chunk_size: S.
         chunks_per_batch: P.
         precision: in which the network computes; the noise is added before.
-        noise: how it is drawn and added (`decrop.smoothing.noise`).
+        noise: how it is sampled and added (`decrop.smoothing.noise`).
         layout: of images in memory, when the network takes them.
 
     Raises:
@@ -107,7 +107,7 @@ class Sampler(Protocol):
     """Counts classes under noise, in this process or elsewhere."""
 
     def class_counts(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
-        """Return int64 [len(requests), K+1]: draws of each class, last those not finite."""
+        """Return int64 [len(requests), K+1]: samples of each class, last those not finite."""
         ...
 
 
@@ -136,17 +136,17 @@ class LocalSampler:
         """Prepare a copy of the task's network: eval mode, BatchNorm folded, in its precision.
 
         Raises:
-            InputError: the network normalises by the batch, so draws would not be independent.
+            InputError: the network normalises by the batch, so samples would not be independent.
         """
         self._task = task
         self._device = device
         self._noisy = NoisyBatches(task, task.network, device)
 
     def class_counts(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
-        """Return int64 [len(requests), K+1]: draws of each class, last those not finite.
+        """Return int64 [len(requests), K+1]: samples of each class, last those not finite.
 
         Raises:
-            InputError: a request asks for no draws or more than a chunk, or the network's logits
+            InputError: a request asks for no samples or more than a chunk, or the network's logits
                 do not have K classes.
         """
         counts = np.zeros((len(requests), self._task.class_count + 1), dtype=np.int64)
@@ -177,12 +177,12 @@ class LocalSampler:
             )
         finite = logits.isfinite().all(dim=1)
         classes = torch.where(finite, logits.argmax(dim=1), task.class_count)
-        draws = torch.tensor([request.draws if request else 0 for request in batch])
-        drawn = (torch.arange(task.chunk_size) < draws[:, None]).long().to(self._device)
+        samples = torch.tensor([request.samples if request else 0 for request in batch])
+        sampled = (torch.arange(task.chunk_size) < samples[:, None]).long().to(self._device)
         counts = torch.zeros(
             len(batch), task.class_count + 1, dtype=torch.int64, device=self._device
         )
-        return counts.scatter_add_(1, classes.reshape(drawn.shape), drawn)
+        return counts.scatter_add_(1, classes.reshape(sampled.shape), sampled)
 
 
 class NoisyBatches:
@@ -197,7 +197,7 @@ class NoisyBatches:
             device: to compute on.
 
         Raises:
-            InputError: the network normalises by the batch, so draws would not be independent.
+            InputError: the network normalises by the batch, so samples would not be independent.
         """
         self._task = task
         self._device = device
@@ -216,14 +216,14 @@ class NoisyBatches:
         """Return int64 [batches, P]: which request takes each slot, or -1.
 
         Raises:
-            InputError: a request asks for no draws or more than a chunk.
+            InputError: a request asks for no samples or more than a chunk.
         """
         rows_by_slot: list[list[int]] = [[] for _ in range(self._task.chunks_per_batch)]
         for row, request in enumerate(requests):
-            if not 1 <= request.draws <= self._task.chunk_size:
+            if not 1 <= request.samples <= self._task.chunk_size:
                 raise InputError(
-                    f"a request must ask for 1 to {self._task.chunk_size} draws (chunk_size), "
-                    f"not {request.draws}."
+                    f"a request must ask for 1 to {self._task.chunk_size} samples (chunk_size), "
+                    f"not {request.samples}."
                 )
             slot = (self._image_ids[request.image] + request.chunk) % len(rows_by_slot)
             rows_by_slot[slot].append(row)

@@ -2,7 +2,7 @@
 
 A radius r is certified where the probability p of the candidate class exceeds Phi(r / sigma)
 (Cohen, Rosenfeld and Kolter 2019, theorem 1). Each radius of a grid has a test of its own, that p
-is not above that value, which looks at the counts at numbers of draws fixed in advance.
+is not above that value, which looks at the counts at numbers of samples fixed in advance.
 """
 
 from dataclasses import dataclass
@@ -37,8 +37,9 @@ class SequentialDesign:
 
     Attributes:
         radii: float64 [R], increasing, in [0,1] pixels.
-        looks: int64 [L], increasing numbers of draws at which the tests look.
-        limits: int64 [R, L], most draws of other classes with which a test succeeds; -1 for never.
+        looks: int64 [L], increasing numbers of samples at which the tests look.
+        limits: int64 [R, L], most samples of other classes with which a test succeeds; -1 for
+            never.
     """
 
     radii: Floats
@@ -46,23 +47,24 @@ class SequentialDesign:
     limits: Integers
 
 
-def look_schedule(max_draws: int, chunk_size: int) -> Integers:
-    """Return the numbers of draws at which tests look, int64 [L].
+def look_schedule(max_samples: int, chunk_size: int) -> Integers:
+    """Return the numbers of samples at which tests look, int64 [L].
 
     They are multiples of `chunk_size`, at most a tenth apart once that is more than a chunk, and
-    end with `max_draws` itself.
+    end with `max_samples` itself.
 
     Raises:
         InputError: an argument is below 1.
     """
-    if max_draws < 1 or chunk_size < 1:
+    if max_samples < 1 or chunk_size < 1:
         raise InputError(
-            f"max_draws and chunk_size must be at least 1, but are {max_draws} and {chunk_size}."
+            "max_samples and chunk_size must be at least 1, but are "
+            f"{max_samples} and {chunk_size}."
         )
-    looks = [min(chunk_size, max_draws)]
-    while looks[-1] < max_draws:
+    looks = [min(chunk_size, max_samples)]
+    while looks[-1] < max_samples:
         chunks = max(1, int(_GROWTH * looks[-1] / chunk_size))
-        looks.append(min(max_draws, looks[-1] + chunks * chunk_size))
+        looks.append(min(max_samples, looks[-1] + chunks * chunk_size))
     return np.array(looks, dtype=np.int64)
 
 
@@ -113,34 +115,34 @@ def sequential_design(
 def _limits(
     other_probability: float, failure_probability: float, looks: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """Return how many draws of other classes each look of one test tolerates.
+    """Return how many samples of other classes each look of one test tolerates.
 
     The test succeeds with probability at most `failure_probability` over all looks together where
     other classes have a probability of at least `other_probability`. At equality the probability is
     summed exactly over all paths of counts, look by look (Armitage, McPherson and Rowe 1969), and
     each look spends what the spending function has released (Lan and DeMets 1983); above it, more
-    draws fall to other classes on every path, so fewer paths succeed.
+    samples fall to other classes on every path, so fewer paths succeed.
     """
     if looks[-1] * np.log1p(-other_probability) > np.log(failure_probability):
-        # Not even all draws in one class are unlikely enough.
+        # Not even all samples in one class are unlikely enough.
         return (-1,) * len(looks)
     released = (
         failure_probability
         * (1 - _ROUNDING)
         * _released_share(other_probability, failure_probability, np.array(looks, dtype=np.float64))
     )
-    # The distribution of the number of other draws on paths without success, from `lowest` up.
+    # The distribution of the number of other samples on paths without success, from `lowest` up.
     unsuccessful, lowest = np.ones(1), 0
     spent, previous = 0.0, 0
     limits = []
     for look, allowed in zip(looks, released, strict=True):
-        draws, previous = look - previous, look
-        first, step = _binomial(draws, other_probability)
+        samples, previous = look - previous, look
+        first, step = _binomial(samples, other_probability)
         unsuccessful, lowest = np.convolve(unsuccessful, step), lowest + first
         spent += max(0.0, 1.0 - float(step.sum()))
         succeeding = int(np.searchsorted(np.cumsum(unsuccessful), allowed - spent, side="right"))
         spent += float(unsuccessful[:succeeding].sum())
-        # Also where fewer draws would have succeeded before, no path is without success.
+        # Also where fewer samples would have succeeded before, no path is without success.
         limits.append(lowest + succeeding - 1)
         unsuccessful, lowest = unsuccessful[succeeding:], lowest + succeeding
         # What is left out counts as success, on the safe side.
@@ -156,7 +158,7 @@ def _limits(
 def _released_share(other_probability: float, failure_probability: float, looks: Floats) -> Floats:
     """Return which share of the failure probability may be spent up to each look.
 
-    It grows with the logarithm of the draws: images whose radius is far from the tested one are
+    It grows with the logarithm of the samples: images whose radius is far from the tested one are
     decided after few, others after many, and no scale is preferred. The last look releases all.
     """
     earliest = np.log(failure_probability * _FIRST_SHARE) / np.log1p(-other_probability)
@@ -168,9 +170,9 @@ def _released_share(other_probability: float, failure_probability: float, looks:
     return share
 
 
-def _binomial(draws: int, probability: float) -> tuple[int, Floats]:
+def _binomial(samples: int, probability: float) -> tuple[int, Floats]:
     """Return where the binomial distribution begins to matter, and its probabilities from there."""
-    reach = 12 * np.sqrt(draws * probability * (1 - probability)) + 40
-    first = max(0, int(draws * probability - reach))
-    last = min(draws, int(draws * probability + reach) + 1)
-    return first, binom.pmf(np.arange(first, last + 1), draws, probability)
+    reach = 12 * np.sqrt(samples * probability * (1 - probability)) + 40
+    first = max(0, int(samples * probability - reach))
+    last = min(samples, int(samples * probability + reach) + 1)
+    return first, binom.pmf(np.arange(first, last + 1), samples, probability)

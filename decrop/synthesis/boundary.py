@@ -62,7 +62,7 @@ def boundary_samples(
         labels: int64 [n], the true classes whose loss pgd ascends; the other attacks leave the
             predicted class, so that an image that is classified wrongly is moved too.
         settings: attack and its settings.
-        seed: of what the attack draws.
+        seed: of what the attack samples.
         device: where to run.
 
     Returns:

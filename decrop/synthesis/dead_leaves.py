@@ -24,7 +24,7 @@ _CORNERS = (0, 3, 4, 5)
 MOST_CORNERS = max(_CORNERS)
 # How far a corner may leave its place in a regular polygon, as a share of the way to the next.
 _IRREGULARITY = 0.8
-# Leaves whose radii differ by less than this factor are drawn together; for speed alone.
+# Leaves whose radii differ by less than this factor are painted together; for speed alone.
 _RADIUS_RATIO_TOGETHER = 0.8
 
 
@@ -64,7 +64,7 @@ def topmost_leaves(
     """Find the leaf on top at each of `points_per_pixel` x `points_per_pixel` points of a pixel.
 
     Leaves are in turn discs, triangles, quadrilaterals and pentagons; the polygons are inscribed in
-    the circle. Each leaf is drawn in a window around it only, largest leaves first.
+    the circle. Each leaf is painted in a window around it only, largest leaves first.
 
     Returns:
         int32 [images, height * points_per_pixel, width * points_per_pixel] numbers; 0 is no leaf.
@@ -162,7 +162,7 @@ _ILLUMINATION = 0.4
 _ILLUMINATION_GRID = 3
 # Sample points along a side of a pixel; the mean over them softens edges.
 _SUPERSAMPLING = 2
-# Images that are drawn together; for speed alone.
+# Images that are painted together; for speed alone.
 _IMAGES_TOGETHER = 64
 
 
@@ -175,14 +175,14 @@ def dead_leaves(
     generator: np.random.Generator,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Draw images of discs, triangles, quadrilaterals and pentagons of many sizes.
+    """Make images of discs, triangles, quadrilaterals and pentagons of many sizes.
 
     The density of radii falls with their third power, at which the model is scale invariant (Lee,
     Mumford and Huang 2001); leaves reach in from outside. Each image has a palette, a smallest
     radius and a smooth illumination of its own, each leaf a linear shading.
 
-    All random numbers are drawn on the CPU, image by image: the n-th image of a generator does not
-    depend on how many are drawn in a call nor, but for the last bits, on the device.
+    All random numbers are from the CPU, image by image: the n-th image of a generator does not
+    depend on how many are made in a call nor, but for the last bits, on the device.
 
     Args:
         count: number of images.

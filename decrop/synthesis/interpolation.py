@@ -26,15 +26,14 @@ def mixing_coefficients(settings: InterpolationSettings) -> list[float]:
 
 
 def same_class_partners(labels: Tensor, held_out: Tensor, *, seed: int) -> Tensor:
-    """Draw a random other image of its class for each image (DE-CROP, the ablation without boundary
-    samples).
+    """Choose a random other image of its class for each image, DE-CROP's ablation without eq. 5.
 
     An image to train on gets another one to train on, so that nothing held out enters training.
 
     Args:
         labels: int64 [n].
         held_out: bool [n], the images kept out of training.
-        seed: of the draw.
+        seed: of the choice.
 
     Returns:
         int64 [n], the partners' positions.

@@ -48,7 +48,7 @@ def further_pieces(
         images: to move and to mix, uint8 [n, C, H, W].
         count: number of images.
         settings: shares, policy and mixing.
-        seed: of all draws.
+        seed: of all random choices.
 
     Yields:
         uint8 [at most PIECE, C, H, W].

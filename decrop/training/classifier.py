@@ -9,16 +9,14 @@ from torch import Tensor, nn
 
 from decrop.classifiers.classifier import Classifier
 from decrop.config import AugmentationSettings
-from decrop.config.classifier_training import ClassifierTrainingSettings
+from decrop.config.classifier_training import (
+    CLASSIFIER_OBJECTIVES,
+    ClassifierTrainingSettings,
+)
 from decrop.data.augmentation import moved
 from decrop.seeds import seeded_globals, torch_generator
 from decrop.smoothing.execution import resolve_precision
-from decrop.training.classifier_losses import (
-    perturbed_cross_entropy,
-    runner_up_cross_entropy,
-    smoothed_adversaries,
-    smoothed_log_probabilities,
-)
+from decrop.training.classifier_losses import smoothed_adversaries
 from decrop.training.loop import Terms, Trainer
 from decrop.training.schedule import (
     Schedule,
@@ -132,19 +130,13 @@ class ClassifierTrainer(Trainer[ClassifierEpoch, Tensor]):
             images = self._adversaries(images, labels, noise)
         self.network.train()
         logits = self._classify(images[None] if noise is None else images + noise)
-        # The noise samples are exchangeable, so the first is as random as any.
-        used = logits if settings.cross_entropy_samples == "all" else logits[:1]
-        total = cross_entropy = perturbed_cross_entropy(used, labels)
-        values = {"cross_entropy": cross_entropy}
-        weight = settings.effective_regularisation_weight
-        if weight:
-            log_probabilities = smoothed_log_probabilities(logits)
-            values["runner_up"] = runner_up_cross_entropy(log_probabilities, labels).mean()
-            total = cross_entropy - weight * values["runner_up"]
-        self._descend(total)
+        values: dict[str, Tensor] = CLASSIFIER_OBJECTIVES.build(
+            settings.objective, logits, labels, settings
+        )
+        self._descend(values["total"])
         classes = labels if labels.ndim == 1 else labels.argmax(1)
         values["accuracy"] = (logits.argmax(2) == classes).float().mean()
-        return Terms({**values, "total": total}, weight=len(labels))
+        return Terms(values, weight=len(labels))
 
     def _augmented(self, images: Tensor) -> Tensor:
         generator = torch_generator(self._settings.seed, "classifier augmentation", self.steps_done)

@@ -157,20 +157,22 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
         )
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
-        draws = torch_generator(self._seed, "training", epoch)
+        choices = torch_generator(self._seed, "training", epoch)
         noise = torch_generator(self._seed, "training noise", epoch, device=self._device)
         count, images = self._interpolated.shape[:2]
-        order = torch.randperm(images, generator=draws)
+        order = torch.randperm(images, generator=choices)
         phase, _ = phase_and_epoch(self._settings, epoch)
-        generated = self._settings.generated_samples if self._objective(phase) == "decrop" else ""
+        generated = (
+            self._settings.generated_samples if OBJECTIVES[self._objective(phase)].adapts else ""
+        )
         # Equal parts: no step has a single image, which BatchNorm could not take.
         for rows in order.tensor_split(self.steps_an_epoch):
-            which = torch.randint(count, (len(rows),), generator=draws).to(self._device)
+            which = torch.randint(count, (len(rows),), generator=choices).to(self._device)
             rows = rows.to(self._device)
             clean, boundary, interpolated = augment_views(
                 [self._clean[rows], self._boundary[rows], self._interpolated[which, rows]],
                 self._settings.augmentation,
-                draws,
+                choices,
             )
             yield Batch(
                 clean=clean,

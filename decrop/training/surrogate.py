@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from decrop.black_box import endpoint_classifier
-from decrop.black_box.classifier import BlackBox
+from decrop.black_box.classifier import BlackBox, remembered
 from decrop.cache import ContentCache, Tensors
 from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.load import untrained_classifier
@@ -32,7 +32,7 @@ from decrop.training.trained_classifier import outcome_of, train_in_folder
 
 # Changed when the computation changes, so that an old cache is not taken for a new one.
 _VERSION = 1
-ANSWERS, SURROGATE = "answers", "surrogate"
+SURROGATE = "surrogate"
 
 
 @dataclass(frozen=True)
@@ -315,11 +315,10 @@ class _Asker:
     """Asks about pieces of images that the cache has no answers to."""
 
     def __init__(
-        self, target: BlackBox, cache: ContentCache, total: int, on_asked: OnCount | None
+        self, target: BlackBox, memory: ContentCache, total: int, on_asked: OnCount | None
     ) -> None:
         self._target = target
-        self._target_hash = target.content_hash()
-        self._cache = cache
+        self._memory = memory
         self._total = total
         self._on_asked = on_asked
         self._done = 0
@@ -327,18 +326,11 @@ class _Asker:
 
     def answers(self, images: Tensor) -> Tensor:
         """Return float32 [n, K] of images uint8 [n, C, H, W]."""
-
-        def ask() -> Tensors:
-            self.asked += len(images)
-            return {"probabilities": self._target.probabilities(images.float() / 255)}
-
-        determined_by = {
-            "version": _VERSION,
-            "target": self._target_hash,
-            "images": sha256_of_tensors({"images": images}),
-        }
-        found = self._cache.get(ANSWERS, determined_by, ask)["probabilities"]
+        found = remembered(self._target, images, self._memory, self._count)
         self._done += len(images)
         if self._on_asked is not None:
             self._on_asked(self._done, self._total)
         return found
+
+    def _count(self, images: int) -> None:
+        self.asked += images

@@ -150,11 +150,11 @@ def training_images(
     """
     if settings.trained_on == "all":
         return take(dataset.train, torch.arange(len(dataset.train.labels)))
-    drawn = limited_data(dataset, limited)
+    found = limited_data(dataset, limited)
     if settings.trained_on == "limited":
-        return drawn.all.subset(~drawn.held_out_mask)
+        return found.all.subset(~found.held_out_mask)
     chosen = torch.ones(len(dataset.train.labels), dtype=torch.bool)
-    chosen[drawn.all.indices[drawn.held_out_mask]] = False
+    chosen[found.all.indices[found.held_out_mask]] = False
     return take(dataset.train, chosen.nonzero().flatten())
 
 

@@ -33,6 +33,7 @@ class PreparedBlackBoxTrial(PreparedTrial):
         """See `PreparedTrial`; the surrogate is stolen unless the cache has it."""
         given = replace(self._surrogate, classifier=copy.deepcopy(self.classifier))
         target = endpoint_classifier(self.config.classifier, self.dataset, ledger)
+        target.memory = cache
         surrogate = load_surrogate(
             given,
             target,

@@ -1,6 +1,7 @@
 """Certificates of images under a trial's settings."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
+from decrop.classifiers.predictions import accuracy
 from decrop.config import CertificationSettings, TrialConfig
 from decrop.config.certification import CERTIFICATES
 from decrop.data.limited import LabelledImages
@@ -43,7 +45,7 @@ from decrop.smoothing.sampling import (
 )
 from decrop.smoothing.worth import worth_of_radii
 from decrop.training.hooks import NO_HOOKS, Hooks
-from decrop.trial.result import Scores, Split
+from decrop.trial.result import NOISY_IMAGE, Scores, Split, TrialResult
 
 # Worth of a radius that only fills the grid, in that of a radius whose accuracy is asked for.
 _WORTH_BETWEEN = 0.1
@@ -245,7 +247,7 @@ def certify(
         with RecordedSampler(sampler, journal, sampled, device) as recorded:
             if recorded.start.others or recorded.start.samples:
                 hooks.say(str(recorded.start))
-            outcome = outcome_of(recorded, recorded.draws)
+            outcome = outcome_of(recorded, recorded.samples)
     table = CertificateTable(
         idx=images.indices.numpy(),
         label=images.labels.numpy(),
@@ -270,6 +272,49 @@ def certify(
         table=table,
         scores=Scores.of(table, config.certification.radii),
         seconds=time.monotonic() - started,
+    )
+
+
+def trial_result(
+    certification: Certification,
+    *,
+    hashes: Mapping[str, str],
+    seconds: Mapping[str, float],
+    flip_rate: float | None = None,
+    agreement: float | None = None,
+    classified: nn.Module | None = None,
+) -> TrialResult:
+    """Sum up a certification; on test images the certified function is timed, too.
+
+    Args:
+        certification: whose certificates are told.
+        hashes: content of what the certified function was made from, by role.
+        seconds: by stage before the certification.
+        flip_rate: of the boundary samples; None where there were none.
+        agreement: of a surrogate with what it stands for; None without one.
+        classified: whose accuracy without noise is told; the certified function if None.
+    """
+    config, task = certification.config, certification.task
+    device = resolve_device(config.execution.device)
+    channels, height, width = task.images.images.shape[1:]
+    taken = {**seconds, "certification": certification.seconds}
+    if task.split == "test" and not backend_of(task.network).costs:
+        taken[NOISY_IMAGE] = noisy_image_seconds(config, task)
+    return TrialResult(
+        split=task.split,
+        scores=certification.scores,
+        clean_accuracy=accuracy(classified or task.network, task.images, device),
+        flip_rate=flip_rate,
+        precision=precision_of(config),
+        device=device.type,
+        chunks_per_batch=int(config.execution.chunks_per_batch),
+        hashes={**hashes, "certified_images": task.images.content_hash()},
+        seconds={
+            name: round(value, 9 if name == NOISY_IMAGE else 3) for name, value in taken.items()
+        },
+        image_shape=(channels, height, width),
+        agreement=agreement,
+        layout=resolve_layout(config.execution.layout),
     )
 
 
@@ -313,7 +358,7 @@ def certify_task(
         settings.radii,
         settings.radius_step,
         sigma=config.sigma,
-        draws=estimation_samples,
+        samples=estimation_samples,
         failure_probability=settings.failure_probability,
     )
     return certify_adaptive(

@@ -66,7 +66,6 @@ class TrialFolder(TrainingFolder):
         classifier_path: folder of the trained classifier, where the trial has no denoiser.
         certificates_path: one row an image.
         counts_path: class counts, while the final certification runs.
-        clean_accuracy_path: accuracy without noise, where answers are paid for.
         result_path: the result, written last.
         figures_path: folder of pictures.
     """
@@ -80,7 +79,6 @@ class TrialFolder(TrainingFolder):
         self.classifier_path = path / "classifier"
         self.certificates_path = path / "certificates.tsv"
         self.counts_path = path / "certification.counts"
-        self.clean_accuracy_path = path / "clean_accuracy.json"
         self.result_path = path / "result.json"
         self.figures_path = path / "figures"
 

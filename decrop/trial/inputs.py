@@ -1,4 +1,4 @@
-"""What a trial works on: the classifier, the limited data and the test images."""
+"""The inputs of a trial: the classifier, the limited data and the test images."""
 
 import copy
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What decrop understands a classifier to be, measured before anything is trained behind it."""
+"""Inspection of a classifier: what is understood of it, and its accuracy under noise."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -39,10 +39,10 @@ class Inspection:
         features: how many.
         images: that accuracies were measured on.
         split: they are from.
-        draws: of noise, of each image and standard deviation.
+        draws: noise samples of each image and standard deviation.
         clean_accuracy: without noise, in fp32.
-        noisy_accuracy: share of draws that are classified rightly, by standard deviation.
-        samples_per_second: that certification would draw of this classifier alone.
+        noisy_accuracy: share of noisy samples that are classified rightly, by standard deviation.
+        samples_per_second: that certification would take of this classifier alone.
         device: on which.
         precision: in which noise was classified.
         layout: of images in memory, in which it was.
@@ -94,7 +94,7 @@ def inspect_classifier(
         classifier: on the CPU, or behind an endpoint.
         images: to measure on.
         split: they are from.
-        draws: of noise, of each image and standard deviation, >= 1.
+        draws: noise samples of each image and standard deviation, >= 1.
         sigmas: standard deviations, in [0,1] pixels.
         on_sigma: called with the standard deviations that are done and how many there are.
 
@@ -148,7 +148,7 @@ def most_inspection_queries(images: int, draws: int, sigmas: Sequence[float] = S
 
 
 def _in_chunks_of(draws: int, config: TrialConfig) -> TrialConfig:
-    """Return the settings with chunks of so many draws, in batches about as large as before."""
+    """Return the settings with chunks of so many samples, in batches about as large as before."""
     execution = config.execution
     assert execution.chunks_per_batch != "auto"  # with_batch_size puts a number in its place
     rows = execution.chunk_size * execution.chunks_per_batch

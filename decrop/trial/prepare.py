@@ -28,7 +28,7 @@ class Preparation:
 
     def __init__(self) -> None:
         self._datasets = memory(load_dataset)
-        self._limited = memory(self._drawn)
+        self._limited = memory(self._taken)
 
     def dataset(self, settings: DatasetSettings) -> Dataset:
         """Open a dataset.
@@ -56,7 +56,7 @@ class Preparation:
         kind = PreparedBlackBoxTrial if asks else _KINDS[config.trains]
         return kind(config, self.dataset(config.dataset), self.limited(config))
 
-    def _drawn(self, dataset: DatasetSettings, limited: LimitedDataSettings) -> LimitedData:
+    def _taken(self, dataset: DatasetSettings, limited: LimitedDataSettings) -> LimitedData:
         return limited_data(self.dataset(dataset), limited)
 
 

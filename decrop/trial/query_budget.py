@@ -66,7 +66,7 @@ class TotalQueries:
 
         Raises:
             InputError: the budget does not suffice for the surrogate, or for certificates that take
-                equally many draws of each image.
+                equally many samples of each image.
         """
         if self.budget is None:
             return

@@ -83,7 +83,7 @@ class TrialResult:
         clean_accuracy: accuracy of denoiser and classifier on images without noise.
         flip_rate: share of boundary samples that changed the prediction; None without a denoiser.
         precision: of the certified function.
-        device: kind of device the certificates were drawn on.
+        device: kind of device that the certificates were sampled on.
         chunks_per_batch: chunks in one forward pass of the certified function.
         hashes: content of the classifier, the limited data and the certified images; of a black
             box also of its surrogate, which held-out certificates are of.

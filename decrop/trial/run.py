@@ -9,11 +9,11 @@ from decrop.trial.certify import (
     CertificationTask,
     certify,
     last_estimation_samples,
+    trial_result,
     with_recorded_batch_size,
 )
 from decrop.trial.folder import Report, TrialFolder
 from decrop.trial.inputs import TrialInputs
-from decrop.trial.outcome import accuracy_without_noise, trial_result
 from decrop.trial.parts import (
     PARTS,
     FinishedClassifierPart,
@@ -107,7 +107,6 @@ def run_trial(
             part.save(folder)
             result = trial_result(
                 certification,
-                accuracy_without_noise(certification, folder.clean_accuracy_path),
                 hashes={**inputs.hashes(), "classifier": part.classifier.content_hash()},
                 seconds=part.seconds,
                 flip_rate=part.flip_rate,
@@ -154,7 +153,6 @@ def certify_undefended(
     )
     result = trial_result(
         certification,
-        accuracy_without_noise(certification, folder.clean_accuracy_path),
         hashes={**inputs.hashes(), "classifier": classifier.content_hash()},
         seconds={},
         agreement=inputs.agreement,

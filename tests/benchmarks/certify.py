@@ -53,7 +53,7 @@ CHUNK_SIZE = 50
 # Of the scripts that go with Cohen et al. 2019; and that with which they are fastest here.
 REFERENCE_BATCH, FAST_REFERENCE_BATCH = 1_000, 100
 VIRTUAL_IMAGES = 20_000
-# The most draws of an image with which `adaptive` is compared with a fixed N.
+# The most samples of an image with which `adaptive` is compared with a fixed N.
 CAPS = {100_000: 120_000, 10_000: 20_000}
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
 
@@ -126,7 +126,7 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def adaptive(sampler: Any, labels: NDArray[np.int64], max_samples: int) -> CertificationOutcome:
-    """Certify at the radii asked for with as few draws as do."""
+    """Certify at the radii asked for with as few samples as do."""
     return certify_adaptive(
         CountCollector(sampler, images=len(labels), class_count=10, chunk_size=CHUNK_SIZE),
         labels=labels,
@@ -140,7 +140,7 @@ def adaptive(sampler: Any, labels: NDArray[np.int64], max_samples: int) -> Certi
 
 
 def fixed(sampler: Any, images: int, samples: int, chunk_size: int) -> CertificationOutcome:
-    """Certify with equally many draws each."""
+    """Certify with equally many samples each."""
     return certify_fixed(
         CountCollector(sampler, images=images, class_count=10, chunk_size=chunk_size),
         partial(cohen_certificates, sigma=SIGMA, failure_probability=FAILURE_PROBABILITY),

@@ -1,4 +1,4 @@
-"""Trials of a test: run, cut off, gone on with, and what they draw."""
+"""Trials of a test: run, cut off, gone on with, and what they sample."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -50,9 +50,9 @@ class Session:
         self.cut_at: tuple[int, int] | None = None
 
     @property
-    def draws(self) -> list[int]:
-        """What each sampler has drawn; each certification makes one."""
-        return [sampler.draws for sampler in self.samplers]
+    def samples(self) -> list[int]:
+        """What each sampler has sampled; each certification makes one."""
+        return [sampler.samples for sampler in self.samplers]
 
     def run(
         self,
@@ -77,7 +77,7 @@ class Session:
         )
 
     def make_sampler(self, task: SamplingTask) -> "CountingSampler":
-        """Count what is drawn, and end at a call of a sampler if asked to, both from 1."""
+        """Count what is sampled, and end at a call of a sampler if asked to, both from 1."""
         number, call = self.cut_at or (0, 0)
         cut = call if number == len(self.samplers) + 1 else None
         self.samplers.append(CountingSampler(task, cut))
@@ -87,7 +87,7 @@ class Session:
 class CountingSampler:
     def __init__(self, task: SamplingTask, cut_at_call: int | None) -> None:
         self.chunks_per_batch = task.chunks_per_batch
-        self.draws = 0
+        self.samples = 0
         self.calls = 0
         self._sampler = LocalSampler(task, CPU)
         self._cut_at_call = cut_at_call
@@ -96,7 +96,7 @@ class CountingSampler:
         self.calls += 1
         if self.calls == self._cut_at_call:
             raise CutOffError
-        self.draws += sum(request.draws for request in requests)
+        self.samples += sum(request.samples for request in requests)
         return self._sampler.class_counts(requests)
 
 

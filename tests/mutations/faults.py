@@ -139,8 +139,8 @@ CERTIFICATES = [
         "tests/decrop/rejection/test_certificates.py",
         (
             "each bound at the whole level",
-            "lower_confidence_bound(accepted, draws, failure_probability / 2)",
-            "lower_confidence_bound(accepted, draws, failure_probability)",
+            "lower_confidence_bound(accepted, samples, failure_probability / 2)",
+            "lower_confidence_bound(accepted, samples, failure_probability)",
         ),
     ),
 ]
@@ -175,8 +175,8 @@ SAMPLING = [
         ),
         (
             "whole chunks counted",
-            "(torch.arange(task.chunk_size) < draws[:, None])",
-            "(torch.arange(task.chunk_size) <= draws[:, None])",
+            "(torch.arange(task.chunk_size) < samples[:, None])",
+            "(torch.arange(task.chunk_size) <= samples[:, None])",
         ),
     ),
     *_faults(
@@ -209,7 +209,11 @@ SEARCH = [
             "self._study.tell(self._trial, state=TrialState.FAIL)",
         ),
         ("evaluations reported twice", "self._reported.add(step)", "pass"),
-        ("ended trials forgotten", "            self._study.add_trial(trial)", "            pass"),
+        (
+            "ended trials forgotten",
+            "                self._study.add_trial(trial)",
+            "                pass",
+        ),
     ),
     *_faults(
         "pruning",

@@ -1,4 +1,4 @@
-"""Tasks whose counts show who drew them, and samplers spread over helpers."""
+"""Tasks whose counts show who sampled them, and samplers spread over helpers."""
 
 import dataclasses
 import itertools

@@ -11,6 +11,7 @@ from decrop.documents import field_paths
 from decrop.errors import InputError
 from tests.cases import cases
 from tune.domains import Domain, check_space, ordered, require_choices
+from tune.study import distribution
 
 # Kind, a value inside, values outside.
 KINDS: dict[str, tuple[dict[str, Any], Any, list[Any]]] = {
@@ -34,11 +35,11 @@ def test_domain_and_its_distribution_hold_the_same_values(kind: str) -> None:
     given, inside, outside = KINDS[kind]
     made = domain(**given)
     assert made.contains(inside)
-    distribution = made.distribution()
+    described = distribution(made)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    drawn = {study.ask({"x": distribution}).params["x"] for _ in range(100)}
+    drawn = {study.ask({"x": described}).params["x"] for _ in range(100)}
     assert all(made.contains(value) for value in drawn)
-    assert distribution.to_external_repr(distribution.to_internal_repr(inside)) == inside
+    assert described.to_external_repr(described.to_internal_repr(inside)) == inside
     assert not any(made.contains(value) for value in outside)
 
 

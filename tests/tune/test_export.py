@@ -22,7 +22,7 @@ def test_best_is_exported_as_it_was_certified_on_test(
     finished: FinishedSweep, tmp_path: Path
 ) -> None:
     ran = decrop("export", finished.directory.path, "--to", tmp_path / "bundle", "--json")
-    best, score = ranking(finished.directory)[0]
+    best, score = next(iter(ranking(finished.directory).items()))
     assert ran.code == 0
     assert ran.last_line == {"trial": best, "bundle": str(tmp_path / "bundle")}
     assert best_trial(finished.directory) == best
@@ -49,7 +49,7 @@ def test_a_trial_that_was_not_chosen_is_exported_as_it_was_ranked(
     assert bundle.estimation_samples == 100
     assert verify_bundle(bundle) == len(bundle.certificates.idx)
     card = (tmp_path / "bundle" / "README.md").read_text()
-    position = [n for n, _ in ranking(directory)].index(number) + 1
+    position = list(ranking(directory)).index(number) + 1
     assert f"rank {position} of 4 finished trials" in card
     assert "Trained once more" not in card
 
@@ -60,7 +60,7 @@ def test_the_card_names_the_metric_of_the_rank(finished: FinishedSweep, tmp_path
     record = read_json(directory.record_path)
     record["sweep"]["leaderboard"]["by"] = "certified_accuracy@0.25"
     write_json(directory.record_path, record)
-    best, score = ranking(directory, Metric(0.25))[0]
+    best, score = next(iter(ranking(directory, Metric(0.25)).items()))
     assert best_trial(directory) == best
     export_trial(directory, best, tmp_path / "bundle")
     card = " ".join((tmp_path / "bundle" / "README.md").read_text().split())

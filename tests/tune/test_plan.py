@@ -56,9 +56,9 @@ class Counting:
         self._classes = task.class_count
 
     def class_counts(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
-        Counting.drawn += sum(request.draws for request in requests)
+        Counting.drawn += sum(request.samples for request in requests)
         counts = np.zeros((len(requests), self._classes + 1), dtype=np.int64)
-        counts[:, 0] = [request.draws for request in requests]
+        counts[:, 0] = [request.samples for request in requests]
         return counts
 
 

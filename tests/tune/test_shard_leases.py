@@ -67,21 +67,21 @@ class KnownCounts:
     def __init__(
         self,
         seconds_a_request: float,
-        while_drawing: Callable[[list[CountRequest]], None] = lambda requests: None,
+        while_sampling: Callable[[list[CountRequest]], None] = lambda requests: None,
     ) -> None:
         self.asked: list[CountRequest] = []
         self._seconds = seconds_a_request
-        self._while_drawing = while_drawing
+        self._while_sampling = while_sampling
 
     def class_counts(self, requests: Sequence[CountRequest]) -> Counts:
         self.asked.extend(requests)
         time.sleep(self._seconds * len(requests))
-        self._while_drawing(list(requests))
+        self._while_sampling(list(requests))
         return known_counts(requests)
 
 
 def known_counts(requests: Sequence[CountRequest]) -> Counts:
-    return np.array([[r.image, r.stream, r.chunk, r.draws] for r in requests], dtype=np.int64)
+    return np.array([[r.image, r.stream, r.chunk, r.samples] for r in requests], dtype=np.int64)
 
 
 class ScriptedHelpers:
@@ -205,7 +205,7 @@ def test_helpers_that_finish_no_lease_are_not_waited_for(
 
 
 @pytest.mark.parametrize("network", [Raises, Dies])
-def test_leases_of_failing_helpers_are_drawn_again(
+def test_leases_of_failing_helpers_are_sampled_again(
     warm_ray: ClusterSize, tmp_path: Path, network: type[LeavesMarks]
 ) -> None:
     task = sampling_task(network(tmp_path, seconds_here=0.3))
@@ -226,7 +226,7 @@ def test_leases_of_failing_helpers_are_drawn_again(
 
 def test_a_mistake_in_a_request_is_reported_and_helpers_are_let_go(warm_ray: ClusterSize) -> None:
     sampler = sharded(sampling_task(Elsewhere()))
-    wrong = [dataclasses.replace(request, draws=CHUNK + 1) for request in requests(2)]
+    wrong = [dataclasses.replace(request, samples=CHUNK + 1) for request in requests(2)]
     with pytest.raises(InputError, match="chunk_size"):
         sampler.class_counts(wrong)
     assert is_idle(warm_ray, 30)
@@ -245,10 +245,10 @@ def scripted(
 
 
 @pytest.mark.parametrize("fate", ["answered", "lost", "held"])
-def test_an_overdue_lease_is_drawn_here_and_counted_once(
+def test_an_overdue_lease_is_sampled_here_and_counted_once(
     monkeypatch: pytest.MonkeyPatch, fate: Literal["answered", "lost", "held"]
 ) -> None:
-    """Whatever becomes of it while the own process draws it."""
+    """Whatever becomes of it while the own process samples it."""
     leases: list[ScriptedAnswer] = []
 
     def begin(lease: ScriptedAnswer) -> None:
@@ -256,13 +256,13 @@ def test_an_overdue_lease_is_drawn_here_and_counted_once(
         if lease is not leases[0]:
             lease.come()
 
-    def while_drawing(drawn: list[CountRequest]) -> None:
-        if leases and drawn == leases[0].requests and fate != "held":
+    def while_sampling(sampled: list[CountRequest]) -> None:
+        if leases and sampled == leases[0].requests and fate != "held":
             {"answered": leases[0].come, "lost": leases[0].be_lost}[fate]()
             # Until the other thread has noticed.
             time.sleep(0.2)
 
-    own, script = KnownCounts(0.001, while_drawing), ScriptedHelpers(begin)
+    own, script = KnownCounts(0.001, while_sampling), ScriptedHelpers(begin)
     sampler = scripted(monkeypatch, own, script, helpers=1)
     asked = requests(5)
     sampler.class_counts(asked[:2])
@@ -273,7 +273,7 @@ def test_an_overdue_lease_is_drawn_here_and_counted_once(
     # More than the least that anybody takes, so that it could be handed out again in parts.
     assert len(overdue.requests) > 2
     assert [own.asked.count(request) for request in overdue.requests] == [1] * len(overdue.requests)
-    # Nobody draws what somebody else has answered, apart from the overdue lease.
+    # Nobody samples what somebody else has answered, apart from the overdue lease.
     by_helpers = [request for lease in others for request in lease.requests]
     assert len(own.asked) + len(by_helpers) == len(asked)
     assert {*own.asked, *by_helpers} == set(asked)
@@ -281,7 +281,7 @@ def test_an_overdue_lease_is_drawn_here_and_counted_once(
     assert script.cancelled == ([overdue] if fate == "held" else [])
 
 
-def test_a_lease_that_is_lost_after_it_was_drawn_here_is_not_drawn_again(
+def test_a_lease_that_is_lost_after_it_was_sampled_here_is_not_sampled_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     leases: list[ScriptedAnswer] = []
@@ -291,14 +291,14 @@ def test_a_lease_that_is_lost_after_it_was_drawn_here_is_not_drawn_again(
         if lease not in leases[:2]:
             lease.come()
 
-    def while_drawing(drawn: list[CountRequest]) -> None:
-        held = [lease for lease in leases[:2] if lease.requests != drawn]
+    def while_sampling(sampled: list[CountRequest]) -> None:
+        held = [lease for lease in leases[:2] if lease.requests != sampled]
         if len(held) == 1 and held[0].requests[0] in own.asked:
             held[0].be_lost()
             # Until the other thread has noticed.
             time.sleep(0.2)
 
-    own = KnownCounts(0.001, while_drawing)
+    own = KnownCounts(0.001, while_sampling)
     sampler = scripted(monkeypatch, own, ScriptedHelpers(begin), helpers=2)
     asked = requests(5)
     sampler.class_counts(asked[:2])

@@ -1,4 +1,4 @@
-"""Class counts with helpers: whoever draws, whoever dies, the counts are those of one process."""
+"""Class counts with helpers: whoever samples, whoever dies, the counts are those of one process."""
 
 import os
 import random
@@ -52,7 +52,7 @@ def warm_ray(local_ray: ClusterSize) -> ClusterSize:
     return warmed_up(local_ray)
 
 
-# Equally many draws of each image, or as few as do.
+# Equally many samples of each image, or as few as do.
 PROCEDURES = {
     "fixed": ("certification.procedure=fixed", "certification.estimation_samples=400"),
     "adaptive": ("certification.procedure=adaptive", "certification.max_samples=1210"),
@@ -103,7 +103,7 @@ def test_counts_are_those_of_one_process(warm_ray: ClusterSize, precision: Preci
     task = sampling_task(Elsewhere(seconds_here=0.02), precision)
     asked = requests(2)
     expected = counts_of_one_process(task, asked)
-    assert expected.sum() == sum(request.draws for request in asked)
+    assert expected.sum() == sum(request.samples for request in asked)
     order = random.Random(0).sample(range(len(asked)), len(asked))
     for helpers in (0, 1, 2):
         sampler = sharded(task, helpers)
@@ -151,7 +151,7 @@ def test_certificates_are_those_of_one_process(
 ) -> None:
     network = LeavesMarks(tmp_path, seconds_here=0.02)
     alone = certified(procedure, LastBits())
-    # There is something to be seen: radii of many sizes, abstentions and, if they differ, draws.
+    # There is something to be seen: radii of many sizes, abstentions and, if they differ, samples.
     assert len(set(alone.radius.tolist())) > 3 and (alone.predict == -1).any()
     assert alone.samples is not None
     assert (len(set(alone.samples.tolist())) > 3) == (procedure == "adaptive")
@@ -176,7 +176,7 @@ def test_certificates_outlive_a_helper_that_is_killed(
     samplers: list[Watched] = []
     killed: list[int] = []
     progress: list[CertificationProgress] = []
-    drawn_before: list[int] = []
+    sampled_before: list[int] = []
 
     def kill_one() -> None:
         assert eventually(lambda: bool(samplers) and samplers[0].leases_by_helpers > 2, 60)
@@ -184,7 +184,7 @@ def test_certificates_outlive_a_helper_that_is_killed(
         # It has just begun a batch.
         assert eventually(lambda: marks_in(tmp_path) > before, 10)
         (latest, *_) = marks_in(tmp_path) - before
-        drawn_before.append(progress[-1].draws)
+        sampled_before.append(progress[-1].samples)
         killed.append(int(latest.partition("-")[0]))
         os.kill(killed[0], signal.SIGKILL)
 
@@ -197,7 +197,7 @@ def test_certificates_outlive_a_helper_that_is_killed(
     shared = certified(procedure, network, sampler_of, progress.append)
     killer.join()
     assert killed and eventually(lambda: not is_alive(killed[0]), 10)
-    assert drawn_before[0] < progress[-1].draws
+    assert sampled_before[0] < progress[-1].samples
     assert samplers[0].leases_lost == 1
     assert certificates(shared) == certificates(certified(procedure, LastBits()))
 
@@ -205,16 +205,16 @@ def test_certificates_outlive_a_helper_that_is_killed(
 def test_helpers_take_their_share(warm_ray: ClusterSize, tmp_path: Path) -> None:
     task = sampling_task(LeavesMarks(tmp_path, seconds_here=1.0))
     asked = requests(2)
-    drawn = SampleCounts()
-    sampler = sharded(task, sample_counts=drawn)
+    sampled = SampleCounts()
+    sampler = sharded(task, sample_counts=sampled)
     started = time.monotonic()
     counts = sampler.class_counts(asked)
     assert time.monotonic() - started < len(asked) / task.chunks_per_batch
     assert sampler.leases_by_helpers > 0
     assert len(marks_in(tmp_path)) >= sampler.leases_by_helpers
-    ((by_own, by_helpers),) = [by_role.values() for by_role in drawn.by_host.values()]
+    ((by_own, by_helpers),) = [by_role.values() for by_role in sampled.by_host.values()]
     assert by_own > 0 and by_helpers > 0
-    assert by_own + by_helpers == sum(request.draws for request in asked)
+    assert by_own + by_helpers == sum(request.samples for request in asked)
     np.testing.assert_array_equal(counts, counts_of_one_process(task, asked))
 
 

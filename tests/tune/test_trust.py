@@ -8,7 +8,7 @@ import pytest
 
 from decrop.files import read_json, write_json
 from tests.tune.runs import decrop, running_on, write_sweep
-from tests.tune.sweeps import begin, end, write_complete_trial, write_outcome
+from tests.tune.sweeps import begin, end, write_board, write_complete_trial, write_outcome
 from tune.cluster import Claim, Claims, ClusterSize
 from tune.directory import SweepDirectory, TrialRecord
 from tune.space import reference_config
@@ -66,7 +66,7 @@ def strangers(tmp_path: Path) -> SweepDirectory:
             write_complete_trial(directory.final(number), number, split="test")
     directory.undefended.path.mkdir()
     write_outcome(directory.undefended, "test")
-    write_json(directory.leaderboard_json_path, {})
+    write_board(directory)
     return directory
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from decrop.errors import InputError
 from decrop.files import fence_of, sha256_of_json, write_text
 from tune.directory import OWN_ARTIFACTS, OWN_STORE, SweepDirectory
 from tune.mlflow.client import (
@@ -126,7 +127,10 @@ class RunsTracker:
         """
         problems: list[tuple[str, Exception]] = []
         with self._exclusive():
-            self._experiment.sync()
+            try:
+                self._experiment.sync()
+            except InputError as error:
+                problems.append(("the page", error))
             self._listed = self._listed and self._wrote_last()
             for source in self.shown.sources():
                 stamps = source.stamps()

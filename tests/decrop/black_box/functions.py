@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from decrop.black_box.classifier import remembered
+from decrop.cache import ContentCache
 from decrop.classifiers.classifier import Classifier
 from decrop.errors import RunError
 from decrop.files import sha256_of_json
@@ -35,6 +37,7 @@ class InProcess(nn.Module):
         self._hidden = [classifier]  # in a list, so that it is no module of this one
         self._labels_only = labels_only
         self.class_count = classifier.class_count
+        self.memory: ContentCache | None = None
         self.asked: list[Tensor] = []
         self.dies_after: int | None = None
 
@@ -58,7 +61,9 @@ class InProcess(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if not isinstance(images, Tensor):
             raise TypeError("it is asked, not traced")
-        return self.probabilities(images.float()).log()
+        if self.memory is None:
+            return self.probabilities(images.float()).log()
+        return remembered(self, images, self.memory).log()
 
     def content_hash(self) -> str:
         return sha256_of_json(["in process", self._hidden[0].content_hash(), self._labels_only])

@@ -1,4 +1,4 @@
-"""Counts behind an endpoint are those of the network there, and no draw is asked for in vain."""
+"""Counts behind an endpoint are those of the network there, and no sample is asked for in vain."""
 
 import json
 import threading
@@ -48,13 +48,17 @@ NETWORK = tiny_classifier()
 IMAGES = random_images(5, size=SIZE)
 DATA = tiny_dataset(torch.arange(5) % CLASSES, class_count=CLASSES, images=IMAGES)
 CHUNK = 4
-# Of chunk 3 only one draw, and none at all of most slots of the batches.
+# Of chunk 3 only one sample, and none at all of most slots of the batches.
 REQUESTS = [
-    CountRequest(image, stream, chunk, draws)
+    CountRequest(image, stream, chunk, samples)
     for image in range(5)
-    for stream, chunk, draws in ((SELECTION, 0, CHUNK), (ESTIMATION, 1, CHUNK), (ESTIMATION, 3, 1))
+    for stream, chunk, samples in (
+        (SELECTION, 0, CHUNK),
+        (ESTIMATION, 1, CHUNK),
+        (ESTIMATION, 3, 1),
+    )
 ]
-DRAWS = sum(request.draws for request in REQUESTS)
+DRAWS = sum(request.samples for request in REQUESTS)
 
 
 def denoiser() -> nn.Module:
@@ -137,7 +141,7 @@ def test_chunks_go_whole_and_requests_are_full() -> None:
         asked(opened(endpoint, concurrency=3))
     sizes = sorted(endpoint.asked[1:])
     assert sum(sizes) == DRAWS and sizes[-1] == 2 * CHUNK
-    # Chunks of 4, 4 and 1 draws, two in a request whatever the batches are.
+    # Chunks of 4, 4 and 1 samples, two in a request whatever the batches are.
     assert len(sizes) == -(-len(REQUESTS) // 2)
     assert 1 < endpoint.most_at_once <= 3
 
@@ -185,7 +189,7 @@ def test_answers_before_a_failure_are_kept_and_not_asked_again(tmp_path: Path) -
         assert f"What was answered is kept in {path}" in str(error.value)
         answered, before = endpoint.answered.copy(), endpoint.images
         with recorded(path, classifier) as sampler:
-            assert sampler.draws == sum(answered.values()) - 1 > 0
+            assert sampler.samples == sum(answered.values()) - 1 > 0
             counts = sampler.class_counts(REQUESTS)
     assert np.array_equal(counts, local(NETWORK))
     assert endpoint.images - before == DRAWS - (sum(answered.values()) - 1)
@@ -208,7 +212,7 @@ def test_what_is_under_way_when_one_fails_is_kept(tmp_path: Path) -> None:
         with recorded(tmp_path / "counts", classifier) as sampler:
             with pytest.raises(EndpointError, match="status 400"):
                 sampler.class_counts(REQUESTS)
-            assert sampler.draws == sum(endpoint.answered.values()) - 1 > 0
+            assert sampler.samples == sum(endpoint.answered.values()) - 1 > 0
         assert classifier.client.ledger.spent().asked == endpoint.images
 
 
@@ -229,7 +233,7 @@ def test_what_is_under_way_at_ctrl_c_is_kept(
         with recorded(tmp_path / "counts", classifier) as sampler:
             with pytest.raises(KeyboardInterrupt):
                 sampler.class_counts(REQUESTS)
-            assert DRAWS > sampler.draws == sum(endpoint.answered.values()) - 1 > 0
+            assert DRAWS > sampler.samples == sum(endpoint.answered.values()) - 1 > 0
         assert classifier.client.ledger.spent().asked == endpoint.images
 
 
@@ -262,7 +266,7 @@ def test_counts_of_another_endpoint_are_not_taken(tmp_path: Path) -> None:
             (opened(other, pixels="uint8"), 0),
         ):
             with recorded(path, classifier) as sampler:
-                assert sampler.draws == kept
+                assert sampler.samples == kept
                 sampler.class_counts(REQUESTS)
 
 

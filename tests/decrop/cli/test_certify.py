@@ -283,12 +283,12 @@ class Watched:
 
     @property
     def draws(self) -> int:
-        return sum(request.draws for _, request in self.asked)
+        return sum(request.samples for _, request in self.asked)
 
     def draws_by_image(self, ids: list[int]) -> list[int]:
         drawn = Counter[int]()
         for image, request in self.asked:
-            drawn[image] += request.draws
+            drawn[image] += request.samples
         return [drawn[image] for image in ids]
 
 
@@ -324,7 +324,7 @@ def test_an_interrupted_run_goes_on_and_draws_only_the_rest(
     assert {path.name for path in tmp_path.iterdir()} == kept
     before, watched.asked = watched.asked, []
     assert before
-    kept_samples = sum(request.draws for _, request in before)
+    kept_samples = sum(request.samples for _, request in before)
     table = certified(str(exported), out, *options)
     told = f"certificates.tsv.counts has {kept_samples:,} samples: going on from there"
     assert told in unwrapped(capsys.readouterr().out)

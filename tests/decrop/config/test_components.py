@@ -11,14 +11,24 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+import decrop
 from decrop.config import DenoiserSettings
 from decrop.config.certification import CERTIFICATES
-from decrop.config.classifier_source import CLASSIFIERS, SOURCES, SourceComponent
+from decrop.config.classifier_source import (
+    CLASSIFIERS,
+    SOURCES,
+    ClassifierArchitectureComponent,
+    SourceComponent,
+)
+from decrop.config.classifier_training import (
+    CLASSIFIER_OBJECTIVES,
+    ClassifierObjectiveComponent,
+)
 from decrop.config.components import Component, Table
 from decrop.config.data import DATASETS
 from decrop.config.denoiser import DENOISERS
 from decrop.config.synthesis import ATTACKS
-from decrop.config.training import OBJECTIVES
+from decrop.config.training import OBJECTIVES, ObjectiveComponent
 from decrop.data.datasets import Dataset
 from decrop.data.images import InMemoryImages
 from decrop.errors import InputError
@@ -33,10 +43,12 @@ TABLES: dict[str, Table[Any]] = {
     "certification.certificate": CERTIFICATES,
     "dataset.name": DATASETS,
     "training.objective": OBJECTIVES,
+    "classifier.training.objective": CLASSIFIER_OBJECTIVES,
     "classifier.source": SOURCES,
     "classifier.surrogate.architecture": CLASSIFIERS,
 }
 NEW = "of_a_test"
+RATE = "training.learning_rate"
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
@@ -47,6 +59,12 @@ def test_every_component_has_a_builder_and_a_line_of_help(table: Table[Any]) -> 
         built = component.resolved()
         assert callable(built) or isinstance(built, Method)
         assert f"`{name}`" in table.markdown() and name in table.help
+
+
+@pytest.mark.parametrize("setting", TABLES)
+def test_the_readme_lists_every_component(setting: str) -> None:
+    rows = f"| `{setting}` | | |\n|---|---|---|\n{TABLES[setting].markdown()}"
+    assert rows in (Path(decrop.__file__).parent / "README.md").read_text()
 
 
 def test_a_name_is_taken_once() -> None:
@@ -86,6 +104,10 @@ def _objective(batch: Any, networks: Any, _: float | None) -> LossTerms:
     return LossTerms(squared_error=networks.denoise(batch.clean + batch.noise).square().mean())
 
 
+def _no_loss(logits: Tensor, labels: Tensor, _: Any) -> dict[str, Tensor]:
+    return {"cross_entropy": 0 * logits.sum(), "total": 0 * logits.sum()}
+
+
 def _source(settings: Any, dataset: Dataset) -> Any:
     from decrop.classifiers.sources import Network
 
@@ -99,8 +121,9 @@ def one_of_each() -> Iterator[None]:
         (ATTACKS, Component(NEW, "a brighter image", Method(_attack, frozenset({"epsilon"})))),
         (CERTIFICATES, Component(NEW, "CERTIFY again", cohen_certificates)),
         (DATASETS, Component(NEW, "noise", _dataset)),
-        (OBJECTIVES, Component(NEW, "a small output", _objective)),
-        (CLASSIFIERS, Component(NEW, "a small network", SmallCNN)),
+        (OBJECTIVES, ObjectiveComponent(NEW, "a small output", _objective)),
+        (CLASSIFIER_OBJECTIVES, ClassifierObjectiveComponent(NEW, "no loss at all", _no_loss)),
+        (CLASSIFIERS, ClassifierArchitectureComponent(NEW, "a small network", SmallCNN)),
         (SOURCES, SourceComponent(NEW, "a test's", _source, form="test!", pattern="test!")),
     ]
     for table, component in added:
@@ -110,7 +133,7 @@ def one_of_each() -> Iterator[None]:
         table.remove(NEW)
 
 
-SWEEP = {
+SWEEP: dict[str, Any] = {
     "name": "one-of-each",
     "trials": 2,
     "trial": {
@@ -130,12 +153,34 @@ SWEEP = {
             "test_images": 4,
         },
     },
-    "space": {"training.learning_rate": {"choice": [0.001, 0.01]}},
+    "space": {RATE: {"choice": [0.001, 0.01]}},
 }
 
 
+CLASSIFIER_SWEEP = {
+    **SWEEP,
+    "trial": {
+        **SWEEP["trial"],
+        "classifier": {
+            "source": NEW,
+            "mean": [0.5],
+            "std": [0.3],
+            "training": {"objective": NEW, "epochs": 1, "trained_on": "limited"},
+        },
+        "denoiser": {"architecture": "none"},
+        "training": {"evaluations": 1},
+    },
+    "space": {f"classifier.{RATE}": SWEEP["space"][RATE]},
+}
+
+
+@pytest.mark.parametrize(
+    ("document", "trained"),
+    [(SWEEP, "denoiser.safetensors"), (CLASSIFIER_SWEEP, "classifier")],
+    ids=["denoiser", "classifier"],
+)
 def test_what_is_added_to_the_tables_works_from_a_sweep_file(
-    tmp_path: Path, one_of_each: None
+    tmp_path: Path, one_of_each: None, document: dict[str, Any], trained: str
 ) -> None:
     from decrop.cache import ContentCache
     from decrop.trial.folder import TrialFolder
@@ -145,13 +190,13 @@ def test_what_is_added_to_the_tables_works_from_a_sweep_file(
     from tune.sweep_file import load_sweep
 
     file = tmp_path / "sweep.yaml"
-    file.write_text(yaml.safe_dump(SWEEP))
+    file.write_text(yaml.safe_dump(document))
     sweep = load_sweep(str(file))
-    config = trial_config_for(sweep, {"training.learning_rate": 0.01})
+    config = trial_config_for(sweep, dict.fromkeys(sweep.space, 0.01))
     folder = TrialFolder(tmp_path / "trial")
     inputs = load_inputs(config, ContentCache(tmp_path / "cache"), torch.device("cpu"))
     *_, last = run_trial(config, inputs, folder, ContentCache(tmp_path / "cache"), split="test")
-    assert last.finished and folder.result_path.exists() and folder.denoiser_path.exists()
+    assert last.finished and folder.result_path.exists() and (folder.path / trained).exists()
 
 
 def test_what_no_table_has_is_refused_with_the_names_that_it_has() -> None:

@@ -72,14 +72,14 @@ def test_a_wrong_bound_would_be_caught(
 def certificates_that_accept_the_rejected(
     selection: np.ndarray, estimation: np.ndarray, sigma: float, failure_probability: float
 ) -> Certificates:
-    """The mistake of counting rejected draws for the class that the image most likely has."""
+    """The mistake of counting rejected samples for the class that the image most likely has."""
     moved = estimation.copy()
     moved[:, 0] += moved[:, -2]
     moved[:, -2] = 0
     return rejection_certificates(selection, moved, sigma, failure_probability)
 
 
-def test_counting_the_rejected_draws_for_the_class_would_be_caught() -> None:
+def test_counting_the_rejected_samples_for_the_class_would_be_caught() -> None:
     classifier = CLASSIFIERS["two classes, mostly rejected"]
     share = wrong_share(rejection_certificates, classifier, classifier.rejection_radius)
     assert 0 < share <= MOST_WRONG
@@ -105,7 +105,7 @@ def test_radius_is_the_theorems() -> None:
     assert p_a_or_r == pytest.approx(0.892, abs=1e-3)
     expected = SIGMA / 2 * (norm.ppf(p_a) + norm.ppf(p_a_or_r))
     assert result.radius[0] == pytest.approx(expected, rel=1e-8)
-    # CERTIFY, which takes the rejected draws for another class, has nothing to say.
+    # CERTIFY, which takes the rejected samples for another class, has nothing to say.
     assert cohen_certificates(counts, counts, SIGMA, 0.01).prediction.tolist() == [ABSTAIN]
 
 
@@ -126,7 +126,7 @@ def test_the_rejected_class_is_never_certified() -> None:
     assert (result.radius > 0).tolist() == [False, False, True]
 
 
-def test_images_with_non_finite_draws_abstain() -> None:
+def test_images_with_non_finite_samples_abstain() -> None:
     selection = np.array([[99, 0, 0, 1], [100, 0, 0, 0], [100, 0, 0, 0], [0, 0, 0, 100]])
     estimation = np.array([[100, 0, 0, 0], [99, 0, 0, 1], [100, 0, 0, 0], [0, 0, 0, 100]])
     result = rejection_certificates(selection, estimation, SIGMA, 0.001)
@@ -160,9 +160,9 @@ def test_radius_grows_with_the_top_count_and_with_the_rejected(
     assert np.all(result.radius[~abstains] > 0)
     assert np.all(result.prediction[~abstains] == 0)
     level = failure_probability / 2
-    draws = top + other + rejected + 1
-    p_a = lower_confidence_bound(rows[:, 0], draws, level)
-    p_a_or_r = lower_confidence_bound(rows[:, 0] + rows[:, 2], draws, level)
+    samples = top + other + rejected + 1
+    p_a = lower_confidence_bound(rows[:, 0], samples, level)
+    p_a_or_r = lower_confidence_bound(rows[:, 0] + rows[:, 2], samples, level)
     assert np.all(abstains | (p_a + p_a_or_r > 1 - 1e-12))
     assert np.all(~abstains | (p_a + p_a_or_r < 1 + 1e-12))
 
@@ -180,7 +180,7 @@ GOOD = np.array([[9, 1, 2, 0]])
         ((GOOD, 0 * GOOD, 0.25, 0.001), "no samples"),
         ((0 * GOOD, GOOD, 0.25, 0.001), "no samples"),
         ((GOOD, -GOOD, 0.25, 0.001), "negative"),
-        ((GOOD, np.array([[9, 1, 2, 0], [9, 2, 2, 0]]), 0.25, 0.001), "same number of draws"),
+        ((GOOD, np.array([[9, 1, 2, 0], [9, 2, 2, 0]]), 0.25, 0.001), "same number of samples"),
         ((GOOD, np.array([[9, 1, 2, 0, 0]]), 0.25, 0.001), "same shape"),
         ((GOOD[:, :3], GOOD[:, :3], 0.25, 0.001), "two classes, the rejected"),
     ],
@@ -207,10 +207,10 @@ def test_predictions_without_rejections_are_those_of_predict() -> None:
 
 @pytest.mark.parametrize("classes", [(0.21, 0.19), (0.13, 0.12, 0.1), (0.05, *[0.045] * 9)])
 def test_wrong_predictions_are_as_rare_as_promised(classes: tuple[float, ...]) -> None:
-    counts = Classifier(classes, 1 - sum(classes)).draw(100, np.random.default_rng(6))
+    counts = Classifier(classes, 1 - sum(classes)).sample(100, np.random.default_rng(6))
     predictions = rejection_predictions(counts, LEVEL)
     assert np.mean((predictions != ABSTAIN) & (predictions != 0)) <= MOST_WRONG
-    # The class with most draws alone would not do.
+    # The class with most samples alone would not do.
     most_counted = counts[:, :-2].argmax(axis=1)
     assert np.mean(most_counted != 0) > 5 * MOST_WRONG
 
@@ -219,7 +219,7 @@ def test_wrong_predictions_are_as_rare_as_promised(classes: tuple[float, ...]) -
     ("counts", "message"),
     [
         (GOOD[:, :3], "two classes, the rejected"),
-        (np.array([[9, 1, 2, 0], [9, 2, 2, 0]]), "same number of draws"),
+        (np.array([[9, 1, 2, 0], [9, 2, 2, 0]]), "same number of samples"),
         (0 * GOOD, "no samples"),
     ],
 )

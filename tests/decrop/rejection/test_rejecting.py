@@ -15,9 +15,9 @@ from tests.decrop.smoothing.rejecting_task import direct_counts, rejecting_task
 
 CPU = torch.device("cpu")
 REQUESTS = [
-    CountRequest(image, stream, chunk, draws)
+    CountRequest(image, stream, chunk, samples)
     for image in range(3)
-    for stream, chunk, draws in ((SELECTION, 0, 16), (ESTIMATION, 0, 16), (ESTIMATION, 1, 9))
+    for stream, chunk, samples in ((SELECTION, 0, 16), (ESTIMATION, 0, 16), (ESTIMATION, 1, 9))
 ]
 
 

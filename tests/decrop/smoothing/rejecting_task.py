@@ -15,7 +15,7 @@ CHUNK = 16
 
 
 def rejecting_task(*, threshold: float = 0.5) -> SamplingTask:
-    """Return three random images before a network that rejects about half of their draws."""
+    """Return three random images before a network that rejects about half of their samples."""
     generator = torch_generator(0, "images")
     return SamplingTask(
         network=rejecting_network(threshold=threshold),
@@ -32,7 +32,7 @@ def rejecting_task(*, threshold: float = 0.5) -> SamplingTask:
 
 @torch.no_grad()
 def direct_counts(task: SamplingTask, requests: Sequence[CountRequest]) -> np.ndarray:
-    """Count draw by draw: denoise, classify, ask the head of the class."""
+    """Count sample by sample: denoise, classify, ask the head of the class."""
     network = task.network
     assert isinstance(network, RejectingNetwork)
     counts = np.zeros((len(requests), CLASSES + 2), dtype=np.int64)
@@ -46,8 +46,8 @@ def direct_counts(task: SamplingTask, requests: Sequence[CountRequest]) -> np.nd
             device=torch.device("cpu"),
         )
         (noisy,) = noise.noisy(task.images[[request.image]], [name])
-        for draw in range(request.draws):
-            denoised = network.denoiser(noisy[draw][None])
+        for sample in range(request.samples):
+            denoised = network.denoiser(noisy[sample][None])
             logits, maps = network.classifier(denoised)
             predicted = int(logits[0].argmax())
             head = torch.sigmoid(network.rejector(denoised, maps)[0, predicted])

@@ -25,7 +25,7 @@ class Classifier:
 
     Attributes:
         classes: probabilities of the K classes.
-        rejected: probability of class R, or None where no draw can be rejected.
+        rejected: probability of class R, or None where no sample can be rejected.
     """
 
     classes: tuple[float, ...]
@@ -44,14 +44,14 @@ class Classifier:
         """The radius of the exact probabilities, with all other classes taken together."""
         return float(SIGMA / 2 * (norm.ppf(self.classes[0]) - norm.ppf(sum(self.classes[1:]))))
 
-    def draw(self, samples: int, generator: np.random.Generator) -> np.ndarray:
+    def sample(self, samples: int, generator: np.random.Generator) -> np.ndarray:
         """Counts of all repetitions, int64 [REPETITIONS, columns], none of them non-finite."""
         outcomes = (*self.classes, *(() if self.rejected is None else (self.rejected,)), 0.0)
         return generator.multinomial(samples, outcomes, size=REPETITIONS)
 
 
-# Near 0.705 with 200 draws, Clopper-Pearson's conservatism hides nothing; norm.cdf(1) is where the
-# radius sigma is exact.
+# Near 0.705 with 200 samples, Clopper-Pearson's conservatism hides nothing; norm.cdf(1) is where
+# the radius sigma is exact.
 CLASSIFIERS = {
     "two classes, tied": Classifier((0.5, 0.5)),
     "two classes, runner-up close": Classifier((0.52, 0.48)),
@@ -88,23 +88,23 @@ def assert_sound(share: float) -> None:
 def wrong_share(
     rule: Rule, classifier: Classifier, exact_radius: float, estimation_samples: int = 200
 ) -> float:
-    """Share of wrong certificates from fresh estimation draws of a fixed number."""
+    """Share of wrong certificates from fresh estimation samples of a fixed number."""
     generator = np.random.default_rng(11)
-    selection = classifier.draw(SELECTION_SAMPLES, generator)
-    estimation = classifier.draw(estimation_samples, generator)
+    selection = classifier.sample(SELECTION_SAMPLES, generator)
+    estimation = classifier.sample(estimation_samples, generator)
     return share_of_wrong_certificates(rule(selection, estimation, SIGMA, LEVEL), exact_radius)
 
 
-def wrong_share_of_reused_draws(
+def wrong_share_of_reused_samples(
     rule: Rule, classifier: Classifier, exact_radius: float, samples: int = 200
 ) -> float:
-    """The mistake of estimating from the draws that selected the class."""
-    counts = classifier.draw(samples, np.random.default_rng(12))
+    """The mistake of estimating from the samples that selected the class."""
+    counts = classifier.sample(samples, np.random.default_rng(12))
     return share_of_wrong_certificates(rule(counts, counts, SIGMA, LEVEL), exact_radius)
 
 
 # From the radii at all looks [looks, REPETITIONS] and the radius wished for to the look of each
-# repetition at which its draws stop.
+# repetition at which its samples stop.
 StoppingRule = Callable[[np.ndarray, float], np.ndarray]
 
 
@@ -139,13 +139,14 @@ STOPPING_RULES = [
 def wrong_shares_when_stopped(
     rule: Rule, classifier: Classifier, exact_radius: float, blocks: list[int]
 ) -> dict[str, float]:
-    """Share of wrong certificates under each stopping rule that looks after every block of draws.
+    """Share of wrong certificates under each stopping rule that looks after every block of samples.
 
-    The radius that the draws are stopped for is the exact one, so that they stop once it is wrong.
+    The radius that the samples are stopped for is the exact one, so that they stop once it is
+    wrong.
     """
     generator = np.random.default_rng(13)
-    selection = classifier.draw(SELECTION_SAMPLES, generator)
-    counts = np.cumsum([classifier.draw(block, generator) for block in blocks], axis=0)
+    selection = classifier.sample(SELECTION_SAMPLES, generator)
+    counts = np.cumsum([classifier.sample(block, generator) for block in blocks], axis=0)
     radii = np.stack([rule(selection, look, SIGMA, LEVEL).radius for look in counts])
     shares = {}
     for stop in STOPPING_RULES:

@@ -1,4 +1,4 @@
-"""`certify_adaptive`: what it certifies, how often it is wrong, and what it draws."""
+"""`certify_adaptive`: what it certifies, how often it is wrong, and what it samples."""
 
 import itertools
 from collections.abc import Sequence
@@ -98,11 +98,13 @@ def test_certificates_are_wrong_no_more_often_than_allowed(top: float, kind: str
 
 
 @pytest.mark.parametrize("top", TOPS[:3])
-def test_drawing_until_it_certifies_is_allowed(top: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sampling_until_it_certifies_is_allowed(
+    top: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No image gives up, each stops as soon as it certifies one radius more than is true."""
-    everything = lambda *_, other_draws, **__: (  # noqa: E731
-        np.ones(len(other_draws), dtype=bool),
-        np.zeros(len(other_draws)),
+    everything = lambda *_, other_samples, **__: (  # noqa: E731
+        np.ones(len(other_samples), dtype=bool),
+        np.zeros(len(other_samples)),
     )
     monkeypatch.setattr(certify_module, "worthwhile", everything)
     radii = RADII[: int(np.searchsorted(norm.cdf(RADII / SIGMA), top)) + 1]
@@ -147,10 +149,10 @@ class Repeating:
         rows = []
         for request in requests:
             name = [request.image, request.stream, request.chunk]
-            draws = np.random.default_rng(name).multinomial(
-                request.draws, self.probabilities[request.image]
+            samples = np.random.default_rng(name).multinomial(
+                request.samples, self.probabilities[request.image]
             )
-            rows.append([*draws, 0])
+            rows.append([*samples, 0])
         return np.array(rows, dtype=np.int64)
 
 
@@ -181,8 +183,8 @@ def test_wrong_rules_are_caught(kind: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert share_wrong(outcome, top) > allowed(0.05)
 
 
-def test_selection_draws_that_are_used_again_are_caught() -> None:
-    """Of two equally likely classes the one that was drawn more seems likelier than it is."""
+def test_selection_samples_that_are_used_again_are_caught() -> None:
+    """Of two equally likely classes the one that was sampled more seems likelier than it is."""
 
     class Reusing(VirtualSampler):
         def class_counts(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
@@ -203,16 +205,16 @@ def test_selection_draws_that_are_used_again_are_caught() -> None:
     assert 2 * share_wrong(reused, 0.5) > allowed(0.05)
 
 
-def test_no_image_draws_more_than_the_most_and_all_draws_are_counted() -> None:
+def test_no_image_samples_more_than_the_most_and_all_samples_are_counted() -> None:
     generator = np.random.default_rng(0)
     top = generator.uniform(0.3, 1, 500)
     probabilities = np.column_stack([top, 1 - top])
     sampler = VirtualSampler(probabilities, 1)
     outcome = certified(probabilities, sampler=sampler, max_samples=1_337)
-    drawn = np.zeros(500, dtype=np.int64)
+    sampled = np.zeros(500, dtype=np.int64)
     for request in sampler.requests:
-        drawn[request.image] += request.draws
-    assert (drawn == outcome.samples).all()
+        sampled[request.image] += request.samples
+    assert (sampled == outcome.samples).all()
     assert outcome.samples.max() <= 1_337
     assert outcome.samples.min() >= 50
     assert len({(r.image, r.stream, r.chunk) for r in sampler.requests}) == len(sampler.requests)
@@ -261,8 +263,8 @@ def test_an_image_does_not_depend_on_which_others_are_certified() -> None:
                 image = self.images[request.image]
                 generator = np.random.default_rng([image, request.stream, request.chunk])
                 chance = 0.5 + image / 60
-                others = int((generator.random(request.draws) > chance).sum())
-                rows.append([request.draws - others, others, 0])
+                others = int((generator.random(request.samples) > chance).sum())
+                rows.append([request.samples - others, others, 0])
             return np.array(rows, dtype=np.int64)
 
     def outcome(images: list[int]) -> list[tuple[Any, ...]]:
@@ -284,7 +286,7 @@ def test_an_image_does_not_depend_on_which_others_are_certified() -> None:
 
 
 class NotFinite(VirtualSampler):
-    """The logits of image 0 are not finite in one selection draw, of image 1 in a later one."""
+    """The logits of image 0 are not finite in one selection sample, of image 1 in a later one."""
 
     def class_counts(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
         counts = super().class_counts(requests)
@@ -294,13 +296,13 @@ class NotFinite(VirtualSampler):
                 (1, ESTIMATION, 2),
             ):
                 counts[row] = 0
-                counts[row, 0], counts[row, -1] = request.draws - 1, 1
+                counts[row, 0], counts[row, -1] = request.samples - 1, 1
         return counts
 
 
-def test_images_with_non_finite_draws_abstain_and_are_named() -> None:
+def test_images_with_non_finite_samples_abstain_and_are_named() -> None:
     probabilities = np.tile([[1.0, 0.0]], (3, 1))
-    with pytest.warns(RuntimeWarning, match=r"2 images abstain .* 2 of their draws .*: 0, 1 "):
+    with pytest.warns(RuntimeWarning, match=r"2 images abstain .* 2 of their samples .*: 0, 1 "):
         outcome = certified(probabilities, sampler=NotFinite(probabilities, 0))
     assert outcome.prediction.tolist() == [-1, -1, 0]
     assert outcome.radius[:2].tolist() == [0, 0]
@@ -309,8 +311,8 @@ def test_images_with_non_finite_draws_abstain_and_are_named() -> None:
     assert outcome.samples[1] == 200
 
 
-def test_as_accurate_as_many_more_draws() -> None:
-    """Certified accuracies as fixed draws would give them, from a fraction of the draws."""
+def test_as_accurate_as_many_more_samples() -> None:
+    """Certified accuracies as fixed samples would give them, from a fraction of the samples."""
     generator = np.random.default_rng(0)
     top = norm.cdf(generator.uniform(-0.2, 0.9, 4_000) / SIGMA)
     probabilities = np.column_stack([top, 1 - top])
@@ -330,14 +332,14 @@ def test_progress_grows_and_ends_with_all_images() -> None:
     seen: list[CertificationProgress] = []
     top = np.linspace(0.4, 1, 60)
     outcome = certified(np.column_stack([top, 1 - top]), on_progress=seen.append)
-    assert (seen[0].images_done, seen[0].draws) == (0, 0)
-    assert seen[0].draws_expected > 0
+    assert (seen[0].images_done, seen[0].samples) == (0, 0)
+    assert seen[0].samples_expected > 0
     assert (seen[-1].images_done, seen[-1].images) == (60, 60)
-    assert seen[-1].draws == seen[-1].draws_expected == outcome.samples.sum()
+    assert seen[-1].samples == seen[-1].samples_expected == outcome.samples.sum()
     for before, after in itertools.pairwise(seen):
         assert after.images_done >= before.images_done
-        assert after.draws >= before.draws
-        assert after.draws_expected >= after.draws
+        assert after.samples >= before.samples
+        assert after.samples_expected >= after.samples
 
 
 @cases(
@@ -353,7 +355,7 @@ def test_progress_grows_and_ends_with_all_images() -> None:
         ({"chunk_size": 0}, "chunk_size"),
     ],
 )
-def test_bad_values_are_named_before_anything_is_drawn(
+def test_bad_values_are_named_before_anything_is_sampled(
     changes: dict[str, Any], message: str
 ) -> None:
     sampler = VirtualSampler(np.array([[1.0, 0.0]]), 0)
@@ -369,17 +371,17 @@ def test_no_images_are_refused() -> None:
 
 def test_the_grid_has_what_is_asked_for_and_what_can_be_reached() -> None:
     grid = radius_grid(
-        (0.0, 0.12, 0.25, 3.0), 0.05, sigma=SIGMA, draws=100, failure_probability=0.001
+        (0.0, 0.12, 0.25, 3.0), 0.05, sigma=SIGMA, samples=100, failure_probability=0.001
     )
-    # 100 draws of one class bound it by 0.001^(1/100) = 0.933.
+    # 100 samples of one class bound it by 0.001^(1/100) = 0.933.
     assert SIGMA * norm.ppf(0.001 ** (1 / 100)) == pytest.approx(0.375, abs=0.001)
     assert grid.tolist() == [0.0, 0.05, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.35, 3.0]
-    few = radius_grid((0.0, 0.5), 0.05, sigma=SIGMA, draws=1, failure_probability=0.001)
+    few = radius_grid((0.0, 0.5), 0.05, sigma=SIGMA, samples=1, failure_probability=0.001)
     assert few.tolist() == [0.0, 0.5]
 
 
 def test_rounds_end_at_the_looks() -> None:
     sampler = VirtualSampler(np.array([[1.0, 0.0]]), 0)
     certified(np.array([[1.0, 0.0]]), sampler=sampler, max_samples=375, radii=np.array([0.0, 9.0]))
-    stops = np.cumsum([r.draws for r in sampler.requests if r.stream == ESTIMATION])
+    stops = np.cumsum([r.samples for r in sampler.requests if r.stream == ESTIMATION])
     assert set(stops) <= set(look_schedule(325, 50).tolist())

@@ -39,7 +39,7 @@ def sample_proportion(
 @pytest.mark.parametrize(
     "classifier", two_of(CLASSIFIERS, "two classes, sharp", "ten classes, runner-up close")
 )
-def test_wrong_certificates_are_as_rare_as_promised_however_draws_stop(
+def test_wrong_certificates_are_as_rare_as_promised_however_samples_stop(
     classifier: Classifier,
 ) -> None:
     shares = wrong_shares_when_stopped(
@@ -59,7 +59,7 @@ def test_naive_peeking_would_be_caught(monkeypatch: pytest.MonkeyPatch, name: st
     shares = wrong_shares_when_stopped(
         anytime_certificates, classifier, classifier.one_sided_radius, BLOCKS
     )
-    # At a number of draws that was fixed beforehand the same bound is sound.
+    # At a number of samples that was fixed beforehand the same bound is sound.
     assert_sound(shares["never_stop_early"])
     with pytest.raises(AssertionError, match="wrong"):
         assert_sound(shares["stop_when_certified_beyond"])
@@ -152,7 +152,7 @@ def test_bound_is_safe_with_a_million_trials() -> None:
     assert 1 - bound[4] - SAMPLING_ERROR == pytest.approx(1 - closed_form, rel=1e-6)
 
 
-def test_rows_may_have_different_numbers_of_draws() -> None:
+def test_rows_may_have_different_numbers_of_samples() -> None:
     selection = np.array([[1, 9, 0]] * 4)
     estimation = np.array([[10, 90, 0], [100, 900, 0], [0, 0, 0], [0, 5, 0]])
     result = anytime_certificates(selection, estimation, SIGMA, LEVEL)
@@ -163,7 +163,7 @@ def test_rows_may_have_different_numbers_of_draws() -> None:
     assert result.radius[2:].tolist() == [0, 0]
 
 
-def test_images_with_non_finite_draws_abstain() -> None:
+def test_images_with_non_finite_samples_abstain() -> None:
     selection = np.array([[99, 0, 1], [100, 0, 0], [100, 0, 0], [0, 0, 100]])
     estimation = np.array([[100, 0, 0], [199, 0, 1], [100, 0, 0], [0, 0, 50]])
     result = anytime_certificates(selection, estimation, SIGMA, 0.001)
@@ -216,7 +216,7 @@ GOOD = np.array([[9, 1, 0]])
         ((GOOD, GOOD, 0.25, 1.0), "failure_probability"),
         ((0 * GOOD, GOOD, 0.25, 0.001), "no samples"),
         ((GOOD, -GOOD, 0.25, 0.001), "negative"),
-        ((np.array([[9, 1, 0], [9, 2, 0]]), GOOD, 0.25, 0.001), "same number of draws"),
+        ((np.array([[9, 1, 0], [9, 2, 0]]), GOOD, 0.25, 0.001), "same number of samples"),
         ((GOOD, np.array([[9, 1, 0, 0]]), 0.25, 0.001), "same shape"),
     ],
 )

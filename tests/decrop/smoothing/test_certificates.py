@@ -36,7 +36,7 @@ def sample_proportion(successes: np.ndarray, trials: int, failure_probability: f
     return np.asarray(np.minimum(np.asarray(successes) / trials, 1 - 1e-12))
 
 
-def with_finite_draws_only(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def with_finite_samples_only(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.stack([first, second, np.zeros_like(first)], axis=1).astype(np.int64)
 
 
@@ -52,14 +52,14 @@ def exact_failure_rate(p: float, trials: int) -> float:
     Its margin m makes p = Phi(m / (sigma ||w||)), so the exact radius m / ||w|| is sigma Phi^-1(p).
     """
     outcomes = np.arange(trials + 1)
-    estimation = with_finite_draws_only(outcomes, trials - outcomes)
+    estimation = with_finite_samples_only(outcomes, trials - outcomes)
     rate = 0.0
     for candidate, probability in (
         (0, binom.sf(SELECTION_SAMPLES / 2 - 0.5, SELECTION_SAMPLES, p)),
         (1, binom.cdf(SELECTION_SAMPLES / 2 - 0.5, SELECTION_SAMPLES, p)),
     ):
         first = np.full(trials + 1, SELECTION_SAMPLES if candidate == 0 else 0)
-        selection = with_finite_draws_only(first, SELECTION_SAMPLES - first)
+        selection = with_finite_samples_only(first, SELECTION_SAMPLES - first)
         result = cohen_certificates(selection, estimation, SIGMA, LEVEL)
         wrong = is_wrong(result, np.full(trials + 1, SIGMA * norm.ppf(p)))
         rate += float(probability * binom.pmf(outcomes, trials, p)[wrong].sum())
@@ -74,8 +74,8 @@ def simulated_failures(trials: int, images: int = 10_000) -> int:
     first_selected = generator.binomial(SELECTION_SAMPLES, p)
     first_estimated = generator.binomial(trials, p)
     result = cohen_certificates(
-        with_finite_draws_only(first_selected, SELECTION_SAMPLES - first_selected),
-        with_finite_draws_only(first_estimated, trials - first_estimated),
+        with_finite_samples_only(first_selected, SELECTION_SAMPLES - first_selected),
+        with_finite_samples_only(first_estimated, trials - first_estimated),
         SIGMA,
         LEVEL,
     )
@@ -121,7 +121,7 @@ def test_a_wrong_bound_would_be_caught_by_simulation(
 def test_selecting_on_the_estimation_counts_would_be_caught() -> None:
     # Where both classes are equally likely, every certificate is wrong.
     outcomes = np.arange(201)
-    counts = with_finite_draws_only(outcomes, 200 - outcomes)
+    counts = with_finite_samples_only(outcomes, 200 - outcomes)
     reused = cohen_certificates(counts, counts, SIGMA, LEVEL)
     reused_rate = binom.pmf(outcomes, 200, 0.5)[reused.prediction != ABSTAIN].sum()
     assert exact_failure_rate(0.5, 200) <= LEVEL < reused_rate
@@ -168,7 +168,7 @@ def test_bound_broadcasts_and_is_zero_without_success() -> None:
     assert bound[1, 0] == pytest.approx(0.001 ** (1 / 5))
 
 
-def test_images_with_non_finite_draws_abstain() -> None:
+def test_images_with_non_finite_samples_abstain() -> None:
     selection = np.array([[99, 0, 1], [100, 0, 0], [100, 0, 0], [0, 0, 100]])
     estimation = np.array([[100, 0, 0], [99, 0, 1], [100, 0, 0], [0, 0, 100]])
     result = cohen_certificates(selection, estimation, SIGMA, 0.001)
@@ -180,7 +180,7 @@ def test_images_with_non_finite_draws_abstain() -> None:
 @cases("total", [1, 2, 7, 40])
 def test_prediction_agrees_with_the_binomial_test(total: int) -> None:
     first = np.arange(total + 1)
-    predictions = smoothed_predictions(with_finite_draws_only(first, total - first), LEVEL)
+    predictions = smoothed_predictions(with_finite_samples_only(first, total - first), LEVEL)
     for successes, prediction in zip(first.tolist(), predictions.tolist(), strict=True):
         decided = binomtest(max(successes, total - successes), total, 0.5).pvalue <= LEVEL
         assert prediction == (int(total - successes > successes) if decided else ABSTAIN)
@@ -190,7 +190,7 @@ def decision_rate_at_a_tie(total: int, failure_probability: float) -> float:
     """P(a class is returned) where both are equally likely, so that neither is right."""
     first = np.arange(total + 1)
     predictions = smoothed_predictions(
-        with_finite_draws_only(first, total - first), failure_probability
+        with_finite_samples_only(first, total - first), failure_probability
     )
     return float(binom.pmf(first, total, 0.5)[predictions != ABSTAIN].sum())
 
@@ -226,7 +226,7 @@ def test_radius_grows_with_the_top_count_within_its_limits(
     top = np.array([successes, min(successes + 1, trials)])
     selection = np.array([[10, 0, 0], [10, 0, 0]])
     result = cohen_certificates(
-        selection, with_finite_draws_only(top, trials - top), sigma, failure_probability
+        selection, with_finite_samples_only(top, trials - top), sigma, failure_probability
     )
     assert 0 <= result.radius[0] <= result.radius[1]
     most = sigma * norm.ppf(failure_probability ** (1 / trials))
@@ -250,7 +250,7 @@ GOOD = np.array([[9, 1, 0]])
         ((GOOD, np.array([[0, 0, 0]]), 0.25, 0.001), "no samples"),
         ((np.array([[0, 0, 0]]), GOOD, 0.25, 0.001), "no samples"),
         ((np.array([[11, -1, 0]]), GOOD, 0.25, 0.001), "negative"),
-        ((GOOD, np.array([[9, 1, 0], [9, 2, 0]]), 0.25, 0.001), "same number of draws"),
+        ((GOOD, np.array([[9, 1, 0], [9, 2, 0]]), 0.25, 0.001), "same number of samples"),
         ((GOOD, np.array([[9, 1, 0, 0]]), 0.25, 0.001), "same shape"),
         ((np.zeros((0, 3), dtype=np.int64), GOOD, 0.25, 0.001), "at least one image"),
         ((np.array([[10, 0]]), np.array([[10, 0]]), 0.25, 0.001), "two classes"),

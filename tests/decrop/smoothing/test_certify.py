@@ -46,7 +46,7 @@ class Linear(nn.Module):
 
 
 class RecordingSampler:
-    """Sends draws of image i to class i % 2, and of chosen images to the non-finite column."""
+    """Sends samples of image i to class i % 2, and of chosen images to the non-finite column."""
 
     def __init__(self, non_finite_images: Sequence[int] = ()) -> None:
         self.groups: list[list[CountRequest]] = []
@@ -57,7 +57,7 @@ class RecordingSampler:
         counts = np.zeros((len(requests), 3), dtype=np.int64)
         for row, request in enumerate(requests):
             not_finite = int(request.image in self.non_finite_images and request.chunk == 1)
-            counts[row, request.image % 2] = request.draws - not_finite
+            counts[row, request.image % 2] = request.samples - not_finite
             counts[row, 2] = not_finite
         return counts
 
@@ -100,7 +100,7 @@ def test_radii_of_a_linear_classifier_are_below_the_exact_ones_and_near_them() -
     assert np.all(outcome.radius <= exact)
     certified = outcome.prediction >= 0
     assert np.array_equal(outcome.prediction[certified], (distances > 0)[certified])
-    # The largest radius that 1,000 draws of one class give, and what sampling error leaves of it.
+    # The largest radius that 1,000 samples of one class give, and what sampling error leaves of it.
     reach = SIGMA * norm.ppf(0.001 ** (1 / 1_000))
     far = exact > 0.5 * SIGMA
     assert far.sum() >= 15
@@ -140,7 +140,7 @@ def test_anytime_radii_grow_and_stay_below_the_exact_ones() -> None:
         assert np.array_equal(outcome.prediction[certified], (distances > 0)[certified])
         assert outcome.radius.sum() > radius.sum()
         radius = outcome.radius
-    # Of what a fixed number of as many draws gives it costs a fifth.
+    # Of what a fixed number of as many samples gives it costs a fifth.
     fixed, _ = certify_linear(estimation_samples=1_400)
     assert radius.sum() > 0.8 * fixed.radius.sum()
 
@@ -169,7 +169,7 @@ def test_another_rule_gets_both_streams_of_all_images() -> None:
     assert estimation.tolist() == [[1_000, 0, 0], [0, 1_000, 0], [1_000, 0, 0]]
 
 
-def test_each_image_gets_its_draws_once_in_bounded_groups() -> None:
+def test_each_image_gets_its_samples_once_in_bounded_groups() -> None:
     sampler = RecordingSampler()
     progress: list[CertificationProgress] = []
     outcome = fixed(sampler, 50, CERTIFY, **SETTINGS, on_progress=progress.append)
@@ -178,26 +178,26 @@ def test_each_image_gets_its_draws_once_in_bounded_groups() -> None:
     assert len({(request.image, request.stream, request.chunk) for request in requests}) == len(
         requests
     )
-    assert all(1 <= request.draws <= 30 for request in requests)
-    selection = [request.draws for request in requests if request.stream == SELECTION]
+    assert all(1 <= request.samples <= 30 for request in requests)
+    selection = [request.samples for request in requests if request.stream == SELECTION]
     assert sum(selection) == 50 * 100
     # However fast a sampler seems, groups begin small.
     assert all(len(group) <= 64 * 2**number for number, group in enumerate(sampler.groups))
-    assert {(report.images, report.draws_expected) for report in progress} == {(50, 50 * 1_100)}
-    draws = [report.draws for report in progress]
-    assert draws[0] == 0
-    assert draws[-1] == 50 * 1_100
-    assert draws == sorted(set(draws))
-    assert len(draws) == len(sampler.groups) + 1
+    assert {(report.images, report.samples_expected) for report in progress} == {(50, 50 * 1_100)}
+    samples = [report.samples for report in progress]
+    assert samples[0] == 0
+    assert samples[-1] == 50 * 1_100
+    assert samples == sorted(set(samples))
+    assert len(samples) == len(sampler.groups) + 1
     done = [report.images_done for report in progress]
     assert done[0] == 0
     assert done[-1] == 50
     assert done == sorted(done)
-    # An image is done with its last draw, not before.
-    assert all(1_100 * report.images_done <= report.draws for report in progress)
+    # An image is done with its last sample, not before.
+    assert all(1_100 * report.images_done <= report.samples for report in progress)
 
 
-def test_images_with_non_finite_draws_are_named_and_abstain() -> None:
+def test_images_with_non_finite_samples_are_named_and_abstain() -> None:
     with pytest.warns(RuntimeWarning, match=r"^2 images abstain because 4 .* logits: 1, 3 "):
         outcome = fixed(RecordingSampler(non_finite_images=(1, 3)), 5, CERTIFY, **SETTINGS)
     assert outcome.prediction.tolist() == [0, -1, 0, -1, 0]

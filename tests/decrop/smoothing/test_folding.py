@@ -212,7 +212,7 @@ def test_certification_counts_the_same_classes_folded_or_not(
 ) -> None:
     torch.manual_seed(0)
     denoiser = with_statistics(registered(architecture))
-    # Its class changes with the noise, so that the counts say something about every draw.
+    # Its class changes with the noise, so that the counts say something about every sample.
     network = nn.Sequential(denoiser, nn.Flatten(), nn.Linear(3 * 9 * 10, 10)).eval()
 
     def counts(prepared: nn.Module) -> list[list[int]]:

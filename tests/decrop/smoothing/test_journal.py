@@ -29,7 +29,7 @@ from decrop.smoothing.sampling import (
 
 CHUNK = 12
 CLASSES = 3
-# int64 image id, int32 stream, int64 chunk, int32 draws, int32 counts, uint32 checksum.
+# int64 image id, int32 stream, int64 chunk, int32 samples, int32 counts, uint32 checksum.
 RECORD_BYTES = 8 + 4 + 8 + 4 + 4 * (CLASSES + 1) + 4
 CPU = torch.device("cpu")
 IMAGES = torch.randint(
@@ -37,10 +37,10 @@ IMAGES = torch.randint(
 )
 IMAGE_IDS = torch.tensor([7, 2**40, 3, 250])
 REQUESTS = [
-    CountRequest(image, stream, chunk, draws)
+    CountRequest(image, stream, chunk, samples)
     for image in range(4)
     for stream in (SELECTION, ESTIMATION)
-    for chunk, draws in enumerate((CHUNK, 5))
+    for chunk, samples in enumerate((CHUNK, 5))
 ]
 
 
@@ -157,10 +157,10 @@ def test_only_what_is_missing_is_asked_for(tmp_path: Path) -> None:
     assert asked_again(path, task()) == []
 
 
-def test_another_number_of_draws_is_another_request(tmp_path: Path) -> None:
+def test_another_number_of_samples_is_another_request(tmp_path: Path) -> None:
     path = tmp_path / "counts"
     asked_again(path, task())
-    fewer = [dataclasses.replace(request, draws=4) for request in REQUESTS]
+    fewer = [dataclasses.replace(request, samples=4) for request in REQUESTS]
     with RecordedSampler(LocalSampler(task(), CPU), path, task(), CPU) as sampler:
         counts = sampler.class_counts(fewer)
     assert np.array_equal(counts, LocalSampler(task(), CPU).class_counts(fewer))
@@ -356,7 +356,7 @@ def test_counts_that_are_not_the_requests_are_refused_and_not_kept(
 
 def test_a_refused_request_is_not_kept(tmp_path: Path) -> None:
     path = tmp_path / "counts"
-    too_many = dataclasses.replace(REQUESTS[0], draws=CHUNK + 1)
+    too_many = dataclasses.replace(REQUESTS[0], samples=CHUNK + 1)
     with RecordedSampler(LocalSampler(task(), CPU), path, task(), CPU) as sampler:
         for _ in range(2):
             with pytest.raises(InputError, match=f"not {CHUNK + 1}"):

@@ -85,12 +85,12 @@ def test_random_bits_are_those_of_numpys_philox() -> None:
 
 @cases("sigma", SCALES)
 def test_probabilities_are_those_of_rounded_gaussian_noise(sigma: float) -> None:
-    noise, draws = GridNoise(sigma, 0, 50, CPU), 10**7
+    noise, samples = GridNoise(sigma, 0, 50, CPU), 10**7
     reach = noise.grid.reach(sigma)
-    steps = noise.steps(NAMES[:1], draws)[0].numpy() + reach
+    steps = noise.steps(NAMES[:1], samples)[0].numpy() + reach
     counts = np.bincount(steps, minlength=2 * reach + 1)
     edges = (np.arange(-reach, reach) + 0.5) / noise.grid.scale / sigma
-    expected = draws * np.diff(norm.cdf(edges), prepend=0.0, append=1.0)
+    expected = samples * np.diff(norm.cdf(edges), prepend=0.0, append=1.0)
     # Tails are counted together from where fewer than ten are expected.
     first, last = np.flatnonzero(expected >= 10)[[0, -1]]
     bins = [0, *range(first, last + 1), last + 1]

@@ -20,7 +20,7 @@ from decrop.trial.folder import TrialFolder
 from decrop.trial.prepare import load_inputs
 from decrop.trial.run import run_trial
 from tests.decrop.classifiers.factories import Misleading, flattening
-from tests.decrop.digits_trial import TEST_IMAGES, draw_nothing, short_trial
+from tests.decrop.digits_trial import TEST_IMAGES, sample_nothing, short_trial
 from tests.decrop.tiny import CPU
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -116,7 +116,7 @@ def source(way: str) -> list[str]:
 def test_a_network_that_views_is_trained_through_certified_and_passed_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw_nothing(monkeypatch)
+    sample_nothing(monkeypatch)
     cache, folder = ContentCache(tmp_path / "cache"), TrialFolder(tmp_path / "trial")
     config = short_trial(*source("view"), "training.evaluations=1")
     inputs = load_inputs(config, cache, CPU)

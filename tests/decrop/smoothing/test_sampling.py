@@ -109,10 +109,10 @@ def last_bits_task(**changes: Any) -> SamplingTask:
 
 def all_requests(images: int = 6) -> list[CountRequest]:
     return [
-        CountRequest(image, stream, chunk, draws)
+        CountRequest(image, stream, chunk, samples)
         for image in range(images)
         for stream in (SELECTION, ESTIMATION)
-        for chunk, draws in enumerate((CHUNK, CHUNK, CHUNK, 5))
+        for chunk, samples in enumerate((CHUNK, CHUNK, CHUNK, 5))
     ]
 
 
@@ -202,7 +202,7 @@ def test_counts_are_those_of_the_network_on_the_named_noise(
             noisy = image / 255 + 0.25 * torch.randn(CHUNK, 1, 8, 8, generator=generator)
         with torch.inference_mode():
             classes = reference(noisy.to(dtype)).argmax(dim=1)
-        expected = torch.bincount(classes[: request.draws], minlength=class_count + 1)
+        expected = torch.bincount(classes[: request.samples], minlength=class_count + 1)
         assert counted.tolist() == expected.tolist()
 
 
@@ -235,7 +235,7 @@ def test_noise_is_gaussian_of_the_given_deviation_around_the_image() -> None:
     assert chisquare(counts[:-1]).pvalue > 1e-3
 
 
-def test_draws_with_non_finite_logits_are_counted_apart() -> None:
+def test_samples_with_non_finite_logits_are_counted_apart() -> None:
     images = torch.full((1, 1, 8, 8), 128, dtype=torch.uint8)
     sampler = LocalSampler(
         task(SometimesNotFinite(), 2, images=images, image_ids=torch.tensor([0])), CPU
@@ -275,10 +275,10 @@ def test_no_requests_give_no_counts() -> None:
     assert LocalSampler(last_bits_task(), CPU).class_counts([]).shape == (0, 8)
 
 
-@pytest.mark.parametrize("draws", [0, CHUNK + 1])
-def test_a_request_for_no_draws_or_more_than_a_chunk_is_refused(draws: int) -> None:
-    with pytest.raises(InputError, match=f"1 to {CHUNK} draws .* not {draws}"):
-        LocalSampler(last_bits_task(), CPU).class_counts([CountRequest(0, SELECTION, 0, draws)])
+@pytest.mark.parametrize("samples", [0, CHUNK + 1])
+def test_a_request_for_no_samples_or_more_than_a_chunk_is_refused(samples: int) -> None:
+    with pytest.raises(InputError, match=f"1 to {CHUNK} samples .* not {samples}"):
+        LocalSampler(last_bits_task(), CPU).class_counts([CountRequest(0, SELECTION, 0, samples)])
 
 
 def test_a_network_of_other_classes_is_refused() -> None:

@@ -17,17 +17,17 @@ SIGMA = 0.25
 def probability_of_success(
     limits: NDArray[np.int64], looks: NDArray[np.int64], other_probability: float
 ) -> float:
-    """Sum over paths draw by draw, unlike the design, which goes from look to look."""
+    """Sum over paths sample by sample, unlike the design, which goes from look to look."""
     tolerated = dict(zip(looks.tolist(), limits.tolist(), strict=True))
-    drawing, succeeded = np.zeros(looks[-1] + 2), 0.0
-    drawing[0] = 1.0
-    for draw in range(1, looks[-1] + 1):
-        drawing[1:] = drawing[1:] * (1 - other_probability) + drawing[:-1] * other_probability
-        drawing[0] *= 1 - other_probability
-        if draw in tolerated:
-            end = tolerated[draw] + 1
-            succeeded += float(drawing[:end].sum())
-            drawing[:end] = 0.0
+    sampling, succeeded = np.zeros(looks[-1] + 2), 0.0
+    sampling[0] = 1.0
+    for sample in range(1, looks[-1] + 1):
+        sampling[1:] = sampling[1:] * (1 - other_probability) + sampling[:-1] * other_probability
+        sampling[0] *= 1 - other_probability
+        if sample in tolerated:
+            end = tolerated[sample] + 1
+            succeeded += float(sampling[:end].sum())
+            sampling[:end] = 0.0
     return succeeded
 
 
@@ -51,7 +51,7 @@ def clopper_pearson_limits(
 
 
 @cases(
-    ("max_draws", "chunk_size", "looks"),
+    ("max_samples", "chunk_size", "looks"),
     [
         (1, 50, [1]),
         (50, 50, [50]),
@@ -61,16 +61,16 @@ def clopper_pearson_limits(
     ],
 )
 def test_looks_are_multiples_of_the_chunk_size(
-    max_draws: int, chunk_size: int, looks: list[int]
+    max_samples: int, chunk_size: int, looks: list[int]
 ) -> None:
-    assert look_schedule(max_draws, chunk_size).tolist() == looks
+    assert look_schedule(max_samples, chunk_size).tolist() == looks
 
 
 @given(st.integers(1, 200_000), st.integers(1, 500))
-def test_looks_grow_slowly_and_end_with_the_most_draws(max_draws: int, chunk_size: int) -> None:
-    looks = look_schedule(max_draws, chunk_size)
-    assert looks[-1] == max_draws
-    assert looks[0] == min(chunk_size, max_draws)
+def test_looks_grow_slowly_and_end_with_the_most_samples(max_samples: int, chunk_size: int) -> None:
+    looks = look_schedule(max_samples, chunk_size)
+    assert looks[-1] == max_samples
+    assert looks[0] == min(chunk_size, max_samples)
     steps = np.diff(looks)
     assert (steps > 0).all()
     assert (steps <= np.maximum(chunk_size, looks[:-1] / 10)).all()
@@ -89,7 +89,7 @@ def test_all_looks_together_spend_the_failure_probability_and_no_more(
     assert spent <= failure_probability
     more = limits.copy()
     more[-1] += 1
-    # No look could tolerate another draw: the last one takes all that is left.
+    # No look could tolerate another sample: the last one takes all that is left.
     assert probability_of_success(more, looks, other) > failure_probability
 
 
@@ -161,7 +161,7 @@ def test_one_look_is_the_exact_binomial_test(radius: float, most: int) -> None:
 
 @cases("radius", [0.0, 0.25, 0.5, 0.75])
 def test_looking_often_costs_little(radius: float) -> None:
-    """The last look tolerates nearly as many draws as a single one would."""
+    """The last look tolerates nearly as many samples as a single one would."""
     looks = look_schedule(20_000, 50)
     (limits,) = design_of(radius, 0.001, looks).limits
     single = clopper_pearson_limits(radius, 0.001, looks[-1:])[0]
@@ -170,13 +170,13 @@ def test_looking_often_costs_little(radius: float) -> None:
     assert single - limits[-1] < spread
 
 
-def test_larger_radii_tolerate_fewer_other_draws() -> None:
+def test_larger_radii_tolerate_fewer_other_samples() -> None:
     design = sequential_design(
         np.array([0.0, 0.1, 0.25, 0.5, 0.9]), SIGMA, 0.001, look_schedule(5_000, 50)
     )
     assert design.limits.shape == (5, len(design.looks))
     assert (np.diff(design.limits, axis=0) <= 0).all()
-    # 0.9 = 3.6 sigma needs more than 5,000 draws even if all are of one class.
+    # 0.9 = 3.6 sigma needs more than 5,000 samples even if all are of one class.
     assert (design.limits[-1] == -1).all()
 
 
@@ -218,6 +218,6 @@ def test_bad_values_are_named(
 
 
 @pytest.mark.parametrize(("most", "chunk"), [(0, 1), (1, 0)])
-def test_there_is_a_draw_to_look_at(most: int, chunk: int) -> None:
+def test_there_is_a_sample_to_look_at(most: int, chunk: int) -> None:
     with pytest.raises(InputError, match="at least 1"):
         look_schedule(most, chunk)

@@ -24,7 +24,7 @@ from tests.decrop.smoothing.soundness import (
     assert_sound,
     two_of,
     wrong_share,
-    wrong_share_of_reused_draws,
+    wrong_share_of_reused_samples,
 )
 
 VARIANTS = get_args(Variant)
@@ -77,11 +77,11 @@ def test_a_wrong_bound_would_be_caught(
 
 
 @pytest.mark.parametrize("variant", ["published", "preselected"])
-def test_estimating_from_the_selection_draws_would_be_caught(variant: Variant) -> None:
+def test_estimating_from_the_selection_samples_would_be_caught(variant: Variant) -> None:
     rule = partial(two_sided_certificates, variant=variant)
     assert_sound(wrong_share(rule, TIE, 0.0))
     with pytest.raises(AssertionError, match="wrong"):
-        assert_sound(wrong_share_of_reused_draws(rule, TIE, 0.0))
+        assert_sound(wrong_share_of_reused_samples(rule, TIE, 0.0))
 
 
 @cache
@@ -215,7 +215,7 @@ def test_radii_are_those_of_direct_binomial_sums(counts: list[int]) -> None:
 
     published = max(expected_radius(counts, LEVEL, summed=True, tenths=t) for t in tenths)
     assert radius("published") == pytest.approx(SIGMA * published, rel=1e-5)
-    # Selection draws equal to the estimation draws foretell the best share exactly.
+    # Selection samples equal to the estimation samples foretell the best share exactly.
     plain = [expected_radius(counts, LEVEL, summed=False, tenths=t) for t in tenths]
     assert radius("preselected") == pytest.approx(SIGMA * max(plain), rel=1e-7)
     split = [expected_radius(counts, LEVEL / 1.9, summed=False, tenths=t) for t in tenths]
@@ -224,7 +224,7 @@ def test_radii_are_those_of_direct_binomial_sums(counts: list[int]) -> None:
     assert radius("preselected") > radius("grid")
 
 
-def test_preselected_share_depends_on_the_selection_draws_alone() -> None:
+def test_preselected_share_depends_on_the_selection_samples_alone() -> None:
     selection = np.array([[60, 40, 0, 0], [60, 20, 20, 0], [97, 1, 2, 0]])
     counts = [140, 30, 30]
     result = two_sided_certificates(
@@ -242,7 +242,7 @@ def test_preselected_share_depends_on_the_selection_draws_alone() -> None:
 
 
 @cases("variant", VARIANTS)
-def test_images_with_non_finite_draws_abstain(variant: Variant) -> None:
+def test_images_with_non_finite_samples_abstain(variant: Variant) -> None:
     selection = np.array([[99, 0, 1], [100, 0, 0], [100, 0, 0], [0, 0, 100]])
     estimation = np.array([[100, 0, 0], [99, 0, 1], [100, 0, 0], [0, 0, 100]])
     result = two_sided_certificates(selection, estimation, SIGMA, 0.001, variant=variant)
@@ -265,7 +265,7 @@ def test_radius_grows_with_the_top_count_and_abstentions_have_none(
 ) -> None:
     classes = min(len(counts), len(selected))
     rows = [[*counts[:classes], 0]]
-    # The same draws, but one that fell in another class falls in the selected one.
+    # The same samples, but one that fell in another class falls in the selected one.
     candidate = int(np.argmax(selected[:classes]))
     moved = [j for j in range(classes) if j != candidate and counts[j] > 0]
     rows.extend(
@@ -312,7 +312,7 @@ GOOD = np.array([[9, 1, 0]])
         ((GOOD, 0 * GOOD, 0.25, 0.001), "grid", "no samples"),
         ((0 * GOOD, GOOD, 0.25, 0.001), "preselected", "no samples"),
         ((GOOD, np.array([[11, -1, 0]]), 0.25, 0.001), "grid", "negative"),
-        ((GOOD, np.array([[9, 1, 0], [9, 2, 0]]), 0.25, 0.001), "grid", "same number of draws"),
+        ((GOOD, np.array([[9, 1, 0], [9, 2, 0]]), 0.25, 0.001), "grid", "same number of samples"),
         ((GOOD, np.array([[9, 1, 0, 0]]), 0.25, 0.001), "grid", "same shape"),
         ((GOOD, GOOD, 0.25, 0.001), "best", "published, preselected, grid"),
     ],

@@ -9,7 +9,7 @@ from decrop.smoothing.sampling import CountRequest
 
 
 class VirtualSampler:
-    """Draws classes with given probabilities (`decrop.smoothing.Sampler`).
+    """Samples classes with given probabilities (`decrop.smoothing.Sampler`).
 
     Attributes:
         requests: all that it has answered.
@@ -22,9 +22,9 @@ class VirtualSampler:
         self._generator = np.random.default_rng(seed)
 
     def class_counts(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
-        """Return int64 [len(requests), K+1], no draw of them not finite."""
+        """Return int64 [len(requests), K+1], no sample of them not finite."""
         self.requests.extend(requests)
         images = [request.image for request in requests]
-        draws = [request.draws for request in requests]
-        counts = self._generator.multinomial(draws, self._probabilities[images])
+        samples = [request.samples for request in requests]
+        counts = self._generator.multinomial(samples, self._probabilities[images])
         return np.hstack([counts, np.zeros((len(requests), 1), dtype=np.int64)])

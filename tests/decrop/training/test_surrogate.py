@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from decrop.black_box.classifier import ANSWERS
 from decrop.cache import ContentCache
 from decrop.cli.options import load_trial
 from decrop.config import TrialConfig
@@ -17,7 +18,6 @@ from decrop.errors import InputError, RunError
 from decrop.files import sha256_of_tensors
 from decrop.synthesis.query_images import PIECE
 from decrop.training.surrogate import (
-    ANSWERS,
     SURROGATE,
     Surrogate,
     SurrogateToTrain,

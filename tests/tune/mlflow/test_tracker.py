@@ -11,8 +11,10 @@ from tests.tune.sweeps import (
     ENDED,
     STARTED,
     write_board,
+    write_complete_trial,
 )
 from tune.directory import SweepDirectory
+from tune.mlflow.client import TrackingError
 from tune.mlflow.tracker import Tracker
 
 STARTED_MS = int(STARTED.timestamp() * 1000)
@@ -66,6 +68,16 @@ def test_the_description_says_what_won_once_that_is_known(directory: SweepDirect
     write_board(directory)
     tracker.sync()
     assert note_of(shown).startswith("**digits**: Trial 1 won.")
+
+
+def test_a_broken_leaderboard_keeps_no_trial_from_being_seen(directory: SweepDirectory) -> None:
+    write_complete_trial(directory.trial(0), 0)
+    tracker = Tracker(directory)
+    tracker.experiment_id()
+    directory.leaderboard_json_path.write_text("{}")
+    with pytest.raises(TrackingError, match=r"first the page: .*leaderboard\.json: radii: "):
+        tracker.sync()
+    assert Shown.of(tracker).run("trial 0").info.status == "FINISHED"
 
 
 @pytest.mark.parametrize("restarted", [False, True])
