@@ -1,11 +1,5 @@
-"""Code blocks, links, named files and lists of components of the READMEs.
+"""Code blocks, links and named files of the READMEs."""
 
-    python -m tests.readmes
-
-writes the lists of components anew, from the tables of `decrop.config`.
-"""
-
-import pkgutil
 import re
 import shlex
 from collections.abc import Iterator
@@ -37,10 +31,6 @@ _HEADING = re.compile(r"^#+ (.+)$", flags=re.MULTILINE)
 # `tests/README.md`, `.ci/run`: what begins with a folder of the repository.
 _ASSIGNMENT = re.compile(r"\w+=.*")
 _NAMED = re.compile(r"`((?:decrop|tune|mlflow_server|tests|\.github|\.ci)/[\w./-]*)`")
-
-_HEADER = "| | | |\n| --- | --- | --- |\n"
-# Rows between a comment that names a table and the comment that ends it.
-_LIST = re.compile(r"(<!-- (?P<table>[\w.]+:\w+) -->\n)(?P<rows>.*?)(<!-- end -->\n)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -109,22 +99,3 @@ def commands(block: Block) -> Iterator[list[str]]:
             command = list(dropwhile(_ASSIGNMENT.fullmatch, simple))
             if command and not end:
                 yield command
-
-
-def with_lists(text: str) -> str:
-    """Return a document with the lists of components as their tables have them."""
-    return _LIST.sub(lambda found: f"{found[1]}{_HEADER}{_rows(found['table'])}{found[4]}", text)
-
-
-def _rows(table: str) -> str:
-    # Markdown would take <class> for a tag.
-    return str(pkgutil.resolve_name(table).markdown()).replace("<", "\\<")
-
-
-def main() -> None:
-    for document in DOCUMENTS:
-        document.write_text(with_lists(document.read_text()))
-
-
-if __name__ == "__main__":
-    main()
