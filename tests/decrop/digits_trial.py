@@ -63,7 +63,7 @@ def short_trial(*assignments: str) -> TrialConfig:
     return load_trial("digits", [*SHORT, *assignments])
 
 
-def draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def sample_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let trials write empty figures: to draw them takes longer than the rest of a trial."""
     for name in ("training_curves_figure", "certificates_figure"):
         monkeypatch.setattr(decrop.trial.folder, name, lambda *arguments, **named: Figure())

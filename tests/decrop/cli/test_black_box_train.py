@@ -19,7 +19,7 @@ from tests.decrop.digits_trial import (
     SELECTION_SAMPLES,
     SHORT,
     TEST_IMAGES,
-    draw_nothing,
+    sample_nothing,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -31,7 +31,7 @@ MOST = OPENING + QUERIES + 2 * ONCE
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    draw_nothing(monkeypatch)
+    sample_nothing(monkeypatch)
 
 
 def arguments(out: Path, url: str, *assignments: str) -> list[str]:

@@ -9,7 +9,7 @@ from decrop.smoothing import collect
 from decrop.trial.folder import TrialFolder
 from decrop.trial.inputs import TrialInputs
 from tests.decrop.digits_trial import (
-    draw_nothing,
+    sample_nothing,
 )
 from tests.decrop.trial_sessions import Session
 
@@ -22,7 +22,7 @@ def plain_figures(
 
     The trials that tests share are made before, with their figures.
     """
-    draw_nothing(monkeypatch)
+    sample_nothing(monkeypatch)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from tests.decrop.digits_trial import (
     SELECTION_SAMPLES,
     SHORT,
     TEST_IMAGES,
-    draw_nothing,
+    sample_nothing,
     short_trial,
 )
 
@@ -47,7 +47,7 @@ def settings(*assignments: str) -> TrialConfig:
 
 @pytest.fixture
 def target(inputs: TrialInputs, monkeypatch: pytest.MonkeyPatch) -> InProcess:
-    draw_nothing(monkeypatch)
+    sample_nothing(monkeypatch)
     found = InProcess(inputs.classifier)
     serve(monkeypatch, found)
     return found

@@ -26,7 +26,7 @@ from decrop.trial.prepare import load_inputs, prepare
 from decrop.trial.result import TrialResult
 from decrop.trial.run import run_trial, stopping_epoch
 from tests.cases import slow_but
-from tests.decrop.digits_trial import CPU, certificates, draw_nothing, short_trial
+from tests.decrop.digits_trial import CPU, certificates, sample_nothing, short_trial
 
 ALONE = (
     "denoiser.architecture=none",
@@ -44,7 +44,7 @@ def alone(*assignments: str) -> TrialConfig:
 
 @pytest.fixture(autouse=True)
 def plain_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    draw_nothing(monkeypatch)
+    sample_nothing(monkeypatch)
 
 
 @pytest.fixture(scope="module")

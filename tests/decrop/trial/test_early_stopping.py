@@ -27,8 +27,8 @@ from tests.decrop.digits_trial import (
     EPOCHS,
     PRUNING_SAMPLES,
     SHORT,
-    draw_nothing,
     outcome,
+    sample_nothing,
     short_trial,
 )
 
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.usefixtures("plain_figures")
 @pytest.fixture
 def plain_figures(final_trial: TrialFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw nothing, once the trial that tests share has its figures."""
-    draw_nothing(monkeypatch)
+    sample_nothing(monkeypatch)
 
 
 class ScriptedScores:
