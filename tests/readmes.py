@@ -28,8 +28,8 @@ _BLOCK = re.compile(
 )
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.+)$", flags=re.MULTILINE)
-# `tests/README.md`, `.ci/run`: what begins with a folder of the repository.
 _ASSIGNMENT = re.compile(r"\w+=.*")
+# `tests/README.md`, `.ci/run`: what begins with a folder of the repository.
 _NAMED = re.compile(r"`((?:decrop|tune|mlflow_server|tests|\.github|\.ci)/[\w./-]*)`")
 
 

@@ -137,12 +137,14 @@ def test_the_hooks_before_a_commit_are_the_checks_of_make_lint() -> None:
 
 # What lets a command that takes hours end in seconds, by its first words.
 SMALLER = {
-    "sweep quickstart": "--trials 2",
+    "sweep quickstart": "--trials 3",
+    "sweep cifar10_small": "--set limited.fraction=0.5",
     "train cifar10": "--set limited.fraction=0.3 --set boundary.steps=2 --set interpolation.steps=2"
     " --set denoiser.depth=3 --set denoiser.channels=4 --set training.epochs=2"
     " --set training.discriminator_epochs=1 --set training.evaluations=1"
     " --set certification.max_samples=120 --set certification.test_images=5",
-    "classifier train classifier_cifar10_resnet20": "--set classifier.training.epochs=1",
+    "classifier train classifier_cifar10_resnet20": "--set limited.fraction=0.5"
+    " --set classifier.training.epochs=1",
 }
 COMMAND = """#!{python}
 import sys

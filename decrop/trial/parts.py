@@ -151,15 +151,7 @@ class DenoiserPart(_InTraining):
         device = resolve_device(config.execution.device)
         started = time.monotonic()
         # Of all limited images, so that trial and final training share an entry; trials drop some.
-        samples = synthetic_samples(
-            inputs.classifier,
-            images,
-            config.boundary,
-            config.interpolation,
-            seed=config.seed,
-            cache=cache,
-            device=device,
-        )
+        samples = synthetic_samples(config, inputs.classifier, images, cache=cache, device=device)
         stages = {"stage1": time.monotonic() - started}
         started = time.monotonic()
         prior = _prior(config, shape, cache, device, hooks.stage("pretraining, steps"))

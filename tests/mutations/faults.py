@@ -139,8 +139,8 @@ CERTIFICATES = [
         "tests/decrop/rejection/test_certificates.py",
         (
             "each bound at the whole level",
-            "lower_confidence_bound(accepted, draws, failure_probability / 2)",
-            "lower_confidence_bound(accepted, draws, failure_probability)",
+            "lower_confidence_bound(accepted, samples, failure_probability / 2)",
+            "lower_confidence_bound(accepted, samples, failure_probability)",
         ),
     ),
 ]
@@ -175,8 +175,8 @@ SAMPLING = [
         ),
         (
             "whole chunks counted",
-            "(torch.arange(task.chunk_size) < draws[:, None])",
-            "(torch.arange(task.chunk_size) <= draws[:, None])",
+            "(torch.arange(task.chunk_size) < samples[:, None])",
+            "(torch.arange(task.chunk_size) <= samples[:, None])",
         ),
     ),
     *_faults(
