@@ -1,5 +1,6 @@
 """The folder of one training: where its files lie, and how they are read and written."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -35,6 +36,8 @@ _CHANGED = {
     "test_images": "other test images",
 }
 _SHOWN_DIGITS = 12
+# Of checkpoints, which had no number before.
+_FORMAT = 2
 
 
 class ChangedInputsError(InputError):
@@ -111,16 +114,25 @@ class TrainingFolder:
             trainer: to go on with later.
             origin: hash of all that its weights depend on, where that is more than the inputs.
         """
-        state = {"origin": origin, "trainer": trainer.state_dict()}
+        state = {"format": _FORMAT, "origin": origin, "trainer": trainer.state_dict()}
         write_whole(self.checkpoint_path, lambda temporary: torch.save(state, temporary))
         self.write_history([asdict(record) for record in trainer.history])
 
     def load_progress(self, trainer: AnyTrainer, origin: str | None = None) -> None:
-        """Let a trainer go on from the checkpoint, if there is one."""
+        """Let a trainer go on from the checkpoint, if there is one.
+
+        One of an earlier version is left: training anew comes to the same.
+        """
         if not self.checkpoint_path.exists():
             return
         require_regular(self.checkpoint_path, most_bytes=MOST_WEIGHTS_BYTES)
         state = torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
+        if state.get("format") != _FORMAT:
+            warnings.warn(
+                f"{self.checkpoint_path} is of an earlier version: training begins anew.",
+                stacklevel=2,
+            )
+            return
         self.check_origin(state["origin"], origin)
         trainer.load_state_dict(state["trainer"])
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import decrop.smoothing.backend
 import decrop.trial.run
@@ -63,6 +64,18 @@ def test_trial_closed_after_a_report_goes_on_from_there(
     assert outcome(folder) == outcome(held_out_trial)
     assert session.epochs_trained == list(range(1, EPOCHS + 1))
     assert session.samples == uninterrupted_draws
+
+
+def test_a_checkpoint_of_an_earlier_version_is_left_and_the_trial_comes_to_the_same(
+    session: Session, folder: TrialFolder, held_out_trial: TrialFolder
+) -> None:
+    trial = session.run(folder)
+    before = list(islice(trial, 2))
+    trial.close()  # type: ignore[attr-defined]
+    torch.save({"epochs_done": 1, "denoiser": {}}, folder.checkpoint_path)
+    with pytest.warns(UserWarning, match="earlier version: training begins anew"):
+        assert list(session.run(folder))[:2] == before
+    assert outcome(folder) == outcome(held_out_trial)
 
 
 def test_finished_trial_only_repeats_its_reports(
