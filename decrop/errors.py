@@ -20,7 +20,11 @@ class _OneLineError(Exception):
 
 
 class InputError(_OneLineError, ValueError):
-    """A value from outside that cannot be used; the message is one line and says what to do."""
+    """A value from outside that cannot be used; the message is one line and says what to do.
+
+    Whatever takes settings, files, data or networks of a user raises it. Functions list it only
+    where a caller acts on it, or where it is not their arguments that are wrong.
+    """
 
 
 class RunError(_OneLineError, RuntimeError):

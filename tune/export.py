@@ -5,9 +5,9 @@ from pathlib import Path
 from decrop.bundle import export_bundle
 from decrop.classifiers.storage import load_stored_classifier
 from decrop.errors import InputError
-from tune.directory import SweepDirectory
+from tune.directory import SweepDirectory, TrialRecord
 from tune.results.ranking import REFERENCE, ranking, sweep_metric
-from tune.space import kind_of
+from tune.space import DENOISER_TRIALS, kind_of
 
 
 def best_trial(directory: SweepDirectory) -> int:
@@ -53,53 +53,54 @@ def export_trial(
     Raises:
         RunError: the exported program computes something else than the denoiser.
     """
-    metric = sweep_metric(directory)
-    scores = ranking(directory, metric)
+    scores = ranking(directory)
     if number not in scores:
         finished = ", ".join(str(n) for n in sorted(scores)) or "none"
         raise InputError(f"--trial {number}: not a finished trial; finished are {finished}.")
+    record = directory.trial(number).read_record()
     final = directory.final(number)
     folder = final if final.result_path.exists() else directory.trial(number)
     result = folder.read_result()
-    if result is None:
-        raise InputError(f"{folder.path} has no result.json.")
+    if record is None or result is None:
+        raise InputError(f"{folder.path} has no trial.json or no result.json.")
     if folder is not final and "surrogate" in result["hashes"]:
         raise InputError(
             f"--trial {number}: its certificates are of the surrogate, not of the endpoint; only "
             "trials that are certified on test images can be exported (decrop leaderboard --top)."
         )
-    record = directory.trial(number).read_record()
-    trained = record is not None and kind_of(record.config).classifier == "trained"
     stored = directory.classifier_path(result["hashes"]["classifier"])
-    if trained:
+    if kind_of(record.config).classifier == "trained":
         stored = folder.classifier_path
     # An endpoint is described, not asked.
-    endpoint = None
-    if record is not None and record.config.classifier.asked is not None:
-        endpoint = record.config.classifier.source
+    endpoint = record.config.classifier.source if record.config.classifier.asked else None
     classifier, class_names = load_stored_classifier(stored, given=endpoint, trust_code=trust_code)
-    position = list(scores).index(number) + 1
-    name = directory.read_record().name
-    row = record is not None and record.row is not None
-    origin = (
-        f"Trial {number} of the sweep `{name}`"
-        + (f" (row {record.name} of its table)" if record is not None and row else "")
-        + (" (the paper's choice)" if number == REFERENCE and not (row or trained) else "")
-        + f", rank {position} of {len(scores)} finished trials by {metric.phrase} on held-out "
-        f"images ({metric.text(scores[number])})."
-    )
-    if folder is final and record is not None and not record.config.trains_again_for_test:
-        origin += " Certified on test images as it was trained, without the held-out ones."
-    elif folder is final:
-        origin += " Trained once more on the whole limited data before it was certified."
     export_bundle(
         folder,
         classifier,
         class_names,
         destination,
-        origin=origin,
+        origin=_origin(directory, record, certified_on_test=folder is final),
         with_classifier=with_classifier,
         onnx=onnx,
         torch_export=torch_export,
         license_id=license_id,
     )
+
+
+def _origin(directory: SweepDirectory, record: TrialRecord, *, certified_on_test: bool) -> str:
+    """Say for the model card which trial it is, and how it was ranked and trained."""
+    metric = sweep_metric(directory)
+    scores = ranking(directory, metric)
+    named = "" if record.row is None else f" (row {record.name} of its table)"
+    if record.number == REFERENCE and kind_of(record.config) is DENOISER_TRIALS:
+        named = named or " (the paper's choice)"
+    origin = (
+        f"Trial {record.number} of the sweep `{directory.read_record().name}`{named}, rank "
+        f"{list(scores).index(record.number) + 1} of {len(scores)} finished trials by "
+        f"{metric.phrase} on held-out images ({metric.text(scores[record.number])})."
+    )
+    if not certified_on_test:
+        return origin
+    if record.config.trains_again_for_test:
+        return f"{origin} Trained once more on the whole limited data before it was certified."
+    return f"{origin} Certified on test images as it was trained, without the held-out ones."

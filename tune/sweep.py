@@ -19,7 +19,7 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 from ray import tune as ray_tune
 from rich.console import Console
 
-from decrop.black_box.client import QueryLedger
+from decrop.black_box import QueryLedger
 from decrop.cli.output import progress_bars
 from decrop.config import TrialConfig
 from decrop.config.classifier_source import imports_code, source_kind

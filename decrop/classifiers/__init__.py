@@ -1,1 +1,1 @@
-"""Where the classifier to protect comes from."""
+"""The classifier to protect: its sources, weights, features and storage."""

@@ -101,9 +101,6 @@ class Classifier(nn.Module):
 
         The features are the input of the last linear layer or convolution that runs, or of the
         layer that was named, averaged over positions where it has any.
-
-        Raises:
-            InputError: there is no such layer, or it does not run.
         """
         with FeatureReader(self.network, self.feature_layer) as reader:
             logits = self(images)

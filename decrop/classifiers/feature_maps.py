@@ -34,9 +34,6 @@ class StagedClassifier(nn.Module):
         Args:
             classifier: to copy.
             stages: names of modules of its network, each called once in a forward pass.
-
-        Raises:
-            InputError: the network has no such module.
         """
         super().__init__()
         self.stages = tuple(stages)
@@ -63,11 +60,7 @@ class StagedClassifier(nn.Module):
         return logits, [maps[stage].detach() for stage in self.stages]
 
     def channels(self, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
-        """Return the channels of each stage's map for images [C, H, W].
-
-        Raises:
-            InputError: a stage gives no map, or is not called.
-        """
+        """Return the channels of each stage's map for images [C, H, W]."""
         outputs = _outputs(self.classifier, image_shape)
         for stage in self.stages:
             if outputs.get(stage) is None:

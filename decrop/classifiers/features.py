@@ -20,11 +20,7 @@ class FeatureReader:
     """
 
     def __init__(self, network: nn.Module, feature_layer: str | None) -> None:
-        """Find the layers that may be read.
-
-        Raises:
-            InputError: the network has no layer of that name; lists the nearest.
-        """
+        """Find the layers that may be read."""
         self._named = feature_layer
         self._layers = _layers(network, feature_layer)
         self._handles: list[RemovableHandle] = []
@@ -53,19 +49,11 @@ class FeatureReader:
             handle.remove()
 
     def layer(self) -> str:
-        """Return the name of the layer that was read.
-
-        Raises:
-            InputError: none ran.
-        """
+        """Return the name of the layer that was read."""
         return self._found()[0]
 
     def features(self) -> Tensor:
-        """Return the features [B, F].
-
-        Raises:
-            InputError: no layer ran that can be read, or its input has too few or many dimensions.
-        """
+        """Return the features [B, F]."""
         name, layer, found = self._found()
         if found.ndim == 2:
             return found

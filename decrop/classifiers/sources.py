@@ -41,12 +41,7 @@ Source = Callable[[ClassifierSettings, Dataset], Network]
 
 
 def registered_network(settings: ClassifierSettings, dataset: Dataset) -> Network:
-    """Build a registered network, with its weights unless it is to be trained.
-
-    Raises:
-        InputError: neither weights nor training is given, or weights or the size of the images do
-            not fit.
-    """
+    """Build a registered network, with its weights unless it is to be trained."""
     if settings.weights is None and settings.training is None:
         raise InputError(
             "classifier.weights: no file is given for the pretrained classifier; give one with "
@@ -93,11 +88,7 @@ def _check_image_size(architecture: str, settings: ClassifierSettings, dataset: 
 
 
 def factory_network(settings: ClassifierSettings, dataset: Dataset) -> Network:
-    """Import and call `package.module:function`, and load weights into what it returns, if given.
-
-    Raises:
-        InputError: it cannot be imported, fails, or returns no module; the weights do not fit.
-    """
+    """Import and call `package.module:function`; load weights into what it returns, if given."""
     network = build_by_factory(settings.source, settings.arguments)
     if settings.weights is not None:
         load_weights(network, Path(settings.weights), architecture=settings.source)
@@ -105,11 +96,7 @@ def factory_network(settings: ClassifierSettings, dataset: Dataset) -> Network:
 
 
 def build_by_factory(source: str, arguments: Mapping[str, JsonValue]) -> nn.Module:
-    """Import and call `package.module:function`.
-
-    Raises:
-        InputError: it cannot be imported, is not callable, fails, or returns no module.
-    """
+    """Import and call `package.module:function`."""
     made = called(_imported(source), arguments, source)
     if not isinstance(made, nn.Module):
         raise InputError(
@@ -156,12 +143,7 @@ _DOWNLOADING = ("weights", "weights_backbone", "pretrained", "checkpoint_path")
 
 
 def zoo_network(settings: ClassifierSettings, dataset: Dataset) -> Network:
-    """Build a model of timm or torchvision for the dataset's classes and load its weights.
-
-    Raises:
-        InputError: there is no such model, it cannot be built, or weights are missing or do not
-            fit.
-    """
+    """Build a model of timm or torchvision for the dataset's classes and load its weights."""
     if settings.weights is None:
         raise InputError(
             f"classifier.weights: {settings.source} needs a safetensors file of its weights; give "
@@ -180,11 +162,7 @@ def zoo_network(settings: ClassifierSettings, dataset: Dataset) -> Network:
 def build_by_name(
     source: str, arguments: Mapping[str, JsonValue], *, image_channels: int, class_count: int
 ) -> nn.Module:
-    """Build an untrained model by `timm/NAME` or `torchvision/NAME`.
-
-    Raises:
-        InputError: there is no such model or it cannot be built.
-    """
+    """Build an untrained model by `timm/NAME` or `torchvision/NAME`."""
     package, _, name = source.partition("/")
     for argument in arguments:
         if argument in _DOWNLOADING:
@@ -249,11 +227,7 @@ def _unknown(source: str, name: str, known: list[str]) -> InputError:
 
 
 def program_network(settings: ClassifierSettings, dataset: Dataset) -> Network:
-    """Load a program from the file that `classifier.source` names.
-
-    Raises:
-        InputError: the file is missing, is no program, or takes other images than the data's.
-    """
+    """Load a program from the file that `classifier.source` names."""
     return load_program(
         Path(settings.source), settings, dataset, blamed=f"classifier.source: {settings.source}"
     )
@@ -262,11 +236,7 @@ def program_network(settings: ClassifierSettings, dataset: Dataset) -> Network:
 def load_program(
     path: Path, settings: ClassifierSettings, dataset: Dataset, *, blamed: str
 ) -> Network:
-    """Load a program from a file; `blamed` is what an error begins with.
-
-    Raises:
-        InputError: the file is missing, is no program, or takes other images than the data's.
-    """
+    """Load a program from a file; `blamed` is what an error begins with."""
     program = program_bytes(path, blamed)
     network = ExportedNetwork(program, settings.feature_layer, blamed=blamed)
     channels, *size = dataset.train.shape
@@ -295,11 +265,7 @@ _GROUP = "decrop.classifier_sources"
 
 
 def network_at_uri(settings: ClassifierSettings, dataset: Dataset) -> Network:
-    """Load a network by whoever registers the scheme of the URI.
-
-    Raises:
-        InputError: nobody does, or the network cannot be used.
-    """
+    """Load a network by the entry point that reads the scheme of the URI."""
     scheme = uri_scheme(settings.source)
     found = entry_points(group=_GROUP, name=scheme)
     if not found:
@@ -313,11 +279,7 @@ def network_at_uri(settings: ClassifierSettings, dataset: Dataset) -> Network:
 
 
 def no_network(settings: ClassifierSettings, dataset: Dataset) -> Network:
-    """Refuse to load what only answers.
-
-    Raises:
-        InputError: always.
-    """
+    """Refuse to load what only answers."""
     raise InputError(
         f"classifier.source: {settings.source} answers with predictions only, so nothing can be "
         "trained through it; decrop certify and decrop inspect ask it, and decrop classifier steal "
@@ -329,9 +291,6 @@ def load_network(settings: ClassifierSettings, dataset: Dataset) -> Network:
     """Load the network of a classifier, untrained where it is to be trained.
 
     Runs code that the settings name, so they must be the user's own.
-
-    Raises:
-        InputError: the source or its weights cannot be used.
     """
     network: Network = SOURCES.build(source_kind(settings.source), settings, dataset)
     return network

@@ -111,13 +111,7 @@ def _draw_samples(bundle: "Bundle", limited: "LimitedData", class_number: int, t
     config = bundle.config
     with TemporaryDirectory() as folder:
         samples = synthetic_samples(
-            bundle.white_box,
-            limited,
-            config.boundary,
-            config.interpolation,
-            seed=config.seed,
-            cache=ContentCache(Path(folder)),
-            device=device,
+            config, bundle.white_box, limited, cache=ContentCache(Path(folder)), device=device
         )
     save_sample_figures(
         to,

@@ -102,12 +102,7 @@ _FASHION_MNIST = _Published(
 
 
 def load_dataset(settings: DatasetSettings) -> Dataset:
-    """Open a dataset; encoded images are decoded later, when they are asked for.
-
-    Raises:
-        InputError: the path is missing or has another layout, the first image is unreadable, or
-            there are not two classes or more with names that differ.
-    """
+    """Open a dataset; encoded images are decoded later, when they are asked for."""
     dataset: Dataset = DATASETS.build(settings.name, settings)
     try:
         different_names(dataset.class_names)

@@ -29,10 +29,6 @@ def read_image_folder(folder: Path) -> ImageFolderSplits:
 
     Classes are numbered in the order of their names, as torchvision does; the test split may lack
     some of them. Nothing is decoded but the first training image, whose shape all must have.
-
-    Raises:
-        InputError: a split is missing, a folder holds no classes or images, the test split has a
-            class that the training split has not, or the first image cannot be decoded.
     """
     train_folder, test_folder = _split_folders(folder)
     class_names = _class_names(train_folder)

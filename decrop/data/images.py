@@ -64,11 +64,7 @@ class EncodedFiles(Protocol):
     """Encoded images (PNG, JPEG and so on) by position."""
 
     def read(self, positions: Sequence[int]) -> Iterable[bytes]:
-        """Return the encoded images at `positions`, in that order.
-
-        Raises:
-            InputError: one cannot be read.
-        """
+        """Return the encoded images at `positions`, in that order."""
         ...
 
     def name(self, position: int) -> str:
@@ -94,11 +90,7 @@ class EncodedImages:
 
     @cached_property
     def shape(self) -> Shape:
-        """Channels, height and width of every image.
-
-        Raises:
-            InputError: the first image has to be decoded for that, and cannot.
-        """
+        """Channels, height and width of every image."""
         if self._expected_shape is not None:
             return self._expected_shape
         (encoded,) = self._files.read([0])
@@ -106,11 +98,7 @@ class EncodedImages:
         return channels, height, width
 
     def images(self, indices: Tensor) -> Tensor:
-        """Return the images at `indices`, uint8 [n, C, H, W].
-
-        Raises:
-            InputError: an image cannot be decoded, or has another size or number of channels.
-        """
+        """Return the images at `indices`, uint8 [n, C, H, W]."""
         positions = indices.tolist()
         images = np.empty((len(positions), *self.shape), np.uint8)
         encoded = self._files.read(positions)

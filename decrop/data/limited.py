@@ -49,9 +49,6 @@ def limited_data(dataset: Dataset, settings: LimitedDataSettings) -> LimitedData
 
     A class with fewer images than its share gives all it has. The choice depends on the labels and
     `settings.seed` only (DE-CROP, section 5).
-
-    Raises:
-        InputError: a class would be left without an image to train on or to hold out.
     """
     labels = dataset.train.labels.numpy()
     per_class = round(settings.fraction * len(labels) / dataset.class_count)

@@ -40,10 +40,6 @@ def read_parquet_split(path: Path, shape: Shape | None = None) -> ParquetSplit:
     Args:
         path: the file.
         shape: what every image must have; that of the first one if not given.
-
-    Raises:
-        InputError: the file is missing, is not parquet, has other columns, holds no images, or is
-            larger than it can be.
     """
     require_regular(path, most_bytes=MOST_DATA_BYTES, blamed=f"dataset.path: {path}")
     try:

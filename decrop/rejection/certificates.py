@@ -47,9 +47,6 @@ def rejection_certificates(
 
     Returns:
         Predictions int64 [B] in 0..K-1 or `ABSTAIN`, and radii float64 [B], in [0,1] pixels.
-
-    Raises:
-        InputError: a value is out of its range or the counts do not fit together.
     """
     check_sigma(sigma)
     check_failure_probability(failure_probability)
@@ -85,9 +82,6 @@ def rejection_predictions(counts: Integers, failure_probability: float) -> Integ
 
     Returns:
         int64 [B] in 0..K-1 or `ABSTAIN`.
-
-    Raises:
-        InputError: a value is out of its range.
     """
     samples_per_image(counts)
     _check_columns(counts)

@@ -85,9 +85,6 @@ def build_rejector(
         settings: its size.
         staged: the classifier whose maps it takes.
         image_shape: C, H, W.
-
-    Raises:
-        InputError: a stage of the classifier gives no map.
     """
     # Asked on the device of the classifier, whichever the rejector is to be built on.
     with torch.device("cpu"):
@@ -167,9 +164,6 @@ class RejectorTrainer(Trainer[RejectorEpoch, tuple[Tensor, Tensor]]):
             sigma: standard deviation of the noise, in [0,1] pixels.
             precision: in which the networks compute; weights and loss are fp32.
             device: to train on.
-
-        Raises:
-            InputError: the classifier has no such stages.
         """
         if settings.stages is None:
             raise ValueError("stages are not named; with_stages finds them")

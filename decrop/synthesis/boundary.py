@@ -69,9 +69,6 @@ def boundary_samples(
         float32 [n, C, H, W] in [0,1]. By pgd and auto_attack it is at most `settings.epsilon` from
         `images` in every pixel. By deepfool, an L2 attack that seeks the nearest boundary, it may
         be anywhere in [0,1].
-
-    Raises:
-        InputError: auto_attack cannot work with so few classes or pixels.
     """
     method = ATTACKS[settings.attack].resolved()
     estimator = PyTorchClassifier(

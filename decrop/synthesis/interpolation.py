@@ -37,9 +37,6 @@ def same_class_partners(labels: Tensor, held_out: Tensor, *, seed: int) -> Tenso
 
     Returns:
         int64 [n], the partners' positions.
-
-    Raises:
-        InputError: a class has a single image to train on.
     """
     generator = numpy_generator(seed, "interpolation partners")
     classes, held = labels.cpu().numpy(), held_out.cpu().numpy()

@@ -23,9 +23,6 @@ def further_images(settings: SurrogateSettings, limited: int) -> int:
     Args:
         settings: of the surrogate.
         limited: number of limited images, those held out included.
-
-    Raises:
-        InputError: there are not enough queries for the limited images.
     """
     if settings.queries < limited:
         raise InputError(

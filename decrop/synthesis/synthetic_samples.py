@@ -7,7 +7,7 @@ from torch import Tensor
 
 from decrop.cache import ContentCache, Tensors
 from decrop.classifiers.classifier import Classifier
-from decrop.config import BoundarySettings, InterpolationSettings
+from decrop.config import TrialConfig
 from decrop.data.limited import LimitedData
 from decrop.files import sha256_of_tensors
 from decrop.networks.identity import network_identity
@@ -59,19 +59,12 @@ class SyntheticSamples:
         """Share of images whose boundary sample changed the prediction."""
         return self.flipped.float().mean().item()
 
-    @property
-    def mean_logit_error(self) -> float:
-        """Mean of `logit_errors`: 0 where DE-CROP eq. 7 reached its targets."""
-        return self.logit_errors.mean().item()
-
 
 def synthetic_samples(
+    config: TrialConfig,
     classifier: Classifier,
     limited: LimitedData,
-    boundary_settings: BoundarySettings,
-    interpolation_settings: InterpolationSettings,
     *,
-    seed: int,
     cache: ContentCache,
     device: torch.device,
 ) -> SyntheticSamples:
@@ -81,11 +74,14 @@ def synthetic_samples(
     coefficient alone share them; so do trials that differ in settings that the attack does not
     read.
 
-    Raises:
-        InputError: the attack cannot work with such images or classes, or a class is too small for
-            partners of the same class.
+    Args:
+        config: the trial's settings.
+        classifier: that the denoiser is trained through.
+        limited: images to make samples of.
+        cache: where they are shared.
+        device: where to compute.
     """
-    classifier = classifier.to(device)
+    classifier, seed = classifier.to(device), config.seed
     clean = limited.all.images.float() / 255
     labels = limited.all.labels
     made_from = {
@@ -94,8 +90,8 @@ def synthetic_samples(
         "data": limited.all.content_hash(),
         "seed": seed,
     }
-    boundary_from = made_from | {"boundary": determining_settings(boundary_settings)}
-    if interpolation_settings.partner == "same_class":
+    boundary_from = made_from | {"boundary": determining_settings(config.boundary)}
+    if config.interpolation.partner == "same_class":
         partners = same_class_partners(labels, limited.held_out_mask, seed=seed)
         partners_from = made_from | {"partners": sha256_of_tensors({"partners": partners})}
     else:
@@ -104,7 +100,7 @@ def synthetic_samples(
 
     def make_boundary() -> Tensors:
         samples = boundary_samples(
-            classifier, clean, labels, boundary_settings, seed=seed, device=device
+            classifier, clean, labels, config.boundary, seed=seed, device=device
         )
         changed = flipped(classifier, clean.to(device), samples.to(device))
         return {"boundary": samples, "flipped": changed}
@@ -120,14 +116,14 @@ def synthetic_samples(
             else:
                 partner_logits = clean_logits[partners.to(device)]
         samples, errors = [], []
-        for coefficient in mixing_coefficients(interpolation_settings):
+        for coefficient in mixing_coefficients(config.interpolation):
             target = interpolated_logits(clean_logits, partner_logits, coefficient)
-            samples.append(interpolated_samples(classifier, images, target, interpolation_settings))
+            samples.append(interpolated_samples(classifier, images, target, config.interpolation))
             with torch.no_grad():
                 errors.append(relative_logit_errors(classifier(samples[-1]), target))
         return {"interpolated": torch.stack(samples), "logit_errors": torch.stack(errors)}
 
-    interpolated_from = partners_from | {"interpolation": interpolation_settings.model_dump()}
+    interpolated_from = partners_from | {"interpolation": config.interpolation.model_dump()}
     second = cache.get(INTERPOLATED, interpolated_from, make_interpolated)
     return SyntheticSamples(
         clean, first["boundary"], first["flipped"], second["interpolated"], second["logit_errors"]

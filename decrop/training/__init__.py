@@ -1,1 +1,1 @@
-"""Stage 2: losses and training of the denoiser."""
+"""Training: one loop for denoiser, prior, classifier and surrogate; their losses and folders."""

@@ -154,15 +154,7 @@ class ClassifierTrainer(Trainer[ClassifierEpoch, Tensor]):
         # As SmoothAdv's published code attacks: in eval mode, so that BatchNorm's statistics are
         # not those of attacks under way.
         self.network.eval()
-        return smoothed_adversaries(
-            self._classify,
-            images,
-            labels,
-            noise,
-            epsilon=self._settings.attack_epsilon,
-            steps=self._settings.attack_steps,
-            regularisation_weight=self._settings.effective_regularisation_weight,
-        )
+        return smoothed_adversaries(self._classify, images, labels, noise, self._settings)
 
     def _classify(self, noisy: Tensor) -> Tensor:
         """Return logits [N, B, K] of images [N, B, C, H, W] in [0,1] pixels."""

@@ -102,10 +102,7 @@ def smoothed_adversaries(
     images: Tensor,
     labels: Tensor,
     noise: Tensor,
-    *,
-    epsilon: float,
-    steps: int,
-    regularisation_weight: float,
+    settings: ClassifierTrainingSettings,
 ) -> Tensor:
     """Ascend the attack's objective inside an L2 ball around each image; return images [B, ...].
 
@@ -120,16 +117,16 @@ def smoothed_adversaries(
         images: floats [B, ...] in [0,1].
         labels: int64 [B].
         noise: float [N, B, ...].
-        epsilon: bound of the L2 norm, in [0,1] pixels.
-        steps: of the ascent.
-        regularisation_weight: lambda of the objective.
+        settings: bound epsilon of the L2 norm, in [0,1] pixels, steps, and lambda of the objective.
     """
-    step = 2 * epsilon / steps
+    epsilon = settings.attack_epsilon
+    step = 2 * epsilon / settings.attack_steps
     perturbation = torch.zeros_like(images)
-    for _ in range(steps):
+    for _ in range(settings.attack_steps):
         perturbation.requires_grad_()
         logits = classify(images + perturbation + noise)
-        objective = attack_objective(logits, labels, regularisation_weight)
+        weight = settings.effective_regularisation_weight
+        objective = attack_objective(logits, labels, weight)
         (gradient,) = torch.autograd.grad(objective.sum(), perturbation)
         direction = gradient / _norms(gradient).clamp(min=torch.finfo(gradient.dtype).tiny)
         perturbation = perturbation.detach() + step * direction

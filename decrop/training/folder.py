@@ -116,11 +116,7 @@ class TrainingFolder:
         self.write_history([asdict(record) for record in trainer.history])
 
     def load_progress(self, trainer: AnyTrainer, origin: str | None = None) -> None:
-        """Let a trainer go on from the checkpoint, if there is one.
-
-        Raises:
-            InputError: the checkpoint is of another origin.
-        """
+        """Let a trainer go on from the checkpoint, if there is one."""
         if not self.checkpoint_path.exists():
             return
         require_regular(self.checkpoint_path, most_bytes=MOST_WEIGHTS_BYTES)

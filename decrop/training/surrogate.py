@@ -171,10 +171,6 @@ def surrogate_to_train(
     """Gather what the surrogate of a trial's settings is stolen with; nothing is asked.
 
     Pixels are standardised by mean and standard deviation of the limited images that it trains on.
-
-    Raises:
-        InputError: no surrogate is asked for, there are too few queries, or the network does not
-            take such images.
     """
     settings = config.classifier.surrogate
     if settings is None:

@@ -86,9 +86,6 @@ def classifier_to_train(
         config: the trial's settings.
         dataset: of whose training split it is trained on images.
         opened: the untrained classifier, where it is there already.
-
-    Raises:
-        InputError: no training is asked for, or initial weights or statistics do not fit.
     """
     settings = config.classifier.training
     if settings is None:
@@ -122,9 +119,6 @@ def load_classifier(
         cache: where trained classifiers are shared.
         device: where to train.
         opened: the untrained classifier, where it is there already.
-
-    Raises:
-        InputError: neither weights nor training is given, or weights or statistics do not fit.
     """
     if config.classifier.training is None:
         return opened or untrained_classifier(config.classifier, dataset)
@@ -143,11 +137,7 @@ def load_classifier(
 def training_images(
     dataset: Dataset, settings: ClassifierTrainingSettings, limited: LimitedDataSettings
 ) -> LabelledImages:
-    """Take the images that a classifier is trained on, never the held-out ones unless on all.
-
-    Raises:
-        InputError: the fractions of the limited data leave a class without an image.
-    """
+    """Take the images that a classifier is trained on, never the held-out ones unless on all."""
     if settings.trained_on == "all":
         return take(dataset.train, torch.arange(len(dataset.train.labels)))
     found = limited_data(dataset, limited)
@@ -201,27 +191,33 @@ def train_classifier(
         return report
     trainer = given.trainer(device)
     train_in_folder(trainer, given.classifier, folder, origin, hooks)
-    held_out = None
-    if given.settings.trained_on != "all":
-        limited = limited_data(dataset, config.limited)
-        images = limited.all.subset(limited.held_out_mask)
-        held_out = {
-            "images": len(images),
-            "clean_accuracy": accuracy(given.classifier, images, device),
-            "noisy_accuracy": noisy_accuracy(
-                given.classifier, images, sigma=given.sigma, seed=given.settings.seed, device=device
-            ),
-        }
     report = {
         "objective": given.settings.objective,
         "sigma": given.sigma,
         "training_images": len(given.images),
-        "held_out": held_out,
+        "held_out": _held_out_scores(given, config, dataset, device),
         **outcome_of(trainer, given.classifier, device),
         "origin": origin,
     }
     folder.finish(report)
     return report
+
+
+def _held_out_scores(
+    given: ClassifierToTrain, config: TrialConfig, dataset: Dataset, device: torch.device
+) -> dict[str, Any] | None:
+    """Return accuracies on the held-out images, None where the classifier was trained on them."""
+    if given.settings.trained_on == "all":
+        return None
+    limited = limited_data(dataset, config.limited)
+    images = limited.all.subset(limited.held_out_mask)
+    return {
+        "images": len(images),
+        "clean_accuracy": accuracy(given.classifier, images, device),
+        "noisy_accuracy": noisy_accuracy(
+            given.classifier, images, sigma=given.sigma, seed=given.settings.seed, device=device
+        ),
+    }
 
 
 def train_in_folder(

@@ -2,16 +2,16 @@
 
 import copy
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 
 from decrop.cache import ContentCache, Tensors
-from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.storage import AnyClassifier, load_stored_classifier, store_classifier
 from decrop.config import TrialConfig
 from decrop.config.trial import Part
@@ -31,7 +31,7 @@ from decrop.trial.result import Split
 OnEpoch = Callable[[int], None]
 
 
-class TrainedPart(Protocol):
+class TrainedPart(ABC):
     """What a trial trains, and the function that it certifies.
 
     Attributes:
@@ -48,26 +48,24 @@ class TrainedPart(Protocol):
     network: nn.Module
     classifier: AnyClassifier
     epochs: int
-    flip_rate: float | None
+    flip_rate: float | None = None
 
     @property
+    @abstractmethod
     def history(self) -> Sequence[Mapping[str, Any]]:
         """One record an epoch."""
-        ...
 
     @property
     def seconds(self) -> Mapping[str, float]:
         """How long its stages took, the training last."""
-        ...
+        return {"training": sum(record["seconds"] for record in self.history)}
 
     @property
+    @abstractmethod
     def epochs_done(self) -> int:
         """Epochs that are trained to their end."""
-        ...
 
-    def load_progress(self, folder: TrialFolder) -> None:
-        """Go on from the state in a folder, if there is one."""
-
+    @abstractmethod
     def train(self, folder: TrialFolder, epochs: int, hooks: Hooks, on_epoch: OnEpoch) -> None:
         """Train until so many epochs are done, saving the state to resume from in the folder.
 
@@ -81,52 +79,39 @@ class TrainedPart(Protocol):
             TrialStoppedError: the hooks said so.
         """
 
+    @abstractmethod
     def save(self, folder: TrialFolder) -> None:
         """Write the weights so far."""
 
+    @abstractmethod
     def restore(self, folder: TrialFolder) -> None:
         """Take the weights that were written."""
 
-    def draw(self, folder: TrialFolder) -> None:
+    def load_progress(self, folder: TrialFolder) -> None:  # noqa: B027
+        """Go on from the state in a folder, if there is one."""
+
+    def draw(self, folder: TrialFolder) -> None:  # noqa: B027
         """Draw what takes seconds, too long for every trial of a sweep."""
 
 
-class _InTraining:
-    """What parts that are being trained have in common.
+class _InTraining(TrainedPart):
+    """A part that is being trained."""
 
-    Args:
-        trainer: whose epochs are counted.
-        stages: seconds that the stages before the training took.
-    """
-
-    def __init__(self, trainer: AnyTrainer, stages: Mapping[str, float]) -> None:
+    def __init__(self, trainer: AnyTrainer) -> None:
         self._trainer = trainer
-        self._stages = stages
 
     @property
     def epochs_done(self) -> int:
-        """See `TrainedPart`."""
         return self._trainer.epochs_done
 
     @property
     def history(self) -> Sequence[Mapping[str, Any]]:
-        """See `TrainedPart`."""
         return [asdict(record) for record in self._trainer.history]
 
-    @property
-    def seconds(self) -> Mapping[str, float]:
-        """See `TrainedPart`."""
-        return {
-            **self._stages,
-            "training": sum(record.seconds for record in self._trainer.history),
-        }
-
     def load_progress(self, folder: TrialFolder) -> None:
-        """See `TrainedPart`."""
         folder.load_progress(self._trainer)
 
     def train(self, folder: TrialFolder, epochs: int, hooks: Hooks, on_epoch: OnEpoch) -> None:
-        """See `TrainedPart`."""
         trainer = self._trainer
         trained = train(
             trainer,
@@ -166,15 +151,7 @@ class DenoiserPart(_InTraining):
         device = resolve_device(config.execution.device)
         started = time.monotonic()
         # Of all limited images, so that trial and final training share an entry; trials drop some.
-        samples = synthetic_samples(
-            inputs.classifier,
-            images,
-            config.boundary,
-            config.interpolation,
-            seed=config.seed,
-            cache=cache,
-            device=device,
-        )
+        samples = synthetic_samples(config, inputs.classifier, images, cache=cache, device=device)
         stages = {"stage1": time.monotonic() - started}
         started = time.monotonic()
         prior = _prior(config, shape, cache, device, hooks.stage("pretraining, steps"))
@@ -185,22 +162,25 @@ class DenoiserPart(_InTraining):
         trainer = DenoiserTrainer(
             config, inputs.classifier, samples.subset(training_mask), device, initial_weights=prior
         )
-        super().__init__(trainer, stages)
+        super().__init__(trainer)
+        self._stages = stages
         self.config = config
         self.classifier = inputs.protected
         certified = inputs.classifier if split == "held_out" else inputs.protected
-        self.network: nn.Module = nn.Sequential(trainer.denoiser, certified)
+        self.network = nn.Sequential(trainer.denoiser, certified)
         self.epochs = sum(config.training.phase_epochs)
-        self.flip_rate: float | None = samples.subset(training_mask).flip_rate
+        self.flip_rate = samples.subset(training_mask).flip_rate
         self._denoiser = trainer.denoiser
         self._inputs, self._samples, self._device = inputs, samples, device
 
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        return {**self._stages, **super().seconds}
+
     def save(self, folder: TrialFolder) -> None:
-        """Write the denoiser's weights."""
         folder.save_denoiser(self._denoiser)
 
     def restore(self, folder: TrialFolder) -> None:
-        """Take the denoiser's weights."""
         folder.load_denoiser(self._denoiser)
 
     def draw(self, folder: TrialFolder) -> None:
@@ -233,7 +213,6 @@ class ClassifierPart(_InTraining):
     """
 
     title = "this classifier"
-    flip_rate: float | None = None
 
     def __init__(
         self,
@@ -257,28 +236,21 @@ class ClassifierPart(_InTraining):
         )
         self.epochs = settings.epochs
         trainer = given.trainer(resolve_device(config.execution.device))
-        super().__init__(trainer, {})
+        super().__init__(trainer)
         # What is certified is what is trained, at every moment.
         given.classifier.network = trainer.network.eval()
-        self._own = given.classifier
-        self.classifier: AnyClassifier = self._own
-        self.network: nn.Module = self._own
+        self.classifier = self.network = given.classifier
 
     def save(self, folder: TrialFolder) -> None:
-        """Write the classifier as bundles hold it."""
         store_classifier(self.classifier, self._class_names, folder.classifier_path)
 
     def restore(self, folder: TrialFolder) -> None:
-        """Take the classifier's weights."""
         kept, _ = load_stored_classifier(folder.classifier_path)
-        assert isinstance(kept, Classifier)  # `save` wrote it
-        self._own.network.load_state_dict(kept.network.state_dict())
-
-    def draw(self, folder: TrialFolder) -> None:
-        """Draw nothing: there are no samples."""
+        own = self.classifier.white_box().network
+        own.load_state_dict(kept.white_box().network.state_dict())
 
 
-class FinishedClassifierPart:
+class FinishedClassifierPart(TrainedPart):
     """The classifier of a finished trial, which stays as it was trained.
 
     Args:
@@ -287,32 +259,30 @@ class FinishedClassifierPart:
     """
 
     title = ClassifierPart.title
-    flip_rate: float | None = None
 
     def __init__(self, config: TrialConfig, trained: TrialFolder) -> None:
         self.config = config
         self.classifier, self._class_names = load_stored_classifier(trained.classifier_path)
-        self.network: nn.Module = self.classifier
-        self.history: Sequence[Mapping[str, Any]] = trained.read_history()
-        self.epochs = self.epochs_done = trained.reports[-1].epoch
-        self.seconds = {"training": sum(record["seconds"] for record in self.history)}
+        self.network = self.classifier
+        self._history = trained.read_history()
+        self.epochs = trained.reports[-1].epoch
 
-    def load_progress(self, folder: TrialFolder) -> None:
-        """Do nothing: it is trained."""
+    @property
+    def epochs_done(self) -> int:
+        return self.epochs
+
+    @property
+    def history(self) -> Sequence[Mapping[str, Any]]:
+        return self._history
 
     def train(self, folder: TrialFolder, epochs: int, hooks: Hooks, on_epoch: OnEpoch) -> None:
-        """Write the history: it is trained."""
-        folder.write_history(self.history)
+        folder.write_history(self._history)
 
     def save(self, folder: TrialFolder) -> None:
-        """Write the classifier as bundles hold it."""
         store_classifier(self.classifier, self._class_names, folder.classifier_path)
 
     def restore(self, folder: TrialFolder) -> None:
         """Do nothing: there is one set of weights."""
-
-    def draw(self, folder: TrialFolder) -> None:
-        """Draw nothing: there are no samples."""
 
 
 def _prior(

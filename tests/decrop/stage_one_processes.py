@@ -6,13 +6,14 @@ from pathlib import Path
 import torch
 
 from decrop.cache import ContentCache
-from decrop.config import BoundarySettings, InterpolationSettings
+from decrop.config import BoundarySettings, InterpolationSettings, TrialConfig
 from decrop.files import write_text
 from decrop.synthesis.synthetic_samples import SyntheticSamples, synthetic_samples
 from tests.decrop.tiny import CPU, labelled, limited, random_images, tiny_classifier
 
 BOUNDARY = BoundarySettings(epsilon=0.1, step_size=0.02, steps=5)
 INTERPOLATION = InterpolationSettings(steps=5)
+CONFIG = TrialConfig(boundary=BOUNDARY, interpolation=INTERPOLATION)
 
 
 def stage_one_at_once(barrier: Barrier, folder: Path, name: str) -> None:
@@ -22,11 +23,9 @@ def stage_one_at_once(barrier: Barrier, folder: Path, name: str) -> None:
     images = labelled(classifier, random_images(10))
     barrier.wait(120)
     samples = synthetic_samples(
+        CONFIG,
         classifier,
         limited(images),
-        BOUNDARY,
-        INTERPOLATION,
-        seed=0,
         cache=ContentCache(folder),
         device=CPU,
     )

@@ -1,5 +1,6 @@
 """Black boxes in this process, which remember what they were asked about."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -10,17 +11,42 @@ from torch.nn import functional as F
 from decrop.black_box.classifier import remembered
 from decrop.cache import ContentCache
 from decrop.classifiers.classifier import Classifier
+from decrop.config import ExecutionSettings
 from decrop.errors import RunError
 from decrop.files import sha256_of_json
 from decrop.smoothing.backend import Backend
+from decrop.smoothing.sampling import LocalSampler, SamplingTask
 
 URL = "http://127.0.0.1:9/invocations"
 
 
 class Paid(Backend):
-    """This process, in which answers cost what those of an endpoint do."""
+    """This process, in which answers cost what those of an endpoint do: none is tried out."""
 
     costs = True
+
+    def fitting(self, execution: ExecutionSettings, *_: Any, **__: Any) -> ExecutionSettings:
+        return execution
+
+    def sampler(self, task: SamplingTask, device: torch.device, *_: Any) -> LocalSampler:
+        whole = task.network
+        *before, target = whole if isinstance(whole, nn.Sequential) else [whole]
+        network = nn.Sequential(*before, Sampled(target))
+        return LocalSampler(dataclasses.replace(task, network=network), device)
+
+
+class Sampled(nn.Module):
+    """A black box as it answers images with noise, which it does not remember."""
+
+    def __init__(self, target: Any) -> None:
+        super().__init__()
+        self._target = [target]
+
+    def forward(self, images: Tensor) -> Tensor:
+        if not isinstance(images, Tensor):
+            raise TypeError("it is asked, not traced")
+        answers: Tensor = self._target[0].probabilities(images.float())
+        return answers.log()
 
 
 class InProcess(nn.Module):

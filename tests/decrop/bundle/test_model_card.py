@@ -173,7 +173,11 @@ def test_data_of_the_users_own_have_no_name_that_others_know() -> None:
 @cases(
     ("settings", "said", "not_said"),
     [
-        ((), "interpolated samples, 5 epochs. Chosen by a fair die.", "Early stopping"),
+        (
+            (),
+            "interpolated samples (DE-CROP eq. 12), 5 epochs. Chosen by a fair die.",
+            "Early stopping",
+        ),
         (("training.early_stopping=true",), "5 epochs at most. Early stopping", "pretrained on"),
         (
             ("prior.kind=dead_leaves", "prior.steps=123"),

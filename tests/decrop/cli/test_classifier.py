@@ -29,7 +29,7 @@ SHORT = (
     "classifier.surrogate.learning_rate=0.01",
     "execution.device=cpu",
 )
-FILES = {"inputs.json", "weights.safetensors", "settings.yaml", "report.json", "history.json"}
+FILES = {"inputs.json", "weights.safetensors", "settings.yaml", "report.json"}
 
 
 @pytest.fixture(scope="module")

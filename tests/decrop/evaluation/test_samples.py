@@ -30,15 +30,7 @@ class Halving(nn.Module):
 @pytest.fixture
 def samples(inputs: TrialInputs, cache: ContentCache) -> SyntheticSamples:
     config = short_trial("interpolation.count=3")
-    return synthetic_samples(
-        inputs.classifier,
-        inputs.limited,
-        config.boundary,
-        config.interpolation,
-        seed=0,
-        cache=cache,
-        device=CPU,
-    )
+    return synthetic_samples(config, inputs.classifier, inputs.limited, cache=cache, device=CPU)
 
 
 def drawn_samples(inputs: TrialInputs, samples: SyntheticSamples, seed: int = 0) -> Figure:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from decrop.config.classifier_training import ClassifierTrainingSettings
 from decrop.training.classifier_losses import attack_objective, smoothed_adversaries
 from tests.decrop.tiny import random_images, tiny_classifier
 
@@ -19,16 +20,17 @@ def classify(noisy: Tensor) -> Tensor:
     return logits
 
 
-def attacked(epsilon: float = 0.3, steps: int = 2, weight: float = 0.2) -> Tensor:
-    return smoothed_adversaries(
-        classify,
-        CLEAN,
-        LABELS,
-        NOISE,
-        epsilon=epsilon,
-        steps=steps,
+def settings(epsilon: float, steps: int, weight: float) -> ClassifierTrainingSettings:
+    return ClassifierTrainingSettings(
+        objective="adre_adv",
+        attack_epsilon=epsilon,
+        attack_steps=steps,
         regularisation_weight=weight,
     )
+
+
+def attacked(epsilon: float = 0.3, steps: int = 2, weight: float = 0.2) -> Tensor:
+    return smoothed_adversaries(classify, CLEAN, LABELS, NOISE, settings(epsilon, steps, weight))
 
 
 def norms(images: Tensor) -> Tensor:
@@ -68,9 +70,7 @@ def test_all_steps_see_the_same_noise_and_differ_in_the_image() -> None:
         seen.append(noisy.detach().clone())
         return classify(noisy)
 
-    smoothed_adversaries(
-        watched, CLEAN, LABELS, NOISE, epsilon=0.3, steps=3, regularisation_weight=0.1
-    )
+    smoothed_adversaries(watched, CLEAN, LABELS, NOISE, settings(0.3, 3, 0.1))
     assert len(seen) == 3
     torch.testing.assert_close(seen[0], CLEAN + NOISE)
     for noisy in seen:
@@ -94,9 +94,7 @@ def test_an_image_without_a_gradient_stays() -> None:
         CLEAN,
         LABELS,
         NOISE,
-        epsilon=0.3,
-        steps=2,
-        regularisation_weight=0.2,
+        settings(0.3, 2, 0.2),
     )
     assert torch.equal(found, CLEAN)
 

@@ -228,7 +228,7 @@ def test_progress_ends_with_everything_drawn(procedure: str) -> None:
         estimation_samples=30,
         hooks=Hooks(on_certified=progress.append),
     ).table
-    assert (progress[0].images_done, progress[0].draws) == (0, 0)
+    assert (progress[0].images_done, progress[0].samples) == (0, 0)
     drawn = sum(column(found.samples))
     assert progress[-1] == CertificationProgress(12, 12, drawn, drawn)
     if procedure == FIXED:

@@ -45,9 +45,9 @@ def test_undefended_classifier_is_certified_on_test_images(
     assert result.scores == Scores.of(table, short_trial().certification.radii)
     assert result.hashes["certified_images"] == inputs.test.content_hash()
     assert table.idx.tolist() == inputs.test.indices.tolist()
-    assert session.draws == [samples_of(folder)]
+    assert session.samples == [samples_of(folder)]
     most = TEST_IMAGES * (SELECTION_SAMPLES + ESTIMATION_SAMPLES)
-    assert session.draws == [most] if procedure == FIXED else session.draws < [most]
+    assert session.samples == [most] if procedure == FIXED else session.samples < [most]
     with torch.no_grad():
         right = inputs.classifier(pixels(inputs.test)).argmax(1) == inputs.test.labels
     assert result.clean_accuracy == pytest.approx(right.float().mean().item())
@@ -69,7 +69,7 @@ def test_undefended_certification_cut_off_half_way_draws_only_the_rest(
         undefended(session, folder)
     assert folder.counts_path.exists()
     undefended(session, folder)
-    before, after = session.draws
+    before, after = session.samples
     assert before > 0
     assert after > 0
     assert before + after == samples_of(folder)

@@ -41,7 +41,7 @@ def uninterrupted_draws(
     """Draws of each evaluation of `held_out_trial`."""
     session = Session(inputs, cache)
     list(session.run(TrialFolder(tmp_path_factory.mktemp("uninterrupted"))))
-    return session.draws
+    return session.samples
 
 
 # Cut off and run again
@@ -62,7 +62,7 @@ def test_trial_closed_after_a_report_goes_on_from_there(
     assert after[:reports_before] == before
     assert outcome(folder) == outcome(held_out_trial)
     assert session.epochs_trained == list(range(1, EPOCHS + 1))
-    assert session.draws == uninterrupted_draws
+    assert session.samples == uninterrupted_draws
 
 
 def test_finished_trial_only_repeats_its_reports(
@@ -138,13 +138,13 @@ def test_trial_cut_off_while_it_certifies_trains_no_epoch_twice(
         evaluation - 1
     )
     assert not folder.result_path.exists()
-    before, cut_off = session.draws[:-1], session.draws[-1]
+    before, cut_off = session.samples[:-1], session.samples[-1]
     assert (cut_off > 0) == (call > 1)
     list(session.run(folder))
     assert outcome(folder) == outcome(held_out_trial)
     assert files_in(folder.path) == files_in(held_out_trial.path)
     assert session.epochs_trained == list(range(1, EPOCHS + 1))
-    after = session.draws[evaluation:]
+    after = session.samples[evaluation:]
     # The last certification, which is long, keeps its counts.
     after[0] += cut_off if evaluation == EVALUATIONS else 0
     assert before + after == uninterrupted_draws
@@ -180,10 +180,10 @@ def test_a_certification_that_is_asked_to_stop_keeps_what_it_has_drawn(
     with pytest.raises(TrialStoppedError):
         list(session.run(folder, should_stop=at_the_third_group))
     assert folder.counts_path.exists() and not folder.result_path.exists()
-    kept = session.draws[-1]
+    kept = session.samples[-1]
     assert kept > 0
     list(session.run(folder))
-    assert kept + session.draws[-1] == samples_of(folder)
+    assert kept + session.samples[-1] == samples_of(folder)
     assert session.epochs_trained == list(range(1, EPOCHS + 1))
     assert outcome(folder) == outcome(held_out_trial)
 
@@ -204,9 +204,9 @@ def test_final_certification_cut_off_half_way_draws_only_the_rest(
     list(final_training(session, folder, procedure))
     assert outcome(folder) == outcome(same)
     assert files_in(folder.path) == files_in(same.path)
-    assert session.draws[0] == 0
-    assert all(draws > 0 for draws in session.draws[1:])
-    assert sum(session.draws) == samples_of(folder)
+    assert session.samples[0] == 0
+    assert all(draws > 0 for draws in session.samples[1:])
+    assert sum(session.samples) == samples_of(folder)
     assert session.epochs_trained == list(range(1, EPOCHS + 1))
 
 
@@ -239,7 +239,7 @@ def test_a_trial_that_goes_on_keeps_the_batch_size_it_found(
     # What was asked for stays what it was.
     assert read_json(folder.config_path) == auto.model_dump(mode="json")
     assert {sampler.chunks_per_batch for sampler in session.samplers} == {3}
-    assert sum(session.draws[EVALUATIONS - 1 :]) == samples_of(folder)
+    assert sum(session.samples[EVALUATIONS - 1 :]) == samples_of(folder)
     other = TrialFolder(tmp_path / "other")
     list(session.run(other, auto))
     assert TrialResult.from_json(read_json(other.result_path)).chunks_per_batch == 5

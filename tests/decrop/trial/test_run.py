@@ -79,7 +79,7 @@ def test_held_out_trial_reports_at_each_evaluation(
     assert [report.finished for report in reports] == [False, False, True]
     assert [dataclasses.asdict(report) for report in reports] == read_json(folder.reports_path)
     # Images stop early.
-    *pruning, last = session.draws
+    *pruning, last = session.samples
     most_pruning = SELECTION_SAMPLES + PRUNING_SAMPLES
     assert len(pruning) == EVALUATIONS - 1
     fewest, most = HELD_OUT_IMAGES * SELECTION_SAMPLES, HELD_OUT_IMAGES * most_pruning
@@ -98,7 +98,7 @@ def test_fixed_procedure_draws_equally_often_of_each_image(
     list(session.run(folder, short_trial(FIXED)))
     pruning = HELD_OUT_IMAGES * (SELECTION_SAMPLES + PRUNING_SAMPLES)
     last = HELD_OUT_IMAGES * (SELECTION_SAMPLES + HELD_OUT_SAMPLES)
-    assert session.draws == [pruning] * (EVALUATIONS - 1) + [last]
+    assert session.samples == [pruning] * (EVALUATIONS - 1) + [last]
     table = CertificateTable.read_tsv(folder.certificates_path)
     assert table.samples is not None
     assert set(table.samples.tolist()) == {SELECTION_SAMPLES + HELD_OUT_SAMPLES}
@@ -196,8 +196,8 @@ def test_final_training_takes_all_limited_images_and_reports_once(
     draws = samples_of(folder)
     most = TEST_IMAGES * (SELECTION_SAMPLES + ESTIMATION_SAMPLES)
     assert draws == most if procedure == FIXED else draws < most
-    assert session.draws == [draws]
-    assert (progress[0].images, progress[0].draws) == (TEST_IMAGES, 0)
+    assert session.samples == [draws]
+    assert (progress[0].images, progress[0].samples) == (TEST_IMAGES, 0)
     assert progress[-1] == CertificationProgress(TEST_IMAGES, TEST_IMAGES, draws, draws)
     same = request.getfixturevalue("fixed_trial" if procedure == FIXED else "final_trial")
     assert outcome(folder) == outcome(same)

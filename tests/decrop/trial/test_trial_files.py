@@ -34,15 +34,7 @@ def trainer(inputs: TrialInputs, cache: ContentCache) -> DenoiserTrainer:
 
 def new_trainer(inputs: TrialInputs, cache: ContentCache) -> DenoiserTrainer:
     config = short_trial()
-    samples = synthetic_samples(
-        inputs.classifier,
-        inputs.limited,
-        config.boundary,
-        config.interpolation,
-        seed=0,
-        cache=cache,
-        device=CPU,
-    )
+    samples = synthetic_samples(config, inputs.classifier, inputs.limited, cache=cache, device=CPU)
     return DenoiserTrainer(config, inputs.classifier, samples, CPU)
 
 

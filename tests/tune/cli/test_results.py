@@ -89,7 +89,8 @@ def test_leaderboard_refuses_numbers_below_1(finished: FinishedSweep, option: st
 
 def test_seeds_of_a_table_that_has_its_own_are_refused(copied: SweepDirectory) -> None:
     record = read_json(copied.record_path)
-    record["sweep"]["seeds"] = 3
+    table = {"search": "rows", "rows": {"a": {}}, "space": {}, "trials": None, "seeds": 3}
+    record["sweep"] |= table
     copied.record_path.write_text(json.dumps(record))
     said = refusal("leaderboard", copied.path, "--seeds", 2)
     assert "--seeds 2: the sweep has trained every row from 3 seeds already" in said
