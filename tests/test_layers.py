@@ -33,6 +33,7 @@ def empty_packages(tmp_path: Path) -> Path:
     for contract in settings["contracts"]:
         for layer in contract.get("layers", []):
             names.update(part.strip(" ()") for part in layer.replace(":", "|").split("|"))
+        names.update(contract.get("protected_modules", []))
     for name in names:
         add(tmp_path, name)
     # An import that a contract lets through must be there.

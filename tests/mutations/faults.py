@@ -259,7 +259,8 @@ TRACKING = [
 BUNDLES = [
     *_faults(
         "bundle",
-        "tests/decrop/bundle/test_export.py tests/decrop/bundle/test_malformed.py",
+        "tests/decrop/bundle/test_export.py tests/decrop/bundle/test_malformed.py"
+        " tests/decrop/cli/test_verify.py",
         ("checksums not compared", "if sha256_of_file(file) != checksum:", "if False:"),
         (
             "links out of the bundle followed",
