@@ -104,12 +104,7 @@ def _refused(problem: str, mark: yaml.Mark) -> yaml.MarkedYAMLError:
 
 
 def read_yaml(file: Traversable) -> Document:
-    """Read a YAML file that holds a mapping.
-
-    Raises:
-        InputError: the file is missing or unreadable, is not YAML, is larger than settings are, or
-            holds no mapping.
-    """
+    """Read a YAML file that holds a mapping."""
     if isinstance(file, Path):
         text = read_text(file, most_bytes=_MOST_BYTES)
     else:  # in a package that is zipped
@@ -122,11 +117,7 @@ def read_yaml(file: Traversable) -> Document:
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """Split `KEY=VALUE` into the dotted key and the value, which is read as YAML.
-
-    Raises:
-        InputError: there is no `=`, the key is no dotted path, or the value is not YAML.
-    """
+    """Split `KEY=VALUE` into the dotted key and the value, which is read as YAML."""
     path, equals, value = text.partition("=")
     if not equals or not _KEY.fullmatch(path):
         raise InputError(f"--set {show(text)}: write KEY=VALUE, as in training.epochs=30.")
@@ -148,11 +139,7 @@ def get_dotted(document: Mapping[str, Any], path: str) -> Any:
 
 
 def set_dotted(document: Mapping[str, Any], path: str, value: Any) -> Document:
-    """Return a copy of the document with the value at a dotted path replaced or added.
-
-    Raises:
-        InputError: a part of the path before the last already holds a value that is no mapping.
-    """
+    """Return a copy of the document with the value at a dotted path replaced or added."""
     *groups, name = path.split(".")
     changed = dict(document)
     inner = changed
@@ -187,9 +174,6 @@ def trial_config(
         document: Nested settings; fields that are not given keep their defaults.
         source: The file or preset the document comes from, for the message.
         assigned: Dotted paths that `--set` gave; their mistakes are blamed on `--set`.
-
-    Raises:
-        InputError: a setting is unknown or its value is not allowed.
     """
     return validated(TrialConfig, document, source=source, assigned=assigned)
 
@@ -290,9 +274,6 @@ def load_document(
         presets: Folder of the presets, found also in an installed wheel.
         kind: What the presets are called in messages.
         folder: Where a relative path starts; the working directory if not given.
-
-    Raises:
-        InputError: there is no such preset or file, or it cannot be read.
     """
     if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
         return read_yaml((folder or Path()) / name_or_path)

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from decrop.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    import torch
 
 # Folders that this process writes, and the folder of each in which its new files begin.
 _fences: dict[Path, Path] = {}
@@ -205,8 +206,11 @@ def sha256_of_json(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def sha256_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+def sha256_of_tensors(tensors: "Mapping[str, torch.Tensor]") -> str:
     """Hash named tensors by name, dtype, shape and bytes, in name order; return 64 hex digits."""
+    # Imported where it is used: it takes seconds, which most commands can do without.
+    import torch
+
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()

@@ -15,11 +15,7 @@ def local_url(host: str, port: int) -> str:
 
 
 def require_free(host: str, port: int) -> None:
-    """Check that a server could listen on `host` and `port` now.
-
-    Raises:
-        InputError: the host is not known, is not this machine's, or the port is taken or reserved.
-    """
+    """Check that a server could listen on `host` and `port` now."""
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:

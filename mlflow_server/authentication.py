@@ -35,9 +35,6 @@ def prepare_folder(folder: Path, store: str) -> dict[str, str]:
 
     A secret key from the environment goes before the folder's own: servers on several machines
     must share one.
-
-    Raises:
-        InputError: the folder cannot be written, or other users can look into it.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -13,11 +13,7 @@ _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d+)?")
 
 
 def check_allowed_host(name: str) -> None:
-    """Check that `name` can be in a request's Host header: `name`, `name:port`, or `*` for all.
-
-    Raises:
-        InputError: it is something else, such as a URL.
-    """
+    """Check that `name` can be in a request's Host header: `name`, `name:port`, or `*` for all."""
     if not _NAME.fullmatch(name):
         raise InputError(
             f"allowed host {name!r} is not a host's name; "
@@ -26,12 +22,7 @@ def check_allowed_host(name: str) -> None:
 
 
 def check_origin(origin: str) -> None:
-    """Check that `origin` names the pages of one site, as browsers do: `https://site[:port]`.
-
-    Raises:
-        InputError: it is something else; `*` too, since any page in a user's browser could then
-            change runs.
-    """
+    """Check that `origin` names the pages of one site, as browsers do: `https://site[:port]`."""
     if not _ORIGIN.fullmatch(origin):
         raise InputError(
             f"origin {origin!r} is not the address of one site; "

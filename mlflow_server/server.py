@@ -48,12 +48,7 @@ class TrackingServer:
         return local_url(self._settings.host, self._settings.port)
 
     def start(self) -> None:
-        """Start the server's processes and return at once.
-
-        Raises:
-            InputError: the port is taken, or the artifacts' folder, the users' or the log file
-                cannot be written.
-        """
+        """Start the server's processes and return at once."""
         require_free(self._settings.host, self._settings.port)
         if self._settings.artifacts_folder is not None:
             _require_writable(self._settings.artifacts_folder)

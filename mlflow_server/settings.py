@@ -29,9 +29,6 @@ class ServerSettings:
         allowed_hosts: names by which clients reach the server, besides `host` and loopback's.
         cors_origins: sites whose pages may call the server, as `https://site[:port]`, besides those
             on loopback.
-
-    Raises:
-        InputError: the store, the port or one of the names cannot work.
     """
 
     store: str = field(repr=False)

@@ -14,12 +14,7 @@ _ALLOWED = "allowed: sqlite:///PATH, or postgresql, mysql or mssql as DIALECT://
 
 
 def check_store(store: str) -> None:
-    """Check that `store` is a database URI that MLflow can open, without connecting to it.
-
-    Raises:
-        InputError: it does not parse, MLflow does not support that kind of database, its driver is
-            not installed, or the database would live in memory.
-    """
+    """Check that `store` is a database URI that MLflow can open, without connecting to it."""
     url = _parse(store)
     try:
         url.get_dialect().import_dbapi()

@@ -42,7 +42,6 @@ def sole_driver(
         the fence, for the workers.
 
     Raises:
-        InputError: another process that is alive drives it.
         LostFolderError: another one has taken the directory over, from a block that writes.
     """
     lease = SoftFileLease(directory.driver_path, lease_duration=lease_seconds)

@@ -276,7 +276,6 @@ class EndpointClassifier(nn.Module):
         `stop` is set nothing more is sent.
 
         Raises:
-            InputError: images are of another shape, or values are not finite.
             EndpointError: the endpoint does not answer, or not what a classifier must.
             QueryBudgetError: the budget does not suffice.
         """
@@ -353,9 +352,6 @@ class EndpointClassifier(nn.Module):
             path: of the file that it was read from.
             given: the URL that is asked, or an `EndpointClassifier`.
             trusted: whether the URL that is described may be asked.
-
-        Raises:
-            InputError: the description is malformed, or no endpoint is named that fits.
         """
         description = validated(_Description, found, source=str(path))
         function, folder, url = description.function, path.parent, description.architecture
@@ -386,11 +382,7 @@ class EndpointClassifier(nn.Module):
         return cls(function, client_of(given, settings, None)), description.class_names
 
     def white_box(self) -> typing.NoReturn:
-        """Refuse to be taken for a network.
-
-        Raises:
-            InputError: always.
-        """
+        """Refuse to be taken for a network."""
         raise InputError(
             f"The classifier is behind the endpoint {self.url}, which gives predictions only; this "
             "needs its features or gradients."
@@ -462,8 +454,6 @@ def endpoint_classifier(
         ledger_path: file that counts the queries; None counts them in this process.
 
     Raises:
-        InputError: the source is no endpoint, the token's variable is not set, or the file is not
-            that of a ledger.
         EndpointError: the endpoint does not answer, or not for the dataset's classes.
         QueryBudgetError: the budget does not even suffice for this.
     """
@@ -510,11 +500,7 @@ def endpoint_classifier(
 
 
 def client_of(url: str, settings: EndpointSettings, ledger_path: Path | None) -> EndpointClient:
-    """Return a client that counts its queries in a file, or in this process.
-
-    Raises:
-        InputError: the token's variable is not set, or the file is not that of a ledger.
-    """
+    """Return a client that counts its queries in a file, or in this process."""
     ledger = QueryLedger(
         ledger_path,
         budget=settings.query_budget,

@@ -87,9 +87,6 @@ class QueryLedger:
             path: of the file; None counts in this process alone.
             budget: images that may be asked in all; None for no bound.
             requests_per_second: None for no bound.
-
-        Raises:
-            InputError: the file is not one of these.
         """
         self.path = path
         self.budget = budget
@@ -98,11 +95,7 @@ class QueryLedger:
         self.spent()
 
     def spent(self) -> Spent:
-        """Return what has been asked so far.
-
-        Raises:
-            InputError: the file is not that of a ledger.
-        """
+        """Return what has been asked so far."""
         if self.path is None:
             return self._in_memory
         return _read(self.path)
@@ -215,12 +208,7 @@ class EndpointClient:
     """
 
     def __init__(self, url: str, settings: EndpointSettings, ledger: QueryLedger) -> None:
-        """Take what is to be asked, and how.
-
-        Raises:
-            InputError: the environment variable of the token is not set, or holds what no header
-                can.
-        """
+        """Take what is to be asked, and how."""
         self.url = url
         self.settings = settings
         self.ledger = ledger

@@ -188,9 +188,6 @@ class AskingSampler:
             device: where the denoiser computes.
             probabilities: asks the endpoint.
             settings: how it is asked.
-
-        Raises:
-            InputError: the denoiser normalises by the batch.
         """
         self._probabilities = probabilities
         self._settings = settings
@@ -208,8 +205,6 @@ class AskingSampler:
         """Return int64 [len(requests), K+1]: draws of each class, last none.
 
         Raises:
-            InputError: a request asks for no draws or more than a chunk, or the denoiser gives
-                values that are not finite.
             EndpointError: the endpoint does not answer, or not what a classifier must.
             QueryBudgetError: the budget does not suffice.
         """

@@ -63,8 +63,6 @@ def export_bundle(
         license_id: of the weights, as model hubs name it.
 
     Raises:
-        InputError: the trial has not finished or protected another classifier, the destination
-            exists, the licence is no identifier, or onnx is asked for and not installed.
         RunError: the exported program computes something else than the denoiser.
     """
     result = folder.result

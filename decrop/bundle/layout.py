@@ -46,11 +46,7 @@ def write_checksums(folder: Path) -> None:
 
 
 def checked_files(folder: Path) -> list[str]:
-    """Compare a bundle's files with its checksums and return their names, checksums.json last.
-
-    Raises:
-        InputError: a file is missing or changed, or the checksums are not those of a bundle.
-    """
+    """Compare a bundle's files with its checksums and return their names, checksums.json last."""
     checksums = read_json(folder / CHECKSUMS, most_bytes=MOST_TEXT_BYTES)
     if not isinstance(checksums, dict) or not checksums.keys() >= _PROTECTED:
         raise InputError(

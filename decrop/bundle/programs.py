@@ -47,7 +47,6 @@ def write_onnx(denoiser: nn.Module, image_shape: tuple[int, int, int], path: Pat
         the greatest absolute difference on random noisy images.
 
     Raises:
-        InputError: onnx is not installed.
         RunError: the difference exceeds `TOLERANCE`.
     """
     require_onnx()

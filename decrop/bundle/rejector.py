@@ -99,8 +99,6 @@ def add_rejector(
         hooks: what is told meanwhile.
 
     Raises:
-        InputError: the bundle has a rejector, its data are not those that are found, the folder is
-            of other settings, or the classifier has no such stages.
         RunError: the loss is no longer a finite number.
     """
     check_certificate(config.certification.certificate, rejecting=True)

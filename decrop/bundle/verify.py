@@ -23,9 +23,6 @@ def limited_data_of(bundle: Bundle, *, dataset_path: str | None = None) -> Limit
     Args:
         bundle: whose settings say which they are.
         dataset_path: folder of the dataset, where it has one.
-
-    Raises:
-        InputError: the data are not those that the denoiser was trained on.
     """
     settings = bundle.config.dataset.model_copy(update={"path": dataset_path})
     limited = limited_data(load_dataset(settings), bundle.config.limited)

@@ -15,10 +15,6 @@ def untrained_classifier(settings: ClassifierSettings, dataset: Dataset) -> Clas
 
     Weights that training starts from are loaded too. Runs code that the settings name, so they must
     be the user's own.
-
-    Raises:
-        InputError: the source, its weights, the statistics, the size of the images or the feature
-            layer do not fit, or what the network gives are no logits of the dataset's classes.
     """
     mean, std = _statistics(settings, dataset)
     if settings.channel_order == "bgr" and dataset.channels != 3:
@@ -74,10 +70,6 @@ def check_classifier(classifier: Classifier, shape: tuple[int, ...], *, source: 
         classifier: on the CPU.
         shape: of an image, [C, H, W].
         source: where it comes from, for the message.
-
-    Raises:
-        InputError: it fails, does not give logits [B, K], gives an image other logits beside other
-            images or a second time, or its features cannot be read.
     """
     images = torch.rand((3, *shape), generator=torch_generator(0, "trial images"))
     first = _logits(classifier, images[[0, 1]], source)

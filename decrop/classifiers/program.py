@@ -71,10 +71,6 @@ class ExportedNetwork(nn.Module):
             feature_layer: name of the module, in the network that was exported, whose input is the
                 features.
             blamed: what an error begins with, such as the setting and the file.
-
-        Raises:
-            InputError: it cannot be read, is not of one batch of images to one tensor, was exported
-                for one batch size or in training mode, or has no such layer.
         """
         super().__init__()
         self.program = program

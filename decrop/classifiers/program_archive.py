@@ -71,11 +71,7 @@ class ProgramRecords:
 
 
 def program_bytes(path: Path, blamed: str) -> bytes:
-    """Return the content of a .pt2 file.
-
-    Raises:
-        InputError: there is no such file, or it is too large.
-    """
+    """Return the content of a .pt2 file."""
     return read_bytes(path, most_bytes=_MOST_FILE_BYTES, blamed=blamed)
 
 
@@ -87,7 +83,6 @@ def read_records(program: bytes, blamed: str) -> ProgramRecords:
         blamed: what an error begins with.
 
     Raises:
-        InputError: it holds something else than tensors and their description.
         ValueError, KeyError and other errors of malformed data: it is no such archive.
     """
     with zipfile.ZipFile(io.BytesIO(program)) as archive:

@@ -131,10 +131,6 @@ def load_stored_classifier(
     An endpoint at another URL than the recorded one is taken for the same classifier, which nobody
     can tell but by its answers; nothing is asked here. Where it needs a bearer token, that is in
     the environment variable DECROP_ENDPOINT_TOKEN.
-
-    Raises:
-        InputError: the description is malformed; there are no weights, they do not fit, or they are
-            another classifier's; code would have to be imported that is not trusted.
     """
     path = folder / _DESCRIPTION
     found = read_json(path, most_bytes=MOST_TEXT_BYTES)

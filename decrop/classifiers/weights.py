@@ -63,10 +63,6 @@ def load_weights(
         path: of the file.
         architecture: of the network, for the message.
         setting: that named the file, for the message.
-
-    Raises:
-        InputError: the file is missing, is not safetensors, does not fit, or holds numbers that are
-            not finite; names key, shape or type.
     """
     blamed = _blamed(path, setting)
     _fit(network.state_dict(), _header(path, blamed), blamed, architecture)
@@ -74,20 +70,12 @@ def load_weights(
 
 
 def take_weights(network: nn.Module, source: nn.Module, *, architecture: str) -> None:
-    """Load the weights of another network of the same architecture.
-
-    Raises:
-        InputError: they do not fit or are not finite; names key, shape or type.
-    """
+    """Load the weights of another network of the same architecture."""
     _load(network, source.state_dict(), f"The given {type(source).__name__}", architecture)
 
 
 def matching_architecture(path: Path, *, image_channels: int, class_count: int) -> str:
-    """Find the registered architecture that a safetensors file belongs to.
-
-    Raises:
-        InputError: the file is missing or is not safetensors, or no architecture fits.
-    """
+    """Find the registered architecture that a safetensors file belongs to."""
     weights = _header(path, f"classifier.weights: {path}")
     problems: dict[str, list[str]] = {}
     for architecture in CLASSIFIERS:

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from decrop.config import TrialConfig
-from decrop.documents import load_trial_document, parse_assignment, set_dotted, trial_config
+if TYPE_CHECKING:
+    from decrop.config import TrialConfig
 
 Assignments = Annotated[
     list[str] | None,
@@ -55,21 +55,15 @@ TrustCode = Annotated[
 ]
 
 
-def load_trial(name_or_path: str, assignments: Sequence[str]) -> TrialConfig:
-    """Read a trial preset or YAML file and apply `KEY=VALUE` assignments.
+def load_trial(name_or_path: str, assignments: Sequence[str]) -> "TrialConfig":
+    """Read a trial preset or YAML file and apply `KEY=VALUE` assignments."""
+    from decrop.documents import load_trial_document
 
-    Raises:
-        InputError: the file, a key or a value cannot be used.
-    """
     return _assigned(load_trial_document(name_or_path), assignments, source=name_or_path)
 
 
-def change(config: TrialConfig, assignments: Sequence[str]) -> TrialConfig:
-    """Apply `KEY=VALUE` assignments to settings.
-
-    Raises:
-        InputError: a key or a value cannot be used.
-    """
+def change(config: "TrialConfig", assignments: Sequence[str]) -> "TrialConfig":
+    """Apply `KEY=VALUE` assignments to settings."""
     return _assigned(config.model_dump(mode="json"), assignments, source="settings")
 
 
@@ -86,7 +80,10 @@ def run_folder(out: Path | None, settings: str) -> Path:
 
 def _assigned(
     document: Mapping[str, Any], assignments: Sequence[str], *, source: str
-) -> TrialConfig:
+) -> "TrialConfig":
+    # Imported where they are used: `--help` does without the settings.
+    from decrop.documents import parse_assignment, set_dotted, trial_config
+
     paths = []
     for assignment in assignments:
         path, value = parse_assignment(assignment)

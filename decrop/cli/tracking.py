@@ -35,9 +35,6 @@ def tracked(
         folder: that the training writes.
         tracking_uri: of the server; None for none.
         experiment: of the run.
-
-    Raises:
-        InputError: nothing installed knows MLflow, or there is an experiment and no server.
     """
     if tracking_uri is None:
         if experiment is not None:

@@ -21,9 +21,6 @@ def certified_correct(
 
     Returns:
         bool [R, B].
-
-    Raises:
-        InputError: there is no image or the lengths differ.
     """
     correct = _correct(prediction, radius, labels)
     return correct & (np.asarray(radius) >= np.asarray(radii, dtype=np.float64)[:, None])

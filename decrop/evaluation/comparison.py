@@ -43,9 +43,6 @@ def paired_p_values(first: Successes, second: Successes) -> NDArray[np.float64]:
 
     Returns:
         float64 [R]; 1 where no image tells the two apart.
-
-    Raises:
-        InputError: the shapes differ.
     """
     return np.array([_sign_flip_p_value(row) for row in _differences(first, second)])
 
@@ -77,9 +74,6 @@ def paired_difference(
         second: as in `paired_p_values`.
         level: coverage, in (0, 1).
         runs: of which `first` and `second` count the successes.
-
-    Raises:
-        InputError: the shapes differ.
     """
     differences = _differences(first, second) / runs
     images = differences.shape[1]

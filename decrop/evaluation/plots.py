@@ -43,11 +43,7 @@ _TERMS = {
 
 
 def certificates_figure(tables: Mapping[str, CertificateTable]) -> Figure:
-    """Draw the certified accuracies of tables, by name, over all radii that they certify.
-
-    Raises:
-        InputError: a table has no images.
-    """
+    """Draw the certified accuracies of tables, by name, over all radii that they certify."""
     for name, table in tables.items():
         if not len(table.idx):
             raise InputError(f"{name}: there are no certificates to draw.")
@@ -151,9 +147,6 @@ def sample_grid_figure(
         labels: true classes [B], written above each column.
         class_names: in the order of the predictions.
         title: of the figure.
-
-    Raises:
-        InputError: images have another number of channels, or rows are not of the same pictures.
     """
     true = np.asarray(labels)
     columns = len(true)

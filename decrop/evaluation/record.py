@@ -146,11 +146,7 @@ def write_record(record: CertificationRecord, table: Path) -> None:
 
 
 def read_record(table: Path) -> CertificationRecord | None:
-    """Read the record beside a table, None if there is none.
-
-    Raises:
-        InputError: it is no record, or that of another table.
-    """
+    """Read the record beside a table, None if there is none."""
     path = record_path(table)
     if not path.is_file():
         return None

@@ -33,9 +33,6 @@ def t_sne(features: ArrayLike, *, seed: int) -> NDArray[np.float64]:
 
     Returns:
         float64 [n, 2] in arbitrary units; all 0 where the features are all equal.
-
-    Raises:
-        InputError: there are too few points or features.
     """
     values = np.asarray(features, dtype=np.float64)
     if values.ndim != 2 or values.shape[0] < 3 or values.shape[1] < 2:

@@ -129,10 +129,6 @@ class CertificateTable:
 
         Further columns other than samples, ending and selected are passed over. The record beside
         it is read where there is one.
-
-        Raises:
-            InputError: the file is missing or malformed; the message names line and column. Or the
-                record is, or is another table's.
         """
         frame = _read_text_frame(path)
         values = {name: _numbers(path, frame, name) for name in _COLUMNS}

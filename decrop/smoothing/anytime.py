@@ -55,9 +55,6 @@ def anytime_lower_bound(
 
     Returns:
         float64 in [0, 1), in the broadcast shape; 0 where there is no success.
-
-    Raises:
-        InputError: a value is out of its range.
     """
     check_failure_probability(failure_probability)
     if not (0 < a < np.inf and 0 < b < np.inf):
@@ -103,9 +100,6 @@ def anytime_certificates(
 
     Returns:
         Predictions int64 [B] and radii float64 [B], in [0,1] pixels.
-
-    Raises:
-        InputError: a value is out of its range or the counts do not fit together.
     """
     check_sigma(sigma)
     samples_per_image(selection_counts)

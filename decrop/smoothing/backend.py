@@ -36,11 +36,7 @@ class Backend:
         return fitting_execution(execution, network, image_shape, trained_through=trained_through)
 
     def chunks_per_batch(self, task: SamplingTask, device: torch.device) -> int:
-        """Return how many chunks of a task make a good batch.
-
-        Raises:
-            InputError: there is no memory for a batch of one chunk.
-        """
+        """Return how many chunks of a task make a good batch."""
         return probe_chunks_per_batch(task, device)
 
     def sampler(
@@ -65,9 +61,6 @@ class Backend:
             answered: of them that are known already.
             exact: whether all of them are taken in any case.
             say: called with a sentence.
-
-        Raises:
-            InputError: a budget cannot suffice.
         """
 
     def spent(self) -> str | None:

@@ -55,9 +55,6 @@ def lower_confidence_bound(
 
     Returns:
         float64 in [0, 1), in the broadcast shape; 0 where there is no success.
-
-    Raises:
-        InputError: a value is out of its range.
     """
     check_failure_probability(failure_probability)
     successes, trials = np.broadcast_arrays(np.asarray(successes), np.asarray(trials))
@@ -94,9 +91,6 @@ def cohen_certificates(
             1.
         sigma: standard deviation of the noise, in [0,1] pixels, > 0.
         failure_probability: in (0, 1).
-
-    Raises:
-        InputError: a value is out of its range or the counts do not fit together.
     """
     check_sigma(sigma)
     samples_per_image(selection_counts)
@@ -157,9 +151,6 @@ def smoothed_predictions(counts: Integers, failure_probability: float) -> Intege
 
     Returns:
         int64 [B].
-
-    Raises:
-        InputError: a value is out of its range.
     """
     samples_per_image(counts)
     return leading_classes(counts, failure_probability)
@@ -199,11 +190,7 @@ def check_same_shape(selection_counts: Integers, estimation_counts: Integers) ->
 
 
 def samples_of_each_image(counts: Integers) -> Integers:
-    """Sum the rows of counts, int64 [B], which may differ.
-
-    Raises:
-        InputError: the shape is not [images, classes + 1], or a count is negative.
-    """
+    """Sum the rows of counts, int64 [B], which may differ."""
     if counts.ndim != 2 or counts.shape[0] < 1 or counts.shape[1] < 3:
         raise InputError(
             f"counts must be [images, classes + 1] with at least one image and two classes, "
@@ -215,11 +202,7 @@ def samples_of_each_image(counts: Integers) -> Integers:
 
 
 def samples_per_image(counts: Integers) -> int:
-    """Return the number of samples that all images have in common, at least 1.
-
-    Raises:
-        InputError: as `samples_of_each_image`, or the rows have different sums, or no samples.
-    """
+    """Return the number of samples that all images have in common, at least 1."""
     totals = samples_of_each_image(counts)
     if totals.min() != totals.max():
         raise InputError(

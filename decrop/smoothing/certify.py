@@ -85,9 +85,6 @@ def certify_fixed(
         selection_samples: N0 >= 1.
         estimation_samples: N >= 1.
         on_progress: called with none done first, then after each group of samples.
-
-    Raises:
-        InputError: a value is out of its range.
     """
     samples = {SELECTION: selection_samples, ESTIMATION: estimation_samples}
     _require_samples(selection_samples=selection_samples, estimation_samples=estimation_samples)
@@ -143,9 +140,6 @@ def certify_adaptive(
         max_samples: most samples of an image, > N0.
         failure_probability: probability per image that a certificate is wrong, in (0, 1).
         on_progress: called with none done first, then after each group of samples.
-
-    Raises:
-        InputError: a value is out of its range.
     """
     _require_samples(selection_samples=selection_samples)
     _require_more(max_samples, selection_samples)
@@ -253,9 +247,6 @@ def certify_anytime(
         max_samples: samples of each image, > N0.
         failure_probability: in (0, 1), the same in all certifications of the task.
         on_progress: called with none done first, then after each group of samples.
-
-    Raises:
-        InputError: a value is out of its range.
     """
     _require_samples(selection_samples=selection_samples)
     _require_more(max_samples, selection_samples)

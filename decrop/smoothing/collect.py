@@ -66,9 +66,6 @@ class CountCollector:
             images: B >= 1.
             class_count: K >= 2.
             chunk_size: most samples of one request, >= 1.
-
-        Raises:
-            InputError: a value is out of its range.
         """
         for name, value in (("images", images), ("chunk_size", chunk_size)):
             if value < 1:

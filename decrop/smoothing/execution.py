@@ -15,11 +15,7 @@ _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 def resolve_device(setting: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """Return the device that `setting` asks for; auto prefers CUDA.
-
-    Raises:
-        InputError: CUDA is asked for and there is none.
-    """
+    """Return the device that `setting` asks for; auto prefers CUDA."""
     has_cuda = torch.cuda.is_available()
     if setting == "cuda" and not has_cuda:
         raise InputError("device is cuda, but PyTorch finds no CUDA device; use auto or cpu.")

@@ -76,9 +76,6 @@ class RecordedSampler:
             path: of the file; its folder is made if needed.
             task: everything in it decides the counts, so it must be equal for answers to count.
             device: on which `sampler` computes; kinds of devices give other counts.
-
-        Raises:
-            InputError: two images of the task have the same id.
         """
         self._image_ids: list[int] = task.image_ids.tolist()
         if len(set(self._image_ids)) < len(self._image_ids):

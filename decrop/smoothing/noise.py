@@ -65,11 +65,7 @@ class PixelGrid:
 
     @classmethod
     def of(cls, sigma: float) -> Self:
-        """Return the grid for noise of a standard deviation in [0,1] pixels, > 0.
-
-        Raises:
-            InputError: sigma is so small or large that the grid cannot be computed with.
-        """
+        """Return the grid for noise of a standard deviation in [0,1] pixels, > 0."""
         if not _SMALLEST_SIGMA <= sigma <= _LARGEST_SIGMA:
             raise InputError(
                 f"sigma = {sigma:g}: noise on a grid must be from {_SMALLEST_SIGMA:g} to "
@@ -150,11 +146,7 @@ class GridNoise:
     """
 
     def __init__(self, sigma: float, seed: int, chunk_size: int, device: torch.device) -> None:
-        """Take the standard deviation in [0,1] pixels, the seed and S.
-
-        Raises:
-            InputError: see `PixelGrid.of`.
-        """
+        """Take the standard deviation in [0,1] pixels, the seed and S."""
         self.grid = PixelGrid.of(sigma)
         self._seed = seed
         self._chunk_size = chunk_size
@@ -165,11 +157,7 @@ class GridNoise:
         self._on_device = torch.from_numpy(self._thresholds).to(device)
 
     def noisy(self, images: Tensor, names: Sequence[ChunkName]) -> Tensor:
-        """Return float32 [P, S, C, H, W] of images [P, C, H, W], one chunk of noise each.
-
-        Raises:
-            InputError: the images are so large that the noise cannot be exact enough.
-        """
+        """Return float32 [P, S, C, H, W] of images [P, C, H, W], one chunk of noise each."""
         shape = (len(names), self._chunk_size, *images.shape[1:])
         self.check(images[0].numel())
         noise = self.steps(names, self._chunk_size * images[0].numel()).view(shape)
@@ -187,9 +175,6 @@ class GridNoise:
         The probabilities of a pixel's noise are off by at most 2^-63 at each threshold, so the
         total variation between what is sampled and what is meant is at most so many thresholds and
         pixels times that.
-
-        Raises:
-            InputError: that is more than `SAMPLING_ERROR`, for which the certificates allow.
         """
         most = int(SAMPLING_ERROR * 2**_BITS / (2 * self._reach + 1))
         if pixels > most:
@@ -217,11 +202,7 @@ class GridNoise:
 def noise_source(
     kind: Noise, *, sigma: float, seed: int, chunk_size: int, device: torch.device
 ) -> NoiseSource:
-    """Return what adds noise of a kind.
-
-    Raises:
-        InputError: sigma does not suit the grid.
-    """
+    """Return what adds noise of a kind."""
     source = GridNoise if kind == "grid" else GaussianNoise
     return source(sigma, seed, chunk_size, device)
 

@@ -96,11 +96,7 @@ _REMEDY = (
 def prepared(
     network: nn.Module, precision: Precision, layout: Layout, device: torch.device
 ) -> nn.Module:
-    """Return a copy of a network: eval mode, BatchNorm folded, on a device.
-
-    Raises:
-        InputError: the network normalises by the batch, so samples would not be independent.
-    """
+    """Return a copy of a network: eval mode, BatchNorm folded, on a device."""
     network = _copied(network)
     for name, module in network.named_modules():
         if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
@@ -138,9 +134,6 @@ def fitting_execution(
         network: images [B, C, H, W] to logits [B, K].
         image_shape: C, H, W.
         trained_through: whether gradients must reach its images.
-
-    Raises:
-        InputError: it works in none of the precisions and layouts that the settings allow.
     """
     device = resolve_device(execution.device)
     images = torch.rand((3, *image_shape), generator=torch_generator(0, "trial images"))

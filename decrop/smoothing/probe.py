@@ -31,10 +31,6 @@ def probe_chunks_per_batch(
         device: on which to sample.
         seconds: sizes of which a batch would take longer are not tried, > 0; the probe takes about
             four times as long at most, or two batches of one chunk if that is longer.
-
-    Raises:
-        InputError: there is not enough memory for a batch of one chunk, or the network is one that
-            `LocalSampler` refuses.
     """
     on_cuda = device.type == "cuda"
     try:

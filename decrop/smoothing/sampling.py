@@ -69,9 +69,6 @@ class SamplingTask:
         precision: in which the network computes; the noise is added before.
         noise: how it is sampled and added (`decrop.smoothing.noise`).
         layout: of images in memory, when the network takes them.
-
-    Raises:
-        InputError: a value is out of its range or has another shape or dtype.
     """
 
     network: nn.Module
@@ -133,22 +130,13 @@ class LocalSampler:
     """
 
     def __init__(self, task: SamplingTask, device: torch.device) -> None:
-        """Prepare a copy of the task's network: eval mode, BatchNorm folded, in its precision.
-
-        Raises:
-            InputError: the network normalises by the batch, so samples would not be independent.
-        """
+        """Prepare a copy of the task's network: eval mode, BatchNorm folded, in its precision."""
         self._task = task
         self._device = device
         self._noisy = NoisyBatches(task, task.network, device)
 
     def class_counts(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
-        """Return int64 [len(requests), K+1]: samples of each class, last those not finite.
-
-        Raises:
-            InputError: a request asks for no samples or more than a chunk, or the network's logits
-                do not have K classes.
-        """
+        """Return int64 [len(requests), K+1]: samples of each class, last those not finite."""
         counts = np.zeros((len(requests), self._task.class_count + 1), dtype=np.int64)
         if not requests:
             return counts
@@ -195,9 +183,6 @@ class NoisyBatches:
             task: whose images, noise and shapes are used, and not its network.
             network: for the noisy images.
             device: to compute on.
-
-        Raises:
-            InputError: the network normalises by the batch, so samples would not be independent.
         """
         self._task = task
         self._device = device
@@ -213,11 +198,7 @@ class NoisyBatches:
         self._network = prepared(network, task.precision, task.layout, device)
 
     def batch_rows(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
-        """Return int64 [batches, P]: which request takes each slot, or -1.
-
-        Raises:
-            InputError: a request asks for no samples or more than a chunk.
-        """
+        """Return int64 [batches, P]: which request takes each slot, or -1."""
         rows_by_slot: list[list[int]] = [[] for _ in range(self._task.chunks_per_batch)]
         for row, request in enumerate(requests):
             if not 1 <= request.samples <= self._task.chunk_size:

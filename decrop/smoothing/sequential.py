@@ -52,9 +52,6 @@ def look_schedule(max_samples: int, chunk_size: int) -> Integers:
 
     They are multiples of `chunk_size`, at most a tenth apart once that is more than a chunk, and
     end with `max_samples` itself.
-
-    Raises:
-        InputError: an argument is below 1.
     """
     if max_samples < 1 or chunk_size < 1:
         raise InputError(
@@ -85,9 +82,6 @@ def sequential_design(
         failure_probability: probability per image that its certified radius is wrong, in
             [5e-13, 1).
         looks: int64 [L], increasing, >= 1.
-
-    Raises:
-        InputError: a value is out of its range.
     """
     check_sigma(sigma)
     check_failure_probability(failure_probability)

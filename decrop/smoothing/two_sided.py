@@ -88,9 +88,6 @@ def two_sided_certificates(
 
     Returns:
         Predictions int64 [B] and radii float64 [B], in [0,1] pixels.
-
-    Raises:
-        InputError: a value is out of its range or the counts do not fit together.
     """
     check_sigma(sigma)
     check_failure_probability(failure_probability)

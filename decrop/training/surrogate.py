@@ -258,7 +258,6 @@ def steal_classifier(
         only; agreement and both accuracies on held-out images; records of the epochs; hashes.
 
     Raises:
-        InputError: the settings cannot be used, or the folder holds another training.
         RunError: the black box does not answer.
         TrainingDivergedError: the loss became NaN or infinite.
     """

@@ -169,7 +169,6 @@ def train_classifier(
         on them; hashes.
 
     Raises:
-        InputError: the settings cannot be used, or the folder holds another training.
         TrainingDivergedError: the loss became NaN or infinite.
     """
     folder.check_settings(config)
@@ -237,7 +236,6 @@ def train_in_folder(
         hooks: what is told meanwhile.
 
     Raises:
-        InputError: the checkpoint is of another origin.
         TrainingDivergedError: the loss became NaN or infinite.
     """
     folder.load_progress(trainer, origin)

@@ -104,11 +104,7 @@ def with_fitting_execution(
     *,
     trained_through: bool = False,
 ) -> TrialConfig:
-    """Return the settings with the precision and layout that a network needs (`prepare`).
-
-    Raises:
-        InputError: the network works in none that the settings allow.
-    """
+    """Return the settings with the precision and layout that a network needs (`prepare`)."""
     execution = backend_of(network).fitting(
         config.execution, network, image_shape, trained_through=trained_through
     )
@@ -119,10 +115,6 @@ def with_batch_size(config: TrialConfig, task: CertificationTask) -> TrialConfig
     """Return the settings with a number in place of `auto` for chunks_per_batch.
 
     Precision and memory layout are those that fit the network (`with_fitting_execution`).
-
-    Raises:
-        InputError: not even a batch of one chunk fits into the device's memory, or the network does
-            not work as it would be used.
     """
     config = _with_fitting_execution(config, task)
     execution = config.execution
@@ -174,10 +166,6 @@ def sampling_task(
         image_ids: int64 [B], their positions in the split.
         split: they are from.
         class_count: K, without that of rejections.
-
-    Raises:
-        InputError: the network may reject draws and the certificate is not `rejection`, or the
-            other way round.
     """
     rejecting = isinstance(network, RejectingNetwork)
     check_certificate(config.certification.certificate, rejecting=rejecting)
@@ -220,7 +208,6 @@ def certify(
         hooks: who samples, and what is told meanwhile.
 
     Raises:
-        InputError: an endpoint's budget cannot suffice for the fixed procedure.
         EndpointError: an endpoint does not answer, or not what a classifier must.
         QueryBudgetError: an endpoint's budget is spent.
         TrialStoppedError: the hooks said so.

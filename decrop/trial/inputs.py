@@ -97,11 +97,7 @@ class PreparedTrial:
     trained_through = True
 
     def __init__(self, config: TrialConfig, dataset: Dataset, limited: LimitedData) -> None:
-        """Open the classifier and try it out as it will be used.
-
-        Raises:
-            InputError: columns, weights or a certificate that cannot be used.
-        """
+        """Open the classifier and try it out as it will be used."""
         self.config = config
         self.dataset = dataset
         self.limited = limited
@@ -186,11 +182,7 @@ class PreparedClassifierTrial(PreparedTrial):
 
 
 def check_classifier_trial(config: TrialConfig) -> None:
-    """Check that a trial without a denoiser trains a classifier, long enough to be scored.
-
-    Raises:
-        InputError: it does not.
-    """
+    """Check that a trial without a denoiser trains a classifier, long enough to be scored."""
     training, evaluations = config.classifier.training, config.training.evaluations
     if training is None:
         raise InputError(

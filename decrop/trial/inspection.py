@@ -99,7 +99,6 @@ def inspect_classifier(
         on_sigma: called with the standard deviations that are done and how many there are.
 
     Raises:
-        InputError: a batch does not fit into memory.
         EndpointError: an endpoint does not answer, or not what a classifier must.
         QueryBudgetError: an endpoint's budget is spent.
     """

@@ -207,9 +207,6 @@ class ClassifierPart(_InTraining):
             train on the limited data.
         cache: not used: the classifier is the trial's own.
         hooks: not used.
-
-    Raises:
-        InputError: the settings are none of a trial that trains its classifier.
     """
 
     title = "this classifier"

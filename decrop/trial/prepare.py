@@ -31,27 +31,15 @@ class Preparation:
         self._limited = memory(self._taken)
 
     def dataset(self, settings: DatasetSettings) -> Dataset:
-        """Open a dataset.
-
-        Raises:
-            InputError: it cannot be used.
-        """
+        """Open a dataset."""
         return self._datasets(settings)
 
     def limited(self, config: TrialConfig) -> LimitedData:
-        """Take the limited data of a trial.
-
-        Raises:
-            InputError: the dataset or the fractions cannot be used.
-        """
+        """Take the limited data of a trial."""
         return self._limited(config.dataset, config.limited)
 
     def trial(self, config: TrialConfig) -> PreparedTrial:
-        """Prepare a trial; nothing is trained, and nothing asked of a black box.
-
-        Raises:
-            InputError: paths, columns, weights, fractions or a certificate that cannot be used.
-        """
+        """Prepare a trial; nothing is trained, and nothing asked of a black box."""
         asks = config.classifier.asked is not None
         kind = PreparedBlackBoxTrial if asks else _KINDS[config.trains]
         return kind(config, self.dataset(config.dataset), self.limited(config))
@@ -94,7 +82,6 @@ def protected_classifier(
         ledger: file that counts what is asked of a black box.
 
     Raises:
-        InputError: the classifier cannot be used.
         RunError: a black box does not answer.
     """
     if config.classifier.asked is not None:

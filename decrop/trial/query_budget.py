@@ -63,10 +63,6 @@ class TotalQueries:
 
         Args:
             spent: images that the budget has been spent on already, for other work.
-
-        Raises:
-            InputError: the budget does not suffice for the surrogate, or for certificates that take
-                equally many samples of each image.
         """
         if self.budget is None:
             return

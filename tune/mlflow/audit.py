@@ -83,7 +83,6 @@ def audit_sweep(directory: SweepDirectory, tracking_uri: str | None = None) -> A
         tracking_uri: of an MLflow server, instead of the store in the directory.
 
     Raises:
-        InputError: the directory has no store and no server is given.
         TrackingError: MLflow cannot be read.
     """
     if tracking_uri is None and not directory.mlflow_database_path.exists():

@@ -39,7 +39,6 @@ def register_bundle(
     `load_bundle`.
 
     Raises:
-        InputError: the bundle cannot be used.
         TrackingError: MLflow cannot be reached or refuses.
     """
     loaded = load_bundle(bundle, trust_code=trust_code)

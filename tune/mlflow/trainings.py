@@ -301,7 +301,6 @@ def sync_training(folder: TrackedTraining, tracking_uri: str) -> None:
     """Bring MLflow up to date with a training; repeating it changes nothing.
 
     Raises:
-        InputError: the folder holds no training that is tracked, or the address cannot be used.
         TrackingError: MLflow cannot be reached or refuses.
     """
     folder.settle()
