@@ -26,10 +26,10 @@ from decrop.cli.output import (
     queries_shown,
     refuse_queries,
 )
-from decrop.config import DenoiserSettings, TrialConfig
 from decrop.errors import InputError
 
 if TYPE_CHECKING:
+    from decrop.config import TrialConfig
     from decrop.smoothing.sampling import MakeSampler
     from decrop.trial.certify import CertificationTask
 
@@ -169,6 +169,7 @@ def _load(
     from decrop.cache import ContentCache
     from decrop.classifiers.storage import file_or_url
     from decrop.cli.options import change, load_trial
+    from decrop.config import DenoiserSettings
     from decrop.data.datasets import load_dataset
     from decrop.data.limited import evenly_spaced, limited_data
     from decrop.rejection.network import check_certificate
@@ -236,7 +237,7 @@ def _cluster_provider() -> "ClusterProvider":
     return provider
 
 
-def _title(config: TrialConfig) -> str:
+def _title(config: "TrialConfig") -> str:
     settings = config.certification
     draws = (
         f"N = {settings.estimation_samples}"
