@@ -62,7 +62,8 @@ logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICA
 
 Refused = Literal["code", "strangers"] | None
 
-# Retries of a trial whose process was killed or had no memory left.
+# Retries of a trial whose process was killed or had no memory left; one that failed by itself gets
+# none (`SweepCallback.on_trial_result`).
 RETRIES = 3
 
 

@@ -19,10 +19,10 @@ from decrop.config import TrialConfig
 from decrop.errors import InputError
 from decrop.rejection.certificates import rejection_predictions
 from decrop.smoothing.certificates import Integers, smoothed_predictions
-from decrop.smoothing.certify import CertificationOutcome, certified_nearby, class_counts
 from decrop.smoothing.collect import CountCollector, OnProgress
 from decrop.smoothing.execution import resolve_device
 from decrop.smoothing.noise import PixelGrid, as_pixels
+from decrop.smoothing.procedures import CertificationOutcome, certified_nearby, class_counts
 from decrop.smoothing.sampling import SamplingTask
 from decrop.trial.certify import (
     certify_task,

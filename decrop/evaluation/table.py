@@ -49,7 +49,7 @@ class CertificateTable:
         radius: float64 [B], certified L2 radius in [0,1] pixels; 0 where it abstains.
         seconds: float64 [B], time the image took.
         samples: int64 [B], noise draws, those that chose the class included; None if unknown.
-        ending: [B], why no more was drawn (`decrop.smoothing.certify.Ending`); None if unknown.
+        ending: [B], why no more was drawn (`decrop.smoothing.procedures.Ending`); None if unknown.
         selected: int64 [B], class that the selection samples chose; None if unknown.
         record: with which settings, and of what, they were computed; None if unknown.
     """

@@ -20,14 +20,6 @@ from decrop.rejection.network import RejectingNetwork, check_certificate
 from decrop.seeds import derive_seed
 from decrop.smoothing.backend import backend_of
 from decrop.smoothing.certificates import Integers
-from decrop.smoothing.certify import (
-    CertificateRule,
-    CertificationOutcome,
-    certify_adaptive,
-    certify_anytime,
-    certify_fixed,
-    radius_grid,
-)
 from decrop.smoothing.collect import CountCollector, OnProgress
 from decrop.smoothing.execution import (
     Precision,
@@ -36,6 +28,14 @@ from decrop.smoothing.execution import (
     resolve_precision,
 )
 from decrop.smoothing.journal import RecordedSampler
+from decrop.smoothing.procedures import (
+    CertificateRule,
+    CertificationOutcome,
+    certify_adaptive,
+    certify_anytime,
+    certify_fixed,
+    radius_grid,
+)
 from decrop.smoothing.sampling import (
     ESTIMATION,
     CountRequest,

@@ -11,9 +11,9 @@ from decrop.classifiers.predictions import predicted_classes
 from decrop.classifiers.storage import AnyClassifier
 from decrop.config import ClassifierSettings, TrialConfig
 from decrop.data.limited import LabelledImages
-from decrop.smoothing.certify import class_counts
 from decrop.smoothing.collect import CountCollector
 from decrop.smoothing.execution import resolve_device
+from decrop.smoothing.procedures import class_counts
 from decrop.trial.certify import CertificationTask, local_sampler, sampling_task, with_batch_size
 
 SIGMAS = (0.12, 0.25, 0.5, 1.0)

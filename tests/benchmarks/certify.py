@@ -37,11 +37,11 @@ from decrop.networks.dncnn import DnCNN
 from decrop.networks.resnet import CifarResNet
 from decrop.seeds import derive_key
 from decrop.smoothing.certificates import cohen_certificates
-from decrop.smoothing.certify import CertificationOutcome, certify_adaptive, certify_fixed
 from decrop.smoothing.collect import CountCollector
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.smoothing.noise import ChunkName, GridNoise, as_pixels, philox
 from decrop.smoothing.probe import probe_chunks_per_batch
+from decrop.smoothing.procedures import CertificationOutcome, certify_adaptive, certify_fixed
 from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler, SamplingTask
 from decrop.smoothing.worth import worth_of_radii
 from tests.benchmarks.profiles import PROFILES, RADII, SIGMA, Profile, virtual_images

@@ -22,7 +22,7 @@ from decrop.classifiers.classifier import Classifier
 from decrop.data.datasets import load_dataset
 from decrop.errors import InputError
 from decrop.networks.registry import build_classifier_network
-from decrop.smoothing.certify import CertificationOutcome
+from decrop.smoothing.procedures import CertificationOutcome
 from decrop.trial.folder import TrialFolder
 from decrop.trial.inputs import TrialInputs
 from tests.cases import cases

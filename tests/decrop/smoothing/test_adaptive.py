@@ -11,8 +11,8 @@ from scipy.stats import binom, norm
 
 from decrop.errors import InputError
 from decrop.smoothing import certify as certify_module
-from decrop.smoothing.certify import CertificationOutcome, certify_adaptive, radius_grid
 from decrop.smoothing.collect import CertificationProgress, CountCollector
+from decrop.smoothing.procedures import CertificationOutcome, certify_adaptive, radius_grid
 from decrop.smoothing.sampling import ESTIMATION, SELECTION, CountRequest
 from decrop.smoothing.sequential import SequentialDesign, look_schedule
 from decrop.smoothing.worth import worth_of_radii

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from decrop.errors import InputError
 from decrop.smoothing.certificates import SAMPLING_ERROR, cohen_certificates
-from decrop.smoothing.certify import certify_fixed
 from decrop.smoothing.collect import CountCollector
 from decrop.smoothing.noise import GridNoise, Noise, PixelGrid, philox, thresholds
+from decrop.smoothing.procedures import certify_fixed
 from decrop.smoothing.sampling import LocalSampler, SamplingTask
 from tests.cases import cases
 from tests.decrop.smoothing.grid_noise import reference_steps

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from decrop.errors import InputError
 from decrop.smoothing import collect
 from decrop.smoothing.certificates import Certificates, Integers, cohen_certificates
-from decrop.smoothing.certify import (
+from decrop.smoothing.collect import CertificationProgress, CountCollector
+from decrop.smoothing.procedures import (
     CertificateRule,
     CertificationOutcome,
     certify_anytime,
     certify_fixed,
 )
-from decrop.smoothing.collect import CertificationProgress, CountCollector
 from decrop.smoothing.sampling import SELECTION, CountRequest, LocalSampler, Sampler, SamplingTask
 
 SIGMA = 0.25

@@ -1,4 +1,4 @@
-"""Certification of a set of images: with equally many samples each, as few as do, or ever more."""
+"""Procedures of certification: with equally many samples an image, as few as do, or ever more."""
 
 import warnings
 from collections.abc import Callable
