@@ -7,8 +7,8 @@ own, named by (seed, image id, stream, chunk).
 Counts do not depend on how the work is cut. Kernels give other last bits in other batch shapes, in
 other rows of a batch and on other numbers of threads (seen in fp32 with MKL and oneDNN), so a batch
 always has P*S rows, a chunk always takes the same rows of it, and kernels on the CPU run on one
-thread each; several batches run at once instead. P is found once (`decrop.smoothing.probe`) and kept
-(`decrop.trial.certify.with_recorded_batch_size`).
+thread each; several batches run at once instead. P is found once (`decrop.smoothing.probe`) and
+kept (`decrop.trial.certify.with_recorded_batch_size`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
