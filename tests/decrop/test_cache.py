@@ -90,6 +90,7 @@ def test_threads_compute_an_entry_once(tmp_path: Path) -> None:
     assert ContentCache(tmp_path).computations(KIND) == 1
 
 
+@pytest.mark.slow
 def test_processes_compute_an_entry_once(tmp_path: Path) -> None:
     barrier = SPAWN.Barrier(2)
     other = SPAWN.Process(target=get_at_once, args=(barrier, tmp_path))
@@ -100,6 +101,7 @@ def test_processes_compute_an_entry_once(tmp_path: Path) -> None:
     assert ContentCache(tmp_path).computations(KIND) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("silenced_by", slow_but([signal.SIGKILL, signal.SIGSTOP], signal.SIGSTOP))
 def test_silent_holder_is_superseded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silenced_by: signal.Signals

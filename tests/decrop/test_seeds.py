@@ -19,6 +19,7 @@ def test_seed_of_a_stream_is_the_same_on_every_machine() -> None:
     assert derive_seed(7, "noise", 3) == 1143751153701848708
 
 
+@pytest.mark.slow
 @given(st.integers(), st.lists(st.text() | st.integers(), max_size=3))
 def test_seed_has_63_bits(seed: int, names: list[str | int]) -> None:
     assert 0 <= derive_seed(seed, *names) < 2**63

@@ -72,6 +72,7 @@ def all_routes(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("credentials", [None, ("nobody", "a-password-of-nobody")])
 def test_every_route_but_the_public_ones_asks_for_credentials(
     served: Served, all_routes: list[tuple[str, str]], credentials: tuple[str, str] | None

@@ -85,6 +85,7 @@ def test_the_store_is_in_no_process_arguments(served: Served) -> None:
     assert not [line for line in shown if SECRET in line]
 
 
+@pytest.mark.slow
 def test_a_signal_ends_every_process_and_frees_the_port(tmp_path: Path, served: Served) -> None:
     port = free_port()
     with running(tmp_path, port, served.store) as process:
@@ -98,6 +99,7 @@ def test_a_signal_ends_every_process_and_frees_the_port(tmp_path: Path, served: 
     assert is_free(port)
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_starting_ends_every_process(tmp_path: Path) -> None:
     with running(tmp_path, free_port(), f"sqlite:///{tmp_path}/runs.db") as process:
         assert eventually(lambda: len(descendants(process.pid)) >= 2, 30)

@@ -60,6 +60,7 @@ def test_a_second_driver_is_refused_and_told_by_whom(
         raise AssertionError("there are two drivers")
 
 
+@pytest.mark.slow
 def test_a_driver_that_was_killed_is_followed_at_once(
     driven: tuple[SweepDirectory, subprocess.Popen[str]],
 ) -> None:
@@ -79,6 +80,7 @@ def test_one_driver_follows_another(tmp_path: Path) -> None:
     assert not directory.driver_path.exists()
 
 
+@pytest.mark.slow
 def test_a_driver_that_was_paused_writes_nothing_once_another_has_followed(tmp_path: Path) -> None:
     directory = make_sweep(tmp_path)
     written = directory.path / "written"

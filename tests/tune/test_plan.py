@@ -71,6 +71,7 @@ FIXED = {"certification": {"procedure": "fixed", "estimation_samples": 150}}
 EARLY_STOPPING = {**FIXED, "training": {"early_stopping": True}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("procedure", "changes"),
     slow_but([("fixed", FIXED), ("fixed", EARLY_STOPPING), ("adaptive", {})], ("adaptive", {})),
@@ -131,6 +132,7 @@ def test_a_prior_is_planned_once_for_all_trials_that_share_it(tmp_path: Path) ->
     assert plan(load_sweep(str(path))).generated_images == 2 * 7 * 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trained_on", "objective"),
     slow_but([("limited", "adre_adv"), ("without_held_out", "gaussian")], ("limited", "adre_adv")),

@@ -194,6 +194,7 @@ def test_training_on_all_limited_data_ends_where_the_held_out_score_was_best(
     assert len(held_out.read_history()) > report.epoch
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_closed_goes_on_where_it_was(job: SweepJob, tmp_path: Path) -> None:
     uninterrupted, resumed = job.directory.trial(1), SweepTrialFolder(tmp_path / "resumed")
     expected = list(run_recorded(job, record_of(job), uninterrupted, "held_out"))

@@ -27,6 +27,7 @@ except QueryBudgetError:
 """
 
 
+@pytest.mark.slow
 def test_processes_together_keep_to_a_budget(tmp_path: Path) -> None:
     path = tmp_path / "queries"
     processes = [

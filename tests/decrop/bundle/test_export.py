@@ -140,6 +140,7 @@ def test_settings_are_the_trials_with_what_it_ran_on(exported: Path) -> None:
     assert bundle.config.model_copy(update=auto) == short_trial()
 
 
+@pytest.mark.slow
 def test_a_new_process_finds_all_certificates_identical(exported: Path, tmp_path: Path) -> None:
     command = "from decrop.cli import main; main()"
     process = subprocess.run(

@@ -88,6 +88,7 @@ def test_onnx_agrees_with_pytorch(architecture: str, tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["denoiser.onnx"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", slow_but(SHAPES, "dncnn"))
 def test_torch_export_runs_without_decrop(architecture: str, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file

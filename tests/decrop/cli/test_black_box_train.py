@@ -55,6 +55,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> tuple[str, dict[str, Any]]:
     return shown, document
 
 
+@pytest.mark.slow
 def test_a_denoiser_is_trained_certified_and_exported(
     inputs: TrialInputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

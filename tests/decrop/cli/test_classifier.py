@@ -104,6 +104,7 @@ def test_labels_are_enough(
     assert "which gave labels only" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_killed_one_goes_on_and_asks_nothing_twice(
     target: InProcess,
     tmp_path: Path,

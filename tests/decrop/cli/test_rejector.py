@@ -23,6 +23,7 @@ def set_options(*assignments: str) -> list[str]:
     return [word for assignment in assignments for word in ("--set", assignment)]
 
 
+@pytest.mark.slow
 def test_a_bundle_with_a_rejector_is_trained_certified_and_verified(
     exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

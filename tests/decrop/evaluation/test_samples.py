@@ -100,6 +100,7 @@ def test_the_denoiser_gets_the_noisy_pictures_in_eval_mode(
         assert np.allclose(picture(denoised)[inside], picture(noisy)[inside] / 2)
 
 
+@pytest.mark.slow
 def test_noise_has_the_given_deviation_and_seed(
     inputs: TrialInputs, samples: SyntheticSamples
 ) -> None:

@@ -67,6 +67,7 @@ def test_generated_images_do_not_depend_on_the_limited_ones() -> None:
     assert len(first[0].flatten(1).unique(dim=0)) == 20
 
 
+@pytest.mark.slow
 def test_pieces_are_repeatable_and_go_on_with_a_higher_count() -> None:
     few, again, other = (pieces(500, seed=seed) for seed in (0, 0, 1))
     assert all(torch.equal(*pair) for pair in zip(few, again, strict=True))

@@ -128,6 +128,7 @@ def test_limited_images_are_asked_about_and_held_out_ones_never_trained_on(
     torch.testing.assert_close(answers.probabilities, expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_second_time_nothing_is_asked_or_trained(target: InProcess, tmp_path: Path) -> None:
     first, second = box(target), box(target)
     stolen = [steal(one, tmp_path) for one in (first, second)]

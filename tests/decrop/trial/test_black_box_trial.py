@@ -114,6 +114,7 @@ def test_only_test_certificates_are_the_black_boxes_own(
     assert target.images_asked == before
 
 
+@pytest.mark.slow
 def test_a_killed_certification_asks_only_about_what_is_missing(
     target: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

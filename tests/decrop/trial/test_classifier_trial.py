@@ -129,6 +129,7 @@ def test_held_out_images_are_not_trained_on(data: TrialInputs) -> None:
     assert torch.equal(on_few.training_images.indices, kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", slow_but([3, 11], 11))
 def test_a_trial_that_was_stopped_leaves_what_an_uninterrupted_one_does(
     data: TrialInputs, trial: TrialFolder, tmp_path: Path, steps: int
@@ -149,6 +150,7 @@ def test_a_trial_that_was_stopped_leaves_what_an_uninterrupted_one_does(
     assert left_by(trial) == left_by(whole)
 
 
+@pytest.mark.slow
 def test_the_final_certifies_the_weights_of_the_trial(
     data: TrialInputs, trial: TrialFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -273,6 +273,7 @@ def test_flip_rate_is_of_the_images_trained_on(
 # Seeds
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_trial_from_nothing(
     held_out_trial: TrialFolder, tmp_path: Path
 ) -> None:

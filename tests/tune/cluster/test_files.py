@@ -78,6 +78,7 @@ def test_all_nodes_of_the_cluster_file_ask_for_the_token() -> None:
         assert "RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=/shared/" in start
 
 
+@pytest.mark.slow
 def test_the_command_in_the_cluster_file_is_in_order(
     shared: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

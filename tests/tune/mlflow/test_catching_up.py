@@ -165,6 +165,7 @@ def test_a_run_that_another_tracker_made_meanwhile_is_found(directory: SweepDire
     assert len(shown.points("trial 1", "train/total")) == 4
 
 
+@pytest.mark.slow
 def test_a_short_trial_costs_few_requests(server: str, tmp_path: Path) -> None:
     directory = make_sweep(tmp_path, "short")
     tracker = Tracker(directory, server)

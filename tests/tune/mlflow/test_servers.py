@@ -3,6 +3,8 @@
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from tests.tune.mlflow.view_makers import RUN_NAMES, Shown, write_everything
 from tests.tune.sweeps import (
     make_sweep,
@@ -19,6 +21,7 @@ def test_the_charts_have_their_address() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_moved_sweep_is_readable_through_a_server(
     full_sweep: SweepDirectory, server: str, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from tune.directory import SweepDirectory
 from tune.mlflow.tracker import Tracker, TrackingThread
 
 
+@pytest.mark.slow
 def test_the_thread_syncs_while_running_and_once_more_at_the_end(
     directory: SweepDirectory,
 ) -> None:
@@ -36,6 +37,7 @@ def test_the_thread_syncs_while_running_and_once_more_at_the_end(
     assert thread.closing_warning() is None
 
 
+@pytest.mark.slow
 def test_the_thread_outlives_errors_and_logs_them_once(
     directory: SweepDirectory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -116,6 +116,7 @@ def test_the_training_of_a_classifier_is_a_run(client: MlflowClient, tmp_path: P
     assert shown_by(same) == shown_by(run)
 
 
+@pytest.mark.slow
 def test_a_training_that_goes_on_is_the_same_run(
     client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

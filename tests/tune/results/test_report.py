@@ -186,6 +186,7 @@ def test_a_folder_gets_both_forms_and_a_figure_of_each_sweep(tmp_path: Path) -> 
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_command_prints_several_sweeps_in_either_form(tmp_path: Path) -> None:
     paths = [made(tmp_path, {("a", 0): range(n)}, rows={"a": {}}).path for n in (5, 10)]
     printed = decrop("report", *paths)
