@@ -21,7 +21,7 @@ from tune.directory import SweepDirectory
 from tune.plan import sweep_queries
 from tune.sweep_file import SweepConfig, load_sweep
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 TARGET = ("limited.fraction=0.08", "classifier.training.epochs=3")
 CERTIFICATION = {

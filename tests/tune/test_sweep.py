@@ -496,6 +496,7 @@ def test_a_sweep_of_which_every_trial_fails_names_the_cause(
     assert (again.code, again.out.splitlines()[-1]) == (1, said)
 
 
+@pytest.mark.slow
 def test_a_sweep_outlives_ctrl_c(local_ray: ClusterSize, tmp_path: Path) -> None:
     """The driver is interrupted, once, then twice; then the sweep ends in here."""
     file = write_sweep(

@@ -37,6 +37,8 @@ TABLE: dict[str, Any] = {
 NAMES = ["denoised smoothing", "DE-CROP"]
 ALONE = {"trial": {"cpu": 1}, "max_helpers": 0}
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def table(local_ray: ClusterSize, tmp_path_factory: pytest.TempPathFactory) -> FinishedSweep:
