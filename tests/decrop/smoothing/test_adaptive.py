@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom, norm
 
 from decrop.errors import InputError
-from decrop.smoothing import certify as certify_module
+from decrop.smoothing import procedures as procedures
 from decrop.smoothing.collect import CertificationProgress, CountCollector
 from decrop.smoothing.procedures import CertificationOutcome, certify_adaptive, radius_grid
 from decrop.smoothing.sampling import ESTIMATION, SELECTION, CountRequest
@@ -106,7 +106,7 @@ def test_sampling_until_it_certifies_is_allowed(
         np.ones(len(other_samples), dtype=bool),
         np.zeros(len(other_samples)),
     )
-    monkeypatch.setattr(certify_module, "worthwhile", everything)
+    monkeypatch.setattr(procedures, "worthwhile", everything)
     radii = RADII[: int(np.searchsorted(norm.cdf(RADII / SIGMA), top)) + 1]
     outcome = certified(np.tile(classes(top, "two classes"), (REPETITIONS, 1)), radii=radii)
     wrong = share_wrong(outcome, top)
@@ -157,7 +157,7 @@ class Repeating:
 
 
 def wrong_design(kind: str) -> Any:
-    right = certify_module.sequential_design
+    right = procedures.sequential_design
 
     def design(
         radii: NDArray[np.float64], sigma: float, failure_probability: float, looks: Any
@@ -177,7 +177,7 @@ def wrong_design(kind: str) -> Any:
 
 @pytest.mark.parametrize("kind", ["level doubled", "p-hat as bound", "naive peeking"])
 def test_wrong_rules_are_caught(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(certify_module, "sequential_design", wrong_design(kind))
+    monkeypatch.setattr(procedures, "sequential_design", wrong_design(kind))
     top = HARDEST[1]
     outcome = certified(np.tile(classes(top, "two classes"), (REPETITIONS, 1)))
     assert share_wrong(outcome, top) > allowed(0.05)
@@ -319,9 +319,7 @@ def test_as_accurate_as_many_more_samples() -> None:
     outcome = certified(probabilities, max_samples=20_000, failure_probability=0.001)
     others = np.random.default_rng(1).binomial(10_000, 1 - top)
     for radius in RADII:
-        design = certify_module.sequential_design(
-            np.array([radius]), SIGMA, 0.001, np.array([10_000])
-        )
+        design = procedures.sequential_design(np.array([radius]), SIGMA, 0.001, np.array([10_000]))
         fixed = (others <= design.limits[0, 0]).mean()
         adaptive = ((outcome.prediction == 0) & (outcome.radius >= radius)).mean()
         assert adaptive == pytest.approx(fixed, abs=0.015)

@@ -38,7 +38,7 @@ def test_making_the_store_prints_nothing(tmp_path: Path) -> None:
     write_complete_trial(directory.trial(0), 0)
     program = (
         "import sys; from pathlib import Path; from tune.directory import SweepDirectory; "
-        "from tune.mlflow import Tracker; Tracker(SweepDirectory(Path(sys.argv[1]))).sync()"
+        "from tune.mlflow.tracker import Tracker; Tracker(SweepDirectory(Path(sys.argv[1]))).sync()"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
