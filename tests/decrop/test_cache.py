@@ -136,6 +136,7 @@ def test_silent_holder_is_superseded(
     assert not list(folder.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_holder_that_renews_its_lease_is_not_superseded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,6 +111,7 @@ def test_the_work_is_what_trials_do(
     assert planned.training_images == epochs * (4 * trained_on + 3 * images)
 
 
+@pytest.mark.slow
 def test_a_prior_is_planned_once_for_all_trials_that_share_it(tmp_path: Path) -> None:
     prior = {"kind": "dead_leaves", "steps": 7, "batch_size": 5}
     without = plan(load_sweep(str(write_sweep(tmp_path))))
@@ -203,6 +204,7 @@ def test_images_that_may_stop_early_are_planned_with_the_most_draws(tmp_path: Pa
     assert adaptive.noisy_samples == fixed.noisy_samples
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "claimed", "at_once"),
     [

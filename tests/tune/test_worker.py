@@ -145,6 +145,7 @@ def test_a_trial_without_shared_inputs_loads_its_own(
     assert loaded.classifier.content_hash() == inputs.classifier.content_hash()
 
 
+@pytest.mark.slow
 def test_a_trial_is_recorded_from_its_start_to_its_end(job: SweepJob) -> None:
     folder = job.directory.trial(1)
     record = record_of(job)

@@ -75,6 +75,7 @@ def test_a_process_runs_one_trial_after_another(job: SweepJob) -> None:
     assert states(job.directory) == {0: "complete", 1: "complete", 2: "running"}
 
 
+@pytest.mark.slow
 def test_a_trial_saves_its_state_and_ends_when_the_sweep_is_to_stop(job: SweepJob) -> None:
     class OfThisJob(SweepTrial):
         def setup(self, config: dict[str, Any]) -> None:  # type: ignore[override]

@@ -71,6 +71,7 @@ def test_every_architecture_is_tested() -> None:
     assert SHAPES.keys() == DENOISERS.keys() - {"none"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", slow_but(SHAPES, "dncnn"))
 def test_onnx_agrees_with_pytorch(architecture: str, tmp_path: Path) -> None:
     shape = SHAPES[architecture]
@@ -117,6 +118,7 @@ def assert_no_paths(path: Path) -> None:
         assert str(folder).encode() not in content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [write_onnx, write_torch_export])
 @pytest.mark.parametrize("wrong", [1e-3, float("nan")])
 def test_a_program_that_computes_something_else_is_noticed(
@@ -139,6 +141,7 @@ def test_a_program_that_computes_something_else_is_noticed(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_onnx_file_is_valid_and_alone(tmp_path: Path) -> None:
     path = tmp_path / "denoiser.onnx"
     write_onnx(denoiser("dncnn", 1), (1, 8, 8), path)

@@ -30,6 +30,7 @@ def bundle_of(folder: Path, *assignments: str) -> Path:
     return export(trial, inputs, folder / "bundle")
 
 
+@pytest.mark.slow
 def test_a_program_is_in_its_bundle(tmp_path: Path) -> None:
     path = tmp_path / "mine.pt2"
     path.write_bytes(program_of(make(classes=10, size=8).eval(), (1, 8, 8)))

@@ -91,6 +91,7 @@ def test_features_before_a_last_convolution_are_averaged() -> None:
     torch.testing.assert_close(found[1], expected[1])
 
 
+@pytest.mark.slow
 def test_a_registered_network_survives_its_export() -> None:
     torch.manual_seed(0)
     resnet = build_classifier_network("cifar_resnet20", image_channels=3, class_count=4).eval()

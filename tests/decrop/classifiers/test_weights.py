@@ -120,6 +120,7 @@ def test_pickle_is_refused_unread(tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", CLASSIFIERS)
 @pytest.mark.parametrize(("image_channels", "class_count"), [(3, 10), (1, 4)])
 def test_every_architecture_is_recognised(

@@ -297,6 +297,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
     return Watched(monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("procedure", PROCEDURES)
 @pytest.mark.parametrize("chunks_per_batch", ["4", "auto"])
 def test_an_interrupted_run_goes_on_and_draws_only_the_rest(
@@ -471,6 +472,7 @@ def test_a_cluster_is_asked_for_its_samplers_and_let_go(
 # What is refused
 
 
+@pytest.mark.slow
 @cases("mistake", BAD_ARGUMENTS)
 def test_bad_input_is_one_line_and_nothing_is_created(
     mistake: str,

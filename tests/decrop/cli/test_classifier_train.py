@@ -134,6 +134,7 @@ def test_given_weights_can_be_trained_on(trained: Path, tmp_path: Path) -> None:
     assert after["classifier"] != before["classifier"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(
     trained: Path,
     tmp_path: Path,

@@ -70,6 +70,7 @@ def white_box(cache_options: list[str], out: Path) -> list[tuple[Any, ...]]:
     return certificates(certified(["digits", *given], out))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("procedure", [FIXED, ADAPTIVE])
 def test_certificates_are_those_of_the_network_behind(
     procedure: str, endpoint: Endpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]

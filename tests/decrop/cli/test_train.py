@@ -46,6 +46,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LocalSampler, "class_counts", working)
 
 
+@pytest.mark.slow
 def test_last_line_is_one_json_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     assert run(arguments(out)) == 0
@@ -95,6 +96,7 @@ def test_a_finished_run_is_not_done_again(
     assert document["denoiser"] == read_json(trained / "trial" / "result.json")
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(
     trained: Path,
     tmp_path: Path,
@@ -141,6 +143,7 @@ def test_a_folder_of_other_settings_is_left_alone(
     assert contents(trained) == before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_work")
 @cases(("mistake", "out"), list(product(BAD_ARGUMENTS, [["--out", "run"], []])))
 def test_bad_input_is_one_line_and_nothing_is_created(

@@ -132,6 +132,7 @@ def test_classifier_has_its_parameters(architecture: ClassifierArchitecture) -> 
     assert parameter_count(network) == CLASSIFIER_PARAMETERS[architecture]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", CLASSIFIERS)
 @pytest.mark.parametrize(("image_channels", "class_count", "size"), [(1, 3, 32), (3, 10, 84)])
 def test_classifier_maps_images_to_logits(
@@ -170,6 +171,7 @@ def test_classifier_takes_images_down_to_its_smallest(architecture: ClassifierAr
                 network(random_images((smallest - 1, smallest - 1), image_channels=1))
 
 
+@pytest.mark.slow
 @cases("architecture", CLASSIFIERS)
 def test_classifier_also_computes_in_bf16(architecture: ClassifierArchitecture) -> None:
     # As certification prepares it, on hardware that computes in bf16.

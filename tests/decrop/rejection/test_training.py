@@ -94,6 +94,7 @@ def test_neither_denoiser_nor_classifier_learns() -> None:
     assert all(weight.grad is not None for weight in trained.rejector.parameters())
 
 
+@pytest.mark.slow
 def test_a_resumed_training_continues_exactly() -> None:
     whole = trainer()
     for _ in range(4):

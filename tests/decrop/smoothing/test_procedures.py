@@ -145,6 +145,7 @@ def test_anytime_radii_grow_and_stay_below_the_exact_ones() -> None:
     assert radius.sum() > 0.8 * fixed.radius.sum()
 
 
+@pytest.mark.slow
 def test_the_size_of_groups_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     usual, _ = certify_linear()
     monkeypatch.setattr(collect, "_FIRST_GROUP", 7)

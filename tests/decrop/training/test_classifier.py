@@ -85,6 +85,7 @@ def accuracy(weights: Weights, sigma: float = 0.0) -> float:
 # What is learnt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_learns(objective: str) -> None:
     given = settings(objective=objective, epochs=8)
@@ -321,6 +322,7 @@ def test_one_cycle_rises_and_falls_over_the_whole_training() -> None:
 # Resuming
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("objective", ["plain", "adre_adv"])
 def test_a_resumed_training_is_the_uninterrupted_one(objective: str, optimizer: str) -> None:

@@ -240,6 +240,7 @@ def assert_positive(changes: Tensor) -> None:
     assert changes.mean() > 3 * changes.std() / len(changes) ** 0.5
 
 
+@pytest.mark.slow
 @cases(
     ("weight", "term", "sign"),
     [
@@ -264,6 +265,7 @@ def test_discriminator_descends_its_loss(identity_terms: dict[str, Tensor]) -> N
     assert torch.equal(terms["mmd"], identity_terms["mmd"])
 
 
+@pytest.mark.slow
 @cases("weight", ["label_consistency", "cosine", "mmd", "discriminator"])
 def test_setting_any_weight_to_0_changes_the_denoiser(weight: str) -> None:
     reference = weights(trained())

@@ -86,6 +86,7 @@ def stopped(
     return list(islice(trial, reports))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scores", "best"),
     [

@@ -170,6 +170,7 @@ def test_held_out_trial_never_reads_test_images(
     assert outcome(folder) == outcome(held_out_trial)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("procedure", PROCEDURES)
 def test_final_training_takes_all_limited_images_and_reports_once(
     procedure: str,

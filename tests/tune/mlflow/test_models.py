@@ -53,6 +53,7 @@ def refusal(uri: str, dataset: Dataset = DATA) -> str:
     return str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("runs")
 def test_a_program_is_loaded() -> None:
     found = model_program(settings(logged("pt2")), DATA)

@@ -43,6 +43,7 @@ def test_a_moved_sweep_is_readable_through_a_server(
         assert Path(fetched).read_bytes() == (full_sweep.trial(0).path / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_sweep_is_tracked_on_a_server(server: str, tmp_path: Path) -> None:
     directory = make_sweep(tmp_path, "remote")
     write_everything(directory)

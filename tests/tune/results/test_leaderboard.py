@@ -146,6 +146,7 @@ def test_all_finished_trials_are_ranked_with_their_held_out_scores(board: Leader
     assert board.held_out[0].certified_accuracy == {"0.0": 0.7, "0.25": 0.5}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("top", "expected", "p_value"),
     # With trial 1 there are two tests more.
