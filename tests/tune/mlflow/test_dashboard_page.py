@@ -18,7 +18,7 @@ from tune.directory import SweepDirectory
 CARD = "[data-testid='experiment-view-compare-runs-card']"
 EMPTY = re.compile("no chart data|no data", re.IGNORECASE)
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
