@@ -2,9 +2,9 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -72,68 +72,48 @@ def to_frozen_trial(finished: FinishedTrial, space: Space) -> FrozenTrial | None
     )
 
 
-@dataclass
-class StudyTrial:
-    """A trial that runs, with what it tries; the study learns nothing of one outside the space."""
+def known_study(
+    sweep: SweepConfig,
+    finished: Iterable[FinishedTrial],
+    running: Mapping[int, Mapping[str, Any]],
+) -> optuna.Study:
+    """Build the study of a sweep in memory, from those of its trials that the space could give.
 
-    parameters: dict[str, Any]
-    _study: optuna.Study
-    _trial: optuna.Trial | None
-    _reported: set[int] = field(default_factory=set)
-
-    def report(self, step: int, value: float) -> None:
-        """Tell a held-out score; one that comes twice or is not finite is ignored."""
-        # A trial that Tune retries, and the last result of every trial, come twice.
-        if self._trial is not None and step not in self._reported and math.isfinite(value):
-            self._trial.report(value, step)
-            self._reported.add(step)
-
-    def complete(self, value: float) -> None:
-        """Tell the final score."""
-        if self._trial is not None:
-            self._study.tell(self._trial, value, state=TrialState.COMPLETE)
-
-    def prune(self) -> None:
-        """Tell that it was ended early; Optuna takes the last reported score as its own."""
-        if self._trial is not None:
-            self._study.tell(self._trial, state=TrialState.PRUNED)
-
-    def fail(self) -> None:
-        """Tell that it failed."""
-        if self._trial is not None:
-            self._study.tell(self._trial, state=TrialState.FAIL)
-
-
-class SweepStudy:
-    """The study of a sweep, in memory: a resumed sweep tells it of its finished trials anew.
-
-    What trial n is to try depends on the sweep's `search_seed`, on n and on the trials known by
-    then.
+    Args:
+        sweep: its settings.
+        finished: trials that ended.
+        running: parameters of trials that did not, by number.
     """
+    space = sweep.space
+    trials = {trial.number: to_frozen_trial(trial, space) for trial in finished}
+    for number, parameters in running.items():
+        if contains(space, parameters):
+            trials[number] = optuna.create_trial(
+                state=TrialState.RUNNING,
+                params=dict(parameters),
+                distributions={path: distribution(space[path]) for path in parameters},
+            )
+    study = _new_study()
+    for number in sorted(trials):
+        if (trial := trials[number]) is not None:
+            study.add_trial(trial)
+    return study
 
-    def __init__(self, sweep: SweepConfig, past: Sequence[FinishedTrial]) -> None:
-        """Begin a study that knows the finished trials inside the sweep's space."""
-        self._sweep = sweep
-        self._study = _new_study()
-        for finished in sorted(past, key=lambda trial: trial.number):
-            if (trial := to_frozen_trial(finished, sweep.space)) is not None:
-                self._study.add_trial(trial)
 
-    @property
-    def trials(self) -> list[FrozenTrial]:
-        """All trials that the study knows."""
-        return self._study.get_trials()
+def propose(
+    sweep: SweepConfig,
+    number: int,
+    finished: Iterable[FinishedTrial],
+    running: Mapping[int, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Return what trial `number` is to try.
 
-    def ask(self, number: int, given: Mapping[str, Any] | None) -> StudyTrial:
-        """Enter trial `number`, with the given parameters, or new ones where there are none."""
-        space = self._sweep.space
-        if given is not None and not contains(space, given):
-            return StudyTrial(dict(given), self._study, None)
-        if given is not None:
-            self._study.enqueue_trial(dict(given))
-        self._study.sampler = _sampler(self._sweep, number)
-        trial = self._study.ask()
-        return StudyTrial(suggest(trial, space), self._study, trial)
+    It depends on the sweep's `search_seed`, on the number and on the trials that are given (see
+    `known_study`), and on nothing else.
+    """
+    study = known_study(sweep, finished, running)
+    study.sampler = _sampler(sweep, number)
+    return suggest(study.ask(), sweep.space)
 
 
 @dataclass(frozen=True)

@@ -467,7 +467,7 @@ def search_trials(job: SweepJob, console: Console, stop: SweepStop) -> None:
                 sweep, metric=METRIC, past=past, unfinished=unfinished, time_attr=EVALUATION
             ),
             scheduler=build_scheduler(
-                sweep.pruning, metric=METRIC, evaluations=evaluations, past=past
+                sweep.pruning, metric=METRIC, evaluations=evaluations, past=past, lag=sweep.lag
             ),
             num_samples=missing,
             max_concurrent_trials=job.claims.max_concurrent,

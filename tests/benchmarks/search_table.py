@@ -24,27 +24,34 @@ import torch
 import typer
 
 from decrop.cache import ContentCache
+from decrop.documents import set_dotted
 from decrop.trial.folder import TrialFolder
 from decrop.trial.inputs import TrialInputs
 from decrop.trial.prepare import load_inputs
 from decrop.trial.run import run_trial
 from tune.space import reference_config, reference_parameters, trial_config_for
-from tune.study import SweepStudy
+from tune.study import propose
 from tune.sweep_file import SweepConfig, load_sweep
 
 TABLE = Path(__file__).parent / "data" / "search_table.json.gz"
-# Smaller batches keep as many steps an epoch as the quickstart's.
+# Of the searches' costs only their ratio counts. Batches are smaller with the limited data; a few
+# values of the attacks' bounds and steps let trials share boundary samples.
 SMALLER = (
     "search=random",
-    "limited.fraction=0.12",
-    "training.epochs=4",
-    "training.discriminator_epochs=2",
-    "training.batch_size=60",
-    "certification.selection_samples=20",
+    "limited.fraction=0.08",
+    "limited.held_out_fraction=0.33",
+    "training.epochs=8",
+    "certification.procedure=fixed",
+    "certification.selection_samples=10",
     "certification.pruning_samples=40",
     "certification.held_out_samples=100",
-    "space.training.batch_size={choice: [30, 60]}",
+    "space.training.batch_size={choice: [35, 70]}",
+    "space.boundary.epsilon={choice: [0.05, 0.1, 0.2], "
+    "when: {boundary.attack: [pgd, auto_attack]}}",
+    "space.boundary.steps={choice: [5, 10, 20], when: {boundary.attack: pgd}}",
+    "space.interpolation.steps={choice: [10, 25]}",
 )
+_BATCH_SIZE = 70
 
 
 @dataclass(frozen=True)
@@ -70,10 +77,9 @@ class TableRow:
 
 def table_sweep(trials: int) -> SweepConfig:
     """Return the quickstart as a random search over small trials."""
-    assignments = [text for text in SMALLER if not text.startswith("training.batch_size")]
-    sweep = load_sweep("quickstart", [*assignments, f"trials={trials}"])
-    base = {**sweep.trial, "training": {**sweep.trial["training"], "batch_size": 60}}
-    return sweep.model_copy(update={"trial": base})
+    sweep = load_sweep("quickstart", [*SMALLER, f"trials={trials}"])
+    trial = set_dotted(sweep.trial, "training.batch_size", _BATCH_SIZE)
+    return sweep.model_copy(update={"trial": trial})
 
 
 def make_row(
@@ -83,7 +89,7 @@ def make_row(
     parameters: Mapping[str, Any] = reference_parameters(sweep)
     config = reference_config(sweep)
     if number > 0:
-        parameters = SweepStudy(sweep, []).ask(number, None).parameters
+        parameters = propose(sweep, number, [], {})
         config = trial_config_for(sweep, parameters)
     started = time.process_time()
     trial = TrialFolder(folder / str(number))
