@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from decrop.config.components import Component, Table
 from decrop.config.settings import (
@@ -14,6 +14,7 @@ from decrop.config.settings import (
     Padding,
     Positive,
     Settings,
+    Sigma,
 )
 
 Optimizer = Literal["adam", "adam_then_sgd", "sgd", "one_cycle"]
@@ -54,6 +55,21 @@ OBJECTIVES = Table(
     ),
 )
 Objective = Annotated[str, OBJECTIVES]
+
+
+def _ascending(span: tuple[float, float]) -> tuple[float, float]:
+    """Return the ends of a range if the first is below the second.
+
+    Raises:
+        ValueError: it is not.
+    """
+    low, high = span
+    if low >= high:
+        raise ValueError(f"must be [lowest, highest], but {low:g} is not below {high:g}")
+    return span
+
+
+SigmaRange = Annotated[tuple[Sigma, Sigma], AfterValidator(_ascending)]
 AugmentationPolicy = Literal["none", 1, 2, 3]
 Mixing = Literal["none", "mixup", "cutmix"]
 
@@ -113,6 +129,12 @@ class TrainingSettings(Settings):
     generated_samples: Literal["boundary_and_interpolated", "boundary", "interpolated"] = Field(
         "boundary_and_interpolated",
         description="decrop: samples whose losses DE-CROP eqs. 9 and 10 sum (paper: both).",
+    )
+    sigma: Sigma | SigmaRange | None = Field(
+        None,
+        description="Standard deviation of the noise in training, in [0,1] pixels: a number, "
+        "or [lowest, highest] of the one that each image gets in a step at random; the sigma that "
+        "is certified where not given. A denoiser that takes sigma is told it.",
     )
     mse_epochs: CountOrZero = Field(
         0,

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from functools import partial
 from typing import Literal
 
 import torch
@@ -14,6 +13,7 @@ from decrop.classifiers.classifier import Classifier
 from decrop.config import DenoiserSettings, TrainingSettings, TrialConfig
 from decrop.config.training import OBJECTIVES
 from decrop.data.augmentation import augment_views, augments
+from decrop.networks.conditional import SigmaConditional
 from decrop.networks.discriminator import Discriminator
 from decrop.networks.registry import build_denoiser
 from decrop.seeds import seeded_globals, torch_generator
@@ -102,7 +102,7 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
             precision=resolve_precision(config.execution.training_precision, device),
             device=device,
         )
-        self._sigma = config.sigma
+        self._sigma = config.sigma if config.training.sigma is None else config.training.sigma
         self._seed = config.seed
         self._settings = config.training
         self._classifier = classifier.to(device)
@@ -159,6 +159,7 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
     def _batches(self, epoch: int) -> Iterator[Batch]:
         choices = torch_generator(self._seed, "training", epoch)
         noise = torch_generator(self._seed, "training noise", epoch, device=self._device)
+        sigmas = torch_generator(self._seed, "training sigma", epoch)
         count, images = self._interpolated.shape[:2]
         order = torch.randperm(images, generator=choices)
         phase, _ = phase_and_epoch(self._settings, epoch)
@@ -174,14 +175,26 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
                 self._settings.augmentation,
                 choices,
             )
+            sigma = self._sigma_of(len(rows), sigmas)
+            drawn = torch.randn(clean.shape, generator=noise, device=self._device)
             yield Batch(
                 clean=clean,
                 boundary=boundary if "boundary" in generated else None,
                 interpolated=interpolated if "interpolated" in generated else None,
                 boundary_used=self._boundary_used[rows],
                 clean_outputs=self._clean_outputs_of(rows),
-                noise=self._sigma * torch.randn(clean.shape, generator=noise, device=self._device),
+                noise=sigma[:, None, None, None] * drawn,
+                sigma=sigma,
             )
+
+    def _sigma_of(self, images: int, generator: torch.Generator) -> Tensor:
+        """Return the standard deviation of the noise of each image, [images], on the device."""
+        if isinstance(self._sigma, tuple):
+            low, high = self._sigma
+            sigma = low + (high - low) * torch.rand(images, generator=generator)
+        else:
+            sigma = torch.full((images,), self._sigma)
+        return sigma.to(self._device)
 
     def _clean_outputs_of(self, rows: Tensor) -> tuple[Tensor, Tensor] | None:
         if self._clean_outputs is None:
@@ -199,9 +212,7 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
         if phase == 2:
             progress = (epoch + step / self.steps_an_epoch) / self._settings.phase_epochs[phase]
             scale = reversal_scale(self._settings, progress)
-        networks = Networks(
-            partial(self._forward, self.network), self._classify, self._discriminator
-        )
+        networks = Networks(self._denoise, self._classify, self._discriminator)
         terms: LossTerms = OBJECTIVES.build(self._objective(phase), batch, networks, scale)
         total = total_loss(terms, self._settings.loss_weights)
         if self._settings.l1_penalty:
@@ -214,6 +225,10 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
         found = {field.name: getattr(terms, field.name) for field in fields(LossTerms)}
         values = {name: value for name, value in found.items() if value is not None}
         return Terms({**values, "total": total})
+
+    def _denoise(self, noisy: Tensor, sigma: Tensor) -> Tensor:
+        told = (sigma,) if isinstance(self.network, SigmaConditional) else ()
+        return self._forward(self.network, noisy, *told)
 
     def _classify(self, images: Tensor) -> tuple[Tensor, Tensor]:
         with autocast(self.precision, self._device):

@@ -106,6 +106,7 @@ class Batch:
         boundary: [B, C, H, W], or None likewise.
         boundary_used: bool [B], boundary samples that count.
         noise: [B, C, H, W].
+        sigma: [B], standard deviation of the noise of each image.
         clean_outputs: logits [B, K] and features [B, F] of `clean`, where they are known already.
     """
 
@@ -114,6 +115,7 @@ class Batch:
     boundary: Tensor | None
     boundary_used: Tensor
     noise: Tensor
+    sigma: Tensor
     clean_outputs: tuple[Tensor, Tensor] | None = None
 
 
@@ -122,13 +124,14 @@ class Networks:
     """What the objectives run.
 
     Attributes:
-        denoise: noisy images float32 [B, C, H, W] to denoised ones.
+        denoise: noisy images float32 [B, C, H, W] and the standard deviations of their noise [B] to
+            denoised images.
         classify: images float32 [B, C, H, W] to logits [B, K] and features [B, F] of the frozen
             classifier, float32.
         discriminator: of domains.
     """
 
-    denoise: Callable[[Tensor], Tensor]
+    denoise: Callable[[Tensor, Tensor], Tensor]
     classify: Callable[[Tensor], tuple[Tensor, Tensor]]
     discriminator: Discriminator
 
@@ -139,22 +142,24 @@ def decrop_terms(batch: Batch, networks: Networks, reversal_scale: float | None)
     kept = batch.boundary_used
     generated = []
     if batch.interpolated is not None:
-        generated.append((batch.interpolated + batch.noise, clean_logits))
+        generated.append((batch.interpolated + batch.noise, batch.sigma, clean_logits))
     if batch.boundary is not None and kept.any():
         # Left out before the denoiser, where BatchNorm would let them act on the others.
-        generated.append(((batch.boundary + batch.noise)[kept], clean_logits[kept]))
-    noisy = [view for view, _ in generated] + [batch.clean + batch.noise]
+        noisy = (batch.boundary + batch.noise)[kept]
+        generated.append((noisy, batch.sigma[kept], clean_logits[kept]))
+    views = [(noisy, sigma) for noisy, sigma, _ in generated]
+    views.append((batch.clean + batch.noise, batch.sigma))
     # One pass a view, for BatchNorm normalises each by statistics of its own. The clean view goes
     # last: with DnCNN's momentum the running statistics are then its own, as where the published
     # code runs it once more for the discriminator.
-    denoised = [networks.denoise(view) for view in noisy]
+    denoised = [networks.denoise(noisy, sigma) for noisy, sigma in views]
     # The classifier normalises by fixed statistics, so one pass does for all views.
     all_logits, all_features = networks.classify(torch.cat(denoised))
     sizes = [len(view) for view in denoised]
     *generated_logits, logits = all_logits.split(sizes)
     *generated_features, features = all_features.split(sizes)
     cosine, mmd = clean_logits.new_zeros(()), clean_logits.new_zeros(())
-    for (_, targets), view_logits, view_features in zip(
+    for (*_, targets), view_logits, view_features in zip(
         generated, generated_logits, generated_features, strict=True
     ):
         cosine = cosine + cosine_similarity(view_logits, targets)
@@ -175,13 +180,13 @@ def decrop_terms(batch: Batch, networks: Networks, reversal_scale: float | None)
 def stability_terms(batch: Batch, networks: Networks, _: float | None) -> LossTerms:
     """Return label consistency alone: the stability objective (Salman et al. 2020, eq. 7)."""
     clean_logits, _features = _clean_outputs(batch, networks)
-    logits, _features = networks.classify(networks.denoise(batch.clean + batch.noise))
+    logits, _features = networks.classify(networks.denoise(batch.clean + batch.noise, batch.sigma))
     return LossTerms(label_consistency=label_consistency_loss(logits, clean_logits))
 
 
 def mse_terms(batch: Batch, networks: Networks, _: float | None) -> LossTerms:
     """Return the squared error to the clean images (Salman et al. 2020, eq. 6)."""
-    denoised = networks.denoise(batch.clean + batch.noise)
+    denoised = networks.denoise(batch.clean + batch.noise, batch.sigma)
     return LossTerms(squared_error=squared_error(denoised, batch.clean))
 
 

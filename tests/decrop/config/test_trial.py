@@ -109,6 +109,7 @@ def test_settings_survive_json() -> None:
         ("interpolation.learning_rate", [1e-9], [0]),
         ("denoiser.depth", [3, 64], [2, 65]),
         ("denoiser.channels", [4, 512], [3, 513]),
+        ("training.sigma", [None, 0.1, [0.1, 0.5]], [0, [0.5, 0.1], [0.1, 0.1], [0.1], [0, 1]]),
         ("training.epochs", [1], [0]),
         ("training.discriminator_epochs", [0], [-1]),
         ("training.batch_size", [1], [0]),
