@@ -154,9 +154,16 @@ class DiscriminatorSettings(Settings):
     hidden_units: Count = Field(
         100, le=65_536, description="Units of the hidden layer (paper: 100)."
     )
+    outputs: Literal[1, 2] = Field(
+        1,
+        description="1: the logit of clean (eq. 11); 2: a logit of each domain (published), whose "
+        "difference Adam moves twice as fast.",
+    )
     learning_rate: Positive = Field(1e-5, description="Adam learning rate (paper: 1e-5).")
     reversal_scale: NonNegative = Field(
-        1.0, description="Scale of the reversed gradient before beta 4 and the ramp (published: 2)."
+        1.0,
+        description="Scale of the reversed gradient before beta 4 and the ramp (published: 2), of "
+        "eq. 11 as a mean over both domains.",
     )
 
 

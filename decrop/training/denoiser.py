@@ -128,6 +128,7 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
             self._discriminator = Discriminator(
                 features=self._classifier.feature_count(self._clean[:1]),
                 hidden_units=self._settings.discriminator.hidden_units,
+                outputs=self._settings.discriminator.outputs,
             ).to(device)
         self._discriminator_optimizer = torch.optim.Adam(
             self._discriminator.parameters(), lr=self._settings.discriminator.learning_rate
@@ -183,7 +184,7 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
             )
             rows = rows.repeat(draws)
             sigma = self._sigma_of(len(rows), sigmas)
-            clean = clean.repeat(draws, 1, 1, 1)
+            clean = _repeated(clean, draws)
             clean_noise = self._noise_like(clean, sigma, noise)
             views = {
                 "interpolated": (interpolated, None),
@@ -192,7 +193,7 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
             generated = []
             for name, weight in weights.items():
                 view, used = views[name]
-                view = view.repeat(draws, 1, 1, 1)
+                view = _repeated(view, draws)
                 own = self._noise_like(view, sigma, noise) if independent else clean_noise
                 generated.append(View(view, own, weight, used))
             yield Batch(
@@ -270,6 +271,11 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
         with autocast(self.precision, self._device):
             logits, features = self._classifier.logits_and_features(images)
         return logits.float(), features.float()
+
+
+def _repeated(images: Tensor, times: int) -> Tensor:
+    # A copy would have another memory layout, in which the classifier's last bits may differ.
+    return images if times == 1 else images.repeat(times, 1, 1, 1)
 
 
 def freeze_all_but_last(network: nn.Module, layers: int) -> list[nn.Module]:

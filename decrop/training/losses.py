@@ -79,10 +79,12 @@ _KERNELS: dict[str, Callable[[Tensor, tuple[float, ...]], Tensor]] = {
 
 
 def domain_loss(clean_scores: Tensor, denoised_scores: Tensor) -> Tensor:
-    """Binary cross-entropy of scores [B] of the domain, clean 1 and denoised 0 (DE-CROP eq. 11)."""
-    return F.binary_cross_entropy_with_logits(
-        clean_scores, torch.ones_like(clean_scores)
-    ) + F.binary_cross_entropy_with_logits(denoised_scores, torch.zeros_like(denoised_scores))
+    """Binary cross-entropy of scores [B] of the domain, clean 1 and denoised 0 (DE-CROP eq. 11).
+
+    The mean over all rows of both domains, as in the published code.
+    """
+    domains = torch.cat([torch.ones_like(clean_scores), torch.zeros_like(denoised_scores)])
+    return F.binary_cross_entropy_with_logits(torch.cat([clean_scores, denoised_scores]), domains)
 
 
 def squared_error(denoised: Tensor, clean: Tensor) -> Tensor:
@@ -223,8 +225,9 @@ def decrop_terms(
             targets.append(clean_logits[kept])
             weights.append(view.weight)
     # One pass a view, for BatchNorm normalises each by statistics of its own. The clean view goes
-    # last: with DnCNN's momentum the running statistics are then its own, as where the published
-    # code runs it once more for the discriminator.
+    # last: with DnCNN's momentum the running statistics are then its own. The published code goes
+    # through clean, boundary and interpolated view, in the second phase after a pass of the clean
+    # one for the discriminator, so its running statistics are the interpolated view's.
     noisy = [*generated, (batch.clean + batch.noise, batch.sigma)]
     denoised = [networks.denoise(images, sigma) for images, sigma in noisy]
     # The classifier normalises by fixed statistics, so one pass does for all views.

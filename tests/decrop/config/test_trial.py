@@ -59,6 +59,7 @@ PUBLISHED = {
     "training.discriminator.hidden_units": 100,
     "training.discriminator.learning_rate": 1e-5,
     "training.discriminator.reversal_scale": 1,
+    "training.discriminator.outputs": 1,
     "training.augmentation.policy": 1,
     "training.augmentation.mixing": "none",
     "training.augmentation.crop_padding": 4,

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from decrop.config import KernelSettings, LossWeights
+from decrop.config import KernelSettings, LossWeights, TrainingSettings
+from decrop.networks.discriminator import Discriminator, reverse_gradient
 from decrop.seeds import torch_generator
+from decrop.training.denoiser import reversal_scale
 from decrop.training.losses import (
     LossTerms,
     cosine_similarity,
@@ -217,19 +219,37 @@ def test_domain_loss_is_cross_entropy_with_clean_1_and_denoised_0() -> None:
     clean_part = (math.log(1 + math.exp(-2)) + math.log(1 + math.e)) / 2
     denoised_part = (math.log(1 + math.exp(0.5)) + math.log(1 + math.exp(3))) / 2
     loss = domain_loss(clean, denoised)
-    assert loss.item() == pytest.approx(clean_part + denoised_part, rel=1e-6)
+    # The mean over the rows of both domains.
+    assert loss.item() == pytest.approx((clean_part + denoised_part) / 2, rel=1e-6)
 
 
 def test_domain_loss_raises_clean_scores_and_lowers_denoised_ones() -> None:
     clean, denoised = normal(4).requires_grad_(), normal(4, seed=1).requires_grad_()
     loss = domain_loss(clean, denoised)
-    torch.testing.assert_close(gradient(loss, clean), (clean.sigmoid() - 1).detach() / 4)
+    torch.testing.assert_close(gradient(loss, clean), (clean.sigmoid() - 1).detach() / 8)
     loss = domain_loss(clean, denoised)
-    torch.testing.assert_close(gradient(loss, denoised), denoised.sigmoid().detach() / 4)
+    torch.testing.assert_close(gradient(loss, denoised), denoised.sigmoid().detach() / 8)
 
 
-def test_undecided_discriminator_has_twice_the_entropy_of_a_coin() -> None:
-    assert domain_loss(torch.zeros(3), torch.zeros(3)).item() == pytest.approx(2 * math.log(2))
+def test_undecided_discriminator_has_the_entropy_of_a_coin() -> None:
+    assert domain_loss(torch.zeros(3), torch.zeros(3)).item() == pytest.approx(math.log(2))
+
+
+def test_reversed_gradient_is_the_published_one() -> None:
+    """Two logits, NLL over the 2B rows, and 2 (2 / (1 + exp(-10 p)) - 1) on the way back."""
+    discriminator = Discriminator(features=4, hidden_units=3, outputs=2).double()
+    clean, denoised = normal(5, 4), normal(5, 4, seed=1).requires_grad_()
+    progress = 0.3
+    likelihoods = F.log_softmax(discriminator.layers(torch.cat([clean, denoised])), dim=1)
+    # The logit of clean is the first, so its rows are of class 0.
+    rows = F.nll_loss(likelihoods, torch.tensor([0] * 5 + [1] * 5))
+    published = -2 * (2 / (1 + math.exp(-10 * progress)) - 1) * gradient(rows, denoised)
+    settings = TrainingSettings.model_validate({"discriminator": {"reversal_scale": 2}})
+    reversed_ = reverse_gradient(denoised, reversal_scale(settings, progress))
+    scores = discriminator(torch.cat([clean, reversed_]))
+    loss = domain_loss(scores[:5], scores[5:])
+    assert loss.item() == pytest.approx(rows.item())
+    torch.testing.assert_close(gradient(loss, denoised), published)
 
 
 # Distillation.
