@@ -215,6 +215,8 @@ class Trainer(ABC, Generic[AnyRecord, Batch]):
         for optimizer in optimizers:
             optimizer.zero_grad()
         loss.backward()
+        if self._schedule.gradient_norm:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self._schedule.gradient_norm)
         for optimizer in optimizers:
             optimizer.step()
 

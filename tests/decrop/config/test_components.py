@@ -102,7 +102,7 @@ def _dataset(_: Any) -> Dataset:
     )
 
 
-def _objective(batch: Any, networks: Any, _: float | None) -> LossTerms:
+def _objective(batch: Any, networks: Any, _: Any, __: float | None) -> LossTerms:
     return LossTerms(
         squared_error=networks.denoise(batch.clean + batch.noise, batch.sigma).square().mean()
     )

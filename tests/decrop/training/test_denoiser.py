@@ -279,7 +279,7 @@ LEARNING = {
     "learning_rate": 0.02,
     "weight_decay": 0,
     "augmentation": PLAIN,
-    "discriminator": {"learning_rate": 1e-9, "reversal_scale": 3},
+    "discriminator": {"learning_rate": 1e-9, "reversal_scale": 6},
 }
 
 
