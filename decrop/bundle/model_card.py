@@ -364,9 +364,9 @@ Certified accuracy at each radius on the same images, by the standard deviation 
 | --- |{" --- |" * len(radii)} --- |
 {chr(10).join(rows)}
 
-The envelope takes of each image the largest radius at any σ, whatever its class; the failure
-probability is split over the {len(result.by_sigma)} σ, so that all certificates of an image hold together. It says
-that the smoothed classifier at the σ of that image keeps its answer. It is no certificate of one
+The envelope takes of each image the largest radius at any σ, whatever its class. The failure
+probability is split over these σ, so that all certificates of an image hold together. It says that
+the smoothed classifier at the σ of that image keeps its answer. It is no certificate of one
 classifier that chooses σ by the image, for within the radius the choice might change.
 """
 

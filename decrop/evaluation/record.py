@@ -122,7 +122,7 @@ class CertificationRecord(Settings):
         return (
             f"{self.images} {self.split.replace('_', '-')} images, {sigma}, failure "
             f"probability {settings.failure_probability:g} an image"
-            f"{f' ({len(several)} parts of it)' if several else ''}, procedure "
+            f"{' for all sigmas together' if several else ''}, procedure "
             f"{settings.procedure}{f' ({settings.certificate})' if fixed else ''}, "
             f"noise {settings.noise}, {settings.selection_samples} + "
             f"{'' if fixed else 'at most '}{self.estimation_samples} samples an image"
@@ -135,6 +135,8 @@ class CertificationRecord(Settings):
         return {
             "sigma": self.sigma,
             **self.certification.model_dump(exclude=left_out),
+            # Not dumped where there are none.
+            "sigmas": self.certification.sigmas,
             "estimation_samples": self.estimation_samples,
             "split": self.split,
             "images": self.images,
