@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from decrop.config import LossWeights
+from decrop.config import KernelSettings, LossWeights
 from decrop.seeds import torch_generator
 from decrop.training.losses import (
     LossTerms,
@@ -18,6 +19,8 @@ from decrop.training.losses import (
     domain_loss,
     label_consistency_loss,
     maximum_mean_discrepancy,
+    softened_divergence,
+    squared_logit_error,
     total_loss,
 )
 
@@ -172,6 +175,40 @@ def test_mmd_of_coinciding_points_has_no_gradient(count: int) -> None:
     assert gradient(value, first).abs().max() == 0
 
 
+def test_inverse_multiquadric_kernel_by_hand() -> None:
+    kernel = KernelSettings(kind="inverse_multiquadric", bandwidth_factors=(0.5, 2.0))
+    # One pair of distinct points: w is their squared distance, whatever it is.
+    expected = 2 * 2 - 2 * (0.5 / (0.5 + 1) + 2 / (2 + 1))
+    for distance in (0.1, 30.0):
+        second = torch.tensor([[distance, 0.0]])
+        value = maximum_mean_discrepancy(torch.zeros(1, 2), second, kernel)
+        assert value.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_linear_kernel_is_the_distance_of_the_means() -> None:
+    first, second = normal(4, 3), 0.5 + normal(6, 3, seed=1)
+    value = maximum_mean_discrepancy(first, second, KernelSettings(kind="linear"))
+    torch.testing.assert_close(value, (first.mean(0) - second.mean(0)).square().sum())
+
+
+def test_bandwidths_are_factors_of_the_mean_squared_distance() -> None:
+    kernel = KernelSettings(bandwidth_factors=(3.0,))
+    value = maximum_mean_discrepancy(torch.zeros(1, 2), torch.ones(1, 2), kernel)
+    assert value.item() == pytest.approx(2 - 2 * math.exp(-1 / 3), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["rbf", "inverse_multiquadric", "linear"])
+def test_every_kernel_vanishes_for_equal_samples_with_a_finite_gradient(kind: Any) -> None:
+    sample = normal(6, 4).requires_grad_()
+    kernel = KernelSettings(kind=kind, bandwidth_factors=(1e-6, 1e6))
+    value = maximum_mean_discrepancy(sample, sample.detach(), kernel)
+    assert value.item() == pytest.approx(0, abs=1e-9)
+    assert gradient(value, sample).isfinite().all()
+    together = torch.ones(3, 3, requires_grad=True)
+    value = maximum_mean_discrepancy(together, torch.ones(3, 3), kernel)
+    assert gradient(value, together).isfinite().all()
+
+
 # Eq. 11.
 
 
@@ -193,6 +230,33 @@ def test_domain_loss_raises_clean_scores_and_lowers_denoised_ones() -> None:
 
 def test_undecided_discriminator_has_twice_the_entropy_of_a_coin() -> None:
     assert domain_loss(torch.zeros(3), torch.zeros(3)).item() == pytest.approx(2 * math.log(2))
+
+
+# Distillation.
+
+
+def test_divergence_of_softened_logits_by_hand() -> None:
+    denoised, clean = torch.tensor([[0.0, 0.0]]), torch.tensor([[2 * math.log(3), 0.0]])
+    # At temperature 2 the clean softmax is (3/4, 1/4), the denoised one (1/2, 1/2).
+    expected = 4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+    assert softened_divergence(denoised, clean, 2.0).item() == pytest.approx(expected, rel=1e-5)
+    twice = softened_divergence(denoised.repeat(5, 1), clean.repeat(5, 1), 2.0)
+    assert twice.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_gradient_of_the_divergence_survives_a_high_temperature() -> None:
+    denoised, clean = normal(4, 3).requires_grad_(), normal(4, 3, seed=1)
+    found = gradient(softened_divergence(denoised, clean, 1e3), denoised)
+    # Hinton et al. 2015, eq. 4: with logits of zero mean, their difference over K.
+    centred = [logits - logits.mean(1, keepdim=True) for logits in (denoised.detach(), clean)]
+    expected = (centred[0] - centred[1]) / 3 / 4
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-4)
+
+
+def test_divergence_is_zero_for_equal_logits_up_to_a_shift() -> None:
+    logits = normal(4, 3)
+    assert softened_divergence(logits + 7, logits, 1.0).item() == pytest.approx(0, abs=1e-12)
+    assert squared_logit_error(logits + 7, logits).item() == pytest.approx(49)
 
 
 # Eq. 12.
