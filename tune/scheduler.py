@@ -63,7 +63,7 @@ class SparingScheduler(FIFOScheduler):
     """
 
     def __init__(self, halving: SuccessiveHalving, metric: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._halving = halving
         self._score = metric
 

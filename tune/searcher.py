@@ -1,6 +1,6 @@
 """The searcher that Ray Tune asks for trials: trial 0, unfinished ones, Optuna's proposals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from ray.air.constants import TRAINING_ITERATION
@@ -34,8 +34,20 @@ class SweepSearcher(Searcher):
         past: Sequence[FinishedTrial] = (),
         unfinished: Sequence[tuple[int, Mapping[str, Any]]] = (),
         time_attr: str = TRAINING_ITERATION,
+        others: Callable[[int], tuple[float, ...]] = lambda _: (),
     ) -> None:
+        """Take up a sweep.
+
+        Args:
+            sweep: its settings.
+            metric: name in results of the first objective's value.
+            past: trials that ended.
+            unfinished: numbers and parameters of those that began and did not end.
+            time_attr: name in results of the evaluation, counted from 1.
+            others: returns the values of a complete trial by all objectives but the first.
+        """
         super().__init__(metric=metric, mode="max")
+        self._others = others
         self._sweep = sweep
         self._time_attr = time_attr
         self.finished = {trial.number: trial for trial in past}
@@ -88,7 +100,8 @@ class SweepSearcher(Searcher):
             self.on_trial_result(trial_id, result or {})
         number, scores = self._running.pop(trial_id)
         parameters = self._unfinished.pop(number)
-        self.finished[number] = FinishedTrial(number, parameters, state, value, scores)
+        others = self._others(number) if state == "complete" else ()
+        self.finished[number] = FinishedTrial(number, parameters, state, value, scores, others)
 
     def save(self, checkpoint_path: str) -> None:
         """Write nothing, for a sweep resumes from its trials' folders."""

@@ -17,11 +17,13 @@ from optuna.distributions import (
 from optuna.exceptions import ExperimentalWarning
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from decrop.seeds import derive_seed
 from tune.domains import Domain, Space, contains, exists, ordered
 from tune.finished_trials import FinishedTrial, finite
+from tune.results.metric import MINIMISED
 from tune.space import total_trials
 from tune.sweep_file import SweepConfig
 
@@ -53,19 +55,29 @@ def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
     return parameters
 
 
-def to_frozen_trial(finished: FinishedTrial, space: Space) -> FrozenTrial | None:
-    """Return a trial as Optuna's study has it; None if the space could not have given it."""
+def to_frozen_trial(
+    finished: FinishedTrial, space: Space, *, objectives: int = 1
+) -> FrozenTrial | None:
+    """Return a trial as Optuna's study has it; None if the space could not have given it.
+
+    `objectives` is their number; a complete trial that lacks one of them counts as failed.
+    """
     if not contains(space, finished.parameters):
         return None
     steps = {step: value for step, value in finished.intermediate.items() if math.isfinite(value)}
-    state, value = TrialState.FAIL, finite(finished.value)
-    if finished.state == "complete" and value is not None:
+    given = [finite(value) for value in (finished.value, *finished.others)]
+    values = [value for value in given if value is not None]
+    state = TrialState.FAIL
+    if finished.state == "complete" and len(values) == len(given) == objectives:
         state = TrialState.COMPLETE
     elif finished.state == "pruned" and steps:
-        state, value = TrialState.PRUNED, steps[max(steps)]
+        state, values = TrialState.PRUNED, [steps[max(steps)]]
+    if objectives > 1 and state is TrialState.PRUNED:
+        # Of several objectives Optuna takes no scores of pruned trials: they count as weak.
+        steps, values = {}, []
     return optuna.create_trial(
         state=state,
-        value=None if state is TrialState.FAIL else value,
+        values=values if values and state is not TrialState.FAIL else None,
         params=dict(finished.parameters),
         distributions={path: distribution(space[path]) for path in finished.parameters},
         intermediate_values=steps,
@@ -85,7 +97,8 @@ def known_study(
         running: parameters of trials that did not, by number.
     """
     space = sweep.space
-    trials = {trial.number: to_frozen_trial(trial, space) for trial in finished}
+    count = len(sweep.objectives)
+    trials = {t.number: to_frozen_trial(t, space, objectives=count) for t in finished}
     for number, parameters in running.items():
         if contains(space, parameters):
             trials[number] = optuna.create_trial(
@@ -93,7 +106,7 @@ def known_study(
                 params=dict(parameters),
                 distributions={path: distribution(space[path]) for path in parameters},
             )
-    study = _new_study()
+    study = _new_study([name in MINIMISED for name in sweep.objectives])
     for number in sorted(trials):
         if (trial := trials[number]) is not None:
             study.add_trial(trial)
@@ -185,9 +198,12 @@ def _suggest_one(trial: optuna.Trial, path: str, domain: Domain) -> Any:
     return trial.suggest_categorical(path, domain.choice or ())
 
 
-def _new_study() -> optuna.Study:
+def _new_study(minimised: Sequence[bool] = (False,)) -> optuna.Study:
+    directions = [
+        StudyDirection.MINIMIZE if less else StudyDirection.MAXIMIZE for less in minimised
+    ]
     with _quiet():
-        return optuna.create_study(direction="maximize", pruner=optuna.pruners.NopPruner())
+        return optuna.create_study(directions=directions, pruner=optuna.pruners.NopPruner())
 
 
 def _sampler(sweep: SweepConfig, number: int) -> BaseSampler:

@@ -34,7 +34,7 @@ from tune.directory import SweepDirectory, trial_name
 from tune.driver import sole_driver
 from tune.export import export_trial
 from tune.final_runs import FinalTraining, certify_finals, missing_finals
-from tune.finished_trials import finished_trials
+from tune.finished_trials import finished_trials, other_values
 from tune.mlflow.client import check_tracking_uri
 from tune.mlflow.tracker import Tracker, TrackingThread
 from tune.plan import finals_queries, sweep_queries
@@ -55,7 +55,7 @@ from tune.space import (
 )
 from tune.stopping import Reason, SweepStop, common_cause, deadline, ends_sweep
 from tune.sweep_file import SweepConfig
-from tune.worker import INPUT_GROUPS, METRIC, SweepJob, SweepTrial, shares_inputs
+from tune.worker import INPUT_GROUPS, OBJECTIVE, SweepJob, SweepTrial, shares_inputs
 
 # It tells of a trial that failed by a traceback, which is in the trial's folder.
 logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
@@ -435,6 +435,7 @@ def search_trials(job: SweepJob, console: Console, stop: SweepStop) -> None:
         SweepStoppedError: before all of them have ended.
     """
     sweep, directory = job.sweep, job.directory
+    objectives = job.objectives
     past, unfinished = finished_trials(directory)
     total = total_trials(sweep)
     missing = total - len(past)
@@ -454,6 +455,7 @@ def search_trials(job: SweepJob, console: Console, stop: SweepStop) -> None:
         done_before=len(past),
         names=names,
         reference=kind_of(reference).reference,
+        objective=job.objectives[0],
     )
     callback = SweepCallback(progress, directory, stop)
     claim = job.claims.trial
@@ -464,10 +466,15 @@ def search_trials(job: SweepJob, console: Console, stop: SweepStop) -> None:
         trainable,
         tune_config=ray_tune.TuneConfig(
             search_alg=SweepSearcher(
-                sweep, metric=METRIC, past=past, unfinished=unfinished, time_attr=EVALUATION
+                sweep,
+                metric=OBJECTIVE,
+                past=past,
+                unfinished=unfinished,
+                time_attr=EVALUATION,
+                others=lambda number: other_values(directory.trial(number), objectives),
             ),
             scheduler=build_scheduler(
-                sweep.pruning, metric=METRIC, evaluations=evaluations, past=past, lag=sweep.lag
+                sweep.pruning, metric=OBJECTIVE, evaluations=evaluations, past=past, lag=sweep.lag
             ),
             num_samples=missing,
             max_concurrent_trials=job.claims.max_concurrent,

@@ -34,7 +34,9 @@ from decrop.documents import (
 from decrop.errors import InputError
 from tune.domains import MOST_POINTS, Domain, check_rows, check_space, require_choices
 from tune.leakage import check_held_out
-from tune.results.metric import AVERAGE_RADIUS, metric_named
+from tune.results.metric import AVERAGE_RADIUS, metric_named, metrics_named
+
+_MOST_OBJECTIVES = 6
 
 
 class PruningSettings(Settings):
@@ -92,10 +94,10 @@ class LeaderboardSettings(Settings):
     top: Count = Field(
         default=3, description="Trials with the best held-out score, beside trial 0."
     )
-    by: Word = Field(
-        default=AVERAGE_RADIUS,
-        description="Held-out score that ranks trials: acr, the average certified radius, or "
-        "certified_accuracy@RADIUS with one of certification.radii.",
+    by: Word | None = Field(
+        default=None,
+        description="Held-out score that ranks trials, one of what objectives may be; the first "
+        "objective if not given.",
     )
 
 
@@ -140,6 +142,16 @@ class SweepConfig(Settings):
         default=None,
         le=1_000_000,
         description="Trials in total with trial 0; not given for a grid, which has its own.",
+    )
+    objectives: tuple[Word, ...] = Field(
+        default=(AVERAGE_RADIUS,),
+        min_length=1,
+        max_length=_MOST_OBJECTIVES,
+        description="What is searched for on held-out images; trials are pruned by the first: acr, "
+        "the average certified radius; certified_accuracy@RADIUS with one of certification.radii; "
+        "certified_accuracy_area, its mean over these radii; clean_accuracy; and, the less the "
+        "better and not first, latency (seconds of an image with noise) and parameters (weights of "
+        "the denoiser).",
     )
     pruning: PruningSettings = PruningSettings()
     resources: ResourceSettings = ResourceSettings()
@@ -226,11 +238,10 @@ def load_sweep(name_or_path: str, assignments: Sequence[str] = ()) -> SweepConfi
         trial_config(base, source=sweep.base)
         trial = merge(base, trial)
     config = trial_config(trial, source=f"{name_or_path}, trial", assigned=assigned)
-    metric_named(
-        sweep.leaderboard.by,
-        config.certification.radii,
-        source=f"{name_or_path}: leaderboard.by",
-    )
+    radii = config.certification.radii
+    metrics_named(sweep.objectives, radii, source=f"{name_or_path}: objectives")
+    if sweep.leaderboard.by is not None:
+        metric_named(sweep.leaderboard.by, radii, source=f"{name_or_path}: leaderboard.by")
     check_space(sweep.space, trial, source=name_or_path, assigned=assigned)
     changes: Document = {"base": None, "trial": trial}
     if sweep.search == "rows":

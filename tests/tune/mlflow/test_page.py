@@ -30,7 +30,7 @@ def test_charts_lie_in_sections_that_are_open() -> None:
     assert list(shown.values()) == [
         "Certified accuracy",
         "Search",
-        "Settings and held-out radius",
+        "Settings and held-out score",
         "Losses",
     ]
 
