@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from itertools import repeat
 from typing import Literal
 
 import torch
@@ -17,11 +18,20 @@ from decrop.errors import InputError
 from decrop.networks.conditional import SigmaConditional
 from decrop.networks.discriminator import Discriminator
 from decrop.networks.registry import build_denoiser
-from decrop.seeds import seeded_globals, torch_generator
+from decrop.seeds import numpy_generator, seeded_globals, torch_generator
 from decrop.smoothing.execution import autocast, resolve_precision
+from decrop.synthesis.dead_leaves import dead_leaves
 from decrop.synthesis.synthetic_samples import SyntheticSamples
 from decrop.training.loop import Stateful, Terms, Trainer
-from decrop.training.losses import Batch, LossTerms, Networks, View, total_loss
+from decrop.training.losses import (
+    Batch,
+    LossTerms,
+    Networks,
+    PriorImages,
+    View,
+    prior_terms,
+    total_loss,
+)
 from decrop.training.schedule import (
     OptimizerKind,
     Schedule,
@@ -63,6 +73,8 @@ class EpochRecord:
     seconds: float
     generated_label_consistency: float | None = None
     distillation: float | None = None
+    prior_squared_error: float | None = None
+    prior_distillation: float | None = None
 
 
 class DenoiserTrainer(Trainer[EpochRecord, Batch]):
@@ -159,6 +171,8 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
             squared_error=means.get("squared_error"),
             generated_label_consistency=means.get("generated_label_consistency"),
             distillation=means.get("distillation"),
+            prior_squared_error=means.get("prior_squared_error"),
+            prior_distillation=means.get("prior_distillation"),
             total=means["total"],
             **timing,
         )
@@ -169,6 +183,7 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
         sigmas = torch_generator(self._seed, "training sigma", epoch)
         count, images = self._interpolated.shape[:2]
         order = torch.randperm(images, generator=choices)
+        prior_images = self._prior_images(epoch)
         phase, _ = phase_and_epoch(self._settings, epoch)
         weights = self._view_weights(phase)
         draws = self._settings.noise_draws
@@ -203,7 +218,29 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
                 generated=tuple(generated),
                 clean_outputs=self._clean_outputs_of(rows),
                 draws=draws,
+                prior=next(prior_images),
             )
+
+    def _prior_images(self, epoch: int) -> Iterator[PriorImages | None]:
+        """Make the generated images of each step of an epoch, None where there are to be none."""
+        settings = self._settings.prior_images
+        if settings.kind == "none":
+            yield from repeat(None)
+        channels, height, width = self._clean.shape[1:]
+        leaves = numpy_generator(self._seed, "prior images", epoch)
+        noise = torch_generator(self._seed, "noise of prior images", epoch, device=self._device)
+        sigmas = torch_generator(self._seed, "sigma of prior images", epoch)
+        while True:
+            images = dead_leaves(
+                settings.count,
+                channels=channels,
+                height=height,
+                width=width,
+                generator=leaves,
+                device=self._device,
+            )
+            sigma = self._sigma_of(len(images), sigmas)
+            yield PriorImages(images, self._noise_like(images, sigma, noise), sigma)
 
     def _view_weights(self, phase: Phase) -> dict[str, float]:
         """Return the weights of the kinds of generated samples that a phase trains on."""
@@ -248,9 +285,12 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
             progress = (epoch + step / self.steps_an_epoch) / self._settings.phase_epochs[phase]
             scale = reversal_scale(self._settings, progress)
         networks = Networks(self._denoise, self._classify, self._discriminator)
+        # First, so that BatchNorm's running statistics are those of the data.
+        prior = {} if batch.prior is None else prior_terms(batch.prior, networks, self._settings)
         terms: LossTerms = OBJECTIVES.build(
             self._objective(phase), batch, networks, self._settings, scale
         )
+        terms = replace(terms, **prior)
         total = total_loss(terms, self._settings.loss_weights)
         if self._settings.l1_penalty:
             norm = sum(weight.abs().sum() for weight in self.network.parameters())
