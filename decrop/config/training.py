@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from decrop.config.components import Component, Table
+from decrop.config.prior import PriorKind
 from decrop.config.settings import (
     BatchSize,
     Count,
@@ -135,8 +136,10 @@ class DistillationSettings(Settings):
 class PriorImagesSettings(Settings):
     """Generated images in every step beside those of the data (not in DE-CROP)."""
 
-    kind: Literal["none", "dead_leaves"] = Field(
-        "none", description="Of the images, see prior.kind; pretraining on them is prior's."
+    kind: PriorKind = Field(
+        "none",
+        description="Of the images, as in prior.kind, whose pretraining goes before and needs no "
+        "classifier.",
     )
     count: BatchSize = Field(50, description="Images a step, each used once.")
 

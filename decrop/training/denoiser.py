@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import repeat
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from decrop.classifiers.classifier import Classifier
 from decrop.config import DenoiserSettings, TrainingSettings, TrialConfig
+from decrop.config.prior import PRIORS
 from decrop.config.training import OBJECTIVES
 from decrop.data.augmentation import augment_views, augments
 from decrop.errors import InputError
@@ -20,7 +21,6 @@ from decrop.networks.discriminator import Discriminator
 from decrop.networks.registry import build_denoiser
 from decrop.seeds import numpy_generator, seeded_globals, torch_generator
 from decrop.smoothing.execution import autocast, resolve_precision
-from decrop.synthesis.dead_leaves import dead_leaves
 from decrop.synthesis.synthetic_samples import SyntheticSamples
 from decrop.training.loop import Stateful, Terms, Trainer
 from decrop.training.losses import (
@@ -177,19 +177,13 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
         return parts if self._average is None else {**parts, "average": self._average}
 
     def _record(self, epoch: int, means: Mapping[str, float], **timing: float) -> EpochRecord:
+        terms: dict[str, Any] = {term.name: means.get(term.name) for term in fields(LossTerms)}
         return EpochRecord(
             epoch=epoch,
             phase=phase_and_epoch(self._settings, epoch - 1)[0],
-            label_consistency=means.get("label_consistency"),
-            cosine_similarity=means.get("cosine_similarity"),
-            mmd=means.get("mmd"),
-            discriminator=means.get("domain"),
-            squared_error=means.get("squared_error"),
-            generated_label_consistency=means.get("generated_label_consistency"),
-            distillation=means.get("distillation"),
-            prior_squared_error=means.get("prior_squared_error"),
-            prior_distillation=means.get("prior_distillation"),
+            discriminator=terms.pop("domain"),
             total=means["total"],
+            **terms,
             **timing,
         )
 
@@ -243,19 +237,20 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
         if settings.kind == "none":
             yield from repeat(None)
         channels, height, width = self._clean.shape[1:]
-        leaves = numpy_generator(self._seed, "prior images", epoch)
+        choices = numpy_generator(self._seed, "prior images", epoch)
         noise = torch_generator(self._seed, "noise of prior images", epoch, device=self._device)
         sigmas = torch_generator(self._seed, "sigma of prior images", epoch)
         while True:
-            images = dead_leaves(
+            images = PRIORS.build(
+                settings.kind,
                 settings.count,
                 channels=channels,
                 height=height,
                 width=width,
-                generator=leaves,
+                generator=choices,
                 device=self._device,
             )
-            sigma = self._sigma_of(len(images), sigmas)
+            sigma = sampled_sigma(self._sigma, len(images), sigmas).to(self._device)
             yield PriorImages(images, self._noise_like(images, sigma, noise), sigma)
 
     def _view_weights(self, phase: Phase) -> dict[str, float]:
