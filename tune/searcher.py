@@ -35,6 +35,7 @@ class SweepSearcher(Searcher):
         unfinished: Sequence[tuple[int, Mapping[str, Any]]] = (),
         time_attr: str = TRAINING_ITERATION,
         others: Callable[[int], tuple[float, ...]] = lambda _: (),
+        learnt: Sequence[FinishedTrial] = (),
     ) -> None:
         """Take up a sweep.
 
@@ -45,9 +46,11 @@ class SweepSearcher(Searcher):
             unfinished: numbers and parameters of those that began and did not end.
             time_attr: name in results of the evaluation, counted from 1.
             others: returns the values of a complete trial by all objectives but the first.
+            learnt: trials of earlier sweeps, with numbers below 0.
         """
         super().__init__(metric=metric, mode="max")
         self._others = others
+        self._learnt = tuple(learnt)
         self._sweep = sweep
         self._time_attr = time_attr
         self.finished = {trial.number: trial for trial in past}
@@ -117,7 +120,7 @@ class SweepSearcher(Searcher):
             begun = {n: trial.parameters for n, trial in finished.items()} | running
             finished = {n: trial for n, trial in finished.items() if n <= number - lag}
             running = {n: dict(p) for n, p in begun.items() if number - lag < n < number}
-        return propose(self._sweep, number, finished.values(), running)
+        return propose(self._sweep, number, [*self._learnt, *finished.values()], running)
 
 
 def _waiting(

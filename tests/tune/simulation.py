@@ -39,6 +39,7 @@ def simulate(
     at_once: int,
     past: Sequence[FinishedTrial] = (),
     unfinished: Sequence[tuple[int, Mapping[str, Any]]] = (),
+    learnt: Sequence[FinishedTrial] = (),
 ) -> Iterator[Event]:
     """Run a sweep's searcher and scheduler as Ray Tune does, and yield scores as they come.
 
@@ -49,9 +50,15 @@ def simulate(
         at_once: trials.
         past: trials that ended before.
         unfinished: numbers and parameters of those that began before.
+        learnt: trials of earlier sweeps, with numbers below 0.
     """
     searcher = SweepSearcher(
-        sweep, metric=SCORE, past=past, unfinished=unfinished, time_attr=EVALUATION
+        sweep,
+        metric=SCORE,
+        past=past,
+        unfinished=unfinished,
+        time_attr=EVALUATION,
+        learnt=learnt,
     )
     halving: SuccessiveHalving | None = None
     running: dict[int, tuple[str, Mapping[str, Any], Sequence[float]]] = {}
@@ -71,7 +78,7 @@ def simulate(
         now, number, evaluation = heapq.heappop(queue)
         name, parameters, all_scores = running[number]
         if halving is None:
-            halving = _halving(sweep, len(all_scores), past)
+            halving = _halving(sweep, len(all_scores), [*learnt, *past])
         score, last = all_scores[evaluation - 1], evaluation == len(all_scores)
         result = {SCORE: score, EVALUATION: evaluation, "finished": last}
         goes_on = not sweep.pruning.enabled or halving.goes_on(number, evaluation, score)
