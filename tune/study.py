@@ -16,7 +16,7 @@ from optuna.distributions import (
 )
 from optuna.exceptions import ExperimentalWarning
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -210,12 +210,17 @@ def _sampler(sweep: SweepConfig, number: int) -> BaseSampler:
     # A stream of random numbers for each trial, for one that starts anew with every resumption
     # would propose the first trials again.
     seed = derive_seed(sweep.search_seed, "search", number) % _SEEDS
-    if sweep.search != "tpe":
+    if sweep.search not in ("tpe", "gp"):
         return RandomSampler(seed=seed)
+    random_trials = min(_RANDOM_TRIALS, max(1, total_trials(sweep) // 3))
     with _quiet():
+        if sweep.search == "gp":
+            return GPSampler(
+                seed=seed, n_startup_trials=random_trials, warn_independent_sampling=False
+            )
         return TPESampler(
             seed=seed,
-            n_startup_trials=min(_RANDOM_TRIALS, max(1, total_trials(sweep) // 3)),
+            n_startup_trials=random_trials,
             multivariate=True,
             # Settings that exist for some trials only are modelled among those.
             group=True,
