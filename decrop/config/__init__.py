@@ -6,7 +6,8 @@ from decrop.config.classifier import ClassifierSettings
 from decrop.config.classifier_source import ClassifierArchitecture
 from decrop.config.classifier_training import ClassifierObjective, ClassifierTrainingSettings
 from decrop.config.data import DatasetName, DatasetSettings, LimitedDataSettings
-from decrop.config.denoiser import DenoiserArchitecture, DenoiserSettings, PriorSettings
+from decrop.config.denoiser import DenoiserArchitecture, DenoiserSettings
+from decrop.config.prior import PriorSettings
 from decrop.config.settings import (
     ClassNames,
     Count,

@@ -1,11 +1,11 @@
-"""The settings of the denoiser's network and of what it starts from."""
+"""The settings of the denoiser's network."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from decrop.config.components import Component, Table
-from decrop.config.settings import BatchSize, Count, Positive, Settings
+from decrop.config.settings import Settings
 
 # Builders take the settings and the number of channels of images, and return a module.
 DENOISERS = Table(
@@ -53,16 +53,3 @@ class DenoiserSettings(Settings):
         description="Hidden channels (paper: 64); dncnn_wide has twice as many (paper: 128), unet "
         "twice and four times as many at its lower resolutions.",
     )
-
-
-class PriorSettings(Settings):
-    """Pretraining of the denoiser on generated images, before any image of the data is used."""
-
-    kind: Literal["none", "dead_leaves"] = Field(
-        "none",
-        description="none starts from random weights (paper); dead_leaves pretrains on random "
-        "overlapping shapes, with mean squared error.",
-    )
-    steps: Count = Field(1000, description="Steps of pretraining.")
-    batch_size: BatchSize = Field(100, description="Images a step, each used once.")
-    learning_rate: Positive = Field(2e-3, description="Peak of the one-cycle schedule (Adam).")

@@ -8,7 +8,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from decrop.config.certification import CertificationSettings, ExecutionSettings
 from decrop.config.classifier import ClassifierSettings
 from decrop.config.data import DatasetSettings, LimitedDataSettings
-from decrop.config.denoiser import DenoiserSettings, PriorSettings
+from decrop.config.denoiser import DenoiserSettings
+from decrop.config.prior import PriorSettings
 from decrop.config.settings import Seed, Settings, Sigma
 from decrop.config.synthesis import BoundarySettings, InterpolationSettings
 from decrop.config.training import TrainingSettings
