@@ -25,6 +25,7 @@ from decrop.config.classifier_training import CLASSIFIER_OBJECTIVES, ClassifierT
 from decrop.config.components import Component
 from decrop.config.training import OBJECTIVES
 from decrop.config.trial import Part
+from decrop.denoisers.sources import PROGRAM
 from decrop.documents import parse_yaml
 from decrop.errors import InputError
 from decrop.evaluation.accuracy import exact_interval
@@ -51,6 +52,7 @@ _PIXELS = {
 }
 _FILES = {
     DENOISER: "weights of the denoiser",
+    PROGRAM: "the network of the denoiser, a program of torch.export, without what was trained",
     REJECTOR: "weights of the rejector",
     REJECTOR_HISTORY: "its loss in each epoch",
     ONNX: "the denoiser alone as ONNX: float32 `images` to `denoised`, any batch",
@@ -111,6 +113,11 @@ class _Denoiser:
     def training(self, config: TrialConfig) -> str:
         training = config.training
         sentences = []
+        if config.denoiser.pretraining is not None:
+            sentences.append(
+                f"It starts from a denoiser that has seen other images than those of the limited "
+                f"data: {config.denoiser.pretraining}."
+            )
         if config.prior.kind == "dead_leaves":
             sentences.append(
                 f"Before it saw an image of the data it was pretrained on generated images of "

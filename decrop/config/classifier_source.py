@@ -6,10 +6,10 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 from decrop.config.components import (
+    FACTORY,
     REGISTERED,
     Component,
     SourceComponent,
-    FACTORY,
     Table,
     form_of,
 )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -192,10 +192,10 @@ class DenoiserSettings(Settings):
 
     source: Text = Field(
         "dncnn",
-        description=f"{DENOISERS.help}. Or package.module:function, which returns a "
-        "torch.nn.Module; FILE.pt2, a program of torch.export; a FOLDER (with a / in its path) of a "
-        "bundle, or of a diffusion model of diffusers; diffusers/ORGANISATION/NAME of the Hugging "
-        "Face hub; deepinv/NAME.",
+        description=f"{DENOISERS.help}. Or one of another origin: package.module:function, which "
+        "returns a torch.nn.Module; FILE.pt2, a program of torch.export; a FOLDER (with a / in its "
+        "path) of a bundle, or of a diffusion model of diffusers; diffusers/ORGANISATION/NAME of "
+        "the Hugging Face hub; deepinv/NAME.",
     )
     arguments: FreeMapping = Field(
         {}, description="Arguments of the function, or of the network of deepinv."
@@ -256,7 +256,8 @@ class DenoiserSettings(Settings):
     @property
     def starts_trained(self) -> bool:
         """Whether it may have seen other images than those of the trial before its training."""
-        return self.weights is not None or self.form.name != REGISTERED
+        form = self.form
+        return self.weights is not None or form.has_weights or form.name == "factory"
 
     @property
     def made_for(self) -> tuple[float, float] | None:
@@ -272,6 +273,13 @@ class DenoiserSettings(Settings):
             return None
         named = self.source if self.weights is None else f"{self.source} with {self.weight_file}"
         return f"{named}, trained before on {self.pretrained_on or 'images that are not stated'}"
+
+    @property
+    def origin(self) -> tuple[Any, ...]:
+        """What it starts from; None of a random one but whether it is one."""
+        if not self.starts_trained:
+            return ("none" if self.source == "none" else REGISTERED,)
+        return self.source, self.arguments, self.weights, self.contract
 
     @property
     def weight_file(self) -> str | None:

@@ -42,7 +42,9 @@ class AdaptedDenoiser(WrappedDenoiser):
         height, width = images.shape[-2], images.shape[-1]
         if multiple > 1:
             given = F.pad(given, (0, -width % multiple, 0, -height % multiple), mode="replicate")
-        found = self.network(given, level.to(given.dtype)) if self.takes_sigma else self.network(given)
+        found: Tensor = (
+            self.network(given, level.to(given.dtype)) if self.takes_sigma else self.network(given)
+        )
         if self.contract.returns == "noise":
             found = given - found
         found = found[..., :height, :width]

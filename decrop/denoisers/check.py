@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from decrop.config import DenoiserSettings
-from decrop.data.images import as_pixels
 from decrop.errors import InputError
 from decrop.seeds import torch_generator
+from decrop.smoothing.noise import as_pixels
 
 # Relative to the largest: batched kernels may give other last bits to other rows.
 _TOLERANCE = 1e-3
@@ -42,8 +42,8 @@ def check_denoiser(
     if not ((first[0] - again[0]).abs() <= _TOLERANCE * first.abs().max()).all():
         raise InputError(
             f"{blamed} denoises an image in another way when others stand beside it, or when it is "
-            "asked again (BatchNorm by the batch, or dropout?); only a fixed function of each image "
-            "can be certified."
+            "asked again (BatchNorm by the batch, or dropout?); only a fixed function of each "
+            "image can be certified."
         )
     before, after = psnr(noisy, clean), psnr(first, clean)
     if after < before:

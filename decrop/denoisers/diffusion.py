@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -48,8 +47,10 @@ class Schedule(Settings):
         from diffusers import DDPMScheduler
 
         fields = {"num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas"}
-        scheduler = DDPMScheduler(**self.model_dump(include=fields))
-        return scheduler.alphas_cumprod.double()
+        # The library has no annotations.
+        made: Any = DDPMScheduler
+        kept: Tensor = made(**self.model_dump(include=fields)).alphas_cumprod
+        return kept.double()
 
 
 class OneStepDenoiser(WrappedDenoiser):
@@ -92,7 +93,7 @@ class OneStepDenoiser(WrappedDenoiser):
         height, width = images.shape[-2], images.shape[-1]
         padding = (0, -width % self.size_multiple, 0, -height % self.size_multiple)
         given = image_share * (2 * F.pad(images, padding, mode="replicate") - 1)
-        found = self.network(given, steps, return_dict=False)[0]
+        found: Tensor = self.network(given, steps, return_dict=False)[0]
         # Some predict a variance, too.
         found = found[:, : images.shape[1]]
         if self.schedule.prediction_type == "epsilon":
@@ -112,10 +113,10 @@ def diffusers_denoiser(settings: DenoiserSettings, image_channels: int, _: Path)
             f"denoiser.source: {source}: only diffusers/{_NETWORK} can be used, with config and "
             "schedule as denoiser.arguments; or give the folder of a model."
         )
-    config = arguments["config"]
-    schedule = validated(Schedule, arguments["schedule"], source="denoiser.arguments.schedule")
-    if not isinstance(config, dict):
-        raise InputError("denoiser.arguments: config must be a mapping.")
+    config, stated = arguments["config"], arguments["schedule"]
+    if not isinstance(config, dict) or not isinstance(stated, dict):
+        raise InputError("denoiser.arguments: config and schedule must be mappings.")
+    schedule = validated(Schedule, stated, source="denoiser.arguments.schedule")
     if config.get("in_channels") != image_channels:
         raise InputError(
             f"denoiser.source: {source} takes images of {config.get('in_channels')} channels; "

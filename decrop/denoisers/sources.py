@@ -14,7 +14,7 @@ from decrop.config import DenoiserSettings
 from decrop.config.denoiser import DENOISER_SOURCES
 from decrop.denoisers.adapted import AdaptedDenoiser, bare
 from decrop.errors import InputError
-from decrop.files import require_regular, write_bytes
+from decrop.files import write_bytes
 from decrop.networks.conditional import told_sigma
 from decrop.networks.imported import build_by_factory, called
 from decrop.networks.registry import build_denoiser

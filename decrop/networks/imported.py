@@ -10,9 +10,7 @@ from torch import nn
 from decrop.errors import InputError
 
 
-def build_by_factory(
-    source: str, arguments: Mapping[str, JsonValue], *, group: str
-) -> nn.Module:
+def build_by_factory(source: str, arguments: Mapping[str, JsonValue], *, group: str) -> nn.Module:
     """Import and call `package.module:function`.
 
     Args:
@@ -28,9 +26,7 @@ def build_by_factory(
     return made
 
 
-def called(
-    function: Any, arguments: Mapping[str, JsonValue], source: str, *, group: str
-) -> Any:
+def called(function: Any, arguments: Mapping[str, JsonValue], source: str, *, group: str) -> Any:
     """Call what makes a network; whatever it raises is an error of the source."""
     try:
         return function(**arguments)

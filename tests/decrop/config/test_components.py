@@ -38,7 +38,7 @@ from decrop.synthesis.boundary import Method
 from decrop.training.losses import LossTerms
 
 TABLES: dict[str, Table[Any]] = {
-    "denoiser.architecture": DENOISERS,
+    "denoiser.source": DENOISERS,
     "boundary.attack": ATTACKS,
     "certification.certificate": CERTIFICATES,
     "dataset.name": DATASETS,
@@ -140,7 +140,7 @@ SWEEP: dict[str, Any] = {
         "dataset": {"name": NEW},
         "limited": {"fraction": 1.0, "held_out_fraction": 0.5},
         "classifier": {"source": "test!", "mean": [0.5], "std": [0.3]},
-        "denoiser": {"architecture": NEW},
+        "denoiser": {"source": NEW},
         "boundary": {"attack": NEW},
         "training": {"objective": NEW, "epochs": 1, "discriminator_epochs": 0, "batch_size": 10},
         "certification": {
@@ -167,7 +167,7 @@ CLASSIFIER_SWEEP = {
             "std": [0.3],
             "training": {"objective": NEW, "epochs": 1, "trained_on": "limited"},
         },
-        "denoiser": {"architecture": "none"},
+        "denoiser": {"source": "none"},
         "training": {"evaluations": 1},
     },
     "space": {f"classifier.{RATE}": SWEEP["space"][RATE]},
