@@ -305,12 +305,12 @@ class _Rates:
 
     def __init__(self, preparation: Preparation) -> None:
         self._preparation = preparation
-        self._found: dict[tuple[str, str], float] = {}
+        self._found: dict[tuple[DenoiserSettings, str], float] = {}
 
     def of(self, config: TrialConfig, denoiser: DenoiserSettings | None = None) -> float:
         """Return the rate of a trial's classifier behind its denoiser, or another one."""
         denoiser = denoiser or config.denoiser
-        networks = denoiser.model_dump_json(), config.classifier.source
+        networks = denoiser, config.classifier.source
         if networks not in self._found:
             trial = self._preparation.trial(config)
             self._found[networks] = _samples_a_second(trial, denoiser)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -151,6 +151,9 @@ DENOISER_SOURCES = Table(
 )
 
 
+_SigmaOrZero = Annotated[float, Field(ge=0, le=10)]
+
+
 class DenoiserContract(Settings):
     """How a denoiser that decrop does not bring takes and returns images."""
 
@@ -173,7 +176,7 @@ class DenoiserContract(Settings):
         description="Images are padded to heights and widths that are multiples of it, and cropped "
         "after.",
     )
-    sigma_range: tuple[float, float] | None = Field(
+    sigma_range: tuple[_SigmaOrZero, _SigmaOrZero] | None = Field(
         None,
         description="Lowest and highest sigma that it was trained for, in [0,1] pixels; beyond, "
         "a warning says so.",
@@ -182,8 +185,8 @@ class DenoiserContract(Settings):
     @field_validator("sigma_range")
     @classmethod
     def _in_order(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
-        if value is not None and not 0 <= value[0] <= value[1] <= 10:
-            raise ValueError("must be two numbers from 0 to 10, the lower one first")
+        if value is not None and value[0] > value[1]:
+            raise ValueError("must be two numbers, the lower one first")
         return value
 
 
