@@ -248,7 +248,7 @@ def operations(architecture: str, **settings: Any) -> int:
         ("memnet", 2.57),
         ("unet", 0.99),
         ("ffdnet", 0.38),
-        ("drunet", 4.3),
+        ("drunet", 3.806),
     ],
 )
 def test_operations_relative_to_the_papers_dncnn(architecture: str, expected: float) -> None:
