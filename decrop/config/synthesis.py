@@ -40,17 +40,21 @@ class BoundarySettings(Settings):
     attack: Attack = Field(
         "pgd", description=f"Attack that crosses the decision boundary. {ATTACKS.help}."
     )
+    norm: Literal["linf", "l2"] = Field(
+        "linf",
+        description="pgd: norm of epsilon and step_size (paper: linf). auto_attack keeps to linf.",
+    )
     epsilon: float = Field(
         8 / 255,
         gt=0,
-        le=1,
-        description="pgd, auto_attack: L-infinity bound in [0,1] pixels (published: 8/255). "
-        "deepfool keeps none.",
+        le=1000,
+        description="pgd, auto_attack: bound of the norm in [0,1] pixels, at most 1 for linf "
+        "(published: 8/255). deepfool keeps none.",
     )
     step_size: float = Field(
         2 / 255,
         gt=0,
-        le=1,
+        le=1000,
         description="pgd: step in [0,1] pixels (published: 2/255); auto_attack: first step of "
         "AutoPGD, which adapts it.",
     )
@@ -58,6 +62,13 @@ class BoundarySettings(Settings):
         20,
         description="pgd: steps (published: 20); auto_attack: steps of AutoPGD on either loss "
         "(AutoAttack's paper: 100); auto_attack, deepfool: most steps of DeepFool (its paper: 50).",
+    )
+    restarts: int = Field(
+        1,
+        ge=1,
+        le=100,
+        description="pgd: random starts; a sample is of the last one that leaves the true class, "
+        "or of the first where none does (published: 1).",
     )
     square_queries: CountOrZero = Field(
         5000,
@@ -74,6 +85,20 @@ class BoundarySettings(Settings):
         description="What to do with images whose prediction the attack did not change "
         "(published: keep).",
     )
+    pixels: Literal["float", "uint8"] = Field(
+        "float",
+        description="uint8 floors the samples that are trained on to 8 bits, as the loader of the "
+        "published code does; interpolated logits are those of the sample before.",
+    )
+
+    @model_validator(mode="after")
+    def _within_pixels(self) -> Self:
+        for name, value in (("epsilon", self.epsilon), ("step_size", self.step_size)):
+            if self.norm == "linf" and value > 1:
+                raise ValueError(
+                    f"{name} {value:g} must be at most 1 with norm linf, for pixels are in [0,1]"
+                )
+        return self
 
 
 class InterpolationSettings(Settings):

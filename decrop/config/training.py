@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from decrop.config.components import Component, Table
 from decrop.config.settings import (
@@ -14,6 +14,8 @@ from decrop.config.settings import (
     Padding,
     Positive,
     Settings,
+    Share,
+    Sigma,
 )
 
 Optimizer = Literal["adam", "adam_then_sgd", "sgd", "one_cycle"]
@@ -30,8 +32,8 @@ class ObjectiveComponent(Component):
     adapts: bool = False
 
 
-# Builders take a `decrop.training.losses.Batch`, the networks and the discriminator's scale or
-# None, and return the terms of the loss.
+# Builders take a `decrop.training.losses.Batch`, the networks, the `TrainingSettings` and the
+# discriminator's scale or None, and return the terms of the loss.
 OBJECTIVES = Table(
     ObjectiveComponent(
         "decrop",
@@ -54,6 +56,21 @@ OBJECTIVES = Table(
     ),
 )
 Objective = Annotated[str, OBJECTIVES]
+
+
+def _ascending(span: tuple[float, float]) -> tuple[float, float]:
+    """Return the ends of a range if the first is below the second.
+
+    Raises:
+        ValueError: it is not.
+    """
+    low, high = span
+    if low >= high:
+        raise ValueError(f"must be [lowest, highest], but {low:g} is not below {high:g}")
+    return span
+
+
+SigmaRange = Annotated[tuple[Sigma, Sigma], AfterValidator(_ascending)]
 AugmentationPolicy = Literal["none", 1, 2, 3]
 Mixing = Literal["none", "mixup", "cutmix"]
 
@@ -65,6 +82,70 @@ class LossWeights(Settings):
     cosine: NonNegative = Field(4.0, description="beta 2 (paper: 4).")
     mmd: NonNegative = Field(4.0, description="beta 3 (paper: 4).")
     discriminator: NonNegative = Field(1.0, description="beta 4 (paper: 1).")
+    boundary: NonNegative = Field(
+        1.0, description="Of boundary samples in the sums of eqs. 9 and 10 (paper: 1)."
+    )
+    interpolated: NonNegative = Field(
+        1.0, description="Of interpolated samples in the sums of eqs. 9 and 10 (paper: 1)."
+    )
+    generated_label_consistency: NonNegative = Field(
+        0.0,
+        description="Of eq. 8 on boundary and interpolated samples, whose target is the label of "
+        "the clean image (paper: 0).",
+    )
+    distillation: NonNegative = Field(
+        0.0,
+        description="Of the distance of logits from those of the clean image, see "
+        "training.distillation (paper: 0).",
+    )
+
+
+class KernelSettings(Settings):
+    """The kernel of the maximum mean discrepancy (DE-CROP eq. 10)."""
+
+    kind: Literal["rbf", "inverse_multiquadric", "linear"] = Field(
+        "rbf",
+        description="rbf: sum of exp(-d^2 / w) (published); inverse_multiquadric: sum of "
+        "w / (w + d^2), whose tails are heavier; linear: the distance of the means. w is each of "
+        "bandwidth_factors times the mean squared distance in the batch.",
+    )
+    bandwidth_factors: tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...] = Field(
+        (0.25, 0.5, 1.0, 2.0, 4.0),
+        min_length=1,
+        max_length=16,
+        description="rbf, inverse_multiquadric: factors of the bandwidth, one term of the sum each "
+        "(published: 2^-2 to 2^2).",
+    )
+
+
+class DistillationSettings(Settings):
+    """Distillation of the classifier's logits on clean images (not in DE-CROP)."""
+
+    loss: Literal["kl", "mse"] = Field(
+        "kl",
+        description="kl: Kullback-Leibler divergence of the softmax of denoised logits from that "
+        "of clean ones (Hinton et al. 2015); mse: mean squared error of logits (Ba and Caruana "
+        "2014).",
+    )
+    temperature: float = Field(
+        1.0, ge=0.01, le=1000, description="kl: by which logits are divided before the softmax."
+    )
+    views: Literal["clean", "all"] = Field(
+        "clean",
+        description="decrop: which denoised views are compared with the clean image: that of the "
+        "clean image, or those of boundary and interpolated samples too.",
+    )
+
+
+class DiscriminatorPhaseSettings(Settings):
+    """What the phase with the discriminator has of its own."""
+
+    optimizer: Optimizer | None = Field(
+        None, description="That of the first phase where not given (paper)."
+    )
+    learning_rate: Positive | None = Field(
+        None, description="Initial learning rate; that of the first phase where not given (paper)."
+    )
 
 
 class DiscriminatorSettings(Settings):
@@ -73,9 +154,16 @@ class DiscriminatorSettings(Settings):
     hidden_units: Count = Field(
         100, le=65_536, description="Units of the hidden layer (paper: 100)."
     )
+    outputs: Literal[1, 2] = Field(
+        1,
+        description="1: the logit of clean (eq. 11); 2: a logit of each domain (published), whose "
+        "difference Adam moves twice as fast.",
+    )
     learning_rate: Positive = Field(1e-5, description="Adam learning rate (paper: 1e-5).")
     reversal_scale: NonNegative = Field(
-        1.0, description="Scale of the reversed gradient before beta 4 and the ramp (published: 2)."
+        1.0,
+        description="Scale of the reversed gradient before beta 4 and the ramp (published: 2), of "
+        "eq. 11 as a mean over both domains.",
     )
 
 
@@ -89,6 +177,15 @@ class AugmentationSettings(Settings):
     )
     crop_padding: Padding = Field(4, description="Zero pixels added on each side before a crop.")
     flip_probability: float = Field(0.5, ge=0, le=1, description="Of each flip of the policy.")
+    rotation_degrees: float = Field(
+        10.0, ge=0, le=180, description="2, 3: most that the affine transform rotates (paper: 10)."
+    )
+    translation_width: Share = Field(
+        0.25, description="2, 3: most that it shifts to a side, as a share of the width (paper)."
+    )
+    translation_height: Share = Field(
+        0.5, description="2, 3: most that it shifts up or down, as a share of the height (paper)."
+    )
     mixing: Mixing = Field(
         "none",
         description="After the policy, mix images of a batch: mixup (Zhang et al. 2018) or cutmix "
@@ -114,6 +211,29 @@ class TrainingSettings(Settings):
         "boundary_and_interpolated",
         description="decrop: samples whose losses DE-CROP eqs. 9 and 10 sum (paper: both).",
     )
+    sigma: Sigma | SigmaRange | None = Field(
+        None,
+        description="Standard deviation of the noise in training, in [0,1] pixels: a number, "
+        "or [lowest, highest] of the one that each image gets in a step at random; the sigma that "
+        "is certified where not given. A denoiser that takes sigma is told it.",
+    )
+    noise_draws: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Noise draws of each image in a step, whose losses are averaged (paper: 1); "
+        "time and memory grow with them.",
+    )
+    noise_of_views: Literal["shared", "independent"] = Field(
+        "shared",
+        description="Whether clean, boundary and interpolated sample of an image get the same "
+        "noise (published: shared).",
+    )
+    last_layers: CountOrZero = Field(
+        0,
+        description="Trains the last so many convolutions and linear layers alone, with what is "
+        "between them; the others keep weights and statistics. 0 trains all.",
+    )
     mse_epochs: CountOrZero = Field(
         0,
         description="Epochs of the squared error to the clean image before the others (denoised "
@@ -138,6 +258,11 @@ class TrainingSettings(Settings):
     )
     adam_epochs: Count = Field(50, description="Epochs of Adam in adam_then_sgd (paper: 50).")
     weight_decay: NonNegative = Field(1e-4, description="L2 weight decay (published: 1e-4).")
+    gradient_norm: NonNegative = Field(
+        0.0,
+        description="L2 norm to which the gradient of the denoiser's weights is scaled down in a "
+        "step where it is larger; 0 leaves it (paper).",
+    )
     l1_penalty: NonNegative = Field(
         0.0, description="Weight of the L1 norm of the denoiser's weights in the loss."
     )
@@ -149,6 +274,9 @@ class TrainingSettings(Settings):
         "denoiser; 0 keeps the last weights.",
     )
     loss_weights: LossWeights = LossWeights()
+    mmd_kernel: KernelSettings = KernelSettings()
+    distillation: DistillationSettings = DistillationSettings()
+    discriminator_phase: DiscriminatorPhaseSettings = DiscriminatorPhaseSettings()
     discriminator: DiscriminatorSettings = DiscriminatorSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
     evaluations: Count = Field(
@@ -169,6 +297,11 @@ class TrainingSettings(Settings):
                 "chooses between them"
             )
         return self
+
+    def of_phase(self, phase: int) -> Self:
+        """Return the settings with the optimiser and learning rate of a phase."""
+        own = self.discriminator_phase.model_dump(exclude_none=True) if phase == 2 else {}
+        return self.model_copy(update=own)
 
     @property
     def phase_epochs(self) -> tuple[int, int, int]:

@@ -10,10 +10,6 @@ from torch import Tensor
 
 from decrop.config import AugmentationPolicy, AugmentationSettings, Mixing
 
-_ROTATION_DEGREES = 10.0
-# Shares of the width and of the height, as torchvision's RandomAffine takes them.
-_TRANSLATION = (0.25, 0.50)
-
 
 def moved(
     views: list[Tensor], settings: AugmentationSettings, generator: torch.Generator
@@ -22,13 +18,13 @@ def moved(
 
     1: a crop of the original size at a random place of the zero-padded image, then a horizontal
     flip with some probability. 2: one of a horizontal flip, a vertical flip (both with that
-    probability), the crop, and an affine transform: rotation by up to 10 degrees, translation by up
-    to a quarter of the width and half of the height. 3: all four. The affine transform takes the
-    nearest pixel, and zero outside, which is torchvision's default.
+    probability), the crop, and an affine transform: rotation and translation by up to what the
+    settings say. 3: all four. The affine transform takes the nearest pixel, and zero outside, which
+    is torchvision's default.
 
     Args:
         views: tensors [B, C, H, W] of one shape, floats; all are moved alike.
-        settings: policy, padding and probability of a flip.
+        settings: policy and how far it goes.
         generator: a CPU generator.
     """
     for move in POLICIES[settings.policy](views[0].shape, settings, generator):
@@ -141,9 +137,9 @@ def _all_four(
     vertical = torch.rand(count, generator=generator) < settings.flip_probability
     turn, right, down = 2 * torch.rand(3, count, generator=generator) - 1
     affine = Affine(
-        degrees=_ROTATION_DEGREES * turn,
-        right=(_TRANSLATION[0] * width * right).round(),
-        down=(_TRANSLATION[1] * height * down).round(),
+        degrees=settings.rotation_degrees * turn,
+        right=(settings.translation_width * width * right).round(),
+        down=(settings.translation_height * height * down).round(),
     )
     return replace(crop, vertical=vertical), affine
 

@@ -183,6 +183,9 @@ def program_denoiser(settings: DenoiserSettings, image_channels: int, folder: Pa
             f"{blamed} takes images of {network.image_shape[0]} channels; those of the data have "
             f"{image_channels}."
         )
+    # Programs are read to be protected, with weights that stay.
+    for weight in network.parameters():
+        weight.requires_grad_(weight.is_floating_point())
     return AdaptedDenoiser(network, settings.contract)
 
 

@@ -36,6 +36,8 @@ _TERMS = {
     "cosine_similarity": "Cosine similarity (maximised)",
     "mmd": "Maximum mean discrepancy",
     "discriminator": "Domain discriminator loss",
+    "generated_label_consistency": "Label consistency of generated samples",
+    "distillation": "Distance from clean logits",
     "cross_entropy": "Cross-entropy",
     "runner_up_cross_entropy": "Cross-entropy of the runner-up (maximised)",
     "accuracy": "Accuracy on what is trained on",

@@ -7,24 +7,27 @@ from torch import Tensor, nn
 
 
 class Discriminator(nn.Module):
-    """One logit a sample: clean (positive) or denoised (negative) features [B, F] -> [B].
+    """One score a sample: clean (positive) or denoised (negative) features [B, F] -> [B].
 
-    An MLP with one hidden layer (DE-CROP, supplement, section 4), with BatchNorm as published.
+    An MLP with one hidden layer (DE-CROP, supplement, section 4), with BatchNorm as published. The
+    score is the logit of clean. With two outputs, as published, it is their difference, whose
+    logistic loss is the negative log-likelihood of their softmax.
     """
 
-    def __init__(self, *, features: int, hidden_units: int) -> None:
+    def __init__(self, *, features: int, hidden_units: int, outputs: int = 1) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Linear(features, hidden_units),
             nn.BatchNorm1d(hidden_units),
             nn.ReLU(inplace=True),
-            nn.Linear(hidden_units, 1),
+            nn.Linear(hidden_units, outputs),
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return logits [B]."""
-        logits: Tensor = self.layers(features).squeeze(1)
-        return logits
+        """Return scores [B]."""
+        logits: Tensor = self.layers(features)
+        clean, *denoised = logits.unbind(1)
+        return clean - denoised[0] if denoised else clean
 
 
 class _ReverseGradient(torch.autograd.Function):

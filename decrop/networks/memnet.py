@@ -15,7 +15,8 @@ class MemNet(nn.Module):
     Feature extraction, 3 memory blocks of 6 residual units, and reconstruction; every convolution
     follows BatchNorm and ReLU and has no bias. A gate joins the outputs of a block's units with
     those of the feature extraction and of all earlier blocks. The last layer starts at zero, so
-    that an untrained denoiser is the identity. Input and output are [B, C, H, W] in [0,1] pixels
+    that an untrained denoiser is the identity; that of the published code starts at random, as
+    PyTorch's convolutions do. Input and output are [B, C, H, W] in [0,1] pixels
     plus noise.
 
     Tai et al., MemNet: A Persistent Memory Network for Image Restoration, ICCV 2017, section 3;

@@ -67,8 +67,8 @@ def boundary_samples(
 
     Returns:
         float32 [n, C, H, W] in [0,1]. By pgd and auto_attack it is at most `settings.epsilon` from
-        `images` in every pixel. By deepfool, an L2 attack that seeks the nearest boundary, it may
-        be anywhere in [0,1].
+        `images` in every pixel, by pgd with norm l2 in the L2 norm. By deepfool, an L2 attack that
+        seeks the nearest boundary, it may be anywhere in [0,1].
     """
     method = ATTACKS[settings.attack].resolved()
     estimator = PyTorchClassifier(
@@ -85,8 +85,19 @@ def boundary_samples(
     samples = torch.from_numpy(adversarial)
     if "epsilon" in method.reads:
         # The library projects exactly up to rounding; DE-CROP eq. 5's bound holds to the last bit.
-        samples = clean + (samples - clean).clamp(-settings.epsilon, settings.epsilon)
+        in_l2 = "norm" in method.reads and settings.norm == "l2"
+        project = _within_l2 if in_l2 else _within_linf
+        samples = clean + project(samples - clean, settings.epsilon)
     return samples.clamp(0, 1)
+
+
+def _within_linf(perturbations: Tensor, epsilon: float) -> Tensor:
+    return perturbations.clamp(-epsilon, epsilon)
+
+
+def _within_l2(perturbations: Tensor, epsilon: float) -> Tensor:
+    norms = perturbations.flatten(1).norm(dim=1)[:, None, None, None]
+    return torch.where(norms > epsilon, perturbations * (epsilon / norms), perturbations)
 
 
 def flipped(classifier: Classifier, images: Tensor, boundary: Tensor) -> Tensor:
@@ -110,11 +121,11 @@ def _pgd(
 ) -> np.ndarray:
     attack = ProjectedGradientDescentPyTorch(
         estimator,
-        norm=np.inf,
+        norm=2 if settings.norm == "l2" else np.inf,
         eps=settings.epsilon,
         eps_step=settings.step_size,
         max_iter=settings.steps,
-        num_random_init=1,
+        num_random_init=settings.restarts,
         batch_size=_BATCH_SIZE,
         verbose=False,
     )
@@ -215,6 +226,6 @@ def _require_what_auto_attack_needs(
 
 
 _BOUNDED = frozenset({"epsilon", "step_size", "steps"})
-PGD = Method(_pgd, _BOUNDED)
+PGD = Method(_pgd, _BOUNDED | {"norm", "restarts"})
 AUTO_ATTACK = Method(_auto_attack, _BOUNDED | {"square_queries"})
 DEEPFOOL = Method(_deepfool_samples, frozenset({"steps", "overshoot"}))

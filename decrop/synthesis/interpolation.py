@@ -105,4 +105,9 @@ def interpolated_samples(
             # In place: the optimiser must keep holding the tensor that the next step moves.
             pixels.clamp_(0, 1)
     moved = pixels.detach()
-    return (moved * 255).floor() / 255 if published else moved
+    return floored_to_8_bits(moved) if published else moved
+
+
+def floored_to_8_bits(images: Tensor) -> Tensor:
+    """Round pixels in [0,1] down to multiples of 1/255, as the published loader does."""
+    return (images * 255).floor() / 255

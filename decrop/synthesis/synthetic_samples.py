@@ -13,6 +13,7 @@ from decrop.files import sha256_of_tensors
 from decrop.networks.identity import network_identity
 from decrop.synthesis.boundary import boundary_samples, determining_settings, flipped
 from decrop.synthesis.interpolation import (
+    floored_to_8_bits,
     interpolated_logits,
     interpolated_samples,
     mixing_coefficients,
@@ -125,6 +126,10 @@ def synthetic_samples(
 
     interpolated_from = partners_from | {"interpolation": config.interpolation.model_dump()}
     second = cache.get(INTERPOLATED, interpolated_from, make_interpolated)
+    boundary, crosses = first["boundary"], first["flipped"]
+    if config.boundary.pixels == "uint8":
+        boundary = floored_to_8_bits(boundary)
+        crosses = flipped(classifier, clean.to(device), boundary.to(device)).cpu()
     return SyntheticSamples(
-        clean, first["boundary"], first["flipped"], second["interpolated"], second["logit_errors"]
+        clean, boundary, crosses, second["interpolated"], second["logit_errors"]
     )

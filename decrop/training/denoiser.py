@@ -4,7 +4,6 @@ import copy
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from functools import partial
 from typing import Literal
 
 import torch
@@ -16,12 +15,14 @@ from decrop.config import DenoiserSettings, TrainingSettings, TrialConfig
 from decrop.config.training import OBJECTIVES
 from decrop.data.augmentation import augment_views, augments
 from decrop.denoisers.sources import OpenedDenoiser, open_denoiser
+from decrop.errors import InputError
+from decrop.networks.conditional import SigmaConditional
 from decrop.networks.discriminator import Discriminator
 from decrop.seeds import seeded_globals, torch_generator
 from decrop.smoothing.execution import autocast, resolve_precision
 from decrop.synthesis.synthetic_samples import SyntheticSamples
 from decrop.training.loop import Stateful, Terms, Trainer
-from decrop.training.losses import Batch, LossTerms, Networks, total_loss
+from decrop.training.losses import Batch, LossTerms, Networks, View, total_loss
 from decrop.training.schedule import (
     OptimizerKind,
     Schedule,
@@ -78,6 +79,8 @@ class EpochRecord:
     squared_error: float | None
     total: float
     seconds: float
+    generated_label_consistency: float | None = None
+    distillation: float | None = None
 
 
 class DenoiserTrainer(Trainer[EpochRecord, Batch]):
@@ -118,13 +121,14 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
         )
         if initial_weights is not None:
             denoiser.load_state_dict(initial_weights)
+        self._frozen = freeze_all_but_last(denoiser, config.training.last_layers)
         super().__init__(
             denoiser,
             denoiser_schedule(config.training, len(samples.clean)),
             precision=resolve_precision(config.execution.training_precision, device),
             device=device,
         )
-        self._sigma = config.sigma
+        self._sigma = config.sigma if config.training.sigma is None else config.training.sigma
         self._seed = config.seed
         self._settings = config.training
         self._classifier = classifier.to(device)
@@ -146,6 +150,7 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
             self._discriminator = Discriminator(
                 features=self._classifier.feature_count(self._clean[:1]),
                 hidden_units=self._settings.discriminator.hidden_units,
+                outputs=self._settings.discriminator.outputs,
             ).to(device)
         self._discriminator_optimizer = torch.optim.Adam(
             self._discriminator.parameters(), lr=self._settings.discriminator.learning_rate
@@ -174,6 +179,8 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
             mmd=means.get("mmd"),
             discriminator=means.get("domain"),
             squared_error=means.get("squared_error"),
+            generated_label_consistency=means.get("generated_label_consistency"),
+            distillation=means.get("distillation"),
             total=means["total"],
             **timing,
         )
@@ -181,12 +188,13 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
     def _batches(self, epoch: int) -> Iterator[Batch]:
         choices = torch_generator(self._seed, "training", epoch)
         noise = torch_generator(self._seed, "training noise", epoch, device=self._device)
+        sigmas = torch_generator(self._seed, "training sigma", epoch)
         count, images = self._interpolated.shape[:2]
         order = torch.randperm(images, generator=choices)
         phase, _ = phase_and_epoch(self._settings, epoch)
-        generated = (
-            self._settings.generated_samples if OBJECTIVES[self._objective(phase)].adapts else ""
-        )
+        weights = self._view_weights(phase)
+        draws = self._settings.noise_draws
+        independent = self._settings.noise_of_views == "independent"
         # Equal parts: no step has a single image, which BatchNorm could not take.
         for rows in order.tensor_split(self.steps_an_epoch):
             which = torch.randint(count, (len(rows),), generator=choices).to(self._device)
@@ -196,14 +204,52 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
                 self._settings.augmentation,
                 choices,
             )
+            rows = rows.repeat(draws)
+            sigma = self._sigma_of(len(rows), sigmas)
+            clean = _repeated(clean, draws)
+            clean_noise = self._noise_like(clean, sigma, noise)
+            views = {
+                "interpolated": (interpolated, None),
+                "boundary": (boundary, self._boundary_used[rows]),
+            }
+            generated = []
+            for name, weight in weights.items():
+                view, used = views[name]
+                view = _repeated(view, draws)
+                own = self._noise_like(view, sigma, noise) if independent else clean_noise
+                generated.append(View(view, own, weight, used))
             yield Batch(
                 clean=clean,
-                boundary=boundary if "boundary" in generated else None,
-                interpolated=interpolated if "interpolated" in generated else None,
-                boundary_used=self._boundary_used[rows],
+                noise=clean_noise,
+                sigma=sigma,
+                generated=tuple(generated),
                 clean_outputs=self._clean_outputs_of(rows),
-                noise=self._sigma * torch.randn(clean.shape, generator=noise, device=self._device),
+                draws=draws,
             )
+
+    def _view_weights(self, phase: Phase) -> dict[str, float]:
+        """Return the weights of the kinds of generated samples that a phase trains on."""
+        weights = self._settings.loss_weights
+        of_kinds = {"interpolated": weights.interpolated, "boundary": weights.boundary}
+        adapts = OBJECTIVES[self._objective(phase)].adapts
+        return {
+            kind: weight
+            for kind, weight in of_kinds.items()
+            if weight and adapts and kind in self._settings.generated_samples
+        }
+
+    def _noise_like(self, images: Tensor, sigma: Tensor, generator: torch.Generator) -> Tensor:
+        drawn = torch.randn(images.shape, generator=generator, device=self._device)
+        return sigma[:, None, None, None] * drawn
+
+    def _sigma_of(self, images: int, generator: torch.Generator) -> Tensor:
+        """Return the standard deviation of the noise of each image, [images], on the device."""
+        if isinstance(self._sigma, tuple):
+            low, high = self._sigma
+            sigma = low + (high - low) * torch.rand(images, generator=generator)
+        else:
+            sigma = torch.full((images,), self._sigma)
+        return sigma.to(self._device)
 
     def _clean_outputs_of(self, rows: Tensor) -> tuple[Tensor, Tensor] | None:
         if self._clean_outputs is None:
@@ -215,16 +261,18 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
         return "mse" if phase == 0 else self._settings.objective
 
     def _step(self, batch: Batch) -> Terms:
+        for layer in self._frozen:
+            layer.eval()
         epochs_done, step = divmod(self.steps_done, self.steps_an_epoch)
         phase, epoch = phase_and_epoch(self._settings, epochs_done)
         scale = None
         if phase == 2:
             progress = (epoch + step / self.steps_an_epoch) / self._settings.phase_epochs[phase]
             scale = reversal_scale(self._settings, progress)
-        networks = Networks(
-            partial(self._forward, self.network), self._classify, self._discriminator
+        networks = Networks(self._denoise, self._classify, self._discriminator)
+        terms: LossTerms = OBJECTIVES.build(
+            self._objective(phase), batch, networks, self._settings, scale
         )
-        terms: LossTerms = OBJECTIVES.build(self._objective(phase), batch, networks, scale)
         total = total_loss(terms, self._settings.loss_weights)
         if self._settings.l1_penalty:
             norm = sum(weight.abs().sum() for weight in self.network.parameters())
@@ -237,27 +285,71 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
         values = {name: value for name, value in found.items() if value is not None}
         return Terms({**values, "total": total})
 
+    def _denoise(self, noisy: Tensor, sigma: Tensor) -> Tensor:
+        told = (sigma,) if isinstance(self.network, SigmaConditional) else ()
+        return self._forward(self.network, noisy, *told)
+
     def _classify(self, images: Tensor) -> tuple[Tensor, Tensor]:
         with autocast(self.precision, self._device):
             logits, features = self._classifier.logits_and_features(images)
         return logits.float(), features.float()
 
 
+def _repeated(images: Tensor, times: int) -> Tensor:
+    # A copy would have another memory layout, in which the classifier's last bits may differ.
+    return images if times == 1 else images.repeat(times, 1, 1, 1)
+
+
+def freeze_all_but_last(network: nn.Module, layers: int) -> list[nn.Module]:
+    """Let all weights keep their values but those of the last `layers`, and what lies between them.
+
+    Layers are convolutions and linear layers, in the order in which the network lists them.
+
+    Returns:
+        the modules before them, which are to stay in eval mode; none where `layers` is 0.
+
+    Raises:
+        InputError: the network has fewer.
+    """
+    if not layers:
+        return []
+    modules = list(network.modules())
+    starts = [
+        position
+        for position, module in enumerate(modules)
+        if any(weight.dim() > 1 for weight in module.parameters(recurse=False))
+    ]
+    if layers > len(starts):
+        raise InputError(
+            f"training.last_layers is {layers}, but the denoiser has {len(starts)} convolutions "
+            "and linear layers; give at most as many, or 0 to train all."
+        )
+    frozen = modules[: starts[-layers]]
+    for module in frozen:
+        for weight in module.parameters(recurse=False):
+            weight.requires_grad_(False)
+    # A container's mode is that of all in it.
+    return [module for module in frozen if not list(module.children())]
+
+
 def denoiser_schedule(settings: TrainingSettings, images: int) -> Schedule:
     """Return the schedule of the denoiser's phases, each of which begins it anew."""
     steps = steps_an_epoch(images, settings.batch_size)
+    of_phase = [settings.of_phase(phase) for phase in (0, 1, 2)]
 
     def optimizer(epoch: int) -> tuple[int, OptimizerKind]:
-        phase, of_phase = phase_and_epoch(settings, epoch)
-        if settings.optimizer == "adam_then_sgd":
-            return phase, "adam" if of_phase < settings.adam_epochs else "sgd"
-        return phase, "sgd" if settings.optimizer == "sgd" else "adam"
+        phase, epoch = phase_and_epoch(settings, epoch)
+        kind = of_phase[phase].optimizer
+        if kind == "adam_then_sgd":
+            return phase, "adam" if epoch < settings.adam_epochs else "sgd"
+        return phase, "sgd" if kind == "sgd" else "adam"
 
     def learning_rate(step: int) -> float:
         phase, epoch = phase_and_epoch(settings, step // steps)
-        if settings.optimizer != "one_cycle":
-            return dropped_rate(settings, epoch)
-        rates = one_cycle_rates(settings.learning_rate, settings.phase_epochs[phase] * steps)
+        own = of_phase[phase]
+        if own.optimizer != "one_cycle":
+            return dropped_rate(own, epoch)
+        rates = one_cycle_rates(own.learning_rate, settings.phase_epochs[phase] * steps)
         return rates[epoch * steps + step % steps]
 
     return Schedule(
@@ -266,6 +358,7 @@ def denoiser_schedule(settings: TrainingSettings, images: int) -> Schedule:
         optimizer,
         learning_rate,
         weight_decay=settings.weight_decay,
+        gradient_norm=settings.gradient_norm,
     )
 
 

@@ -203,10 +203,10 @@ class Trainer(ABC, Generic[AnyRecord, Batch]):
     def _place(self) -> str:
         return f"epoch {self.epochs_done}"
 
-    def _forward(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        """Run a network on images in the training's precision and return fp32."""
+    def _forward(self, network: Callable[..., Tensor], images: Tensor, *others: Tensor) -> Tensor:
+        """Run a network on images, and `others`, in the training's precision and return fp32."""
         with autocast(self.precision, self._device):
-            found = network(images.contiguous(memory_format=torch.channels_last))
+            found = network(images.contiguous(memory_format=torch.channels_last), *others)
         return found.float()
 
     def _descend(self, loss: Tensor, *others: torch.optim.Optimizer) -> None:
@@ -215,6 +215,8 @@ class Trainer(ABC, Generic[AnyRecord, Batch]):
         for optimizer in optimizers:
             optimizer.zero_grad()
         loss.backward()
+        if self._schedule.gradient_norm:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self._schedule.gradient_norm)
         for optimizer in optimizers:
             optimizer.step()
 

@@ -5,15 +5,16 @@ B batch, K classes, F features. Logits and features are the frozen classifier's.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from decrop.config import LossWeights
+from decrop.config import DistillationSettings, KernelSettings, LossWeights, TrainingSettings
 from decrop.networks.discriminator import Discriminator, reverse_gradient
 
-_KERNEL_EXPONENTS = (-2, -1, 0, 1, 2)
+_PUBLISHED_KERNEL = KernelSettings()
 
 
 def label_consistency_loss(denoised_logits: Tensor, clean_logits: Tensor) -> Tensor:
@@ -33,29 +34,57 @@ def cosine_similarity(denoised_logits: Tensor, clean_logits: Tensor) -> Tensor:
     return F.cosine_similarity(denoised_logits, clean_logits, dim=1).mean()
 
 
-def maximum_mean_discrepancy(first: Tensor, second: Tensor) -> Tensor:
+def maximum_mean_discrepancy(
+    first: Tensor, second: Tensor, settings: KernelSettings = _PUBLISHED_KERNEL
+) -> Tensor:
     """Squared MMD of two feature samples [m, F] and [n, F]; one term of DE-CROP eq. 10.
 
-    The biased estimate (Gretton et al. 2012, eq. 5) with the published kernel: a sum of five RBF
-    kernels exp(-|u-v|^2 / w), w = 2^-2 ... 2^2 times the mean squared distance over distinct pairs
-    of the joint sample, which is constant in the gradient. Zero for equal samples.
+    The biased estimate (Gretton et al. 2012, eq. 5), by default with the published kernel: a sum of
+    five RBF kernels exp(-|u-v|^2 / w), w = 2^-2 ... 2^2 times the mean squared distance over
+    distinct pairs of the joint sample, which is constant in the gradient. Zero for equal samples.
     """
-    joint = torch.cat([first, second])
-    squared = (joint[:, None] - joint[None, :]).square().sum(2)
-    pairs = len(joint) * (len(joint) - 1)
-    # Where all points coincide; not so small that the slope of the narrowest kernel overflows.
-    smallest = torch.finfo(squared.dtype).tiny * 2.0 ** (1 - min(_KERNEL_EXPONENTS))
-    width = (squared.detach().sum() / pairs).clamp_min(smallest)
-    kernel = torch.stack([torch.exp(-squared / (width * 2.0**e)) for e in _KERNEL_EXPONENTS]).sum(0)
+    kernel = _KERNELS[settings.kind](torch.cat([first, second]), settings.bandwidth_factors)
     m = len(first)
     return kernel[:m, :m].mean() + kernel[m:, m:].mean() - 2 * kernel[:m, m:].mean()
 
 
+def _rbf(joint: Tensor, factors: tuple[float, ...]) -> Tensor:
+    squared, width = _squared_distances(joint, factors)
+    return torch.stack([torch.exp(-squared / (width * factor)) for factor in factors]).sum(0)
+
+
+def _inverse_multiquadric(joint: Tensor, factors: tuple[float, ...]) -> Tensor:
+    squared, width = _squared_distances(joint, factors)
+    return torch.stack([1 / (1 + squared / (width * factor)) for factor in factors]).sum(0)
+
+
+def _linear(joint: Tensor, _: tuple[float, ...]) -> Tensor:
+    return joint @ joint.T
+
+
+def _squared_distances(joint: Tensor, factors: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    squared = (joint[:, None] - joint[None, :]).square().sum(2)
+    pairs = len(joint) * (len(joint) - 1)
+    # Where all points coincide; not so small that the slope of the narrowest kernel overflows.
+    smallest = torch.finfo(squared.dtype).tiny * 2 / min(factors)
+    return squared, (squared.detach().sum() / pairs).clamp_min(smallest)
+
+
+# Of the joint sample [n, F] and the factors of the bandwidth, to [n, n].
+_KERNELS: dict[str, Callable[[Tensor, tuple[float, ...]], Tensor]] = {
+    "rbf": _rbf,
+    "inverse_multiquadric": _inverse_multiquadric,
+    "linear": _linear,
+}
+
+
 def domain_loss(clean_scores: Tensor, denoised_scores: Tensor) -> Tensor:
-    """Binary cross-entropy of scores [B] of the domain, clean 1 and denoised 0 (DE-CROP eq. 11)."""
-    return F.binary_cross_entropy_with_logits(
-        clean_scores, torch.ones_like(clean_scores)
-    ) + F.binary_cross_entropy_with_logits(denoised_scores, torch.zeros_like(denoised_scores))
+    """Binary cross-entropy of scores [B] of the domain, clean 1 and denoised 0 (DE-CROP eq. 11).
+
+    The mean over all rows of both domains, as in the published code.
+    """
+    domains = torch.cat([torch.ones_like(clean_scores), torch.zeros_like(denoised_scores)])
+    return F.binary_cross_entropy_with_logits(torch.cat([clean_scores, denoised_scores]), domains)
 
 
 def squared_error(denoised: Tensor, clean: Tensor) -> Tensor:
@@ -64,6 +93,33 @@ def squared_error(denoised: Tensor, clean: Tensor) -> Tensor:
     The MSE objective of denoised smoothing (Salman et al. 2020, eq. 6).
     """
     return F.mse_loss(denoised, clean)
+
+
+def softened_divergence(
+    denoised_logits: Tensor, clean_logits: Tensor, temperature: float
+) -> Tensor:
+    """Divergence of the softmax of denoised logits from that of clean ones, [B, K] each.
+
+    T^2 KL(softmax(clean / T) || softmax(denoised / T)), the mean over images, whose gradient does
+    not vanish as the temperature T grows (Hinton et al. 2015, section 2). Not negative.
+    """
+    denoised = F.log_softmax(denoised_logits / temperature, dim=1)
+    clean = F.log_softmax(clean_logits / temperature, dim=1)
+    return temperature**2 * F.kl_div(denoised, clean, reduction="batchmean", log_target=True)
+
+
+def squared_logit_error(denoised_logits: Tensor, clean_logits: Tensor) -> Tensor:
+    """Mean squared error of denoised logits [B, K] to clean ones (Ba and Caruana 2014, eq. 1)."""
+    return F.mse_loss(denoised_logits, clean_logits)
+
+
+def distillation_loss(
+    denoised_logits: Tensor, clean_logits: Tensor, settings: DistillationSettings
+) -> Tensor:
+    """Distance of denoised logits [B, K] from clean ones, by the loss that the settings name."""
+    if settings.loss == "mse":
+        return squared_logit_error(denoised_logits, clean_logits)
+    return softened_divergence(denoised_logits, clean_logits, settings.temperature)
 
 
 @dataclass(frozen=True)
@@ -78,6 +134,8 @@ class LossTerms:
     mmd: Tensor | None = None
     domain: Tensor | None = None
     squared_error: Tensor | None = None
+    generated_label_consistency: Tensor | None = None
+    distillation: Tensor | None = None
 
 
 def total_loss(terms: LossTerms, weights: LossWeights) -> Tensor:
@@ -92,29 +150,48 @@ def total_loss(terms: LossTerms, weights: LossWeights) -> Tensor:
         (weights.mmd, terms.mmd),
         (1.0, terms.domain),
         (1.0, terms.squared_error),
+        (weights.generated_label_consistency, terms.generated_label_consistency),
+        (weights.distillation, terms.distillation),
     )
     return torch.stack([weight * term for weight, term in weighted if term is not None]).sum()
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Images of one step, float32 in [0,1], and the noise that all views share.
+class View:
+    """Generated samples of the images of a step.
 
     Attributes:
-        clean: [B, C, H, W].
-        interpolated: [B, C, H, W], or None where they are not trained on.
-        boundary: [B, C, H, W], or None likewise.
-        boundary_used: bool [B], boundary samples that count.
+        images: float32 [B, C, H, W] in [0,1].
         noise: [B, C, H, W].
+        weight: of their terms in sums over views.
+        used: bool [B], samples that count; all if None.
+    """
+
+    images: Tensor
+    noise: Tensor
+    weight: float
+    used: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one step with their noise, each in it `draws` times with other noise.
+
+    Attributes:
+        clean: float32 [B, C, H, W] in [0,1], in `draws` equal parts.
+        noise: [B, C, H, W], of the clean images.
+        sigma: [B], standard deviation of the noise of each image in all its views.
+        generated: views of the same images, row by row.
         clean_outputs: logits [B, K] and features [B, F] of `clean`, where they are known already.
+        draws: noise draws of each image.
     """
 
     clean: Tensor
-    interpolated: Tensor | None
-    boundary: Tensor | None
-    boundary_used: Tensor
     noise: Tensor
+    sigma: Tensor
+    generated: tuple[View, ...] = ()
     clean_outputs: tuple[Tensor, Tensor] | None = None
+    draws: int = 1
 
 
 @dataclass(frozen=True)
@@ -122,71 +199,111 @@ class Networks:
     """What the objectives run.
 
     Attributes:
-        denoise: noisy images float32 [B, C, H, W] to denoised ones.
+        denoise: noisy images float32 [B, C, H, W] and the standard deviations of their noise [B] to
+            denoised images.
         classify: images float32 [B, C, H, W] to logits [B, K] and features [B, F] of the frozen
             classifier, float32.
         discriminator: of domains.
     """
 
-    denoise: Callable[[Tensor], Tensor]
+    denoise: Callable[[Tensor, Tensor], Tensor]
     classify: Callable[[Tensor], tuple[Tensor, Tensor]]
     discriminator: Discriminator
 
 
-def decrop_terms(batch: Batch, networks: Networks, reversal_scale: float | None) -> LossTerms:
+def decrop_terms(
+    batch: Batch, networks: Networks, settings: TrainingSettings, reversal_scale: float | None
+) -> LossTerms:
     """Return the terms of DE-CROP eq. 12; with a domain loss where there is a `reversal_scale`."""
     clean_logits, clean_features = _clean_outputs(batch, networks)
-    kept = batch.boundary_used
-    generated = []
-    if batch.interpolated is not None:
-        generated.append((batch.interpolated + batch.noise, clean_logits))
-    if batch.boundary is not None and kept.any():
-        # Left out before the denoiser, where BatchNorm would let them act on the others.
-        generated.append(((batch.boundary + batch.noise)[kept], clean_logits[kept]))
-    noisy = [view for view, _ in generated] + [batch.clean + batch.noise]
+    generated, targets, weights = [], [], []
+    for view in batch.generated:
+        if view.used is None or view.used.any():
+            # Left out before the denoiser, where BatchNorm would let them act on the others.
+            kept = slice(None) if view.used is None else view.used
+            generated.append(((view.images + view.noise)[kept], batch.sigma[kept]))
+            targets.append(clean_logits[kept])
+            weights.append(view.weight)
     # One pass a view, for BatchNorm normalises each by statistics of its own. The clean view goes
-    # last: with DnCNN's momentum the running statistics are then its own, as where the published
-    # code runs it once more for the discriminator.
-    denoised = [networks.denoise(view) for view in noisy]
+    # last: with DnCNN's momentum the running statistics are then its own. The published code goes
+    # through clean, boundary and interpolated view, in the second phase after a pass of the clean
+    # one for the discriminator, so its running statistics are the interpolated view's.
+    noisy = [*generated, (batch.clean + batch.noise, batch.sigma)]
+    denoised = [networks.denoise(images, sigma) for images, sigma in noisy]
     # The classifier normalises by fixed statistics, so one pass does for all views.
     all_logits, all_features = networks.classify(torch.cat(denoised))
     sizes = [len(view) for view in denoised]
     *generated_logits, logits = all_logits.split(sizes)
     *generated_features, features = all_features.split(sizes)
-    cosine, mmd = clean_logits.new_zeros(()), clean_logits.new_zeros(())
-    for (_, targets), view_logits, view_features in zip(
-        generated, generated_logits, generated_features, strict=True
-    ):
-        cosine = cosine + cosine_similarity(view_logits, targets)
-        mmd = mmd + maximum_mean_discrepancy(view_features, clean_features)
+
+    def summed(loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        found = clean_logits.new_zeros(())
+        for weight, view_logits, view_targets in zip(
+            weights, generated_logits, targets, strict=True
+        ):
+            found = found + weight * loss(view_logits, view_targets)
+        return found
+
+    mmd = clean_logits.new_zeros(())
+    for weight, view_features in zip(weights, generated_features, strict=True):
+        mmd = mmd + weight * maximum_mean_discrepancy(
+            view_features, clean_features, settings.mmd_kernel
+        )
     domain = None
     if reversal_scale is not None:
         joint = torch.cat([clean_features, reverse_gradient(features, reversal_scale)])
         clean_scores, denoised_scores = networks.discriminator(joint).chunk(2)
         domain = domain_loss(clean_scores, denoised_scores)
+    generated_consistency = None
+    if settings.loss_weights.generated_label_consistency:
+        generated_consistency = summed(label_consistency_loss)
+    distillation = _distillation(logits, clean_logits, settings)
+    if distillation is not None and settings.distillation.views == "all":
+        distillation = distillation + summed(
+            partial(distillation_loss, settings=settings.distillation)
+        )
     return LossTerms(
         label_consistency=label_consistency_loss(logits, clean_logits),
-        cosine_similarity=cosine,
+        cosine_similarity=summed(cosine_similarity),
         mmd=mmd,
         domain=domain,
+        generated_label_consistency=generated_consistency,
+        distillation=distillation,
     )
 
 
-def stability_terms(batch: Batch, networks: Networks, _: float | None) -> LossTerms:
-    """Return label consistency alone: the stability objective (Salman et al. 2020, eq. 7)."""
+def stability_terms(
+    batch: Batch, networks: Networks, settings: TrainingSettings, _: float | None
+) -> LossTerms:
+    """Return label consistency alone: the stability objective (Salman et al. 2020, eq. 7).
+
+    With distillation where that has a weight.
+    """
     clean_logits, _features = _clean_outputs(batch, networks)
-    logits, _features = networks.classify(networks.denoise(batch.clean + batch.noise))
-    return LossTerms(label_consistency=label_consistency_loss(logits, clean_logits))
+    logits, _features = networks.classify(networks.denoise(batch.clean + batch.noise, batch.sigma))
+    return LossTerms(
+        label_consistency=label_consistency_loss(logits, clean_logits),
+        distillation=_distillation(logits, clean_logits, settings),
+    )
 
 
-def mse_terms(batch: Batch, networks: Networks, _: float | None) -> LossTerms:
+def mse_terms(batch: Batch, networks: Networks, _: TrainingSettings, __: float | None) -> LossTerms:
     """Return the squared error to the clean images (Salman et al. 2020, eq. 6)."""
-    denoised = networks.denoise(batch.clean + batch.noise)
+    denoised = networks.denoise(batch.clean + batch.noise, batch.sigma)
     return LossTerms(squared_error=squared_error(denoised, batch.clean))
+
+
+def _distillation(
+    logits: Tensor, clean_logits: Tensor, settings: TrainingSettings
+) -> Tensor | None:
+    if not settings.loss_weights.distillation:
+        return None
+    return distillation_loss(logits, clean_logits, settings.distillation)
 
 
 def _clean_outputs(batch: Batch, networks: Networks) -> tuple[Tensor, Tensor]:
     if batch.clean_outputs is not None:
         return batch.clean_outputs
     with torch.no_grad():
-        return networks.classify(batch.clean)
+        logits, features = networks.classify(batch.clean[: len(batch.clean) // batch.draws])
+    return logits.repeat(batch.draws, 1), features.repeat(batch.draws, 1)

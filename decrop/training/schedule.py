@@ -22,6 +22,8 @@ class Schedule:
         learning_rate: of a step, counted from 0.
         weight_decay: L2.
         momentum: of SGD.
+        gradient_norm: largest L2 norm of the gradient of all weights, to which a larger one is
+            scaled down; 0 for none.
     """
 
     steps: int
@@ -30,6 +32,7 @@ class Schedule:
     learning_rate: Callable[[int], float]
     weight_decay: float = 0.0
     momentum: float = 0.9
+    gradient_norm: float = 0.0
 
     def begins_anew(self, epoch: int) -> bool:
         """Tell whether an epoch has another optimiser than the one before it."""

@@ -117,23 +117,24 @@ class TrialFolder(TrainingFolder):
         found = self.read_result()
         return None if found is None else TrialResult.from_json(found)
 
-    def save_denoiser(self, denoiser: nn.Module, settings: DenoiserSettings) -> None:
+    def save_denoiser(self, denoiser: nn.Module, settings: DenoiserSettings | None = None) -> None:
         """Write the denoiser's weights as safetensors, and by what it is built anew.
 
         Args:
             denoiser: with its weights so far.
-            settings: portable ones (`decrop.denoisers.sources.OpenedDenoiser`).
+            settings: portable ones (`decrop.denoisers.sources.OpenedDenoiser`), where those of the
+                trial name files.
         """
         # Copies, for tensors that share memory cannot be saved.
         state = bare(denoiser).state_dict()
         weights = {name: t.cpu().clone().contiguous() for name, t in state.items()}
-        if not self.denoiser_settings_path.exists():
+        if settings is not None and not self.denoiser_settings_path.exists():
             store_program(denoiser, self.path)
             write_json(self.denoiser_settings_path, settings.model_dump(mode="json"))
         write_whole(self.denoiser_path, lambda temporary: save_file(weights, temporary))
 
     def denoiser_settings(self, config: TrialConfig) -> DenoiserSettings:
-        """Return by what the stored denoiser is built anew; as configured in older folders."""
+        """Return by what the stored denoiser is built anew."""
         if not self.denoiser_settings_path.exists():
             return config.denoiser
         path = self.denoiser_settings_path

@@ -186,10 +186,8 @@ class DenoiserPart(_InTraining):
         return {**self._stages, **super().seconds}
 
     def save(self, folder: TrialFolder) -> None:
-        settings = self.config.denoiser
-        if self._inputs.denoiser is not None:
-            settings = self._inputs.denoiser.settings
-        folder.save_denoiser(self._denoiser, settings)
+        opened = self._inputs.denoiser
+        folder.save_denoiser(self._denoiser, None if opened is None else opened.settings)
 
     def restore(self, folder: TrialFolder) -> None:
         folder.load_denoiser(self._denoiser)

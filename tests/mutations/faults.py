@@ -44,8 +44,8 @@ LOSSES = _faults(
     ),
     (
         "MMD's width in the gradient",
-        "width = (squared.detach().sum() / pairs)",
-        "width = (squared.sum() / pairs)",
+        "return squared, (squared.detach().sum() / pairs)",
+        "return squared, (squared.sum() / pairs)",
     ),
     (
         "cosine minimised",
@@ -54,8 +54,8 @@ LOSSES = _faults(
     ),
     (
         "domains exchanged",
-        "denoised_scores, torch.zeros_like(denoised_scores)",
-        "denoised_scores, torch.ones_like(denoised_scores)",
+        "[torch.ones_like(clean_scores), torch.zeros_like(denoised_scores)]",
+        "[torch.zeros_like(clean_scores), torch.ones_like(denoised_scores)]",
     ),
 )
 TRAINING = [

@@ -110,11 +110,16 @@ def test_published_settings_are_trial_1_and_the_papers_are_trial_0() -> None:
     reference = reference_config(published)
     assert reference.training.augmentation.views == "matched"
     assert reference.training.discriminator.reversal_scale == 1
+    assert (reference.training.optimizer, reference.training.adam_epochs) == ("adam_then_sgd", 50)
+    assert (reference.boundary.pixels, reference.interpolation.mode) == ("float", "as_written")
     (point,) = grid_trials(published)
     config = trial_config_for(published, point)
     assert config.interpolation.mode == "published"
     assert config.interpolation.mixing_coefficient == 0.8
     assert config.training.discriminator.reversal_scale == 2
+    assert config.training.discriminator.outputs == 2
+    assert config.training.optimizer == "adam"
+    assert config.boundary.pixels == "uint8"
     assert config.training.augmentation.views == "independent"
     assert config.training.loss_weights == LossWeights()
 

@@ -247,3 +247,13 @@ def test_presets_have_the_published_schedule(preset: str) -> None:
     assert (training.schedule, training.augmentation) == ("drops", "crop_and_flip")
     assert training.noise_samples == (1 if training.objective == "gaussian" else 8)
     assert training.attack_steps == 2
+
+
+def test_preset_of_the_papers_classifiers_has_their_schedule() -> None:
+    training = load_trial("classifier_cifar10_plain", []).classifier.training
+    assert training is not None
+    assert (training.objective, training.trained_on) == ("plain", "all")
+    assert (training.epochs, training.batch_size, training.learning_rate) == (300, 256, 0.1)
+    assert (training.learning_rate_drop_every, training.learning_rate_drop_factor) == (100, 0.1)
+    assert (training.optimizer, training.momentum, training.weight_decay) == ("sgd", 0.9, 5e-4)
+    assert (training.schedule, training.augmentation) == ("drops", "crop_and_flip")

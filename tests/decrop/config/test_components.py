@@ -101,8 +101,10 @@ def _dataset(_: Any) -> Dataset:
     )
 
 
-def _objective(batch: Any, networks: Any, _: float | None) -> LossTerms:
-    return LossTerms(squared_error=networks.denoise(batch.clean + batch.noise).square().mean())
+def _objective(batch: Any, networks: Any, _: Any, __: float | None) -> LossTerms:
+    return LossTerms(
+        squared_error=networks.denoise(batch.clean + batch.noise, batch.sigma).square().mean()
+    )
 
 
 def _no_loss(logits: Tensor, labels: Tensor, _: Any) -> dict[str, Tensor]:

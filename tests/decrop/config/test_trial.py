@@ -21,6 +21,8 @@ PUBLISHED = {
     "boundary.square_queries": 5000,
     "boundary.overshoot": 0.02,
     "boundary.on_failure": "keep",
+    "boundary.norm": "linf",
+    "boundary.restarts": 1,
     "interpolation.partner": "boundary",
     "interpolation.mixing_coefficient": 0.5,
     "interpolation.count": 1,
@@ -44,13 +46,27 @@ PUBLISHED = {
     "training.loss_weights.cosine": 4,
     "training.loss_weights.mmd": 4,
     "training.loss_weights.discriminator": 1,
+    "training.loss_weights.boundary": 1,
+    "training.loss_weights.interpolated": 1,
+    "training.loss_weights.generated_label_consistency": 0,
+    "training.loss_weights.distillation": 0,
+    "training.mmd_kernel.kind": "rbf",
+    "training.mmd_kernel.bandwidth_factors": (0.25, 0.5, 1, 2, 4),
+    "training.noise_draws": 1,
+    "training.noise_of_views": "shared",
+    "training.gradient_norm": 0,
+    "training.last_layers": 0,
     "training.discriminator.hidden_units": 100,
     "training.discriminator.learning_rate": 1e-5,
     "training.discriminator.reversal_scale": 1,
+    "training.discriminator.outputs": 1,
     "training.augmentation.policy": 1,
     "training.augmentation.mixing": "none",
     "training.augmentation.crop_padding": 4,
     "training.augmentation.flip_probability": 0.5,
+    "training.augmentation.rotation_degrees": 10,
+    "training.augmentation.translation_width": 0.25,
+    "training.augmentation.translation_height": 0.5,
     "training.augmentation.views": "matched",
     "certification.selection_samples": 100,
     "certification.estimation_samples": 10_000,
@@ -99,6 +115,8 @@ def test_settings_survive_json() -> None:
         ("boundary.epsilon", [1e-6, 1], [0, 1.01]),
         ("boundary.step_size", [1e-6, 1], [0, 1.01]),
         ("boundary.steps", [1, 1000], [0]),
+        ("boundary.norm", ["linf", "l2"], ["l1"]),
+        ("boundary.restarts", [1, 100], [0]),
         ("boundary.attack", ["pgd", "auto_attack", "deepfool"], ["fgsm", None]),
         ("boundary.square_queries", [0, 5000], [-1, 0.5]),
         ("boundary.overshoot", [0, 1], [-0.01, float("inf")]),
@@ -109,6 +127,7 @@ def test_settings_survive_json() -> None:
         ("interpolation.learning_rate", [1e-9], [0]),
         ("denoiser.depth", [3, 64], [2, 65]),
         ("denoiser.channels", [4, 512], [3, 513]),
+        ("training.sigma", [None, 0.1, [0.1, 0.5]], [0, [0.5, 0.1], [0.1, 0.1], [0.1], [0, 1]]),
         ("training.epochs", [1], [0]),
         ("training.discriminator_epochs", [0], [-1]),
         ("training.batch_size", [1], [0]),
@@ -118,6 +137,15 @@ def test_settings_survive_json() -> None:
         ("training.loss_weights.cosine", [0], [-1]),
         ("training.loss_weights.mmd", [0], [-1]),
         ("training.loss_weights.discriminator", [0], [-1]),
+        ("training.loss_weights.boundary", [0], [-1]),
+        ("training.loss_weights.distillation", [0], [-1]),
+        ("training.mmd_kernel.bandwidth_factors", [[1e-6], [1, 2]], [[], [0], [float("inf")]]),
+        ("training.distillation.temperature", [0.01, 100], [0, -1]),
+        ("training.noise_draws", [1, 64], [0, 65]),
+        ("training.gradient_norm", [0, 1], [-1]),
+        ("training.last_layers", [0, 5], [-1]),
+        ("training.discriminator_phase.learning_rate", [None, 1e-9], [0]),
+        ("training.discriminator_phase.optimizer", [None, "sgd"], ["rmsprop"]),
         ("training.augmentation.policy", ["none", 1, 2, 3], [0, 4, "policy 1", None]),
         ("training.augmentation.mixing", ["none", "mixup", "cutmix"], ["both", None]),
         ("training.augmentation.mixing_alpha", [1e-6, 10], [0, -1, float("inf")]),
@@ -139,6 +167,13 @@ def test_limits_of_a_setting(path: str, allowed: list[Any], refused: list[Any]) 
     for value in refused:
         with pytest.raises(ValidationError):
             TrialConfig.model_validate(set_dotted({}, path, value))
+
+
+def test_l2_goes_further_than_a_pixel_does() -> None:
+    far = {"norm": "l2", "epsilon": 20, "step_size": 2}
+    assert TrialConfig.model_validate({"boundary": far}).boundary.epsilon == 20
+    with pytest.raises(ValidationError, match="epsilon 20 must be at most 1 with norm linf"):
+        TrialConfig.model_validate({"boundary": far | {"norm": "linf"}})
 
 
 @pytest.mark.parametrize("coefficient", [0, 1])

@@ -129,6 +129,16 @@ def test_affine_draws_have_the_papers_ranges() -> None:
     assert torch.corrcoef(together).triu(1).abs().max() < 4 / BATCH**0.5
 
 
+def test_affine_draws_go_as_far_as_the_settings_say() -> None:
+    strength = {"rotation_degrees": 40.0, "translation_width": 0.5, "translation_height": 0.0}
+    given = AugmentationSettings(policy=3, **strength)
+    _, affine = POLICIES[3](torch.Size([BATCH, 1, HEIGHT, WIDTH]), given, torch_generator(0))
+    assert isinstance(affine, Affine)
+    assert kstest(affine.degrees.numpy(), "uniform", (-40, 80)).pvalue > 1e-3
+    assert affine.right.abs().max() == WIDTH / 2
+    assert not affine.down.any()
+
+
 def test_no_policy_draws_nothing() -> None:
     images = numbered(2)
     generator = torch_generator(0)

@@ -17,8 +17,9 @@ def test_layers_are_the_published_ones() -> None:
     assert shapes == [(100, 64), (100,), (100,), (100,), (1, 100), (1,)]
 
 
-def test_one_score_a_sample() -> None:
-    discriminator = Discriminator(features=5, hidden_units=3).eval()
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_one_score_a_sample(outputs: int) -> None:
+    discriminator = Discriminator(features=5, hidden_units=3, outputs=outputs).eval()
     features = torch.randn(6, 5)
     scores = discriminator(features)
     assert scores.shape == (6,)

@@ -170,6 +170,40 @@ def test_pgd_takes_the_steps_it_is_given() -> None:
     assert at_face[0] < 0.4 < 0.6 < at_face[1]
 
 
+@pytest.mark.parametrize("step_size", [0.05, 2.0])
+def test_pgd_keeps_to_the_ball_in_l2(step_size: float) -> None:
+    images = torch.cat([IMAGES[:8], torch.zeros(2, 1, 6, 6), torch.ones(2, 1, 6, 6)])
+    boundary = attacked(images=images, norm="l2", epsilon=1.5, step_size=step_size)
+    distances = (boundary - images).flatten(1).norm(dim=1)
+    assert distances.max() <= 1.5 + ROUNDING * SIZE**2
+    assert boundary.min() >= 0 and boundary.max() <= 1
+    # Further in a pixel than an L-infinity ball that lies in this one.
+    assert (boundary - images).abs().max() > 1.5 / SIZE
+
+
+def test_pgd_in_l2_ascends_where_the_slope_is_steepest() -> None:
+    # For two classes of a linear classifier: along the difference of their weights.
+    classifier = linear_classifier(SIZE * SIZE, 2)
+    weight = classifier.network.get_parameter("1.weight")
+    images = torch.full((6, 1, SIZE, SIZE), 0.5)
+    labels = torch.arange(6) % 2
+    given: dict[str, Any] = {"norm": "l2", "epsilon": 0.4, "step_size": 0.4, "steps": 30}
+    boundary = attacked(images=images, labels=labels, classifier=classifier, **given)
+    way = (weight[1] - weight[0]) * (1 - 2 * labels[:, None])
+    expected = 0.5 + 0.4 * way / way.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(boundary.flatten(1), expected, atol=1e-4, rtol=0)
+
+
+def test_restarts_flip_more() -> None:
+    weak: dict[str, Any] = {"steps": 1, "step_size": 1e-6, "epsilon": 0.05}
+    once, often = attacked(**weak), attacked(**weak, restarts=20)
+    assert flip_rate(often) > flip_rate(once) + 0.1
+    # One that flipped nothing keeps the first start.
+    left = ~flipped(tiny_classifier(), IMAGES, often)
+    assert left.any()
+    assert torch.equal(often[left], once[left])
+
+
 def test_auto_attack_leaves_an_image_as_it_is_where_it_fails() -> None:
     samples = attacked("auto_attack", epsilon=0.02, step_size=0.005)
     changed = flipped(tiny_classifier(), IMAGES, samples)
@@ -269,7 +303,10 @@ CHANGED: dict[str, Any] = {
     "steps": 2,
     "square_queries": 30,
     "overshoot": 0.1,
+    "norm": "l2",
+    "restarts": 20,
     "on_failure": "drop",
+    "pixels": "uint8",
 }
 
 

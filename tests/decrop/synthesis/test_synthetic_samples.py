@@ -80,6 +80,22 @@ def test_samples_belong_to_the_limited_images(cache: ContentCache) -> None:
     assert (samples.interpolated - samples.clean).abs().max() < 0.02
 
 
+def test_boundary_samples_are_floored_where_asked_to(cache: ContentCache) -> None:
+    floored = made(cache, boundary=BOUNDARY.model_copy(update={"pixels": "uint8"}))
+    samples = made(cache)
+    assert torch.equal((floored.boundary * 255).round() / 255, floored.boundary)
+    below = 255 * (samples.boundary - floored.boundary)
+    assert below.min() > -1e-3
+    assert 0.5 < below.max() < 1 + 1e-3
+    changed = tiny_classifier()(floored.clean).argmax(1) != tiny_classifier()(
+        floored.boundary
+    ).argmax(1)
+    assert torch.equal(floored.flipped, changed)
+    # Interpolated logits are those of the sample before, so the cache serves both.
+    assert torch.equal(floored.interpolated, samples.interpolated)
+    assert computations(cache) == (1, 1)
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_interpolated_logits_lie_between_those_of_image_and_boundary_sample(
     cache: ContentCache, count: int

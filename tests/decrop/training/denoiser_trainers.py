@@ -59,25 +59,30 @@ def same(one: Any, other: Any) -> bool:
 
 @dataclasses.dataclass
 class Recording:
-    """What went into and came out of the denoiser, and into the classifier, call by call."""
+    """What went into and came out of the denoiser, and into the classifier, call by call.
+
+    `told` are the sigmas that the denoiser got, where it takes any.
+    """
 
     noisy: list[Tensor] = dataclasses.field(default_factory=list)
     denoised: list[Tensor] = dataclasses.field(default_factory=list)
     classified: list[Tensor] = dataclasses.field(default_factory=list)
+    told: list[Tensor] = dataclasses.field(default_factory=list)
 
 
 def record_epoch(trainer: DenoiserTrainer, classifier: Classifier) -> tuple[Recording, EpochRecord]:
     found = Recording()
 
-    def denoise(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+    def denoise(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         found.noisy.append(inputs[0].detach().clone())
+        found.told += [sigma.clone() for sigma in inputs[1:]]
         found.denoised.append(output.detach().clone())
 
     def classify(_: nn.Module, inputs: tuple[Tensor]) -> None:
         found.classified.append(inputs[0].detach().clone())
 
     handles = [
-        trainer.denoiser.register_forward_hook(denoise),
+        trainer.network.register_forward_hook(denoise),
         classifier.register_forward_pre_hook(classify),
     ]
     record = trainer.run_epoch()

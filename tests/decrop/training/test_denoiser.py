@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from decrop.classifiers.classifier import Classifier
+from decrop.networks.conditional import SigmaConditional
 from decrop.networks.discriminator import Discriminator
 from decrop.synthesis.synthetic_samples import SyntheticSamples
+from decrop.training import denoiser as denoiser_module
 from decrop.training.denoiser import DenoiserTrainer, EpochRecord
 from decrop.training.losses import (
     LossTerms,
@@ -27,6 +29,7 @@ from tests.decrop.training.denoiser_trainers import (
     NO_NOISE,
     NO_WEIGHTS,
     PLAIN,
+    Recording,
     make_trainer,
     positions,
     record_epoch,
@@ -201,6 +204,70 @@ def test_views_share_crop_and_flip_if_matched(views: str) -> None:
     assert not (clean == samples.clean).flatten(1).all(1).all()
 
 
+# The noise that is trained on.
+
+
+class Shrinking(SigmaConditional):
+    """Shrinks images the more, the more noise they have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rate = nn.Parameter(torch.zeros(()))
+
+    def denoised(self, images: Tensor, sigma: Tensor) -> Tensor:
+        return images * torch.exp(-self.rate * sigma)[:, None, None, None]
+
+
+LEVELS = [
+    ({}, 0.1),
+    ({"sigma": 0.3}, 0.3),
+    ({"sigma": [0.1, 0.5]}, (0.1, 0.5)),
+]
+
+
+@cases(("training", "level"), LEVELS)
+@pytest.mark.parametrize("objective", ["decrop", "stability", "mse"])
+def test_denoiser_is_told_the_noise_of_each_image(
+    monkeypatch: pytest.MonkeyPatch, training: dict[str, Any], level: Any, objective: str
+) -> None:
+    monkeypatch.setattr(denoiser_module, "initial_denoiser", lambda *_, **__: Shrinking())
+
+    def views(training: dict[str, Any], **changes: Any) -> Recording:
+        classifier = tiny_classifier()
+        training = {"objective": objective, "augmentation": PLAIN, **training}
+        # Of boundary samples some are left out, and their noise with them.
+        changes["boundary"] = {"on_failure": "drop"}
+        trainer = make_trainer(classifier=classifier, training=training, **changes)
+        return record_epoch(trainer, classifier)[0]
+
+    found, unit = views(training), views({"sigma": 1.0})
+    still = views({}, **NO_NOISE)
+    assert len(found.told) == len(found.noisy)
+    for noisy, of_one, clean, sigma in zip(
+        found.noisy, unit.noisy, still.noisy, found.told, strict=True
+    ):
+        noise = sigma[:, None, None, None] * (of_one - clean)
+        assert torch.allclose(noisy - clean, noise, atol=1e-4)
+    told = torch.cat(found.told)
+    if isinstance(level, tuple):
+        assert level[0] <= told.min() < told.max() <= level[1]
+        assert told.max() - told.min() > 0.5 * (level[1] - level[0])
+    else:
+        assert (told == level).all()
+
+
+def test_noise_levels_of_a_range_differ_between_steps_and_survive_a_save() -> None:
+    def records(trainer: DenoiserTrainer, epochs: int) -> list[float]:
+        return [trainer.run_epoch().total for _ in range(epochs)]
+
+    training = {"sigma": [0.01, 1.0]}
+    whole = records(make_trainer(training=training), 4)
+    first, second = make_trainer(training=training), make_trainer(training=training)
+    parts = records(first, 2)
+    second.load_state_dict(first.state_dict())
+    assert parts + records(second, 2) == whole
+
+
 # What the denoiser learns.
 
 
@@ -212,7 +279,7 @@ LEARNING = {
     "learning_rate": 0.02,
     "weight_decay": 0,
     "augmentation": PLAIN,
-    "discriminator": {"learning_rate": 1e-9, "reversal_scale": 3},
+    "discriminator": {"learning_rate": 1e-9, "reversal_scale": 6},
 }
 
 

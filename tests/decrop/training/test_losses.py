@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,14 +11,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from decrop.config import LossWeights
+from decrop.config import KernelSettings, LossWeights, TrainingSettings
+from decrop.networks.discriminator import Discriminator, reverse_gradient
 from decrop.seeds import torch_generator
+from decrop.training.denoiser import reversal_scale
 from decrop.training.losses import (
     LossTerms,
     cosine_similarity,
     domain_loss,
     label_consistency_loss,
     maximum_mean_discrepancy,
+    softened_divergence,
+    squared_logit_error,
     total_loss,
 )
 
@@ -172,6 +177,40 @@ def test_mmd_of_coinciding_points_has_no_gradient(count: int) -> None:
     assert gradient(value, first).abs().max() == 0
 
 
+def test_inverse_multiquadric_kernel_by_hand() -> None:
+    kernel = KernelSettings(kind="inverse_multiquadric", bandwidth_factors=(0.5, 2.0))
+    # One pair of distinct points: w is their squared distance, whatever it is.
+    expected = 2 * 2 - 2 * (0.5 / (0.5 + 1) + 2 / (2 + 1))
+    for distance in (0.1, 30.0):
+        second = torch.tensor([[distance, 0.0]])
+        value = maximum_mean_discrepancy(torch.zeros(1, 2), second, kernel)
+        assert value.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_linear_kernel_is_the_distance_of_the_means() -> None:
+    first, second = normal(4, 3), 0.5 + normal(6, 3, seed=1)
+    value = maximum_mean_discrepancy(first, second, KernelSettings(kind="linear"))
+    torch.testing.assert_close(value, (first.mean(0) - second.mean(0)).square().sum())
+
+
+def test_bandwidths_are_factors_of_the_mean_squared_distance() -> None:
+    kernel = KernelSettings(bandwidth_factors=(3.0,))
+    value = maximum_mean_discrepancy(torch.zeros(1, 2), torch.ones(1, 2), kernel)
+    assert value.item() == pytest.approx(2 - 2 * math.exp(-1 / 3), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["rbf", "inverse_multiquadric", "linear"])
+def test_every_kernel_vanishes_for_equal_samples_with_a_finite_gradient(kind: Any) -> None:
+    sample = normal(6, 4).requires_grad_()
+    kernel = KernelSettings(kind=kind, bandwidth_factors=(1e-6, 1e6))
+    value = maximum_mean_discrepancy(sample, sample.detach(), kernel)
+    assert value.item() == pytest.approx(0, abs=1e-9)
+    assert gradient(value, sample).isfinite().all()
+    together = torch.ones(3, 3, requires_grad=True)
+    value = maximum_mean_discrepancy(together, torch.ones(3, 3), kernel)
+    assert gradient(value, together).isfinite().all()
+
+
 # Eq. 11.
 
 
@@ -180,19 +219,64 @@ def test_domain_loss_is_cross_entropy_with_clean_1_and_denoised_0() -> None:
     clean_part = (math.log(1 + math.exp(-2)) + math.log(1 + math.e)) / 2
     denoised_part = (math.log(1 + math.exp(0.5)) + math.log(1 + math.exp(3))) / 2
     loss = domain_loss(clean, denoised)
-    assert loss.item() == pytest.approx(clean_part + denoised_part, rel=1e-6)
+    # The mean over the rows of both domains.
+    assert loss.item() == pytest.approx((clean_part + denoised_part) / 2, rel=1e-6)
 
 
 def test_domain_loss_raises_clean_scores_and_lowers_denoised_ones() -> None:
     clean, denoised = normal(4).requires_grad_(), normal(4, seed=1).requires_grad_()
     loss = domain_loss(clean, denoised)
-    torch.testing.assert_close(gradient(loss, clean), (clean.sigmoid() - 1).detach() / 4)
+    torch.testing.assert_close(gradient(loss, clean), (clean.sigmoid() - 1).detach() / 8)
     loss = domain_loss(clean, denoised)
-    torch.testing.assert_close(gradient(loss, denoised), denoised.sigmoid().detach() / 4)
+    torch.testing.assert_close(gradient(loss, denoised), denoised.sigmoid().detach() / 8)
 
 
-def test_undecided_discriminator_has_twice_the_entropy_of_a_coin() -> None:
-    assert domain_loss(torch.zeros(3), torch.zeros(3)).item() == pytest.approx(2 * math.log(2))
+def test_undecided_discriminator_has_the_entropy_of_a_coin() -> None:
+    assert domain_loss(torch.zeros(3), torch.zeros(3)).item() == pytest.approx(math.log(2))
+
+
+def test_reversed_gradient_is_the_published_one() -> None:
+    """Two logits, NLL over the 2B rows, and 2 (2 / (1 + exp(-10 p)) - 1) on the way back."""
+    discriminator = Discriminator(features=4, hidden_units=3, outputs=2).double()
+    clean, denoised = normal(5, 4), normal(5, 4, seed=1).requires_grad_()
+    progress = 0.3
+    likelihoods = F.log_softmax(discriminator.layers(torch.cat([clean, denoised])), dim=1)
+    # The logit of clean is the first, so its rows are of class 0.
+    rows = F.nll_loss(likelihoods, torch.tensor([0] * 5 + [1] * 5))
+    published = -2 * (2 / (1 + math.exp(-10 * progress)) - 1) * gradient(rows, denoised)
+    settings = TrainingSettings.model_validate({"discriminator": {"reversal_scale": 2}})
+    reversed_ = reverse_gradient(denoised, reversal_scale(settings, progress))
+    scores = discriminator(torch.cat([clean, reversed_]))
+    loss = domain_loss(scores[:5], scores[5:])
+    assert loss.item() == pytest.approx(rows.item())
+    torch.testing.assert_close(gradient(loss, denoised), published)
+
+
+# Distillation.
+
+
+def test_divergence_of_softened_logits_by_hand() -> None:
+    denoised, clean = torch.tensor([[0.0, 0.0]]), torch.tensor([[2 * math.log(3), 0.0]])
+    # At temperature 2 the clean softmax is (3/4, 1/4), the denoised one (1/2, 1/2).
+    expected = 4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+    assert softened_divergence(denoised, clean, 2.0).item() == pytest.approx(expected, rel=1e-5)
+    twice = softened_divergence(denoised.repeat(5, 1), clean.repeat(5, 1), 2.0)
+    assert twice.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_gradient_of_the_divergence_survives_a_high_temperature() -> None:
+    denoised, clean = normal(4, 3).requires_grad_(), normal(4, 3, seed=1)
+    found = gradient(softened_divergence(denoised, clean, 1e3), denoised)
+    # Hinton et al. 2015, eq. 4: with logits of zero mean, their difference over K.
+    centred = [logits - logits.mean(1, keepdim=True) for logits in (denoised.detach(), clean)]
+    expected = (centred[0] - centred[1]) / 3 / 4
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-4)
+
+
+def test_divergence_is_zero_for_equal_logits_up_to_a_shift() -> None:
+    logits = normal(4, 3)
+    assert softened_divergence(logits + 7, logits, 1.0).item() == pytest.approx(0, abs=1e-12)
+    assert squared_logit_error(logits + 7, logits).item() == pytest.approx(49)
 
 
 # Eq. 12.
