@@ -289,7 +289,8 @@ def _limited_images(preparation: Preparation, config: TrialConfig) -> tuple[int,
 def _test_samples(config: TrialConfig, dataset: Dataset) -> int:
     certification = config.certification
     images = min(certification.test_images, len(dataset.test.labels))
-    return images * (certification.most_estimation_samples + certification.selection_samples)
+    samples = certification.most_estimation_samples + certification.selection_samples
+    return images * samples * len(config.certified_sigmas)
 
 
 def _at_once(claims: Claims, size: ClusterSize, trials: int) -> int:

@@ -106,6 +106,9 @@ def export_bundle(
         record = result.record(config, estimation_samples)
         certificates = replace(certificates, record=record)
     certificates.write(partial / CERTIFICATES)
+    sigma_tables = folder.read_sigma_tables()
+    if sigma_tables is not None:
+        sigma_tables.write(partial / CERTIFICATES, config.sigma)
     shutil.copyfile(folder.history_path, partial / HISTORY)
     # A bundle goes to others and holds none of the data.
     no_data = shutil.ignore_patterns(SAMPLES_FIGURE)

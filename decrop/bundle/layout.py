@@ -6,6 +6,7 @@ from decrop.config.trial import Part
 from decrop.documents import show
 from decrop.errors import InputError
 from decrop.evaluation.record import record_path
+from decrop.evaluation.sigma_tables import envelope_path
 from decrop.files import MOST_TEXT_BYTES, read_json, sha256_of_file, write_json
 
 # Before, bundles with a rejector (5) or an endpoint (6) had numbers of their own, and none named
@@ -16,6 +17,7 @@ OLDEST_FORMAT = 4
 CONFIG = "config.json"
 DENOISER = "denoiser.safetensors"
 CERTIFICATES = "certificates.tsv"
+ENVELOPE_TABLE = envelope_path(Path(CERTIFICATES)).name
 RECORD = record_path(Path(CERTIFICATES)).name
 HISTORY = "history.json"
 CLASSIFIER = "classifier"

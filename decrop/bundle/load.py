@@ -33,11 +33,13 @@ from decrop.config.trial import by_current_names
 from decrop.denoisers.sources import LocatedDenoiser, stored_denoiser
 from decrop.documents import show, validated
 from decrop.errors import InputError
+from decrop.evaluation.record import record_path
+from decrop.evaluation.sigma_tables import SigmaTables, envelope_record, sigma_table_paths
 from decrop.evaluation.table import CertificateTable
 from decrop.files import MOST_TEXT_BYTES, read_json
 from decrop.rejection.network import RejectingNetwork, Rejector, check_certificate
 from decrop.rejection.training import RejectionScores, build_rejector
-from decrop.trial.result import Scores, TrialResult, nested_scores
+from decrop.trial.result import Scores, TrialResult, nested_scores, radius_key
 
 # The format that was the first to name the noise of its certificates.
 _NAMES_NOISE = 7
@@ -83,6 +85,8 @@ class Bundle:
         class_names: in the order of the logits.
         history: one record an epoch of the training; empty in bundles exported without it.
         rejector: which may turn noisy images away, or None.
+        sigma_tables: the certificates at several sigmas, those in `certificates` among them; None
+            where they are of one alone.
     """
 
     config: TrialConfig
@@ -94,6 +98,14 @@ class Bundle:
     class_names: tuple[str, ...]
     history: tuple[dict[str, Any], ...] = ()
     rejector: BundledRejector | None = None
+    sigma_tables: SigmaTables | None = None
+
+    @property
+    def tables(self) -> dict[str, CertificateTable]:
+        """All tables of certificates, by what figures call them."""
+        if self.sigma_tables is None:
+            return {f"this {self.config.trains}": self.certificates}
+        return self.sigma_tables.named()
 
     @property
     def network(self) -> nn.Module:
@@ -166,7 +178,7 @@ def load_bundle(
         InputError: files are missing, changed or malformed, the format is another one, or the
             classifier is not the protected one.
     """
-    document, certificates = _certified(path)
+    document, certificates, sigma_tables = _certified(path)
     config, result = document.trial, document.result
     protected, class_names = load_stored_classifier(
         path / CLASSIFIER, given=classifier, trust_code=trust_code
@@ -191,6 +203,7 @@ def load_bundle(
         class_names=class_names,
         history=_read_history(path / HISTORY),
         rejector=_load_rejector(document, protected, path),
+        sigma_tables=sigma_tables,
     )
 
 
@@ -230,11 +243,11 @@ def read_certificates(path: Path) -> tuple[TrialConfig, TrialResult, Certificate
     Raises:
         InputError: files are missing, changed or malformed, or the format is another one.
     """
-    document, certificates = _certified(path)
+    document, certificates, _ = _certified(path)
     return document.trial, document.result, certificates
 
 
-def _certified(path: Path) -> tuple[_Document, CertificateTable]:
+def _certified(path: Path) -> tuple[_Document, CertificateTable, SigmaTables | None]:
     document = _read_document(path / CONFIG)
     files = checked_files(path)
     if document.rejector is not None and REJECTOR not in files:
@@ -257,7 +270,43 @@ def _certified(path: Path) -> tuple[_Document, CertificateTable]:
     if found != record.model_copy(update={"hashes": found.hashes | record.hashes}):
         told = "; ".join(found.differences(record)) or "other hashes, seed or chunks"
         raise InputError(f"{path / RECORD} contradicts {CONFIG}: {told}.")
-    return document, replace(certificates, record=found)
+    certificates = replace(certificates, record=found)
+    return document, certificates, _sigma_tables(document, certificates, path, files)
+
+
+def _sigma_tables(
+    document: _Document, certificates: CertificateTable, path: Path, files: list[str]
+) -> SigmaTables | None:
+    """Read the tables of several sigmas, where the summary has them, and compare them with it."""
+    config, result = document.trial, document.result
+    if result.by_sigma is None and result.envelope is None:
+        return None
+    sigmas, radii = config.certified_sigmas, config.certification.radii
+    paths = sigma_table_paths(path / CERTIFICATES, config.sigma, sigmas)
+    for file in paths.values():
+        if file.name not in files:
+            raise InputError(f"{path / CHECKSUMS} must list {file.name}; export it anew.")
+    tables = SigmaTables.read(path / CERTIFICATES, config.sigma, sigmas)
+    summed_up = [Scores.of(table, radii) for table in tables.named().values()]
+    by_sigma = result.by_sigma or {}
+    if [*map(radius_key, sigmas)] != [*by_sigma] or summed_up != [
+        *by_sigma.values(),
+        result.envelope,
+    ]:
+        raise InputError(
+            f"{path} was changed: its certificates at several sigmas do not add up to its summary."
+        )
+    record = certificates.record
+    assert record is not None  # `_certified` gives the table one
+    records = [record.model_copy(update={"sigma": sigma}) for sigma in sigmas]
+    records.append(envelope_record(record, sigmas))
+    for table, expected, file in zip(tables.named().values(), records, paths.values(), strict=True):
+        same_images = np.array_equal(table.idx, certificates.idx)
+        if not same_images or not np.array_equal(table.label, certificates.label):
+            raise InputError(f"{file} is of other images than {CERTIFICATES}.")
+        if table.record != expected:
+            raise InputError(f"{record_path(file)} is missing or contradicts {CONFIG}.")
+    return tables
 
 
 def _check_rows(document: _Document, certificates: CertificateTable, path: Path) -> None:

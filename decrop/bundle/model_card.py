@@ -1,6 +1,7 @@
 """The README.md of a bundle: what it protects, what is certified and what is not."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
@@ -12,6 +13,7 @@ from decrop.bundle.layout import (
     CLASSIFIER,
     CONFIG,
     DENOISER,
+    ENVELOPE_TABLE,
     HISTORY,
     ONNX,
     RECORD,
@@ -23,6 +25,7 @@ from decrop.config import CertificationSettings, TrialConfig
 from decrop.config.classifier_source import source_kind
 from decrop.config.classifier_training import CLASSIFIER_OBJECTIVES, ClassifierTrainingSettings
 from decrop.config.components import Component
+from decrop.config.prior import PRIORS
 from decrop.config.training import OBJECTIVES
 from decrop.config.trial import Part
 from decrop.denoisers.sources import PROGRAM
@@ -50,6 +53,7 @@ _PIXELS = {
     "clipped": "clipped to [0,1] before they are sent, which is part of what is certified",
     "uint8": "rounded to 8 bits before they are sent, which is part of what is certified",
 }
+_AT_SIGMA = f"{Path(CERTIFICATES).stem}_sigma_"
 _FILES = {
     DENOISER: "weights of the denoiser",
     PROGRAM: "the network of the denoiser, a program of torch.export, without what was trained",
@@ -63,12 +67,15 @@ _FILES = {
     "runs no code that its maker may have put into it, `torch.export.load` does",
     CERTIFICATES: "one row an image that was certified",
     RECORD: "its settings and content hashes",
+    _AT_SIGMA: "the same at other σ",
+    ENVELOPE_TABLE: "the envelope of all σ, and of each image at which",
     CONFIG: "all settings, scores and content hashes",
     HISTORY: "losses of each epoch",
     "figures/": "figures",
     CHECKSUMS: "SHA-256 of each file",
 }
 _ACCURACY = "## Certified accuracy"
+_SIGMAS = "## At several σ"
 # Of which a bundle with its classifier has one.
 _CLASSIFIERS = {f"{CLASSIFIER}/weights.safetensors", f"{CLASSIFIER}/program.pt2"}
 
@@ -118,10 +125,10 @@ class _Denoiser:
                 f"It starts from a denoiser that has seen other images than those of the limited "
                 f"data: {config.denoiser.pretraining}."
             )
-        if config.prior.kind == "dead_leaves":
+        if config.prior.kind != "none":
             sentences.append(
-                f"Before it saw an image of the data it was pretrained on generated images of "
-                f"overlapping shapes (dead leaves), {config.prior.steps} steps."
+                f"Before it saw an image of the data it was pretrained on generated images "
+                f"({PRIORS[config.prior.kind].help}), {config.prior.steps} steps."
             )
         sentences.append(
             f"{_sentence(OBJECTIVES[training.objective])}, {sum(training.phase_epochs)} epochs"
@@ -254,7 +261,7 @@ Images are uint8, or floats in [0,1], [batch, channels, height, width].
 selected, certified
 or not), abstentions {_percent(shares.abstained)}; accuracy without noise
 {_percent(result.clean_accuracy)}.
-{_figure(files)}
+{_figure(files)}{_at_several_sigmas(result)}
 ## What a certificate means
 
 {procedure}: {settings.selection_samples} selection and {draws}
@@ -296,6 +303,7 @@ def misquotes(card: str, result: TrialResult) -> bool:
         section.startswith(f"{result.scores.images} ")
         and rows[2:] == _rows(result).splitlines()
         and f"\n{_average(result)};" in section
+        and _at_several_sigmas(result) in card
     )
 
 
@@ -340,6 +348,37 @@ def _figure(files: Sequence[str]) -> str:
     return f"\n![Certified accuracy]({figure})\n" if figure in files else ""
 
 
+def _at_several_sigmas(result: TrialResult) -> str:
+    """Return a section with certified accuracies at each sigma, where there are several."""
+    if result.by_sigma is None or result.envelope is None:
+        return ""
+    radii = list(result.scores.certified_accuracy)
+    rows = [
+        " | ".join(
+            [
+                f"| {name}",
+                *(_percent(scores.certified_accuracy[radius]) for radius in radii),
+                f"{scores.average_certified_radius:.3f} |",
+            ]
+        )
+        for name, scores in {**result.by_sigma, "envelope": result.envelope}.items()
+    ]
+    return f"""
+{_SIGMAS}
+
+Certified accuracy at each radius on the same images, by the standard deviation σ of the noise:
+
+| σ | {" | ".join(radii)} | average radius |
+| --- |{" --- |" * len(radii)} --- |
+{chr(10).join(rows)}
+
+The envelope takes of each image the largest radius at any σ, whatever its class. The failure
+probability is split over these σ, so that all certificates of an image hold together. It says that
+the smoothed classifier at the σ of that image keeps its answer. It is no certificate of one
+classifier that chooses σ by the image, for within the radius the choice might change.
+"""
+
+
 def _sentence(component: Component) -> str:
     paper = f" ({component.paper})" if component.paper else ""
     return f"{component.help[0].upper()}{component.help[1:]}{paper}"
@@ -347,7 +386,7 @@ def _sentence(component: Component) -> str:
 
 def _file_rows(files: Sequence[str]) -> str:
     return "\n".join(
-        f"| `{name}` | {meaning} |"
+        f"| `{name}{'…' if name == _AT_SIGMA else ''}` | {meaning} |"
         for name, meaning in _FILES.items()
         if name in files or name == CHECKSUMS or any(file.startswith(name) for file in files)
     )

@@ -32,6 +32,7 @@ from decrop.data.datasets import load_dataset
 from decrop.data.limited import evenly_spaced
 from decrop.errors import InputError
 from decrop.evaluation.plots import certificates_figure
+from decrop.evaluation.record import record_path
 from decrop.files import (
     read_json,
     read_text,
@@ -46,9 +47,7 @@ from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.training.hooks import NO_HOOKS, Hooks
 from decrop.training.loop import train
 from decrop.trial.certify import (
-    Certification,
     CertificationTask,
-    certify,
     trial_result,
     with_fitting_execution,
     with_recorded_batch_size,
@@ -59,6 +58,7 @@ from decrop.trial.folder import (
     save_figure,
 )
 from decrop.trial.result import TrialResult
+from decrop.trial.several_sigmas import SigmaCertifications, certify_at_sigmas
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def add_rejector(
     )
     network = rejector.behind(bundle.denoiser.cpu(), bundle.white_box.cpu())
     task = CertificationTask(network, images, "test", len(bundle.class_names))
-    certification = certify(
+    found = certify_at_sigmas(
         with_recorded_batch_size(config, task, folder.execution_path),
         task,
         estimation_samples=config.certification.estimation_samples,
@@ -148,7 +148,7 @@ def add_rejector(
     # Without the rejector: it turns nothing away where there is no noise.
     classified = nn.Sequential(bundle.denoiser, bundle.classifier)
     result = trial_result(
-        certification,
+        found.own,
         hashes=bundle.result.hashes,
         seconds={
             **bundle.result.seconds,
@@ -158,8 +158,9 @@ def add_rejector(
         agreement=bundle.result.agreement,
         classified=classified,
     )
+    result = found.added_to(result)
     history = [asdict(record) for record in trainer.history]
-    _write(source, bundle, certification, rejector, history, result, destination)
+    _write(source, bundle, found, rejector, history, result, destination)
     shutil.rmtree(folder.path)
     return AddedRejector(rejector, result)
 
@@ -199,16 +200,19 @@ def _train(
 def _write(
     source: Path,
     bundle: Bundle,
-    certification: Certification,
+    found: SigmaCertifications,
     rejector: BundledRejector,
     history: list[dict[str, Any]],
     result: TrialResult,
     destination: Path,
 ) -> None:
-    config, table = certification.config, certification.table
+    config, table = found.own.config, found.own.table
     partial = destination.with_name(f".{destination.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     replaced = {CONFIG, CERTIFICATES, RECORD, CARD, CHECKSUMS, f"figures/{ACCURACY_FIGURE}"}
+    if bundle.sigma_tables is not None:
+        for path in bundle.sigma_tables.paths(Path(CERTIFICATES), bundle.config.sigma).values():
+            replaced |= {path.name, record_path(path).name}
     for name in checked_files(source):
         if name not in replaced:
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
@@ -217,8 +221,12 @@ def _write(
     save_file(weights, partial / REJECTOR)
     write_json(partial / REJECTOR_HISTORY, history)
     table.write(partial / CERTIFICATES)
+    drawn = {"this denoiser with its rejector": table}
+    if found.tables is not None:
+        found.tables.write(partial / CERTIFICATES, config.sigma)
+        drawn = found.tables.named()
     save_figure(
-        certificates_figure({"this denoiser with its rejector": table}),
+        certificates_figure(drawn),
         partial / "figures" / ACCURACY_FIGURE,
     )
     carried = portable(config, bundle.classifier, result)

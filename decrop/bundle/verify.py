@@ -10,8 +10,10 @@ from decrop.config import TrialConfig
 from decrop.data.datasets import load_dataset
 from decrop.data.limited import LabelledImages, LimitedData, evenly_spaced, limited_data, take
 from decrop.errors import InputError
+from decrop.evaluation.table import CertificateTable
 from decrop.training.hooks import NO_HOOKS, Hooks
-from decrop.trial.certify import CertificationTask, certify
+from decrop.trial.certify import CertificationTask
+from decrop.trial.several_sigmas import certify_at_sigmas
 
 # In sigmas: radii of earlier versions lack the room for rounding that is left now.
 _RADIUS_ROUNDING = 1e-5
@@ -43,6 +45,8 @@ def verify_bundle(
 ) -> int:
     """Repeat the recorded certificates and return how many are identical, time aside.
 
+    Those of all tables (`Bundle.tables`) are counted, where they are of several sigmas.
+
     Args:
         bundle: to verify.
         dataset_path: folder of the dataset, where it has one.
@@ -61,13 +65,25 @@ def verify_bundle(
     )
     images = _certified_images(config, bundle)
     task = CertificationTask(bundle.network, images, bundle.result.split, len(bundle.class_names))
-    table = certify(config, task, estimation_samples=bundle.estimation_samples, hooks=hooks).table
-    recorded = bundle.certificates
-    same = (table.predict == recorded.predict) & (
-        np.abs(table.radius - recorded.radius) <= _RADIUS_ROUNDING * config.sigma
+    if bundle.sigma_tables is None:
+        config = config.at_sigma(config.sigma)
+    found = certify_at_sigmas(
+        config, task, estimation_samples=bundle.estimation_samples, hooks=hooks
     )
-    if recorded.selected is not None:
-        same = same & (table.selected == recorded.selected)
+    tables = [found.own.table] if found.tables is None else found.tables.named().values()
+    return sum(
+        _identical(table, recorded, config.sigma)
+        for table, recorded in zip(tables, bundle.tables.values(), strict=True)
+    )
+
+
+def _identical(table: CertificateTable, recorded: CertificateTable, sigma: float) -> int:
+    same = (table.predict == recorded.predict) & (
+        np.abs(table.radius - recorded.radius) <= _RADIUS_ROUNDING * sigma
+    )
+    for name in ("selected", "sigma"):
+        if getattr(recorded, name) is not None:
+            same = same & (getattr(table, name) == getattr(recorded, name))
     return int(np.count_nonzero(same))
 
 

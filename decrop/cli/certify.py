@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from decrop.config import TrialConfig
     from decrop.smoothing.sampling import MakeSampler
     from decrop.trial.certify import CertificationTask
+    from decrop.trial.several_sigmas import SigmaCertifications
 
     # Settings, number of helpers and address to who makes samplers, while the cluster is there.
     ClusterProvider = Callable[
@@ -92,15 +93,23 @@ def certify(
     start: then the counts stay, and the same command with a larger certification.max_samples draws
     what is missing.
 
+    At several standard deviations of the noise at once: --set certification.sigmas=[0.12,0.5]. Each
+    gets a table of its own, OUT_sigma_0.12.tsv; OUT_envelope.tsv has of each image the largest
+    radius, and OUT_sigmas.png shows them.
+
     Of a classifier behind an endpoint the images asked are counted beside it too, in a file that
     stays (--queries names another). How many may be asked is said first.
 
     Example: [bold]decrop certify runs/digits/bundle --set certification.max_samples=20000[/bold]
     """
+    from decrop.evaluation.plots import certificates_figure
+    from decrop.evaluation.sigma_tables import ENVELOPE_MEANING
     from decrop.smoothing.backend import backend_of
     from decrop.smoothing.execution import resolve_device
-    from decrop.trial.certify import certify as certified
+    from decrop.smoothing.journal import remove_journals
     from decrop.trial.certify import precision_of, with_recorded_batch_size
+    from decrop.trial.folder import save_figure
+    from decrop.trial.several_sigmas import certify_at_sigmas
 
     if address is not None and not helpers:
         raise InputError(f"--address {address} needs --helpers, the processes that draw there.")
@@ -114,35 +123,50 @@ def certify(
     counts, execution = (out.with_name(f"{out.name}.{part}") for part in ("counts", "execution"))
     samplers = provider(config, helpers, address) if provider else nullcontext()
     with queries_shown(task.network), samplers as on_cluster, progress_bars() as bars:
-        found = certified(
+        found = certify_at_sigmas(
             with_recorded_batch_size(config, task, execution),
             task,
             estimation_samples=config.certification.most_estimation_samples,
             journal=counts,
             hooks=replace(bars.hooks("certifying"), make_sampler=on_cluster),
         )
-    config, table, scores = found.config, found.table, found.scores
+    config, table, scores = found.own.config, found.own.table, found.own.scores
+    several = found.tables
     table.write(out)
+    if several is not None:
+        several.write(out, config.sigma)
+        save_figure(certificates_figure(several.named()), _figure_path(out))
     if config.certification.procedure != "anytime":
-        for path in (counts, execution):
-            path.unlink(missing_ok=True)
-    samples = 0 if table.samples is None else int(table.samples.sum())
+        remove_journals(counts)
+        execution.unlink(missing_ok=True)
+    # The envelope's are those of all sigmas.
+    sampled = (table if several is None else several.envelope).samples
+    samples = 0 if sampled is None else int(sampled.sum())
     precision = precision_of(config)
-    console.print(accuracy_table(_title(config), {target: scores}))
+    rows = {target: scores} if several is None else found.scores()
+    console.print(accuracy_table(_title(config), rows))
+    if several is not None:
+        console.print(ENVELOPE_MEANING, highlight=False, soft_wrap=True)
     console.print(
-        f"{samples / len(table.idx):,.0f} samples an image, in {precision} on "
+        f"{samples / len(table.idx):,.0f} samples an image"
+        f"{'' if several is None else ' at all sigmas together'}, in {precision} on "
         f"{resolve_device(config.execution.device).type}"
         f"{', images contiguous in memory' if config.execution.layout == 'contiguous' else ''}",
         highlight=False,
     )
     shares = table.shares
     console.print(
+        f"{'' if several is None else f'at sigma {config.sigma:g}: '}"
         f"certified correct {shares.correct:.1%}, misclassified {shares.misclassified:.1%} (a "
         f"wrong class was selected, certified or not), abstained {shares.abstained:.1%}",
         highlight=False,
         soft_wrap=True,
     )
     console.print(f"certificates: {out}", soft_wrap=True, highlight=False)
+    if several is not None:
+        for name, path in several.paths(out, config.sigma).items():
+            console.print(f"{name}: {path}", soft_wrap=True, highlight=False)
+        console.print(f"figure: {_figure_path(out)}", soft_wrap=True, highlight=False)
     if as_json:
         print_json(
             {
@@ -151,9 +175,32 @@ def certify(
                 "shares": asdict(shares),
                 "samples": samples,
                 "precision": precision,
+                **({} if several is None else _several_document(found, out)),
                 **backend.spent_document(),
             }
         )
+
+
+def _figure_path(out: Path) -> Path:
+    return out.with_name(f"{out.stem}_sigmas.png")
+
+
+def _several_document(found: "SigmaCertifications", out: Path) -> dict[str, Any]:
+    """Return what --json says of each sigma and of the envelope."""
+    from decrop.trial.result import radius_key
+
+    assert found.tables is not None
+    paths = found.tables.paths(out, found.own.config.sigma)
+    *at_sigmas, envelope = (
+        {
+            "certificates": str(paths[name]),
+            "certified_accuracy": scores.certified_accuracy,
+            "average_certified_radius": scores.average_certified_radius,
+        }
+        for name, scores in found.scores().items()
+    )
+    by_sigma = dict(zip(map(radius_key, found.tables.by_sigma), at_sigmas, strict=True))
+    return {"by_sigma": by_sigma, "envelope": envelope, "figure": str(_figure_path(out))}
 
 
 def _load(
@@ -246,4 +293,5 @@ def _title(config: "TrialConfig") -> str:
         if settings.procedure == "anytime"
         else f"at most {settings.max_samples} samples"
     )
-    return f"Certified accuracy on test images, % (95 % interval), σ = {config.sigma:g}, {draws}"
+    sigma = "" if config.certification.sigmas else f" σ = {config.sigma:g},"
+    return f"Certified accuracy on test images, % (95 % interval),{sigma} {draws}"

@@ -53,7 +53,7 @@ def figures(
     _refuse_folder(to, bundle)
     loaded = load_bundle(bundle, classifier=file_or_url(weights), trust_code=trust_code)
     trained = loaded.config.trains
-    tables = {f"this {trained}": loaded.certificates, **_other_tables(compare or [])}
+    tables = {**loaded.tables, **_other_tables(compare or [])}
     class_number = _class_number(loaded, shown_class)
     # A classifier was not trained on boundary and interpolated samples.
     drawn = trained == "denoiser" and not without_data

@@ -48,7 +48,11 @@ class ProgressBars:
         )
         if certifying is None:
             return hooks
-        return replace(hooks, on_certified=self.certification(certifying))
+        return replace(
+            hooks,
+            on_certified=self.certification(certifying),
+            certifying=lambda name: self.certification(f"{certifying} {name}"),
+        )
 
     def stage(self, name: str, done: int, total: int) -> None:
         """Show how much of a stage is done; its bar begins with the first call."""

@@ -41,7 +41,7 @@ def verify(
     weakness = loaded.config.certification.weakness
     if weakness is not None:
         console.print(weakness, highlight=False, soft_wrap=True)
-    recorded = len(loaded.certificates.idx)
+    recorded = sum(len(table.idx) for table in loaded.tables.values())
     if identical == recorded:
         console.print(f"all {recorded} recorded certificates are identical", highlight=False)
     else:
@@ -52,7 +52,9 @@ def verify(
         )
     record = loaded.certificates.record
     assert record is not None  # `load_bundle` gives each table one
-    console.print(record.guarantee(), highlight=False, soft_wrap=True)
+    for table in [loaded.certificates] if loaded.sigma_tables is None else loaded.tables.values():
+        assert table.record is not None
+        console.print(table.record.guarantee(), highlight=False, soft_wrap=True)
     if as_json:
         document = {"recorded": recorded, "identical": identical}
         print_json({**document, "record": record.model_dump(mode="json")})

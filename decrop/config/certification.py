@@ -9,11 +9,13 @@ from pydantic import Field, model_validator
 from decrop.config.components import Component, Table
 from decrop.config.settings import (
     MOST_RADII,
+    MOST_SIGMAS,
     BatchSize,
     Count,
     FailureProbability,
     NonNegative,
     Settings,
+    Sigma,
 )
 
 # Of the procedure `fixed`. Builders take selection and estimation counts int64 [B, K+1], sigma and
@@ -108,10 +110,22 @@ class CertificationSettings(Settings):
         "order of the labels where that would skip a class.",
     )
 
+    sigmas: tuple[Sigma, ...] = Field(
+        (),
+        max_length=MOST_SIGMAS,
+        description="Standard deviations of the noise at which test images are certified besides "
+        "sigma: a table for each, and their envelope, of each image the certificate of the largest "
+        "radius, with failure_probability split over them. None by default.",
+        # Settings without it are written as they were before it was there.
+        exclude_if=lambda sigmas: not sigmas,
+    )
+
     @model_validator(mode="after")
     def _increasing(self) -> Self:
-        if list(self.radii) != sorted(set(self.radii)):
-            raise ValueError("radii must increase")
+        for name in ("radii", "sigmas"):
+            values = getattr(self, name)
+            if list(values) != sorted(set(values)):
+                raise ValueError(f"{name} must increase")
         return self
 
     @model_validator(mode="after")
@@ -137,8 +151,7 @@ class CertificationSettings(Settings):
 
     @model_validator(mode="after")
     def _enough_to_certify(self) -> Self:
-        # A fair coin may not fall alike so often with more than the failure probability.
-        least = math.floor(-math.log2(self.failure_probability)) + 1
+        least = least_samples(self.failure_probability)
         fixed = self.procedure == "fixed"
         counts = {
             "estimation_samples"
@@ -156,6 +169,10 @@ class CertificationSettings(Settings):
                 )
         return self
 
+    def at_one_sigma(self) -> Self:
+        """Return the settings of a certification at one standard deviation alone."""
+        return self.model_copy(update={"sigmas": ()})
+
     @property
     def reach(self) -> float:
         """The largest radius that samples which all agree certify on the test split, in sigmas.
@@ -171,6 +188,12 @@ class CertificationSettings(Settings):
         if self.procedure == "fixed":
             return self.estimation_samples
         return self.max_samples - self.selection_samples
+
+
+def least_samples(failure_probability: float) -> int:
+    """Return how many samples must agree before anything can be certified."""
+    # A fair coin may not fall alike so often with more than the failure probability.
+    return math.floor(-math.log2(failure_probability)) + 1
 
 
 class ExecutionSettings(Settings):

@@ -37,6 +37,8 @@ CountOrZero = Annotated[int, Field(ge=0, le=1_000_000_000)]
 BatchSize = Annotated[int, Field(ge=1, le=1_000_000)]
 MOST_CHANNELS = 16
 MOST_RADII = 1_000
+# Of the noise, that one network is certified at.
+MOST_SIGMAS = 16
 # Of an image, in pixels.
 Side = Annotated[int, Field(ge=1, le=10_000)]
 # Pixels around an image.

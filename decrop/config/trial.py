@@ -5,7 +5,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from decrop.config.certification import CertificationSettings, ExecutionSettings
+from decrop.config.certification import (
+    CertificationSettings,
+    ExecutionSettings,
+    least_samples,
+)
 from decrop.config.classifier import ClassifierSettings
 from decrop.config.data import DatasetSettings, LimitedDataSettings
 from decrop.config.denoiser import DenoiserSettings
@@ -51,15 +55,40 @@ class TrialConfig(Settings):
         settings = self.certification
         positive = [radius for radius in settings.radii if radius > 0]
         smallest = min(settings.radius_step, *positive, math.inf)
-        reach = self.sigma * settings.reach
+        sigma = self.certified_sigmas[0]
+        reach = sigma * settings.reach
         if settings.procedure == "adaptive" and positive and reach < smallest:
+            name = "sigma" if sigma == self.sigma else "one of certification.sigmas"
             raise ValueError(
-                f"sigma ({self.sigma:g}) is so small that with certification.max_samples "
+                f"{name} ({sigma:g}) is so small that with certification.max_samples "
                 f"({settings.max_samples}) no radius above 0 can be certified: where all samples "
                 f"agree {reach:.2g} is, and the smallest that is tested is {smallest:g}; give a "
                 "larger sigma, more samples or a smaller certification.radius_step"
             )
         return self
+
+    @model_validator(mode="after")
+    def _enough_for_an_envelope(self) -> Self:
+        settings, sigmas = self.certification, self.certified_sigmas
+        least = least_samples(settings.failure_probability / len(sigmas))
+        if settings.most_estimation_samples < least:
+            raise ValueError(
+                f"certification.sigmas: at {len(sigmas)} sigmas the envelope has failure "
+                f"probability {settings.failure_probability:g} / {len(sigmas)} at each, for which "
+                f"an image needs at least {least} estimation samples, not "
+                f"{settings.most_estimation_samples}"
+            )
+        return self
+
+    @property
+    def certified_sigmas(self) -> tuple[float, ...]:
+        """Standard deviations that test images are certified at, increasing, `sigma` too."""
+        return tuple(sorted({self.sigma, *self.certification.sigmas}))
+
+    def at_sigma(self, sigma: float) -> "TrialConfig":
+        """Return the settings of a certification at one standard deviation alone."""
+        certification = self.certification.at_one_sigma()
+        return self.model_copy(update={"sigma": sigma, "certification": certification})
 
     def without_budget(self) -> "TrialConfig":
         """Return the settings but for the budget of queries, which may be raised to go on."""

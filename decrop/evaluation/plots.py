@@ -1,6 +1,6 @@
 """Figures, drawn without global state: `figure.savefig(path)` writes them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -19,6 +19,7 @@ from decrop.evaluation.table import CertificateTable
 # for a line on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _WRONG = "#D55E00"
+_ENVELOPE: Mapping[str, Any] = {"color": "0.35", "ls": "-", "lw": 5, "alpha": 0.4, "zorder": 1.5}
 # Of another length than the colours, so that 28 rows differ in one or the other.
 _LINE_STYLES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "^", "s", "D", "v")
@@ -51,18 +52,22 @@ def certificates_figure(tables: Mapping[str, CertificateTable]) -> Figure:
             raise InputError(f"{name}: there are no certificates to draw.")
     return certified_accuracy_figure(
         {name: (table.predict, table.radius, table.label) for name, table in tables.items()},
+        envelopes={name for name, table in tables.items() if table.sigma is not None},
         max_radius=max(_LEAST_RADIUS, *(float(table.radius.max()) for table in tables.values())),
     )
 
 
 def certified_accuracy_figure(
-    curves: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]], max_radius: float
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]],
+    max_radius: float,
+    envelopes: Collection[str] = (),
 ) -> Figure:
     """Draw certified accuracy over radius, one step curve a name, with 95 % exact intervals.
 
     Args:
         curves: for each name prediction [B], radius [B] and labels [B] as in `certified_correct`.
         max_radius: right end of the axis, in [0,1] pixels, > 0.
+        envelopes: names of curves that follow others, and lie broad and grey behind them.
     """
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
@@ -83,14 +88,16 @@ def certified_accuracy_figure(
             100 * successes / images,
             where="pre",
             label=name,
-            color=colour,
-            ls=style,
+            **(_ENVELOPE if name in envelopes else {"color": colour, "ls": style}),
             # At radius 0 alone a curve may be much higher than right after it.
             marker="o",
             markevery=[0],
             ms=4,
         )
-        axes.fill_between(radii, 100 * low, 100 * high, step="pre", color=colour, alpha=0.13, lw=0)
+        if name not in envelopes:
+            axes.fill_between(
+                radii, 100 * low, 100 * high, step="pre", color=colour, alpha=0.13, lw=0
+            )
     axes.set_xlim(-0.015 * max_radius, max_radius)
     axes.set_ylim(0, 100)
     axes.set_xlabel("L2 radius ([0,1] pixels)")

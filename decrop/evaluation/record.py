@@ -41,7 +41,9 @@ class CertificationRecord(Settings):
     """All that certificates depend on but noise, which the seed repeats."""
 
     sigma: Sigma = Field(description="Standard deviation of the noise, in [0,1] pixels.")
-    certification: CertificationSettings = Field(description="Settings of the certificates.")
+    certification: CertificationSettings = Field(
+        description="Settings of the certificates; with sigmas they are an envelope over those."
+    )
     estimation_samples: Count = Field(
         description="N of each image, or the most of them where images stop early."
     )
@@ -78,7 +80,7 @@ class CertificationRecord(Settings):
         device = resolve_device(config.execution.device)
         return cls(
             sigma=config.sigma,
-            certification=config.certification,
+            certification=config.certification.at_one_sigma(),
             estimation_samples=estimation_samples,
             split=split,
             images=len(images),
@@ -111,9 +113,16 @@ class CertificationRecord(Settings):
         """Say for what, and how surely, the certificates hold, in half a sentence."""
         settings = self.certification
         fixed = settings.procedure == "fixed"
+        several = settings.sigmas
+        sigma = (
+            f"the best sigma of each among {', '.join(f'{one:g}' for one in several)}"
+            if several
+            else f"sigma {self.sigma:g}"
+        )
         return (
-            f"{self.images} {self.split.replace('_', '-')} images, sigma {self.sigma:g}, failure "
-            f"probability {settings.failure_probability:g} an image, procedure "
+            f"{self.images} {self.split.replace('_', '-')} images, {sigma}, failure "
+            f"probability {settings.failure_probability:g} an image"
+            f"{' for all sigmas together' if several else ''}, procedure "
             f"{settings.procedure}{f' ({settings.certificate})' if fixed else ''}, "
             f"noise {settings.noise}, {settings.selection_samples} + "
             f"{'' if fixed else 'at most '}{self.estimation_samples} samples an image"
@@ -126,6 +135,8 @@ class CertificationRecord(Settings):
         return {
             "sigma": self.sigma,
             **self.certification.model_dump(exclude=left_out),
+            # Not dumped where there are none.
+            "sigmas": self.certification.sigmas,
             "estimation_samples": self.estimation_samples,
             "split": self.split,
             "images": self.images,

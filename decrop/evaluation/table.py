@@ -51,6 +51,8 @@ class CertificateTable:
         samples: int64 [B], noise draws, those that chose the class included; None if unknown.
         ending: [B], why no more was drawn (`decrop.smoothing.procedures.Ending`); None if unknown.
         selected: int64 [B], class that the selection samples chose; None if unknown.
+        sigma: float64 [B], of an envelope (`decrop.evaluation.sigma_tables`), the standard
+            deviation of the noise that each certificate is of, 0 where it abstains; else None.
         record: with which settings, and of what, they were computed; None if unknown.
     """
 
@@ -62,6 +64,7 @@ class CertificateTable:
     samples: NDArray[np.int64] | None = None
     ending: NDArray[np.str_] | None = None
     selected: NDArray[np.int64] | None = None
+    sigma: NDArray[np.float64] | None = None
     record: CertificationRecord | None = None
 
     @property
@@ -104,7 +107,7 @@ class CertificateTable:
     def write_tsv(self, path: Path) -> None:
         """Write idx, label, predict, radius, correct (0 or 1) and time (seconds), exactly.
 
-        Columns samples, ending and selected follow where they are known.
+        Columns samples, ending, selected and sigma follow where they are known.
         """
         columns: dict[str, NDArray[Any]] = {
             "idx": self.idx,
@@ -120,6 +123,8 @@ class CertificateTable:
             columns["ending"] = self.ending
         if self.selected is not None:
             columns["selected"] = self.selected
+        if self.sigma is not None:
+            columns["sigma"] = self.sigma
         frame = pd.DataFrame(columns)
         write_text(path, frame.to_csv(sep="\t", index=False, lineterminator="\n"))
 
@@ -127,8 +132,8 @@ class CertificateTable:
     def read_tsv(cls, path: Path) -> Self:
         """Read a table with those six columns first; `time` is seconds or H:MM:SS[.ffffff].
 
-        Further columns other than samples, ending and selected are passed over. The record beside
-        it is read where there is one.
+        Further columns other than samples, ending, selected and sigma are passed over. The record
+        beside it is read where there is one.
         """
         frame = _read_text_frame(path)
         values = {name: _numbers(path, frame, name) for name in _COLUMNS}
@@ -165,6 +170,7 @@ class CertificateTable:
             samples=_counts(path, frame, "samples"),
             ending=frame["ending"].to_numpy(dtype=np.str_) if "ending" in frame else None,
             selected=_counts(path, frame, "selected"),
+            sigma=_sigmas(path, frame),
             record=read_record(path),
         )
 
@@ -214,6 +220,14 @@ def _counts(path: Path, frame: pd.DataFrame, name: str) -> NDArray[np.int64] | N
     valid = (numbers >= 0) & (numbers % 1 == 0) & (numbers <= _LARGEST)
     _require(path, valid, name, frame[name], "an integer of at least 0")
     return numbers.astype(np.int64)
+
+
+def _sigmas(path: Path, frame: pd.DataFrame) -> NDArray[np.float64] | None:
+    if "sigma" not in frame:
+        return None
+    numbers = _numbers(path, frame, "sigma")
+    _require(path, (numbers >= 0) & (numbers <= _LARGEST), "sigma", frame["sigma"], "at least 0")
+    return numbers
 
 
 def _require(

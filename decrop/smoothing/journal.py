@@ -1,6 +1,7 @@
 """Journal of class counts, from which a certification that was killed goes on."""
 
 import dataclasses
+import glob
 import json
 import os
 import zlib
@@ -217,6 +218,17 @@ class RecordedSampler:
 
     def _remember(self, records: Records) -> None:
         self._answers.update(zip(records["request"].tolist(), records["counts"], strict=True))
+
+
+def journal_at(path: Path, sigma: float) -> Path:
+    """Return where the journal of one of several standard deviations lies, beside `path`."""
+    return path.with_name(f"{path.name}.sigma_{sigma!r}")
+
+
+def remove_journals(path: Path) -> None:
+    """Remove a journal and those of other standard deviations beside it."""
+    for journal in [path, *path.parent.glob(f"{glob.escape(path.name)}.sigma_*")]:
+        journal.unlink(missing_ok=True)
 
 
 def task_identity(task: SamplingTask, device: torch.device) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Hooks of a run: progress, messages, the stop signal, and the maker of samplers."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Self
 
@@ -30,6 +30,8 @@ class Hooks:
         on_progress: called with the name and unit of a stage, such as "training, epochs", what is
             done of it, and how much there is.
         on_certified: called with the progress of the last certification.
+        certifying: gives what is called with the progress of one of several, by its name;
+            `on_certified` if None.
         say: called with sentences about what a certification is going to do.
         should_stop: asked after each epoch, when the state is saved before the run stops, and after
             each group of samples of the last certification, which are in its journal.
@@ -39,6 +41,7 @@ class Hooks:
 
     on_progress: Callable[[str, int, int], None] = _ignore
     on_certified: OnProgress = _ignore
+    certifying: Callable[[str], OnProgress] | None = None
     say: Callable[[str], None] = _ignore
     should_stop: Callable[[], bool] = _never
     make_sampler: MakeSampler | None = None
@@ -56,6 +59,12 @@ class Hooks:
         self.on_certified(progress)
         if self.should_stop():
             raise TrialStoppedError
+
+    def of(self, name: str) -> Self:
+        """Return the hooks of one of several certifications, such as "at sigma 0.5"."""
+        return (
+            self if self.certifying is None else replace(self, on_certified=self.certifying(name))
+        )
 
     def silent(self) -> Self:
         """Return the hooks of a certification that nobody watches and that ends soon."""

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from decrop.data.limited import LabelledImages
 from decrop.evaluation.record import CertificationRecord
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, write_json
+from decrop.networks.conditional import told_sigma
 from decrop.rejection.network import RejectingNetwork, check_certificate
 from decrop.seeds import derive_seed
 from decrop.smoothing.backend import backend_of
@@ -158,6 +159,9 @@ def sampling_task(
 ) -> SamplingTask:
     """Describe to samplers what a trial certifies, and with which noise.
 
+    Denoisers in the network that can be told the noise are told it. Random bits do not depend on
+    sigma, so an image sees the same noise, larger or smaller, at all of several.
+
     Args:
         config: the trial's settings; chunks_per_batch is a number (`with_batch_size`).
         network: noisy images [B, C, H, W] to logits [B, K]; or a `RejectingNetwork`, whose
@@ -172,7 +176,7 @@ def sampling_task(
     if config.execution.chunks_per_batch == "auto":
         raise ValueError("chunks_per_batch is auto; with_batch_size puts a number in its place")
     return SamplingTask(
-        network=network,
+        network=told_sigma(network, config.sigma),
         images=images,
         image_ids=image_ids,
         class_count=class_count + rejecting,
@@ -213,6 +217,56 @@ def certify(
         TrialStoppedError: the hooks said so.
     """
     started = time.monotonic()
+    outcome = certification_outcome(
+        config,
+        task,
+        task.images.labels.numpy(),
+        estimation_samples=estimation_samples,
+        journal=journal,
+        hooks=hooks,
+    )
+    record = CertificationRecord.of(
+        config, task.network, task.images, split=task.split, estimation_samples=estimation_samples
+    )
+    table = replace(outcome_table(task, outcome), record=record)
+    return Certification(
+        config=config,
+        task=task,
+        table=table,
+        scores=Scores.of(table, config.certification.radii),
+        seconds=time.monotonic() - started,
+    )
+
+
+def outcome_table(task: CertificationTask, outcome: CertificationOutcome) -> CertificateTable:
+    """Return the table of an outcome, without a record."""
+    return CertificateTable(
+        idx=task.images.indices.numpy(),
+        label=task.images.labels.numpy(),
+        predict=outcome.prediction,
+        radius=outcome.radius,
+        seconds=outcome.seconds,
+        samples=outcome.samples,
+        ending=outcome.ending,
+        # Without the counts of rejections and of logits that are not finite.
+        selected=outcome.selection_counts[:, : task.class_count].argmax(axis=1),
+    )
+
+
+def certification_outcome(
+    config: TrialConfig,
+    task: CertificationTask,
+    labels: Integers,
+    *,
+    estimation_samples: int,
+    journal: Path | None = None,
+    hooks: Hooks = NO_HOOKS,
+) -> CertificationOutcome:
+    """Certify images by the configured procedure.
+
+    Arguments and errors as of `certify`, and labels, int64 [B], which decide how much the adaptive
+    procedure samples.
+    """
     images, sampled = task.images, _sampling_task(config, task)
     backend, device = backend_of(task.network), resolve_device(config.execution.device)
     sampler = backend.sampler(sampled, device, hooks.make_sampler)
@@ -225,41 +279,14 @@ def certify(
             exact=settings.procedure != "adaptive",
             say=hooks.say,
         )
-        labels = images.labels.numpy()
         return certify_task(config, sampled, sampler, labels, estimation_samples, hooks.certified)
 
     if journal is None:
-        outcome = outcome_of(sampler)
-    else:
-        with RecordedSampler(sampler, journal, sampled, device) as recorded:
-            if recorded.start.others or recorded.start.samples:
-                hooks.say(str(recorded.start))
-            outcome = outcome_of(recorded, recorded.samples)
-    table = CertificateTable(
-        idx=images.indices.numpy(),
-        label=images.labels.numpy(),
-        predict=outcome.prediction,
-        radius=outcome.radius,
-        seconds=outcome.seconds,
-        samples=outcome.samples,
-        ending=outcome.ending,
-        # Without the counts of rejections and of logits that are not finite.
-        selected=outcome.selection_counts[:, : task.class_count].argmax(axis=1),
-        record=CertificationRecord.of(
-            config,
-            task.network,
-            images,
-            split=task.split,
-            estimation_samples=estimation_samples,
-        ),
-    )
-    return Certification(
-        config=config,
-        task=task,
-        table=table,
-        scores=Scores.of(table, config.certification.radii),
-        seconds=time.monotonic() - started,
-    )
+        return outcome_of(sampler)
+    with RecordedSampler(sampler, journal, sampled, device) as recorded:
+        if recorded.start.others or recorded.start.samples:
+            hooks.say(str(recorded.start))
+        return outcome_of(recorded, recorded.samples)
 
 
 def trial_result(

@@ -17,6 +17,7 @@ from decrop.denoisers.sources import store_program
 from decrop.documents import validated
 from decrop.evaluation.plots import certificates_figure, training_curves_figure
 from decrop.evaluation.sample_figures import features_figure, samples_figure
+from decrop.evaluation.sigma_tables import SigmaTables
 from decrop.evaluation.table import CertificateTable
 from decrop.files import (
     MOST_WEIGHTS_BYTES,
@@ -27,6 +28,7 @@ from decrop.files import (
     write_json,
     write_whole,
 )
+from decrop.smoothing.journal import remove_journals
 from decrop.synthesis.synthetic_samples import SyntheticSamples
 from decrop.training.folder import TrainingFolder
 from decrop.trial.result import TrialResult
@@ -67,8 +69,8 @@ class TrialFolder(TrainingFolder):
         reports_path: one record an evaluation.
         denoiser_path: the trained weights.
         classifier_path: folder of the trained classifier, where the trial has no denoiser.
-        certificates_path: one row an image.
-        counts_path: class counts, while the final certification runs.
+        certificates_path: one row an image; tables of further sigmas lie beside it.
+        counts_path: class counts, while the final certification runs, likewise.
         result_path: the result, written last.
         figures_path: folder of pictures.
     """
@@ -145,18 +147,38 @@ class TrialFolder(TrainingFolder):
         require_regular(self.denoiser_path, most_bytes=MOST_WEIGHTS_BYTES)
         bare(denoiser).load_state_dict(load_file(self.denoiser_path))
 
-    def write_outcome(self, result: TrialResult, table: CertificateTable, *, title: str) -> None:
+    def write_outcome(
+        self,
+        result: TrialResult,
+        table: CertificateTable,
+        sigma_tables: SigmaTables | None = None,
+        *,
+        title: str,
+    ) -> None:
         """Write certificates, their picture and, last, the result.
 
         Args:
             result: that sums up the certificates.
             table: the certificates.
+            sigma_tables: those at several sigmas, `table` among them.
             title: what the picture calls the certified function.
         """
         table.write(self.certificates_path)
-        save_figure(certificates_figure({title: table}), self.figures_path / ACCURACY_FIGURE)
+        drawn = {title: table}
+        if sigma_tables is not None:
+            assert table.record is not None  # tables of several sigmas come from `certify`
+            sigma_tables.write(self.certificates_path, table.record.sigma)
+            drawn = sigma_tables.named()
+        save_figure(certificates_figure(drawn), self.figures_path / ACCURACY_FIGURE)
         write_json(self.result_path, result.to_json())
-        self.counts_path.unlink(missing_ok=True)
+        remove_journals(self.counts_path)
+
+    def read_sigma_tables(self) -> SigmaTables | None:
+        """Read the certificates at several sigmas, None where there is one alone."""
+        config, result = self.read_config(), self.result
+        if result is None or result.by_sigma is None:
+            return None
+        return SigmaTables.read(self.certificates_path, config.sigma, config.certified_sigmas)
 
     def draw_history(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Draw the losses over epochs, one record an epoch."""

@@ -117,4 +117,4 @@ def _certifying_queries(trial: PreparedTrial) -> int:
     certification = trial.config.certification
     images = min(certification.test_images, len(trial.dataset.test.labels))
     samples = certification.selection_samples + certification.most_estimation_samples
-    return images * (samples + 1)
+    return images * (samples * len(trial.config.certified_sigmas) + 1)

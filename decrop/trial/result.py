@@ -10,6 +10,7 @@ from pydantic import Field
 from decrop.config import TrialConfig
 from decrop.config.settings import (
     MOST_RADII,
+    MOST_SIGMAS,
     BatchSize,
     CountOrZero,
     Hashes,
@@ -92,6 +93,9 @@ class TrialResult:
         image_shape: channels, height and width; None in results of before it was recorded.
         agreement: of a black box, share of held-out images on which its surrogate predicts as it.
         layout: of images in memory, when the certified function takes them.
+        by_sigma: certified performance at each of several standard deviations of the noise, the
+            trial's own among them; None where there is that alone.
+        envelope: that of their envelope (`decrop.evaluation.sigma_tables`).
     """
 
     split: Split
@@ -106,6 +110,8 @@ class TrialResult:
     image_shape: tuple[Side, Side, Side] | None = None
     agreement: Share | None = None
     layout: Layout = "channels_last"
+    by_sigma: Annotated[dict[Word, Scores], Field(max_length=MOST_SIGMAS + 1)] | None = None
+    envelope: Scores | None = None
 
     def record(self, config: TrialConfig, estimation_samples: int) -> CertificationRecord:
         """Return the record of the certificates that it sums up.
@@ -116,7 +122,7 @@ class TrialResult:
         """
         return CertificationRecord(
             sigma=config.sigma,
-            certification=config.certification,
+            certification=config.certification.at_one_sigma(),
             estimation_samples=estimation_samples,
             split=self.split,
             images=self.scores.images,
@@ -135,8 +141,9 @@ class TrialResult:
     def to_json(self) -> dict[str, Any]:
         """Return the flat mapping of `result.json`."""
         document = asdict(self)
-        if self.agreement is None:
-            del document["agreement"]
+        for name in ("agreement", "by_sigma", "envelope"):
+            if document[name] is None:
+                del document[name]
         return {"split": document.pop("split"), **document.pop("scores"), **document}
 
     @classmethod
@@ -144,7 +151,12 @@ class TrialResult:
         """Read what `to_json` returned."""
         shape = document.get("image_shape")
         nested = nested_scores(document) | {"image_shape": None if shape is None else tuple(shape)}
-        return cls(**{**nested, "scores": Scores(**nested["scores"])})
+        nested["scores"] = Scores(**nested["scores"])
+        if (by_sigma := document.get("by_sigma")) is not None:
+            nested["by_sigma"] = {sigma: Scores(**scores) for sigma, scores in by_sigma.items()}
+        if (envelope := document.get("envelope")) is not None:
+            nested["envelope"] = Scores(**envelope)
+        return cls(**nested)
 
 
 def nested_scores(document: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from decrop.trial.parts import (
     TrainedPart,
 )
 from decrop.trial.result import Scores, Split, TrialResult
+from decrop.trial.several_sigmas import certify_at_sigmas
 
 
 def run_trial(
@@ -96,17 +97,17 @@ def run_trial(
         if keeps_best:
             epoch = _keep_best(folder, part, reports, scores, epoch, finished=finished)
         if finished:
-            certification = certify(
-                config,
+            found = certify_at_sigmas(
+                config if split == "test" else config.at_sigma(config.sigma),
                 task,
                 estimation_samples=last_estimation_samples(samples, split),
                 journal=folder.counts_path,
                 hooks=hooks,
             )
-            scores = certification.scores
+            scores = found.own.scores
             part.save(folder)
             result = trial_result(
-                certification,
+                found.own,
                 hashes={**inputs.hashes(), "classifier": part.classifier.content_hash()},
                 seconds=part.seconds,
                 flip_rate=part.flip_rate,
@@ -115,7 +116,9 @@ def run_trial(
             folder.draw_history(part.history)
             if split == "test":
                 part.draw(folder)
-            folder.write_outcome(result, certification.table, title=part.title)
+            folder.write_outcome(
+                found.added_to(result), found.own.table, found.tables, title=part.title
+            )
         report = Report(
             evaluation=evaluation,
             epoch=epoch,
@@ -144,20 +147,22 @@ def certify_undefended(
         return finished
     classifier = inputs.protected
     task = CertificationTask(classifier, inputs.test, "test", classifier.class_count)
-    certification = certify(
+    found = certify_at_sigmas(
         with_recorded_batch_size(config, task, folder.execution_path),
         task,
         estimation_samples=config.certification.most_estimation_samples,
         journal=folder.counts_path,
         hooks=hooks,
     )
-    result = trial_result(
-        certification,
-        hashes={**inputs.hashes(), "classifier": classifier.content_hash()},
-        seconds={},
-        agreement=inputs.agreement,
+    result = found.added_to(
+        trial_result(
+            found.own,
+            hashes={**inputs.hashes(), "classifier": classifier.content_hash()},
+            seconds={},
+            agreement=inputs.agreement,
+        )
     )
-    folder.write_outcome(result, certification.table, title="no denoiser")
+    folder.write_outcome(result, found.own.table, found.tables, title="no denoiser")
     return result
 
 

@@ -333,6 +333,9 @@ def _artifacts(folder: SweepTrialFolder) -> dict[str, Path]:
     files = by_name(
         folder.record_path, certificates, record_path(certificates), folder.denoiser_path
     )
+    # Of further sigmas.
+    for path in sorted(certificates.parent.glob(f"{certificates.stem}_*")):
+        files[path.name] = path
     for path in sorted(folder.classifier_path.glob("*")):
         files[f"{folder.classifier_path.name}/{path.name}"] = path
     figures = {f"figures/{path.name}": path for path in sorted(folder.figures_path.glob("*.png"))}

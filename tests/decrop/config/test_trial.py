@@ -307,3 +307,41 @@ def test_noise_too_small_for_any_radius_is_refused() -> None:
     # At radius 0 alone, and where radii are no grid, something can be.
     for settings in ({"radii": [0]}, {"procedure": "fixed"}):
         TrialConfig.model_validate({"sigma": 0.001, "certification": settings})
+
+
+@cases(
+    ("changes", "message"),
+    [
+        ({"certification": {"sigmas": [0.5, 0.12]}}, "sigmas must increase"),
+        ({"certification": {"sigmas": [0.12, 0.0]}}, "greater than 0"),
+        ({"certification": {"sigmas": [1e-5]}}, "one of certification.sigmas .1e-05. is so small"),
+        # Where 10 samples do at one sigma.
+        (
+            {
+                "certification": {
+                    "sigmas": [0.12, 0.5],
+                    "procedure": "fixed",
+                    "estimation_samples": 10,
+                    "held_out_samples": 10,
+                    "pruning_samples": 10,
+                }
+            },
+            "failure probability 0.001 / 3 at each, .* at least 12",
+        ),
+    ],
+)
+def test_sigmas_that_nothing_can_be_certified_at_are_refused(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TrialConfig.model_validate(changes)
+
+
+def test_settings_without_further_sigmas_are_written_as_before_they_were_there() -> None:
+    config = TrialConfig()
+    assert "sigmas" not in config.model_dump(mode="json")["certification"]
+    assert config.certified_sigmas == (0.25,)
+    several = TrialConfig.model_validate({"certification": {"sigmas": [0.12, 0.25, 0.5]}})
+    assert several.certified_sigmas == (0.12, 0.25, 0.5)
+    assert several.at_sigma(0.5) == TrialConfig(sigma=0.5)
+    assert TrialConfig.model_validate(several.model_dump(mode="json")) == several
