@@ -25,6 +25,7 @@ from decrop.config import CertificationSettings, TrialConfig
 from decrop.config.classifier_source import source_kind
 from decrop.config.classifier_training import CLASSIFIER_OBJECTIVES, ClassifierTrainingSettings
 from decrop.config.components import Component
+from decrop.config.prior import PRIORS
 from decrop.config.training import OBJECTIVES
 from decrop.config.trial import Part
 from decrop.documents import parse_yaml
@@ -117,10 +118,10 @@ class _Denoiser:
     def training(self, config: TrialConfig) -> str:
         training = config.training
         sentences = []
-        if config.prior.kind == "dead_leaves":
+        if config.prior.kind != "none":
             sentences.append(
-                f"Before it saw an image of the data it was pretrained on generated images of "
-                f"overlapping shapes (dead leaves), {config.prior.steps} steps."
+                f"Before it saw an image of the data it was pretrained on generated images "
+                f"({PRIORS[config.prior.kind].help}), {config.prior.steps} steps."
             )
         sentences.append(
             f"{_sentence(OBJECTIVES[training.objective])}, {sum(training.phase_epochs)} epochs"

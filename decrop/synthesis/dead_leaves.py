@@ -7,7 +7,7 @@ looking at noise").
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,7 +161,7 @@ _SHADING = 0.15
 _ILLUMINATION = 0.4
 _ILLUMINATION_GRID = 3
 # Sample points along a side of a pixel; the mean over them softens edges.
-_SUPERSAMPLING = 2
+SUPERSAMPLING = 2
 # Images that are painted together; for speed alone.
 _IMAGES_TOGETHER = 64
 
@@ -195,20 +195,37 @@ def dead_leaves(
     Returns:
         float32 [count, channels, height, width] in [0,1].
     """
-    sizes = _Sizes(height, width)
-    images = torch.empty(count, channels, height, width, device=device)
-    for start in range(0, count, _IMAGES_TOGETHER):
+    return in_parts(_draw, (count, channels, height, width), generator, device)
+
+
+Draw = Callable[[tuple[int, int, int, int], np.random.Generator, torch.device], Tensor]
+
+
+def in_parts(
+    draw: Draw,
+    shape: tuple[int, int, int, int],
+    generator: np.random.Generator,
+    device: torch.device | str,
+) -> Tensor:
+    """Draw images [B, C, H, W], a few at a time, which takes less memory and is faster."""
+    images = torch.empty(shape, device=device)
+    for start in range(0, len(images), _IMAGES_TOGETHER):
         part = images[start : start + _IMAGES_TOGETHER]
-        part.copy_(_draw(part.shape, sizes, generator, images.device))
+        count, channels, height, width = part.shape
+        part.copy_(draw((count, channels, height, width), generator, images.device))
     return images
 
 
 @dataclass(frozen=True)
-class _Sizes:
-    """How many leaves of which radii an image takes, in pixels."""
+class Sizes:
+    """How many leaves of which radii an image takes, in pixels.
+
+    The smallest radius of an image is at most `most_coarse`.
+    """
 
     height: int
     width: int
+    most_coarse: float = _COARSEST_RADIUS
 
     @property
     def largest(self) -> float:
@@ -220,7 +237,7 @@ class _Sizes:
 
     @property
     def coarsest(self) -> float:
-        return min(_COARSEST_RADIUS, self.largest / 2)
+        return min(self.most_coarse, self.largest / 2)
 
     def count(self, smallest: Array) -> Array:
         """Return how many leaves of at least this radius give the coverage."""
@@ -245,90 +262,142 @@ class _Sizes:
         return measure
 
 
-def _draw(
-    shape: torch.Size, sizes: _Sizes, generator: np.random.Generator, device: torch.device
-) -> Tensor:
-    images, channels, height, width = shape
-    # Leaf 0 is the background.
+Shapes = Sequence[tuple[int, ...]]
+
+
+def uniform_numbers(images: int, shapes: Shapes, generator: np.random.Generator) -> list[Array]:
+    """Return uniform numbers in [0,1), float32 [images, *shape] for each shape, image by image."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    uniform = generator.random((images, ends[-1]), np.float32)
+    return [
+        part.reshape(images, *shape)
+        for part, shape in zip(np.split(uniform, ends[:-1], axis=1), shapes, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Painted leaves of images; leaf 0 is the background, whose radius is that of the largest.
+
+    Attributes:
+        leaves: [images, leaves].
+        topmost: number of the leaf at each point, int32 [images, rows, columns].
+        planes: colour of each leaf at the corner of the image, and how it changes a point down and
+            one to the right, [images, leaves, channels + 2].
+        light: factor of each pixel, [images, 1, height, width].
+    """
+
+    leaves: Leaves
+    topmost: Tensor
+    planes: Array
+    light: Tensor
+
+    def pixels(self, points: Tensor) -> Tensor:
+        """Turn values at points [images, channels, rows, columns] into those of lit pixels."""
+        return F.avg_pool2d(points, SUPERSAMPLING) * self.light
+
+
+def scene_shapes(channels: int, sizes: "Sizes") -> Shapes:
+    """Return the shapes of the uniform numbers of an image's scene."""
     leaves = 1 + int(sizes.count(np.array(sizes.finest)))
-    shapes = (
+    return (
         (5, 1),
         (_PALETTE[1], 1 + channels),
         (1, _ILLUMINATION_GRID, _ILLUMINATION_GRID),
         (7, leaves),
         (leaves, MOST_CORNERS),
     )
-    ends = np.cumsum([math.prod(shape) for shape in shapes])
-    uniform = generator.random((images, ends[-1]), np.float32)
-    of_image, palette, illumination, of_leaf, corners = (
-        part.reshape(images, *shape)
-        for part, shape in zip(np.split(uniform, ends[:-1], axis=1), shapes, strict=True)
-    )
+
+
+def scene(numbers: Sequence[Array], sizes: "Sizes", device: torch.device) -> Scene:
+    """Paint leaves by uniform numbers of the shapes that `scene_shapes` tells."""
+    of_image, palette, illumination, of_leaf, corners = numbers
+    leaves, height, width = of_leaf.shape[2], sizes.height, sizes.width
     fineness, level, contrast, saturation, palette_size = np.moveaxis(of_image, 1, 0)
     size, row, column, colour, tint, shading, direction = np.moveaxis(of_leaf, 1, 0)
 
     smallest = sizes.finest * (sizes.coarsest / sizes.finest) ** fineness
     radius = sizes.radii(size, smallest)
     radius[:, 0] = sizes.largest
-    row = _between(-radius, height + radius, row)
-    column = _between(-radius, width + radius, column)
+    row = between(-radius, height + radius, row)
+    column = between(-radius, width + radius, column)
     number = np.broadcast_to(np.arange(leaves), radius.shape)
     visible = np.where(number <= sizes.count(smallest), radius, 0)
+    painted = Leaves(number, visible, row, column, corners)
     topmost = topmost_leaves(
-        Leaves(number, visible, row, column, corners).at(np.s_[:, 1:]),
+        painted.at(np.s_[:, 1:]),
         height=height,
         width=width,
-        points_per_pixel=_SUPERSAMPLING,
+        points_per_pixel=SUPERSAMPLING,
         device=device,
     )
 
     colours = _palette(palette, level, contrast, saturation)
-    entries = np.floor(_between(_PALETTE[0], _PALETTE[1] + 1, palette_size))
+    entries = np.floor(between(_PALETTE[0], _PALETTE[1] + 1, palette_size))
     chosen = np.floor(colour * entries).astype(np.int64)
     colours = np.take_along_axis(colours, chosen[..., None], axis=1)
     slope = _SHADING * shading / radius
     down, right = slope * np.sin(2 * np.pi * direction), slope * np.cos(2 * np.pi * direction)
     # The plane through the leaf's colour at its centre, by its value at the corner of the image.
-    corner = colours + (_TINT * _standard(tint) - down * row - right * column)[..., None]
+    corner = colours + (_TINT * standard(tint) - down * row - right * column)[..., None]
     planes = np.concatenate([corner, down[..., None], right[..., None]], axis=2)
-    points = _at_points(torch.as_tensor(planes).float().to(device), topmost)
-    gain = _between(1 - _ILLUMINATION, 1 + _ILLUMINATION, illumination)
+    gain = between(1 - _ILLUMINATION, 1 + _ILLUMINATION, illumination)
     light = F.interpolate(
         torch.as_tensor(gain).float().to(device),
         size=(height, width),
         mode="bicubic",
         align_corners=True,
     )
-    return (F.avg_pool2d(points, _SUPERSAMPLING) * light).clamp(0, 1)
+    return Scene(painted, topmost, planes, light)
+
+
+def _draw(
+    shape: tuple[int, int, int, int], generator: np.random.Generator, device: torch.device
+) -> Tensor:
+    images, channels, height, width = shape
+    sizes = Sizes(height, width)
+    numbers = uniform_numbers(images, scene_shapes(channels, sizes), generator)
+    drawn = scene(numbers, sizes, device)
+    return drawn.pixels(colours_at_points(drawn.planes, drawn.topmost)).clamp(0, 1)
 
 
 def _palette(uniform: Array, level: Array, contrast: Array, saturation: Array) -> Array:
     """Turn uniform numbers [images, colours, 1 + channels] into [images, colours, channels]."""
-    brightness = _between(*_LEVEL, level) + _between(*_CONTRAST, contrast) * _standard(
-        uniform[..., 0]
-    )
-    hue = _standard(uniform[..., 1:])
+    brightness = between(*_LEVEL, level) + between(*_CONTRAST, contrast) * standard(uniform[..., 0])
+    hue = standard(uniform[..., 1:])
     hue = hue - hue.mean(axis=2, keepdims=True)
-    palette: Array = brightness[..., None] + _between(*_SATURATION, saturation)[..., None] * hue
+    palette: Array = brightness[..., None] + between(*_SATURATION, saturation)[..., None] * hue
     return palette
 
 
-def _at_points(planes: Tensor, topmost: Tensor) -> Tensor:
+def colours_at_points(planes: Array, topmost: Tensor) -> Tensor:
     """Evaluate each point's plane [images, leaves, channels + 2]: [images, channels, *points]."""
-    images, leaves, _ = planes.shape
-    _, rows, columns = topmost.shape
-    first = leaves * torch.arange(images, device=planes.device)
-    found = F.embedding(topmost + first[:, None, None], planes.flatten(0, 1)).movedim(-1, 1)
-    row = (torch.arange(rows, device=planes.device) + 0.5) / _SUPERSAMPLING
-    column = (torch.arange(columns, device=planes.device) + 0.5) / _SUPERSAMPLING
+    found = of_topmost(planes, topmost)
+    row, column = point_places(topmost)
     return found[:, :-2] + found[:, -2:-1] * row[:, None] + found[:, -1:] * column
 
 
-def _between(low: Array | float, high: Array | float, uniform: Array) -> Array:
+def of_topmost(values: Array, topmost: Tensor) -> Tensor:
+    """Return values [images, leaves, V] of the leaf at each point: [images, V, *points]."""
+    images, leaves, _ = values.shape
+    first = leaves * torch.arange(images, device=topmost.device)
+    table = torch.as_tensor(values).float().to(topmost.device).flatten(0, 1)
+    return F.embedding(topmost + first[:, None, None], table).movedim(-1, 1)
+
+
+def point_places(topmost: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows and the columns of points, in pixels."""
+    _, rows, columns = topmost.shape
+    row = (torch.arange(rows, device=topmost.device) + 0.5) / SUPERSAMPLING
+    column = (torch.arange(columns, device=topmost.device) + 0.5) / SUPERSAMPLING
+    return row, column
+
+
+def between(low: Array | float, high: Array | float, uniform: Array) -> Array:
     between: Array = low + (high - low) * uniform
     return between
 
 
-def _standard(uniform: Array) -> Array:
+def standard(uniform: Array) -> Array:
     """Turn uniform numbers in [0,1) into ones of mean 0 and standard deviation 1."""
-    return _between(-math.sqrt(3), math.sqrt(3), uniform)
+    return between(-math.sqrt(3), math.sqrt(3), uniform)

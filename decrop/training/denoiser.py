@@ -41,6 +41,22 @@ def initial_denoiser(
     return denoiser.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
+def sampled_sigma(
+    sigma: float | tuple[float, float], images: int, generator: torch.Generator
+) -> Tensor:
+    """Return the standard deviation of the noise of each image, [images].
+
+    Args:
+        sigma: of all, or the ends of the interval from which each gets its own.
+        images: how many.
+        generator: a CPU generator; not used where all have the same.
+    """
+    if isinstance(sigma, tuple):
+        low, high = sigma
+        return low + (high - low) * torch.rand(images, generator=generator)
+    return torch.full((images,), sigma)
+
+
 Phase = Literal[0, 1, 2]
 
 
@@ -183,7 +199,7 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
                 choices,
             )
             rows = rows.repeat(draws)
-            sigma = self._sigma_of(len(rows), sigmas)
+            sigma = sampled_sigma(self._sigma, len(rows), sigmas).to(self._device)
             clean = _repeated(clean, draws)
             clean_noise = self._noise_like(clean, sigma, noise)
             views = {
@@ -219,15 +235,6 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
     def _noise_like(self, images: Tensor, sigma: Tensor, generator: torch.Generator) -> Tensor:
         drawn = torch.randn(images.shape, generator=generator, device=self._device)
         return sigma[:, None, None, None] * drawn
-
-    def _sigma_of(self, images: int, generator: torch.Generator) -> Tensor:
-        """Return the standard deviation of the noise of each image, [images], on the device."""
-        if isinstance(self._sigma, tuple):
-            low, high = self._sigma
-            sigma = low + (high - low) * torch.rand(images, generator=generator)
-        else:
-            sigma = torch.full((images,), self._sigma)
-        return sigma.to(self._device)
 
     def _clean_outputs_of(self, rows: Tensor) -> tuple[Tensor, Tensor] | None:
         if self._clean_outputs is None:

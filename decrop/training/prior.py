@@ -1,4 +1,4 @@
-"""Prior: a denoiser pretrained on dead leaves, without any image of the data (not in DE-CROP)."""
+"""Prior: a denoiser pretrained on generated images, without any of the data (not in DE-CROP)."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,10 +10,11 @@ from torch.nn import functional as F
 
 from decrop.cache import ContentCache, Tensors
 from decrop.config import DenoiserSettings, PriorSettings
+from decrop.config.prior import PRIORS
+from decrop.networks.conditional import SigmaConditional
 from decrop.seeds import numpy_generator, torch_generator
 from decrop.smoothing.execution import Precision
-from decrop.synthesis.dead_leaves import dead_leaves
-from decrop.training.denoiser import initial_denoiser
+from decrop.training.denoiser import initial_denoiser, sampled_sigma
 from decrop.training.hooks import OnCount
 from decrop.training.loop import Terms, Trainer, train
 from decrop.training.schedule import Schedule
@@ -30,9 +31,10 @@ class Prior:
     """What a denoiser is pretrained with.
 
     Attributes:
-        settings: kind, steps, batch size and peak learning rate.
+        settings: kind, steps, batch size, peak learning rate and noise.
         denoiser: architecture.
-        sigma: standard deviation of the Gaussian noise, in [0,1] pixels.
+        sigma: standard deviation of the Gaussian noise where the settings give none, in [0,1]
+            pixels.
         image_shape: channels, height and width of the images.
         seed: of initialisation, images and noise.
         precision: in which the denoiser computes; weights and loss are fp32.
@@ -45,13 +47,18 @@ class Prior:
     seed: int
     precision: Precision
 
+    @property
+    def noise(self) -> float | tuple[float, float]:
+        """Standard deviation of the noise of pretraining, or the ends of its range."""
+        return self.sigma if self.settings.sigma is None else self.settings.sigma
+
     def determined_by(self) -> dict[str, Any]:
         """Return everything that the weights depend on, as JSON."""
         return {
             "version": _VERSION,
-            "prior": self.settings.model_dump(),
+            "prior": self.settings.model_dump(exclude={"sigma"}),
             "denoiser": self.denoiser.model_dump(),
-            "sigma": self.sigma,
+            "sigma": self.noise,
             "image_shape": self.image_shape,
             "seed": self.seed,
             "precision": self.precision,
@@ -61,7 +68,7 @@ class Prior:
 def prior_weights(
     prior: Prior, cache: ContentCache, device: torch.device, on_step: OnCount | None = None
 ) -> Tensors | None:
-    """Return the weights of a denoiser pretrained on noisy dead leaves, made now or in the cache.
+    """Return the weights of a denoiser pretrained on generated images, made now or in the cache.
 
     It starts from the trainer's own initialisation and minimises the mean squared error of the
     denoised images, by Adam with a one-cycle schedule. Neither images nor a classifier are used, so
@@ -105,7 +112,7 @@ class PriorEpoch:
 
 
 class PriorTrainer(Trainer[PriorEpoch, Tensor]):
-    """Trains a denoiser on noisy dead leaves; an epoch is `_CHECK_EVERY` steps."""
+    """Trains a denoiser on noisy generated images; an epoch is `_CHECK_EVERY` steps."""
 
     record_type = PriorEpoch
     remedy = "a lower prior.learning_rate"
@@ -127,24 +134,30 @@ class PriorTrainer(Trainer[PriorEpoch, Tensor]):
             self._optimizer, prior.settings.learning_rate, total_steps=prior.settings.steps
         )
         self._prior = prior
-        self._leaves = numpy_generator(prior.seed, "dead leaves")
+        self._sigma = prior.noise
+        self._images = numpy_generator(prior.seed, "dead leaves")
         self._noise = torch_generator(prior.seed, "prior noise", device=device)
+        self._sigmas = torch_generator(prior.seed, "prior sigma")
 
     def _batches(self, epoch: int) -> Iterator[Tensor]:
         channels, height, width = self._prior.image_shape
         for _ in range(self.steps_an_epoch):
-            yield dead_leaves(
+            yield PRIORS.build(
+                self._prior.settings.kind,
                 self._prior.settings.batch_size,
                 channels=channels,
                 height=height,
                 width=width,
-                generator=self._leaves,
+                generator=self._images,
                 device=self._device,
             )
 
     def _step(self, batch: Tensor) -> Terms:
+        sigma = sampled_sigma(self._sigma, len(batch), self._sigmas).to(self._device)
         noise = torch.randn(batch.shape, generator=self._noise, device=self._device)
-        denoised = self._forward(self.network, batch + self._prior.sigma * noise)
+        told = (sigma,) if isinstance(self.network, SigmaConditional) else ()
+        noisy = batch + sigma[:, None, None, None] * noise
+        denoised = self._forward(self.network, noisy, *told)
         loss = F.mse_loss(denoised, batch)
         self._descend(loss)
         self._cycle.step()
@@ -155,3 +168,12 @@ class PriorTrainer(Trainer[PriorEpoch, Tensor]):
 
     def _place(self) -> str:
         return f"step {self.steps_done} of the prior"
+
+
+def no_images(count: int, **_: Any) -> Tensor:
+    """Raise an error: kind `none` pretrains on nothing.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(f"prior.kind none has no images to pretrain on, but {count} are asked for")

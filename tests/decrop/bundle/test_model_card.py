@@ -181,7 +181,7 @@ def test_data_of_the_users_own_have_no_name_that_others_know() -> None:
         (("training.early_stopping=true",), "5 epochs at most. Early stopping", "pretrained on"),
         (
             ("prior.kind=dead_leaves", "prior.steps=123"),
-            "pretrained on generated images of overlapping shapes (dead leaves), 123 steps",
+            "pretrained on generated images (random shapes that cover each other), 123",
             "Early stopping",
         ),
         (("training.objective=mse",), "Mean squared error to the clean images", "boundary"),

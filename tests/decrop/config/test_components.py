@@ -27,6 +27,7 @@ from decrop.config.classifier_training import (
 from decrop.config.components import Component, Table
 from decrop.config.data import DATASETS
 from decrop.config.denoiser import DENOISERS
+from decrop.config.prior import PRIORS
 from decrop.config.synthesis import ATTACKS
 from decrop.config.training import OBJECTIVES, ObjectiveComponent
 from decrop.data.datasets import Dataset
@@ -40,6 +41,7 @@ from decrop.training.losses import LossTerms
 TABLES: dict[str, Table[Any]] = {
     "denoiser.architecture": DENOISERS,
     "boundary.attack": ATTACKS,
+    "prior.kind": PRIORS,
     "certification.certificate": CERTIFICATES,
     "dataset.name": DATASETS,
     "training.objective": OBJECTIVES,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from decrop.synthesis.dead_leaves import _Sizes, dead_leaves
+from decrop.synthesis.dead_leaves import Sizes, dead_leaves
 from tests.cases import cases
 
 COUNT = 192
@@ -78,7 +78,7 @@ def test_global_generators_have_no_say(images: Tensor) -> None:
 
 
 def test_radii_follow_the_power_law_of_those_that_reach_into_the_image() -> None:
-    sizes = _Sizes(32, 32)
+    sizes = Sizes(32, 32)
     uniform = (np.arange(200_000) + 0.5) / 200_000
     radii = sizes.radii(uniform, np.array(1.0))
     assert radii.min() == pytest.approx(1, abs=1e-3)
@@ -92,7 +92,7 @@ def test_radii_follow_the_power_law_of_those_that_reach_into_the_image() -> None
 
 def test_leaf_count_gives_the_coverage() -> None:
     for smallest in (1.0, 2.5):
-        sizes = _Sizes(32, 32)
+        sizes = Sizes(32, 32)
         count = float(sizes.count(np.array(smallest)))
         radii = sizes.radii((np.arange(20_000) + 0.5) / 20_000, np.array(smallest))
         # A leaf of area a with its centre anywhere in (32 + 2 r)^2 covers a point with this chance.

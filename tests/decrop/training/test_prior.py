@@ -11,11 +11,12 @@ from torch.nn import functional as F
 
 from decrop.cache import ContentCache, Tensors
 from decrop.config import DenoiserSettings, PriorSettings
+from decrop.networks.conditional import SigmaConditional
 from decrop.networks.registry import build_denoiser
 from decrop.synthesis.dead_leaves import dead_leaves
 from decrop.training.denoiser import DenoiserTrainer, initial_denoiser
 from decrop.training.loop import OnCount, TrainingDivergedError
-from decrop.training.prior import PRIOR, Prior, prior_weights
+from decrop.training.prior import PRIOR, Prior, PriorTrainer, prior_weights
 from tests.decrop.tiny import CPU, random_samples, tiny_classifier, tiny_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -119,6 +120,31 @@ def test_trainer_begins_with_the_weights_it_is_given(cache: ContentCache) -> Non
     assert not same(dict(trainer.denoiser.state_dict()), weights)
 
 
+def test_a_denoiser_is_told_the_noise_of_each_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Tensor] = []
+
+    class Told(SigmaConditional):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(()))
+
+        def denoised(self, images: Tensor, sigma: Tensor) -> Tensor:
+            told.append(torch.stack([sigma, images.std((1, 2, 3))]))
+            return self.scale * images
+
+    monkeypatch.setattr("decrop.training.prior.initial_denoiser", lambda *_, **__: Told())
+    prior = Prior(changed(sigma=(0.5, 5.0), batch_size=40), DENOISER, SIGMA, (3, 32, 32), 0, "fp32")
+    PriorTrainer(prior, CPU).step()
+    sigma, deviation = told[0]
+    assert 0.5 <= sigma.min() < 1 and 4 < sigma.max() <= 5
+    torch.testing.assert_close(deviation, sigma, rtol=0.15, atol=0.1)
+
+
+def test_the_noise_is_that_of_the_certificates_where_none_is_given(cache: ContentCache) -> None:
+    assert same(made(cache, sigma=0.3), made(cache, changed(sigma=0.3)))
+    assert cache.computations(PRIOR) == 1
+
+
 # Sharing.
 
 
@@ -133,7 +159,7 @@ def test_second_trial_draws_nothing(cache: ContentCache, monkeypatch: pytest.Mon
     def draw(*arguments: Any, **named: Any) -> Tensor:
         raise AssertionError("drawn again")
 
-    monkeypatch.setattr("decrop.training.prior.dead_leaves", draw)
+    monkeypatch.setattr("decrop.synthesis.dead_leaves.dead_leaves", draw)
     assert same(made(cache), first)
     assert cache.computations(PRIOR) == 1
 
@@ -144,6 +170,9 @@ def test_second_trial_draws_nothing(cache: ContentCache, monkeypatch: pytest.Mon
         {"settings": changed(steps=4)},
         {"settings": changed(batch_size=5)},
         {"settings": changed(learning_rate=0.01)},
+        {"settings": changed(kind="textured_leaves")},
+        {"settings": changed(sigma=0.3)},
+        {"settings": changed(sigma=(0.1, 0.4))},
         {"denoiser": DenoiserSettings(depth=4, channels=9)},
         {"sigma": 0.5},
         {"image_shape": (1, 8, 9)},
