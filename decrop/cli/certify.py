@@ -255,7 +255,8 @@ def _load(
         config = config.model_copy(update={"denoiser": DenoiserSettings()})
     check_certificate(config.certification.certificate, rejecting=False)
     dataset = load_dataset(config.dataset)
-    denoiser = trained_denoiser(config, limited_data(dataset, config.limited))
+    limited = limited_data(dataset, config.limited).all.images
+    denoiser = trained_denoiser(config, limited)
     images = evenly_spaced(dataset.test, config.certification.test_images)
     with TemporaryDirectory() as cache:
         device = resolve_device(config.execution.device)

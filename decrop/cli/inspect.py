@@ -68,7 +68,7 @@ def inspect(
     """
     from decrop.cache import ContentCache
     from decrop.data.datasets import load_dataset
-    from decrop.data.limited import evenly_spaced, limited_data
+    from decrop.data.limited import evenly_spaced
     from decrop.smoothing.backend import backend_of
     from decrop.smoothing.execution import resolve_device
     from decrop.trial.inputs import trained_denoiser
@@ -88,7 +88,7 @@ def inspect(
         chosen = evenly_spaced(data.train if split == "train" else data.test, count)
         opened = None
         if config.denoiser.starts_trained:
-            opened = trained_denoiser(config, limited_data(data, config.limited))
+            opened = trained_denoiser(config, chosen.images)
         elif denoiser is not None:
             raise InputError(
                 f"--denoiser {denoiser}: it has random weights; give trained ones with --set "

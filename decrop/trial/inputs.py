@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from decrop.cache import ContentCache
 from decrop.classifiers.classifier import Classifier
@@ -119,7 +120,7 @@ class PreparedTrial:
         check_certificate(config.certification.certificate, rejecting=False)
         evenly_spaced(dataset.test, 1)
         self.classifier = self._opened()
-        self.denoiser = trained_denoiser(config, limited)
+        self.denoiser = trained_denoiser(config, limited.all.images)
         fitting_execution(
             config.execution,
             # A copy, for it is told a layout that it is not trained in.
@@ -198,12 +199,12 @@ class PreparedClassifierTrial(PreparedTrial):
         )
 
 
-def trained_denoiser(config: TrialConfig, limited: LimitedData) -> OpenedDenoiser | None:
-    """Open the denoiser of a trial if it is trained already, and try it out on limited images.
+def trained_denoiser(config: TrialConfig, images: Tensor) -> OpenedDenoiser | None:
+    """Open the denoiser of a trial if it is trained already, and try it out on the first images.
 
     Args:
         config: the trial's settings.
-        limited: the limited data.
+        images: clean, [B, C, H, W], uint8 or in [0,1]; limited ones, where something is trained.
 
     Returns:
         the denoiser in eval mode; None where its weights are random.
@@ -213,7 +214,7 @@ def trained_denoiser(config: TrialConfig, limited: LimitedData) -> OpenedDenoise
     """
     if not config.denoiser.starts_trained:
         return None
-    images = limited.all.images[:_TRIED_IMAGES]
+    images = images[:_TRIED_IMAGES]
     check_sigma(config.denoiser, config.sigma)
     opened = open_denoiser(config.denoiser, image_channels=images.shape[1], sigma=config.sigma)
     check_denoiser(opened.network.eval(), config.denoiser, images, config.sigma)
