@@ -261,7 +261,7 @@ def _certified(path: Path) -> tuple[_Document, CertificateTable, SigmaTables | N
     certificates = CertificateTable.read_tsv(path / CERTIFICATES)
     if not len(certificates.idx):
         raise InputError(f"{path / CERTIFICATES} holds no certificate.")
-    if Scores.of(certificates, document.trial.certification.radii) != document.result.scores:
+    if not document.result.scores.sums_up(certificates, document.trial.certification.radii):
         raise InputError(f"{path} was changed: its certificates do not add up to its summary.")
     _check_rows(document, certificates, path / CERTIFICATES)
     record = document.result.record(document.trial, document.estimation_samples)

@@ -357,8 +357,12 @@ def _images(result: TrialResult) -> str:
 
 
 def _figure(files: Sequence[str]) -> str:
-    figure = "figures/certified_accuracy.png"
-    return f"\n![Certified accuracy]({figure})\n" if figure in files else ""
+    figures = {
+        "Certified accuracy": "figures/certified_accuracy.png",
+        "Distribution of p_A": "figures/p_a_distribution.png",
+    }
+    shown = [f"\n![{title}]({path})\n" for title, path in figures.items() if path in files]
+    return "".join(shown)
 
 
 def _at_several_sigmas(result: TrialResult) -> str:

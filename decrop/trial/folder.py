@@ -15,7 +15,11 @@ from decrop.config import DenoiserSettings, TrialConfig, as_recorded
 from decrop.denoisers.adapted import bare
 from decrop.denoisers.sources import store_program
 from decrop.documents import validated
-from decrop.evaluation.plots import certificates_figure, training_curves_figure
+from decrop.evaluation.plots import (
+    certificates_figure,
+    probabilities_figure,
+    training_curves_figure,
+)
 from decrop.evaluation.sample_figures import features_figure, samples_figure
 from decrop.evaluation.sigma_tables import SigmaTables
 from decrop.evaluation.table import CertificateTable
@@ -35,6 +39,7 @@ from decrop.trial.result import TrialResult
 
 TRAINING_FIGURE = "training.png"
 ACCURACY_FIGURE = "certified_accuracy.png"
+PROBABILITIES_FIGURE = "p_a_distribution.png"
 SAMPLES_FIGURE = "samples.png"
 FEATURES_FIGURE = "features.png"
 
@@ -49,6 +54,8 @@ class Report:
         average_certified_radius: the sweep's objective.
         certified_accuracy: by radius.
         finished: whether this is the trial's last report.
+        area_under_curve: of certified accuracy up to the largest of its radii; None in reports of
+            before it was recorded.
     """
 
     evaluation: int
@@ -56,6 +63,7 @@ class Report:
     average_certified_radius: float
     certified_accuracy: dict[str, float]
     finished: bool
+    area_under_curve: float | None = None
 
 
 class TrialFolder(TrainingFolder):
@@ -169,7 +177,7 @@ class TrialFolder(TrainingFolder):
             assert table.record is not None  # tables of several sigmas come from `certify`
             sigma_tables.write(self.certificates_path, table.record.sigma)
             drawn = sigma_tables.named()
-        save_figure(certificates_figure(drawn), self.figures_path / ACCURACY_FIGURE)
+        save_certificate_figures(drawn, self.figures_path)
         write_json(self.result_path, result.to_json())
         remove_journals(self.counts_path)
 
@@ -183,6 +191,13 @@ class TrialFolder(TrainingFolder):
     def draw_history(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Draw the losses over epochs, one record an epoch."""
         save_figure(training_curves_figure(history), self.figures_path / TRAINING_FIGURE)
+
+
+def save_certificate_figures(tables: Mapping[str, CertificateTable], figures_path: Path) -> None:
+    """Draw certificates by name: certified accuracy, and the distribution of p_A where known."""
+    save_figure(certificates_figure(tables), figures_path / ACCURACY_FIGURE)
+    if any(table.probability is not None for table in tables.values()):
+        save_figure(probabilities_figure(tables), figures_path / PROBABILITIES_FIGURE)
 
 
 def save_sample_figures(
