@@ -28,6 +28,7 @@ from decrop.config.components import Component
 from decrop.config.prior import PRIORS
 from decrop.config.training import OBJECTIVES
 from decrop.config.trial import Part
+from decrop.denoisers.sources import PROGRAM
 from decrop.documents import parse_yaml
 from decrop.errors import InputError
 from decrop.evaluation.accuracy import exact_interval
@@ -55,6 +56,7 @@ _PIXELS = {
 _AT_SIGMA = f"{Path(CERTIFICATES).stem}_sigma_"
 _FILES = {
     DENOISER: "weights of the denoiser",
+    PROGRAM: "the network of the denoiser, a program of torch.export, without what was trained",
     REJECTOR: "weights of the rejector",
     REJECTOR_HISTORY: "its loss in each epoch",
     ONNX: "the denoiser alone as ONNX: float32 `images` to `denoised`, any batch",
@@ -118,6 +120,11 @@ class _Denoiser:
     def training(self, config: TrialConfig) -> str:
         training = config.training
         sentences = []
+        if config.denoiser.pretraining is not None:
+            sentences.append(
+                f"It starts from a denoiser that has seen other images than those of the limited "
+                f"data: {config.denoiser.pretraining}."
+            )
         if config.prior.kind != "none":
             sentences.append(
                 f"Before it saw an image of the data it was pretrained on generated images "
@@ -127,6 +134,19 @@ class _Denoiser:
             f"{_sentence(OBJECTIVES[training.objective])}, {sum(training.phase_epochs)} epochs"
             + (" at most." if training.early_stopping else ".")
         )
+        if training.prior_images.kind != "none":
+            sentences.append(
+                f"{training.prior_images.count} generated images "
+                f"({PRIORS[training.prior_images.kind].help}) were in every step."
+            )
+        if training.last_layers:
+            sentences.append(f"Only its last {training.last_layers} layers were trained.")
+        if training.sigma is not None:
+            levels = training.sigma if isinstance(training.sigma, tuple) else (training.sigma,)
+            sentences.append(
+                "The noise of training had a standard deviation of "
+                f"{' to '.join(f'{level:g}' for level in levels)}."
+            )
         if training.early_stopping:
             sentences.append(
                 "Early stopping chose the epoch, by the certified radius on held-out images of the "
@@ -337,8 +357,12 @@ def _images(result: TrialResult) -> str:
 
 
 def _figure(files: Sequence[str]) -> str:
-    figure = "figures/certified_accuracy.png"
-    return f"\n![Certified accuracy]({figure})\n" if figure in files else ""
+    figures = {
+        "Certified accuracy": "figures/certified_accuracy.png",
+        "Distribution of p_A": "figures/p_a_distribution.png",
+    }
+    shown = [f"\n![{title}]({path})\n" for title, path in figures.items() if path in files]
+    return "".join(shown)
 
 
 def _at_several_sigmas(result: TrialResult) -> str:

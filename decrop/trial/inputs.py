@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from decrop.cache import ContentCache
 from decrop.classifiers.classifier import Classifier
@@ -15,13 +16,20 @@ from decrop.config import TrialConfig
 from decrop.config.classifier_source import imports_code
 from decrop.data.datasets import Dataset
 from decrop.data.limited import LabelledImages, LimitedData, evenly_spaced
+from decrop.denoisers.adapted import bare
+from decrop.denoisers.check import check_denoiser, check_sigma
+from decrop.denoisers.sources import OpenedDenoiser, open_denoiser
 from decrop.errors import InputError
+from decrop.files import sha256_of_tensors
 from decrop.networks.identity import network_identity
 from decrop.rejection.network import check_certificate
 from decrop.smoothing.prepare import fitting_execution
 from decrop.training.hooks import NO_HOOKS, Hooks
 from decrop.training.trained_classifier import load_classifier, training_images
 from decrop.trial.result import Split
+
+# On which a denoiser that is trained already is tried out.
+_TRIED_IMAGES = 20
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,7 @@ class TrialInputs:
             the one to protect.
         agreement: share of held-out images on which surrogate and black box agree.
         training_images: that the trial trains the classifier on; None where it trains a denoiser.
+        denoiser: that training starts from, where that is trained already; None where it is random.
     """
 
     classifier: Classifier
@@ -47,6 +56,7 @@ class TrialInputs:
     target: AnyClassifier | None = None
     agreement: float | None = None
     training_images: LabelledImages | None = None
+    denoiser: OpenedDenoiser | None = None
 
     @property
     def protected(self) -> AnyClassifier:
@@ -61,6 +71,9 @@ class TrialInputs:
         hashes = {"limited_data": self.limited.all.content_hash()}
         if self.training_images is not None:
             return {**hashes, "training_images": self.training_images.content_hash()}
+        if self.denoiser is not None:
+            weights = bare(self.denoiser.network).state_dict()
+            hashes["initial_denoiser"] = sha256_of_tensors(weights)
         if self.target is not None:
             hashes["surrogate"] = self.classifier.content_hash()
         return {**hashes, "classifier": self.protected.content_hash()}
@@ -78,6 +91,8 @@ class TrialInputs:
             hashes["initial_weights"] = self.classifier.content_hash()
         if imports_code(config.classifier.source):
             hashes["classifier_code"] = network_identity(self.classifier.network)
+        if self.denoiser is not None and config.denoiser.form.imports_code:
+            hashes["denoiser_code"] = network_identity(self.denoiser.network)
         if split == "test":
             hashes["test_images"] = self.test.content_hash()
         return hashes
@@ -91,6 +106,7 @@ class PreparedTrial:
         dataset: that it is of.
         limited: the limited data.
         classifier: to train through, with weights where the settings name a file of them.
+        denoiser: that training starts from, where that is trained already.
         trained_through: whether gradients must reach its images.
     """
 
@@ -104,6 +120,7 @@ class PreparedTrial:
         check_certificate(config.certification.certificate, rejecting=False)
         evenly_spaced(dataset.test, 1)
         self.classifier = self._opened()
+        self.denoiser = trained_denoiser(config, limited.all.images)
         fitting_execution(
             config.execution,
             # A copy, for it is told a layout that it is not trained in.
@@ -147,6 +164,7 @@ class PreparedTrial:
     def _inputs(self, classifier: Classifier, **others: Any) -> TrialInputs:
         return TrialInputs(
             classifier=classifier,
+            denoiser=self.denoiser,
             limited=self.limited,
             test=evenly_spaced(self.dataset.test, self.config.certification.test_images),
             class_names=self.dataset.class_names,
@@ -181,12 +199,34 @@ class PreparedClassifierTrial(PreparedTrial):
         )
 
 
+def trained_denoiser(config: TrialConfig, images: Tensor) -> OpenedDenoiser | None:
+    """Open the denoiser of a trial if it is trained already, and try it out on the first images.
+
+    Args:
+        config: the trial's settings.
+        images: clean, [B, C, H, W], uint8 or in [0,1]; limited ones, where something is trained.
+
+    Returns:
+        the denoiser in eval mode; None where its weights are random.
+
+    Raises:
+        InputError: it cannot be opened, or is no function of each image.
+    """
+    if not config.denoiser.starts_trained:
+        return None
+    images = images[:_TRIED_IMAGES]
+    check_sigma(config.denoiser, config.sigma)
+    opened = open_denoiser(config.denoiser, image_channels=images.shape[1], sigma=config.sigma)
+    check_denoiser(opened.network.eval(), config.denoiser, images, config.sigma)
+    return opened
+
+
 def check_classifier_trial(config: TrialConfig) -> None:
     """Check that a trial without a denoiser trains a classifier, long enough to be scored."""
     training, evaluations = config.classifier.training, config.training.evaluations
     if training is None:
         raise InputError(
-            "denoiser.architecture = none: such a trial trains its classifier; give "
+            "denoiser.source = none: such a trial trains its classifier; give "
             "classifier.training, or certify a classifier that is trained with `decrop certify`."
         )
     if evaluations > training.epochs:
