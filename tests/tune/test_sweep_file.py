@@ -125,7 +125,7 @@ def test_assignments_reach_the_sweep_the_trial_and_the_space(tmp_path: Path) -> 
     [
         ("trails=3", ["trails is not a setting", "nearest: trials"]),
         ("trials=0", ["trials = 0", "greater than or equal to 1"]),
-        ("search=tpr", ["search = 'tpr'", "'tpe', 'random', 'grid' or 'rows'"]),
+        ("search=tpr", ["search = 'tpr'", "'tpe', 'gp', 'random', 'grid' or 'rows'"]),
         ("pruning.enable=true", ["nearest: pruning.enabled"]),
         ("resources.trial.gpu=1.5", ["resources.trial", "gpu (1.5)"]),
         ("name=a/b", ["name = 'a/b'"]),

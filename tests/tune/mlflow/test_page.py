@@ -66,7 +66,7 @@ def test_axes_have_the_choices_that_users_make(preset: str) -> None:
         "interpolation.mixing_coefficient",
         "interpolation.count",
         "boundary.attack",
-        "denoiser.architecture",
+        "denoiser.source",
     }
 
 
