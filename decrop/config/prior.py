@@ -5,8 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from decrop.config.components import Component, Table
-from decrop.config.settings import BatchSize, Count, Positive, Settings, Sigma
-from decrop.config.training import SigmaRange
+from decrop.config.settings import BatchSize, Count, Positive, Settings, Sigma, SigmaRange
 
 # Builders take the number of images and, by name, their channels, height and width, a NumPy
 # generator and a device; they return float32 [B, C, H, W] in [0,1].

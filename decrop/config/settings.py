@@ -46,6 +46,21 @@ Padding = Annotated[int, Field(ge=0, le=256)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 # Of the noise, in [0,1] pixels, of which ten standard deviations leave nothing to see.
 Sigma = Annotated[float, Field(gt=0, le=10)]
+
+
+def _ascending(ends: tuple[float, float]) -> tuple[float, float]:
+    """Return the ends of a range if the first is below the second.
+
+    Raises:
+        ValueError: it is not.
+    """
+    low, high = ends
+    if low >= high:
+        raise ValueError(f"must be [lowest, highest], but {low:g} is not below {high:g}")
+    return ends
+
+
+SigmaRange = Annotated[tuple[Sigma, Sigma], AfterValidator(_ascending)]
 # Beyond one half a certificate may be wrong more often than not; below, sums in float64 are too
 # coarse.
 FailureProbability = Annotated[float, Field(ge=1e-12, le=0.5)]

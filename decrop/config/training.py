@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from decrop.config.components import Component, Table
+from decrop.config.prior import PriorKind
 from decrop.config.settings import (
     BatchSize,
     Count,
@@ -16,6 +17,7 @@ from decrop.config.settings import (
     Settings,
     Share,
     Sigma,
+    SigmaRange,
 )
 
 Optimizer = Literal["adam", "adam_then_sgd", "sgd", "one_cycle"]
@@ -57,20 +59,6 @@ OBJECTIVES = Table(
 )
 Objective = Annotated[str, OBJECTIVES]
 
-
-def _ascending(span: tuple[float, float]) -> tuple[float, float]:
-    """Return the ends of a range if the first is below the second.
-
-    Raises:
-        ValueError: it is not.
-    """
-    low, high = span
-    if low >= high:
-        raise ValueError(f"must be [lowest, highest], but {low:g} is not below {high:g}")
-    return span
-
-
-SigmaRange = Annotated[tuple[Sigma, Sigma], AfterValidator(_ascending)]
 AugmentationPolicy = Literal["none", 1, 2, 3]
 Mixing = Literal["none", "mixup", "cutmix"]
 
@@ -97,6 +85,14 @@ class LossWeights(Settings):
         0.0,
         description="Of the distance of logits from those of the clean image, see "
         "training.distillation (paper: 0).",
+    )
+    prior_squared_error: NonNegative = Field(
+        100.0,
+        description="Of the mean squared error on the images of training.prior_images, in [0,1] "
+        "pixels.",
+    )
+    prior_distillation: NonNegative = Field(
+        0.0, description="Of the distillation on the images of training.prior_images."
     )
 
 
@@ -135,6 +131,17 @@ class DistillationSettings(Settings):
         description="decrop: which denoised views are compared with the clean image: that of the "
         "clean image, or those of boundary and interpolated samples too.",
     )
+
+
+class PriorImagesSettings(Settings):
+    """Generated images in every step beside those of the data (not in DE-CROP)."""
+
+    kind: PriorKind = Field(
+        "none",
+        description="Of the images, as in prior.kind, whose pretraining goes before and needs no "
+        "classifier.",
+    )
+    count: BatchSize = Field(50, description="Images a step, each used once.")
 
 
 class DiscriminatorPhaseSettings(Settings):
@@ -276,6 +283,7 @@ class TrainingSettings(Settings):
     loss_weights: LossWeights = LossWeights()
     mmd_kernel: KernelSettings = KernelSettings()
     distillation: DistillationSettings = DistillationSettings()
+    prior_images: PriorImagesSettings = PriorImagesSettings()
     discriminator_phase: DiscriminatorPhaseSettings = DiscriminatorPhaseSettings()
     discriminator: DiscriminatorSettings = DiscriminatorSettings()
     augmentation: AugmentationSettings = AugmentationSettings()

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from itertools import repeat
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,17 +12,26 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from decrop.classifiers.classifier import Classifier
 from decrop.config import DenoiserSettings, TrainingSettings, TrialConfig
+from decrop.config.prior import PRIORS
 from decrop.config.training import OBJECTIVES
 from decrop.data.augmentation import augment_views, augments
 from decrop.errors import InputError
 from decrop.networks.conditional import SigmaConditional
 from decrop.networks.discriminator import Discriminator
 from decrop.networks.registry import build_denoiser
-from decrop.seeds import seeded_globals, torch_generator
+from decrop.seeds import numpy_generator, seeded_globals, torch_generator
 from decrop.smoothing.execution import autocast, resolve_precision
 from decrop.synthesis.synthetic_samples import SyntheticSamples
 from decrop.training.loop import Stateful, Terms, Trainer
-from decrop.training.losses import Batch, LossTerms, Networks, View, total_loss
+from decrop.training.losses import (
+    Batch,
+    LossTerms,
+    Networks,
+    PriorImages,
+    View,
+    prior_terms,
+    total_loss,
+)
 from decrop.training.schedule import (
     OptimizerKind,
     Schedule,
@@ -79,6 +89,8 @@ class EpochRecord:
     seconds: float
     generated_label_consistency: float | None = None
     distillation: float | None = None
+    prior_squared_error: float | None = None
+    prior_distillation: float | None = None
 
 
 class DenoiserTrainer(Trainer[EpochRecord, Batch]):
@@ -165,17 +177,13 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
         return parts if self._average is None else {**parts, "average": self._average}
 
     def _record(self, epoch: int, means: Mapping[str, float], **timing: float) -> EpochRecord:
+        terms: dict[str, Any] = {term.name: means.get(term.name) for term in fields(LossTerms)}
         return EpochRecord(
             epoch=epoch,
             phase=phase_and_epoch(self._settings, epoch - 1)[0],
-            label_consistency=means.get("label_consistency"),
-            cosine_similarity=means.get("cosine_similarity"),
-            mmd=means.get("mmd"),
-            discriminator=means.get("domain"),
-            squared_error=means.get("squared_error"),
-            generated_label_consistency=means.get("generated_label_consistency"),
-            distillation=means.get("distillation"),
+            discriminator=terms.pop("domain"),
             total=means["total"],
+            **terms,
             **timing,
         )
 
@@ -185,6 +193,7 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
         sigmas = torch_generator(self._seed, "training sigma", epoch)
         count, images = self._interpolated.shape[:2]
         order = torch.randperm(images, generator=choices)
+        prior_images = self._prior_images(epoch)
         phase, _ = phase_and_epoch(self._settings, epoch)
         weights = self._view_weights(phase)
         draws = self._settings.noise_draws
@@ -219,7 +228,30 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
                 generated=tuple(generated),
                 clean_outputs=self._clean_outputs_of(rows),
                 draws=draws,
+                prior=next(prior_images),
             )
+
+    def _prior_images(self, epoch: int) -> Iterator[PriorImages | None]:
+        """Make the generated images of each step of an epoch, None where there are to be none."""
+        settings = self._settings.prior_images
+        if settings.kind == "none":
+            yield from repeat(None)
+        channels, height, width = self._clean.shape[1:]
+        choices = numpy_generator(self._seed, "prior images", epoch)
+        noise = torch_generator(self._seed, "noise of prior images", epoch, device=self._device)
+        sigmas = torch_generator(self._seed, "sigma of prior images", epoch)
+        while True:
+            images = PRIORS.build(
+                settings.kind,
+                settings.count,
+                channels=channels,
+                height=height,
+                width=width,
+                generator=choices,
+                device=self._device,
+            )
+            sigma = sampled_sigma(self._sigma, len(images), sigmas).to(self._device)
+            yield PriorImages(images, self._noise_like(images, sigma, noise), sigma)
 
     def _view_weights(self, phase: Phase) -> dict[str, float]:
         """Return the weights of the kinds of generated samples that a phase trains on."""
@@ -255,9 +287,12 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
             progress = (epoch + step / self.steps_an_epoch) / self._settings.phase_epochs[phase]
             scale = reversal_scale(self._settings, progress)
         networks = Networks(self._denoise, self._classify, self._discriminator)
+        # First, so that BatchNorm's running statistics are those of the data.
+        prior = {} if batch.prior is None else prior_terms(batch.prior, networks, self._settings)
         terms: LossTerms = OBJECTIVES.build(
             self._objective(phase), batch, networks, self._settings, scale
         )
+        terms = replace(terms, **prior)
         total = total_loss(terms, self._settings.loss_weights)
         if self._settings.l1_penalty:
             norm = sum(weight.abs().sum() for weight in self.network.parameters())

@@ -136,6 +136,8 @@ class LossTerms:
     squared_error: Tensor | None = None
     generated_label_consistency: Tensor | None = None
     distillation: Tensor | None = None
+    prior_squared_error: Tensor | None = None
+    prior_distillation: Tensor | None = None
 
 
 def total_loss(terms: LossTerms, weights: LossWeights) -> Tensor:
@@ -152,6 +154,8 @@ def total_loss(terms: LossTerms, weights: LossWeights) -> Tensor:
         (1.0, terms.squared_error),
         (weights.generated_label_consistency, terms.generated_label_consistency),
         (weights.distillation, terms.distillation),
+        (weights.prior_squared_error, terms.prior_squared_error),
+        (weights.prior_distillation, terms.prior_distillation),
     )
     return torch.stack([weight * term for weight, term in weighted if term is not None]).sum()
 
@@ -174,6 +178,21 @@ class View:
 
 
 @dataclass(frozen=True)
+class PriorImages:
+    """Generated images of a step, which are not of the data.
+
+    Attributes:
+        images: float32 [B, C, H, W] in [0,1].
+        noise: [B, C, H, W].
+        sigma: [B], standard deviation of the noise of each image.
+    """
+
+    images: Tensor
+    noise: Tensor
+    sigma: Tensor
+
+
+@dataclass(frozen=True)
 class Batch:
     """Images of one step with their noise, each in it `draws` times with other noise.
 
@@ -184,6 +203,7 @@ class Batch:
         generated: views of the same images, row by row.
         clean_outputs: logits [B, K] and features [B, F] of `clean`, where they are known already.
         draws: noise draws of each image.
+        prior: generated images beside them, or None.
     """
 
     clean: Tensor
@@ -192,6 +212,7 @@ class Batch:
     generated: tuple[View, ...] = ()
     clean_outputs: tuple[Tensor, Tensor] | None = None
     draws: int = 1
+    prior: PriorImages | None = None
 
 
 @dataclass(frozen=True)
@@ -270,6 +291,20 @@ def decrop_terms(
         generated_label_consistency=generated_consistency,
         distillation=distillation,
     )
+
+
+def prior_terms(
+    prior: PriorImages, networks: Networks, settings: TrainingSettings
+) -> dict[str, Tensor]:
+    """Return the terms of generated images by name: squared error, and distillation if weighted."""
+    denoised = networks.denoise(prior.images + prior.noise, prior.sigma)
+    terms = {"prior_squared_error": squared_error(denoised, prior.images)}
+    if settings.loss_weights.prior_distillation:
+        with torch.no_grad():
+            clean_logits, _features = networks.classify(prior.images)
+        logits, _features = networks.classify(denoised)
+        terms["prior_distillation"] = distillation_loss(logits, clean_logits, settings.distillation)
+    return terms
 
 
 def stability_terms(

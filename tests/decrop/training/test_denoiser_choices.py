@@ -100,6 +100,65 @@ def test_logits_are_distilled_from_the_clean_image(loss: str, views: str, object
     assert record.total == pytest.approx(5 * float(expected), rel=1e-3)
 
 
+# Generated images beside those of the data.
+
+
+MIXED: dict[str, Any] = {
+    "prior_images": {"kind": "dead_leaves", "count": 5},
+    "loss_weights": {**NO_WEIGHTS, "prior_squared_error": 3, "prior_distillation": 2},
+}
+
+
+@pytest.mark.parametrize("objective", ["decrop", "stability", "mse"])
+def test_generated_images_are_in_every_step(objective: str) -> None:
+    classifier = tiny_classifier()
+    training = {**MIXED, "objective": objective, "batch_size": IMAGES, "augmentation": PLAIN}
+    trainer = make_trainer(classifier=classifier, sigma=0.3, training=training)
+    # The identity, so that what is denoised is what is noisy.
+    found, record = record_epoch(trainer, classifier)
+    noisy, denoised = found.noisy[0], found.denoised[0]
+    assert torch.equal(noisy, denoised) and len(noisy) == 5
+    images = next(images for images in found.classified if len(images) == 5)
+    error = (denoised - images).square().mean().item()
+    assert error == pytest.approx(0.3**2, rel=0.3)
+    assert record.prior_squared_error == pytest.approx(error, rel=1e-4)
+    logits, targets = classifier(denoised), classifier(images)
+    distance = distillation_loss(logits, targets, DistillationSettings()).item()
+    assert record.prior_distillation == pytest.approx(distance, rel=1e-4)
+    rest = record.squared_error if objective == "mse" else 0
+    assert record.total == pytest.approx(3 * error + 2 * distance + (rest or 0), rel=1e-4)
+
+
+def test_generated_images_are_new_in_each_step_and_come_again_after_a_save() -> None:
+    def images(trainer: DenoiserTrainer, epochs: int) -> list[Tensor]:
+        found = []
+        for _ in range(epochs):
+            recording, _ = record_epoch(trainer, classifier)
+            found += [images for images in recording.noisy if len(images) == 5]
+        return found
+
+    classifier = tiny_classifier()
+    first, second = (make_trainer(classifier=classifier, training=MIXED) for _ in range(2))
+    found = images(first, 1)
+    state = {
+        key: value.copy() if isinstance(value, dict) else value
+        for key, value in first.state_dict().items()
+    }
+    second.load_state_dict(state)
+    found += images(first, 1)
+    assert len(found) == 4
+    assert all(not torch.equal(*pair) for pair in itertools.combinations(found, 2))
+    assert all(map(torch.equal, images(second, 1), found[2:]))
+
+
+def test_generated_images_leave_what_is_drawn_of_the_data_alone() -> None:
+    mixed = {**MIXED, "loss_weights": {"prior_squared_error": 0}}
+    with_images, without = trained(training=mixed).network, trained().network
+    # But for BatchNorm's statistics.
+    pairs = zip(with_images.parameters(), without.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
 # Noise.
 
 
