@@ -32,7 +32,10 @@ _DEEPEST = 32
 _LONGEST_NUMBER = 400
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 # Settings of earlier versions, whose files are still read.
-_RENAMED = {"classifier.architecture": "classifier.source"}
+_RENAMED = {
+    "classifier.architecture": "classifier.source",
+    "denoiser.architecture": "denoiser.source",
+}
 
 
 class _Loader(yaml.SafeLoader):

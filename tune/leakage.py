@@ -10,7 +10,7 @@ from decrop.errors import InputError
 from tune.domains import Rows, Space, row_document
 
 _TRAINED_ON = "classifier.training.trained_on"
-_ARCHITECTURE = "denoiser.architecture"
+_ARCHITECTURE = "denoiser.source"
 # Settings of a trial's denoiser; the rest of `training` says when a trial is scored.
 _OF_THE_DENOISER = ("boundary.", "interpolation.", "prior.", "denoiser.", "training.")
 _OF_EVERY_TRIAL = (_ARCHITECTURE, "training.evaluations", "training.early_stopping")

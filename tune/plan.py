@@ -11,7 +11,7 @@ from torch import nn
 from decrop.config import DenoiserSettings, TrialConfig
 from decrop.data.datasets import Dataset
 from decrop.data.limited import take
-from decrop.networks.registry import build_denoiser
+from decrop.denoisers.sources import open_denoiser
 from decrop.smoothing.execution import resolve_device
 from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler
 from decrop.trial.certify import CertificationTask, sampling_task, with_batch_size
@@ -106,7 +106,7 @@ def _dearest(sweep: SweepConfig, preparation: Preparation) -> PreparedTrial:
 _PASSES_OF_A_VIEW = 3
 _VIEWS = 3
 _PROBE_SECONDS = 1.0
-_NO_DENOISER = DenoiserSettings(architecture="none")
+_NO_DENOISER = DenoiserSettings(source="none")
 # Of training a classifier, least first.
 _OBJECTIVES_BY_WORK = ("plain", "gaussian", "adre_reg", "smooth_adv", "adre_adv")
 
@@ -310,18 +310,18 @@ class _Rates:
 
     def of(self, config: TrialConfig, denoiser: DenoiserSettings | None = None) -> float:
         """Return the rate of a trial's classifier behind its denoiser, or another one."""
-        networks = denoiser or config.denoiser, config.classifier.source
+        denoiser = denoiser or config.denoiser
+        networks = denoiser, config.classifier.source
         if networks not in self._found:
             trial = self._preparation.trial(config)
-            self._found[networks] = _samples_a_second(trial, networks[0])
+            self._found[networks] = _samples_a_second(trial, denoiser)
         return self._found[networks]
 
 
 def _samples_a_second(trial: PreparedTrial, denoiser: DenoiserSettings) -> float:
     config, dataset = trial.config, trial.dataset
-    network = nn.Sequential(
-        build_denoiser(denoiser, image_channels=dataset.channels), trial.classifier
-    )
+    opened = open_denoiser(denoiser, image_channels=dataset.channels, sigma=config.sigma)
+    network = nn.Sequential(opened.network, trial.classifier)
     image = take(dataset.test, torch.zeros(1, dtype=torch.int64))
     certified = CertificationTask(network, image, "test", dataset.class_count)
     config = with_batch_size(config, certified)

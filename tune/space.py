@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from decrop.config import TrialConfig
+from decrop.config.measuring import measures
 from decrop.config.trial import Part
 from decrop.documents import get_dotted, merge, set_dotted, trial_config, validated
 from decrop.errors import InputError
 from tune.domains import Space, exists, ordered, require_choices, row_document
 from tune.sweep_file import SweepConfig
 
-_ARCHITECTURE = "denoiser.architecture"
+_ARCHITECTURE = "denoiser.source"
 
 # DE-CROP's own choices (section 4 and supplement); the rest of trial 0 is the sweep's.
 _REFERENCE = {
@@ -167,6 +168,22 @@ def trial_row(sweep: SweepConfig, number: int) -> str | None:
     """Return the name of a trial's row, None where the sweep is no table."""
     trials = row_trials(sweep)
     return trials[number].row if trials else None
+
+
+# What a denoiser is before its training.
+_ORIGIN = tuple(f"denoiser.{name}" for name in ("source", "arguments", "weights", "contract"))
+
+
+def denoiser_origins(sweep: SweepConfig) -> list[dict[str, Any]]:
+    """Return parameters of trials in which every origin of a denoiser occurs."""
+    if sweep.search == "rows":
+        return [trial.parameters for trial in row_trials(sweep)]
+    space = {
+        path: domain
+        for path, domain in sweep.space.items()
+        if measures(path, _ORIGIN) and domain.choice is not None
+    }
+    return grid_points(space)
 
 
 def varied_paths(sweep: SweepConfig) -> list[str]:

@@ -44,6 +44,7 @@ from tune.results.ranking import chosen, ranking
 from tune.scheduler import EVALUATION, build_scheduler
 from tune.searcher import SweepSearcher
 from tune.space import (
+    denoiser_origins,
     extended,
     kind_of,
     reference_config,
@@ -125,7 +126,7 @@ def check_sweep(sweep: SweepConfig, *, refused: Refused = None) -> Preparation:
     preparation = Preparation()
     checked = list(_configs_to_check(sweep))
     for config in checked:
-        _check_source(config.classifier.source, refused)
+        _check_sources(config, refused)
     for config in checked:
         preparation.trial(config)
     if (queries := sweep_queries(sweep, preparation)) is not None:
@@ -139,7 +140,7 @@ def resume_command(directory: SweepDirectory) -> str:
     command = f"decrop resume {directory.path}"
     try:
         for config in _configs_to_check(sweep):
-            _check_source(config.classifier.source, "strangers")
+            _check_sources(config, "strangers")
     except InputError:
         return f"{command} --trust-code"
     return command
@@ -158,27 +159,31 @@ def _configs_to_check(sweep: SweepConfig) -> Iterator[TrialConfig]:
 def _parameters_to_check(sweep: SweepConfig) -> Iterator[Mapping[str, Any]]:
     yield {}
     for path, domain in sweep.space.items():
-        if path.split(".")[0] in INPUT_GROUPS or path == "denoiser.architecture":
+        if path.split(".")[0] in INPUT_GROUPS:
             yield from ({path: value} for value in domain.values_to_check())
-    yield from (trial.parameters for trial in row_trials(sweep))
+    yield from denoiser_origins(sweep)
 
 
-def _check_source(source: str, refused: Refused) -> None:
+def _check_sources(config: TrialConfig, refused: Refused) -> None:
+    classifier, denoiser = config.classifier.source, config.denoiser.source
     does = None
-    if refused is not None and imports_code(source):
-        does = "would be imported"
-    elif refused == "strangers" and source_kind(source) == "endpoint":
-        does = "would be asked"
+    if refused is not None and imports_code(classifier):
+        does = f"classifier.source: {classifier} would be imported"
+    elif refused is not None and config.denoiser.form.imports_code:
+        does = f"denoiser.source: {denoiser} would be imported"
+    elif refused == "strangers" and source_kind(classifier) == "endpoint":
+        does = f"classifier.source: {classifier} would be asked"
     if does is not None:
         raise InputError(
-            f"classifier.source: {source} {does}, which takes --trust-code; give it if you trust "
-            f"who wrote the {'sweep file' if refused == 'code' else 'sweep directory'}."
+            f"{does}, which takes --trust-code; give it if you trust who wrote the "
+            f"{'sweep file' if refused == 'code' else 'sweep directory'}."
         )
 
 
 def _same_inputs(first: TrialConfig, second: TrialConfig) -> bool:
     groups = (*INPUT_GROUPS, "trains")
-    return all(getattr(first, group) == getattr(second, group) for group in groups)
+    same = all(getattr(first, group) == getattr(second, group) for group in groups)
+    return same and first.denoiser.origin == second.denoiser.origin
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ from tune.directory import (
 from tune.scheduler import EVALUATION
 from tune.shards import ShardedSampler
 from tune.space import (
+    denoiser_origins,
     reference_config,
     trial_config_for,
     trial_kinds,
@@ -262,7 +263,12 @@ def shares_inputs(sweep: SweepConfig) -> bool:
         varied = [path for path in varied if not _is_how(path)]
     elif "sigma" in varied and _trained_with_noise(reference_config(sweep)):
         return False
-    return not any(path.split(".")[0] in INPUT_GROUPS for path in varied)
+    if any(path.split(".")[0] in INPUT_GROUPS for path in varied):
+        return False
+    # Of denoisers that are trained already the inputs hold one.
+    reference = reference_config(sweep).denoiser.origin
+    configs = (trial_config_for(sweep, point) for point in denoiser_origins(sweep))
+    return all(config.denoiser.origin == reference for config in configs)
 
 
 def _is_how(path: str) -> bool:

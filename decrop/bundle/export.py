@@ -23,12 +23,11 @@ from decrop.bundle.layout import (
 from decrop.bundle.model_card import model_card
 from decrop.bundle.programs import require_onnx, write_onnx, write_torch_export
 from decrop.classifiers.storage import AnyClassifier, store_classifier
-from decrop.classifiers.weights import load_weights
 from decrop.config import TrialConfig
+from decrop.denoisers.sources import PROGRAM, stored_denoiser
 from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
 from decrop.files import write_json, write_text
-from decrop.networks.registry import build_denoiser
 from decrop.trial.certify import last_estimation_samples
 from decrop.trial.folder import SAMPLES_FIGURE, TrialFolder
 from decrop.trial.result import TrialResult
@@ -78,6 +77,7 @@ def export_bundle(
     if onnx:
         require_onnx()
     config = folder.read_config()
+    config = config.model_copy(update={"denoiser": folder.denoiser_settings(config)})
     if classifier.content_hash() != result.hashes["classifier"]:
         raise InputError(
             f"{folder.path} protected another classifier than the one to export: its weights have "
@@ -98,6 +98,8 @@ def export_bundle(
     partial.mkdir(parents=True)
     for name in weights:
         shutil.copyfile(folder.path / name, partial / name)
+    if config.denoiser.form.name == "program":
+        shutil.copyfile(folder.path / PROGRAM, partial / PROGRAM)
     certificates = CertificateTable.read_tsv(folder.certificates_path)
     estimation_samples = last_estimation_samples(config.certification, result.split)
     if certificates.record is None:
@@ -141,9 +143,14 @@ def _write_programs(
 ) -> None:
     shape = result.image_shape
     assert shape is not None  # checked before anything was written
-    denoiser = build_denoiser(config.denoiser, image_channels=shape[0]).eval()
-    architecture = config.denoiser.architecture
-    load_weights(denoiser, partial / DENOISER, architecture=architecture, setting=None)
+    denoiser = stored_denoiser(
+        config.denoiser,
+        partial / DENOISER,
+        image_channels=shape[0],
+        sigma=config.sigma,
+        # The user's own, as the trial's settings are.
+        trust_code=True,
+    )
     if onnx:
         write_onnx(denoiser, shape, partial / ONNX)
     if torch_export:

@@ -27,18 +27,22 @@ from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.feature_maps import StagedClassifier
 from decrop.classifiers.storage import AnyClassifier, load_stored_classifier
 from decrop.classifiers.weights import built_with_weights
-from decrop.config import Count, Settings, TrialConfig, as_recorded
+from decrop.config import Count, DenoiserSettings, Settings, TrialConfig, as_recorded
 from decrop.config.rejector import RejectorSettings
+from decrop.config.trial import by_current_names
+from decrop.denoisers.sources import LocatedDenoiser, stored_denoiser
 from decrop.documents import show, validated
 from decrop.errors import InputError
 from decrop.evaluation.record import record_path
 from decrop.evaluation.sigma_tables import SigmaTables, envelope_record, sigma_table_paths
 from decrop.evaluation.table import CertificateTable
 from decrop.files import MOST_TEXT_BYTES, read_json
-from decrop.networks.registry import build_denoiser
 from decrop.rejection.network import RejectingNetwork, Rejector, check_certificate
 from decrop.rejection.training import RejectionScores, build_rejector
 from decrop.trial.result import Scores, TrialResult, nested_scores, radius_key
+
+# The format that was the first to name the noise of its certificates.
+_NAMES_NOISE = 7
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ _STATED = (
     "limited.held_out_fraction",
     "limited.seed",
     "classifier.source",
-    "denoiser.architecture",
+    "denoiser.source",
     *(f"certification.{name}" for name in ("procedure", "certificate", "noise")),
     "certification.failure_probability",
     *(f"certification.{name}" for name in ("selection_samples", "radii", "radius_step")),
@@ -180,13 +184,15 @@ def load_bundle(
         path / CLASSIFIER, given=classifier, trust_code=trust_code
     )
     _check_record(document, protected, path / CONFIG)
-    build = partial(build_denoiser, config.denoiser, image_channels=protected.channels)
-    architecture = config.denoiser.architecture
-    denoiser = (
-        built_with_weights(build, path / DENOISER, architecture=architecture, setting=None)
-        if DENOISER in WEIGHTS[config.trains]
-        else build()
-    )
+    denoiser: nn.Module = nn.Identity()
+    if DENOISER in WEIGHTS[config.trains]:
+        denoiser = stored_denoiser(
+            config.denoiser,
+            path / DENOISER,
+            image_channels=protected.channels,
+            sigma=config.sigma,
+            trust_code=trust_code,
+        )
     return Bundle(
         config=config,
         denoiser=denoiser.eval(),
@@ -199,6 +205,34 @@ def load_bundle(
         rejector=_load_rejector(document, protected, path),
         sigma_tables=sigma_tables,
     )
+
+
+def located_in_bundle(settings: DenoiserSettings, folder: Path) -> LocatedDenoiser:
+    """Find the denoiser of a bundle, for another training to start from.
+
+    Args:
+        settings: whose source is the bundle.
+        folder: of the bundle.
+
+    Raises:
+        InputError: files are missing, changed or malformed, or it has no denoiser.
+    """
+    found = _certified(folder)[0].trial.denoiser
+    if found.source == "none":
+        raise InputError(f"denoiser.source: {folder} is a bundle without a denoiser.")
+    if found.form.imports_code:
+        raise InputError(
+            f"denoiser.source: the denoiser of {folder} is built by {found.source}; name that as "
+            f"denoiser.source, with {DENOISER} of the bundle as denoiser.weights."
+        )
+    seen = settings.pretrained_on or f"the limited images of the bundle {folder.resolve().name}"
+    if settings.pretrained_on is None and found.pretraining is not None:
+        seen += f", after {found.pretraining}"
+    own = {**found.model_dump(), "pretrained_on": seen, "weights": DENOISER}
+    if found.form.name == "program":
+        own["weights"] = None
+    start = validated(DenoiserSettings, own, source=f"denoiser.source: {folder}")
+    return LocatedDenoiser(start, folder / DENOISER, folder)
 
 
 def read_certificates(path: Path) -> tuple[TrialConfig, TrialResult, CertificateTable]:
@@ -218,13 +252,16 @@ def _certified(path: Path) -> tuple[_Document, CertificateTable, SigmaTables | N
     files = checked_files(path)
     if document.rejector is not None and REJECTOR not in files:
         raise InputError(f"{path / CHECKSUMS} must list {REJECTOR}; train the rejector anew.")
-    for name in WEIGHTS[document.trial.trains]:
+    needed = list(WEIGHTS[document.trial.trains])
+    if document.trial.denoiser.form.name == "program":
+        needed.append(document.trial.denoiser.source)
+    for name in needed:
         if name not in files:
             raise InputError(f"{path / CHECKSUMS} must list {name}; export it anew.")
     certificates = CertificateTable.read_tsv(path / CERTIFICATES)
     if not len(certificates.idx):
         raise InputError(f"{path / CERTIFICATES} holds no certificate.")
-    if Scores.of(certificates, document.trial.certification.radii) != document.result.scores:
+    if not document.result.scores.sums_up(certificates, document.trial.certification.radii):
         raise InputError(f"{path} was changed: its certificates do not add up to its summary.")
     _check_rows(document, certificates, path / CERTIFICATES)
     record = document.result.record(document.trial, document.estimation_samples)
@@ -300,8 +337,10 @@ def _read_document(path: Path) -> _Document:
         raise InputError(
             f"{path} is of bundle format {number}, which is no longer read; export it anew."
         )
-    if number < FORMAT:
+    if number < _NAMES_NOISE:
         found["trial"] = as_recorded(found.get("trial"))
+    if number < FORMAT:
+        found["trial"] = by_current_names(found.get("trial"))
     document = validated(_Document, found, source=str(path))
     _check_stated(document, path)
     check_certificate(

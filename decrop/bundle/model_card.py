@@ -28,6 +28,7 @@ from decrop.config.components import Component
 from decrop.config.prior import PRIORS
 from decrop.config.training import OBJECTIVES
 from decrop.config.trial import Part
+from decrop.denoisers.sources import PROGRAM
 from decrop.documents import parse_yaml
 from decrop.errors import InputError
 from decrop.evaluation.accuracy import exact_interval
@@ -55,6 +56,7 @@ _PIXELS = {
 _AT_SIGMA = f"{Path(CERTIFICATES).stem}_sigma_"
 _FILES = {
     DENOISER: "weights of the denoiser",
+    PROGRAM: "the network of the denoiser, a program of torch.export, without what was trained",
     REJECTOR: "weights of the rejector",
     REJECTOR_HISTORY: "its loss in each epoch",
     ONNX: "the denoiser alone as ONNX: float32 `images` to `denoised`, any batch",
@@ -118,6 +120,11 @@ class _Denoiser:
     def training(self, config: TrialConfig) -> str:
         training = config.training
         sentences = []
+        if config.denoiser.pretraining is not None:
+            sentences.append(
+                f"It starts from a denoiser that has seen other images than those of the limited "
+                f"data: {config.denoiser.pretraining}."
+            )
         if config.prior.kind != "none":
             sentences.append(
                 f"Before it saw an image of the data it was pretrained on generated images "
@@ -337,8 +344,12 @@ def _images(result: TrialResult) -> str:
 
 
 def _figure(files: Sequence[str]) -> str:
-    figure = "figures/certified_accuracy.png"
-    return f"\n![Certified accuracy]({figure})\n" if figure in files else ""
+    figures = {
+        "Certified accuracy": "figures/certified_accuracy.png",
+        "Distribution of p_A": "figures/p_a_distribution.png",
+    }
+    shown = [f"\n![{title}]({path})\n" for title, path in figures.items() if path in files]
+    return "".join(shown)
 
 
 def _at_several_sigmas(result: TrialResult) -> str:

@@ -31,7 +31,6 @@ from decrop.config.rejector import RejectorSettings
 from decrop.data.datasets import load_dataset
 from decrop.data.limited import evenly_spaced
 from decrop.errors import InputError
-from decrop.evaluation.plots import certificates_figure
 from decrop.evaluation.record import record_path
 from decrop.files import (
     read_json,
@@ -54,8 +53,9 @@ from decrop.trial.certify import (
 )
 from decrop.trial.folder import (
     ACCURACY_FIGURE,
+    PROBABILITIES_FIGURE,
     TrialFolder,
-    save_figure,
+    save_certificate_figures,
 )
 from decrop.trial.result import TrialResult
 from decrop.trial.several_sigmas import SigmaCertifications, certify_at_sigmas
@@ -209,7 +209,8 @@ def _write(
     config, table = found.own.config, found.own.table
     partial = destination.with_name(f".{destination.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    replaced = {CONFIG, CERTIFICATES, RECORD, CARD, CHECKSUMS, f"figures/{ACCURACY_FIGURE}"}
+    replaced = {CONFIG, CERTIFICATES, RECORD, CARD, CHECKSUMS}
+    replaced |= {f"figures/{name}" for name in (ACCURACY_FIGURE, PROBABILITIES_FIGURE)}
     if bundle.sigma_tables is not None:
         for path in bundle.sigma_tables.paths(Path(CERTIFICATES), bundle.config.sigma).values():
             replaced |= {path.name, record_path(path).name}
@@ -225,10 +226,7 @@ def _write(
     if found.tables is not None:
         found.tables.write(partial / CERTIFICATES, config.sigma)
         drawn = found.tables.named()
-    save_figure(
-        certificates_figure(drawn),
-        partial / "figures" / ACCURACY_FIGURE,
-    )
+    save_certificate_figures(drawn, partial / "figures")
     carried = portable(config, bundle.classifier, result)
     estimation_samples = config.certification.estimation_samples
     document = {

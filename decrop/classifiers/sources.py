@@ -1,12 +1,10 @@
 """Sources of a classifier's network, one function for each form of `classifier.source`."""
 
 import difflib
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 
 from pydantic import JsonValue
 from torch import nn
@@ -18,6 +16,7 @@ from decrop.config import ClassifierSettings
 from decrop.config.classifier_source import AUTO, CLASSIFIERS, SOURCES, source_kind, uri_scheme
 from decrop.data.datasets import Dataset
 from decrop.errors import InputError
+from decrop.networks.imported import build_by_factory, called
 from decrop.networks.registry import build_classifier_network
 
 
@@ -89,53 +88,10 @@ def _check_image_size(architecture: str, settings: ClassifierSettings, dataset: 
 
 def factory_network(settings: ClassifierSettings, dataset: Dataset) -> Network:
     """Import and call `package.module:function`; load weights into what it returns, if given."""
-    network = build_by_factory(settings.source, settings.arguments)
+    network = build_by_factory(settings.source, settings.arguments, group="classifier")
     if settings.weights is not None:
         load_weights(network, Path(settings.weights), architecture=settings.source)
     return Network(network, settings.source)
-
-
-def build_by_factory(source: str, arguments: Mapping[str, JsonValue]) -> nn.Module:
-    """Import and call `package.module:function`."""
-    made = called(_imported(source), arguments, source)
-    if not isinstance(made, nn.Module):
-        raise InputError(
-            f"classifier.source: {source} returns a {type(made).__name__}, not a torch.nn.Module."
-        )
-    return made
-
-
-def called(function: Any, arguments: Mapping[str, JsonValue], source: str) -> Any:
-    """Call what makes a network; whatever it raises is an error of the source."""
-    try:
-        return function(**arguments)
-    except Exception as error:  # code of others may raise anything
-        given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-        raise InputError(
-            f"classifier.source: {source}({given}) raised {type(error).__name__}: "
-            f"{' '.join(str(error).split())[:300]}; its arguments are classifier.arguments."
-        ) from error
-
-
-def _imported(source: str) -> Any:
-    module_name, _, path = source.partition(":")
-    try:
-        found: Any = importlib.import_module(module_name)
-    except Exception as error:  # a module may raise anything while it is imported
-        raise InputError(
-            f"classifier.source: {module_name} cannot be imported ({type(error).__name__}: "
-            f"{' '.join(str(error).split())[:300]}); install it, or put its folder on PYTHONPATH."
-        ) from error
-    for name in path.split("."):
-        if not hasattr(found, name):
-            raise InputError(f"classifier.source: {module_name} has no {path}.")
-        found = getattr(found, name)
-    if not callable(found):
-        raise InputError(
-            f"classifier.source: {source} is a {type(found).__name__}, not a function that returns "
-            "a torch.nn.Module."
-        )
-    return found
 
 
 # The models' arguments that would download weights, which are pickles.
@@ -198,6 +154,7 @@ def _timm_model(
         lambda **given: timm.create_model(name, pretrained=False, **given),
         {**fixed, **arguments},
         source,
+        group="classifier",
     )
     return network
 
@@ -215,6 +172,7 @@ def _torchvision_model(
         lambda **given: models.get_model(name, weights=None, **given),
         {"num_classes": class_count, **arguments},
         source,
+        group="classifier",
     )
     return network
 

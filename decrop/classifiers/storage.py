@@ -13,7 +13,7 @@ from decrop.black_box import EndpointClassifier
 from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.program import ExportedNetwork
 from decrop.classifiers.program_archive import program_bytes
-from decrop.classifiers.sources import PROGRAM, build_by_factory, build_by_name
+from decrop.classifiers.sources import PROGRAM, build_by_name
 from decrop.classifiers.weights import built_with_weights, load_weights, take_weights
 from decrop.config import (
     ClassNames,
@@ -41,6 +41,7 @@ from decrop.files import (
     write_whole,
 )
 from decrop.networks.identity import network_identity
+from decrop.networks.imported import build_by_factory
 from decrop.networks.registry import build_classifier_network
 
 _DESCRIPTION = "classifier.json"
@@ -233,7 +234,7 @@ def _network(description: _Description, given: Path | nn.Module) -> nn.Module:
             )
         network = build()
     elif description.kind == "factory":
-        network = build_by_factory(architecture, description.arguments)
+        network = build_by_factory(architecture, description.arguments, group="classifier")
     else:
         network = build_by_name(
             architecture,

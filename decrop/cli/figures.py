@@ -41,14 +41,15 @@ def figures(
 ) -> None:
     """Draw certified accuracy, losses, pictures of the limited data, and features, as PNG.
 
-    The last two need the dataset: boundary and interpolated samples are made again.
+    Beside certified accuracy over the radius, the distribution of p_A, the probability of the class
+    under noise. The last two need the dataset: boundary and interpolated samples are made again.
 
     Example: [bold]decrop figures runs/digits/bundle --to runs/digits/figures[/bold]
     """
     from decrop.bundle import limited_data_of, load_bundle
     from decrop.classifiers.storage import file_or_url
-    from decrop.evaluation.plots import certificates_figure, training_curves_figure
-    from decrop.trial.folder import ACCURACY_FIGURE, TRAINING_FIGURE, save_figure
+    from decrop.evaluation.plots import training_curves_figure
+    from decrop.trial.folder import TRAINING_FIGURE, save_certificate_figures, save_figure
 
     _refuse_folder(to, bundle)
     loaded = load_bundle(bundle, classifier=file_or_url(weights), trust_code=trust_code)
@@ -58,7 +59,7 @@ def figures(
     # A classifier was not trained on boundary and interpolated samples.
     drawn = trained == "denoiser" and not without_data
     limited = limited_data_of(loaded, dataset_path=dataset_path) if drawn else None
-    save_figure(certificates_figure(tables), to / ACCURACY_FIGURE)
+    save_certificate_figures(tables, to)
     if loaded.history:
         save_figure(training_curves_figure(loaded.history), to / TRAINING_FIGURE)
     else:

@@ -43,7 +43,7 @@ def train(
     config = load_trial(settings, assignments or [])
     if config.trains != "denoiser":
         raise InputError(
-            f"{settings}: denoiser.architecture = none: there is no denoiser to train; train the "
+            f"{settings}: denoiser.source = none: there is no denoiser to train; train the "
             "classifier with `decrop classifier train`."
         )
     out = run_folder(out, settings)

@@ -6,7 +6,7 @@ from decrop.config.classifier import ClassifierSettings
 from decrop.config.classifier_source import ClassifierArchitecture
 from decrop.config.classifier_training import ClassifierObjective, ClassifierTrainingSettings
 from decrop.config.data import DatasetName, DatasetSettings, LimitedDataSettings
-from decrop.config.denoiser import DenoiserArchitecture, DenoiserSettings
+from decrop.config.denoiser import DenoiserContract, DenoiserSettings
 from decrop.config.prior import PriorSettings
 from decrop.config.settings import (
     ClassNames,
@@ -54,7 +54,7 @@ __all__ = [
     "CountOrZero",
     "DatasetName",
     "DatasetSettings",
-    "DenoiserArchitecture",
+    "DenoiserContract",
     "DenoiserSettings",
     "DiscriminatorSettings",
     "DistillationSettings",

@@ -88,10 +88,6 @@ class ClassifierSettings(Settings):
         None, description="How an endpoint is asked, where the source is one."
     )
 
-    def __hash__(self) -> int:
-        # Arguments are a mapping, which has no hash of its own.
-        return hash(self.model_dump_json())
-
     @property
     def asked(self) -> EndpointSettings | None:
         """How the endpoint is asked, or None where the source is none."""

@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from decrop.config.components import Component, Table
+from decrop.config.components import (
+    FACTORY,
+    REGISTERED,
+    Component,
+    SourceComponent,
+    Table,
+    form_of,
+)
 
 AUTO = "auto"
 
@@ -69,33 +76,11 @@ CLASSIFIERS = Table(
 ClassifierArchitecture = Annotated[str, CLASSIFIERS]
 
 
-@dataclass(frozen=True)
-class SourceComponent(Component):
-    """A form of `classifier.source`.
-
-    Attributes:
-        form: as messages write it; empty where the names are listed.
-        pattern: of the whole source.
-        imports_code: whether it is code of another package, which runs when it is imported.
-        takes_arguments: whether `classifier.arguments` are for it.
-        has_weights: whether it brings its own.
-        trainable: whether `classifier.training` can train it.
-    """
-
-    form: str = ""
-    pattern: str = ""
-    imports_code: bool = False
-    takes_arguments: bool = False
-    has_weights: bool = False
-    trainable: bool = False
-
-
-_NAME = r"[A-Za-z_]\w*"
 # Of two forms that a source has, the last counts. Builders take the classifier's settings and the
 # dataset, and return a `decrop.classifiers.sources.Network`.
 SOURCES = Table(
     SourceComponent(
-        "registered",
+        REGISTERED,
         "a registered network, auto for the one that the weights fit",
         "decrop.classifiers.sources:registered_network",
         trainable=True,
@@ -105,7 +90,7 @@ SOURCES = Table(
         "a function of yours that returns a network",
         "decrop.classifiers.sources:factory_network",
         form="package.module:function",
-        pattern=rf"{_NAME}(\.{_NAME})*:{_NAME}(\.{_NAME})*",
+        pattern=FACTORY,
         imports_code=True,
         takes_arguments=True,
     ),
@@ -159,14 +144,7 @@ def source_kind(source: str) -> str:
     Raises:
         ValueError: it has none of them.
     """
-    if source == AUTO or source in CLASSIFIERS:
-        return "registered"
-    for form in reversed(list(SOURCES.values())):
-        if form.pattern and re.fullmatch(form.pattern, source):
-            return form.name
-    names = ", ".join(map(repr, [AUTO, *CLASSIFIERS]))
-    *most, last = (form.form for form in SOURCES.values() if form.form)
-    raise ValueError(f"must be one of {names}, or {', '.join(most)}, or {last}")
+    return form_of(source, (AUTO, *CLASSIFIERS), SOURCES)
 
 
 def imports_code(source: str) -> bool:

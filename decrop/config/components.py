@@ -1,6 +1,7 @@
 """Tables of components: what a setting may name, with help, paper and builder of each."""
 
 import pkgutil
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -30,6 +31,27 @@ class Component:
     def resolved(self) -> Any:
         """Return what the builder names."""
         return pkgutil.resolve_name(self.builder) if isinstance(self.builder, str) else self.builder
+
+
+@dataclass(frozen=True)
+class SourceComponent(Component):
+    """A form of `classifier.source` or `denoiser.source`.
+
+    Attributes:
+        form: as messages write it; empty where the names are listed.
+        pattern: of the whole source.
+        imports_code: whether it is code of another package, which runs when it is imported.
+        takes_arguments: whether the arguments of the settings are for it.
+        has_weights: whether it brings its own.
+        trainable: whether `classifier.training` can train it.
+    """
+
+    form: str = ""
+    pattern: str = ""
+    imports_code: bool = False
+    takes_arguments: bool = False
+    has_weights: bool = False
+    trainable: bool = False
 
 
 C = TypeVar("C", bound=Component)
@@ -107,3 +129,30 @@ class Table(Mapping[str, C], Generic[C]):
         if not isinstance(value, str) or value not in self:
             raise ValueError(f"must be {self.names}")
         return value
+
+
+REGISTERED = "registered"
+_NAME = r"[A-Za-z_]\w*"
+# Of package.module:function.
+FACTORY = rf"{_NAME}(\.{_NAME})*:{_NAME}(\.{_NAME})*"
+
+
+def form_of(source: str, registered: tuple[str, ...], forms: Table[Any]) -> str:
+    """Return which form a source has; of two that it has, the last counts.
+
+    Args:
+        source: as settings give it.
+        registered: names of networks that decrop brings.
+        forms: a table of `SourceComponent`, of which one is `REGISTERED`.
+
+    Raises:
+        ValueError: it has none of them.
+    """
+    if source in registered:
+        return REGISTERED
+    for form in reversed(list(forms.values())):
+        if form.pattern and re.fullmatch(form.pattern, source):
+            return str(form.name)
+    names = ", ".join(map(repr, registered))
+    *most, last = (form.form for form in forms.values() if form.form)
+    raise ValueError(f"must be one of {names}, or {', '.join(most)}, or {last}")

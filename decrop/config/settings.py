@@ -136,3 +136,7 @@ class Settings(BaseModel):
     """A frozen group of fields that refuses unknown names, infinities and NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def __hash__(self) -> int:
+        # A mapping in them has no hash of its own.
+        return hash(self.model_dump_json())

@@ -102,7 +102,7 @@ class TrialConfig(Settings):
     @property
     def trains(self) -> Part:
         """The kind of trial: what it trains."""
-        return "classifier" if self.denoiser.architecture == "none" else "denoiser"
+        return "classifier" if self.denoiser.source == "none" else "denoiser"
 
     @property
     def pretrains_classifier(self) -> bool:
@@ -122,13 +122,27 @@ class TrialConfig(Settings):
 
 
 def as_recorded(document: Any) -> Any:
-    """Return recorded settings: those from before noise was a setting were of Gaussian noise."""
+    """Return recorded settings by their current names.
+
+    Those from before noise was a setting were of Gaussian noise.
+    """
+    document = by_current_names(document)
     if not isinstance(document, dict):
         return document
     certification = document.get("certification", {})
     if not isinstance(certification, dict):
         return document
     return {**document, "certification": {"noise": "gaussian", **certification}}
+
+
+def by_current_names(document: Any) -> Any:
+    """Return recorded settings whose denoiser's source may have its earlier name, architecture."""
+    if not isinstance(document, dict) or not isinstance(document.get("denoiser"), dict):
+        return document
+    denoiser = dict(document["denoiser"])
+    if "source" not in denoiser and "architecture" in denoiser:
+        denoiser["source"] = denoiser.pop("architecture")
+    return {**document, "denoiser": denoiser}
 
 
 RecordedTrialConfig = Annotated[TrialConfig, BeforeValidator(as_recorded)]

@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.stats import norm
 
 from decrop.documents import show
 from decrop.errors import InputError
@@ -95,6 +96,21 @@ class CertificateTable:
         correct, misclassified = float(self.correct.mean()), float(self.misclassified.mean())
         abstained = float((~self.correct & ~self.misclassified).mean())
         return Shares(correct, misclassified, abstained)
+
+    @property
+    def probability(self) -> NDArray[np.float64] | None:
+        """Lower bounds of p_A, float64 [B]: Phi(radius / sigma), 0 where it abstains.
+
+        p_A is the probability of the certified class under noise (Cohen, Rosenfeld and Kolter 2019,
+        theorem 1). Of certificates that bound other probabilities too, the p_A that alone would
+        have that radius. None where they are not known to be of one sigma.
+        """
+        if self.record is None or self.sigma is not None:
+            return None
+        bound: NDArray[np.float64] = np.where(
+            self.predict == ABSTAIN, 0.0, norm.cdf(self.radius / self.record.sigma)
+        )
+        return bound
 
     def write(self, path: Path) -> None:
         """Write the table and, where it is known, its record beside it (`record_path`)."""

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 
@@ -25,7 +26,8 @@ class SigmaConditional(nn.Module):
             sigma: [B], of the noise of each image, in [0,1] pixels; `sigma` of all if None.
         """
         if sigma is None:
-            sigma = images.new_full((images.shape[0],), self.sigma)
+            # In fp32 whatever the precision of images, which would round it.
+            sigma = torch.full((images.shape[0],), self.sigma, device=images.device)
         return self.denoised(images, sigma)
 
     @abstractmethod

@@ -21,7 +21,7 @@ def build_classifier_network(
 
 def build_denoiser(settings: DenoiserSettings, *, image_channels: int) -> nn.Module:
     """Build an untrained denoiser: noisy images [B, C, H, W] -> images of the same shape."""
-    network: nn.Module = DENOISERS.build(settings.architecture, settings, image_channels)
+    network: nn.Module = DENOISERS.build(settings.source, settings, image_channels)
     return network
 
 

@@ -1,5 +1,6 @@
 """Training of the denoiser, phase by phase (DE-CROP, eq. 12)."""
 
+import copy
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
@@ -15,10 +16,10 @@ from decrop.config import DenoiserSettings, TrainingSettings, TrialConfig
 from decrop.config.prior import PRIORS
 from decrop.config.training import OBJECTIVES
 from decrop.data.augmentation import augment_views, augments
+from decrop.denoisers.sources import OpenedDenoiser, open_denoiser
 from decrop.errors import InputError
 from decrop.networks.conditional import SigmaConditional
 from decrop.networks.discriminator import Discriminator
-from decrop.networks.registry import build_denoiser
 from decrop.seeds import numpy_generator, seeded_globals, torch_generator
 from decrop.smoothing.execution import autocast, resolve_precision
 from decrop.synthesis.synthetic_samples import SyntheticSamples
@@ -42,11 +43,28 @@ from decrop.training.schedule import (
 
 
 def initial_denoiser(
-    settings: DenoiserSettings, *, image_channels: int, seed: int, device: torch.device
+    settings: DenoiserSettings,
+    *,
+    image_channels: int,
+    sigma: float,
+    seed: int,
+    device: torch.device,
+    opened: OpenedDenoiser | None = None,
 ) -> nn.Module:
-    """Build an untrained denoiser in channels_last layout; the same seed gives the same weights."""
+    """Build the denoiser that training starts from, in channels_last layout.
+
+    Args:
+        settings: of the denoiser.
+        image_channels: of images.
+        sigma: standard deviation of the noise that it is told, in [0,1] pixels.
+        seed: of random weights; the same one gives the same.
+        device: to train on.
+        opened: the denoiser, where it is opened already; it stays as it is.
+    """
     with seeded_globals(seed, "denoiser initialisation"):
-        denoiser = build_denoiser(settings, image_channels=image_channels)
+        if opened is None:
+            opened = open_denoiser(settings, image_channels=image_channels, sigma=sigma)
+    denoiser = copy.deepcopy(opened.network)
     # No overload of `to` in PyTorch's annotations takes a memory format.
     return denoiser.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
@@ -109,6 +127,7 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
         samples: SyntheticSamples,
         device: torch.device,
         initial_weights: Mapping[str, Tensor] | None = None,
+        opened: OpenedDenoiser | None = None,
     ) -> None:
         """Begin a training.
 
@@ -117,13 +136,16 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
             classifier: to train through.
             samples: to train on.
             device: to train on.
-            initial_weights: of the denoiser; those of the seed if None.
+            initial_weights: of the denoiser; those of its source, or of the seed, if None.
+            opened: the denoiser of the settings, where it is opened already.
         """
         denoiser = initial_denoiser(
             config.denoiser,
             image_channels=samples.clean.shape[1],
+            sigma=config.sigma,
             seed=config.seed,
             device=device,
+            opened=opened,
         )
         if initial_weights is not None:
             denoiser.load_state_dict(initial_weights)

@@ -14,7 +14,9 @@ from torch.nn import functional as F
 from decrop.cache import ContentCache, Tensors
 from decrop.config import DenoiserSettings, PriorSettings
 from decrop.config.prior import PRIORS
+from decrop.denoisers.sources import OpenedDenoiser
 from decrop.networks.conditional import SigmaConditional
+from decrop.networks.identity import network_identity
 from decrop.seeds import numpy_generator, torch_generator
 from decrop.smoothing.execution import Precision
 from decrop.training.denoiser import initial_denoiser, sampled_sigma
@@ -42,6 +44,7 @@ class Prior:
         image_shape: channels, height and width of the images.
         seed: of initialisation, images and noise.
         precision: in which the denoiser computes; weights and loss are fp32.
+        opened: the denoiser that it starts from, where that is trained already.
     """
 
     settings: PriorSettings
@@ -50,6 +53,7 @@ class Prior:
     image_shape: tuple[int, int, int]
     seed: int
     precision: Precision
+    opened: OpenedDenoiser | None = None
 
     @property
     def noise(self) -> float | tuple[float, float]:
@@ -58,7 +62,9 @@ class Prior:
 
     def determined_by(self) -> dict[str, Any]:
         """Return everything that the weights depend on, as JSON."""
+        opened = self.opened
         return {
+            "start": None if opened is None else network_identity(opened.network),
             "version": _VERSION,
             "prior": self.settings.model_dump(exclude={"sigma"}),
             "denoiser": self.denoiser.model_dump(),
@@ -161,7 +167,12 @@ class PriorTrainer(Trainer[PriorEpoch, Tensor]):
             lambda _: float(self._cycle.get_last_lr()[0]),
         )
         network = initial_denoiser(
-            prior.denoiser, image_channels=prior.image_shape[0], seed=prior.seed, device=device
+            prior.denoiser,
+            image_channels=prior.image_shape[0],
+            sigma=prior.sigma,
+            seed=prior.seed,
+            device=device,
+            opened=prior.opened,
         )
         super().__init__(network, schedule, precision=prior.precision, device=device)
 

@@ -11,8 +11,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from decrop.classifiers.classifier import Classifier
-from decrop.config import TrialConfig, as_recorded
-from decrop.evaluation.plots import certificates_figure, training_curves_figure
+from decrop.config import DenoiserSettings, TrialConfig, as_recorded
+from decrop.denoisers.adapted import bare
+from decrop.denoisers.sources import store_program
+from decrop.documents import validated
+from decrop.evaluation.plots import (
+    certificates_figure,
+    probabilities_figure,
+    training_curves_figure,
+)
 from decrop.evaluation.sample_figures import features_figure, samples_figure
 from decrop.evaluation.sigma_tables import SigmaTables
 from decrop.evaluation.table import CertificateTable
@@ -32,6 +39,7 @@ from decrop.trial.result import TrialResult
 
 TRAINING_FIGURE = "training.png"
 ACCURACY_FIGURE = "certified_accuracy.png"
+PROBABILITIES_FIGURE = "p_a_distribution.png"
 SAMPLES_FIGURE = "samples.png"
 FEATURES_FIGURE = "features.png"
 
@@ -46,6 +54,8 @@ class Report:
         average_certified_radius: the sweep's objective.
         certified_accuracy: by radius.
         finished: whether this is the trial's last report.
+        area_under_curve: of certified accuracy up to the largest of its radii; None in reports of
+            before it was recorded.
     """
 
     evaluation: int
@@ -53,6 +63,7 @@ class Report:
     average_certified_radius: float
     certified_accuracy: dict[str, float]
     finished: bool
+    area_under_curve: float | None = None
 
 
 class TrialFolder(TrainingFolder):
@@ -78,6 +89,7 @@ class TrialFolder(TrainingFolder):
         self.execution_path = path / "execution.json"
         self.reports_path = path / "reports.json"
         self.denoiser_path = path / "denoiser.safetensors"
+        self.denoiser_settings_path = path / "denoiser.json"
         self.classifier_path = path / "classifier"
         self.certificates_path = path / "certificates.tsv"
         self.counts_path = path / "certification.counts"
@@ -115,15 +127,33 @@ class TrialFolder(TrainingFolder):
         found = self.read_result()
         return None if found is None else TrialResult.from_json(found)
 
-    def save_denoiser(self, denoiser: nn.Module) -> None:
-        """Write the denoiser's weights as safetensors."""
-        weights = {name: t.cpu().contiguous() for name, t in denoiser.state_dict().items()}
+    def save_denoiser(self, denoiser: nn.Module, settings: DenoiserSettings | None = None) -> None:
+        """Write the denoiser's weights as safetensors, and by what it is built anew.
+
+        Args:
+            denoiser: with its weights so far.
+            settings: portable ones (`decrop.denoisers.sources.OpenedDenoiser`), where those of the
+                trial name files.
+        """
+        # Copies, for tensors that share memory cannot be saved.
+        state = bare(denoiser).state_dict()
+        weights = {name: t.cpu().clone().contiguous() for name, t in state.items()}
+        if settings is not None and not self.denoiser_settings_path.exists():
+            store_program(denoiser, self.path)
+            write_json(self.denoiser_settings_path, settings.model_dump(mode="json"))
         write_whole(self.denoiser_path, lambda temporary: save_file(weights, temporary))
+
+    def denoiser_settings(self, config: TrialConfig) -> DenoiserSettings:
+        """Return by what the stored denoiser is built anew."""
+        if not self.denoiser_settings_path.exists():
+            return config.denoiser
+        path = self.denoiser_settings_path
+        return validated(DenoiserSettings, read_json(path), source=str(path))
 
     def load_denoiser(self, denoiser: nn.Module) -> None:
         """Give a denoiser the weights in the folder."""
         require_regular(self.denoiser_path, most_bytes=MOST_WEIGHTS_BYTES)
-        denoiser.load_state_dict(load_file(self.denoiser_path))
+        bare(denoiser).load_state_dict(load_file(self.denoiser_path))
 
     def write_outcome(
         self,
@@ -147,7 +177,7 @@ class TrialFolder(TrainingFolder):
             assert table.record is not None  # tables of several sigmas come from `certify`
             sigma_tables.write(self.certificates_path, table.record.sigma)
             drawn = sigma_tables.named()
-        save_figure(certificates_figure(drawn), self.figures_path / ACCURACY_FIGURE)
+        save_certificate_figures(drawn, self.figures_path)
         write_json(self.result_path, result.to_json())
         remove_journals(self.counts_path)
 
@@ -161,6 +191,13 @@ class TrialFolder(TrainingFolder):
     def draw_history(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Draw the losses over epochs, one record an epoch."""
         save_figure(training_curves_figure(history), self.figures_path / TRAINING_FIGURE)
+
+
+def save_certificate_figures(tables: Mapping[str, CertificateTable], figures_path: Path) -> None:
+    """Draw certificates by name: certified accuracy, and the distribution of p_A where known."""
+    save_figure(certificates_figure(tables), figures_path / ACCURACY_FIGURE)
+    if any(table.probability is not None for table in tables.values()):
+        save_figure(probabilities_figure(tables), figures_path / PROBABILITIES_FIGURE)
 
 
 def save_sample_figures(

@@ -15,13 +15,20 @@ from decrop.config import TrialConfig
 from decrop.config.classifier_source import imports_code
 from decrop.data.datasets import Dataset
 from decrop.data.limited import LabelledImages, LimitedData, evenly_spaced
+from decrop.denoisers.adapted import bare
+from decrop.denoisers.check import check_denoiser, check_sigma
+from decrop.denoisers.sources import OpenedDenoiser, open_denoiser
 from decrop.errors import InputError
+from decrop.files import sha256_of_tensors
 from decrop.networks.identity import network_identity
 from decrop.rejection.network import check_certificate
 from decrop.smoothing.prepare import fitting_execution
 from decrop.training.hooks import NO_HOOKS, Hooks
 from decrop.training.trained_classifier import load_classifier, training_images
 from decrop.trial.result import Split
+
+# On which a denoiser that is trained already is tried out.
+_TRIED_IMAGES = 20
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class TrialInputs:
             the one to protect.
         agreement: share of held-out images on which surrogate and black box agree.
         training_images: that the trial trains the classifier on; None where it trains a denoiser.
+        denoiser: that training starts from, where that is trained already; None where it is random.
     """
 
     classifier: Classifier
@@ -47,6 +55,7 @@ class TrialInputs:
     target: AnyClassifier | None = None
     agreement: float | None = None
     training_images: LabelledImages | None = None
+    denoiser: OpenedDenoiser | None = None
 
     @property
     def protected(self) -> AnyClassifier:
@@ -61,6 +70,9 @@ class TrialInputs:
         hashes = {"limited_data": self.limited.all.content_hash()}
         if self.training_images is not None:
             return {**hashes, "training_images": self.training_images.content_hash()}
+        if self.denoiser is not None:
+            weights = bare(self.denoiser.network).state_dict()
+            hashes["initial_denoiser"] = sha256_of_tensors(weights)
         if self.target is not None:
             hashes["surrogate"] = self.classifier.content_hash()
         return {**hashes, "classifier": self.protected.content_hash()}
@@ -78,6 +90,8 @@ class TrialInputs:
             hashes["initial_weights"] = self.classifier.content_hash()
         if imports_code(config.classifier.source):
             hashes["classifier_code"] = network_identity(self.classifier.network)
+        if self.denoiser is not None and config.denoiser.form.imports_code:
+            hashes["denoiser_code"] = network_identity(self.denoiser.network)
         if split == "test":
             hashes["test_images"] = self.test.content_hash()
         return hashes
@@ -91,6 +105,7 @@ class PreparedTrial:
         dataset: that it is of.
         limited: the limited data.
         classifier: to train through, with weights where the settings name a file of them.
+        denoiser: that training starts from, where that is trained already.
         trained_through: whether gradients must reach its images.
     """
 
@@ -104,6 +119,7 @@ class PreparedTrial:
         check_certificate(config.certification.certificate, rejecting=False)
         evenly_spaced(dataset.test, 1)
         self.classifier = self._opened()
+        self.denoiser = self._opened_denoiser()
         fitting_execution(
             config.execution,
             # A copy, for it is told a layout that it is not trained in.
@@ -144,9 +160,24 @@ class PreparedTrial:
     def _opened(self) -> Classifier:
         return untrained_classifier(self.config.classifier, self.dataset)
 
+    def _opened_denoiser(self) -> OpenedDenoiser | None:
+        config = self.config
+        check_sigma(config.denoiser, config.sigma)
+        if not config.denoiser.starts_trained:
+            return None
+        opened = open_denoiser(
+            config.denoiser, image_channels=self.dataset.channels, sigma=config.sigma
+        )
+        network = opened.network.eval()
+        check_denoiser(
+            network, config.denoiser, self.limited.all.images[:_TRIED_IMAGES], config.sigma
+        )
+        return opened
+
     def _inputs(self, classifier: Classifier, **others: Any) -> TrialInputs:
         return TrialInputs(
             classifier=classifier,
+            denoiser=self.denoiser,
             limited=self.limited,
             test=evenly_spaced(self.dataset.test, self.config.certification.test_images),
             class_names=self.dataset.class_names,
@@ -186,7 +217,7 @@ def check_classifier_trial(config: TrialConfig) -> None:
     training, evaluations = config.classifier.training, config.training.evaluations
     if training is None:
         raise InputError(
-            "denoiser.architecture = none: such a trial trains its classifier; give "
+            "denoiser.source = none: such a trial trains its classifier; give "
             "classifier.training, or certify a classifier that is trained with `decrop certify`."
         )
     if evaluations > training.epochs:

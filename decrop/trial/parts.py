@@ -16,6 +16,7 @@ from decrop.classifiers.storage import AnyClassifier, load_stored_classifier, st
 from decrop.config import TrialConfig
 from decrop.config.trial import Part
 from decrop.data.limited import LabelledImages
+from decrop.denoisers.sources import OpenedDenoiser
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.synthesis.synthetic_samples import synthetic_samples
 from decrop.training.denoiser import DenoiserTrainer
@@ -154,13 +155,20 @@ class DenoiserPart(_InTraining):
         samples = synthetic_samples(config, inputs.classifier, images, cache=cache, device=device)
         stages = {"stage1": time.monotonic() - started}
         started = time.monotonic()
-        prior = _prior(config, shape, cache, device, hooks.stage("pretraining, steps"))
+        prior = _prior(
+            config, shape, inputs.denoiser, cache, device, hooks.stage("pretraining, steps")
+        )
         if prior is not None:
             stages["prior"] = time.monotonic() - started
         held_out = images.held_out_mask
         training_mask = ~held_out if split == "held_out" else torch.ones_like(held_out)
         trainer = DenoiserTrainer(
-            config, inputs.classifier, samples.subset(training_mask), device, initial_weights=prior
+            config,
+            inputs.classifier,
+            samples.subset(training_mask),
+            device,
+            initial_weights=prior,
+            opened=inputs.denoiser,
         )
         super().__init__(trainer)
         self._stages = stages
@@ -178,7 +186,8 @@ class DenoiserPart(_InTraining):
         return {**self._stages, **super().seconds}
 
     def save(self, folder: TrialFolder) -> None:
-        folder.save_denoiser(self._denoiser)
+        opened = self._inputs.denoiser
+        folder.save_denoiser(self._denoiser, None if opened is None else opened.settings)
 
     def restore(self, folder: TrialFolder) -> None:
         folder.load_denoiser(self._denoiser)
@@ -285,6 +294,7 @@ class FinishedClassifierPart(TrainedPart):
 def _prior(
     config: TrialConfig,
     shape: tuple[int, ...],
+    opened: OpenedDenoiser | None,
     cache: ContentCache,
     device: torch.device,
     on_step: OnCount,
@@ -297,6 +307,7 @@ def _prior(
         image_shape=(channels, height, width),
         seed=config.seed,
         precision=resolve_precision(config.execution.training_precision, device),
+        opened=opened,
     )
     return prior_weights(prior, cache, device, on_step)
 

@@ -1,6 +1,6 @@
 """The result of a trial, as it is written to its folder."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -22,6 +22,7 @@ from decrop.config.settings import (
 )
 from decrop.evaluation.accuracy import (
     abstention_rate,
+    area_under_curve,
     average_certified_radius,
     certified_accuracy,
 )
@@ -49,12 +50,15 @@ class Scores:
         certified_accuracy: share of all images that are correct with at least the radius.
         abstention_rate: share of images without a certified class, those among them whose selected
             class is wrong included (`CertificateTable.shares` tells both apart).
+        area_under_curve: of certified accuracy up to the largest of its radii, in [0,1] pixels;
+            None in results of before it was recorded.
     """
 
     images: CountOrZero
     average_certified_radius: NonNegative
     certified_accuracy: Annotated[dict[Word, Share], Field(max_length=MOST_RADII)]
     abstention_rate: Share
+    area_under_curve: NonNegative | None = None
 
     @classmethod
     def of(cls, table: CertificateTable, radii: tuple[float, ...]) -> Self:
@@ -71,7 +75,15 @@ class Scores:
                 radius_key(r): float(a) for r, a in zip(radii, accuracy, strict=True)
             },
             abstention_rate=float(abstention_rate(table.predict)),
+            area_under_curve=area_under_curve(table.predict, table.radius, table.label, max(radii)),
         )
+
+    def sums_up(self, table: CertificateTable, radii: tuple[float, ...]) -> bool:
+        """Return whether these are the scores of a table, as far as they were recorded."""
+        found = Scores.of(table, radii)
+        if self.area_under_curve is None:
+            found = replace(found, area_under_curve=None)
+        return self == found
 
 
 @dataclass(frozen=True)

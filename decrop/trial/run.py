@@ -125,6 +125,7 @@ def run_trial(
             average_certified_radius=scores.average_certified_radius,
             certified_accuracy=scores.certified_accuracy,
             finished=finished,
+            area_under_curve=scores.area_under_curve,
         )
         reports.append(report)
         folder.write_reports(reports)

@@ -65,7 +65,7 @@ def short_trial(*assignments: str) -> TrialConfig:
 
 def sample_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let trials write empty figures: to draw them takes longer than the rest of a trial."""
-    for name in ("training_curves_figure", "certificates_figure"):
+    for name in ("training_curves_figure", "certificates_figure", "probabilities_figure"):
         monkeypatch.setattr(decrop.trial.folder, name, lambda *arguments, **named: Figure())
     for name in ("samples_figure", "features_figure"):
         monkeypatch.setattr(decrop.trial.folder, name, lambda *arguments, **named: Figure())

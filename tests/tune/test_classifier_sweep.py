@@ -29,7 +29,7 @@ SWEEP: dict[str, Any] = {
     "leaderboard": {"top": 1},
 }
 TRIAL = {
-    "denoiser": {"architecture": "none"},
+    "denoiser": {"source": "none"},
     "classifier": {
         "training": {
             "objective": "gaussian",

@@ -10,7 +10,7 @@ from tests.tune.runs import TINY, write_sweep
 from tune.space import reference_config, reference_parameters, trial_kinds
 from tune.sweep_file import load_sweep
 
-WITHOUT = {"denoiser": {"architecture": "none"}, "training": {"evaluations": 2}}
+WITHOUT = {"denoiser": {"source": "none"}, "training": {"evaluations": 2}}
 NOISY = {"objective": "gaussian", "trained_on": "without_held_out"}
 TABLE = {name: TINY[name] for name in ("name", "base", "trial", "resources")} | {"search": "rows"}
 SAID = "classifier.training.trained_on = 'all': trials are compared on held-out images"
@@ -28,7 +28,7 @@ LAMBDA = {"classifier.training.regularisation_weight": {"uniform": [0, 0.5]}}
     [
         (classifiers(trained_on="all"), LAMBDA),
         ({}, LAMBDA),
-        ({}, {"denoiser.architecture": {"choice": ["dncnn", "none"]}}),
+        ({}, {"denoiser.source": {"choice": ["dncnn", "none"]}}),
         (classifiers(), {"classifier.training.trained_on": {"choice": ["limited", "all"]}}),
     ],
 )
@@ -60,7 +60,7 @@ def test_held_out_scores_are_accepted(
 
 
 def test_rows_that_train_classifiers_need_the_same(tmp_path: Path) -> None:
-    alone = {"denoiser.architecture": "none"}
+    alone = {"denoiser.source": "none"}
     limited = {"classifier.training.trained_on": "limited"}
     for rows in (
         {"DE-CROP": {}, "Cohen": alone},
@@ -80,7 +80,7 @@ def test_what_has_no_effect_without_a_denoiser_is_refused(tmp_path: Path, path: 
     space = {path: {"choice": [values[path]]}}
     with pytest.raises(InputError, match=rf"{path}: has no effect where there is no denoiser"):
         load_sweep(str(write_sweep(tmp_path, trial=classifiers(), space=space)))
-    alone = {"denoiser.architecture": "none", "classifier.training.trained_on": "limited"}
+    alone = {"denoiser.source": "none", "classifier.training.trained_on": "limited"}
     rows = {"DE-CROP": {}, "Cohen": {**alone, path: values[path]}}
     with pytest.raises(InputError, match=rf"row Cohen: {path}: has no effect"):
         load_sweep(str(write_sweep(tmp_path, {**TABLE, "rows": rows})))

@@ -150,7 +150,7 @@ def test_the_training_of_classifiers_is_what_trials_do(
     }
     changes = {
         **FIXED,
-        "denoiser": {"architecture": "none"},
+        "denoiser": {"source": "none"},
         "classifier": {"training": training},
     }
     space = {"classifier.training.learning_rate": {"uniform": [0.001, 0.01]}}

@@ -109,14 +109,14 @@ def test_inputs_are_shared_unless_trials_differ_in_them(
         ({"classifier.training.regularisation_weight": {"uniform": [0, 1]}}, True),
         ({"classifier.training.trained_on": {"choice": ["limited", "without_held_out"]}}, False),
         ({"classifier.source": {"choice": ["small_cnn", "cifar_resnet20"]}}, False),
-        ({"denoiser.architecture": {"choice": ["none", "dncnn"]}}, False),
+        ({"denoiser.source": {"choice": ["none", "dncnn"]}}, False),
     ],
 )
 def test_classifiers_that_trials_train_share_their_images(
     tmp_path: Path, space: dict[str, Any], shared: bool
 ) -> None:
     noisy = {"objective": "gaussian", "trained_on": "limited"}
-    trial = {"denoiser": {"architecture": "none"}, "classifier": {"training": noisy}}
+    trial = {"denoiser": {"source": "none"}, "classifier": {"training": noisy}}
     assert shares_inputs(load_sweep(str(write_sweep(tmp_path, trial=trial, space=space)))) is shared
 
 

@@ -177,6 +177,7 @@ class RejectorTrainingSource:
         return {
             **files,
             "figures/certified_accuracy.png": bundle / "figures/certified_accuracy.png",
+            "figures/p_a_distribution.png": bundle / "figures/p_a_distribution.png",
         }
 
 

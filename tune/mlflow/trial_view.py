@@ -236,8 +236,9 @@ def result_measurements(
 
 
 def _scores(split: str, row: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    if is_number(row.get("average_certified_radius")):
-        yield f"{split}/average_certified_radius", float(row["average_certified_radius"])
+    for name in ("average_certified_radius", "area_under_curve"):
+        if is_number(row.get(name)):
+            yield f"{split}/{name}", float(row[name])
     for radius, accuracy in row.get("certified_accuracy", {}).items():
         yield f"{split}/certified_accuracy_at_{radius}", float(accuracy)
 

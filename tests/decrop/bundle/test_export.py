@@ -64,6 +64,7 @@ FILES = {
     "denoiser.safetensors",
     "figures/certified_accuracy.png",
     "figures/features.png",
+    "figures/p_a_distribution.png",
     "figures/training.png",
     "history.json",
 }

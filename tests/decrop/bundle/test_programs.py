@@ -19,7 +19,14 @@ from decrop.errors import InputError, RunError
 from decrop.networks.registry import build_denoiser
 from tests.cases import slow_but
 
-SHAPES = {"dncnn": (1, 8, 8), "dncnn_wide": (3, 8, 6), "memnet": (3, 5, 8), "unet": (3, 9, 7)}
+SHAPES = {
+    "dncnn": (1, 8, 8),
+    "dncnn_wide": (3, 8, 6),
+    "memnet": (3, 5, 8),
+    "unet": (3, 9, 7),
+    "ffdnet": (3, 9, 8),
+    "drunet": (3, 8, 7),
+}
 
 # In a process of its own, in which decrop cannot be imported.
 RUN_TORCH_EXPORT = """
@@ -29,21 +36,21 @@ import torch
 from safetensors.torch import load_file, save_file
 program = torch.export.load(sys.argv[1]).module()
 images = load_file(sys.argv[2])
-save_file({name: program(batch) for name, batch in images.items()}, sys.argv[3])
+save_file({name: program(batch).contiguous() for name, batch in images.items()}, sys.argv[3])
 assert not [name for name in sys.modules if name.startswith("decrop.")]
 """
 
 
 def denoiser(architecture: str, channels: int) -> nn.Module:
     """Not the identity, which an untrained one is, and with statistics of its own."""
-    settings = DenoiserSettings.model_validate(
-        {"architecture": architecture, "depth": 4, "channels": 8}
-    )
+    settings = DenoiserSettings.model_validate({"source": architecture, "depth": 4, "channels": 8})
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = build_denoiser(settings, image_channels=channels)
         for parameter in network.parameters():
-            nn.init.normal_(parameter, std=0.1)
+            # Less in wide layers, whose outputs would grow from one to the next.
+            fan_in = parameter[0].numel() or 1
+            nn.init.normal_(parameter, std=min(0.1, fan_in**-0.5))
         for name, buffer in network.named_buffers():
             if name.endswith("running_mean"):
                 nn.init.normal_(buffer, std=0.1)

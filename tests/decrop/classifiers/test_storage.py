@@ -162,7 +162,7 @@ def test_code_is_imported_only_where_it_is_trusted(
     store_classifier(original, FOUR, tmp_path)
     imported: list[str] = []
 
-    def build(source: str, arguments: Any) -> torch.nn.Module:
+    def build(source: str, arguments: Any, **_: str) -> torch.nn.Module:
         imported.append(source)
         return make(**arguments)
 

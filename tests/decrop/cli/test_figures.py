@@ -13,7 +13,8 @@ from decrop.files import read_json, write_json
 from decrop.trial.folder import TrialFolder
 from tests.decrop.digits_trial import files_in
 
-NEED_NO_DATA = {"certified_accuracy.png", "training.png"}
+CERTIFICATES = {"certified_accuracy.png", "p_a_distribution.png"}
+NEED_NO_DATA = {*CERTIFICATES, "training.png"}
 ALL = NEED_NO_DATA | {"samples.png", "features.png"}
 
 
@@ -62,7 +63,7 @@ def test_a_bundle_without_history_has_no_loss_curves(
     write_json(bundle / "checksums.json", checksums)
     to = tmp_path / "figures"
     assert run(["figures", str(bundle), "--to", str(to), "--without-data"]) == 0
-    assert files_in(to) == {"certified_accuracy.png"}
+    assert files_in(to) == CERTIFICATES
     assert "no losses are drawn" in capsys.readouterr().out
 
 

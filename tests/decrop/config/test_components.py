@@ -26,7 +26,7 @@ from decrop.config.classifier_training import (
 )
 from decrop.config.components import Component, Table
 from decrop.config.data import DATASETS
-from decrop.config.denoiser import DENOISERS
+from decrop.config.denoiser import DENOISER_SOURCES, DENOISERS, DenoiserComponent
 from decrop.config.prior import PRIORS
 from decrop.config.synthesis import ATTACKS
 from decrop.config.training import OBJECTIVES, ObjectiveComponent
@@ -39,7 +39,7 @@ from decrop.synthesis.boundary import Method
 from decrop.training.losses import LossTerms
 
 TABLES: dict[str, Table[Any]] = {
-    "denoiser.architecture": DENOISERS,
+    "denoiser.source": DENOISERS,
     "boundary.attack": ATTACKS,
     "prior.kind": PRIORS,
     "certification.certificate": CERTIFICATES,
@@ -47,6 +47,7 @@ TABLES: dict[str, Table[Any]] = {
     "training.objective": OBJECTIVES,
     "classifier.training.objective": CLASSIFIER_OBJECTIVES,
     "classifier.source": SOURCES,
+    "the form of denoiser.source": DENOISER_SOURCES,
     "classifier.surrogate.architecture": CLASSIFIERS,
 }
 NEW = "of_a_test"
@@ -121,7 +122,7 @@ def _source(settings: Any, dataset: Dataset) -> Any:
 @pytest.fixture
 def one_of_each() -> Iterator[None]:
     added = [
-        (DENOISERS, Component(NEW, "a shift", _denoiser)),
+        (DENOISERS, DenoiserComponent(NEW, "a shift", _denoiser)),
         (ATTACKS, Component(NEW, "a brighter image", Method(_attack, frozenset({"epsilon"})))),
         (CERTIFICATES, Component(NEW, "CERTIFY again", cohen_certificates)),
         (DATASETS, Component(NEW, "noise", _dataset)),
@@ -144,7 +145,7 @@ SWEEP: dict[str, Any] = {
         "dataset": {"name": NEW},
         "limited": {"fraction": 1.0, "held_out_fraction": 0.5},
         "classifier": {"source": "test!", "mean": [0.5], "std": [0.3]},
-        "denoiser": {"architecture": NEW},
+        "denoiser": {"source": NEW},
         "boundary": {"attack": NEW},
         "training": {"objective": NEW, "epochs": 1, "discriminator_epochs": 0, "batch_size": 10},
         "certification": {
@@ -171,7 +172,7 @@ CLASSIFIER_SWEEP = {
             "std": [0.3],
             "training": {"objective": NEW, "epochs": 1, "trained_on": "limited"},
         },
-        "denoiser": {"architecture": "none"},
+        "denoiser": {"source": "none"},
         "training": {"evaluations": 1},
     },
     "space": {f"classifier.{RATE}": SWEEP["space"][RATE]},
@@ -207,7 +208,7 @@ def test_what_no_table_has_is_refused_with_the_names_that_it_has() -> None:
     from decrop.documents import trial_config
 
     for path, table in TABLES.items():
-        if path == "classifier.source":
+        if path.endswith(".source"):
             continue
         *groups, last = path.split(".")
         document: dict[str, Any] = {last: "nothing_such"}

@@ -29,7 +29,7 @@ PUBLISHED = {
     "interpolation.steps": 50,
     "interpolation.learning_rate": 0.001,
     "interpolation.mode": "as_written",
-    "denoiser.architecture": "dncnn",
+    "denoiser.source": "dncnn",
     "denoiser.depth": 17,
     "denoiser.channels": 64,
     "prior.kind": "none",

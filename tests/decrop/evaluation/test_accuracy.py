@@ -5,6 +5,7 @@ from scipy.stats import binom
 from decrop.errors import InputError
 from decrop.evaluation.accuracy import (
     abstention_rate,
+    area_under_curve,
     average_certified_radius,
     certified_accuracy,
     certified_correct,
@@ -90,3 +91,18 @@ def test_missing_or_mismatched_images_are_refused(
         certified_accuracy(prediction, radius, labels, [0.0])
     with pytest.raises(InputError, match="image"):
         average_certified_radius(prediction, radius, labels)
+
+
+def test_the_area_under_the_curve_is_that_of_its_steps() -> None:
+    """Against the integral of certified accuracy, and where nothing is cut off the whole radius."""
+    generator = np.random.default_rng(3)
+    radius = generator.uniform(0, 1, 200)
+    prediction, labels = generator.integers(-1, 3, 200), generator.integers(0, 3, 200)
+    radius[prediction < 0] = 0
+    for largest in (0.0, 0.3, 0.75, 2.0):
+        edges = np.unique([0.0, *radius[radius < largest], largest])
+        accuracy = certified_accuracy(prediction, radius, labels, edges[1:])
+        area = float((np.diff(edges) * accuracy).sum())
+        assert area_under_curve(prediction, radius, labels, largest) == pytest.approx(area)
+    whole = average_certified_radius(prediction, radius, labels)
+    assert area_under_curve(prediction, radius, labels, 2.0) == whole

@@ -1,11 +1,13 @@
 import io
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from scipy.stats import norm
 
 from decrop.errors import InputError
 from decrop.evaluation.accuracy import certified_accuracy, exact_interval
@@ -13,10 +15,13 @@ from decrop.evaluation.plots import (
     certificates_figure,
     certified_accuracy_figure,
     embedding_figure,
+    probabilities_figure,
     sample_grid_figure,
     training_curves_figure,
 )
 from decrop.evaluation.table import CertificateTable
+from decrop.smoothing.certificates import ABSTAIN
+from tests.decrop.evaluation.test_record import record
 
 PREDICTION = np.array([3, -1, 4, 7, 8, 1])
 RADIUS = np.array([0.378, 0.0, 0.341, 0.941, 0.755, 0.9])
@@ -115,6 +120,28 @@ def test_tables_are_drawn_over_all_radii_that_they_certify() -> None:
 def test_a_table_without_images_is_refused() -> None:
     with pytest.raises(InputError, match="other: there are no certificates"):
         certificates_figure({"one": table(RADIUS), "other": table(RADIUS[:0])})
+
+
+def test_the_distribution_of_p_a_is_that_of_the_correct_images() -> None:
+    bounds = np.array([0.6, 0.9, 0.99, 0.8, 0.5])
+    known = CertificateTable(
+        idx=np.arange(5),
+        label=np.array([1, 1, 1, 1, 1]),
+        predict=np.array([1, 1, 1, 2, ABSTAIN]),
+        radius=0.5 * norm.ppf(bounds),
+        seconds=np.zeros(5),
+        record=record(sigma=0.5),
+    )
+    assert known.probability is not None
+    assert known.probability.tolist() == pytest.approx([0.6, 0.9, 0.99, 0.8, 0.0])
+    of_no_sigma, of_several = replace(known, record=None), replace(known, sigma=np.full(5, 0.5))
+    (axes,) = probabilities_figure({"x": known, "y": of_no_sigma, "z": of_several}).axes
+    (line,) = axes.lines
+    assert line.get_label() == "x: 20 % misclassified, 20 % abstained"
+    # Drawn so that each value holds from its probability up to the next.
+    assert line.get_drawstyle() == "steps-post"
+    assert np.asarray(line.get_xdata()).tolist() == pytest.approx([0.5, 0.6, 0.9, 0.99, 1.0])
+    assert np.asarray(line.get_ydata()).tolist() == pytest.approx([60, 40, 20, 0, 0])
 
 
 def test_every_loss_term_has_a_panel_with_its_values_and_the_phase_boundary() -> None:

@@ -92,9 +92,9 @@ def test_denoises_images_it_has_not_seen(cache: ContentCache) -> None:
 def test_starts_from_the_trainers_own_initialisation() -> None:
     config = tiny_config(seed=7)
     trainer = DenoiserTrainer(config, tiny_classifier(), random_samples(4), CPU)
-    start = initial_denoiser(config.denoiser, image_channels=1, seed=7, device=CPU)
+    start = initial_denoiser(config.denoiser, image_channels=1, sigma=0.25, seed=7, device=CPU)
     assert same(dict(trainer.denoiser.state_dict()), dict(start.state_dict()))
-    other = initial_denoiser(config.denoiser, image_channels=1, seed=8, device=CPU)
+    other = initial_denoiser(config.denoiser, image_channels=1, sigma=0.25, seed=8, device=CPU)
     assert not same(dict(start.state_dict()), dict(other.state_dict()))
 
 
@@ -102,8 +102,8 @@ def test_pretraining_starts_from_the_initial_denoiser(cache: ContentCache) -> No
     # With almost no learning rate, the weights stay where they began.
     weights = made(cache, changed(steps=2, learning_rate=1e-12))
     assert weights is not None
-    start = initial_denoiser(DENOISER, image_channels=1, seed=0, device=CPU).state_dict()
-    for name, tensor in start.items():
+    start = initial_denoiser(DENOISER, image_channels=1, sigma=0.25, seed=0, device=CPU)
+    for name, tensor in start.state_dict().items():
         if "running" not in name and "num_batches" not in name:
             torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-9)
 

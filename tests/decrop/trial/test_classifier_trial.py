@@ -29,7 +29,7 @@ from tests.cases import slow_but
 from tests.decrop.digits_trial import CPU, certificates, sample_nothing, short_trial
 
 ALONE = (
-    "denoiser.architecture=none",
+    "denoiser.source=none",
     "classifier.training.objective=gaussian",
     "classifier.training.trained_on=without_held_out",
     "classifier.training.epochs=4",
@@ -249,7 +249,7 @@ def test_its_bundle_predicts_and_repeats_its_certificates(
 @pytest.mark.parametrize(
     ("assignment", "said"),
     [
-        ("classifier.training=null", "denoiser.architecture = none: such a trial trains"),
+        ("classifier.training=null", "denoiser.source = none: such a trial trains"),
         ("training.evaluations=5", "must not exceed classifier.training.epochs (4)"),
     ],
 )

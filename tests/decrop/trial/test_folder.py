@@ -7,7 +7,7 @@ from decrop.trial.folder import TrialFolder
 
 def test_files_lie_in_the_folder_apart_from_each_other(tmp_path: Path) -> None:
     paths = {name: path for name, path in vars(TrialFolder(tmp_path)).items() if name != "path"}
-    assert len(set(paths.values())) == len(paths) == 12
+    assert len(set(paths.values())) == len(paths) == 13
     assert {path.parent for path in paths.values()} == {tmp_path}
 
 

@@ -56,6 +56,7 @@ def test_scores_count_abstentions_and_mistakes_against_the_denoiser() -> None:
         average_certified_radius=0.15,
         certified_accuracy={"0.0": 0.6, "0.25": 0.4, "0.3": 0.2, "1.0": 0.0},
         abstention_rate=0.2,
+        area_under_curve=0.15,
     )
 
 
@@ -79,6 +80,7 @@ def test_result_is_flat_in_json() -> None:
         "average_certified_radius",
         "certified_accuracy",
         "abstention_rate",
+        "area_under_curve",
         "clean_accuracy",
         "flip_rate",
         "precision",

@@ -129,6 +129,7 @@ def test_trial_writes_its_files_and_no_others(held_out_trial: TrialFolder) -> No
         "result.json",
         "figures/training.png",
         "figures/certified_accuracy.png",
+        "figures/p_a_distribution.png",
     }
     config = TrialConfig.model_validate(read_json(held_out_trial.config_path))
     assert config == short_trial()

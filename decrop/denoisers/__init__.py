@@ -1,0 +1,1 @@
+"""Denoisers of any origin, as modules of images in [0,1] pixels."""

@@ -1,0 +1,69 @@
+"""Denoisers of other origin, called as their contract says."""
+
+import inspect
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from decrop.config import DenoiserContract
+from decrop.networks.conditional import SigmaConditional
+
+
+class WrappedDenoiser(SigmaConditional):
+    """A network of another origin inside a module that takes and returns [0,1] pixels.
+
+    Attributes:
+        network: whose weights are stored, by its own names.
+    """
+
+    network: nn.Module
+
+
+class AdaptedDenoiser(WrappedDenoiser):
+    """A network called by a contract.
+
+    Args:
+        network: noisy images, and sigma [B] where it takes it, to images or noise of their shape.
+        contract: how it takes and returns images.
+    """
+
+    def __init__(self, network: nn.Module, contract: DenoiserContract) -> None:
+        super().__init__()
+        self.network = network
+        self.contract = contract
+        self.takes_sigma = contract.takes == "images_and_sigma" or (
+            contract.takes == "auto" and _asks_for_two(network)
+        )
+
+    def denoised(self, images: Tensor, sigma: Tensor) -> Tensor:
+        symmetric = self.contract.value_range == "minus_one_to_one"
+        multiple = self.contract.size_multiple
+        given, level = (2 * images - 1, 2 * sigma) if symmetric else (images, sigma)
+        height, width = images.shape[-2], images.shape[-1]
+        if multiple > 1:
+            given = F.pad(given, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+        found: Tensor = (
+            self.network(given, level.to(given.dtype)) if self.takes_sigma else self.network(given)
+        )
+        if self.contract.returns == "noise":
+            found = given - found
+        found = found[..., :height, :width]
+        return (found + 1) / 2 if symmetric else found
+
+
+def _asks_for_two(network: nn.Module) -> bool:
+    """Tell whether a network's forward has a second parameter without a default."""
+    try:
+        parameters = list(inspect.signature(network.forward).parameters.values())
+    except (TypeError, ValueError):
+        return False
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    required = [p for p in parameters if p.kind in positional and p.default is p.empty]
+    # One without a default may be called sigma and have one all the same, as in deepinv.
+    named = len(parameters) > 1 and parameters[1].name in ("sigma", "noise_level")
+    return len(required) > 1 or named
+
+
+def bare(denoiser: nn.Module) -> nn.Module:
+    """Return the network whose weights are stored: what is wrapped, or the denoiser itself."""
+    return denoiser.network if isinstance(denoiser, WrappedDenoiser) else denoiser
