@@ -180,6 +180,7 @@ def certify_as_it_is(config: TrialConfig, inputs: TrialInputs, folder: TrialFold
     denoiser = initial_denoiser(
         config.denoiser,
         image_channels=inputs.test.images.shape[1],
+        sigma=config.sigma,
         seed=config.seed,
         device=resolve_device(config.execution.device),
     )
@@ -280,7 +281,7 @@ def main(
             if not shown:
                 run.finish(row, seed, folder)
             if folder.certificates_path.exists():
-                tables[seed] = CertificateTable.read(folder.certificates_path)
+                tables[seed] = CertificateTable.read_tsv(folder.certificates_path)
         if tables:
             trained = row.kind not in (UNTOUCHED, NONE)
             found.append(
