@@ -169,6 +169,16 @@ def test_a_denoiser_of_any_origin_is_trained_exported_and_verified(
     shutil.rmtree(source)
     bundle = tmp_path / "bundle"
     export_bundle(folder, inputs.classifier, inputs.class_names, bundle, origin="A test.")
+    if kind.startswith("factory"):
+        with pytest.raises(InputError, match="--trust-code"):
+            export_bundle(
+                folder,
+                inputs.classifier,
+                inputs.class_names,
+                tmp_path / "other",
+                origin="A test.",
+                torch_export=True,
+            )
     card, stated = (bundle / "README.md").read_text(), (bundle / "config.json").read_text()
     assert "has seen other images" in " ".join(card.split())
     assert str(tmp_path) not in stated
@@ -268,6 +278,9 @@ def test_a_folder_of_diffusers_is_refused_where_it_is_not_what_can_be_used(tmp_p
         ("channels", {"in_channels": 3}, "takes images of 3 channels"),
         ("labels", {"num_class_embeds": 10}, "told the class of an image"),
         ("size", {"block_out_channels": [8, 16]}, "does not fit"),
+        ("depth", {"layers_per_block": 10**6}, "config.layers_per_block must have at most"),
+        ("width", {"block_out_channels": [10**9, 8]}, "config.block_out_channels must"),
+        ("blocks", {"down_block_types": ["DownBlock2D"] * 99}, "config.down_block_types must"),
         ("code", {"act_fn": "os.system"}, "raised"),
     ):
         copied = Path(shutil.copytree(good, tmp_path / name))
