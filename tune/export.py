@@ -48,7 +48,7 @@ def export_trial(
     """Export a trial: trained on the whole limited data if it was chosen, else as it was ranked.
 
     The options are those of `decrop.bundle.export_bundle`; `trust_code` says whether the function
-    or model that the directory names for its classifier may be imported.
+    or model that the directory names for its classifier or denoiser may be imported.
 
     Raises:
         RunError: the exported program computes something else than the denoiser.
@@ -84,6 +84,7 @@ def export_trial(
         onnx=onnx,
         torch_export=torch_export,
         license_id=license_id,
+        trust_code=trust_code,
     )
 
 

@@ -46,6 +46,7 @@ def export_bundle(
     onnx: bool = False,
     torch_export: bool = False,
     license_id: str = "unknown",
+    trust_code: bool = False,
 ) -> None:
     """Write a finished trial as a bundle.
 
@@ -60,6 +61,8 @@ def export_bundle(
         onnx: whether to include the denoiser as an ONNX file.
         torch_export: whether to include the denoiser as a program for torch.export.load.
         license_id: of the weights, as model hubs name it.
+        trust_code: whether code of other packages that built the denoiser may be imported, which a
+            program of it takes.
 
     Raises:
         RunError: the exported program computes something else than the denoiser.
@@ -115,7 +118,9 @@ def export_bundle(
     shutil.copytree(folder.figures_path, partial / "figures", ignore=no_data)
     store_classifier(classifier, class_names, partial / CLASSIFIER, with_weights=with_classifier)
     if onnx or torch_export:
-        _write_programs(partial, config, result, onnx=onnx, torch_export=torch_export)
+        _write_programs(
+            partial, config, result, onnx=onnx, torch_export=torch_export, trust_code=trust_code
+        )
     carried = portable(config, classifier, result)
     document = {
         "format": FORMAT,
@@ -139,7 +144,13 @@ def export_bundle(
 
 
 def _write_programs(
-    partial: Path, config: TrialConfig, result: TrialResult, *, onnx: bool, torch_export: bool
+    partial: Path,
+    config: TrialConfig,
+    result: TrialResult,
+    *,
+    onnx: bool,
+    torch_export: bool,
+    trust_code: bool,
 ) -> None:
     shape = result.image_shape
     assert shape is not None  # checked before anything was written
@@ -148,8 +159,7 @@ def _write_programs(
         partial / DENOISER,
         image_channels=shape[0],
         sigma=config.sigma,
-        # The user's own, as the trial's settings are.
-        trust_code=True,
+        trust_code=trust_code,
     )
     if onnx:
         write_onnx(denoiser, shape, partial / ONNX)

@@ -134,6 +134,19 @@ class _Denoiser:
             f"{_sentence(OBJECTIVES[training.objective])}, {sum(training.phase_epochs)} epochs"
             + (" at most." if training.early_stopping else ".")
         )
+        if training.prior_images.kind != "none":
+            sentences.append(
+                f"{training.prior_images.count} generated images "
+                f"({PRIORS[training.prior_images.kind].help}) were in every step."
+            )
+        if training.last_layers:
+            sentences.append(f"Only its last {training.last_layers} layers were trained.")
+        if training.sigma is not None:
+            levels = training.sigma if isinstance(training.sigma, tuple) else (training.sigma,)
+            sentences.append(
+                "The noise of training had a standard deviation of "
+                f"{' to '.join(f'{level:g}' for level in levels)}."
+            )
         if training.early_stopping:
             sentences.append(
                 "Early stopping chose the epoch, by the certified radius on held-out images of the "

@@ -61,7 +61,7 @@ def certify(
         str,
         typer.Argument(
             help="Folder of a bundle; or settings (digits, cifar10, a YAML file) whose classifier "
-            "is certified without a denoiser."
+            "is certified without a denoiser, or behind one that is trained already, as it is."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Where to write one row an image.")] = Path(
@@ -213,6 +213,8 @@ def _load(
     ledger: Path,
 ) -> "tuple[TrialConfig, CertificationTask]":
     """Return settings and what to certify."""
+    from torch import nn
+
     from decrop.bundle import load_bundle
     from decrop.cache import ContentCache
     from decrop.classifiers.storage import file_or_url
@@ -223,6 +225,7 @@ def _load(
     from decrop.rejection.network import check_certificate
     from decrop.smoothing.execution import resolve_device
     from decrop.trial.certify import CertificationTask
+    from decrop.trial.inputs import trained_denoiser
     from decrop.trial.prepare import protected_classifier
 
     given = file_or_url(weights)
@@ -248,18 +251,21 @@ def _load(
         replaced = ("classifier.training=null", f"classifier.source={given}")
         assignments = [*assignments, *replaced]
     config = load_trial(target, assignments)
-    # A trial without a denoiser would train the classifier itself; here it is an input.
-    config = config.model_copy(update={"denoiser": DenoiserSettings()})
+    if not config.denoiser.starts_trained:
+        # A trial without a denoiser would train the classifier itself; here it is an input.
+        config = config.model_copy(update={"denoiser": DenoiserSettings()})
     check_certificate(config.certification.certificate, rejecting=False)
     dataset = load_dataset(config.dataset)
-    limited_data(dataset, config.limited)
+    limited = limited_data(dataset, config.limited).all.images
+    denoiser = trained_denoiser(config, limited)
     images = evenly_spaced(dataset.test, config.certification.test_images)
     with TemporaryDirectory() as cache:
         device = resolve_device(config.execution.device)
         classifier = protected_classifier(
             config, dataset, ContentCache(Path(cache)), device, ledger
         )
-    return config, CertificationTask(classifier, images, "test", dataset.class_count)
+    network = classifier if denoiser is None else nn.Sequential(denoiser.network, classifier)
+    return config, CertificationTask(network, images, "test", dataset.class_count)
 
 
 def refuse_what_a_bundle_fixes(

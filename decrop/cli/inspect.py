@@ -1,4 +1,4 @@
-"""`decrop inspect`: a classifier as it is understood, to look at before a sweep."""
+"""`decrop inspect`: classifier and denoiser as they are understood, to look at before a sweep."""
 
 from functools import partial
 from pathlib import Path
@@ -17,10 +17,11 @@ from decrop.cli.output import (
     queries_shown,
     refuse_queries,
 )
+from decrop.errors import InputError
 
 if TYPE_CHECKING:
     from decrop.config import TrialConfig
-    from decrop.trial.inspection import Inspection
+    from decrop.trial.inspection import DenoiserInspection, Inspection
 
 
 def inspect(
@@ -33,6 +34,13 @@ def inspect(
         ),
     ],
     assignments: Assignments = None,
+    denoiser: Annotated[
+        str | None,
+        typer.Option(
+            help="denoiser.source of one that is trained already, to look at, too; other settings "
+            "of it by --set, such as denoiser.weights."
+        ),
+    ] = None,
     dataset: Annotated[
         str | None, typer.Option(help="dataset.name, where the target is a classifier.")
     ] = None,
@@ -51,6 +59,8 @@ def inspect(
 ) -> None:
     """Print what is understood of a classifier, and its accuracy under noise.
 
+    Of a denoiser that is trained already it prints PSNR, and the accuracy behind it.
+
     Of an endpoint it says first how many images it asks for.
 
     Example: [bold]decrop inspect mymodels:resnet --dataset cifar10 --set
@@ -61,10 +71,14 @@ def inspect(
     from decrop.data.limited import evenly_spaced
     from decrop.smoothing.backend import backend_of
     from decrop.smoothing.execution import resolve_device
+    from decrop.trial.inputs import trained_denoiser
     from decrop.trial.inspection import inspect_classifier, most_inspection_queries
     from decrop.trial.prepare import protected_classifier
 
-    config = _settings(target, list(assignments or []), dataset, dataset_path)
+    given = list(assignments or [])
+    if denoiser is not None:
+        given.append(f"denoiser.source={denoiser}")
+    config = _settings(target, given, dataset, dataset_path)
     refuse_queries(queries, asked=config.classifier.asked is not None)
     with console.status("loading data and classifier"), TemporaryDirectory() as cache:
         data = load_dataset(config.dataset)
@@ -72,6 +86,14 @@ def inspect(
         classifier = protected_classifier(config, data, ContentCache(Path(cache)), device, queries)
         count = images or (500 if config.classifier.asked is None else 50)
         chosen = evenly_spaced(data.train if split == "train" else data.test, count)
+        opened = None
+        if config.denoiser.starts_trained:
+            opened = trained_denoiser(config, chosen.images)
+        elif denoiser is not None:
+            raise InputError(
+                f"--denoiser {denoiser}: it has random weights; give trained ones with --set "
+                "denoiser.weights=FILE."
+            )
     backend = backend_of(classifier)
     backend.announce(
         most_inspection_queries(len(chosen), draws),
@@ -86,9 +108,12 @@ def inspect(
             chosen,
             split=split,
             draws=draws,
+            denoiser=opened,
             on_sigma=bars.counted("classifying noisy images, standard deviations"),
         )
     console.print(_table(found))
+    if found.denoiser is not None:
+        console.print(_denoiser_table(found, found.denoiser))
     if as_json:
         print_json({**found.to_json(), **backend.spent_document()})
 
@@ -141,6 +166,29 @@ def _table(found: "Inspection") -> Table:
     }
     for name, value in rows.items():
         table.add_row(name, value)
+    return table
+
+
+def _denoiser_table(found: "Inspection", denoiser: "DenoiserInspection") -> Table:
+    told = "told sigma" if denoiser.takes_sigma else "not told sigma"
+    table = Table(
+        title=f"Denoiser {denoiser.source}: {denoiser.network}, {denoiser.parameters:,} "
+        f"parameters, {told}",
+        caption=f"trained before on {denoiser.pretrained_on or 'images that are not stated'}; "
+        f"{denoiser.samples_per_second:,.0f} samples a second before the classifier",
+    )
+    for heading in ("σ", "PSNR, dB", "without it", "accuracy, %", "without it"):
+        table.add_column(heading, justify="right")
+    for sigma, (before, after) in denoiser.psnr.items():
+        low, high = denoiser.sigma_range or (0.0, float("inf"))
+        outside = "" if low <= float(sigma) <= high else " (not made for it)"
+        table.add_row(
+            f"{sigma}{outside}",
+            f"{after:.1f}",
+            f"{round(before, 1) + 0.0:.1f}",
+            f"{100 * denoiser.noisy_accuracy[sigma]:.1f}",
+            f"{100 * found.noisy_accuracy[sigma]:.1f}",
+        )
     return table
 
 

@@ -93,10 +93,12 @@ class BoundarySettings(Settings):
 
     @model_validator(mode="after")
     def _within_pixels(self) -> Self:
+        in_linf = self.norm == "linf" or self.attack == "auto_attack"
         for name, value in (("epsilon", self.epsilon), ("step_size", self.step_size)):
-            if self.norm == "linf" and value > 1:
+            if in_linf and value > 1:
                 raise ValueError(
-                    f"{name} {value:g} must be at most 1 with norm linf, for pixels are in [0,1]"
+                    f"{name} {value:g} must be at most 1 but for pgd with norm l2, for pixels are "
+                    "in [0,1]"
                 )
         return self
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from decrop.cache import ContentCache
 from decrop.classifiers.classifier import Classifier
@@ -119,7 +120,7 @@ class PreparedTrial:
         check_certificate(config.certification.certificate, rejecting=False)
         evenly_spaced(dataset.test, 1)
         self.classifier = self._opened()
-        self.denoiser = self._opened_denoiser()
+        self.denoiser = trained_denoiser(config, limited.all.images)
         fitting_execution(
             config.execution,
             # A copy, for it is told a layout that it is not trained in.
@@ -160,20 +161,6 @@ class PreparedTrial:
     def _opened(self) -> Classifier:
         return untrained_classifier(self.config.classifier, self.dataset)
 
-    def _opened_denoiser(self) -> OpenedDenoiser | None:
-        config = self.config
-        check_sigma(config.denoiser, config.sigma)
-        if not config.denoiser.starts_trained:
-            return None
-        opened = open_denoiser(
-            config.denoiser, image_channels=self.dataset.channels, sigma=config.sigma
-        )
-        network = opened.network.eval()
-        check_denoiser(
-            network, config.denoiser, self.limited.all.images[:_TRIED_IMAGES], config.sigma
-        )
-        return opened
-
     def _inputs(self, classifier: Classifier, **others: Any) -> TrialInputs:
         return TrialInputs(
             classifier=classifier,
@@ -210,6 +197,28 @@ class PreparedClassifierTrial(PreparedTrial):
             copy.deepcopy(self.classifier),
             training_images=training_images(self.dataset, training, self.config.limited),
         )
+
+
+def trained_denoiser(config: TrialConfig, images: Tensor) -> OpenedDenoiser | None:
+    """Open the denoiser of a trial if it is trained already, and try it out on the first images.
+
+    Args:
+        config: the trial's settings.
+        images: clean, [B, C, H, W], uint8 or in [0,1]; limited ones, where something is trained.
+
+    Returns:
+        the denoiser in eval mode; None where its weights are random.
+
+    Raises:
+        InputError: it cannot be opened, or is no function of each image.
+    """
+    if not config.denoiser.starts_trained:
+        return None
+    images = images[:_TRIED_IMAGES]
+    check_sigma(config.denoiser, config.sigma)
+    opened = open_denoiser(config.denoiser, image_channels=images.shape[1], sigma=config.sigma)
+    check_denoiser(opened.network.eval(), config.denoiser, images, config.sigma)
+    return opened
 
 
 def check_classifier_trial(config: TrialConfig) -> None:

@@ -1,22 +1,60 @@
-"""Inspection of a classifier: what is understood of it, and its accuracy under noise."""
+"""Inspection of a classifier, and of a denoiser before it: what is understood, and how good."""
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from decrop.classifiers.predictions import predicted_classes
 from decrop.classifiers.storage import AnyClassifier
 from decrop.config import ClassifierSettings, TrialConfig
 from decrop.data.limited import LabelledImages
+from decrop.denoisers.adapted import bare
+from decrop.denoisers.check import psnr
+from decrop.denoisers.sources import OpenedDenoiser
+from decrop.networks.conditional import SigmaConditional, told_sigma
+from decrop.seeds import torch_generator
 from decrop.smoothing.collect import CountCollector
 from decrop.smoothing.execution import resolve_device
+from decrop.smoothing.noise import as_pixels
 from decrop.smoothing.procedures import class_counts
+from decrop.smoothing.sampling import SamplingTask
 from decrop.trial.certify import CertificationTask, local_sampler, sampling_task, with_batch_size
+from decrop.trial.result import Split
 
+_AT_ONCE = 100
 SIGMAS = (0.12, 0.25, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class DenoiserInspection:
+    """What was understood of a denoiser that is trained already.
+
+    Attributes:
+        source: as the settings name it.
+        network: class of the network.
+        parameters: number of trained values.
+        takes_sigma: whether it is told the standard deviation of the noise.
+        sigma_range: for which it was made, in [0,1] pixels; None where that is not known.
+        pretrained_on: what it has seen, in words.
+        psnr: of noisy images and of denoised ones, in dB, by standard deviation.
+        noisy_accuracy: of the classifier behind it, by standard deviation.
+        samples_per_second: that certification would take of both.
+    """
+
+    source: str
+    network: str
+    parameters: int
+    takes_sigma: bool
+    sigma_range: tuple[float, float] | None
+    pretrained_on: str | None
+    psnr: dict[str, tuple[float, float]]
+    noisy_accuracy: dict[str, float]
+    samples_per_second: float
 
 
 @dataclass(frozen=True)
@@ -46,6 +84,7 @@ class Inspection:
         device: on which.
         precision: in which noise was classified.
         layout: of images in memory, in which it was.
+        denoiser: before it, where one is inspected.
     """
 
     source: str
@@ -69,6 +108,7 @@ class Inspection:
     device: str
     precision: str
     layout: str
+    denoiser: DenoiserInspection | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON."""
@@ -85,8 +125,9 @@ def inspect_classifier(
     draws: int,
     sigmas: Sequence[float] = SIGMAS,
     on_sigma: Callable[[int, int], None] | None = None,
+    denoiser: OpenedDenoiser | None = None,
 ) -> Inspection:
-    """Measure a classifier alone, by the sampling engine that certifies.
+    """Measure a classifier alone, and behind a denoiser, by the sampling engine that certifies.
 
     Args:
         settings: that the classifier is from.
@@ -97,48 +138,118 @@ def inspect_classifier(
         draws: noise samples of each image and standard deviation, >= 1.
         sigmas: standard deviations, in [0,1] pixels.
         on_sigma: called with the standard deviations that are done and how many there are.
+        denoiser: to measure, too; it is told each standard deviation, if it can be.
 
     Raises:
         EndpointError: an endpoint does not answer, or not what a classifier must.
         QueryBudgetError: an endpoint's budget is spent.
     """
-    class_count = classifier.class_count
-    certified = CertificationTask(classifier, images, "test", class_count)
-    config = _in_chunks_of(draws, with_batch_size(config, certified))
-    accuracy, seconds = {}, 0.0
-    for done, sigma in enumerate(sigmas):
+    noisy = _NoisyImages(config, images, split, draws, classifier.class_count)
+    rounds = len(sigmas) * (1 if denoiser is None else 2)
+
+    def done(count: int) -> None:
         if on_sigma is not None:
-            on_sigma(done, len(sigmas))
-        task = sampling_task(
-            config.model_copy(update={"sigma": sigma}),
-            classifier,
-            images.images,
-            # Consecutive, so that batches are full.
-            torch.arange(len(images)),
-            split="test" if split == "test" else "held_out",
-            class_count=class_count,
+            on_sigma(count, rounds)
+
+    accuracy: dict[str, float] = {}
+    for count, sigma in enumerate(sigmas):
+        done(count)
+        accuracy[f"{sigma:g}"] = noisy.accuracy(classifier, sigma)
+    rate, task = noisy.samples_per_second, noisy.task
+    before = None
+    if denoiser is not None:
+        noisy = _NoisyImages(config, images, split, draws, classifier.class_count)
+        network = copy.deepcopy(denoiser.network)
+        quality, behind = {}, {}
+        for count, sigma in enumerate(sigmas):
+            done(len(sigmas) + count)
+            told_sigma(network, sigma)
+            quality[f"{sigma:g}"] = noisy.psnr(network, sigma)
+            behind[f"{sigma:g}"] = noisy.accuracy(nn.Sequential(network, classifier), sigma)
+        before = DenoiserInspection(
+            source=denoiser.given.source,
+            network=type(bare(network)).__name__,
+            parameters=sum(parameter.numel() for parameter in network.parameters()),
+            takes_sigma=getattr(network, "takes_sigma", isinstance(network, SigmaConditional)),
+            sigma_range=denoiser.given.made_for,
+            pretrained_on=denoiser.settings.pretrained_on,
+            psnr=quality,
+            noisy_accuracy=behind,
+            samples_per_second=noisy.samples_per_second,
         )
-        collector = CountCollector.of(task, local_sampler(config, task))
-        started = time.perf_counter()
-        counts = class_counts(collector, draws)
-        seconds += time.perf_counter() - started
-        right = counts[range(len(images)), images.labels.tolist()].sum()
-        accuracy[f"{sigma:g}"] = float(right) / (draws * len(images))
     predicted = predicted_classes(classifier, images.images, torch.device("cpu"))
     return Inspection(
         source=settings.source,
         **classifier.understood(images.images),
-        classes=class_count,
+        classes=classifier.class_count,
         images=len(images),
         split=split,
         draws=draws,
         clean_accuracy=(predicted == images.labels).double().mean().item(),
         noisy_accuracy=accuracy,
-        samples_per_second=len(sigmas) * draws * len(images) / seconds,
+        samples_per_second=rate,
         device=resolve_device(config.execution.device).type,
         precision=task.precision,
         layout=task.layout,
+        denoiser=before,
     )
+
+
+class _NoisyImages:
+    """Images under noise, as certification samples it.
+
+    Attributes:
+        task: that was sampled last.
+    """
+
+    task: SamplingTask
+
+    def __init__(
+        self, config: TrialConfig, images: LabelledImages, split: str, draws: int, class_count: int
+    ) -> None:
+        self._config, self._images, self._draws = config, images, draws
+        self._split: Split = "test" if split == "test" else "held_out"
+        self._class_count = class_count
+        self._seconds, self._sampled = 0.0, 0
+
+    @property
+    def samples_per_second(self) -> float:
+        """Samples of all networks so far."""
+        return self._sampled / self._seconds
+
+    def accuracy(self, network: nn.Module, sigma: float) -> float:
+        """Return the share of samples that a network classifies rightly."""
+        images, draws = self._images, self._draws
+        certified = CertificationTask(network, images, "test", self._class_count)
+        config = _in_chunks_of(draws, with_batch_size(self._config, certified))
+        self.task = sampling_task(
+            config.model_copy(update={"sigma": sigma}),
+            network,
+            images.images,
+            # Consecutive, so that batches are full.
+            torch.arange(len(images)),
+            split=self._split,
+            class_count=self._class_count,
+        )
+        collector = CountCollector.of(self.task, local_sampler(config, self.task))
+        started = time.perf_counter()
+        counts = class_counts(collector, draws)
+        self._seconds += time.perf_counter() - started
+        self._sampled += draws * len(images)
+        right = counts[range(len(images)), images.labels.tolist()].sum()
+        return float(right) / (draws * len(images))
+
+    @torch.no_grad()
+    def psnr(self, denoiser: nn.Module, sigma: float) -> tuple[float, float]:
+        """Return the PSNR of noisy images and of denoised ones, in dB."""
+        generator = torch_generator(self._config.seed, "inspection of a denoiser")
+        found: list[Tensor] = []
+        for part in as_pixels(self._images.images).split(_AT_ONCE):
+            noisy = part + sigma * torch.randn(part.shape, generator=generator)
+            both = [psnr(noisy, part), psnr(denoiser(noisy), part)]
+            found.append(len(part) * torch.tensor(both))
+        before, after = (torch.stack(found).sum(dim=0) / len(self._images)).tolist()
+        return before, after
 
 
 def most_inspection_queries(images: int, draws: int, sigmas: Sequence[float] = SIGMAS) -> int:

@@ -87,6 +87,15 @@ def test_one_of_many_classifiers_is_enough_to_be_asked_about(tmp_path: Path, mar
     assert FACTORY in refused(marker, "sweep", write_sweep(tmp_path, space=space), "--dry-run")
 
 
+def test_a_denoiser_of_others_code_is_asked_about(tmp_path: Path, marker: Path) -> None:
+    for space in (
+        {"denoiser.source": {"choice": ["unet", FACTORY]}},
+        {"denoiser.source": {"choice": ["unet", "diffusers/somebody/model"]}},
+    ):
+        said = refused(marker, "sweep", write_sweep(tmp_path, space=space), "--dry-run")
+        assert "denoiser.source: " in said and "would be imported, which takes --trust-code" in said
+
+
 def test_a_sweep_of_ones_own_imports_what_its_file_names(tmp_path: Path, marker: Path) -> None:
     # Far enough to be checked, and ended by what comes after.
     (tmp_path / "file").touch()

@@ -16,6 +16,7 @@ from decrop.training.loop import TrainingDivergedError
 from decrop.trial.folder import Report
 from decrop.trial.inputs import TrialInputs
 from decrop.trial.prepare import load_inputs
+from tests.cases import cases
 from tests.tune.runs import TINY, write_sweep
 from tune.cluster import Claim, Claims
 from tune.directory import State, SweepTrialFolder, TrialRecord
@@ -118,6 +119,29 @@ def test_classifiers_that_trials_train_share_their_images(
     noisy = {"objective": "gaussian", "trained_on": "limited"}
     trial = {"denoiser": {"source": "none"}, "classifier": {"training": noisy}}
     assert shares_inputs(load_sweep(str(write_sweep(tmp_path, trial=trial, space=space)))) is shared
+
+
+SMOOTHING = "tests.decrop.denoisers.factories:Smoothing"
+
+
+@cases(
+    ("space", "shared"),
+    [
+        ({"denoiser.source": {"choice": ["unet", "dncnn"]}}, True),
+        ({"denoiser.source": {"choice": ["unet", SMOOTHING]}}, False),
+        (
+            {
+                "denoiser.source": {"choice": ["unet", "ffdnet"]},
+                "denoiser.weights": {"choice": ["w"], "when": {"denoiser.source": "ffdnet"}},
+            },
+            False,
+        ),
+    ],
+)
+def test_trials_share_one_denoiser_that_is_trained_already(
+    space: dict[str, Any], shared: bool, tmp_path: Path
+) -> None:
+    assert shares_inputs(load_sweep(str(write_sweep(tmp_path, space=space)))) is shared
 
 
 def test_a_classifier_trained_with_the_trials_noise_is_not_shared(tmp_path: Path) -> None:

@@ -184,6 +184,14 @@ def test_data_of_the_users_own_have_no_name_that_others_know() -> None:
             "pretrained on generated images (random shapes that cover each other), 123",
             "Early stopping",
         ),
+        (
+            ("training.prior_images.kind=dead_leaves", "training.last_layers=2"),
+            "50 generated images (random shapes that cover each other) were in every step. "
+            "Only its last 2 layers",
+            "pretrained on",
+        ),
+        (("training.sigma=[0.1, 0.5]",), "a standard deviation of 0.1 to 0.5.", "last"),
+        (("training.sigma=0.3",), "a standard deviation of 0.3.", "every step"),
         (("training.objective=mse",), "Mean squared error to the clean images", "boundary"),
     ],
 )

@@ -522,3 +522,17 @@ def test_what_a_bundle_fixes_is_not_changed(
         "execution, seed, and dataset.path.\n"
     )
     assert not list(tmp_path.iterdir())
+
+
+def test_a_denoiser_that_is_trained_already_is_certified_as_it_is(tmp_path: Path) -> None:
+    options = set_options(
+        *SHORT, FIXED, "denoiser.source=tests.decrop.denoisers.factories:Smoothing"
+    )
+    found = certified("digits", tmp_path / "behind.tsv", *options)
+    alone = certified("digits", tmp_path / "alone.tsv", *set_options(*SHORT, FIXED))
+    assert found.record is not None and alone.record is not None
+    assert (found.radius != alone.radius).any()
+    # The denoiser's one weight is a part of what was certified.
+    other = [*options, *set_options("denoiser.arguments={share: 0.0}")]
+    nothing = certified("digits", tmp_path / "nothing.tsv", *other)
+    assert (nothing.predict == alone.predict).all() and (nothing.radius == alone.radius).all()

@@ -104,3 +104,39 @@ def test_mistakes_are_one_line(
     assert run(["inspect", *given]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+DENOISERS = "tests.decrop.denoisers.factories"
+CLASSIFIER = [
+    *(FACTORY, "--dataset", "digits"),
+    *("--set", "classifier.arguments={width: 3, classes: 10, size: 8}"),
+]
+
+
+def test_a_denoiser_is_described_beside_no_denoiser(capsys: pytest.CaptureFixture[str]) -> None:
+    shown, found = inspected(
+        [
+            *(*CLASSIFIER, "--denoiser", f"{DENOISERS}:Smoothing"),
+            *("--set", "denoiser.contract.sigma_range=[0,0.3]"),
+            *("--set", "denoiser.pretrained_on=nothing but means"),
+        ],
+        capsys,
+    )
+    denoiser = found["denoiser"]
+    assert isinstance(denoiser, dict)
+    assert denoiser["network"] == "Smoothing" and denoiser["parameters"] == 1
+    assert not denoiser["takes_sigma"]
+    assert (
+        denoiser["psnr"].keys() == denoiser["noisy_accuracy"].keys() == {"0.12", "0.25", "0.5", "1"}
+    )
+    for before, after in list(denoiser["psnr"].values())[1:]:
+        assert after > before + 1
+    before = [before for before, _ in denoiser["psnr"].values()]
+    assert before == pytest.approx([18.4, 12.0, 6.0, 0.0], abs=0.2)
+    for text in ("trained before on nothing but means", "0.5 (not made for it)", "PSNR, dB"):
+        assert text in shown
+
+
+def test_a_denoiser_of_random_weights_is_not_inspected(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["inspect", *CLASSIFIER, "--denoiser", "unet", *QUICK]) == 2
+    assert "--denoiser unet: it has random weights" in " ".join(capsys.readouterr().err.split())

@@ -172,8 +172,9 @@ def test_limits_of_a_setting(path: str, allowed: list[Any], refused: list[Any]) 
 def test_l2_goes_further_than_a_pixel_does() -> None:
     far = {"norm": "l2", "epsilon": 20, "step_size": 2}
     assert TrialConfig.model_validate({"boundary": far}).boundary.epsilon == 20
-    with pytest.raises(ValidationError, match="epsilon 20 must be at most 1 with norm linf"):
-        TrialConfig.model_validate({"boundary": far | {"norm": "linf"}})
+    for nearer in ({"norm": "linf"}, {"attack": "auto_attack"}):
+        with pytest.raises(ValidationError, match="epsilon 20 must be at most 1 but for pgd"):
+            TrialConfig.model_validate({"boundary": far | nearer})
 
 
 @pytest.mark.parametrize("coefficient", [0, 1])

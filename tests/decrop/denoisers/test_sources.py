@@ -169,6 +169,16 @@ def test_a_denoiser_of_any_origin_is_trained_exported_and_verified(
     shutil.rmtree(source)
     bundle = tmp_path / "bundle"
     export_bundle(folder, inputs.classifier, inputs.class_names, bundle, origin="A test.")
+    if kind.startswith("factory"):
+        with pytest.raises(InputError, match="--trust-code"):
+            export_bundle(
+                folder,
+                inputs.classifier,
+                inputs.class_names,
+                tmp_path / "other",
+                origin="A test.",
+                torch_export=True,
+            )
     card, stated = (bundle / "README.md").read_text(), (bundle / "config.json").read_text()
     assert "has seen other images" in " ".join(card.split())
     assert str(tmp_path) not in stated
