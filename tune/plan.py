@@ -14,6 +14,7 @@ from decrop.data.limited import take
 from decrop.denoisers.sources import open_denoiser
 from decrop.smoothing.execution import resolve_device
 from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler
+from decrop.training.schedule import steps_an_epoch
 from decrop.trial.certify import CertificationTask, sampling_task, with_batch_size
 from decrop.trial.inputs import PreparedTrial
 from decrop.trial.prepare import Preparation
@@ -119,8 +120,10 @@ class Plan:
         trials: with trial 0.
         at_once: trials that run at the same time.
         finals: trainings on the whole limited data.
-        generated_images: that priors are trained on, each prior once.
-        training_images: that go through the denoiser while training, three views counted once.
+        generated_images: that priors are trained on, each prior once, and that are in the steps of
+            trainings.
+        training_images: that go through the denoiser while training, three views counted once,
+            each noise draw for itself.
         classifier_images: that classifiers are trained on, each noise sample and each step of an
             attack counted, at most where those are varied; a classifier that trials share is
             trained once.
@@ -170,8 +173,8 @@ def plan_sweep(
     # The probe uses the whole machine, which the trials share.
     seconds = undefended / rates.of(reference) if undefended else 0.0
     for config, done in zip(configs, work, strict=True):
-        passes = (_VIEWS * done.training_images + done.classifier_images) * _PASSES_OF_A_VIEW
-        seconds += (done.noisy_samples + passes) / rates.of(config)
+        views = _VIEWS * done.training_images + done.generated_images + done.classifier_images
+        seconds += (done.noisy_samples + _PASSES_OF_A_VIEW * views) / rates.of(config)
     given = _given_classifiers(sweep, configs)
     given_images = [
         _classifier_images(config, dataset, *_limited_images(preparation, config))
@@ -194,7 +197,8 @@ def plan_sweep(
         trials=trials,
         at_once=_at_once(claims, size, trials),
         finals=finals,
-        generated_images=sum(prior.steps * prior.batch_size for prior, *_ in priors),
+        generated_images=sum(prior.steps * prior.batch_size for prior, *_ in priors)
+        + sum(done.generated_images for done in work),
         training_images=sum(done.training_images for done in work),
         classifier_images=sum(given_images) + sum(done.classifier_images for done in work),
         noisy_samples=undefended + sum(done.noisy_samples for done in work),
@@ -224,8 +228,9 @@ def _any_trial(sweep: SweepConfig) -> TrialConfig:
 @dataclass(frozen=True)
 class _Work:
     noisy_samples: int
-    training_images: int
-    classifier_images: int
+    training_images: int = 0
+    generated_images: int = 0
+    classifier_images: int = 0
 
 
 def _work(
@@ -245,10 +250,16 @@ def _work(
     # What each training leaves out of the limited images.
     trainings = [held_out, *([0] if final and config.trains_again_for_test else [])]
     if config.trains == "classifier":
-        trained = sum(_classifier_images(config, dataset, images, left) for left in trainings)
-        return _Work(noisy_samples, 0, trained)
-    trained = sum(images - left for left in trainings)
-    return _Work(noisy_samples, sum(training.phase_epochs) * trained, 0)
+        of_classifiers = [_classifier_images(config, dataset, images, left) for left in trainings]
+        return _Work(noisy_samples, classifier_images=sum(of_classifiers))
+    epochs, beside = sum(training.phase_epochs), training.prior_images
+    trained = [images - left for left in trainings]
+    steps = sum(steps_an_epoch(some, training.batch_size) for some in trained)
+    return _Work(
+        noisy_samples,
+        training_images=epochs * training.noise_draws * sum(trained),
+        generated_images=epochs * steps * (0 if beside.kind == "none" else beside.count),
+    )
 
 
 def _classifier_images(config: TrialConfig, dataset: Dataset, images: int, held_out: int) -> int:

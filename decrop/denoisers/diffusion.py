@@ -19,6 +19,9 @@ from decrop.networks.imported import called
 _NETWORK = "UNet2DModel"
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _HUB_FILES = ["*.json", f"*{_WEIGHTS}"]
+# Of a configuration, far beyond those that are published, so that a stranger's is refused before
+# a network of it is made.
+_MOST_BLOCKS, _MOST_LAYERS, _LARGEST = 16, 32, 65_536
 _Beta = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -122,6 +125,7 @@ def diffusers_denoiser(settings: DenoiserSettings, image_channels: int, _: Path)
             f"denoiser.source: {source} takes images of {config.get('in_channels')} channels; "
             f"those of the data have {image_channels}."
         )
+    _check_bounds(config)
     if config.get("class_embed_type") or config.get("num_class_embeds"):
         raise InputError(
             f"denoiser.source: {source} is told the class of an image, which is what is to be "
@@ -131,6 +135,18 @@ def diffusers_denoiser(settings: DenoiserSettings, image_channels: int, _: Path)
     from diffusers import UNet2DModel
 
     return OneStepDenoiser(called(UNet2DModel, config, source, group="denoiser"), schedule)
+
+
+def _check_bounds(config: dict[str, Any]) -> None:
+    for name, value in config.items():
+        values = value if isinstance(value, list) else [value]
+        most = _MOST_LAYERS if name == "layers_per_block" else _LARGEST
+        numbers = [v for v in values if isinstance(v, int | float)]
+        if len(values) > _MOST_BLOCKS or any(abs(number) > most for number in numbers):
+            raise InputError(
+                f"denoiser.arguments: config.{name} must have at most {_MOST_BLOCKS} values, "
+                f"up to {most:,}."
+            )
 
 
 def located_model(settings: DenoiserSettings, folder: Path) -> LocatedDenoiser:

@@ -1,5 +1,6 @@
 """Sources of a denoiser, one function for each form of `denoiser.source`."""
 
+import inspect
 import pkgutil
 from dataclasses import dataclass
 from functools import partial
@@ -217,10 +218,17 @@ def deepinv_denoiser(settings: DenoiserSettings, image_channels: int, _: Path) -
             "denoiser.arguments: pretrained would download weights, which are pickles; give a "
             "safetensors file of them as denoiser.weights."
         )
-    channels = {"in_channels": image_channels, "out_channels": image_channels}
+    given = {
+        "in_channels": image_channels,
+        "out_channels": image_channels,
+        "in_chans": image_channels,
+        "pretrained": None,
+    }
+    # They differ in which of these they take.
+    taken = inspect.signature(known[name]).parameters
     network = called(
         known[name],
-        {**channels, "pretrained": None, **settings.arguments},
+        {**{key: value for key, value in given.items() if key in taken}, **settings.arguments},
         settings.source,
         group="denoiser",
     )

@@ -112,6 +112,20 @@ def test_the_work_is_what_trials_do(
 
 
 @pytest.mark.slow
+def test_noise_draws_and_generated_images_of_every_step_are_planned(tmp_path: Path) -> None:
+    def planned(training: dict[str, Any]) -> Plan:
+        return plan(load_sweep(str(write_sweep(tmp_path, trial={"training": training}))))
+
+    plain = planned({"batch_size": 10_000})
+    images = {"kind": "dead_leaves", "count": 7}
+    more = planned({"batch_size": 10_000, "noise_draws": 3, "prior_images": images})
+    assert more.training_images == 3 * plain.training_images
+    # One step an epoch, in each of four trials and three final trainings.
+    epochs = sum(reference_config(load_sweep(str(write_sweep(tmp_path)))).training.phase_epochs)
+    assert (plain.generated_images, more.generated_images) == (0, 7 * 7 * epochs)
+
+
+@pytest.mark.slow
 def test_a_prior_is_planned_once_for_all_trials_that_share_it(tmp_path: Path) -> None:
     prior = {"kind": "dead_leaves", "steps": 7, "batch_size": 5}
     without = plan(load_sweep(str(write_sweep(tmp_path))))

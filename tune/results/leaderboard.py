@@ -33,6 +33,7 @@ from tune.results.tables import (
     denoiser_name,
     held_out_table,
     leaderboard_markdown,
+    pretraining_sentences,
     summary_of,
     surrogate_sentences,
 )
@@ -90,7 +91,13 @@ def build_leaderboard(
         held_out=held_out,
         entries=entries,
         undefended=None if bare is None else _entry(directory, bare, yardstick, radii),
-        summary=" ".join([said, *surrogate_sentences(agreement)]),
+        summary=" ".join(
+            [
+                said,
+                *surrogate_sentences(agreement),
+                *pretraining_sentences(_pretrained(directory, numbers)),
+            ]
+        ),
         settings=settings,
         agreement=agreement,
     )
@@ -257,6 +264,16 @@ def _row_name(directory: SweepDirectory, number: int) -> str | None:
     if record is None or (record.row is None and record.config.trains == "denoiser"):
         return None
     return record.name
+
+
+def _pretrained(directory: SweepDirectory, numbers: Sequence[int]) -> dict[int, str]:
+    """Return what the denoisers of trials were before their training, where they were trained."""
+    records = {number: directory.trial(number).read_record() for number in numbers}
+    return {
+        number: origin
+        for number, record in records.items()
+        if record is not None and (origin := record.config.denoiser.pretraining) is not None
+    }
 
 
 def _trains_classifier(directory: SweepDirectory, number: int) -> bool:

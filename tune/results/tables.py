@@ -1,6 +1,6 @@
 """Tables of results as Markdown and LaTeX, and what they say in sentences."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -222,6 +222,23 @@ def surrogate_sentences(agreement: float | None) -> list[str]:
     return [
         "Held-out scores are through the surrogate, which agrees with the endpoint on "
         f"{100 * agreement:.1f} % of the held-out images; test certificates are the endpoint's own."
+    ]
+
+
+def pretraining_sentences(origins: Mapping[int, str]) -> list[str]:
+    """Say which trials start from denoisers that have seen other images than the limited ones.
+
+    Args:
+        origins: what they were and have seen, by trial.
+    """
+    by_origin: dict[str, list[int]] = {}
+    for number, origin in origins.items():
+        by_origin.setdefault(origin, []).append(number)
+    return [
+        f"{'Trial' if len(numbers) == 1 else 'Trials'} {', '.join(map(str, sorted(numbers)))} "
+        f"{'starts' if len(numbers) == 1 else 'start'} from a denoiser that has seen other images "
+        f"than the limited data: {origin}."
+        for origin, numbers in by_origin.items()
     ]
 
 

@@ -278,6 +278,9 @@ def test_a_folder_of_diffusers_is_refused_where_it_is_not_what_can_be_used(tmp_p
         ("channels", {"in_channels": 3}, "takes images of 3 channels"),
         ("labels", {"num_class_embeds": 10}, "told the class of an image"),
         ("size", {"block_out_channels": [8, 16]}, "does not fit"),
+        ("depth", {"layers_per_block": 10**6}, "config.layers_per_block must have at most"),
+        ("width", {"block_out_channels": [10**9, 8]}, "config.block_out_channels must"),
+        ("blocks", {"down_block_types": ["DownBlock2D"] * 99}, "config.down_block_types must"),
         ("code", {"act_fn": "os.system"}, "raised"),
     ):
         copied = Path(shutil.copytree(good, tmp_path / name))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
+from decrop.config import DenoiserSettings
 from decrop.errors import InputError
 from decrop.evaluation.plots import certificates_figure
 from decrop.evaluation.table import CertificateTable
@@ -273,3 +274,22 @@ def test_all_rows_are_drawn_in_one_figure(
     robust = [int((rows.radius == 0.3).sum()) for rows in tables.values()]
     assert robust == [18, 10, 10, 6]
     assert directory.accuracy_figure_path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_denoisers_that_have_seen_other_images_are_told_apart(directory: SweepDirectory) -> None:
+    assert "seen other images" not in build_leaderboard(directory, RADII).summary
+    for number in (0, 2):
+        folder = directory.trial(number)
+        record = folder.read_record()
+        assert record is not None
+        denoiser = DenoiserSettings(
+            source="ffdnet", weights="/home/me/f.safetensors", pretrained_on="photographs"
+        )
+        config = record.config.model_copy(update={"denoiser": denoiser})
+        folder.write_record(record.model_copy(update={"config": config}))
+    board = build_leaderboard(directory, RADII)
+    assert board.summary.endswith(
+        " Trials 0, 2 start from a denoiser that has seen other images than the limited data: "
+        "ffdnet with f.safetensors, trained before on photographs."
+    )
+    assert "trained before on photographs" in leaderboard_markdown(board)
