@@ -315,8 +315,6 @@ class _Run:
         config = row.of_seed(seed)
         device = resolve_device(config.execution.device)
         inputs = self._preparation.trial(config).load(self._cache, device)
-        count = len(inputs.limited.all)
-        costs = self._costs(row, inputs)
         if row.kind == NONE:
             with progress_bars() as bars:
                 certify_undefended(config, inputs, folder, hooks=bars.hooks(NONE))
@@ -324,6 +322,7 @@ class _Run:
         if row.kind == UNTOUCHED:
             certify_as_it_is(config, inputs, folder)
             return
+        count, costs = len(inputs.limited.all), self._costs(row, inputs)
         if row.kind == RECOMMENDED:
             # As many steps whatever the number of images.
             config = with_training_steps(config, count, costs["steps"])
