@@ -239,6 +239,19 @@ def test_best_so_far_never_falls_and_waits_for_running_trials(tmp_path: Path) ->
     assert best == [0.2, 0.2, 0.5, 0.5, 0.5, 0.9]
 
 
+def test_objectives_are_metrics_of_trials_unless_they_are_the_radius_alone(tmp_path: Path) -> None:
+    directory = make_sweep(tmp_path, objectives=["certified_accuracy@0.25", "parameters"])
+    write_complete_trial(directory.trial(0), 0)
+    points = [m for m in view_of(directory, "trials/0").measurements if "objective" in m.metric]
+    assert [(m.metric, m.step, m.value) for m in points] == [
+        ("objective/certified_accuracy_at_0.25", 1, 0.05),
+        ("objective/certified_accuracy_at_0.25", 2, 0.1),
+        ("objective/parameters", 2, 6.0),
+    ]
+    best = [m.value for m in best_so_far(directory) if m.metric == "sweep/best_so_far"]
+    assert best == [0.5]
+
+
 def test_the_sweep_is_running_until_its_leaderboard(tmp_path: Path) -> None:
     directory = make_sweep(tmp_path)
     view = view_of(directory, "sweep")
