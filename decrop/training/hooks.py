@@ -64,7 +64,7 @@ class Hooks:
             raise TrialStoppedError
 
     def of(self, name: str) -> Self:
-        """Return the hooks of one of several certifications, such as "at sigma 0.5"."""
+        """Return the hooks of one of several certifications, such as "at σ = 0.5"."""
         return (
             self if self.certifying is None else replace(self, on_certified=self.certifying(name))
         )

@@ -135,6 +135,20 @@ CERTIFICATES = [
         ("spending forgotten", "spent += float(unsuccessful[:succeeding].sum())", "spent += 0.0"),
     ),
     *_faults(
+        "several sigmas",
+        "tests/decrop/smoothing/test_envelope.py tests/decrop/trial/test_several_sigmas.py",
+        (
+            "the envelope at the whole level",
+            "return failure_probability / parts",
+            "return failure_probability",
+        ),
+        (
+            "denoisers not told",
+            "network=told_sigma(network, config.sigma),",
+            "network=network,",
+        ),
+    ),
+    *_faults(
         "rejections",
         "tests/decrop/rejection/test_certificates.py",
         (

@@ -259,6 +259,9 @@ def result_measurements(
     named += [(f"seconds/{name}", value) for name, value in result.get("seconds", {}).items()]
     if split != "held_out":  # The last held-out score is a report already.
         named += _scores(split, result)
+        for sigma, scores in (result.get("by_sigma") or {}).items():
+            named += _scores(f"{split}_sigma_{sigma}", scores)
+        named += _scores(f"{split}_envelope", result.get("envelope") or {})
     measurements = [
         Measurement(name, float(value), 0, time) for name, value in named if is_number(value)
     ]

@@ -24,7 +24,7 @@ from tune.directory import CodeRecord, SweepDirectory
 from tune.mlflow.page import sweep_description
 from tune.mlflow.run_view import RunView, Source
 from tune.mlflow.sweep_view import best_so_far, sources
-from tune.mlflow.trial_view import certified_curve, flatten_settings
+from tune.mlflow.trial_view import certified_curve, flatten_settings, result_measurements
 
 
 def source_of(directory: SweepDirectory, key: str) -> Source:
@@ -142,6 +142,16 @@ def test_a_complete_trial_shows_scores_curve_and_artifacts(tmp_path: Path) -> No
     assert [(put.name, put.digest) for put in view.inputs] == [
         ("classifier: auto", "c" * 64),
     ]
+
+
+def test_a_result_at_several_sigmas_has_scores_of_each_and_of_the_envelope(tmp_path: Path) -> None:
+    scores = {"average_certified_radius": 0.3, "certified_accuracy": {"0.25": 0.5}}
+    result = {"split": "test", **scores, "by_sigma": {"0.12": scores}, "envelope": scores}
+    found = result_measurements(tmp_path / "none.tsv", result, ENDED)
+    names = {measurement.metric for measurement in found}
+    for group in ("test", "test_sigma_0.12", "test_envelope"):
+        assert f"{group}/average_certified_radius" in names
+        assert f"{group}/certified_accuracy_at_0.25" in names
 
 
 def test_a_final_run_is_scored_on_test_only(tmp_path: Path) -> None:
