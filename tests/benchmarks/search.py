@@ -74,6 +74,7 @@ METHODS = {
     "tpe, from 2, 1 of 3": Method("tpe", _LATER),
     "gp": Method("gp", _FREE),
     "gp, 1 of 3": Method("gp", _PRUNED),
+    "tpe, learned": Method("tpe", _FREE, learns=True),
     LEARNED: Method("tpe", _PRUNED, learns=True),
 }
 
