@@ -48,6 +48,13 @@ class ContentCache:
                     self._compute(entry, determined_by, compute)
         return load_file(entry)
 
+    def unfinished(self, kind: str, determined_by: Mapping[str, Any]) -> Path:
+        """Return the folder for what a computation needs to go on if it is cut off.
+
+        Who computes the entry alone writes there, and removes it once there is the entry.
+        """
+        return self._folder / kind / f"{sha256_of_json(determined_by)}.unfinished"
+
     def computations(self, kind: str) -> int:
         """Count how many times entries of `kind` have been computed."""
         return sum(1 for _ in (self._folder / kind).glob("*.computed.json"))

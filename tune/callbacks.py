@@ -15,8 +15,9 @@ from rich.text import Text
 
 from decrop.cli.output import duration
 from tune.directory import State, SweepDirectory
+from tune.results.metric import Metric
 from tune.stopping import SweepStop, common_cause
-from tune.worker import CAUSE, FAILED, METRIC, REASON, STOPPED, end_trial
+from tune.worker import CAUSE, FAILED, REASON, STOPPED, end_trial
 
 _UNFINISHED = ("running", "stopped")
 
@@ -41,6 +42,7 @@ class SweepProgress:
         done_before: trials that an earlier run finished.
         names: of trials that are rows of a table, by number.
         reference: what the settings of trial 0 are, where it is no row.
+        objective: by which scores are told.
     """
 
     total: int
@@ -49,6 +51,7 @@ class SweepProgress:
     done_before: int = 0
     names: Mapping[int, str] = field(default_factory=dict)
     reference: str = "the paper’s choice"
+    objective: Metric = field(default_factory=Metric)
     _rows: dict[int, _Row] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
     _live: Live | None = None
@@ -76,11 +79,11 @@ class SweepProgress:
         row.evaluation, row.epoch, row.score = (
             result["evaluation"],
             result["epoch"],
-            result[METRIC],
+            self.objective.score(result),
         )
         self._show(
-            f"{self._name(number)}: epoch {row.epoch}, average certified radius {row.score:.3f} "
-            "held out"
+            f"{self._name(number)}: epoch {row.epoch}, {self.objective.phrase} "
+            f"{self.objective.text(row.score)} held out"
         )
 
     def died(self, number: int, retry: int, retries: int) -> None:
@@ -116,8 +119,10 @@ class SweepProgress:
         done = self.done_before + self._ended()
         text = f"{done} of {self.total} trials done"
         best = self._best()
-        if best is not None:
-            text += f", best so far {self._name(best.number)} with {best.score:.3f}"
+        if best is not None and best.score is not None:
+            text += (
+                f", best so far {self._name(best.number)} with {self.objective.text(best.score)}"
+            )
         left = self._seconds_left()
         return text if left is None else f"{text}, about {duration(left)} left"
 
@@ -137,11 +142,12 @@ class SweepProgress:
 
     def _render(self) -> Group:
         table = Table(title="Trials", expand=False)
-        for name in ("trial", "state", "epoch", "average radius, held out", "settings"):
+        score_head = f"{self.objective.phrase}, held out"
+        for name in ("trial", "state", "epoch", score_head, "settings"):
             table.add_column(name, no_wrap=name != "settings", overflow="ellipsis")
         for number in sorted(self._rows):
             row = self._rows[number]
-            score = "" if row.score is None else f"{row.score:.3f}"
+            score = "" if row.score is None else self.objective.text(row.score)
             reference = number == 0 and not self.names
             settings = self.reference if reference else _settings(row.parameters)
             table.add_row(

@@ -168,6 +168,7 @@ class SweepDirectory:
         self.accuracy_figure_path = path / "figures" / "certified_accuracy.png"
         self.bundle_path = path / "bundle"
         self.queries_path = path / "queries.json"
+        self.learnt_path = path / "learnt.json"
         self.mlflow_database_path = path / OWN_STORE
         self.mlflow_artifacts_path = path / OWN_ARTIFACTS
         self.driver_path = path / ".driver.lock"

@@ -93,7 +93,16 @@ def _scalar(value: Any) -> Any:
     return bounded(value)
 
 
+def _condition(value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        return _scalar(value)
+    if not 0 < len(value) <= MOST_POINTS:
+        raise ValueError(f"must be a value, or a list of 1 to {MOST_POINTS:,} of them")
+    return tuple(map(_scalar, value))
+
+
 Scalar = Annotated[Any, AfterValidator(_scalar), WithJsonSchema({"bounded": True})]
+Condition = Annotated[Any, AfterValidator(_condition), WithJsonSchema({"bounded": True})]
 
 
 class Domain(Settings):
@@ -112,10 +121,11 @@ class Domain(Settings):
     choice: tuple[Scalar, ...] | None = Field(
         default=None, min_length=1, max_length=MOST_POINTS, description="The values."
     )
-    when: dict[Text, Scalar] = Field(
+    when: dict[Text, Condition] = Field(
         default={},
         max_length=MOST_POINTS,
-        description="Other choices' paths and the values for which this setting is varied.",
+        description="Other choices' paths and the value, or the list of values, for which this "
+        "setting is varied.",
     )
 
     @model_validator(mode="after")
@@ -166,6 +176,14 @@ class Domain(Settings):
         low, high = bounds
         return (low, high, low + _GOLDEN_SECTION * (high - low))
 
+    @property
+    def conditions(self) -> dict[str, tuple[Any, ...]]:
+        """The values that `when` allows of each other choice."""
+        return {
+            path: values if isinstance(values, tuple) else (values,)
+            for path, values in self.when.items()
+        }
+
 
 Space = Mapping[str, Domain]
 
@@ -183,7 +201,8 @@ def ordered(space: Space) -> list[str]:
 def exists(domain: Domain, parameters: Mapping[str, Any]) -> bool:
     """Return whether a domain exists beside the values sampled so far (see `ordered`)."""
     return all(
-        path in parameters and parameters[path] == value for path, value in domain.when.items()
+        path in parameters and parameters[path] in values
+        for path, values in domain.conditions.items()
     )
 
 
@@ -249,7 +268,7 @@ def _check_searched(path: str) -> None:
 
 
 def _check_when(domain: Domain, space: Space) -> None:
-    for other, value in domain.when.items():
+    for other, values in domain.conditions.items():
         choices = space[other].choice if other in space else None
         if choices is None:
             names = [name for name in space if space[name].choice is not None]
@@ -257,33 +276,49 @@ def _check_when(domain: Domain, space: Space) -> None:
                 f"when names {other}, which is no choice of this space "
                 f"(choices: {', '.join(names) or 'none'})."
             )
-        if value not in choices:
-            allowed = ", ".join(map(show, choices))
-            raise InputError(f"when {other} = {show(value)}: must be one of {allowed}.")
+        for value in values:
+            if value not in choices:
+                allowed = ", ".join(map(show, choices))
+                raise InputError(f"when {other} = {show(value)}: must be one of {allowed}.")
 
 
 def _check_values(path: str, space: Space, document: Mapping[str, Any]) -> None:
-    in_place: Document = dict(document)
-    for other, value in _conditions(space[path], space).items():
-        in_place = set_dotted(in_place, other, value)
-    for value in space[path].values_to_check():
-        try:
-            TrialConfig.model_validate(set_dotted(in_place, path, value))
-        except ValidationError as error:
-            raise InputError(f"{explain(error, TrialConfig)}.") from None
+    conditions = _conditions(space[path], space)
+    first = {other: values[0] for other, values in conditions.items()}
+    # Each value of a condition once, the others at their first: what settings refuse, they refuse
+    # of a value beside one other.
+    places = [first]
+    for other, values in conditions.items():
+        places += [{**first, other: value} for value in values[1:]]
+    values_to_check = space[path].values_to_check()
+    if len(places) * len(values_to_check) > MOST_POINTS:
+        raise InputError(
+            f"{len(values_to_check):,} values under {len(places):,} conditions; "
+            f"{MOST_POINTS:,} is the most: give fewer."
+        )
+    for place in places:
+        in_place: Document = dict(document)
+        for other, value in place.items():
+            in_place = set_dotted(in_place, other, value)
+        for value in values_to_check:
+            try:
+                TrialConfig.model_validate(set_dotted(in_place, path, value))
+            except ValidationError as error:
+                raise InputError(f"{explain(error, TrialConfig)}.") from None
 
 
-def _conditions(domain: Domain, space: Space) -> dict[str, Any]:
-    """Return all that must hold for a domain to exist, through the whole chain of `when`."""
-    found: dict[str, Any] = {}
-    waiting = list(domain.when.items())
+def _conditions(domain: Domain, space: Space) -> dict[str, tuple[Any, ...]]:
+    """Return the values for which a domain exists, through the whole chain of `when`."""
+    found: dict[str, tuple[Any, ...]] = {}
+    waiting = list(domain.conditions.items())
     while waiting:
-        other, value = waiting.pop()
-        if other in found and found[other] != value:
+        other, values = waiting.pop()
+        both = tuple(value for value in found.get(other, values) if value in values)
+        if not both:
             raise InputError(
-                f"no trial has it: its conditions ask {other} to be both {show(value)} and "
-                f"{show(found[other])}."
+                f"no trial has it: its conditions ask {other} to be both "
+                f"{' or '.join(map(show, values))} and {' or '.join(map(show, found[other]))}."
             )
-        found[other] = value
-        waiting.extend(space[other].when.items())
+        found[other] = both
+        waiting.extend(space[other].conditions.items())
     return found

@@ -1,14 +1,14 @@
 """The searcher that Ray Tune asks for trials: trial 0, unfinished ones, Optuna's proposals."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 from ray.air.constants import TRAINING_ITERATION
 from ray.tune.search import Searcher
 
 from tune.finished_trials import FinishedTrial, finite
 from tune.space import listed_trials, reference_parameters, total_trials
-from tune.study import StudyTrial, SweepStudy
+from tune.study import propose
 from tune.sweep_file import SweepConfig
 
 
@@ -18,6 +18,12 @@ class SweepSearcher(Searcher):
     Each suggestion is `{"number": int, "parameters": {dotted path: value}, "reference": bool}`. A
     trial ends complete if its last result says `finished: True` and has a finite metric; pruned if
     it does not say so; failed on an error or a metric that is not finite.
+
+    Where the sweep has a `lag`, trial n is proposed from the ends of trials 0 to n - lag and from
+    nothing else, and is waited for until these have ended, so that no proposal depends on timing.
+
+    Attributes:
+        finished: trials that ended, by number.
     """
 
     def __init__(
@@ -28,68 +34,100 @@ class SweepSearcher(Searcher):
         past: Sequence[FinishedTrial] = (),
         unfinished: Sequence[tuple[int, Mapping[str, Any]]] = (),
         time_attr: str = TRAINING_ITERATION,
+        others: Callable[[int], tuple[float, ...]] = lambda _: (),
+        learnt: Sequence[FinishedTrial] = (),
     ) -> None:
+        """Take up a sweep.
+
+        Args:
+            sweep: its settings.
+            metric: name in results of the first objective's value.
+            past: trials that ended.
+            unfinished: numbers and parameters of those that began and did not end.
+            time_attr: name in results of the evaluation, counted from 1.
+            others: returns the values of a complete trial by all objectives but the first.
+            learnt: trials of earlier sweeps, with numbers below 0.
+        """
         super().__init__(metric=metric, mode="max")
+        self._others = others
+        self._learnt = tuple(learnt)
         self._sweep = sweep
         self._time_attr = time_attr
-        self._running: dict[str, StudyTrial] = {}
-        self.study = SweepStudy(sweep, past)
-        known = {trial.number for trial in past} | {number for number, _ in unfinished}
-        self._waiting = _waiting(sweep, {trial.number for trial in past}, unfinished)
-        self._new = _new_trials(sweep, known | {0})
+        self.finished = {trial.number: trial for trial in past}
+        # Of trials that have begun and not ended: parameters by number, and number and scores by
+        # Ray Tune's name.
+        self._unfinished = {number: dict(parameters) for number, parameters in unfinished}
+        self._running: dict[str, tuple[int, dict[int, float]]] = {}
+        self._waiting = _waiting(sweep, set(self.finished), unfinished)
+        self._new = _new_trials(sweep, {*self.finished, *self._unfinished, 0})
 
     def suggest(  # type: ignore[override]  # Ray declares no type for FINISHED.
         self, trial_id: str
-    ) -> dict[str, Any] | str:
-        """Return the next trial's number and parameters, or `Searcher.FINISHED`."""
+    ) -> dict[str, Any] | str | None:
+        """Return the next trial's number and parameters, or `Searcher.FINISHED`.
+
+        None where the trials that the next one is proposed from have not ended yet.
+        """
         if self._waiting:
-            number, given = self._waiting.pop(0)
-        elif self._new:
-            number, given = self._new.pop(0)
-        else:
+            number, parameters = self._waiting.pop(0)
+        elif not self._new:
             return Searcher.FINISHED
-        trial = self._running[trial_id] = self.study.ask(number, given)
-        return {"number": number, "parameters": trial.parameters, "reference": number == 0}
+        elif not self._all_ended_for(self._new[0][0]):
+            return None
+        else:
+            number, given = self._new.pop(0)
+            parameters = self._propose(number) if given is None else given
+        self._unfinished[number] = dict(parameters)
+        self._running[trial_id] = number, {}
+        return {"number": number, "parameters": dict(parameters), "reference": number == 0}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Tell Optuna a held-out score of a running trial."""
-        running = self._running.get(trial_id)
-        if running is not None:
-            self._report(running, result)
+        """Note a held-out score of a running trial; one that comes twice is ignored."""
+        value, step = finite(result.get(self.metric)), result.get(self._time_attr)
+        if trial_id in self._running and value is not None and step is not None:
+            # A trial that Tune retries, and the last result of every trial, come twice.
+            self._running[trial_id][1].setdefault(int(step), value)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell Optuna how a trial ended; a second end of the same trial is ignored."""
-        running = self._running.pop(trial_id, None)
-        if running is None:
+        """Note how a trial ended; a second end of the same trial is ignored."""
+        if trial_id not in self._running:
             return
         value = finite((result or {}).get(self.metric))
-        if error or value is None:
-            running.fail()
-        elif result is not None and result.get("finished") is True:
-            running.complete(value)
-        else:
+        state: Literal["complete", "pruned", "failed"] = "failed"
+        if not error and value is not None and result is not None:
+            state = "complete" if result.get("finished") is True else "pruned"
+        if state == "pruned":
             # Tune does not pass on the result at which it stops a trial.
-            self._report(running, result or {})
-            running.prune()
+            self.on_trial_result(trial_id, result or {})
+        number, scores = self._running.pop(trial_id)
+        parameters = self._unfinished.pop(number)
+        others = self._others(number) if state == "complete" else ()
+        self.finished[number] = FinishedTrial(number, parameters, state, value, scores, others)
 
     def save(self, checkpoint_path: str) -> None:
         """Write nothing, for a sweep resumes from its trials' folders."""
 
-    def _report(self, running: StudyTrial, result: Mapping[str, Any]) -> None:
-        value, step = finite(result.get(self.metric)), result.get(self._time_attr)
-        if value is not None and step is not None:
-            running.report(int(step), value)
+    def _all_ended_for(self, number: int) -> bool:
+        lag = self._sweep.lag
+        return lag is None or not any(other <= number - lag for other in self._unfinished)
+
+    def _propose(self, number: int) -> dict[str, Any]:
+        lag = self._sweep.lag
+        finished, running = self.finished, self._unfinished
+        if lag is not None:
+            begun = {n: trial.parameters for n, trial in finished.items()} | running
+            finished = {n: trial for n, trial in finished.items() if n <= number - lag}
+            running = {n: dict(p) for n, p in begun.items() if number - lag < n < number}
+        return propose(self._sweep, number, [*self._learnt, *finished.values()], running)
 
 
 def _waiting(
     sweep: SweepConfig, ended: set[int], unfinished: Sequence[tuple[int, Mapping[str, Any]]]
-) -> list[tuple[int, Mapping[str, Any] | None]]:
+) -> list[tuple[int, Mapping[str, Any]]]:
     """Return trial 0, unless it has ended, and the unfinished trials by number."""
-    again: list[tuple[int, Mapping[str, Any] | None]] = sorted(
-        (trial for trial in unfinished if trial[0] != 0), key=lambda trial: trial[0]
-    )
+    again = sorted((trial for trial in unfinished if trial[0] != 0), key=lambda trial: trial[0])
     return again if 0 in ended else [(0, reference_parameters(sweep)), *again]
 
 

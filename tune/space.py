@@ -10,6 +10,7 @@ from decrop.config.trial import Part
 from decrop.documents import get_dotted, merge, set_dotted, trial_config, validated
 from decrop.errors import InputError
 from tune.domains import Space, exists, ordered, require_choices, row_document
+from tune.results.metric import AVERAGE_RADIUS, Metric, metrics_named
 from tune.sweep_file import SweepConfig
 
 _ARCHITECTURE = "denoiser.source"
@@ -132,6 +133,14 @@ def reference_parameters(sweep: SweepConfig) -> dict[str, Any]:
             except KeyError:
                 continue
     return parameters
+
+
+def objectives_of(sweep: SweepConfig) -> list[Metric]:
+    """Return what a sweep searches for; it prunes by the first, and ranks by it if not told."""
+    if sweep.objectives == (AVERAGE_RADIUS,):
+        return [Metric()]
+    radii = reference_config(sweep).certification.radii
+    return metrics_named(sweep.objectives, radii, source=f"sweep {sweep.name}: objectives")
 
 
 def trial_config_for(sweep: SweepConfig, parameters: Mapping[str, Any]) -> TrialConfig:

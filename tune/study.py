@@ -2,9 +2,9 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -16,12 +16,14 @@ from optuna.distributions import (
 )
 from optuna.exceptions import ExperimentalWarning
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from decrop.seeds import derive_seed
 from tune.domains import Domain, Space, contains, exists, ordered
 from tune.finished_trials import FinishedTrial, finite
+from tune.results.metric import MINIMISED
 from tune.space import total_trials
 from tune.sweep_file import SweepConfig
 
@@ -53,87 +55,78 @@ def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
     return parameters
 
 
-def to_frozen_trial(finished: FinishedTrial, space: Space) -> FrozenTrial | None:
-    """Return a trial as Optuna's study has it; None if the space could not have given it."""
+def to_frozen_trial(
+    finished: FinishedTrial, space: Space, *, objectives: int = 1
+) -> FrozenTrial | None:
+    """Return a trial as Optuna's study has it; None if the space could not have given it.
+
+    `objectives` is their number; a complete trial that lacks one of them counts as failed.
+    """
     if not contains(space, finished.parameters):
         return None
     steps = {step: value for step, value in finished.intermediate.items() if math.isfinite(value)}
-    state, value = TrialState.FAIL, finite(finished.value)
-    if finished.state == "complete" and value is not None:
+    given = [finite(value) for value in (finished.value, *finished.others)]
+    values = [value for value in given if value is not None]
+    state = TrialState.FAIL
+    if finished.state == "complete" and len(values) == len(given) == objectives:
         state = TrialState.COMPLETE
     elif finished.state == "pruned" and steps:
-        state, value = TrialState.PRUNED, steps[max(steps)]
+        state, values = TrialState.PRUNED, [steps[max(steps)]]
+    if objectives > 1 and state is TrialState.PRUNED:
+        # Of several objectives Optuna takes no scores of pruned trials: they count as weak.
+        steps, values = {}, []
     return optuna.create_trial(
         state=state,
-        value=None if state is TrialState.FAIL else value,
+        values=values if values and state is not TrialState.FAIL else None,
         params=dict(finished.parameters),
         distributions={path: distribution(space[path]) for path in finished.parameters},
         intermediate_values=steps,
     )
 
 
-@dataclass
-class StudyTrial:
-    """A trial that runs, with what it tries; the study learns nothing of one outside the space."""
+def known_study(
+    sweep: SweepConfig,
+    finished: Iterable[FinishedTrial],
+    running: Mapping[int, Mapping[str, Any]],
+) -> optuna.Study:
+    """Build the study of a sweep in memory, from those of its trials that the space could give.
 
-    parameters: dict[str, Any]
-    _study: optuna.Study
-    _trial: optuna.Trial | None
-    _reported: set[int] = field(default_factory=set)
-
-    def report(self, step: int, value: float) -> None:
-        """Tell a held-out score; one that comes twice or is not finite is ignored."""
-        # A trial that Tune retries, and the last result of every trial, come twice.
-        if self._trial is not None and step not in self._reported and math.isfinite(value):
-            self._trial.report(value, step)
-            self._reported.add(step)
-
-    def complete(self, value: float) -> None:
-        """Tell the final score."""
-        if self._trial is not None:
-            self._study.tell(self._trial, value, state=TrialState.COMPLETE)
-
-    def prune(self) -> None:
-        """Tell that it was ended early; Optuna takes the last reported score as its own."""
-        if self._trial is not None:
-            self._study.tell(self._trial, state=TrialState.PRUNED)
-
-    def fail(self) -> None:
-        """Tell that it failed."""
-        if self._trial is not None:
-            self._study.tell(self._trial, state=TrialState.FAIL)
-
-
-class SweepStudy:
-    """The study of a sweep, in memory: a resumed sweep tells it of its finished trials anew.
-
-    What trial n is to try depends on the sweep's `search_seed`, on n and on the trials known by
-    then.
+    Args:
+        sweep: its settings.
+        finished: trials that ended.
+        running: parameters of trials that did not, by number.
     """
+    space = sweep.space
+    count = len(sweep.objectives)
+    trials = {t.number: to_frozen_trial(t, space, objectives=count) for t in finished}
+    for number, parameters in running.items():
+        if contains(space, parameters):
+            trials[number] = optuna.create_trial(
+                state=TrialState.RUNNING,
+                params=dict(parameters),
+                distributions={path: distribution(space[path]) for path in parameters},
+            )
+    study = _new_study([name in MINIMISED for name in sweep.objectives])
+    for number in sorted(trials):
+        if (trial := trials[number]) is not None:
+            study.add_trial(trial)
+    return study
 
-    def __init__(self, sweep: SweepConfig, past: Sequence[FinishedTrial]) -> None:
-        """Begin a study that knows the finished trials inside the sweep's space."""
-        self._sweep = sweep
-        self._study = _new_study()
-        for finished in sorted(past, key=lambda trial: trial.number):
-            if (trial := to_frozen_trial(finished, sweep.space)) is not None:
-                self._study.add_trial(trial)
 
-    @property
-    def trials(self) -> list[FrozenTrial]:
-        """All trials that the study knows."""
-        return self._study.get_trials()
+def propose(
+    sweep: SweepConfig,
+    number: int,
+    finished: Iterable[FinishedTrial],
+    running: Mapping[int, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Return what trial `number` is to try.
 
-    def ask(self, number: int, given: Mapping[str, Any] | None) -> StudyTrial:
-        """Enter trial `number`, with the given parameters, or new ones where there are none."""
-        space = self._sweep.space
-        if given is not None and not contains(space, given):
-            return StudyTrial(dict(given), self._study, None)
-        if given is not None:
-            self._study.enqueue_trial(dict(given))
-        self._study.sampler = _sampler(self._sweep, number)
-        trial = self._study.ask()
-        return StudyTrial(suggest(trial, space), self._study, trial)
+    It depends on the sweep's `search_seed`, on the number and on the trials that are given (see
+    `known_study`), and on nothing else.
+    """
+    study = known_study(sweep, finished, running)
+    study.sampler = _sampler(sweep, number)
+    return suggest(study.ask(), sweep.space)
 
 
 @dataclass(frozen=True)
@@ -205,21 +198,29 @@ def _suggest_one(trial: optuna.Trial, path: str, domain: Domain) -> Any:
     return trial.suggest_categorical(path, domain.choice or ())
 
 
-def _new_study() -> optuna.Study:
+def _new_study(minimised: Sequence[bool] = (False,)) -> optuna.Study:
+    directions = [
+        StudyDirection.MINIMIZE if less else StudyDirection.MAXIMIZE for less in minimised
+    ]
     with _quiet():
-        return optuna.create_study(direction="maximize", pruner=optuna.pruners.NopPruner())
+        return optuna.create_study(directions=directions, pruner=optuna.pruners.NopPruner())
 
 
 def _sampler(sweep: SweepConfig, number: int) -> BaseSampler:
     # A stream of random numbers for each trial, for one that starts anew with every resumption
     # would propose the first trials again.
     seed = derive_seed(sweep.search_seed, "search", number) % _SEEDS
-    if sweep.search != "tpe":
+    if sweep.search not in ("tpe", "gp"):
         return RandomSampler(seed=seed)
+    random_trials = min(_RANDOM_TRIALS, max(1, total_trials(sweep) // 3))
     with _quiet():
+        if sweep.search == "gp":
+            return GPSampler(
+                seed=seed, n_startup_trials=random_trials, warn_independent_sampling=False
+            )
         return TPESampler(
             seed=seed,
-            n_startup_trials=min(_RANDOM_TRIALS, max(1, total_trials(sweep) // 3)),
+            n_startup_trials=random_trials,
             multivariate=True,
             # Settings that exist for some trials only are modelled among those.
             group=True,

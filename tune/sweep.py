@@ -32,9 +32,10 @@ from tune.callbacks import SearchStopper, SweepCallback, SweepProgress
 from tune.cluster import Claims, claims, cluster, local_size
 from tune.directory import SweepDirectory, trial_name
 from tune.driver import sole_driver
+from tune.earlier import as_finished, check_same_inputs, gather, read_learnt, write_learnt
 from tune.export import export_trial
 from tune.final_runs import FinalTraining, certify_finals, missing_finals
-from tune.finished_trials import finished_trials
+from tune.finished_trials import finished_trials, other_values
 from tune.mlflow.client import check_tracking_uri
 from tune.mlflow.tracker import Tracker, TrackingThread
 from tune.plan import finals_queries, sweep_queries
@@ -56,7 +57,7 @@ from tune.space import (
 )
 from tune.stopping import Reason, SweepStop, common_cause, deadline, ends_sweep
 from tune.sweep_file import SweepConfig
-from tune.worker import INPUT_GROUPS, METRIC, SweepJob, SweepTrial, shares_inputs
+from tune.worker import INPUT_GROUPS, OBJECTIVE, SweepJob, SweepTrial, shares_inputs
 
 # It tells of a trial that failed by a traceback, which is in the trial's folder.
 logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
@@ -197,6 +198,7 @@ class RunOptions:
         max_hours: until it stops, counted from now.
         trust_code: whether what the directory names for its classifier may be imported, and its
             endpoint be asked.
+        learn_from: directories of earlier sweeps, for a new one.
     """
 
     console: Console
@@ -204,6 +206,7 @@ class RunOptions:
     tracking_uri: str | None = None
     max_hours: float | None = None
     trust_code: bool = False
+    learn_from: tuple[Path, ...] = ()
 
 
 def start_sweep(sweep: SweepConfig, parent: Path, options: RunOptions) -> SweepOutcome:
@@ -217,6 +220,7 @@ def start_sweep(sweep: SweepConfig, parent: Path, options: RunOptions) -> SweepO
     """
     ends = deadline(options.max_hours)
     check_sweep(sweep)
+    learnt = gather(sweep, options.learn_from, lambda line: _say(options.console, line))
     if options.tracking_uri is not None:
         check_tracking_uri(options.tracking_uri)
     if options.address is None:
@@ -224,6 +228,7 @@ def start_sweep(sweep: SweepConfig, parent: Path, options: RunOptions) -> SweepO
     with cluster(options.address) as size:
         claimed = claims(sweep.resources, size)
         directory = SweepDirectory.create(parent, sweep)
+        write_learnt(directory, learnt)
         _say_queries(sweep, options.console)
         _say(options.console, f"sweep directory: {directory.path}")
         with sole_driver(directory) as fence:
@@ -387,6 +392,7 @@ def _with_inputs(job: SweepJob, console: Console) -> SweepJob:
         )
     job = replace(job, inputs=inputs)
     job.check_inputs_kept(reference, inputs.hashes_of(reference, "test"))
+    check_same_inputs(read_learnt(job.directory), inputs.hashes_of(reference, "held_out"))
     job.store_classifier(inputs)
     return job
 
@@ -440,7 +446,9 @@ def search_trials(job: SweepJob, console: Console, stop: SweepStop) -> None:
         SweepStoppedError: before all of them have ended.
     """
     sweep, directory = job.sweep, job.directory
+    objectives = job.objectives
     past, unfinished = finished_trials(directory)
+    learnt = as_finished(read_learnt(directory))
     total = total_trials(sweep)
     missing = total - len(past)
     if missing <= 0:
@@ -459,6 +467,7 @@ def search_trials(job: SweepJob, console: Console, stop: SweepStop) -> None:
         done_before=len(past),
         names=names,
         reference=kind_of(reference).reference,
+        objective=job.objectives[0],
     )
     callback = SweepCallback(progress, directory, stop)
     claim = job.claims.trial
@@ -469,10 +478,20 @@ def search_trials(job: SweepJob, console: Console, stop: SweepStop) -> None:
         trainable,
         tune_config=ray_tune.TuneConfig(
             search_alg=SweepSearcher(
-                sweep, metric=METRIC, past=past, unfinished=unfinished, time_attr=EVALUATION
+                sweep,
+                metric=OBJECTIVE,
+                past=past,
+                unfinished=unfinished,
+                time_attr=EVALUATION,
+                others=lambda number: other_values(directory.trial(number), objectives),
+                learnt=learnt,
             ),
             scheduler=build_scheduler(
-                sweep.pruning, metric=METRIC, evaluations=evaluations, past=past
+                sweep.pruning,
+                metric=OBJECTIVE,
+                evaluations=evaluations,
+                past=[*learnt, *past],
+                lag=sweep.lag,
             ),
             num_samples=missing,
             max_concurrent_trials=job.claims.max_concurrent,

@@ -41,10 +41,12 @@ from tune.directory import (
     TrialRecord,
     TrialState,
 )
+from tune.results.metric import Metric
 from tune.scheduler import EVALUATION
 from tune.shards import ShardedSampler
 from tune.space import (
     denoiser_origins,
+    objectives_of,
     reference_config,
     trial_config_for,
     trial_kinds,
@@ -233,6 +235,11 @@ class SweepJob:
         folder = self.directory.classifier_path(inputs.protected.content_hash())
         store_classifier(inputs.protected, inputs.class_names, folder)
 
+    @property
+    def objectives(self) -> list[Metric]:
+        """What the sweep searches for."""
+        return objectives_of(self.sweep)
+
     def hooks(self, config: TrialConfig, sample_counts: SampleCounts) -> Hooks:
         """Return the hooks of a trial: helpers in the cluster sample too, and a sweep may stop it.
 
@@ -243,6 +250,7 @@ class SweepJob:
         device = resolve_device(config.execution.device)
         return Hooks(
             should_stop=self.stopping,
+            times_images="latency" in self.sweep.objectives,
             make_sampler=lambda task: ShardedSampler(
                 task,
                 device,
@@ -381,10 +389,12 @@ def _now() -> datetime:
 
 
 METRIC = "average_certified_radius"
+# The value of the sweep's first objective, by which it prunes; more is better.
+OBJECTIVE = "objective"
 # Keys of results that are no scores: the trial failed and raises its error at the next step, or it
 # ended because the sweep is to stop, where the trial has found out so itself with reason and cause.
 FAILED, STOPPED, REASON, CAUSE = "failed", "stopped", "reason", "cause"
-_NO_SCORE = {METRIC: math.nan, EVALUATION: 0, "finished": False}
+_NO_SCORE = {METRIC: math.nan, OBJECTIVE: math.nan, EVALUATION: 0, "finished": False}
 
 
 class SweepTrial(Trainable):
@@ -429,7 +439,9 @@ class SweepTrial(Trainable):
             return {**_NO_SCORE, FAILED: True, "done": False}
         if report is None:
             return {**_NO_SCORE, STOPPED: True, "done": True}
-        return {**asdict(report), "done": report.finished}
+        scores = asdict(report)
+        objective = self._job.objectives[0].score(scores)
+        return {**scores, OBJECTIVE: objective, "done": report.finished}
 
     def cleanup(self) -> None:
         """Stop the trial."""

@@ -4,6 +4,7 @@ import copy
 import secrets
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -127,6 +128,7 @@ class SmoothedClassifier(ModelHubMixin):
         samples: int = 1_000,
         failure_probability: float | None = None,
         indices: Numbers | None = None,
+        sigma: float | None = None,
     ) -> Integers:
         """Return the class of each image, int64 [B], or -1 where it abstains.
 
@@ -141,11 +143,12 @@ class SmoothedClassifier(ModelHubMixin):
             samples: noise draws of each image, >= 1.
             failure_probability: in (0, 1); the one of the certificates if not given.
             indices: int64 [B], see the class.
+            sigma: standard deviation of the noise, in [0,1] pixels; the bundle's own if not given.
 
         Raises:
             InputError: a value is out of its range or has another shape or dtype.
         """
-        config, task = self._task(images, indices)
+        config, task = self._task(images, indices, sigma)
         if failure_probability is None:
             failure_probability = config.certification.failure_probability
         counts = class_counts(CountCollector.of(task, local_sampler(config, task)), samples)
@@ -160,6 +163,7 @@ class SmoothedClassifier(ModelHubMixin):
         labels: Numbers | None = None,
         indices: Numbers | None = None,
         *,
+        sigma: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> CertificationOutcome:
         """Certify images by the bundle's procedure, with its samples and failure probability.
@@ -172,12 +176,15 @@ class SmoothedClassifier(ModelHubMixin):
             labels: int64 [B], true classes, if known. Adaptive certification then draws no more of
                 an image whose selected class is wrong, which abstains.
             indices: int64 [B], see the class.
+            sigma: standard deviation of the noise, in [0,1] pixels; the bundle's own if not given.
+                Each certificate is of the smoothed classifier at that sigma: to certify at several
+                and to take the best makes wrong ones likelier (`decrop.smoothing.envelope`).
             on_progress: called with the progress.
 
         Raises:
             InputError: a value is out of its range or has another shape or dtype.
         """
-        config, task = self._task(images, indices)
+        config, task = self._task(images, indices, sigma)
         known = None
         if labels is not None:
             most = len(self.class_names) - 1
@@ -258,9 +265,15 @@ class SmoothedClassifier(ModelHubMixin):
         shape = bundle.result.image_shape
         return config if shape is None else with_fitting_execution(config, bundle.network, shape)
 
-    def _task(self, images: Images, indices: Numbers | None) -> tuple[TrialConfig, SamplingTask]:
+    def _task(
+        self, images: Images, indices: Numbers | None, sigma: float | None
+    ) -> tuple[TrialConfig, SamplingTask]:
         """Return the settings and the work, with noise that is new unless images are numbered."""
-        config = self._config
+        config, bundle = self._config, self.bundle
+        if sigma is not None and sigma != config.sigma:
+            config = config.at_sigma(sigma)
+            # It is told that sigma; the bundle's own keeps its own.
+            bundle = replace(bundle, denoiser=copy.deepcopy(bundle.denoiser))
         checked = self._checked(images)
         if indices is None:
             config = config.model_copy(update={"seed": secrets.randbits(_SEED_BITS)})
@@ -269,10 +282,10 @@ class SmoothedClassifier(ModelHubMixin):
             image_ids = _numbers("indices", indices, len(checked))
         task = sampling_task(
             config,
-            self.bundle.network,
+            bundle.network,
             checked,
             image_ids,
-            split=self.bundle.result.split,
+            split=bundle.result.split,
             class_count=len(self.class_names),
         )
         return config, task

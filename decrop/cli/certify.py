@@ -149,23 +149,24 @@ def certify(
         console.print(ENVELOPE_MEANING, highlight=False, soft_wrap=True)
     console.print(
         f"{samples / len(table.idx):,.0f} samples an image"
-        f"{'' if several is None else ' at all sigmas together'}, in {precision} on "
+        f"{'' if several is None else ' at all σ together'}, in {precision} on "
         f"{resolve_device(config.execution.device).type}"
         f"{', images contiguous in memory' if config.execution.layout == 'contiguous' else ''}",
         highlight=False,
     )
     shares = table.shares
     console.print(
-        f"{'' if several is None else f'at sigma {config.sigma:g}: '}"
+        f"{'' if several is None else f'at σ = {config.sigma:g}: '}"
         f"certified correct {shares.correct:.1%}, misclassified {shares.misclassified:.1%} (a "
         f"wrong class was selected, certified or not), abstained {shares.abstained:.1%}",
         highlight=False,
         soft_wrap=True,
     )
-    console.print(f"certificates: {out}", soft_wrap=True, highlight=False)
-    if several is not None:
+    if several is None:
+        console.print(f"certificates: {out}", soft_wrap=True, highlight=False)
+    else:
         for name, path in several.paths(out, config.sigma).items():
-            console.print(f"{name}: {path}", soft_wrap=True, highlight=False)
+            console.print(f"certificates, {name}: {path}", soft_wrap=True, highlight=False)
         console.print(f"figure: {_figure_path(out)}", soft_wrap=True, highlight=False)
     if as_json:
         print_json(
@@ -299,5 +300,6 @@ def _title(config: "TrialConfig") -> str:
         if settings.procedure == "anytime"
         else f"at most {settings.max_samples} samples"
     )
-    sigma = "" if config.certification.sigmas else f" σ = {config.sigma:g},"
-    return f"Certified accuracy on test images, % (95 % interval),{sigma} {draws}"
+    if len(config.certified_sigmas) > 1:
+        return f"Certified accuracy on test images, % (95 % interval), {draws} at each σ"
+    return f"Certified accuracy on test images, % (95 % interval), σ = {config.sigma:g}, {draws}"

@@ -192,4 +192,6 @@ def _hashes_of(network: nn.Module) -> dict[str, str]:
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
-    return f"[{', '.join(map(_shown, value))}]" if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_shown, value))}]" if value else "one alone"
+    return str(value)

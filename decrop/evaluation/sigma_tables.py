@@ -14,9 +14,9 @@ from decrop.smoothing.envelope import largest_certificates
 ENVELOPE = "envelope"
 # What a user must know of the envelope, wherever it is shown.
 ENVELOPE_MEANING = (
-    "envelope: of each image the largest radius at any sigma, whatever its class, with the failure "
-    "probability split over the sigmas; it holds for the smoothed classifier at the sigma of that "
-    "image, not for one classifier that chooses sigma by the image"
+    "envelope: of each image the largest radius at any σ, whatever its class, with the failure "
+    "probability split over the σ; it holds for the smoothed classifier at the σ of that image, "
+    "not for one classifier that chooses σ by the image"
 )
 
 

@@ -35,6 +35,8 @@ class Hooks:
         say: called with sentences about what a certification is going to do.
         should_stop: asked after each epoch, when the state is saved before the run stops, and after
             each group of samples of the last certification, which are in its journal.
+        times_images: whether the certified function is timed on held-out images too, not only on
+            test images.
         make_sampler: makes the samplers of networks that are computed here; those of this process
             if None.
     """
@@ -44,6 +46,7 @@ class Hooks:
     certifying: Callable[[str], OnProgress] | None = None
     say: Callable[[str], None] = _ignore
     should_stop: Callable[[], bool] = _never
+    times_images: bool = False
     make_sampler: MakeSampler | None = None
 
     def stage(self, name: str) -> OnCount:
@@ -61,7 +64,7 @@ class Hooks:
             raise TrialStoppedError
 
     def of(self, name: str) -> Self:
-        """Return the hooks of one of several certifications, such as "at sigma 0.5"."""
+        """Return the hooks of one of several certifications, such as "at σ = 0.5"."""
         return (
             self if self.certifying is None else replace(self, on_certified=self.certifying(name))
         )

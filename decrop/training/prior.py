@@ -1,9 +1,12 @@
 """Prior: a denoiser pretrained on generated images, without any of the data (not in DE-CROP)."""
 
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,8 +20,9 @@ from decrop.networks.identity import network_identity
 from decrop.seeds import numpy_generator, torch_generator
 from decrop.smoothing.execution import Precision
 from decrop.training.denoiser import initial_denoiser, sampled_sigma
+from decrop.training.folder import TrainingFolder
 from decrop.training.hooks import OnCount
-from decrop.training.loop import Terms, Trainer, train
+from decrop.training.loop import Stateful, Terms, Trainer, train
 from decrop.training.schedule import Schedule
 
 # Changed when the computation changes, so that an old cache is not taken for a new one.
@@ -78,7 +82,8 @@ def prior_weights(
 
     It starts from the trainer's own initialisation and minimises the mean squared error of the
     denoised images, by Adam with a one-cycle schedule. Neither images nor a classifier are used, so
-    all trials with the same prior share one entry. The result is None for kind `none`.
+    all trials with the same prior share one entry. A training that was cut off goes on from the
+    state that it left in the cache. The result is None for kind `none`.
 
     Args:
         prior: what it is pretrained with.
@@ -92,12 +97,17 @@ def prior_weights(
     if prior.settings.kind == "none":
         return None
 
+    folder = TrainingFolder(cache.unfinished(PRIOR, prior.determined_by()))
+
     def weights() -> Tensors:
         trainer = PriorTrainer(prior, device)
-        train(trainer, on_step=on_step)
+        folder.load_progress(trainer)
+        train(trainer, on_step=on_step, save=partial(folder.save_progress, trainer))
         return trainer.weights()
 
-    return cache.get(PRIOR, prior.determined_by(), weights)
+    found = cache.get(PRIOR, prior.determined_by(), weights)
+    shutil.rmtree(folder.path, ignore_errors=True)
+    return found
 
 
 @dataclass(frozen=True)
@@ -117,6 +127,27 @@ class PriorEpoch:
     seconds: float
 
 
+@dataclass(frozen=True)
+class _Streams:
+    """Random streams whose states are saved."""
+
+    images: np.random.Generator
+    noise: torch.Generator
+    sigmas: torch.Generator
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "images": self.images.bit_generator.state,
+            "noise": self.noise.get_state(),
+            "sigmas": self.sigmas.get_state(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.images.bit_generator.state = state_dict["images"]
+        self.noise.set_state(state_dict["noise"].cpu())
+        self.sigmas.set_state(state_dict["sigmas"].cpu())
+
+
 class PriorTrainer(Trainer[PriorEpoch, Tensor]):
     """Trains a denoiser on noisy generated images; an epoch is `_CHECK_EVERY` steps."""
 
@@ -124,7 +155,11 @@ class PriorTrainer(Trainer[PriorEpoch, Tensor]):
     remedy = "a lower prior.learning_rate"
 
     def __init__(self, prior: Prior, device: torch.device) -> None:
-        """Begin a training; it cannot be resumed, for one random stream goes through all steps."""
+        """Begin a training; between epochs, one random stream goes through all of them."""
+        self._prior = prior
+        self._images = numpy_generator(prior.seed, "dead leaves")
+        self._noise = torch_generator(prior.seed, "prior noise", device=device)
+        self._sigmas = torch_generator(prior.seed, "prior sigma")
         schedule = Schedule(
             prior.settings.steps,
             _CHECK_EVERY,
@@ -140,15 +175,21 @@ class PriorTrainer(Trainer[PriorEpoch, Tensor]):
             opened=prior.opened,
         )
         super().__init__(network, schedule, precision=prior.precision, device=device)
+
+    def _fresh_optimizer(self, epoch: int) -> torch.optim.Optimizer:
+        optimizer = super()._fresh_optimizer(epoch)
         # Cycles the momentum of Adam too.
         self._cycle = torch.optim.lr_scheduler.OneCycleLR(
-            self._optimizer, prior.settings.learning_rate, total_steps=prior.settings.steps
+            optimizer, self._prior.settings.learning_rate, total_steps=self.steps
         )
-        self._prior = prior
-        self._sigma = prior.noise
-        self._images = numpy_generator(prior.seed, "dead leaves")
-        self._noise = torch_generator(prior.seed, "prior noise", device=device)
-        self._sigmas = torch_generator(prior.seed, "prior sigma")
+        return optimizer
+
+    def _parts(self) -> dict[str, Stateful]:
+        return {
+            **super()._parts(),
+            "cycle": self._cycle,
+            "random": _Streams(self._images, self._noise, self._sigmas),
+        }
 
     def _batches(self, epoch: int) -> Iterator[Tensor]:
         channels, height, width = self._prior.image_shape
@@ -164,7 +205,7 @@ class PriorTrainer(Trainer[PriorEpoch, Tensor]):
             )
 
     def _step(self, batch: Tensor) -> Terms:
-        sigma = sampled_sigma(self._sigma, len(batch), self._sigmas).to(self._device)
+        sigma = sampled_sigma(self._prior.noise, len(batch), self._sigmas).to(self._device)
         noise = torch.randn(batch.shape, generator=self._noise, device=self._device)
         told = (sigma,) if isinstance(self.network, SigmaConditional) else ()
         noisy = batch + sigma[:, None, None, None] * noise

@@ -297,6 +297,7 @@ def trial_result(
     flip_rate: float | None = None,
     agreement: float | None = None,
     classified: nn.Module | None = None,
+    timed: bool = False,
 ) -> TrialResult:
     """Sum up a certification; on test images the certified function is timed, too.
 
@@ -307,12 +308,13 @@ def trial_result(
         flip_rate: of the boundary samples; None where there were none.
         agreement: of a surrogate with what it stands for; None without one.
         classified: whose accuracy without noise is told; the certified function if None.
+        timed: whether the certified function is timed on other images, too.
     """
     config, task = certification.config, certification.task
     device = resolve_device(config.execution.device)
     channels, height, width = task.images.images.shape[1:]
     taken = {**seconds, "certification": certification.seconds}
-    if task.split == "test" and not backend_of(task.network).costs:
+    if (timed or task.split == "test") and not backend_of(task.network).costs:
         taken[NOISY_IMAGE] = noisy_image_seconds(config, task)
     return TrialResult(
         split=task.split,

@@ -112,6 +112,7 @@ def run_trial(
                 seconds=part.seconds,
                 flip_rate=part.flip_rate,
                 agreement=inputs.agreement,
+                timed=hooks.times_images,
             )
             folder.draw_history(part.history)
             if split == "test":

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decrop.config import TrialConfig
+from decrop.denoisers.check import check_sigma
 from decrop.evaluation.sigma_tables import SigmaTables, envelope_record, envelope_table
 from decrop.evaluation.table import CertificateTable
-from decrop.networks.conditional import told_sigma
+from decrop.networks.conditional import SigmaConditional, told_sigma
 from decrop.smoothing.collect import CertificationProgress
 from decrop.smoothing.envelope import split_failure_probability
 from decrop.smoothing.journal import journal_at
@@ -88,6 +89,9 @@ def certify_at_sigmas(
             config, task, estimation_samples=estimation_samples, journal=journal, hooks=hooks
         )
         return SigmaCertifications(own, None, own.seconds)
+    if any(isinstance(module, SigmaConditional) for module in task.network.modules()):
+        for sigma in config.certification.sigmas:
+            check_sigma(config.denoiser, sigma)
     with _journals(config, journal) as journals:
         found = {
             sigma: certify(
@@ -95,7 +99,7 @@ def certify_at_sigmas(
                 task,
                 estimation_samples=estimation_samples,
                 journal=journals[sigma],
-                hooks=hooks.of(f"at sigma {sigma:g}"),
+                hooks=hooks.of(f"at σ = {sigma:g}"),
             )
             for sigma in sigmas
         }
@@ -137,7 +141,7 @@ def _parts(
             np.where(wrong, labels, classes),
             estimation_samples=estimation_samples,
             journal=journals[sigma],
-            hooks=_of_the_rest(hooks.of(f"the envelope at sigma {sigma:g}"), tables[sigma]),
+            hooks=_of_the_rest(hooks.of(f"the envelope at σ = {sigma:g}"), tables[sigma]),
         )
         parts[sigma] = outcome_table(task, outcome)
     return parts
@@ -146,11 +150,19 @@ def _parts(
 def _of_the_rest(hooks: Hooks, table: CertificateTable) -> Hooks:
     """Return hooks that are told of what is drawn beyond the samples of a table, if anything."""
     drawn = 0 if table.samples is None else int(table.samples.sum())
+    begun = False
 
     def on_certified(progress: CertificationProgress) -> None:
-        more, expected = progress.samples - drawn, progress.samples_expected - drawn
-        if more > 0:
-            hooks.on_certified(replace(progress, samples=more, samples_expected=expected))
+        nonlocal begun
+        more = progress.samples - drawn
+        if more <= 0:
+            return
+        if not begun:
+            # Its clock starts here, and not with samples that were drawn before.
+            begun = True
+            more = 0
+        expected = max(1, progress.samples_expected - drawn)
+        hooks.on_certified(replace(progress, samples=more, samples_expected=expected))
 
     # How the journal was found has been said.
     return replace(hooks, on_certified=on_certified, say=NO_HOOKS.say)

@@ -135,6 +135,20 @@ CERTIFICATES = [
         ("spending forgotten", "spent += float(unsuccessful[:succeeding].sum())", "spent += 0.0"),
     ),
     *_faults(
+        "several sigmas",
+        "tests/decrop/smoothing/test_envelope.py tests/decrop/trial/test_several_sigmas.py",
+        (
+            "the envelope at the whole level",
+            "return failure_probability / parts",
+            "return failure_probability",
+        ),
+        (
+            "denoisers not told",
+            "network=told_sigma(network, config.sigma),",
+            "network=network,",
+        ),
+    ),
+    *_faults(
         "rejections",
         "tests/decrop/rejection/test_certificates.py",
         (
@@ -205,14 +219,23 @@ SEARCH = [
         ),
         (
             "pruned trials told as failed",
-            "self._study.tell(self._trial, state=TrialState.PRUNED)",
-            "self._study.tell(self._trial, state=TrialState.FAIL)",
+            'state = "complete" if result.get("finished") is True else "pruned"',
+            'state = "complete" if result.get("finished") is True else "failed"',
         ),
-        ("evaluations reported twice", "self._reported.add(step)", "pass"),
+        (
+            "evaluations reported twice",
+            "self._running[trial_id][1].setdefault(int(step), value)",
+            "self._running[trial_id][1][int(step)] = value",
+        ),
         (
             "ended trials forgotten",
-            "                self._study.add_trial(trial)",
-            "                pass",
+            "            study.add_trial(trial)",
+            "            pass",
+        ),
+        (
+            "proposals that know what happens to have ended",
+            "if n <= number - lag}",
+            "if n <= number}",
         ),
     ),
     *_faults(
@@ -220,13 +243,13 @@ SEARCH = [
         "tests/tune/test_scheduler.py",
         (
             "trial 0 stopped",
-            'return TrialScheduler.CONTINUE if trial.config["reference"] else decision',
-            "return decision",
+            'stops = not goes_on and not trial.config["reference"]',
+            "stops = not goes_on",
         ),
         (
             "lower scores better",
-            '        mode="max",\n        grace_period',
-            '        mode="min",\n        grace_period',
+            "score >= float(np.percentile(others, best))",
+            "score <= float(np.percentile(others, best))",
         ),
     ),
 ]

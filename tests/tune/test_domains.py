@@ -10,7 +10,7 @@ from decrop.config.measuring import MEASURING, VARIED_BY_TABLES, measures
 from decrop.documents import field_paths
 from decrop.errors import InputError
 from tests.cases import cases
-from tune.domains import Domain, check_space, ordered, require_choices
+from tune.domains import Domain, check_space, exists, ordered, require_choices
 from tune.study import distribution
 
 # Kind, a value inside, values outside.
@@ -74,7 +74,8 @@ def test_ends_and_choices_are_checked_values() -> None:
         ({"choice": [[1], [2]]}, "must be a string"),
         ({"choice": [1, 1.0]}, "must differ"),
         ({"choise": [1]}, "Extra inputs"),
-        ({"uniform": [0, 1], "when": {"a": [1]}}, "must be a string"),
+        ({"uniform": [0, 1], "when": {"a": [[1]]}}, "must be a string"),
+        ({"uniform": [0, 1], "when": {"a": []}}, "a list of 1 to"),
     ],
 )
 def test_wrong_domain_is_refused(given: dict[str, Any], expected: str) -> None:
@@ -198,6 +199,46 @@ def test_domain_is_checked_under_a_condition_on_another_setting_of_its_group() -
     assert "name the source to train" in checked(space("auto"))
 
 
+def test_condition_may_name_several_values() -> None:
+    given = {
+        "boundary.attack": {"choice": ["pgd", "auto_attack", "deepfool"]},
+        "boundary.epsilon": {
+            "uniform": [0.05, 0.2],
+            "when": {"boundary.attack": ["pgd", "auto_attack"]},
+        },
+    }
+    space = {path: domain(**kind) for path, kind in given.items()}
+    check_space(space, {}, source="my.yaml")
+    existing = [a for a in given["boundary.attack"]["choice"] if exists_for(space, a)]
+    assert existing == ["pgd", "auto_attack"]
+    again = Domain.model_validate_json(space["boundary.epsilon"].model_dump_json())
+    assert again == space["boundary.epsilon"]
+
+
+def exists_for(space: dict[str, Domain], attack: str) -> bool:
+    return exists(space["boundary.epsilon"], {"boundary.attack": attack})
+
+
+def test_domain_is_checked_under_each_value_of_its_condition() -> None:
+    space = {
+        "classifier.weights": {"choice": [None, "w.safetensors"]},
+        "classifier.training.epochs": {
+            "int": [1, 5],
+            "when": {"classifier.weights": [None, "w.safetensors"]},
+        },
+    }
+    assert "not both" in checked(space, {"classifier": {"source": "small_cnn"}})
+
+
+def test_values_under_conditions_are_not_checked_without_end() -> None:
+    many = list(range(9_000))
+    space = {
+        "seed": {"choice": many},
+        "training.epochs": {"choice": [1, 2], "when": {"seed": many}},
+    }
+    assert "10,000 is the most" in checked(space)
+
+
 OPTIMIZER = {"choice": ["adam", "sgd", "adam_then_sgd"]}
 
 
@@ -235,6 +276,16 @@ OPTIMIZER = {"choice": ["adam", "sgd", "adam_then_sgd"]}
         (
             {"training.optimizer": {**OPTIMIZER, "when": {"training.optimizer": "sgd"}}},
             ["circle"],
+        ),
+        (
+            {
+                "training.optimizer": OPTIMIZER,
+                "training.adam_epochs": {
+                    "int": [1, 9],
+                    "when": {"training.optimizer": ["sgd", "adamw"]},
+                },
+            },
+            ["training.optimizer = 'adamw'"],
         ),
         (
             {

@@ -1,10 +1,11 @@
 """What the scheduler decides about trials, told of scores as Ray Tune tells it."""
 
+import random
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
 from tune.finished_trials import FinishedTrial
 from tune.scheduler import EVALUATION, SparingScheduler, build_scheduler
@@ -27,7 +28,9 @@ class Scheduled:
     def score(self, number: int, evaluation: int, value: float) -> str:
         trial = self._trials.get(number)
         if trial is None:
-            trial = SimpleNamespace(trial_id=str(number), config={"reference": number == 0})
+            trial = SimpleNamespace(
+                trial_id=str(number), config={"number": number, "reference": number == 0}
+            )
             self._trials[number] = trial
             self.scheduler.on_trial_add(None, trial)  # type: ignore[arg-type]
         result = {EVALUATION: evaluation, METRIC: value}
@@ -55,6 +58,44 @@ def test_the_reference_trial_is_never_stopped_but_others_are_measured_by_it() ->
     scheduled = Scheduled()
     scheduled.score(0, 1, 0.9)
     assert scheduled.score(1, 1, 0.8) == STOP
+
+
+def test_with_a_lag_only_trials_that_lie_so_far_back_count() -> None:
+    scheduled = Scheduled(lag=3)
+    assert scheduled.score(1, 1, 0.9) == CONTINUE
+    assert scheduled.score(3, 1, 0.1) == CONTINUE
+    assert scheduled.score(4, 1, 0.1) == STOP
+    assert scheduled.score(5, 1, 0.8) == STOP
+
+
+def test_a_score_that_is_no_number_neither_stops_nor_counts() -> None:
+    scheduled = Scheduled()
+    assert scheduled.score(1, 1, float("nan")) == CONTINUE
+    assert scheduled.score(2, 1, 0.1) == CONTINUE
+
+
+def test_decisions_are_those_of_ray_tune() -> None:
+    ours = Scheduled(PruningSettings(grace_evaluations=1, reduction_factor=3), evaluations=9)
+    theirs = AsyncHyperBandScheduler(
+        time_attr=EVALUATION,
+        metric=METRIC,
+        mode="max",
+        grace_period=1,
+        reduction_factor=3,
+        max_t=10,
+    )
+    generator = random.Random(0)
+    for number in range(1, 60):
+        trial: Any = SimpleNamespace(trial_id=str(number))
+        controller: Any = None
+        theirs.on_trial_add(controller, trial)
+        for evaluation in range(1, 9):
+            value = generator.random()
+            result = {EVALUATION: evaluation, METRIC: value}
+            decision = theirs.on_trial_result(controller, trial, result)
+            assert ours.score(number, evaluation, value) == decision
+            if decision == STOP:
+                break
 
 
 def test_a_trial_is_spared_until_its_grace_is_over() -> None:

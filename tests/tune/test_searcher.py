@@ -2,6 +2,7 @@
 
 import logging
 import math
+import random
 import warnings
 from collections.abc import Mapping
 from logging.handlers import BufferingHandler
@@ -14,10 +15,12 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from tests.cases import cases
+from tests.tune.simulation import simulate
 from tune.domains import contains
 from tune.finished_trials import FinishedTrial
 from tune.searcher import SweepSearcher
 from tune.space import grid_trials, reference_parameters
+from tune.study import known_study
 from tune.sweep_file import SweepConfig
 
 METRIC = "average_certified_radius"
@@ -86,8 +89,8 @@ def run(search: SweepSearcher, stop_after: int | None = None) -> list[FinishedTr
     return ended
 
 
-def known(search: SweepSearcher) -> list[FrozenTrial]:
-    return search.study.trials
+def known(search: SweepSearcher, of: SweepConfig | None = None) -> list[FrozenTrial]:
+    return known_study(of or sweep(), search.finished.values(), {}).get_trials()
 
 
 def test_trial_0_comes_first_and_the_sweep_ends_after_its_trials() -> None:
@@ -127,10 +130,10 @@ def test_trial_0_outside_the_domains_is_run_but_not_learnt_from() -> None:
     assert suggestion(search, "a")["parameters"] == {"training.loss_weights.cosine": 4}
     search.on_trial_result("a", result(0.5, finished=False))
     search.on_trial_complete("a", result(0.5))
-    assert known(search) == []
+    assert known(search, of) == []
     past = [FinishedTrial(0, reference_parameters(of), "complete", 0.5)]
     resumed = searcher(of, past=past)
-    assert known(resumed) == []
+    assert known(resumed, of) == []
     assert suggestion(resumed, "b")["number"] == 1
 
 
@@ -230,8 +233,8 @@ def test_unfinished_trials_keep_their_numbers_and_come_before_new_ones() -> None
     assert [trial["number"] for trial in again] == [1, 3, 4, 5]
     assert search.suggest("x") == Searcher.FINISHED
     search.on_trial_complete("0", result(0.7))
-    assert known(search)[2].params == first[1]["parameters"]
-    assert known(search)[2].value == 0.7
+    assert known(search)[1].params == first[1]["parameters"]
+    assert known(search)[1].value == 0.7
 
 
 def test_unfinished_trial_0_is_the_reference_again() -> None:
@@ -309,6 +312,66 @@ def test_running_trials_are_not_proposed_again() -> None:
     search = searcher(of, past=run(searcher(of), stop_after=20))
     together = [suggestion(search, str(n))["parameters"] for n in range(10)]
     assert len({str(parameters) for parameters in together}) == 10
+
+
+def fixed(method: str, **given: Any) -> SweepConfig:
+    return sweep(search=method, trials=20, resources={"max_concurrent": 3}, **given)
+
+
+def timed(of: SweepConfig, timing: int) -> dict[int, tuple[Mapping[str, Any], int, str]]:
+    """Run trials of random durations; return parameters, evaluations and end by number."""
+    durations = random.Random(timing)
+    ended = simulate(
+        of,
+        lambda _, parameters: [score(parameters) * n / 3 for n in (1, 2, 3)],
+        lambda *_: durations.expovariate(1.0),
+        at_once=3,
+    )
+    return {
+        event.number: (event.parameters, event.evaluation, event.state)
+        for event in ended
+        if event.state != "running"
+    }
+
+
+@pytest.mark.parametrize("method", ["tpe", "random"])
+def test_proposals_and_pruning_do_not_depend_on_timing_where_trials_at_once_are_fixed(
+    method: str,
+) -> None:
+    runs = [timed(fixed(method), timing) for timing in range(5)]
+    assert set(runs[0]) == set(range(20))
+    assert all(run == runs[0] for run in runs[1:])
+    assert len({state for _, _, state in runs[0].values()}) == 2
+    free = sweep(search=method, trials=20)
+    assert any(timed(free, timing) != timed(free, 0) for timing in range(1, 5))
+
+
+def test_a_proposal_waits_for_the_trials_that_it_rests_on_and_for_no_other() -> None:
+    of = sweep(trials=6, resources={"max_concurrent": 2})
+    assert of.lag == 3
+    search = searcher(of)
+    for number in (0, 1, 2):
+        assert suggestion(search, str(number))["number"] == number
+    search.on_trial_complete("1", result(0.5))
+    search.on_trial_complete("2", result(0.5))
+    assert search.suggest("3") is None
+    search.on_trial_complete("0", result(0.5))
+    assert suggestion(search, "3")["number"] == 3
+
+
+def test_a_sweep_taken_up_again_proposes_what_the_whole_one_does_whatever_had_ended() -> None:
+    of = fixed("tpe", pruning={"enabled": False})
+    whole = timed(of, 0)
+    for ended in ([0, 1, 2, 3], [0, 1, 2, 4], [0, 1, 2, 3, 4]):
+        past = [FinishedTrial(n, whole[n][0], "complete", score(whole[n][0])) for n in ended]
+        begun = [(n, whole[n][0]) for n in range(5) if n not in ended]
+        search = searcher(of, past=past, unfinished=begun)
+        names = [str(n) for n in range(len(begun))]
+        again = [suggestion(search, name) for name in names]
+        assert [trial["number"] for trial in again] == [n for n, _ in begun]
+        following = suggestion(search, "following")
+        assert following["number"] == 5
+        assert following["parameters"] == whole[5][0]
 
 
 def test_save_writes_nothing(tmp_path: Path) -> None:

@@ -13,7 +13,15 @@ from tune.directory import State
 from tune.domains import Domain, contains
 from tune.finished_trials import FinishedTrial, finished_trials
 from tune.space import trial_config_for
-from tune.study import LEAST_TRIALS, distribution, parameter_importances, suggest, to_frozen_trial
+from tune.study import (
+    LEAST_TRIALS,
+    distribution,
+    known_study,
+    parameter_importances,
+    propose,
+    suggest,
+    to_frozen_trial,
+)
 
 
 def test_suggestions_have_what_their_conditions_ask_and_nothing_else() -> None:
@@ -123,6 +131,25 @@ def test_optuna_is_told_what_the_folders_of_finished_trials_say(tmp_path: Path) 
             row["evaluation"]: row["average_certified_radius"] for row in reports
         }
     assert [trial and trial.value for trial in told] == [0.2, 0.1, None]
+
+
+def test_of_several_objectives_complete_trials_have_all_and_pruned_ones_none() -> None:
+    of = sweep(space={"seed": {"int": [0, 9]}}, objectives=["acr", "parameters"])
+    ended = [
+        FinishedTrial(0, {"seed": 1}, "complete", 0.5, {1: 0.4, 2: 0.5}, (100.0,)),
+        FinishedTrial(1, {"seed": 2}, "pruned", 0.4, {1: 0.4}),
+        FinishedTrial(2, {"seed": 3}, "complete", 0.6, {1: 0.6}),
+    ]
+    study = known_study(of, ended, {3: {"seed": 4}})
+    assert [d.name for d in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    trials = study.get_trials()
+    assert [t.state.name for t in trials] == ["COMPLETE", "PRUNED", "FAIL", "RUNNING"]
+    assert trials[0].values == [0.5, 100.0]
+    many = [
+        FinishedTrial(n, {"seed": n % 10}, "complete", 0.01 * (n % 10), {1: 0.1}, (1.0 + n % 3,))
+        for n in range(20)
+    ]
+    assert contains(of.space, propose(of, 20, [*many, *ended[1:2]], {}))
 
 
 SPACE = {

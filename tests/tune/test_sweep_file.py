@@ -12,7 +12,7 @@ from decrop.documents import field_paths, load_trial_document, set_dotted, trial
 from decrop.errors import InputError
 from tests.cases import cases
 from tune.domains import contains
-from tune.space import reference_config, reference_parameters, total_trials
+from tune.space import objectives_of, reference_config, reference_parameters, total_trials
 from tune.sweep_file import SweepConfig, load_sweep
 
 PRESETS = sorted(
@@ -125,7 +125,7 @@ def test_assignments_reach_the_sweep_the_trial_and_the_space(tmp_path: Path) -> 
     [
         ("trails=3", ["trails is not a setting", "nearest: trials"]),
         ("trials=0", ["trials = 0", "greater than or equal to 1"]),
-        ("search=tpr", ["search = 'tpr'", "'tpe', 'random', 'grid' or 'rows'"]),
+        ("search=tpr", ["search = 'tpr'", "'tpe', 'gp', 'random', 'grid' or 'rows'"]),
         ("pruning.enable=true", ["nearest: pruning.enabled"]),
         ("resources.trial.gpu=1.5", ["resources.trial", "gpu (1.5)"]),
         ("name=a/b", ["name = 'a/b'"]),
@@ -202,9 +202,19 @@ def test_assignment_may_supply_what_the_file_lacks(tmp_path: Path) -> None:
     assert load_sweep(path, ["trials=2"]).trials == 2
 
 
+def test_objectives_are_checked_before_anything_starts(tmp_path: Path) -> None:
+    file = written(tmp_path, {**SWEEP, "objectives": ["certified_accuracy@0.25", "parameters"]})
+    metrics = objectives_of(load_sweep(file))
+    assert [metric.name for metric in metrics] == ["certified_accuracy@0.25", "parameters"]
+    said = refused(file, ["objectives=[latency]"])
+    assert said.startswith(f"{file}: objectives latency: must not be the first")
+    assert "must be one of acr, " in refused(file, ["objectives=[certified_accuracy@0.3]"])
+
+
 def test_the_leaderboard_ranks_by_a_certified_radius_or_the_average(tmp_path: Path) -> None:
     file = written(tmp_path, SWEEP)
-    assert load_sweep(file).leaderboard.by == "acr"
+    assert load_sweep(file).leaderboard.by is None
+    assert [metric.name for metric in objectives_of(load_sweep(file))] == ["acr"]
     by = "certified_accuracy@0.5"
     assert load_sweep(file, [f"leaderboard.by={by}"]).leaderboard.by == by
     said = refused(file, ["leaderboard.by=certified_accuracy@0.3"])

@@ -32,7 +32,7 @@ def leaderboard(
         str | None,
         typer.Option(
             metavar="METRIC",
-            help="Held-out score that ranks trials: acr, the average certified radius, or "
+            help="Held-out score that ranks trials, as acr, the average certified radius, or "
             "certified_accuracy@RADIUS. The sweep's own if not given.",
         ),
     ] = None,

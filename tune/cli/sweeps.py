@@ -50,6 +50,13 @@ def sweep(
     out: Annotated[Path, typer.Option(help="Where the sweep's own folder is made.")] = Path(
         "sweeps"
     ),
+    learn_from: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DIRECTORY",
+            help="Earlier sweep, measured alike, whose trials the search begins with; repeatable.",
+        ),
+    ] = None,
     max_hours: MaxHours = None,
     address: Address = None,
     tracking_uri: TrackingUri = None,
@@ -76,10 +83,14 @@ def sweep(
         given.append(f"trials={trials}")
     loaded = load_sweep(sweep_file, given)
     _check_hours(max_hours)
+    earlier = tuple(learn_from or ())
     if dry_run:
+        from tune.earlier import gather
+
+        gather(loaded, earlier, say)
         _dry_run(loaded, address, trust_code=trust_code, as_json=as_json)
         return
-    options = RunOptions(console, address, tracking_uri, max_hours)
+    options = RunOptions(console, address, tracking_uri, max_hours, learn_from=earlier)
     _show_outcome(lambda: start_sweep(loaded, out, options), as_json=as_json)
 
 

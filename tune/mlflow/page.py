@@ -12,11 +12,12 @@ from tune.mlflow.run_view import (
     BEST_SO_FAR,
     CERTIFIED,
     CURVE_RADIUS,
-    SCORE,
     TRIAL_NUMBER,
+    objective_key,
 )
 from tune.mlflow.trial_view import STEPS_PER_UNIT_RADIUS
 from tune.results.leaderboard import read_leaderboard
+from tune.results.metric import Metric
 from tune.results.tables import accuracy_table
 from tune.space import DENOISER_TRIALS, TrialKind, sweep_kind
 
@@ -38,8 +39,18 @@ class _Section:
     columns: int
 
 
-def page_state(kind: TrialKind, paths: Sequence[str] = ()) -> str:
-    """Return the saved view of runs that differ in settings, as the value of MLflow's tag."""
+def page_state(
+    kind: TrialKind, paths: Sequence[str] = (), objectives: Sequence[Metric] = (Metric(),)
+) -> str:
+    """Return the saved view of runs that differ in settings, as the value of MLflow's tag.
+
+    Args:
+        kind: of the trials.
+        paths: of settings that differ.
+        objectives: what is searched for, that which ranks first.
+    """
+    scores = [objective_key(objective) for objective in objectives]
+    score = scores[0]
     # MLflow's titles of these charts are the names of their metrics, whatever the view says.
     sections = [
         _Section(
@@ -54,12 +65,14 @@ def page_state(kind: TrialKind, paths: Sequence[str] = ()) -> str:
             "Search",
             [
                 _line(BEST_SO_FAR, over=TRIAL_NUMBER),
-                _line(SCORE),
-                {**_chart("ranking", "BAR"), "metricKey": SCORE},
+                *map(_line, scores),
+                {**_chart("ranking", "BAR"), "metricKey": score},
             ],
             columns=3,
         ),
-        _Section("Settings and held-out radius", [_parallel(paths)] if paths else [], columns=1),
+        _Section(
+            "Settings and held-out score", [_parallel(paths, scores)] if paths else [], columns=1
+        ),
         _Section(
             "Losses",
             [_line(f"train/{term}") for term in kind.losses],
@@ -82,19 +95,19 @@ def page_state(kind: TrialKind, paths: Sequence[str] = ()) -> str:
             for section in [*shown, _Section(_FOLDED_SECTIONS[0], axes, columns=3)]
             for chart in section.charts
         ],
-        "selectedColumns": [f"metrics.`{SCORE}`", *(f"params.`{path}`" for path in paths)],
-        "orderByKey": f"metrics.`{SCORE}`",
+        "selectedColumns": [f"metrics.`{score}`", *(f"params.`{path}`" for path in paths)],
+        "orderByKey": f"metrics.`{score}`",
         "orderByAsc": False,
     }
     packed = zlib.compress(json.dumps(state, separators=(",", ":")).encode(), level=9)
     return "deflate;" + base64.b64encode(packed).decode()
 
 
-def _parallel(paths: Sequence[str]) -> dict[str, Any]:
+def _parallel(paths: Sequence[str], scores: Sequence[str]) -> dict[str, Any]:
     return {
         **_chart("settings", "PARALLEL"),
         "selectedParams": list(paths[:_MOST_AXES]),
-        "selectedMetrics": [SCORE],
+        "selectedMetrics": list(scores),
         "showAllRuns": True,
     }
 

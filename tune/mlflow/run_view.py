@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, Protocol, TypeGuard
 
 from decrop.files import MOST_TABLE_BYTES, read_text
+from tune.results.metric import Metric
 
 COLOUR_TAG = "mlflow.runColor"
 
@@ -30,6 +31,13 @@ def trial_colour(number: int) -> str:
 
 
 SCORE = "held_out/average_certified_radius"
+
+
+def objective_key(objective: Metric) -> str:
+    """Return the name of the metric that has an objective's values."""
+    return SCORE if objective == Metric() else f"objective/{objective.metric_name}"
+
+
 BEST_SO_FAR = "sweep/best_so_far"
 TRIAL_NUMBER = "sweep/trial"
 CERTIFIED = "certified"

@@ -1,15 +1,13 @@
 """The run of a whole sweep in MLflow, read from the sweep's files."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from safetensors import safe_open
 
-from decrop.files import MOST_WEIGHTS_BYTES, require_regular
-from tune.directory import SweepDirectory, SweepRecord, SweepTrialFolder
+from tune.directory import SweepDirectory, SweepRecord
 from tune.finished_trials import FinishedTrial, finished_trials, finite
 from tune.mlflow.run_view import (
     BEST_SO_FAR,
@@ -23,14 +21,16 @@ from tune.mlflow.run_view import (
     Table,
     by_name,
     existing,
-    is_number,
     modified,
     stamps_of,
 )
 from tune.mlflow.trial_view import TrialSource, UndefendedSource
 from tune.results.leaderboard import read_leaderboard
-from tune.results.plots import history_figure, importances_figure, pareto_front, size_figure
+from tune.results.metric import Metric, pareto_front
+from tune.results.plots import front_figure, history_figure, importances_figure
+from tune.results.ranking import held_out_results
 from tune.results.tables import leaderboard_tables
+from tune.space import objectives_of
 from tune.study import parameter_importances
 
 _REFERENCE = 0
@@ -44,10 +44,11 @@ def search_figures(directory: SweepDirectory, record: SweepRecord) -> dict[str, 
     if record.sweep.search == "rows":
         return {}
     past, _ = finished_trials(directory)
+    objectives = objectives_of(record.sweep)
     figures: dict[str, Figure | None] = {
-        "search_history": _history(past),
+        "search_history": _history(past, objectives[0]),
         "parameter_importances": _importances(past, record),
-        "radius_against_size": _sizes(directory, past),
+        **_fronts(directory, objectives),
     }
     return {
         f"figures/{name}.png": _png(figure)
@@ -56,11 +57,14 @@ def search_figures(directory: SweepDirectory, record: SweepRecord) -> dict[str, 
     }
 
 
-def _history(past: list[FinishedTrial]) -> Figure | None:
+def _history(past: list[FinishedTrial], objective: Metric) -> Figure | None:
     scores = {trial.number: (trial.state, finite(trial.value)) for trial in past}
     complete = {n: v for n, (state, v) in scores.items() if state == "complete" and v is not None}
     pruned = {n: v for n, (state, v) in scores.items() if state == "pruned" and v is not None}
-    return history_figure(complete, pruned, _REFERENCE) if complete else None
+    if not complete:
+        return None
+    label = f"{objective.phrase[0].upper()}{objective.phrase[1:]}"
+    return history_figure(complete, pruned, _REFERENCE, label)
 
 
 def _importances(past: list[FinishedTrial], record: SweepRecord) -> Figure | None:
@@ -73,28 +77,21 @@ def _importances(past: list[FinishedTrial], record: SweepRecord) -> Figure | Non
     )
 
 
-def _sizes(directory: SweepDirectory, past: list[FinishedTrial]) -> Figure | None:
-    points = {}
-    for trial in past:
-        score = finite(trial.value)
-        folder = directory.trial(trial.number)
-        if trial.state == "complete" and score is not None and folder.denoiser_path.exists():
-            points[f"trial {trial.number}"] = _weights(folder), score
-    if len({size for size, _ in points.values()}) < 2:
-        return None
-    return size_figure(points, pareto_front(points))
-
-
-def _weights(folder: SweepTrialFolder) -> int:
-    count = 0
-    require_regular(folder.denoiser_path, most_bytes=MOST_WEIGHTS_BYTES)
-    with safe_open(folder.denoiser_path, framework="pt") as weights:
-        for name in weights.keys():  # noqa: SIM118  # it is no mapping
-            size = 1
-            for length in weights.get_slice(name).get_shape():
-                size *= length
-            count += size
-    return count
+def _fronts(directory: SweepDirectory, objectives: Sequence[Metric]) -> dict[str, Figure]:
+    """Draw the first objective over each other one, and, if it is alone, over the size."""
+    drawn = objectives if len(objectives) > 1 else [*objectives, Metric(kind="parameters")]
+    outcomes = held_out_results(directory)
+    values = {n: tuple(m.score(outcome) for m in drawn) for n, outcome in outcomes.items()}
+    figures = {}
+    for position, other in enumerate(drawn[1:], start=1):
+        pairs = {number: (row[position], row[0]) for number, row in values.items()}
+        if len(set(pairs.values())) > 1 and len({over for over, _ in pairs.values()}) > 1:
+            front = pareto_front(values, drawn)
+            labels = f"{other.phrase}, held out", f"{drawn[0].phrase}, held out"
+            figures[f"{drawn[0].metric_name}_against_{other.metric_name}"] = front_figure(
+                pairs, front, labels
+            )
+    return figures
 
 
 def _png(figure: Figure) -> bytes:
@@ -158,21 +155,22 @@ class SweepSource:
 
 
 def best_so_far(directory: SweepDirectory) -> list[Measurement]:
-    """Return the best held-out average certified radius among trials 0…n, with step n.
+    """Return the best held-out value of the first objective among trials 0…n, with step n.
 
     It ends before the first trial that still runs, since that one may yet change what follows.
     """
     points = []
     best: float | None = None
+    objective = objectives_of(directory.read_record().sweep)[0]
     for expected, number in enumerate(directory.trial_numbers()):
         folder = directory.trial(number)
         state = folder.read_state()
         if number != expected or state is None or state.ended is None:
             break
         result = folder.read_result()
-        score = None if result is None else result.get("average_certified_radius")
-        if state.state == "complete" and is_number(score):
-            best = float(score) if best is None else max(best, float(score))
+        if state.state == "complete" and result is not None:
+            score = objective.score(result)
+            best = score if best is None else max(best, score)
         if best is not None:
             points.append(Measurement(BEST_SO_FAR, best, number, state.ended))
             points.append(Measurement(TRIAL_NUMBER, float(number), number, state.ended))
@@ -181,8 +179,11 @@ def best_so_far(directory: SweepDirectory) -> list[Measurement]:
 
 def sources(directory: SweepDirectory, record: SweepRecord) -> Iterator[Source]:
     """List everything in a sweep directory that becomes a run."""
+    objectives = tuple(objectives_of(record.sweep))
     for number in directory.trial_numbers():
-        yield TrialSource(f"trials/{number}", f"trial {number}", "trial", directory.trial(number))
+        yield TrialSource(
+            f"trials/{number}", f"trial {number}", "trial", directory.trial(number), objectives
+        )
     for number in directory.final_numbers():
         yield TrialSource(
             f"final/{number}", f"final {number} (test)", "final", directory.final(number)

@@ -35,7 +35,7 @@ from tune.mlflow.writer import (
     RunMirror,
     RunWriter,
 )
-from tune.space import sweep_kind, varied_paths
+from tune.space import objectives_of, sweep_kind, varied_paths
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
@@ -291,7 +291,9 @@ class Tracker(RunsTracker):
         name = f"{record.name} {record.created:%Y-%m-%d %H:%M:%S}"
         experiment = ExperimentView(
             name=name,
-            page=page_state(sweep_kind(record.sweep), varied_paths(record.sweep)),
+            page=page_state(
+                sweep_kind(record.sweep), varied_paths(record.sweep), objectives_of(record.sweep)
+            ),
             key=f"{record.id}/experiment",
             note=lambda: sweep_description(directory, record),
             reserve_name=f"{name} {record.id}",

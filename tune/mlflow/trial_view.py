@@ -12,7 +12,8 @@ from decrop.config import Settings, TrialConfig
 from decrop.evaluation.accuracy import certified_accuracy
 from decrop.evaluation.record import record_path
 from decrop.evaluation.table import CertificateTable
-from tune.directory import State, SweepTrialFolder, TrialRecord
+from tune.directory import State, SweepTrialFolder, TrialRecord, TrialState
+from tune.finished_trials import read_outcome
 from tune.mlflow.run_view import (
     CERTIFIED,
     COLOUR_TAG,
@@ -29,10 +30,12 @@ from tune.mlflow.run_view import (
     existing,
     is_number,
     modified,
+    objective_key,
     stamps_of,
     trial_colour,
     tsv_table,
 )
+from tune.results.metric import Metric
 from tune.space import kind_of
 
 CURVE_SPACING = 0.05
@@ -56,6 +59,7 @@ class TrialSource:
     name: str
     kind: Literal["trial", "final", "seed"]
     folder: SweepTrialFolder
+    objectives: tuple[Metric, ...] = ()
 
     def stamps(self) -> dict[str, Stamp]:
         """Return what changes whenever a file that is shown is replaced."""
@@ -143,6 +147,7 @@ def _trial_view(source: TrialSource) -> RunView | None:
     if source.kind == "trial":
         # The one report of a final training is its test score, which the result has too.
         measurements += _report_measurements(folder.read_reports(), times, state.started)
+        measurements += _objective_measurements(source, times, state)
     if result is not None:
         ended = state.ended or state.started
         measurements += result_measurements(folder.certificates_path, result, ended)
@@ -213,6 +218,36 @@ def _report_measurements(
     ]
 
 
+def _objective_measurements(
+    source: TrialSource, times: Mapping[int, datetime], state: TrialState
+) -> list[Measurement]:
+    """Return the points of what a sweep searches for, unless it is the average radius alone."""
+    if all(metric == Metric() for metric in source.objectives):
+        return []
+    reports, outcome = source.folder.read_reports(), read_outcome(source.folder)
+    points = [
+        Measurement(
+            objective_key(metric),
+            metric.score(row),
+            int(row["evaluation"]),
+            times.get(int(row["epoch"]), state.started),
+        )
+        for metric in source.objectives
+        if metric.while_training
+        for row in reports
+    ]
+    if outcome is not None and reports:
+        step = int(reports[-1]["evaluation"])
+        points += [
+            Measurement(
+                objective_key(metric), metric.score(outcome), step, state.ended or state.started
+            )
+            for metric in source.objectives
+            if not metric.while_training
+        ]
+    return points
+
+
 def result_measurements(
     certificates: Path, result: dict[str, Any], time: datetime
 ) -> list[Measurement]:
@@ -224,6 +259,9 @@ def result_measurements(
     named += [(f"seconds/{name}", value) for name, value in result.get("seconds", {}).items()]
     if split != "held_out":  # The last held-out score is a report already.
         named += _scores(split, result)
+        for sigma, scores in (result.get("by_sigma") or {}).items():
+            named += _scores(f"{split}_sigma_{sigma}", scores)
+        named += _scores(f"{split}_envelope", result.get("envelope") or {})
     measurements = [
         Measurement(name, float(value), 0, time) for name, value in named if is_number(value)
     ]

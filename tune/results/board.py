@@ -25,6 +25,8 @@ class HeldOut:
         certified: whether it is also certified on the test split.
         name: of the trial's row, where the sweep is a table, or of a trial without a denoiser.
         measured_otherwise: settings in which its score differs from trial 0's; empty if in none.
+        objectives: values by name, where the sweep has several.
+        on_front: whether no other trial beats it in all of them (the Pareto front).
     """
 
     number: int
@@ -35,6 +37,8 @@ class HeldOut:
     certified: bool
     name: str | None = None
     measured_otherwise: str = ""
+    objectives: dict[str, float] = field(default_factory=dict)
+    on_front: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from decrop.files import read_json, write_json, write_text
 from decrop.trial.folder import save_figure
 from tune.directory import SweepDirectory, read_record
 from tune.results.board import Entry, HeldOut, Leaderboard, SettingsEntry, Spread
-from tune.results.metric import Metric
+from tune.results.metric import Metric, pareto_front
 from tune.results.paired import (
     ComparedTrials,
     Row,
@@ -23,6 +23,7 @@ from tune.results.ranking import (
     certified_radii,
     chosen,
     held_out_results,
+    objective_values,
     ranking,
     sweep_metric,
 )
@@ -37,7 +38,7 @@ from tune.results.tables import (
     summary_of,
     surrogate_sentences,
 )
-from tune.space import DENOISER_TRIALS, kind_of
+from tune.space import DENOISER_TRIALS, kind_of, objectives_of
 
 
 def build_leaderboard(
@@ -107,6 +108,11 @@ def held_out_ranking(directory: SweepDirectory, metric: Metric) -> list[HeldOut]
     """Return the finished trials by rank."""
     scores = ranking(directory, metric)
     results = held_out_results(directory)
+    objectives = objectives_of(directory.read_record().sweep)
+    values: dict[int, tuple[float, ...]] = {}
+    if len(objectives) > 1:
+        values = objective_values(directory)
+    front = set(pareto_front(values, objectives))
     measured = {number: held_out_record(directory, number) for number in scores}
     yardstick = measured.get(REFERENCE) or next(iter(measured.values()), None)
     return [
@@ -119,6 +125,10 @@ def held_out_ranking(directory: SweepDirectory, metric: Metric) -> list[HeldOut]
             certified=directory.final(number).result_path.exists(),
             name=_row_name(directory, number),
             measured_otherwise=differences(measured[number], yardstick),
+            objectives=dict(
+                zip([metric.name for metric in objectives], values.get(number, ()), strict=False)
+            ),
+            on_front=number in front,
         )
         for rank, (number, score) in enumerate(scores.items(), start=1)
     ]

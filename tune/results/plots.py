@@ -1,4 +1,4 @@
-"""Figures of a search: its history, importance of settings, radius against size."""
+"""Figures of a search: its history, importance of settings, Pareto fronts."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,15 +9,20 @@ from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's blue and vermilion, which colour-blind people tell apart.
 _BLUE, _VERMILION = "#0072B2", "#D55E00"
-_RADIUS = "Average certified radius, held out"
 _LEAST_HEIGHT = 1.6
 _BAR_INCHES = 0.3
 
 
 def history_figure(
-    complete: Mapping[int, float], pruned: Mapping[int, float], reference: int
+    complete: Mapping[int, float],
+    pruned: Mapping[int, float],
+    reference: int,
+    label: str = "Average certified radius",
 ) -> Figure:
-    """Draw the held-out score of each trial, by its number, the best so far, and the reference."""
+    """Draw the held-out score of each trial, by its number, the best so far, and the reference.
+
+    `label` is what the score is.
+    """
     figure, axes = _figure(4.2)
     best, steps = float("-inf"), []
     for number in sorted(complete):
@@ -32,7 +37,7 @@ def history_figure(
         axes.plot([reference], [complete[reference]], "D", color=_VERMILION, label="reference")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
     axes.set_xlabel("Trial")
-    axes.set_ylabel(_RADIUS)
+    axes.set_ylabel(f"{label}, held out")
     axes.set_title("Search history", fontsize="medium")
     axes.legend(fontsize="small")
     return figure
@@ -51,49 +56,40 @@ def importances_figure(shares: Mapping[str, float], title: str) -> Figure:
     return figure
 
 
-def size_figure(points: Mapping[str, tuple[int, float]], front: Sequence[str]) -> Figure:
-    """Draw the held-out score over the size of the denoiser, with the Pareto front.
+def front_figure(
+    points: Mapping[int, tuple[float, float]], front: Sequence[int], labels: tuple[str, str]
+) -> Figure:
+    """Draw a second number of trials over a first one, with the Pareto front.
 
     Args:
-        points: number of weights and average certified radius, by trial.
-        front: those that no smaller denoiser equals, by size.
+        points: both numbers, by trial.
+        front: the trials that no other one beats.
+        labels: what the numbers are.
     """
     figure, axes = _figure(4.2)
     axes.plot(*zip(*points.values(), strict=True), "o", color=_BLUE, ms=5, label="complete")
+    first_to_last = sorted(points[number] for number in front)
     axes.plot(
-        *zip(*(points[name] for name in front), strict=True),
+        *zip(*first_to_last, strict=True),
         "o--",
         color=_VERMILION,
         ms=7,
         mfc="none",
         label="Pareto front",
     )
-    for name in front:
+    for number in front:
         axes.annotate(
-            name, points[name], xytext=(5, 5), textcoords="offset points", fontsize="small"
+            f"trial {number}",
+            points[number],
+            xytext=(5, 5),
+            textcoords="offset points",
+            fontsize="small",
         )
     axes.margins(0.1)
-    axes.set_xlabel("Weights of the denoiser")
-    axes.set_ylabel(_RADIUS)
-    axes.set_title("Certified radius against the denoiser's size", fontsize="medium")
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
     axes.legend(fontsize="small")
     return figure
-
-
-def pareto_front(points: Mapping[str, tuple[int, float]]) -> list[str]:
-    """Return the names that no other one beats: none is as small and scores higher, or smaller and
-    scores as high.
-
-    Args:
-        points: a cost, to be minimised, and a score, to be maximised, by name.
-    """
-    front: list[str] = []
-    best = float("-inf")
-    for name in sorted(points, key=lambda name: (points[name][0], -points[name][1])):
-        if points[name][1] > best:
-            front.append(name)
-            best = points[name][1]
-    return front
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:

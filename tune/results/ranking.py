@@ -4,7 +4,9 @@ from typing import Any
 
 from decrop.errors import InputError
 from tune.directory import SweepDirectory
+from tune.finished_trials import read_outcome
 from tune.results.metric import AVERAGE_RADIUS, Metric, metric_named
+from tune.space import objectives_of
 
 REFERENCE = 0
 
@@ -13,25 +15,34 @@ def ranking(directory: SweepDirectory, metric: Metric | None = None) -> dict[int
     """Return the held-out scores of the complete trials by number, best first.
 
     Equal scores are ordered by average certified radius, then by number. The metric is the sweep's
-    own if not given.
+    own if not given. Trials without the metric, of before it was measured, are an InputError.
     """
     metric = metric or sweep_metric(directory)
     scores = []
     for number, result in held_out_results(directory).items():
         scores.append((metric.score(result), Metric().score(result), number))
-    ordered = sorted(scores, key=lambda score: (-score[0], -score[1], score[2]))
+    ordered = sorted(scores, key=lambda score: (-metric.worth(score[0]), -score[1], score[2]))
     return {number: score for score, _, number in ordered}
 
 
 def held_out_results(directory: SweepDirectory) -> dict[int, dict[str, Any]]:
-    """Return the held-out results of the complete trials, by number."""
+    """Return the held-out outcomes of the complete trials, by number (see `read_outcome`)."""
     results = {}
     for number in directory.trial_numbers():
         folder = directory.trial(number)
-        state, result = folder.read_state(), folder.read_result()
-        if state is not None and state.state == "complete" and result is not None:
-            results[number] = result
+        state, outcome = folder.read_state(), read_outcome(folder)
+        if state is not None and state.state == "complete" and outcome is not None:
+            results[number] = outcome
     return results
+
+
+def objective_values(directory: SweepDirectory) -> dict[int, tuple[float, ...]]:
+    """Return the values of a sweep's objectives, by number of the complete trials."""
+    metrics = objectives_of(directory.read_record().sweep)
+    return {
+        number: tuple(metric.score(result) for metric in metrics)
+        for number, result in held_out_results(directory).items()
+    }
 
 
 def chosen(ranked: list[int], top: int) -> list[int]:
@@ -41,8 +52,11 @@ def chosen(ranked: list[int], top: int) -> list[int]:
 
 
 def sweep_metric(directory: SweepDirectory) -> Metric:
-    """Return the metric that the sweep's file ranks by."""
-    by = directory.read_record().sweep.leaderboard.by
+    """Return the metric that the sweep's file ranks by: its first objective if it names none."""
+    sweep = directory.read_record().sweep
+    by = sweep.leaderboard.by
+    if by is None:
+        return objectives_of(sweep)[0]
     if by == AVERAGE_RADIUS:
         return Metric()
     return metric_named(by, certified_radii(directory), source=f"{directory.path}: leaderboard.by")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from decrop.evaluation.table import Shares
 from decrop.trial.result import NOISY_IMAGE, radius_key
 from tune.results.board import Entry, HeldOut, Leaderboard, SettingsEntry
-from tune.results.metric import Metric
+from tune.results.metric import AVERAGE_RADIUS, Metric, metric_named
 from tune.results.paired import Comparison, Comparisons
 from tune.results.ranking import REFERENCE
 
@@ -301,16 +301,32 @@ def held_out_table(
         through_surrogate: whether that is what held-out images are certified on.
     """
     through = " (through the surrogate)" if through_surrogate else ""
+    objectives = [metric_named(name, radii, source="objectives") for name in rows[0].objectives]
+    # The others have their columns.
+    objectives = [m for m in objectives if m.radius is None and m.kind != AVERAGE_RADIUS]
+    several = bool(rows[0].objectives)
+    front = "; Pareto front: no other trial is as good in all objectives and better in one"
     table = TextTable(
         f"Finished trials by {metric.phrase} on held-out images{through}: average certified "
-        "radius, certified accuracy in %, and whether they are certified on test images.",
-        ["rank", kind, "average radius", *radius_heads(radii), "on test"],
+        "radius, certified accuracy in %, and whether they are certified on test images"
+        f"{front if several else ''}.",
+        [
+            "rank",
+            kind,
+            "average radius",
+            *radius_heads(radii),
+            *(metric.phrase for metric in objectives),
+            *(["Pareto front"] if several else []),
+            "on test",
+        ],
         [
             [
                 str(row.rank),
                 denoiser_name(row.number, row.name),
                 f"{row.average_certified_radius:.3f}",
                 *(f"{100 * row.certified_accuracy[radius_key(radius)]:.1f}" for radius in radii),
+                *(metric.text(row.objectives[metric.name]) for metric in objectives),
+                *(["yes" if row.on_front else ""] if several else []),
                 "yes" if row.certified else "",
             ]
             for row in rows

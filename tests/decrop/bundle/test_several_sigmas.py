@@ -6,11 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+import decrop
 from decrop.bundle import export_bundle, load_bundle
 from decrop.bundle.load import read_certificates
 from decrop.cache import ContentCache
 from decrop.cli.main import run
+from decrop.data.datasets import load_dataset
 from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, write_json
@@ -145,7 +148,26 @@ def test_a_bundle_is_certified_at_other_sigmas(
         ("envelope", document["envelope"]["certificates"]),
     ):
         assert certificates(CertificateTable.read_tsv(Path(path))) == certificates(recorded[name])
-    assert "not for one classifier that chooses sigma by the image" in " ".join(shown.split())
+    assert "not for one classifier that chooses σ by the image" in " ".join(shown.split())
     to = tmp_path / "figures"
     shutil.rmtree(to, ignore_errors=True)
     assert run(["figures", str(bundle), "--to", str(to), "--without-data"]) == 0
+
+
+def test_a_loaded_bundle_certifies_at_another_sigma_what_is_recorded(bundle: Path) -> None:
+    model = decrop.load(bundle)
+    tables = model.bundle.sigma_tables
+    assert tables is not None
+    own, other = model.bundle.certificates, tables.by_sigma[0.5]
+    indices = torch.from_numpy(own.idx)
+    test = load_dataset(model.bundle.config.dataset).test
+    images, labels = test.images(indices), test.labels[indices]
+    outcome = model.certify(images, labels, indices, sigma=0.5)
+    assert outcome.prediction.tolist() == other.predict.tolist()
+    assert outcome.radius.tolist() == other.radius.tolist()
+    again = model.certify(images, labels, indices)
+    assert again.radius.tolist() == own.radius.tolist() != other.radius.tolist()
+    assert set(model.predict(images, samples=50, sigma=0.01)) - {-1} > set(labels[:1].tolist())
+    for wrong in (0.0, float("nan")):
+        with pytest.raises(InputError, match="sigma"):
+            model.certify(images, sigma=wrong)

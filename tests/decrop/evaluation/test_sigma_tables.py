@@ -91,7 +91,7 @@ def test_a_wrong_column_of_sigmas_is_refused(tables: SigmaTables, tmp_path: Path
 def test_records_tell_an_envelope_from_ordinary_certificates(tables: SigmaTables) -> None:
     envelope, own = tables.envelope.record, tables.by_sigma[0.25].record
     assert envelope is not None and own is not None
-    assert envelope.differences(own) == ["sigmas [0.12, 0.25, 0.5], not []"]
+    assert envelope.differences(own) == ["sigmas [0.12, 0.25, 0.5], not one alone"]
     assert "the best sigma of each among 0.12, 0.25, 0.5" in envelope.guarantee()
     assert "sigmas" not in own.model_dump(mode="json")["certification"]
 

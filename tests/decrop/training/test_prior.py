@@ -197,6 +197,30 @@ def test_same_seed_gives_the_same_weights_from_nothing(tmp_path: Path) -> None:
     assert same(made(ContentCache(tmp_path / "other")), first)
 
 
+def test_what_is_cut_off_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    class CutOffError(Exception):
+        pass
+
+    settings = changed(steps=60, batch_size=2, sigma=(0.1, 0.4))
+    whole = made(ContentCache(tmp_path / "whole"), settings)
+    cache = ContentCache(tmp_path / "cut")
+    seen: list[int] = []
+
+    def cut(done: int, _: int) -> None:
+        seen.append(done)
+        if len(seen) == 2:
+            raise CutOffError
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("decrop.training.loop.SAVE_EVERY_SECONDS", 0)
+        with pytest.raises(CutOffError):
+            made(cache, settings, cut)
+    assert same(made(cache, settings, cut), whole)
+    # The second epoch was over, but not saved.
+    assert seen == [25, 50, 50, 60]
+    assert not list(tmp_path.glob("cut/prior/*.unfinished"))
+
+
 # Failures and progress.
 
 

@@ -16,6 +16,7 @@ from decrop.data.limited import LabelledImages
 from decrop.evaluation.sigma_tables import SigmaTables
 from decrop.evaluation.table import CertificateTable
 from decrop.networks.conditional import SigmaConditional
+from decrop.smoothing.collect import CertificationProgress, OnProgress
 from decrop.smoothing.envelope import split_failure_probability
 from decrop.smoothing.sampling import CountRequest, LocalSampler, Sampler, SamplingTask
 from decrop.training.hooks import Hooks
@@ -136,6 +137,27 @@ def test_nothing_is_drawn_twice(tmp_path: Path) -> None:
     assert drawn == 0
 
 
+def test_progress_is_told_by_sigma_and_begins_anew_with_what_is_drawn_for_the_envelope() -> None:
+    told: dict[str, list[CertificationProgress]] = {}
+
+    def certifying(name: str) -> OnProgress:
+        told[name] = []
+        return told[name].append
+
+    # Of many images the class that is selected is wrong at some sigma only.
+    found = several(short_trial(ADAPTIVE, SEVERAL), hooks=Hooks(certifying=certifying))
+    assert list(told)[:3] == ["at σ = 0.1", "at σ = 0.25", "at σ = 0.5"]
+    assert list(told)[3:] == [f"the envelope {name}" for name in list(told)[:3]]
+    envelope = tables_of(found).envelope.samples
+    assert envelope is not None
+    for name in list(told)[:3]:
+        rest = told[f"the envelope {name}"]
+        assert not rest or rest[0].samples == 0
+        assert all(one.samples_expected < told[name][-1].samples for one in rest)
+    drawn = sum(progress[-1].samples for progress in told.values() if progress)
+    assert drawn >= envelope.sum()
+
+
 class Told(SigmaConditional):
     """Adds what it was told to the second pixel, so that counts tell it."""
 
@@ -214,3 +236,11 @@ def test_an_envelope_of_certificates_at_the_whole_level_is_caught(
 ) -> None:
     monkeypatch.setattr(several_sigmas, "split_failure_probability", lambda level, parts: level)
     assert share_wrong(FIXED) > MOST_WRONG
+
+
+def test_a_denoiser_that_was_trained_for_less_noise_is_warned_of() -> None:
+    config = short_trial(
+        FIXED, SEVERAL, "denoiser.source=other:made", "denoiser.contract.sigma_range=[0.05,0.3]"
+    )
+    with pytest.warns(UserWarning, match="trained for sigma from 0.05 to 0.3; sigma is 0.5"):
+        several(config, nn.Sequential(Told(), NoisiestPixel()))

@@ -5,8 +5,10 @@ import json
 import zlib
 from typing import Any
 
+from tests.cases import cases
 from tune.mlflow.page import page_state
 from tune.space import DENOISER_TRIALS
+from tune.sweep_file import load_sweep
 
 SWEPT = ["sigma", "interpolation.count"]
 
@@ -28,7 +30,7 @@ def test_charts_lie_in_sections_that_are_open() -> None:
     assert list(shown.values()) == [
         "Certified accuracy",
         "Search",
-        "Settings and held-out radius",
+        "Settings and held-out score",
         "Losses",
     ]
 
@@ -49,6 +51,23 @@ def test_settings_are_drawn_beside_the_score_where_any_is_swept() -> None:
     assert parallel["selectedParams"] == SWEPT
     assert parallel["selectedMetrics"] == ["held_out/average_certified_radius"]
     assert not any("selectedParams" in chart for chart in unpacked([])["compareRunCharts"])
+
+
+@cases("preset", ["quickstart", "cifar10"])
+def test_axes_have_the_choices_that_users_make(preset: str) -> None:
+    [parallel] = [
+        chart
+        for chart in unpacked([*load_sweep(preset).space])["compareRunCharts"]
+        if "selectedParams" in chart
+    ]
+    weights = ("label_consistency", "cosine", "mmd", "discriminator")
+    assert set(parallel["selectedParams"]) >= {
+        *(f"training.loss_weights.{name}" for name in weights),
+        "interpolation.mixing_coefficient",
+        "interpolation.count",
+        "boundary.attack",
+        "denoiser.source",
+    }
 
 
 def test_a_large_space_fits_into_the_tag_of_any_server() -> None:

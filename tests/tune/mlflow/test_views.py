@@ -24,7 +24,7 @@ from tune.directory import CodeRecord, SweepDirectory
 from tune.mlflow.page import sweep_description
 from tune.mlflow.run_view import RunView, Source
 from tune.mlflow.sweep_view import best_so_far, sources
-from tune.mlflow.trial_view import certified_curve, flatten_settings
+from tune.mlflow.trial_view import certified_curve, flatten_settings, result_measurements
 
 
 def source_of(directory: SweepDirectory, key: str) -> Source:
@@ -144,6 +144,16 @@ def test_a_complete_trial_shows_scores_curve_and_artifacts(tmp_path: Path) -> No
     ]
 
 
+def test_a_result_at_several_sigmas_has_scores_of_each_and_of_the_envelope(tmp_path: Path) -> None:
+    scores = {"average_certified_radius": 0.3, "certified_accuracy": {"0.25": 0.5}}
+    result = {"split": "test", **scores, "by_sigma": {"0.12": scores}, "envelope": scores}
+    found = result_measurements(tmp_path / "none.tsv", result, ENDED)
+    names = {measurement.metric for measurement in found}
+    for group in ("test", "test_sigma_0.12", "test_envelope"):
+        assert f"{group}/average_certified_radius" in names
+        assert f"{group}/certified_accuracy_at_0.25" in names
+
+
 def test_a_final_run_is_scored_on_test_only(tmp_path: Path) -> None:
     directory = make_sweep(tmp_path)
     write_complete_trial(directory.final(3), 3, split="test", radius=0.4)
@@ -227,6 +237,19 @@ def test_best_so_far_never_falls_and_waits_for_running_trials(tmp_path: Path) ->
     found = best_so_far(directory)
     best = [m.value for m in found if m.metric == "sweep/best_so_far"]
     assert best == [0.2, 0.2, 0.5, 0.5, 0.5, 0.9]
+
+
+def test_objectives_are_metrics_of_trials_unless_they_are_the_radius_alone(tmp_path: Path) -> None:
+    directory = make_sweep(tmp_path, objectives=["certified_accuracy@0.25", "parameters"])
+    write_complete_trial(directory.trial(0), 0)
+    points = [m for m in view_of(directory, "trials/0").measurements if "objective" in m.metric]
+    assert [(m.metric, m.step, m.value) for m in points] == [
+        ("objective/certified_accuracy_at_0.25", 1, 0.05),
+        ("objective/certified_accuracy_at_0.25", 2, 0.1),
+        ("objective/parameters", 2, 6.0),
+    ]
+    best = [m.value for m in best_so_far(directory) if m.metric == "sweep/best_so_far"]
+    assert best == [0.5]
 
 
 def test_the_sweep_is_running_until_its_leaderboard(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
 from matplotlib.figure import Figure
+from safetensors.torch import save_file
 
 from decrop.config import DenoiserSettings
 from decrop.errors import InputError
@@ -14,6 +16,7 @@ from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json
 from tests.tune.results.boards import RADII, sweep_with, write_test_outcome
 from tune.directory import SweepDirectory
+from tune.mlflow.sweep_view import search_figures
 from tune.results.board import Entry, Leaderboard
 from tune.results.leaderboard import build_leaderboard, read_leaderboard, write_leaderboard
 from tune.results.metric import Metric
@@ -51,6 +54,30 @@ def test_entries_stand_by_held_out_rank(board: Leaderboard) -> None:
     assert (undefended.number, undefended.rank, undefended.held_out_score) == (None, None, None)
     assert undefended.against_reference is None and undefended.against_undefended is None
     assert board.reference.against_reference is None
+
+
+def test_several_objectives_have_columns_and_a_front(tmp_path: Path) -> None:
+    # All have six weights, but trial 1 has three, and is as good as trial 0.
+    directory = sweep_with(
+        tmp_path, {0: 0.3, 1: 0.3, 2: 0.5}, {0: range(10), 1: range(9), 2: range(18)}
+    )
+    record = directory.read_record()
+    sweep = record.sweep.model_copy(update={"objectives": ("acr", "parameters")})
+    directory.write_record(record.model_copy(update={"sweep": sweep}))
+    save_file({"weight": torch.arange(3.0)}, directory.trial(1).denoiser_path)
+    for number in (0, 2):
+        save_file({"weight": torch.arange(6.0)}, directory.trial(number).denoiser_path)
+    board = build_leaderboard(directory, RADII)
+    rows = {row.number: row for row in board.held_out}
+    assert {number: row.on_front for number, row in rows.items()} == {0: False, 1: True, 2: True}
+    assert rows[2].objectives == {"acr": 0.5, "parameters": 6.0}
+    [table, *_] = leaderboard_tables(board)
+    assert table.head[-3:] == ["weights of the denoiser", "Pareto front", "on test"]
+    assert [row[-3:-1] for row in table.rows] == [["6", "yes"], ["6", ""], ["3", "yes"]]
+    write_leaderboard(directory, board)
+    assert read_leaderboard(directory) == board
+    figures = search_figures(directory, directory.read_record())
+    assert "figures/acr_against_parameters.png" in figures
 
 
 def test_intervals_are_those_of_clopper_and_pearson(board: Leaderboard) -> None:

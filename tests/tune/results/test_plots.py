@@ -1,15 +1,4 @@
-from tune.results.plots import history_figure, importances_figure, pareto_front, size_figure
-
-
-def test_the_front_has_what_nothing_beats() -> None:
-    points = {
-        "small": (10, 0.1),
-        "small and worse": (10, 0.05),
-        "middle": (20, 0.3),
-        "larger and as good": (30, 0.3),
-        "largest": (40, 0.4),
-    }
-    assert pareto_front(points) == ["small", "middle", "largest"]
+from tune.results.plots import front_figure, history_figure, importances_figure
 
 
 def test_history_never_falls_and_reaches_the_last_trial() -> None:
@@ -29,9 +18,10 @@ def test_importances_are_bars_in_percent_with_the_first_on_top() -> None:
     assert axes.yaxis_inverted()
 
 
-def test_sizes_are_drawn_with_the_front() -> None:
-    points = {"trial 0": (10, 0.2), "trial 1": (20, 0.1)}
-    [axes] = size_figure(points, pareto_front(points)).axes
+def test_numbers_of_trials_are_drawn_with_the_front() -> None:
+    points = {0: (10.0, 0.2), 1: (20.0, 0.1)}
+    [axes] = front_figure(points, [0], ("weights", "radius")).axes
     every, front = axes.get_lines()
     assert sorted(every.get_xdata()) == [10, 20]
     assert list(front.get_xdata()) == [10]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("weights", "radius")
