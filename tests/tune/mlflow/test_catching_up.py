@@ -216,7 +216,7 @@ def test_metrics_are_shown_while_artifacts_cannot_be(
     assert len(shown.points("trial 0", "train/total")) == 3
 
 
-@pytest.mark.parametrize("epochs", [3, 250])
+@pytest.mark.parametrize("epochs", [3, 500])
 def test_a_run_counts_as_synced_after_all_that_it_shows(
     directory: SweepDirectory, monkeypatch: pytest.MonkeyPatch, epochs: int
 ) -> None:
