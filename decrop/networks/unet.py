@@ -1,4 +1,4 @@
-"""A U-Net of DRUNet's shape, about as costly as DnCNN of 17 layers."""
+"""A U-Net of DRUNet's shape."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
