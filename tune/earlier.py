@@ -37,8 +37,10 @@ class EarlierTrial(Settings):
     source: Text = Field(description="Folder of the trial, as it was given.")
     parameters: FreeMapping = Field(description="Values by dotted path.")
     state: Literal["complete", "pruned"] = Field(description="How it ended.")
-    scores: dict[CountOrZero, Number] = Field(
-        min_length=1, max_length=10_000, description="By evaluation, of the first objective."
+    scores: tuple[tuple[CountOrZero, Number], ...] = Field(
+        min_length=1,
+        max_length=10_000,
+        description="Evaluations with their score by the first objective, in order.",
     )
     others: tuple[Number, ...] = Field(
         default=(), max_length=10, description="Values by the other objectives, if it is complete."
@@ -121,8 +123,8 @@ def as_finished(learnt: EarlierTrials) -> list[FinishedTrial]:
             -1 - position,
             trial.parameters,
             trial.state,
-            trial.scores[max(trial.scores)],
-            trial.scores,
+            trial.scores[-1][1],
+            dict(trial.scores),
             trial.others,
         )
         for position, trial in enumerate(learnt.trials)
@@ -149,7 +151,10 @@ def _take(sweep: SweepConfig, folder: SweepTrialFolder) -> EarlierTrial | str:
             source=str(folder.path),
             parameters=parameters,
             state="complete" if state.state == "complete" else "pruned",
-            scores={report.evaluation: objectives[0].score(vars(report)) for report in reports},
+            scores=tuple(
+                (report.evaluation, objectives[0].score(vars(report)))
+                for report in sorted(reports, key=lambda report: report.evaluation)
+            ),
             others=other_values(folder, objectives) if state.state == "complete" else (),
             inputs=folder.read_inputs(),
         )

@@ -187,8 +187,13 @@ def registered(architecture: str) -> nn.Module:
         return build_classifier_network(architecture, image_channels=3, class_count=10)
     settings = DenoiserSettings(source=architecture, depth=5, channels=8)
     denoiser = build_denoiser(settings, image_channels=3)
+    convolutions = [weight for weight in denoiser.parameters() if weight.ndim == 4]
     # The last layer, which starts at zero.
-    list(denoiser.parameters())[-1].data.normal_(0, 0.1)
+    convolutions[-1].data.normal_(0, 0.1)
+    if architecture == "ffdnet":
+        # Without norms or shortcuts little of an image comes through twelve untrained layers.
+        for weight in convolutions:
+            nn.init.kaiming_normal_(weight)
     return denoiser
 
 
