@@ -70,7 +70,8 @@ def test_leaderboard_of_an_unfinished_sweep_says_how_to_go_on(tmp_path: Path) ->
         (
             ["--by", "certified_accuracy@0.3"],
             "--by certified_accuracy@0.3: must be one of acr, certified_accuracy@0, "
-            "certified_accuracy@0.25, certified_accuracy@0.5, certified_accuracy@0.75.",
+            "certified_accuracy@0.25, certified_accuracy@0.5, certified_accuracy@0.75, "
+            "certified_accuracy_area, clean_accuracy, latency, parameters.",
         ),
         (["--by", "accuracy"], "--by accuracy: must be one of acr, "),
     ],
