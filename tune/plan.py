@@ -195,7 +195,7 @@ def plan_sweep(
     queries = sweep_queries(sweep, preparation)
     return Plan(
         trials=trials,
-        at_once=_at_once(claims, size, trials),
+        at_once=min(trials, claims.trials_at_once(size)),
         finals=finals,
         generated_images=sum(prior.steps * prior.batch_size for prior, *_ in priors)
         + sum(done.generated_images for done in work),
@@ -302,14 +302,6 @@ def _test_samples(config: TrialConfig, dataset: Dataset) -> int:
     images = min(certification.test_images, len(dataset.test.labels))
     samples = certification.most_estimation_samples + certification.selection_samples
     return images * samples * len(config.certified_sigmas)
-
-
-def _at_once(claims: Claims, size: ClusterSize, trials: int) -> int:
-    claim = claims.trial
-    fits = int(size.cpu / claim.cpu + 1e-9)
-    if claim.gpu > 0:
-        fits = min(fits, int(size.gpu / claim.gpu + 1e-9))
-    return max(1, min(fits, claims.max_concurrent or fits, trials))
 
 
 class _Rates:

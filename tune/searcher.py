@@ -36,6 +36,7 @@ class SweepSearcher(Searcher):
         time_attr: str = TRAINING_ITERATION,
         others: Callable[[int], tuple[float, ...]] = lambda _: (),
         learnt: Sequence[FinishedTrial] = (),
+        at_once: Callable[[], int] | None = None,
     ) -> None:
         """Take up a sweep.
 
@@ -47,10 +48,12 @@ class SweepSearcher(Searcher):
             time_attr: name in results of the evaluation, counted from 1.
             others: returns the values of a complete trial by all objectives but the first.
             learnt: trials of earlier sweeps, with numbers below 0.
+            at_once: returns how many trials may be under way; without it, any number.
         """
         super().__init__(metric=metric, mode="max")
         self._others = others
         self._learnt = tuple(learnt)
+        self._at_once = at_once
         self._sweep = sweep
         self._time_attr = time_attr
         self.finished = {trial.number: trial for trial in past}
@@ -66,8 +69,12 @@ class SweepSearcher(Searcher):
     ) -> dict[str, Any] | str | None:
         """Return the next trial's number and parameters, or `Searcher.FINISHED`.
 
-        None where the trials that the next one is proposed from have not ended yet.
+        None where as many are under way as may be, or the trials that the next one is proposed from
+        have not ended yet.
         """
+        if self._at_once is not None and len(self._running) >= self._at_once():
+            # A trial that is proposed before there is room for it has learnt less than it could.
+            return None
         if self._waiting:
             number, parameters = self._waiting.pop(0)
         elif not self._new:

@@ -1,9 +1,11 @@
 """A sweep from start to end: trials, final trainings, leaderboard, bundle."""
 
 import logging
+import math
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +17,8 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 # A Ctrl-C is the sweep's own to handle.
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+# Trials that Ray Tune starts at a time, one unless told; how many there may be is the searcher's.
+os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(2**16))
 
 from ray import tune as ray_tune
 from rich.console import Console
@@ -29,7 +33,7 @@ from decrop.smoothing.execution import resolve_device
 from decrop.synthesis.synthetic_samples import INTERPOLATED
 from decrop.trial.prepare import Preparation, load_inputs
 from tune.callbacks import SearchStopper, SweepCallback, SweepProgress
-from tune.cluster import Claims, claims, cluster, local_size
+from tune.cluster import Claims, claims, cluster, cluster_size, local_size
 from tune.directory import SweepDirectory, trial_name
 from tune.driver import sole_driver
 from tune.earlier import as_finished, check_same_inputs, gather, read_learnt, write_learnt
@@ -67,6 +71,8 @@ Refused = Literal["code", "strangers"] | None
 # Retries of a trial whose process was killed or had no memory left; one that failed by itself gets
 # none (`SweepCallback.on_trial_result`).
 RETRIES = 3
+# Between looks at how large the cluster is.
+_LOOK_SECONDS = 5.0
 
 
 class SweepStoppedError(Exception):
@@ -485,6 +491,7 @@ def search_trials(job: SweepJob, console: Console, stop: SweepStop) -> None:
                 time_attr=EVALUATION,
                 others=lambda number: other_values(directory.trial(number), objectives),
                 learnt=learnt,
+                at_once=_TrialsAtOnce(job.claims),
             ),
             scheduler=build_scheduler(
                 sweep.pruning,
@@ -494,7 +501,6 @@ def search_trials(job: SweepJob, console: Console, stop: SweepStop) -> None:
                 lag=sweep.lag,
             ),
             num_samples=missing,
-            max_concurrent_trials=job.claims.max_concurrent,
             reuse_actors=True,
         ),
         run_config=ray_tune.RunConfig(
@@ -516,6 +522,22 @@ def search_trials(job: SweepJob, console: Console, stop: SweepStop) -> None:
     past, _ = finished_trials(directory)
     if stop.reason is not None or len(past) < total:
         raise _stopped(directory, stop.reason or "interrupted", callback.cause)
+
+
+class _TrialsAtOnce:
+    """How many trials the cluster has room for, which machines that come and go change."""
+
+    def __init__(self, claims: Claims) -> None:
+        self._claims = claims
+        self._looked = -math.inf
+        self._room = 1
+
+    def __call__(self) -> int:
+        """Return the number, at least 1; Ray is asked every few seconds."""
+        if time.monotonic() - self._looked > _LOOK_SECONDS:
+            self._room = self._claims.trials_at_once(cluster_size())
+            self._looked = time.monotonic()
+        return self._room
 
 
 def _stopped(directory: SweepDirectory, reason: Reason, cause: str | None) -> Exception:

@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def local_ray() -> Iterator[ClusterSize]:
     import ray
 
-    from tune.cluster import ClusterSize
+    from tune.cluster import cluster_size
 
     # More room than the machine has, so that helpers find some beside trials.
     ray.init(
@@ -37,7 +37,7 @@ def local_ray() -> Iterator[ClusterSize]:
         logging_level=logging.ERROR,
         log_to_driver=False,
     )
-    yield ClusterSize(4.0, ray.cluster_resources().get("GPU", 0.0))
+    yield cluster_size()
     ray.shutdown()
 
 

@@ -11,7 +11,7 @@ from decrop.files import write_json
 from decrop.networks.registry import build_classifier_network
 from decrop.training.folder import ChangedInputsError
 from tests.tune.runs import contents, decrop, running_on, write_sweep
-from tune.cluster import Claim, Claims, ClusterSize
+from tune.cluster import Claim, Claims, ClusterSize, Machines
 from tune.directory import SweepDirectory, TrialRecord
 from tune.space import reference_config
 from tune.sweep_file import load_sweep
@@ -56,7 +56,7 @@ def test_a_resumed_sweep_refuses_another_classifier(tmp_path: Path) -> None:
     job = begun(tmp_path, COSINE)
     before = contents(job.directory.trials_path)
     write_weights(tmp_path / "w.safetensors", 2)
-    with running_on(ClusterSize(4.0, 0.0)):
+    with running_on(ClusterSize((Machines(4.0, 0.0),))):
         ran = decrop("resume", job.path)
     assert (ran.code, ran.err.count("\n")) == (2, 1), ran.out + ran.err
     assert ran.err.startswith(f"error: {job.directory.trial(0).path} was begun with another classi")

@@ -10,11 +10,11 @@ import torch
 
 from decrop.errors import InputError
 from tests.mlflow_server.processes import free_port
-from tune.cluster import Claim, Claims, ClusterSize, claims, cluster, local_size
+from tune.cluster import Claim, Claims, ClusterSize, Machines, claims, cluster, local_size
 from tune.sweep_file import ResourceSettings
 
-CPUS_ONLY = ClusterSize(cpu=8, gpu=0)
-WITH_GPUS = ClusterSize(cpu=8, gpu=2)
+CPUS_ONLY = ClusterSize((Machines(cpu=8, gpu=0),))
+WITH_GPUS = ClusterSize((Machines(cpu=8, gpu=2),))
 
 
 def settings(**given: Any) -> ResourceSettings:
@@ -62,6 +62,38 @@ def test_all_there_is_may_be_claimed() -> None:
     assert claims(given, WITH_GPUS).trial == Claim(8, 2)
 
 
+@pytest.mark.parametrize(
+    ("machines", "claim", "room"),
+    [
+        ([(2, 0)], Claim(0.75, 0), 2),
+        ([(0.3, 0)], Claim(0.1, 0), 3),
+        ([(64, 1)], Claim(1, 0.5), 2),
+        ([(2, 8)], Claim(1, 0.5), 2),
+        # 0.6 of a GPU leaves nothing that another trial could take, 0.4 of it on each.
+        ([(64, 3)], Claim(1, 0.6), 3),
+        ([(64, 3)], Claim(1, 0.4), 6),
+        ([(64, 3)], Claim(1, 2), 1),
+        # What two machines have together runs no trial.
+        ([(1, 0), (1, 0)], Claim(2, 0), 0),
+        ([(4, 0), (1, 4)], Claim(2, 1), 0),
+        ([(4, 0), (16, 8, 8)], Claim(1, 0.5), 128),
+    ],
+)
+def test_a_process_runs_on_one_machine(
+    machines: list[tuple[float, ...]], claim: Claim, room: int
+) -> None:
+    assert ClusterSize(tuple(Machines(*given) for given in machines)).room(claim) == room
+
+
+def test_trials_side_by_side_are_limited_by_the_cluster_and_by_the_sweep() -> None:
+    sixteen = ClusterSize((Machines(16, 0),))
+    assert claims(settings(), sixteen).trials_at_once(sixteen) == 16
+    assert claims(settings(max_concurrent=3), sixteen).trials_at_once(sixteen) == 3
+    assert claims(settings(max_concurrent=99), sixteen).trials_at_once(sixteen) == 16
+    # While the machines are away.
+    assert claims(settings(), sixteen).trials_at_once(ClusterSize(())) == 1
+
+
 @pytest.mark.parametrize("process", ["trial", "helper"])
 @pytest.mark.parametrize(
     ("resources", "size", "setting", "there"),
@@ -81,7 +113,8 @@ def test_more_than_there_is_is_refused(
 
 
 def test_a_cluster_of_this_machine_has_the_cores_this_process_may_use() -> None:
-    assert local_size() == ClusterSize(len(os.sched_getaffinity(0)), torch.cuda.device_count())
+    here = Machines(len(os.sched_getaffinity(0)), torch.cuda.device_count())
+    assert local_size() == ClusterSize((here,))
 
 
 def test_an_address_at_which_nothing_listens_is_refused_at_once(no_ray: None) -> None:
@@ -118,10 +151,12 @@ def test_where_no_cluster_is_known_auto_is_refused(monkeypatch: pytest.MonkeyPat
 def test_a_cluster_ends_with_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     monkeypatch.setattr(ray, "init", lambda **given: calls.append(given))
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 3.0, "memory": 1e9})
+    there = {"Alive": True, "Resources": {"CPU": 3.0, "memory": 1e9}}
+    gone = {"Alive": False, "Resources": {"CPU": 8.0}}
+    monkeypatch.setattr(ray, "nodes", lambda: [there, gone])
     monkeypatch.setattr(ray, "shutdown", lambda: calls.append("shutdown"))
     with pytest.raises(RuntimeError), cluster(None) as size:
-        assert size == ClusterSize(3.0, 0.0)
+        assert size == ClusterSize((Machines(3.0, 0.0),))
         raise RuntimeError
     assert calls[0]["address"] == "local"
     assert calls[0]["num_cpus"] == len(os.sched_getaffinity(0))

@@ -20,7 +20,7 @@ from decrop.trial.result import Split
 from decrop.trial.run import certify_undefended, run_trial
 from tests.cases import slow_but
 from tests.tune.runs import TINY, write_sweep
-from tune.cluster import Claim, Claims, ClusterSize
+from tune.cluster import Claim, Claims, ClusterSize, Machines
 from tune.plan import Plan, plan_sweep
 from tune.space import reference_config
 from tune.sweep_file import SweepConfig, load_sweep
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
 ONE_CORE = Claim(cpu=1, gpu=0)
-TWO_CORES = ClusterSize(cpu=2, gpu=0)
+TWO_CORES = ClusterSize((Machines(cpu=2, gpu=0),))
 
 
 @pytest.fixture(autouse=True)
@@ -222,13 +222,13 @@ def test_images_that_may_stop_early_are_planned_with_the_most_draws(tmp_path: Pa
 @pytest.mark.parametrize(
     ("size", "claimed", "at_once"),
     [
-        (ClusterSize(2, 0), {}, 2),
-        (ClusterSize(2, 0), {"trial": Claim(0.75, 0)}, 2),
-        (ClusterSize(0.3, 0), {"trial": Claim(0.1, 0)}, 3),
-        (ClusterSize(64, 0), {}, 4),
-        (ClusterSize(64, 0), {"max_concurrent": 3}, 3),
-        (ClusterSize(64, 1), {"trial": Claim(1, 0.5)}, 2),
-        (ClusterSize(2, 8), {"trial": Claim(1, 0.5)}, 2),
+        (ClusterSize((Machines(2, 0),)), {}, 2),
+        (ClusterSize((Machines(2, 0),)), {"trial": Claim(0.75, 0)}, 2),
+        (ClusterSize((Machines(0.3, 0),)), {"trial": Claim(0.1, 0)}, 3),
+        (ClusterSize((Machines(64, 0),)), {}, 4),
+        (ClusterSize((Machines(64, 0),)), {"max_concurrent": 3}, 3),
+        (ClusterSize((Machines(64, 1),)), {"trial": Claim(1, 0.5)}, 2),
+        (ClusterSize((Machines(2, 8),)), {"trial": Claim(1, 0.5)}, 2),
     ],
 )
 def test_as_many_trials_run_at_once_as_fit(

@@ -9,7 +9,7 @@ from decrop.errors import InputError
 from decrop.trial.query_budget import OPENING, TotalQueries
 from tests.decrop.black_box.functions import URL
 from tests.tune.runs import TINY, write_sweep
-from tune.cluster import Claim, Claims, ClusterSize
+from tune.cluster import Claim, Claims, ClusterSize, Machines
 from tune.plan import finals_queries, plan_sweep, sweep_queries
 from tune.space import reference_config
 from tune.sweep import check_sweep
@@ -98,7 +98,7 @@ def test_a_dry_run_counts_them_and_asks_nothing(
     monkeypatch.setattr("tune.plan._PROBE_SECONDS", 0.05)
     core = Claim(cpu=1, gpu=0)
     claims = Claims(trial=core, helper=core, max_helpers=1, max_concurrent=None)
-    size = ClusterSize(cpu=2, gpu=0)
+    size = ClusterSize((Machines(cpu=2, gpu=0),))
     loaded = sweep(tmp_path)
     # Nothing listens at the URL.
     assert plan_sweep(loaded, claims, size).queries == queries(loaded).most

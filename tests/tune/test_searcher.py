@@ -405,3 +405,17 @@ def test_optunas_own_log_level_and_warnings_are_as_before() -> None:
         optuna.logging.set_verbosity(optuna.logging.INFO)
     assert caught == []
     assert [record for record in handler.buffer if record.levelno >= logging.INFO] == []
+
+
+def test_no_more_trials_are_under_way_than_may_be() -> None:
+    room = [128]
+    search = searcher(sweep(search="random", trials=300), at_once=lambda: room[0])
+    for number in range(128):
+        assert suggestion(search, f"trial {number}")["number"] == number
+    assert search.suggest("one too many") is None
+    search.on_trial_complete("trial 5", result(0.5))
+    assert suggestion(search, "trial 128")["number"] == 128
+    assert search.suggest("one too many") is None
+    # A machine has joined.
+    room[0] = 130
+    assert suggestion(search, "trial 129")["number"] == 129

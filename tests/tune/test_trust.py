@@ -9,7 +9,7 @@ import pytest
 from decrop.files import read_json, write_json
 from tests.tune.runs import decrop, running_on, write_sweep
 from tests.tune.sweeps import begin, end, write_board, write_complete_trial, write_outcome
-from tune.cluster import Claim, Claims, ClusterSize
+from tune.cluster import Claim, Claims, ClusterSize, Machines
 from tune.directory import SweepDirectory, TrialRecord
 from tune.space import reference_config
 from tune.sweep import resume_command
@@ -46,7 +46,7 @@ def sweep_naming(folder: Path, source: str) -> Path:
 
 
 def refused(path: Path, *arguments: object) -> str:
-    with running_on(ClusterSize(4.0, 0.0)):
+    with running_on(ClusterSize((Machines(4.0, 0.0),))):
         ran = decrop(*arguments)
     assert (ran.code, ran.err.count("\n")) == (2, 1), ran.out + ran.err
     assert not path.exists()
@@ -99,7 +99,7 @@ def test_a_denoiser_of_others_code_is_asked_about(tmp_path: Path, marker: Path) 
 def test_a_sweep_of_ones_own_imports_what_its_file_names(tmp_path: Path, marker: Path) -> None:
     # Far enough to be checked, and ended by what comes after.
     (tmp_path / "file").touch()
-    with running_on(ClusterSize(4.0, 0.0)):
+    with running_on(ClusterSize((Machines(4.0, 0.0),))):
         ran = decrop("sweep", sweep_naming(tmp_path, FACTORY), "--out", tmp_path / "file")
     assert "Cannot make a sweep directory" in ran.err and marker.exists()
 

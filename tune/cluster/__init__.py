@@ -21,16 +21,9 @@ from tune.sweep_file import Resources, ResourceSettings
 
 # Shares of a GPU where a sweep does not say: two trials, or four helpers, keep one busy.
 _TRIAL_GPU, _HELPER_GPU = 0.5, 0.25
+_ROUNDING = 1e-9
 _ANSWER_SECONDS = 5.0
 _STATUS_SECONDS = 30.0
-
-
-@dataclass(frozen=True)
-class ClusterSize:
-    """CPUs and GPUs of all nodes."""
-
-    cpu: float
-    gpu: float
 
 
 @dataclass(frozen=True)
@@ -39,6 +32,50 @@ class Claim:
 
     cpu: float
     gpu: float
+
+
+@dataclass(frozen=True)
+class Machines:
+    """So many machines that are alike, and the CPUs and GPUs that each has."""
+
+    cpu: float
+    gpu: float
+    count: int = 1
+
+    def room(self, claim: Claim) -> int:
+        """Return how many processes with a claim run on them side by side."""
+        on_each = int(self.cpu / claim.cpu + _ROUNDING)
+        if claim.gpu > 1:
+            on_each = min(on_each, int(self.gpu / claim.gpu + _ROUNDING))
+        elif claim.gpu > 0:
+            # Shares of one GPU each.
+            on_each = min(on_each, int(self.gpu + _ROUNDING) * int(1 / claim.gpu + _ROUNDING))
+        return self.count * on_each
+
+
+@dataclass(frozen=True)
+class ClusterSize:
+    """The machines of a cluster.
+
+    Attributes:
+        machines: that are there.
+    """
+
+    machines: tuple[Machines, ...]
+
+    @property
+    def cpu(self) -> float:
+        """CPUs of all machines."""
+        return sum(machines.count * machines.cpu for machines in self.machines)
+
+    @property
+    def gpu(self) -> float:
+        """GPUs of all machines."""
+        return sum(machines.count * machines.gpu for machines in self.machines)
+
+    def room(self, claim: Claim) -> int:
+        """Return how many processes with a claim run side by side, each on one machine."""
+        return sum(machines.room(claim) for machines in self.machines)
 
 
 @dataclass(frozen=True)
@@ -57,10 +94,24 @@ class Claims:
     max_helpers: int
     max_concurrent: int | None
 
+    def trials_at_once(self, size: ClusterSize) -> int:
+        """Return how many trials run side by side on a cluster, at least one."""
+        fit = size.room(self.trial)
+        return max(1, min(fit, self.max_concurrent or fit))
+
 
 def local_size() -> ClusterSize:
     """Return what a cluster started on this machine will have."""
-    return ClusterSize(len(os.sched_getaffinity(0)), torch.cuda.device_count())
+    here = Machines(len(os.sched_getaffinity(0)), torch.cuda.device_count())
+    return ClusterSize((here,))
+
+
+def cluster_size() -> ClusterSize:
+    """Return what the cluster has that this process is connected to."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return ClusterSize(
+        tuple(Machines(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive)
+    )
 
 
 @contextmanager
@@ -95,8 +146,7 @@ def cluster(address: str | None) -> Iterator[ClusterSize]:
                 "one with `ray start --head`, or leave the option out to use this machine."
             ) from None
     try:
-        total = ray.cluster_resources()
-        yield ClusterSize(total.get("CPU", 0.0), total.get("GPU", 0.0))
+        yield cluster_size()
     finally:
         ray.shutdown()
 

@@ -22,7 +22,7 @@ from tests.tune.runs import (
     write_sweep,
 )
 from tune.cli import app
-from tune.cluster import ClusterSize
+from tune.cluster import ClusterSize, Machines
 from tune.directory import SweepDirectory
 
 COMMANDS = sorted(
@@ -200,7 +200,7 @@ def test_an_address_without_a_cluster_is_refused(no_ray: None, tmp_path: Path) -
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     file = write_sweep(tmp_path)
-    with running_on(ClusterSize(4, 0)):
+    with running_on(ClusterSize((Machines(4, 0),))):
         said = refusal("sweep", file, "--out", file / "out")
     assert "Cannot make a sweep directory" in said
 

@@ -17,7 +17,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from tests.small_cifar10 import write_cifar10
 from tests.tune.runs import Ran, decrop, end_session, session, write_sweep
-from tune.cluster import ClusterSize
+from tune.cluster import ClusterSize, Machines
 
 ROOT = Path(__file__).parents[3]
 FILES = ROOT / "tune" / "cluster"
@@ -43,7 +43,7 @@ def planned(
 
     def cluster(address: str | None) -> Any:
         asked.append(address)
-        return nullcontext(ClusterSize(8.0, 0.0))
+        return nullcontext(ClusterSize((Machines(8.0, 0.0),)))
 
     monkeypatch.setattr("tune.cluster.cluster", cluster)
     program, *arguments = shlex.split(_in_place(entrypoint, places))
