@@ -17,6 +17,9 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 # A Ctrl-C is the sweep's own to handle.
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+# Read by PyTorch's OpenMP when it is loaded: driver and trials have more threads than there are
+# cores, and one that spins while it waits for another takes the core that the other one needs.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Trials that Ray Tune starts at a time, one unless told; how many there may be is the searcher's.
 os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(2**16))
 

@@ -3,27 +3,22 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from decrop import _torchvision  # noqa: F401  # the attacks' library imports torchvision
 from decrop.classifiers.classifier import Classifier
 from decrop.config import BoundarySettings
 from decrop.config.synthesis import ATTACKS
 from decrop.errors import InputError
 from decrop.seeds import seeded_globals
 
-from art.attacks.evasion import (  # isort: skip
-    AutoAttack,
-    AutoProjectedGradientDescent,
-    DeepFool,
-    ProjectedGradientDescentPyTorch,
-    SquareAttack,
-)
-from art.estimators.classification import PyTorchClassifier  # isort: skip
+# The library is imported by what attacks: a sweep's driver and its helpers do without.
+if TYPE_CHECKING:
+    from art.attacks.evasion import AutoProjectedGradientDescent, DeepFool
+    from art.estimators.classification import PyTorchClassifier
 
 _BATCH_SIZE = 256
 # Smaller, for DeepFool holds an image's gradient of each of ten classes.
@@ -38,7 +33,7 @@ _SQUARE_FIRST_SHARE = 0.8
 class Method:
     """An attack of the library, and the names of the settings that its samples depend on."""
 
-    generate: Callable[[PyTorchClassifier, np.ndarray, np.ndarray, BoundarySettings], np.ndarray]
+    generate: Callable[["PyTorchClassifier", np.ndarray, np.ndarray, BoundarySettings], np.ndarray]
     reads: frozenset[str]
 
 
@@ -70,6 +65,8 @@ def boundary_samples(
         `images` in every pixel, by pgd with norm l2 in the L2 norm. By deepfool, an L2 attack that
         seeks the nearest boundary, it may be anywhere in [0,1].
     """
+    from art.estimators.classification import PyTorchClassifier
+
     method = ATTACKS[settings.attack].resolved()
     estimator = PyTorchClassifier(
         model=classifier,
@@ -114,11 +111,13 @@ def determining_settings(settings: BoundarySettings) -> dict[str, Any]:
 
 
 def _pgd(
-    estimator: PyTorchClassifier,
+    estimator: "PyTorchClassifier",
     images: np.ndarray,
     labels: np.ndarray,
     settings: BoundarySettings,
 ) -> np.ndarray:
+    from art.attacks.evasion import ProjectedGradientDescentPyTorch
+
     attack = ProjectedGradientDescentPyTorch(
         estimator,
         norm=2 if settings.norm == "l2" else np.inf,
@@ -134,11 +133,13 @@ def _pgd(
 
 
 def _auto_attack(
-    estimator: PyTorchClassifier,
+    estimator: "PyTorchClassifier",
     images: np.ndarray,
     labels: np.ndarray,
     settings: BoundarySettings,
 ) -> np.ndarray:
+    from art.attacks.evasion import AutoAttack, SquareAttack
+
     _require_what_auto_attack_needs(estimator, settings)
     parts = [
         _auto_pgd(estimator, "cross_entropy", settings),
@@ -172,7 +173,7 @@ def _auto_attack(
 
 
 def _deepfool_samples(
-    estimator: PyTorchClassifier,
+    estimator: "PyTorchClassifier",
     images: np.ndarray,
     labels: np.ndarray,
     settings: BoundarySettings,
@@ -183,8 +184,10 @@ def _deepfool_samples(
 
 
 def _auto_pgd(
-    estimator: PyTorchClassifier, loss: str, settings: BoundarySettings
-) -> AutoProjectedGradientDescent:
+    estimator: "PyTorchClassifier", loss: str, settings: BoundarySettings
+) -> "AutoProjectedGradientDescent":
+    from art.attacks.evasion import AutoProjectedGradientDescent
+
     return AutoProjectedGradientDescent(
         estimator,
         norm=np.inf,
@@ -198,7 +201,9 @@ def _auto_pgd(
     )
 
 
-def _deepfool(estimator: PyTorchClassifier, steps: int, *, overshoot: float) -> DeepFool:
+def _deepfool(estimator: "PyTorchClassifier", steps: int, *, overshoot: float) -> "DeepFool":
+    from art.attacks.evasion import DeepFool
+
     return DeepFool(
         estimator,
         max_iter=steps,
@@ -209,7 +214,7 @@ def _deepfool(estimator: PyTorchClassifier, steps: int, *, overshoot: float) -> 
 
 
 def _require_what_auto_attack_needs(
-    estimator: PyTorchClassifier, settings: BoundarySettings
+    estimator: "PyTorchClassifier", settings: BoundarySettings
 ) -> None:
     if estimator.nb_classes < 3:
         raise InputError(

@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from matplotlib.figure import Figure
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -15,12 +14,6 @@ from decrop.config import DenoiserSettings, TrialConfig, as_recorded
 from decrop.denoisers.adapted import bare
 from decrop.denoisers.sources import store_program
 from decrop.documents import validated
-from decrop.evaluation.plots import (
-    certificates_figure,
-    probabilities_figure,
-    training_curves_figure,
-)
-from decrop.evaluation.sample_figures import features_figure, samples_figure
 from decrop.evaluation.sigma_tables import SigmaTables
 from decrop.evaluation.table import CertificateTable
 from decrop.files import (
@@ -36,6 +29,10 @@ from decrop.smoothing.journal import remove_journals
 from decrop.synthesis.synthetic_samples import SyntheticSamples
 from decrop.training.folder import TrainingFolder
 from decrop.trial.result import TrialResult
+
+# Figures are drawn once a trial has been trained; until then it needs no matplotlib.
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TRAINING_FIGURE = "training.png"
 ACCURACY_FIGURE = "certified_accuracy.png"
@@ -190,11 +187,15 @@ class TrialFolder(TrainingFolder):
 
     def draw_history(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Draw the losses over epochs, one record an epoch."""
+        from decrop.evaluation.plots import training_curves_figure
+
         save_figure(training_curves_figure(history), self.figures_path / TRAINING_FIGURE)
 
 
 def save_certificate_figures(tables: Mapping[str, CertificateTable], figures_path: Path) -> None:
     """Draw certificates by name: certified accuracy, and the distribution of p_A where known."""
+    from decrop.evaluation.plots import certificates_figure, probabilities_figure
+
     save_figure(certificates_figure(tables), figures_path / ACCURACY_FIGURE)
     if any(table.probability is not None for table in tables.values()):
         save_figure(probabilities_figure(tables), figures_path / PROBABILITIES_FIGURE)
@@ -216,6 +217,8 @@ def save_sample_figures(
 
     Arguments as in `samples_figure` and `features_figure`; sigma and seed are the settings'.
     """
+    from decrop.evaluation.sample_figures import features_figure, samples_figure
+
     pictures = samples_figure(
         samples,
         labels,
@@ -239,6 +242,6 @@ def save_sample_figures(
     save_figure(features, figures_path / FEATURES_FIGURE)
 
 
-def save_figure(figure: Figure, path: Path) -> None:
+def save_figure(figure: "Figure", path: Path) -> None:
     """Write a figure as PNG."""
     write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))

@@ -8,9 +8,9 @@ import torch
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
-import decrop.trial.folder
 from decrop.cli.options import load_trial
 from decrop.config import TrialConfig
+from decrop.evaluation import plots, sample_figures
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, sha256_of_tensors
 from decrop.trial.folder import TrialFolder
@@ -66,9 +66,9 @@ def short_trial(*assignments: str) -> TrialConfig:
 def sample_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let trials write empty figures: to draw them takes longer than the rest of a trial."""
     for name in ("training_curves_figure", "certificates_figure", "probabilities_figure"):
-        monkeypatch.setattr(decrop.trial.folder, name, lambda *arguments, **named: Figure())
+        monkeypatch.setattr(plots, name, lambda *arguments, **named: Figure())
     for name in ("samples_figure", "features_figure"):
-        monkeypatch.setattr(decrop.trial.folder, name, lambda *arguments, **named: Figure())
+        monkeypatch.setattr(sample_figures, name, lambda *arguments, **named: Figure())
 
 
 def certificates(table: CertificateTable) -> list[tuple[Any, ...]]:
