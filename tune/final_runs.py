@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -58,14 +59,17 @@ def certify_finals(
         RayError: one of them has met what ends the sweep (`ends_sweep`).
     """
     claim = job.claims.trial
-    options = {"num_cpus": claim.cpu, "num_gpus": claim.gpu}
+    # Not by `.options()`, with which Ray lets a worker live on that has used a GPU: it would keep
+    # its memory there, and use that GPU for its next task, whichever one is assigned to it.
+    as_task: Any = ray.remote(num_cpus=claim.cpu, num_gpus=claim.gpu)
+    final, undefended = as_task(_final), as_task(_undefended)
     shared = ray.put(job)
-    running = {_final.options(**options).remote(shared, t): t for t in trainings}
+    running = {final.remote(shared, t): t for t in trainings}
     names = {ref: training.name for ref, training in running.items()}
     config = reference_config(job.sweep)
-    undefended = job.directory.undefended
-    if kind_of(config).certifies_undefended and not undefended.result_path.exists():
-        names[_undefended.options(**options).remote(shared, config)] = "no denoiser"
+    folder = job.directory.undefended
+    if kind_of(config).certifies_undefended and not folder.result_path.exists():
+        names[undefended.remote(shared, config)] = "no denoiser"
     left = dict(names)
     while left and not stop.overdue():
         for ref in ray.wait(list(left), num_returns=1, timeout=_POLL_SECONDS)[0]:
@@ -120,7 +124,6 @@ def _from_seed(record: TrialRecord, seed: int) -> TrialRecord:
     )
 
 
-@ray.remote
 def _final(job: SweepJob, training: FinalTraining) -> bool:
     finished = False
     for report in run_recorded(job, training.record, training.folder, "test"):
@@ -128,7 +131,6 @@ def _final(job: SweepJob, training: FinalTraining) -> bool:
     return finished
 
 
-@ray.remote
 def _undefended(job: SweepJob, config: TrialConfig) -> bool:
     if job.stopping():
         return False

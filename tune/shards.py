@@ -1,17 +1,18 @@
 """Class counts sampled by a trial's own process and by helpers anywhere in the cluster.
 
-The own process always samples, so certification never waits for room. Helpers are Ray tasks outside
-the trial's placement group that take a short lease of requests each; they may start late, or never,
-or die. Counts depend on the request alone, so the first answer is right and counts once.
+The own process always samples, so certification never waits for room. Helpers are outside the
+trial's placement group and take a short lease of requests each; they may start late, or never, or
+die. Counts depend on the request alone, so the first answer is right and counts once.
 """
 
 import signal
 import time
 import uuid
+import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import ray
@@ -31,6 +32,8 @@ _LEASE_SECONDS = 2.0
 _OVERDUE = 1.5
 # A cluster in which helpers keep dying is left alone.
 _LOST_LEASES = 3
+# For so long a helper on a GPU keeps it from trials that wait; it has taken seconds to start.
+_ON_GPU_SECONDS = 60.0
 
 Counts = NDArray[np.int64]
 Lease = tuple[int, int]
@@ -70,22 +73,15 @@ class ShardedSampler:
         """
         self._batch = task.chunks_per_batch
         self._own = LocalSampler(task, device)
-        self._device = device.type
         # On a CPU each thread of the own sampler takes a batch.
         self._own_batches = torch.get_num_threads() if device.type == "cpu" else 1
         helps = device.type == "cpu" or helper.gpu > 0
         self._max_helpers = max_helpers if helps else 0
-        self._sample_lease = _sample_lease.options(
-            num_cpus=helper.cpu,
-            num_gpus=helper.gpu if device.type == "cuda" else 0,
-            max_retries=0,
-            scheduling_strategy=PlacementGroupSchedulingStrategy(
-                placement_group=None  # type: ignore[arg-type]  # outside the trial's group
-            ),
-        )
-        self._threads = max(1, int(helper.cpu))
-        self._key = uuid.uuid4().hex
-        self._task = ray.put(task) if self._max_helpers else None
+        self._helpers: _Helpers | None = None
+        if self._max_helpers and device.type == "cpu":
+            self._helpers = _HelpersOnCpus(ray.put(task), helper)
+        elif self._max_helpers:
+            self._helpers = _HelpersOnGpus(ray.put(task), helper, device, self._max_helpers)
         self._lost = 0
         self._seconds_a_request: float | None = None
         self._sample_counts = sample_counts if sample_counts is not None else SampleCounts()
@@ -120,7 +116,8 @@ class ShardedSampler:
                     pending.extend(lease for lease in lost if lease not in sampled)
         finally:
             for helped in helpers.values():
-                ray.cancel(helped.reference)
+                assert self._helpers is not None  # it has handed out leases
+                self._helpers.drop(helped.reference)
         return np.concatenate([answers[lease] for lease in sorted(answers)])
 
     def _take(
@@ -152,21 +149,19 @@ class ShardedSampler:
         helpers: dict[Future[Answer], Helped],
     ) -> None:
         while (
+            self._helpers is not None
             # What the own process samples next stays with it.
-            _requests_in(pending) > self._own_batches * self._batch
+            and _requests_in(pending) > self._own_batches * self._batch
             and len(helpers) < self._max_helpers
             and self._lost < _LOST_LEASES
+            and self._helpers.take_more()
         ):
             size = self._lease_size(pending, 1)
             start, end = pending.pop()
             cut = max(start, end - size)
             if cut > start:
                 pending.append((start, cut))
-            part = list(requests[cut:end])
-            # In a list, so that the helper fetches the task once and not with each lease.
-            reference = self._sample_lease.remote(
-                self._key, [self._task], self._device, self._threads, part
-            )
+            reference = self._helpers.begin(list(requests[cut:end]))
             # A helper may have one thread where the own process has several.
             seconds = (end - cut) * self._own_batches * (self._seconds_a_request or 0.0)
             overdue = time.monotonic() + _OVERDUE * seconds
@@ -178,10 +173,12 @@ class ShardedSampler:
         """Take the answers that helpers have given; return the leases that they lost."""
         lost = []
         for future in [future for future in helpers if future.done()]:
-            lease = helpers.pop(future).lease
+            reference, lease, _ = helpers.pop(future)
             try:
                 host, counts = future.result()
             except RayError:
+                assert self._helpers is not None  # it has handed out this lease
+                self._helpers.lose(reference)
                 self._lost += 1
                 lost.append(lease)
             else:
@@ -219,6 +216,139 @@ def _patience(helpers: dict[Future[Answer], Helped], answers: dict[Lease, Counts
 
 def _requests_in(leases: Iterable[Lease]) -> int:
     return sum(end - start for start, end in leases)
+
+
+class _Helpers(Protocol):
+    """Processes that take leases."""
+
+    def take_more(self) -> bool:
+        """Tell whether one is free, or may be started, for another lease."""
+        ...
+
+    def begin(self, requests: list[CountRequest]) -> Any:
+        """Hand out a lease; return the reference to its answer."""
+        ...
+
+    def drop(self, reference: Any) -> None:
+        """Let go of a lease whose answer is not wanted any more."""
+        ...
+
+    def lose(self, reference: Any) -> None:
+        """Note that the process has failed that held a lease."""
+        ...
+
+
+def _outside(helper: Claim, *, gpu: float) -> dict[str, Any]:
+    """Return Ray's options of what is outside the trial's placement group."""
+    return {
+        "num_cpus": helper.cpu,
+        "num_gpus": gpu,
+        "scheduling_strategy": PlacementGroupSchedulingStrategy(
+            placement_group=None  # type: ignore[arg-type]  # outside the trial's group
+        ),
+    }
+
+
+def _threads(helper: Claim) -> int:
+    return max(1, int(helper.cpu))
+
+
+class _HelpersOnCpus:
+    """Tasks: any idle worker takes a lease, and keeps the sampler for the next one."""
+
+    def __init__(self, task: Any, helper: Claim) -> None:
+        """Let helpers sample a task, of which this is the reference."""
+        self._lease = _sample_lease.options(max_retries=0, **_outside(helper, gpu=0))
+        # In a list, so that the helper fetches the task once and not with each lease.
+        self._arguments = uuid.uuid4().hex, [task], "cpu", _threads(helper)
+
+    def take_more(self) -> bool:
+        return True
+
+    def begin(self, requests: list[CountRequest]) -> Any:
+        return self._lease.remote(*self._arguments, requests)
+
+    def drop(self, reference: Any) -> None:
+        ray.cancel(reference)
+
+    def lose(self, reference: Any) -> None:
+        pass
+
+
+class _HelpersOnGpus:
+    """Actors, which end with the sampler that they help, or when others may need their GPU.
+
+    A process that has used a GPU keeps its memory as long as it lives, and uses that GPU whichever
+    one Ray assigns to it later; Ray does not end the worker of a task.
+    """
+
+    def __init__(self, task: Any, helper: Claim, device: torch.device, most: int) -> None:
+        """Let up to so many helpers sample a task, of which this is the reference."""
+        options = _outside(helper, gpu=helper.gpu)
+        self._actor: Any = ray.remote(max_restarts=0, **options)(_GpuHelper)
+        self._arguments = task, device.type, _threads(helper)
+        self._most = most
+        self._asked_for: dict[Any, float] = {}
+        # The last one of each.
+        self._leases: dict[Any, Any] = {}
+        self._dropped: set[Any] = set()
+        weakref.finalize(self, _end_all, self._asked_for)
+
+    def take_more(self) -> bool:
+        self._end_old()
+        return bool(self._free()) or len(self._leases) < self._most
+
+    def begin(self, requests: list[CountRequest]) -> Any:
+        free = self._free()
+        actor = free[0] if free else self._actor.remote(*self._arguments)
+        self._asked_for.setdefault(actor, time.monotonic())
+        self._dropped.discard(actor)
+        self._leases[actor] = actor.sample.remote(requests)
+        return self._leases[actor]
+
+    def drop(self, reference: Any) -> None:
+        # It may only just be starting, for the next leases; a lease that has begun is short.
+        self._dropped |= self._holding(reference)
+
+    def lose(self, reference: Any) -> None:
+        for actor in self._holding(reference):
+            self._end(actor)
+
+    def _holding(self, reference: Any) -> set[Any]:
+        return {actor for actor, held in self._leases.items() if held == reference}
+
+    def _free(self) -> list[Any]:
+        leases = list(self._leases.values())
+        done = ray.wait(leases, num_returns=len(leases), timeout=0)[0] if leases else []
+        return [actor for actor, lease in self._leases.items() if lease in done]
+
+    def _end_old(self) -> None:
+        since = time.monotonic() - _ON_GPU_SECONDS
+        for actor in {*self._free(), *self._dropped}:
+            if self._asked_for[actor] < since:
+                self._end(actor)
+
+    def _end(self, actor: Any) -> None:
+        del self._leases[actor], self._asked_for[actor]
+        self._dropped.discard(actor)
+        ray.kill(actor)
+
+
+def _end_all(actors: Iterable[Any]) -> None:
+    if ray.is_initialized():
+        for actor in actors:
+            ray.kill(actor)
+
+
+class _GpuHelper:
+    """Samples leases of one task on the GPU that Ray has given to its process."""
+
+    def __init__(self, task: SamplingTask, device: str, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._sampler = LocalSampler(task, torch.device(device))
+
+    def sample(self, requests: list[CountRequest]) -> Answer:
+        return get_node_ip_address(), self._sampler.class_counts(requests)
 
 
 @ray.remote
