@@ -1,5 +1,6 @@
 """Ray Tune's callbacks and stopper: what a person sees while a sweep runs, and when it ends."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from tune.stopping import SweepStop, common_cause
 from tune.worker import CAUSE, FAILED, REASON, STOPPED, end_trial
 
 _UNFINISHED = ("running", "stopped")
+# Of trials that have ended; more fill a terminal, and each is drawn anew after each event.
+_ENDED_SHOWN = 20
 
 
 @dataclass
@@ -34,7 +37,9 @@ class _Row:
 
 @dataclass
 class SweepProgress:
-    """The state of all trials, drawn anew after each event.
+    """The state of the trials, drawn anew after each event.
+
+    Shown are those that have not ended, trial 0, the best, and those that ended last.
 
     Attributes:
         total: trials of the sweep.
@@ -53,6 +58,9 @@ class SweepProgress:
     reference: str = "the paper’s choice"
     objective: Metric = field(default_factory=Metric)
     _rows: dict[int, _Row] = field(default_factory=dict)
+    _ended: list[int] = field(default_factory=list)
+    _ended_before: int = 0
+    _best: _Row | None = None
     _started: float = field(default_factory=time.monotonic)
     _live: Live | None = None
 
@@ -69,6 +77,8 @@ class SweepProgress:
 
     def started(self, number: int, parameters: dict[str, Any]) -> None:
         """A trial runs."""
+        if number in self._ended:
+            self._ended.remove(number)
         self._rows[number] = _Row(number, "running", parameters)
         reference = number == 0 and not self.names
         self._show(f"{self._name(number)} started{f' ({self.reference})' if reference else ''}")
@@ -100,8 +110,23 @@ class SweepProgress:
 
     def ended(self, number: int, state: str) -> None:
         """A trial has ended, perhaps before it ran."""
-        self._rows.setdefault(number, _Row(number, state, {})).state = state
+        row = self._rows.setdefault(number, _Row(number, state, {}))
+        row.state = state
+        self._ended.append(number)
+        # Scores of unfinished trials rest on fewer samples and are not comparable.
+        if state == "complete" and _worth(row) > _worth(self._best):
+            self._best = row
+        self._forget_one()
         self._show(f"{self._name(number)} {state}; {self._summary()}")
+
+    def _forget_one(self) -> None:
+        """Let a row go once there are too many."""
+        if len(self._ended) > _ENDED_SHOWN:
+            kept = (0, None if self._best is None else self._best.number)
+            number = next(number for number in self._ended if number not in kept)
+            self._ended.remove(number)
+            self._ended_before += 1
+            del self._rows[number]
 
     def _name(self, number: int) -> str:
         return self.names.get(number, f"trial {number}")
@@ -112,13 +137,10 @@ class SweepProgress:
         else:
             self.console.print(line, highlight=False, soft_wrap=True)
 
-    def _ended(self) -> int:
-        return sum(row.state not in _UNFINISHED for row in self._rows.values())
-
     def _summary(self) -> str:
-        done = self.done_before + self._ended()
+        done = self.done_before + self._ended_before + len(self._ended)
         text = f"{done} of {self.total} trials done"
-        best = self._best()
+        best = self._best
         if best is not None and best.score is not None:
             text += (
                 f", best so far {self._name(best.number)} with {self.objective.text(best.score)}"
@@ -126,18 +148,13 @@ class SweepProgress:
         left = self._seconds_left()
         return text if left is None else f"{text}, about {duration(left)} left"
 
-    def _best(self) -> _Row | None:
-        # Scores of unfinished trials rest on fewer samples and are not comparable.
-        complete = [row for row in self._rows.values() if row.state == "complete"]
-        return max(complete, key=lambda row: row.score or 0.0, default=None)
-
     def _seconds_left(self) -> float | None:
-        work = sum(
+        if not self._ended:
+            return None
+        work = self._ended_before + sum(
             1.0 if row.state not in _UNFINISHED else row.evaluation / self.evaluations
             for row in self._rows.values()
         )
-        if not self._ended():
-            return None
         return (time.monotonic() - self._started) * (self.total - self.done_before - work) / work
 
     def _render(self) -> Group:
@@ -158,6 +175,10 @@ class SweepProgress:
                 settings,
             )
         return Group(table, Text(self._summary()))
+
+
+def _worth(row: _Row | None) -> float:
+    return -math.inf if row is None else row.score or 0.0
 
 
 # So many trials that fail one after another have a cause that the next one has too.

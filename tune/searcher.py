@@ -8,7 +8,7 @@ from ray.tune.search import Searcher
 
 from tune.finished_trials import FinishedTrial, finite
 from tune.space import listed_trials, reference_parameters, total_trials
-from tune.study import propose
+from tune.study import KnownTrials, propose
 from tune.sweep_file import SweepConfig
 
 
@@ -55,6 +55,7 @@ class SweepSearcher(Searcher):
         self._learnt = tuple(learnt)
         self._at_once = at_once
         self._sweep = sweep
+        self._known = KnownTrials(sweep)
         self._time_attr = time_attr
         self.finished = {trial.number: trial for trial in past}
         # Of trials that have begun and not ended: parameters by number, and number and scores by
@@ -127,7 +128,8 @@ class SweepSearcher(Searcher):
             begun = {n: trial.parameters for n, trial in finished.items()} | running
             finished = {n: trial for n, trial in finished.items() if n <= number - lag}
             running = {n: dict(p) for n, p in begun.items() if number - lag < n < number}
-        return propose(self._sweep, number, [*self._learnt, *finished.values()], running)
+        ended = [*self._learnt, *finished.values()]
+        return propose(self._sweep, number, ended, running, self._known)
 
 
 def _waiting(

@@ -1,11 +1,12 @@
 """Optuna's study of a sweep: distributions, proposals, finished trials, importance of settings."""
 
+import copy
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import optuna
 from optuna.distributions import (
@@ -84,10 +85,40 @@ def to_frozen_trial(
     )
 
 
+class _KnownTrial(FrozenTrial):
+    """A trial that ended, which nothing changes, so that studies may share what it holds.
+
+    A storage copies each trial whole, which takes a study of thousands a second.
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return copy.copy(self)
+
+
+class KnownTrials:
+    """The trials that ended as Optuna's studies of one sweep have them, each made once."""
+
+    def __init__(self, sweep: SweepConfig) -> None:
+        self._space, self._objectives = sweep.space, len(sweep.objectives)
+        self._made: dict[int, tuple[FinishedTrial, FrozenTrial | None]] = {}
+
+    def frozen(self, finished: FinishedTrial) -> FrozenTrial | None:
+        """Return a trial (see `to_frozen_trial`)."""
+        before = self._made.get(finished.number)
+        if before is not None and before[0] is finished:
+            return before[1]
+        trial = to_frozen_trial(finished, self._space, objectives=self._objectives)
+        if trial is not None:
+            trial.__class__ = _KnownTrial
+        self._made[finished.number] = finished, trial
+        return trial
+
+
 def known_study(
     sweep: SweepConfig,
     finished: Iterable[FinishedTrial],
     running: Mapping[int, Mapping[str, Any]],
+    known: KnownTrials | None = None,
 ) -> optuna.Study:
     """Build the study of a sweep in memory, from those of its trials that the space could give.
 
@@ -95,10 +126,11 @@ def known_study(
         sweep: its settings.
         finished: trials that ended.
         running: parameters of trials that did not, by number.
+        known: those that earlier studies of the sweep had.
     """
     space = sweep.space
-    count = len(sweep.objectives)
-    trials = {t.number: to_frozen_trial(t, space, objectives=count) for t in finished}
+    known = known or KnownTrials(sweep)
+    trials = {trial.number: known.frozen(trial) for trial in finished}
     for number, parameters in running.items():
         if contains(space, parameters):
             trials[number] = optuna.create_trial(
@@ -118,6 +150,7 @@ def propose(
     number: int,
     finished: Iterable[FinishedTrial],
     running: Mapping[int, Mapping[str, Any]],
+    known: KnownTrials | None = None,
 ) -> dict[str, Any]:
     """Return what trial `number` is to try.
 
@@ -125,7 +158,7 @@ def propose(
     `known_study`), and on nothing else.
     """
     learns = sweep.search in ("tpe", "gp")
-    study = known_study(sweep, finished if learns else (), running if learns else {})
+    study = known_study(sweep, finished if learns else (), running if learns else {}, known)
     study.sampler = _sampler(sweep, number)
     return suggest(study.ask(), sweep.space)
 

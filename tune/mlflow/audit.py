@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from decrop.errors import InputError
 from tune.directory import SweepDirectory, SweepRecord
 from tune.mlflow.run_view import Measurement, Source
-from tune.mlflow.sweep_view import SweepSource, best_so_far, sources
+from tune.mlflow.sweep_view import SweepSource, sources
 from tune.mlflow.tracker import LoggedRun, Tracker
 from tune.mlflow.trial_view import TrialSource
 from tune.results.tables import TextTable
@@ -139,7 +139,7 @@ def _compare_runs(
             audit.notes.append("What the sweep's own run shows was not compared without them.")
             continue
         try:
-            measurements = _measurements(directory, source)
+            measurements = _measurements(source)
         except InputError as error:
             audit.lose(source.key, f"cannot be read: {error}")
             continue
@@ -202,10 +202,10 @@ def _look_for_trials(audit: Audit, directory: SweepDirectory, sweep: SweepConfig
         audit.problems.append(f"there are {len(audit.trials)} trials, but {total} were asked for")
 
 
-def _measurements(directory: SweepDirectory, source: Source) -> Sequence[Measurement] | None:
+def _measurements(source: Source) -> Sequence[Measurement] | None:
     if isinstance(source, SweepSource):
         # Its view draws figures as well, which takes seconds.
-        return best_so_far(directory)
+        return source.best.measurements()
     view = source.view()
     return None if view is None else view.measurements
 

@@ -10,6 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, Protocol, TypeGuard
 
+import numpy as np
+from numpy.typing import NDArray
+
+from decrop.errors import InputError
 from decrop.files import MOST_TABLE_BYTES, read_text
 from tune.results.metric import Metric
 
@@ -47,10 +51,28 @@ CURVE_RADIUS = "certified/L2 radius"
 
 @dataclass(frozen=True)
 class Table:
-    """Texts and numbers by row; `json` is what MLflow's `log_table` writes."""
+    """Texts and numbers by row; `json` is what MLflow's `log_table` writes.
+
+    Attributes:
+        source: what an error names.
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str | float]]
+    source: str = "the table"
+
+    def numbers(self, column: str) -> NDArray[np.float64]:
+        """Return a column; one that is missing or holds a text is an InputError."""
+        try:
+            position = self.columns.index(column)
+            numbers = np.array([row[position] for row in self.rows], dtype=np.float64)
+        except (ValueError, IndexError):
+            numbers = np.array([np.nan])
+        if not np.isfinite(numbers).all():
+            raise InputError(
+                f"{self.source}: has no column {column} of finite numbers; restore it."
+            )
+        return numbers
 
     def json(self) -> str:
         """Write the table as pandas' orientation "split"."""
@@ -62,8 +84,11 @@ class Table:
 def tsv_table(path: Path) -> Table:
     """Read a tab-separated file with a head; cells that are numbers become numbers."""
     text = read_text(path, most_bytes=MOST_TABLE_BYTES)
-    head, *rows = csv.reader(io.StringIO(text, newline=""), delimiter="\t")
-    return Table(head, [[_value(cell) for cell in row] for row in rows])
+    try:
+        head, *rows = csv.reader(io.StringIO(text, newline=""), delimiter="\t")
+    except (ValueError, csv.Error):
+        raise InputError(f"{path} is not a tab-separated table; restore it.") from None
+    return Table(head, [[_value(cell) for cell in row] for row in rows], str(path))
 
 
 def _value(cell: str) -> str | float:

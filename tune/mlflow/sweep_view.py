@@ -1,13 +1,17 @@
 """The run of a whole sweep in MLflow, read from the sweep's files."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
-from tune.directory import SweepDirectory, SweepRecord
+from decrop.errors import InputError
+from tune.directory import SweepDirectory, SweepRecord, TrialState
 from tune.finished_trials import FinishedTrial, finished_trials, finite
 from tune.mlflow.run_view import (
     BEST_SO_FAR,
@@ -106,19 +110,19 @@ class SweepSource:
 
     directory: SweepDirectory
     record: SweepRecord
+    best: "BestSoFar"
     key: str = "sweep"
 
     def stamps(self) -> dict[str, Stamp]:
-        """Return what changes whenever a file that is shown is replaced."""
-        paths = self._files()
-        for number in self.directory.trial_numbers():
-            folder = self.directory.trial(number)
-            paths[f"{number}/state"] = folder.state_path
-            paths[f"{number}/result"] = folder.result_path
-        return stamps_of(paths)
+        """Return what changes whenever a file that is shown is replaced, or one more trial ends."""
+        try:
+            points = len(self.best.measurements())
+        except InputError:
+            points = -1  # `view` says what is broken.
+        return {**stamps_of(self._files()), "best so far": (points, 0, 0)}
 
     def view(self) -> RunView:
-        """Read the sweep's own files and every trial's state and result."""
+        """Read the sweep's own files."""
         leaderboard = self.directory.leaderboard_json_path
         ended = modified(leaderboard) if leaderboard.exists() else None
         return RunView(
@@ -127,7 +131,7 @@ class SweepSource:
             started=self.record.created,
             ended=ended,
             tags={"kind": "sweep", COLOUR_TAG: SWEEP_COLOUR},
-            measurements=best_so_far(self.directory),
+            measurements=self.best.measurements(),
             artifacts=existing(self._files()),
             # Trials are still to come before that, and the page's charts show those that are there.
             drawn={} if ended is None else search_figures(self.directory, self.record),
@@ -154,46 +158,83 @@ class SweepSource:
         }
 
 
-def best_so_far(directory: SweepDirectory) -> list[Measurement]:
-    """Return the best held-out value of the first objective among trials 0…n, with step n.
+class BestSoFar:
+    """The best held-out value of the first objective among trials 0…n, with step n.
 
-    It ends before the first trial that still runs, since that one may yet change what follows.
+    What has ended is read once.
     """
-    points = []
-    best: float | None = None
-    objective = objectives_of(directory.read_record().sweep)[0]
-    for expected, number in enumerate(directory.trial_numbers()):
-        folder = directory.trial(number)
-        state = folder.read_state()
-        if number != expected or state is None or state.ended is None:
-            break
-        result = folder.read_result()
-        if state.state == "complete" and result is not None:
-            score = objective.score(result)
-            best = score if best is None else max(best, score)
-        if best is not None:
-            points.append(Measurement(BEST_SO_FAR, best, number, state.ended))
-            points.append(Measurement(TRIAL_NUMBER, float(number), number, state.ended))
-    return points
+
+    def __init__(self, directory: SweepDirectory, record: SweepRecord) -> None:
+        """Begin with nothing read."""
+        self._directory = directory
+        self._objective = objectives_of(record.sweep)[0]
+        self._read: dict[int, tuple[TrialState, dict[str, Any] | None]] = {}
+        self._best: float | None = None
+        self._next = 0
+        self._points: list[Measurement] = []
+
+    def note(self, number: int, state: TrialState, result: dict[str, Any] | None) -> None:
+        """Take from who has just read them a trial's state and result, for neither to be read."""
+        self._read[number] = state, result
+
+    def measurements(self) -> list[Measurement]:
+        """Return the points so far.
+
+        They end before the first trial that still runs, since that one may yet change what follows.
+        """
+        while (found := self._ended(self._next)) is not None:
+            ended, result = found
+            if result is not None:
+                score = self._objective.score(result)
+                self._best = score if self._best is None else max(self._best, score)
+            if self._best is not None:
+                step = self._next
+                self._points.append(Measurement(BEST_SO_FAR, self._best, step, ended))
+                self._points.append(Measurement(TRIAL_NUMBER, float(step), step, ended))
+            del self._read[self._next]
+            self._next += 1
+        return self._points
+
+    def _ended(self, number: int) -> tuple[datetime, dict[str, Any] | None] | None:
+        """Return when a trial ended, and its result if it is complete; None while it has not."""
+        known = self._read.get(number)
+        if known is None or known[0].ended is None:
+            folder = self._directory.trial(number)
+            if (state := folder.read_state()) is None:
+                return None
+            known = self._read[number] = state, folder.read_result()
+        state, result = known
+        if state.ended is None:
+            return None
+        return state.ended, result if state.state == "complete" else None
 
 
-def sources(directory: SweepDirectory, record: SweepRecord) -> Iterator[Source]:
-    """List everything in a sweep directory that becomes a run."""
+def sources(
+    directory: SweepDirectory,
+    record: SweepRecord,
+    best: BestSoFar | None = None,
+    but: Container[str] = (),
+) -> Iterator[Source]:
+    """List everything in a sweep directory that becomes a run.
+
+    Args:
+        directory: of the sweep.
+        record: of the sweep.
+        best: what was read of trials before, if anything.
+        but: keys of what is left out.
+    """
+    best = best or BestSoFar(directory, record)
     objectives = tuple(objectives_of(record.sweep))
     for number in directory.trial_numbers():
-        yield TrialSource(
-            f"trials/{number}", f"trial {number}", "trial", directory.trial(number), objectives
-        )
+        if (key := f"trials/{number}") not in but:
+            folder, heard = directory.trial(number), partial(best.note, number)
+            yield TrialSource(key, f"trial {number}", "trial", folder, objectives, heard)
     for number in directory.final_numbers():
-        yield TrialSource(
-            f"final/{number}", f"final {number} (test)", "final", directory.final(number)
-        )
+        if (key := f"final/{number}") not in but:
+            yield TrialSource(key, f"final {number} (test)", "final", directory.final(number))
         for seed in directory.retrained_seeds(number):
-            yield TrialSource(
-                f"final/{number}/seeds/{seed}",
-                f"final {number}, seed {seed} (test)",
-                "seed",
-                directory.retraining(number, seed),
-            )
+            if (key := f"final/{number}/seeds/{seed}") not in but:
+                name = f"final {number}, seed {seed} (test)"
+                yield TrialSource(key, name, "seed", directory.retraining(number, seed))
     yield UndefendedSource(directory.undefended, directory.trial(0))
-    yield SweepSource(directory, record)
+    yield SweepSource(directory, record, best)

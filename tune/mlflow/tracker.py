@@ -1,7 +1,11 @@
 """Files projected into one experiment of MLflow: those of a sweep directory, or of a training."""
 
+import logging
+import shlex
+import threading
+import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +15,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from decrop.errors import InputError
-from decrop.files import fence_of, sha256_of_json, write_text
+from decrop.files import LostFolderError, fence_of, sha256_of_json, write_text
 from tune.directory import OWN_ARTIFACTS, OWN_STORE, SweepDirectory
 from tune.mlflow.client import (
     TrackingError,
@@ -27,7 +31,7 @@ from tune.mlflow.client import (
 from tune.mlflow.experiment import ExperimentView, ShownExperiment
 from tune.mlflow.page import page_state, sweep_description
 from tune.mlflow.run_view import Source, Stamp
-from tune.mlflow.sweep_view import sources
+from tune.mlflow.sweep_view import BestSoFar, sources
 from tune.mlflow.writer import (
     KEY_TAG,
     SYNCED_TAG,
@@ -40,13 +44,10 @@ from tune.space import objectives_of, sweep_kind, varied_paths
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
     from mlflow.tracking import MlflowClient
-import logging
-import shlex
-import threading
-
-from decrop.files import LostFolderError
 
 _LOCK_SECONDS = 60
+# Whatever a trial still writes after its state says that it has ended is written by then.
+_SETTLED_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,14 @@ class Shown:
         state_path: folder of what tracking keeps.
         id: unique; runs are found by it again.
         experiment: where the runs are.
-        sources: lists everything that becomes a run.
+        sources: lists everything that becomes a run, but those of given keys.
     """
 
     path: Path
     state_path: Path
     id: str
     experiment: ExperimentView
-    sources: Callable[[], Iterable[Source]]
+    sources: Callable[[Container[str]], Iterable[Source]]
 
 
 class RunsTracker:
@@ -105,7 +106,11 @@ class RunsTracker:
         self._identity = uuid.uuid4().hex
         self._listed = False
         self._runs: dict[str, RunMirror] = {}
+        # Keys of runs of which it is not known what MLflow has, once all are listed.
+        self._doubtful: set[str] = set()
         self._synced: dict[str, str] = {}
+        # Keys of what has ended and is synced, and is not looked at again.
+        self._settled: set[str] = set()
 
     def experiment_id(self) -> str:
         """Return the experiment's id in MLflow; the first call makes store and experiment.
@@ -116,10 +121,13 @@ class RunsTracker:
         with self._exclusive():
             return str(self._experiment.open().experiment_id)
 
-    def sync(self) -> None:
+    def sync(self, *, whole: bool = False) -> None:
         """Log whatever the directory has and MLflow has not.
 
         May be interrupted anywhere and repeated, also by another process.
+
+        Args:
+            whole: looks again at what had ended before and was synced.
 
         Raises:
             TrackingError: MLflow cannot be reached or refuses, or a folder is broken; everything
@@ -132,25 +140,19 @@ class RunsTracker:
             except InputError as error:
                 problems.append(("the page", error))
             self._listed = self._listed and self._wrote_last()
-            for source in self.shown.sources():
-                stamps = source.stamps()
-                digest = sha256_of_json(stamps)
+            if whole:
+                self._settled.clear()
+            for source in self.shown.sources(self._settled):
                 # What is under way when another process takes over still arrives, and shows what
                 # the files said; that process lists all runs before it makes any.
                 fence_of(self._writer_path)
-                if not stamps or self._synced.get(source.key) == digest:
-                    continue
-                if source.key not in self._runs and not self._listed:
-                    write_text(self._writer_path, self._identity)
-                    self._list_runs()
-                    self._listed = True
                 try:
-                    self._sync_run(source, stamps, digest)
+                    self._sync_source(source)
                 except BaseException as error:
                     # What was applied before it failed is unknown, so it is read again.
                     self._runs.pop(source.key, None)
-                    self._listed = False
-                    if not isinstance(error, Exception) or is_outage(error):
+                    self._doubtful.add(source.key)
+                    if not isinstance(error, Exception) or _ends_sync(error):
                         raise
                     problems.append((source.key, error))
         if problems:
@@ -204,6 +206,31 @@ class RunsTracker:
                 description=description,
             )
 
+    def _sync_source(self, source: Source) -> None:
+        stamps = source.stamps()
+        digest = sha256_of_json(stamps)
+        if not stamps:
+            return
+        if self._synced.get(source.key) != digest:
+            self._know_run(source.key)
+            self._sync_run(source, stamps, digest)
+        run = self._runs.get(source.key)
+        if run is not None and run.status != "RUNNING" and _settled(stamps):
+            self._settled.add(source.key)
+
+    def _know_run(self, key: str) -> None:
+        """Find out what MLflow has of a run."""
+        if key in self._runs:
+            return
+        if not self._listed:
+            write_text(self._writer_path, self._identity)
+            self._list_runs()
+            self._listed = True
+            self._doubtful.clear()
+        elif key in self._doubtful:
+            self._list_runs(f"tags.`{KEY_TAG}` = '{self._full_key(key)}'")
+        self._doubtful.discard(key)
+
     def _sync_run(self, source: Source, stamps: dict[str, Stamp], digest: str) -> None:
         run = self._runs.get(source.key)
         if run is None or run.tags.get(SYNCED_TAG) != digest:
@@ -218,19 +245,22 @@ class RunsTracker:
     def _wrote_last(self) -> bool:
         return self._writer_path.exists() and self._writer_path.read_text() == self._identity
 
-    def _list_runs(self) -> None:
-        for key, run in self._runs_of(self._experiment.open()):
+    def _list_runs(self, those: str = "") -> None:
+        for key, run in self._runs_of(self._experiment.open(), those):
             if key not in self._runs:
                 self._runs[key] = RunMirror.of(run)
 
-    def _runs_of(self, experiment: "Experiment") -> "Iterator[tuple[str, Run]]":
-        """List the runs of what is shown by their key."""
+    def _runs_of(self, experiment: "Experiment", those: str = "") -> "Iterator[tuple[str, Run]]":
+        """List the runs of what is shown by their key, those of a filter of MLflow's if given."""
         from mlflow.entities import ViewType
 
         token: str | None = None
         while True:
             page = self._client.search_runs(
-                [experiment.experiment_id], run_view_type=ViewType.ALL, page_token=token
+                [experiment.experiment_id],
+                filter_string=those,
+                run_view_type=ViewType.ALL,
+                page_token=token,
             )
             for run in page:
                 prefix, _, key = run.data.tags.get(KEY_TAG, "").partition("/")
@@ -298,10 +328,23 @@ class Tracker(RunsTracker):
             note=lambda: sweep_description(directory, record),
             reserve_name=f"{name} {record.id}",
         )
-        path = directory.path
-        shown = Shown(path, path, record.id, experiment, lambda: sources(directory, record))
+        path, best = directory.path, BestSoFar(directory, record)
+        shown = Shown(
+            path, path, record.id, experiment, lambda but: sources(directory, record, best, but)
+        )
         super().__init__(shown, tracking_uri)
         self.directory = directory
+
+
+def _ends_sync(error: Exception) -> bool:
+    """Tell whether an error is of more than one run."""
+    return isinstance(error, LostFolderError) or is_outage(error)
+
+
+def _settled(stamps: Mapping[str, Stamp]) -> bool:
+    """Tell whether nothing was written in the last minute."""
+    last = max(modified for _, _, modified in stamps.values())
+    return time.time_ns() - last > _SETTLED_SECONDS * 1_000_000_000
 
 
 _logger = logging.getLogger(__name__)
@@ -347,11 +390,11 @@ class TrackingThread:
         while not self._stop.wait(self._interval):
             self._sync()
         if not self._abandoned:
-            self._sync()
+            self._sync(whole=True)
 
-    def _sync(self) -> None:
+    def _sync(self, *, whole: bool = False) -> None:
         try:
-            self._tracker.sync()
+            self._tracker.sync(whole=whole)
         except LostFolderError:
             # What is tracked ends for the same reason, and says so.
             self._abandoned = True

@@ -123,8 +123,9 @@ class RejectorTrainingSource:
         record = known_record(self.folder)
         time = record.ended or record.started
         measurements: list[Measurement] = []
-        certificates = self.folder.path / "certificates.tsv"
+        certificates = None
         if result is not None:
+            certificates = tsv_table(self.folder.path / "certificates.tsv")
             measurements += result_measurements(certificates, result, time)
             held_out = document["rejector"]["held_out"]
             measurements += _numbers("held_out", held_out, time)
@@ -145,9 +146,9 @@ class RejectorTrainingSource:
             measurements=measurements,
             artifacts=existing(self._artifacts()),
         )
-        if result is None:
+        if certificates is None:
             return view
-        return replace(view, tables={"certificates.json": tsv_table(certificates)})
+        return replace(view, tables={"certificates.json": certificates})
 
     @property
     def _ended(self) -> bool:
@@ -317,7 +318,7 @@ def _shown(folder: TrackedTraining) -> Shown:
         state_path=folder.state_path,
         id=record.id,
         experiment=ExperimentView(record.experiment, page),
-        sources=lambda: training_sources(folder),
+        sources=lambda _: training_sources(folder),
     )
 
 

@@ -2,16 +2,17 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
+import numpy as np
+
 from decrop.config import Settings, TrialConfig
 from decrop.evaluation.accuracy import certified_accuracy
 from decrop.evaluation.record import record_path
-from decrop.evaluation.table import CertificateTable
 from tune.directory import State, SweepTrialFolder, TrialRecord, TrialState
 from tune.finished_trials import read_outcome
 from tune.mlflow.run_view import (
@@ -53,13 +54,18 @@ _HISTORY_COLUMNS_NOT_LOGGED = ("epoch", "phase")
 
 @dataclass(frozen=True)
 class TrialSource:
-    """A folder that becomes a run, its key within the sweep and its name for people."""
+    """A folder that becomes a run, its key within the sweep and its name for people.
+
+    Attributes:
+        heard: is called with state and result of whatever is read.
+    """
 
     key: str
     name: str
     kind: Literal["trial", "final", "seed"]
     folder: SweepTrialFolder
     objectives: tuple[Metric, ...] = ()
+    heard: Callable[[TrialState, dict[str, Any] | None], None] | None = None
 
     def stamps(self) -> dict[str, Stamp]:
         """Return what changes whenever a file that is shown is replaced."""
@@ -88,6 +94,7 @@ class UndefendedSource:
         if result is None:
             return None
         time = modified(self.folder.result_path)
+        certificates = _certificates(self.folder)
         reference = self.reference.read_record()
         return RunView(
             name=f"undefended ({result.get('split', '?')})",
@@ -100,14 +107,18 @@ class UndefendedSource:
                 **_result_tags(result),
                 **_samples_tags(self.folder),
             },
-            measurements=result_measurements(self.folder.certificates_path, result, time),
+            measurements=result_measurements(certificates, result, time),
             artifacts=_artifacts(self.folder),
-            tables=_tables(self.folder),
+            tables=_tables(certificates),
             inputs=[]
             if reference is None
             else _inputs(
                 reference.config,
-                {k: v for k, v in _hashes(self.folder, result).items() if k != "limited_data"},
+                {
+                    name: digest
+                    for name, digest in _hashes(self.folder.read_inputs(), result).items()
+                    if name != "limited_data"
+                },
                 result["split"],
             ),
         )
@@ -118,21 +129,25 @@ def flatten_settings(settings: Settings) -> dict[str, str]:
     return dict(_leaves("", settings.model_dump(mode="json")))
 
 
-def certified_curve(certificates: Path) -> list[tuple[int, float]]:
+def certified_curve(certificates: Table) -> list[tuple[int, float]]:
     """Compute certified accuracy on a grid of 0.05 up to the largest radius, at least to 1.
+
+    Args:
+        certificates: with columns label, predict and radius.
 
     Returns:
         pairs of radius × 1000 and certified accuracy in [0,1]; [] where nothing was certified.
     """
-    table = CertificateTable.read_tsv(certificates)
-    if not len(table.idx):
+    if not certificates.rows:
         return []
-    extent = max(CURVE_LEAST_EXTENT, float(table.radius.max()))
+    radius = certificates.numbers("radius")
+    label, predict = (certificates.numbers(n).astype(np.int64) for n in ("label", "predict"))
+    extent = max(CURVE_LEAST_EXTENT, float(radius.max()))
     # Rounding first keeps a radius that lies on the grid from adding a step beyond itself.
     last = math.ceil(round(extent / CURVE_SPACING, 9))
     steps = [round(index * CURVE_SPACING * STEPS_PER_UNIT_RADIUS) for index in range(last + 1)]
     radii = [step / STEPS_PER_UNIT_RADIUS for step in steps]
-    accuracies = certified_accuracy(table.predict, table.radius, table.label, radii)
+    accuracies = certified_accuracy(predict, radius, label, radii)
     return [(step, float(accuracy)) for step, accuracy in zip(steps, accuracies, strict=True)]
 
 
@@ -141,16 +156,19 @@ def _trial_view(source: TrialSource) -> RunView | None:
     record, state = folder.read_record(), folder.read_state()
     if record is None or state is None:
         return None
-    history, result = folder.read_history(), folder.read_result()
+    history, result, inputs = folder.read_history(), folder.read_result(), folder.read_inputs()
+    certificates = _certificates(folder)
+    if source.heard is not None:
+        source.heard(state, result)
     times = epoch_times(state.started, history)
     measurements = history_measurements(history, times)
     if source.kind == "trial":
         # The one report of a final training is its test score, which the result has too.
-        measurements += _report_measurements(folder.read_reports(), times, state.started)
-        measurements += _objective_measurements(source, times, state)
+        reports = folder.read_reports()
+        measurements += _report_measurements(reports, times, state.started)
+        measurements += _objective_measurements(source, reports, times, state)
     if result is not None:
-        ended = state.ended or state.started
-        measurements += result_measurements(folder.certificates_path, result, ended)
+        measurements += result_measurements(certificates, result, state.ended or state.started)
     measurements += _system_measurements(folder, state.started)
     return RunView(
         name=source.name if record.row is None else _row_run_name(source, record),
@@ -166,17 +184,17 @@ def _trial_view(source: TrialSource) -> RunView | None:
             "pruned": _json(state.state == "pruned"),
             "mlflow.note.content": error_note(state.error),
             COLOUR_TAG: trial_colour(record.number),
-            **_hash_tags(folder.read_inputs()),
+            **_hash_tags(inputs),
             **_code_tags(folder),
             **_samples_tags(folder),
             **({} if result is None else _result_tags(result)),
         },
         measurements=measurements,
         artifacts=_artifacts(folder),
-        tables=_tables(folder),
+        tables=_tables(certificates),
         inputs=_inputs(
             record.config,
-            _hashes(folder, result),
+            _hashes(inputs, result),
             "held_out" if source.kind == "trial" else "test",
         ),
     )
@@ -219,12 +237,15 @@ def _report_measurements(
 
 
 def _objective_measurements(
-    source: TrialSource, times: Mapping[int, datetime], state: TrialState
+    source: TrialSource,
+    reports: Sequence[dict[str, Any]],
+    times: Mapping[int, datetime],
+    state: TrialState,
 ) -> list[Measurement]:
     """Return the points of what a sweep searches for, unless it is the average radius alone."""
     if all(metric == Metric() for metric in source.objectives):
         return []
-    reports, outcome = source.folder.read_reports(), read_outcome(source.folder)
+    outcome = read_outcome(source.folder)
     points = [
         Measurement(
             objective_key(metric),
@@ -249,9 +270,9 @@ def _objective_measurements(
 
 
 def result_measurements(
-    certificates: Path, result: dict[str, Any], time: datetime
+    certificates: Table | None, result: dict[str, Any], time: datetime
 ) -> list[Measurement]:
-    """Return the points of a `result.json` and, where they exist, of the certificates' curve."""
+    """Return the points of a `result.json` and, where there are any, of the certificates' curve."""
     split = result["split"]
     named = [(f"{split}/{name}", result.get(name)) for name in ("images", "clean_accuracy")]
     named.append((f"{split}/abstention_rate", result.get("abstention_rate")))
@@ -265,7 +286,7 @@ def result_measurements(
     measurements = [
         Measurement(name, float(value), 0, time) for name, value in named if is_number(value)
     ]
-    if certificates.exists():
+    if certificates is not None:
         for step, accuracy in certified_curve(certificates):
             radius = step / STEPS_PER_UNIT_RADIUS
             measurements.append(Measurement(f"{CERTIFIED}/{split}", accuracy, step, time))
@@ -308,9 +329,9 @@ def _samples_tags(folder: SweepTrialFolder) -> dict[str, str]:
     return {"decrop.samples": _json(samples)} if samples else {}
 
 
-def _hashes(folder: SweepTrialFolder, result: dict[str, Any] | None) -> dict[str, str]:
+def _hashes(inputs: Mapping[str, str], result: dict[str, Any] | None) -> dict[str, str]:
     hashes: dict[str, str] = {} if result is None else result.get("hashes", {})
-    return {**folder.read_inputs(), **hashes}
+    return {**inputs, **hashes}
 
 
 def _inputs(config: TrialConfig, hashes: Mapping[str, str], split: str) -> list[Input]:
@@ -335,9 +356,13 @@ def _inputs(config: TrialConfig, hashes: Mapping[str, str], split: str) -> list[
     ]
 
 
-def _tables(folder: SweepTrialFolder) -> dict[str, Table]:
+def _certificates(folder: SweepTrialFolder) -> Table | None:
     path = folder.certificates_path
-    return {"certificates.json": tsv_table(path)} if path.exists() else {}
+    return tsv_table(path) if path.exists() else None
+
+
+def _tables(certificates: Table | None) -> dict[str, Table]:
+    return {} if certificates is None else {"certificates.json": certificates}
 
 
 def _system_measurements(folder: SweepTrialFolder, started: datetime) -> list[Measurement]:

@@ -1,29 +1,24 @@
 """One run in MLflow brought up to what it should show; nothing is logged twice."""
 
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-from tune.mlflow.run_view import Stamp
-
-if TYPE_CHECKING:
-    from mlflow.entities import Run
-    from mlflow.tracking import MlflowClient
+from datetime import datetime
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from decrop.files import write_bytes, write_whole
+from tune.mlflow.run_view import Input, RunView, Stamp
+
 if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput, Run
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
-import hashlib
-import json
-import tempfile
-from collections.abc import Mapping
-from datetime import datetime
-
-from tune.mlflow.run_view import Input, RunView
-
-if TYPE_CHECKING:
-    from mlflow.entities import DatasetInput
     from mlflow.tracking import MlflowClient
 
 
@@ -94,24 +89,48 @@ class Artifacts:
 
     def log(self, run: RunMirror, name: str, path: Path) -> None:
         """Log a file, or all files of a folder, as the artifact of a name that ends as theirs."""
-        repository = self._repository(run.artifact_uri)
         if path.is_dir():
-            repository.log_artifacts(str(path), name)  # type: ignore[no-untyped-call]
+            self._repository(run).log_artifacts(str(path), name)  # type: ignore[no-untyped-call]
+        elif self._tracking_uri is None:
+            write_whole(self._place(run) / name, lambda temporary: _link_or_copy(path, temporary))
         else:
             folder = str(PurePosixPath(name).parent)
             parent = None if folder == "." else folder
-            repository.log_artifact(str(path), parent)  # type: ignore[no-untyped-call]
+            self._repository(run).log_artifact(str(path), parent)  # type: ignore[no-untyped-call]
 
-    def _repository(self, address: str) -> "ArtifactRepository":
+    def log_content(self, run: RunMirror, name: str, content: bytes) -> None:
+        """Log what no file has as the artifact of a name."""
+        if self._tracking_uri is None:
+            write_bytes(self._place(run) / name, content)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / PurePosixPath(name).name
+            path.write_bytes(content)
+            self.log(run, name, path)
+
+    def _repository(self, run: RunMirror) -> "ArtifactRepository":
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
         from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
         if self._tracking_uri is not None:
             # By the run's address, which a client would first ask the server for.
-            return get_artifact_repository(address, self._tracking_uri)
+            return get_artifact_repository(run.artifact_uri, self._tracking_uri)
+        return LocalArtifactRepository(str(self._place(run)))
+
+    def _place(self, run: RunMirror) -> Path:
         # Relative to the destination, wherever the folder lies by then.
-        place = self._destination / urlsplit(address).path.lstrip("/")
-        return LocalArtifactRepository(str(place.resolve()))
+        return (self._destination / urlsplit(run.artifact_uri).path.lstrip("/")).resolve()
+
+
+def _link_or_copy(path: Path, to: Path) -> None:
+    """Give a file a second name, which costs neither room nor reading, or copy it."""
+    if not path.is_symlink():
+        # Not every file system has hard links. What is linked to stays as it is, for files of a
+        # sweep are never changed, but replaced.
+        with suppress(OSError):
+            to.hardlink_to(path)
+            return
+    shutil.copyfile(path, to)
 
 
 # Where MLflow looks which of a run's artifacts are tables.
@@ -168,20 +187,22 @@ class RunWriter:
         new_parameters = {k: v for k, v in parameters.items() if run.parameters.get(k) != v}
         new_tags = {k: v for k, v in _tags(view).items() if run.tags.get(k, "") != v}
         new = [m for m in view.measurements if m.step not in run.steps_of(client, m.metric)]
-        # A store writes the tags of a request after its parameters and metrics, but what is too
-        # much for one request comes in several, with tags in the first.
-        fits = (
-            max(len(new_parameters), len(new_tags) + len(last)) <= _BATCH_PARAMETERS
-            and len(new) + len(new_parameters) + len(new_tags) + len(last) <= _BATCH
-        )
-        client.log_batch(
-            run.id,
-            metrics=[Metric(m.metric, m.value, _milliseconds(m.time), m.step) for m in new],
-            params=[Param(name, text) for name, text in new_parameters.items()],
-            tags=[RunTag(k, v) for k, v in {**new_tags, **(last if fits else {})}.items()],
-        )
-        if not fits:
-            client.log_batch(run.id, tags=[RunTag(name, text) for name, text in last.items()])
+        # A store writes the tags of a request after its parameters and metrics.
+        log = partial(client.log_batch, run.id)
+        parameters_left = [Param(name, text) for name, text in new_parameters.items()]
+        metrics_left = [Metric(m.metric, m.value, _milliseconds(m.time), m.step) for m in new]
+        tags_left = [RunTag(name, text) for name, text in {**new_tags, **last}.items()]
+        while len(parameters_left) > _BATCH_PARAMETERS:
+            log(metrics=[], params=parameters_left[:_BATCH_PARAMETERS])
+            del parameters_left[:_BATCH_PARAMETERS]
+        while len(tags_left) > _BATCH_PARAMETERS:
+            log(metrics=[], tags=tags_left[:_BATCH_PARAMETERS])
+            del tags_left[:_BATCH_PARAMETERS]
+        room = _BATCH - len(parameters_left) - len(tags_left)
+        while len(metrics_left) > room:
+            log(metrics=metrics_left[:room])
+            del metrics_left[:room]
+        log(metrics=metrics_left, params=parameters_left, tags=tags_left)
         run.parameters.update(new_parameters)
         run.tags.update({**new_tags, **last})
         for measurement in new:
@@ -196,10 +217,7 @@ class RunWriter:
         for name, content in {**contents, **view.drawn}.items():
             digest = hashlib.sha256(content).hexdigest()
             if run.generated.get(name) != digest:
-                with tempfile.TemporaryDirectory() as folder:
-                    path = Path(folder) / PurePosixPath(name).name
-                    path.write_bytes(content)
-                    self._artifacts.log(run, name, path)
+                self._artifacts.log_content(run, name, content)
                 run.generated[name] = digest
 
     def _log_inputs(self, run: RunMirror, view: RunView) -> None:

@@ -22,14 +22,18 @@ from tests.tune.sweeps import (
 )
 from tune.directory import CodeRecord, SweepDirectory
 from tune.mlflow.page import sweep_description
-from tune.mlflow.run_view import RunView, Source
-from tune.mlflow.sweep_view import best_so_far, sources
+from tune.mlflow.run_view import Measurement, RunView, Source, tsv_table
+from tune.mlflow.sweep_view import BestSoFar, sources
 from tune.mlflow.trial_view import certified_curve, flatten_settings, result_measurements
 
 
 def source_of(directory: SweepDirectory, key: str) -> Source:
     found = {source.key: source for source in sources(directory, directory.read_record())}
     return found[key]
+
+
+def best_so_far(directory: SweepDirectory) -> list[Measurement]:
+    return BestSoFar(directory, directory.read_record()).measurements()
 
 
 def view_of(directory: SweepDirectory, key: str) -> RunView:
@@ -57,7 +61,7 @@ def test_config_leaves_have_dotted_paths_and_json_values() -> None:
 def test_curve_is_share_of_all_images_that_are_right_beyond_each_radius(tmp_path: Path) -> None:
     path = tmp_path / "certificates.tsv"
     path.write_text(CERTIFICATES)
-    curve = certified_curve(path)
+    curve = certified_curve(tsv_table(path))
     assert [step for step, _ in curve] == list(range(0, 1201, 50))
     accuracies = dict(curve)
     # The wrong image with radius 0.9 and the two abstentions never count.
@@ -71,7 +75,7 @@ def test_curve_is_share_of_all_images_that_are_right_beyond_each_radius(tmp_path
 def test_curve_reaches_one_even_where_radii_are_small(tmp_path: Path) -> None:
     path = tmp_path / "certificates.tsv"
     path.write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t1\t1\t0.07\t1\t0.1\n")
-    assert certified_curve(path) == [(0, 1.0), (50, 1.0)] + [
+    assert certified_curve(tsv_table(path)) == [(0, 1.0), (50, 1.0)] + [
         (step, 0.0) for step in range(100, 1001, 50)
     ]
 
@@ -79,7 +83,7 @@ def test_curve_reaches_one_even_where_radii_are_small(tmp_path: Path) -> None:
 def test_curve_of_no_certificates_is_empty(tmp_path: Path) -> None:
     path = tmp_path / "certificates.tsv"
     path.write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n")
-    assert certified_curve(path) == []
+    assert certified_curve(tsv_table(path)) == []
 
 
 def test_a_trial_is_not_shown_before_it_starts(tmp_path: Path) -> None:
@@ -147,7 +151,7 @@ def test_a_complete_trial_shows_scores_curve_and_artifacts(tmp_path: Path) -> No
 def test_a_result_at_several_sigmas_has_scores_of_each_and_of_the_envelope(tmp_path: Path) -> None:
     scores = {"average_certified_radius": 0.3, "certified_accuracy": {"0.25": 0.5}}
     result = {"split": "test", **scores, "by_sigma": {"0.12": scores}, "envelope": scores}
-    found = result_measurements(tmp_path / "none.tsv", result, ENDED)
+    found = result_measurements(None, result, ENDED)
     names = {measurement.metric for measurement in found}
     for group in ("test", "test_sigma_0.12", "test_envelope"):
         assert f"{group}/average_certified_radius" in names
