@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,10 @@ from decrop.errors import InputError, RunError
 if TYPE_CHECKING:
     import torch
 
+_OBJECT_STORE = re.compile(
+    r"(s3[an]?|gs|gcs|hdfs|webhdfs|viewfs|abfss?|adl|az|azure|wasbs?|oss|cos|swift|r2|b2|dbfs):/",
+    re.IGNORECASE,
+)
 # Folders that this process writes, and the folder of each in which its new files begin.
 _fences: dict[Path, Path] = {}
 
@@ -126,6 +131,22 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=False) + "\n")
 
 
+def refuse_object_store(path: Path | str, named: str) -> None:
+    """Raise InputError if a path is an address in an object store, such as s3://BUCKET/NAME.
+
+    Args:
+        path: as it was given.
+        named: what the error begins with.
+    """
+    # A `Path` has one slash left of two.
+    if _OBJECT_STORE.match(str(path)):
+        raise InputError(
+            f"{named}: is in an object store, which can neither rename a file whole nor lock one; "
+            "give a path of a file system that all machines see, and copy from or to the store "
+            'before and after (tune/README.md, "Object stores").'
+        )
+
+
 def open_regular(path: Path, *, most_bytes: int, blamed: str | None = None) -> BufferedReader:
     """Open a regular file to read; whatever else has a path, such as a pipe or device, is refused.
 
@@ -142,6 +163,7 @@ def open_regular(path: Path, *, most_bytes: int, blamed: str | None = None) -> B
         # Opening a pipe would wait for its other end.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
+        refuse_object_store(path, named)
         raise InputError(f"{named} does not exist.") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{named} cannot be read: {_reason(error)}.") from None

@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 
 import typer
@@ -14,6 +15,7 @@ from decrop.cli.rejector import rejector
 from decrop.cli.train import train
 from decrop.cli.verify import verify
 from decrop.errors import InputError, RunError
+from decrop.files import refuse_object_store
 
 FAILED, BAD_INPUT = 1, 2
 _COMMAND_GROUP = "decrop.commands"
@@ -67,6 +69,7 @@ def _warning_line(
 def run(arguments: list[str]) -> int:
     """Run the command line and return its exit code; mistakes of the user print one line."""
     try:
+        _refuse_object_stores(arguments)
         build_app()(arguments, prog_name="decrop")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -77,3 +80,10 @@ def run(arguments: list[str]) -> int:
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else FAILED
     return 0
+
+
+def _refuse_object_stores(arguments: Sequence[str]) -> None:
+    """Refuse addresses of object stores, as `--out s3://…`, `--out=s3://…`, `--set KEY=s3://…`."""
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        option = f"{before} " if before.startswith("--") else ""
+        refuse_object_store(argument.rpartition("=")[2], f"{option}{argument}")

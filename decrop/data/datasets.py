@@ -13,7 +13,7 @@ from decrop.data.image_folder import read_image_folder
 from decrop.data.images import ImageSource, InMemoryImages
 from decrop.data.parquet import ParquetSplit, read_parquet_split
 from decrop.errors import InputError
-from decrop.files import MOST_TABLE_BYTES, require_regular
+from decrop.files import MOST_TABLE_BYTES, refuse_object_store, require_regular
 
 _DOWNLOAD_FOLDER = Path.home() / ".cache" / "decrop" / "datasets"
 
@@ -103,6 +103,8 @@ _FASHION_MNIST = _Published(
 
 def load_dataset(settings: DatasetSettings) -> Dataset:
     """Open a dataset; encoded images are decoded later, when they are asked for."""
+    if settings.path is not None:
+        refuse_object_store(settings.path, f"dataset.path: {settings.path}")
     dataset: Dataset = DATASETS.build(settings.name, settings)
     try:
         different_names(dataset.class_names)

@@ -149,3 +149,39 @@ def test_main_exits_with_the_code_of_its_arguments(
         run_and_exit()
     assert exit_.value.code == 0
     assert "Usage: decrop" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "digits", "--out", "s3://bucket/run"],
+        ["train", "digits", "--out=gs://bucket/run"],
+        ["train", "digits", "--set", "dataset.path=hdfs://host/data"],
+        ["verify", "abfss://container@account/bundle"],
+    ],
+)
+def test_an_address_in_an_object_store_is_refused_with_the_reason(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    given = arguments[-1] if "=" not in arguments[-1] or "--" in arguments[-1] else "--set "
+    assert line.startswith("error: ") and given in line
+    assert "is in an object store, which can neither rename a file" in line
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "dataset: {name: cifar10, path: s3://bucket/data}",
+        "{dataset: {name: digits}, limited: {fraction: 0.1}, "
+        "classifier: {source: small_cnn, weights: s3://bucket/x}}",
+    ],
+)
+def test_an_object_store_in_a_file_of_settings_is_refused_too(
+    settings: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(settings)
+    assert run(["train", str(file), "--out", str(tmp_path / "run")]) == 2
+    assert "is in an object store" in capsys.readouterr().err
