@@ -26,7 +26,7 @@ def cluster_samplers(
     """
     device = resolve_device(config.execution.device)
     with cluster(address) as size:
-        helper = claims(ResourceSettings(), size).helper
+        helper = claims(ResourceSettings(), size, config.execution.device).helper
         threads = torch.get_num_threads()
         if address is None:
             # This process and the helpers share one machine.

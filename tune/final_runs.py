@@ -16,7 +16,7 @@ from decrop.trial.run import certify_undefended
 from tune.directory import SampleCounts, SweepDirectory, SweepTrialFolder, TrialRecord
 from tune.space import kind_of, reference_config
 from tune.stopping import SweepStop, ends_sweep, last_line
-from tune.worker import SweepJob, end_trial, run_recorded
+from tune.worker import SweepJob, end_trial, run_recorded, use_claimed
 
 # Between looks at whether the sweep is to stop.
 _POLL_SECONDS = 0.5
@@ -138,6 +138,7 @@ def _undefended(job: SweepJob, config: TrialConfig) -> bool:
     sample_counts = SampleCounts(folder.read_samples())
     with fenced(job.path, job.fence):
         try:
+            use_claimed(job.claims.trial, config)
             inputs = job.inputs_for(config)
             certify_undefended(
                 config,

@@ -36,7 +36,7 @@ from decrop.smoothing.execution import resolve_device
 from decrop.synthesis.synthetic_samples import INTERPOLATED
 from decrop.trial.prepare import Preparation, load_inputs
 from tune.callbacks import SearchStopper, SweepCallback, SweepProgress
-from tune.cluster import Claims, claims, cluster, cluster_size, local_size
+from tune.cluster import Claims, ClusterSize, claims, cluster, cluster_size, local_size
 from tune.directory import SweepDirectory, trial_name
 from tune.driver import sole_driver
 from tune.earlier import as_finished, check_same_inputs, gather, read_learnt, write_learnt
@@ -233,11 +233,14 @@ def start_sweep(sweep: SweepConfig, parent: Path, options: RunOptions) -> SweepO
     if options.tracking_uri is not None:
         check_tracking_uri(options.tracking_uri)
     if options.address is None:
-        claims(sweep.resources, local_size())
+        _claims(sweep, local_size())
     with cluster(options.address) as size:
-        claimed = claims(sweep.resources, size)
+        claimed = _claims(sweep, size)
+        if claimed.trial.gpu > 0:
+            sweep = _on_gpus(sweep, claimed.trial.gpu)
         directory = SweepDirectory.create(parent, sweep)
         write_learnt(directory, learnt)
+        _say_size(size, claimed, options)
         _say_queries(sweep, options.console)
         _say(options.console, f"sweep directory: {directory.path}")
         with sole_driver(directory) as fence:
@@ -278,7 +281,8 @@ def resume_sweep(
             sweep = with_query_budget(sweep, query_budget)
         check_sweep(sweep, refused=None if options.trust_code else "strangers")
         with cluster(options.address) as size:
-            claimed = claims(sweep.resources, size)
+            claimed = _claims(sweep, size)
+            _say_size(size, claimed, options)
             _say_queries(sweep, options.console)
             if trials is not None:
                 fence_of(directory.record_path)
@@ -364,7 +368,7 @@ def certify_trials(
         _say(console, queries.sentence())
     _say(console, f"{_what_follows(sweep)}: {', '.join(training.name for training in missing)}")
     with sole_driver(directory) as fence, cluster(options.address) as size:
-        job = _job(sweep, directory, claims(sweep.resources, size), fence)
+        job = _job(sweep, directory, _claims(sweep, size), fence)
         tracker = Tracker(directory, options.tracking_uri)
         stop = SweepStop(directory, console)
         with _resumable(directory, stop), _tracked(tracker) as thread:
@@ -376,9 +380,30 @@ def _say(console: Console, line: str) -> None:
     console.print(line, highlight=False, soft_wrap=True)
 
 
+def _say_size(size: ClusterSize, claimed: Claims, options: RunOptions) -> None:
+    if options.address is not None:
+        _say(
+            options.console,
+            f"a cluster of {size.cpu:g} CPUs and {size.gpu:g} GPUs: up to "
+            f"{claimed.trials_at_once(size)} trials at once, on "
+            f"{'GPUs' if claimed.trial.gpu > 0 else 'CPUs'}",
+        )
+
+
+def _on_gpus(sweep: SweepConfig, gpu: float) -> SweepConfig:
+    """Let a sweep claim GPUs when it is resumed too: on CPUs its functions would be others."""
+    trial = sweep.resources.trial.model_copy(update={"gpu": gpu})
+    resources = sweep.resources.model_copy(update={"trial": trial})
+    return sweep.model_copy(update={"resources": resources})
+
+
 def _say_queries(sweep: SweepConfig, console: Console) -> None:
     if (queries := sweep_queries(sweep)) is not None:
         _say(console, queries.sentence())
+
+
+def _claims(sweep: SweepConfig, size: ClusterSize) -> Claims:
+    return claims(sweep.resources, size, reference_config(sweep).execution.device)
 
 
 def _job(sweep: SweepConfig, directory: SweepDirectory, claimed: Claims, fence: Path) -> SweepJob:
@@ -390,7 +415,8 @@ def _with_inputs(job: SweepJob, console: Console) -> SweepJob:
     if not shares_inputs(job.sweep):
         return job
     reference = reference_config(job.sweep)
-    device = resolve_device(reference.execution.device)
+    # What trials compute on, if this machine has it too.
+    device = resolve_device("cpu" if job.claims.trial.gpu == 0 else reference.execution.device)
     with progress_bars("loading data and classifier") as bars:
         inputs = load_inputs(
             reference,

@@ -37,6 +37,8 @@ from tune.leakage import check_held_out
 from tune.results.metric import AVERAGE_RADIUS, metric_named, metrics_named
 
 _MOST_OBJECTIVES = 6
+# Of machines in a cluster that grows, and how many of a kind.
+_MOST_KINDS, _MOST_MACHINES = 100, 100_000
 
 
 class PruningSettings(Settings):
@@ -59,8 +61,9 @@ class Resources(Settings):
     cpu: Positive = Field(1.0, description="CPU cores.")
     gpu: NonNegative | None = Field(
         None,
-        description="GPUs; a fraction shares one. Without it, half a GPU for a trial and a quarter "
-        "for a helper where the cluster has any.",
+        description="GPUs; a fraction shares one, 0 computes on CPUs. Without it, half a GPU for a "
+        "trial and a quarter for a helper where the cluster has any, unless execution.device is "
+        "cpu; a sweep that began with GPUs goes on with them alone.",
     )
 
     @model_validator(mode="after")
@@ -68,6 +71,14 @@ class Resources(Settings):
         if self.gpu is not None and self.gpu > 1 and self.gpu != int(self.gpu):
             raise ValueError(f"gpu ({self.gpu}) must be a whole number above 1")
         return self
+
+
+class MachineSettings(Settings):
+    """Machines that are alike."""
+
+    cpu: NonNegative = Field(description="CPU cores of each.")
+    gpu: NonNegative = Field(0.0, description="GPUs of each.")
+    count: Count = Field(1, le=_MOST_MACHINES, description="How many there may be.")
 
 
 class ResourceSettings(Settings):
@@ -85,6 +96,13 @@ class ResourceSettings(Settings):
         default=None,
         description="Trials at once; as many as fit if not given. Where it is given, what the "
         "search proposes and prunes does not depend on timing (see SweepConfig.lag).",
+    )
+    autoscaling: tuple[MachineSettings, ...] = Field(
+        default=(),
+        max_length=_MOST_KINDS,
+        description="All machines of a cluster that an autoscaler has let grow as far as it may, "
+        "where Ray does not know them: what a process claims must fit one of these or those that "
+        "are there, and so many trials are begun at once.",
     )
 
 

@@ -1,6 +1,7 @@
 """A worker of a sweep: what it needs to know, and how it runs one trial for Ray Tune."""
 
 import math
+import os
 import socket
 import subprocess
 import threading
@@ -23,6 +24,7 @@ import decrop
 from decrop.cache import ContentCache
 from decrop.classifiers.storage import store_classifier
 from decrop.config import TrialConfig
+from decrop.errors import InputError
 from decrop.files import fenced, write_json
 from decrop.smoothing.execution import resolve_device
 from decrop.training.hooks import Hooks, TrialStoppedError
@@ -31,7 +33,7 @@ from decrop.trial.inputs import TrialInputs
 from decrop.trial.prepare import load_inputs
 from decrop.trial.result import Split
 from decrop.trial.run import run_trial, stopping_epoch
-from tune.cluster import Claims
+from tune.cluster import Claim, Claims
 from tune.directory import (
     CodeRecord,
     SampleCounts,
@@ -326,10 +328,10 @@ def _run_recorded(
     earlier = folder.read_state()
     started = earlier.started if earlier is not None else _now()
     folder.write_state(TrialState(state="running", started=started))
-    torch.set_num_threads(max(1, int(job.claims.trial.cpu)))
     write_json(folder.code_path, code_record().model_dump(mode="json"))
     sample_counts = SampleCounts(folder.read_samples())
     try:
+        use_claimed(job.claims.trial, record.config)
         with monitored(folder):
             inputs = job.inputs_for(record.config)
             if inputs is not job.inputs:
@@ -347,6 +349,24 @@ def _run_recorded(
             raise
         end_trial(folder, "failed", error=traceback.format_exc())
         raise
+
+
+def use_claimed(claim: Claim, config: TrialConfig) -> None:
+    """Compute on what this process has claimed: so many threads, and a GPU or none.
+
+    Raises:
+        InputError: there is no GPU where Ray has counted one.
+    """
+    torch.set_num_threads(max(1, int(claim.cpu)))
+    if claim.gpu == 0:
+        # Ray leaves it as it is, and `auto` would take a GPU that others have claimed.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif config.execution.device != "cpu" and not torch.cuda.is_available():
+        raise InputError(
+            f"resources.trial.gpu = {claim.gpu:g}, but PyTorch finds no CUDA device on "
+            f"{socket.gethostname()}, where Ray has counted one; mend it, or use --set "
+            "resources.trial.gpu=0 to compute on CPUs."
+        )
 
 
 def _reports(

@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,19 @@ import torch
 
 from decrop.errors import InputError
 from tests.mlflow_server.processes import free_port
-from tune.cluster import Claim, Claims, ClusterSize, Machines, claims, cluster, local_size
-from tune.sweep_file import ResourceSettings
+from tests.tune.runs import write_sweep
+from tune.cluster import (
+    Claim,
+    Claims,
+    ClusterSize,
+    Machines,
+    claims,
+    cluster,
+    cluster_size,
+    local_size,
+)
+from tune.sweep import _on_gpus
+from tune.sweep_file import ResourceSettings, load_sweep
 
 CPUS_ONLY = ClusterSize((Machines(cpu=8, gpu=0),))
 WITH_GPUS = ClusterSize((Machines(cpu=8, gpu=2),))
@@ -108,8 +120,68 @@ def test_more_than_there_is_is_refused(
 ) -> None:
     message = refused(settings(**{process: resources}), size)
     name = setting.split()[0]
-    assert f"resources.{process}.{setting}, but the cluster has {there};" in message
+    assert f"resources.{process}.{setting}, but no machine of the cluster has more than" in message
     assert f"--set resources.{process}.{name}={there} or less" in message
+
+
+TWO_SMALL = ClusterSize((Machines(1, 0, count=2),))
+APART = ClusterSize((Machines(16, 0), Machines(2, 8)))
+
+
+def test_a_claim_must_fit_one_machine() -> None:
+    message = refused(settings(trial={"cpu": 2}), TWO_SMALL)
+    assert message.startswith("resources.trial.cpu = 2, but no machine of the cluster has more")
+    message = refused(settings(trial={"cpu": 4}), APART)
+    assert "no machine of the cluster has both 4 CPUs and 0.5 GPUs" in message
+    assert "16 CPUs and 0 GPUs, 2 CPUs and 8 GPUs" in message
+    assert claims(settings(trial={"cpu": 4, "gpu": 0}, helper={"gpu": 0}), APART).trial.gpu == 0
+
+
+def test_a_cluster_may_grow_to_what_is_claimed() -> None:
+    gpus = {"cpu": 32, "gpu": 8, "count": 8}
+    given = settings(trial={"cpu": 4, "gpu": 0.5}, autoscaling=[{"cpu": 1}, gpus])
+    claimed = claims(given, TWO_SMALL)
+    assert claimed.trial == Claim(4, 0.5)
+    # What an autoscaler adds machines for must be asked for.
+    assert claimed.trials_at_once(TWO_SMALL) == 64
+    # It waits for GPUs rather than to begin on the CPUs that are there.
+    assert claims(settings(autoscaling=[gpus]), TWO_SMALL).trial.gpu == 0.5
+    assert claims(settings(), TWO_SMALL.growing_to([Machines(32, 8)])).trial.gpu == 0.5
+
+
+def test_gpus_are_claimed_by_what_computes_on_them() -> None:
+    assert claims(settings(), WITH_GPUS, "cuda").trial == Claim(1, 0.5)
+    on_cpus = claims(settings(), WITH_GPUS, "cpu")
+    assert on_cpus.trial == on_cpus.helper == Claim(1, 0)
+    for given, size in ((settings(trial={"gpu": 0}), WITH_GPUS), (settings(), CPUS_ONLY)):
+        with pytest.raises(InputError, match=r"execution\.device = cuda, but trials claim no GPU"):
+            claims(given, size, "cuda")
+
+
+def test_a_sweep_that_began_on_gpus_does_not_go_on_without(tmp_path: Path) -> None:
+    begun = _on_gpus(load_sweep(str(write_sweep(tmp_path, resources={"trial": {"cpu": 1}}))), 0.5)
+    assert "resources.trial.gpu = 0.5" in refused(begun.resources, CPUS_ONLY)
+
+
+def test_what_an_autoscaler_has_told_ray_is_known(local_ray: ClusterSize) -> None:
+    from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig
+    from ray.experimental import internal_kv
+
+    groups = [
+        NodeGroupConfig(name="head", resources={"CPU": 2}, max_count=1),
+        NodeGroupConfig(name="gpus", resources={"CPU": 16, "GPU": 4}, max_count=-1),
+    ]
+    place = {"namespace": ray._raylet.GCS_AUTOSCALER_STATE_NAMESPACE.encode()}
+    key = ray._raylet.GCS_AUTOSCALER_CLUSTER_CONFIG_KEY.encode()
+    told = ClusterConfig(node_group_configs=groups).SerializeToString()
+    internal_kv._internal_kv_put(key, told, overwrite=True, **place)
+    try:
+        growth = cluster_size().growth
+    finally:
+        internal_kv._internal_kv_del(key, **place)
+    assert growth[0] == Machines(2, 0, 1)
+    assert (growth[1].cpu, growth[1].gpu) == (16, 4) and growth[1].count > 1000
+    assert cluster_size() == local_ray
 
 
 def test_a_cluster_of_this_machine_has_the_cores_this_process_may_use() -> None:

@@ -1,6 +1,7 @@
 """Trials as a sweep's workers run and record them, without Ray."""
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from decrop.data.limited import LabelledImages
+from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
 from decrop.files import write_json
 from decrop.smoothing.execution import resolve_device
@@ -17,12 +19,13 @@ from decrop.trial.folder import Report
 from decrop.trial.inputs import TrialInputs
 from decrop.trial.prepare import load_inputs
 from tests.cases import cases
+from tests.decrop.digits_trial import short_trial
 from tests.tune.runs import TINY, write_sweep
 from tune.cluster import Claim, Claims
 from tune.directory import State, SweepTrialFolder, TrialRecord
 from tune.space import reference_config
 from tune.sweep_file import load_sweep
-from tune.worker import SweepJob, end_trial, run_recorded, shares_inputs
+from tune.worker import SweepJob, end_trial, run_recorded, shares_inputs, use_claimed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -263,6 +266,22 @@ def test_a_trial_computes_on_as_many_threads_as_it_claims(job: SweepJob) -> None
         claiming = dataclasses.replace(job, claims=claims)
         next(run_recorded(claiming, record_of(job), job.directory.trial(threads), "held_out"))
         assert torch.get_num_threads() == threads
+
+
+def test_a_trial_computes_on_a_gpu_if_it_claims_one_and_never_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = short_trial("execution.device=auto")
+    with pytest.raises(
+        InputError, match=r"resources\.trial\.gpu = 0\.5, but PyTorch finds no CUDA"
+    ):
+        use_claimed(Claim(1, 0.5), config)
+    use_claimed(Claim(1, 0.5), short_trial("execution.device=cpu"))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+    use_claimed(Claim(1, 0), config)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_the_end_of_a_trial_that_never_began_is_written(job: SweepJob) -> None:

@@ -135,6 +135,7 @@ def _check_hours(max_hours: float | None) -> None:
 def _dry_run(loaded: Any, address: str | None, *, trust_code: bool, as_json: bool) -> None:
     from tune.cluster import claims, cluster, local_size
     from tune.plan import plan_sweep, sweep_queries
+    from tune.space import reference_config
     from tune.sweep import check_sweep
 
     preparation = check_sweep(loaded, refused=None if trust_code else "code")
@@ -143,7 +144,8 @@ def _dry_run(loaded: Any, address: str | None, *, trust_code: bool, as_json: boo
     else:
         with cluster(address) as size:
             pass
-    plan = plan_sweep(loaded, claims(loaded.resources, size), size, preparation)
+    claimed = claims(loaded.resources, size, reference_config(loaded).execution.device)
+    plan = plan_sweep(loaded, claimed, size, preparation)
     how = f"of {len(loaded.rows)} rows" if loaded.rows else f"by {loaded.search}"
     lines = [
         f"{loaded.name}: {plan.trials} trials {how}, {plan.at_once} at once on "

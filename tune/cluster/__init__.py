@@ -5,9 +5,10 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Literal
 
 # Read by Ray when it is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -22,6 +23,8 @@ from tune.sweep_file import Resources, ResourceSettings
 # Shares of a GPU where a sweep does not say: two trials, or four helpers, keep one busy.
 _TRIAL_GPU, _HELPER_GPU = 0.5, 0.25
 _ROUNDING = 1e-9
+# Machines of an autoscaler that knows no limit.
+_ENDLESS = 2**16
 _ANSWER_SECONDS = 5.0
 _STATUS_SECONDS = 30.0
 
@@ -59,9 +62,11 @@ class ClusterSize:
 
     Attributes:
         machines: that are there.
+        growth: all machines once an autoscaler has let it grow as far as it may, as Ray knows them.
     """
 
     machines: tuple[Machines, ...]
+    growth: tuple[Machines, ...] = ()
 
     @property
     def cpu(self) -> float:
@@ -74,8 +79,15 @@ class ClusterSize:
         return sum(machines.count * machines.gpu for machines in self.machines)
 
     def room(self, claim: Claim) -> int:
-        """Return how many processes with a claim run side by side, each on one machine."""
-        return sum(machines.room(claim) for machines in self.machines)
+        """Return how many processes with a claim run side by side, each on one machine, at most."""
+        there, grown = (
+            sum(machines.room(claim) for machines in some) for some in (self.machines, self.growth)
+        )
+        return max(there, grown)
+
+    def growing_to(self, machines: Sequence[Machines]) -> "ClusterSize":
+        """Return the same cluster, which may grow to so many machines too."""
+        return replace(self, growth=(*self.growth, *machines))
 
 
 @dataclass(frozen=True)
@@ -87,16 +99,18 @@ class Claims:
         helper: each helper.
         max_helpers: helpers of one trial at a time.
         max_concurrent: trials at a time; None for as many as fit.
+        growth: machines that the sweep says the cluster may grow to.
     """
 
     trial: Claim
     helper: Claim
     max_helpers: int
     max_concurrent: int | None
+    growth: tuple[Machines, ...] = ()
 
     def trials_at_once(self, size: ClusterSize) -> int:
         """Return how many trials run side by side on a cluster, at least one."""
-        fit = size.room(self.trial)
+        fit = size.growing_to(self.growth).room(self.trial)
         return max(1, min(fit, self.max_concurrent or fit))
 
 
@@ -109,9 +123,25 @@ def local_size() -> ClusterSize:
 def cluster_size() -> ClusterSize:
     """Return what the cluster has that this process is connected to."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return ClusterSize(
-        tuple(Machines(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive)
-    )
+    return ClusterSize(tuple(_machines(node) for node in alive), _growth())
+
+
+def _machines(resources: Mapping[str, float], count: int = 1) -> Machines:
+    return Machines(resources.get("CPU", 0.0), resources.get("GPU", 0.0), count)
+
+
+def _growth() -> tuple[Machines, ...]:
+    """Return what the cluster may grow to, if its autoscaler has told Ray."""
+    # Ray has no public way to ask.
+    with suppress(Exception):
+        from ray._private.state import state
+
+        if (config := state.get_cluster_config()) is not None:
+            return tuple(
+                _machines(group.resources, group.max_count if group.max_count >= 0 else _ENDLESS)
+                for group in config.node_group_configs
+            )
+    return ()
 
 
 @contextmanager
@@ -151,25 +181,53 @@ def cluster(address: str | None) -> Iterator[ClusterSize]:
         ray.shutdown()
 
 
-def claims(settings: ResourceSettings, size: ClusterSize) -> Claims:
-    """Fill in the GPU shares that a sweep leaves open, and refuse what could never be met."""
+def claims(
+    settings: ResourceSettings, size: ClusterSize, device: Literal["auto", "cpu", "cuda"] = "auto"
+) -> Claims:
+    """Fill in the GPU shares that a sweep leaves open, and refuse what could never be met.
+
+    Args:
+        settings: of the sweep.
+        size: of the cluster.
+        device: that its trials are to compute on (`ExecutionSettings.device`).
+    """
+    growth = tuple(Machines(kind.cpu, kind.gpu, kind.count) for kind in settings.autoscaling)
+    size = size.growing_to(growth)
+    trial = _claim("trial", settings.trial, 0.0 if device == "cpu" else _TRIAL_GPU, size)
+    if device == "cuda" and trial.gpu == 0:
+        raise InputError(
+            "execution.device = cuda, but trials claim no GPU (resources.trial.gpu = 0, or a "
+            "cluster without one); use --set execution.device=auto, or claim a GPU."
+        )
     return Claims(
-        trial=_claim("trial", settings.trial, _TRIAL_GPU, size),
-        helper=_claim("helper", settings.helper, _HELPER_GPU, size),
+        trial=trial,
+        helper=_claim("helper", settings.helper, _HELPER_GPU if trial.gpu > 0 else 0.0, size),
         max_helpers=settings.max_helpers,
         max_concurrent=settings.max_concurrent,
+        growth=growth,
     )
 
 
 def _claim(name: str, asked: Resources, gpu_share: float, size: ClusterSize) -> Claim:
-    gpu = asked.gpu if asked.gpu is not None else gpu_share if size.gpu > 0 else 0.0
-    for kind, wanted, there in (("cpu", asked.cpu, size.cpu), ("gpu", gpu, size.gpu)):
-        if wanted > there:
+    machines = (*size.machines, *size.growth)
+    most_cpu = max((machine.cpu for machine in machines), default=0.0)
+    most_gpu = max((machine.gpu for machine in machines), default=0.0)
+    gpu = asked.gpu if asked.gpu is not None else gpu_share if most_gpu > 0 else 0.0
+    for kind, wanted, most in (("cpu", asked.cpu, most_cpu), ("gpu", gpu, most_gpu)):
+        if wanted > most:
             raise InputError(
-                f"resources.{name}.{kind} = {wanted:g}, but the cluster has {there:g}; "
-                f"use --set resources.{name}.{kind}={there:g} or less."
+                f"resources.{name}.{kind} = {wanted:g}, but no machine of the cluster has more "
+                f"than {most:g}; use --set resources.{name}.{kind}={most:g} or less."
             )
-    return Claim(asked.cpu, gpu)
+    claim = Claim(asked.cpu, gpu)
+    if not any(machine.room(claim) for machine in machines):
+        kinds = dict.fromkeys(f"{m.cpu:g} CPUs and {m.gpu:g} GPUs" for m in machines)
+        raise InputError(
+            f"resources.{name}: no machine of the cluster has both {claim.cpu:g} CPUs and "
+            f"{claim.gpu:g} GPUs; its machines have {', '.join(kinds)}. Lower "
+            f"resources.{name}.cpu or resources.{name}.gpu."
+        )
+    return claim
 
 
 def _require_listener(address: str) -> None:
