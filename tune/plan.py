@@ -13,7 +13,7 @@ from decrop.data.datasets import Dataset
 from decrop.data.limited import take
 from decrop.denoisers.sources import open_denoiser
 from decrop.smoothing.execution import resolve_device
-from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler
+from decrop.smoothing.sampling import LocalSampler, full_batches
 from decrop.training.schedule import steps_an_epoch
 from decrop.trial.certify import CertificationTask, sampling_task, with_batch_size
 from decrop.trial.inputs import PreparedTrial
@@ -328,7 +328,6 @@ def _samples_a_second(trial: PreparedTrial, denoiser: DenoiserSettings) -> float
     image = take(dataset.test, torch.zeros(1, dtype=torch.int64))
     certified = CertificationTask(network, image, "test", dataset.class_count)
     config = with_batch_size(config, certified)
-    chunk_size, chunks = config.execution.chunk_size, int(config.execution.chunks_per_batch)
     task = sampling_task(
         config,
         network,
@@ -338,13 +337,10 @@ def _samples_a_second(trial: PreparedTrial, denoiser: DenoiserSettings) -> float
         class_count=dataset.class_count,
     )
     sampler = LocalSampler(task, resolve_device(config.execution.device))
-    batch = [
-        CountRequest(0, ESTIMATION, chunk, chunk_size)
-        for chunk in range(chunks * max(1, torch.get_num_threads()))
-    ]
+    batch = full_batches(task, max(1, torch.get_num_threads()))
     sampler.class_counts(batch)
     started, sampled = time.monotonic(), 0
     while time.monotonic() - started < _PROBE_SECONDS:
         sampler.class_counts(batch)
-        sampled += len(batch) * chunk_size
+        sampled += len(batch) * task.chunk_size
     return sampled / (time.monotonic() - started)

@@ -158,7 +158,8 @@ class ShardedSampler:
         ):
             size = self._lease_size(pending, 1)
             start, end = pending.pop()
-            cut = max(start, end - size)
+            # Whole batches: requests that are sampled together fill them in order.
+            cut = max(start, -(-(end - size) // self._batch) * self._batch)
             if cut > start:
                 pending.append((start, cut))
             reference = self._helpers.begin(list(requests[cut:end]))

@@ -254,7 +254,7 @@ class AskingSampler:
         settings = self._settings
         together = max(1, settings.batch_size // self._chunk_size)
         enough = (1 + _READY) * settings.concurrency
-        batches = iter(self._noisy.batch_rows(requests).tolist())
+        batches = iter(self._noisy.batches(requests))
         next_batch = next(batches, None)
         computed: set[Future[list[_Chunk]]] = set()
         asked: set[Future[_Counted]] = set()
@@ -302,14 +302,16 @@ class AskingSampler:
             raise failure
 
     @torch.inference_mode()
-    def _compute(self, requests: Sequence[CountRequest], batch: list[int]) -> list[_Chunk]:
+    def _compute(
+        self, requests: Sequence[CountRequest], batch: tuple[int | None, ...]
+    ) -> list[_Chunk]:
         """Return the images of each request in a batch, on the CPU."""
-        slots = [requests[row] if row >= 0 else None for row in batch]
+        slots = [None if row is None else requests[row] for row in batch]
         images = self._noisy.outputs(slots).cpu().split(self._chunk_size)
         return [
-            (row, chunk[: request.samples])
-            for row, request, chunk in zip(batch, slots, images, strict=True)
-            if request is not None
+            (row, chunk[: requests[row].samples])
+            for row, chunk in zip(batch, images, strict=True)
+            if row is not None
         ]
 
     @torch.inference_mode()

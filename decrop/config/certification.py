@@ -218,7 +218,7 @@ class ExecutionSettings(Settings):
     )
     chunks_per_batch: BatchSize | Literal["auto"] = Field(
         "auto",
-        description="Chunks in one forward pass, padded if fewer; auto tries which number is "
+        description="Most chunks in one forward pass; auto tries which number is "
         "fastest. Certificates are repeated with the number that was used.",
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from decrop.errors import InputError
 from decrop.smoothing.certificates import Integers
-from decrop.smoothing.sampling import STREAMS, CountRequest, Sampler, SamplingTask
+from decrop.smoothing.sampling import STREAMS, CountRequest, Sampler, SamplingTask, places
 
 # Long enough that starting a group costs nothing, short enough for a bar, and for a killed run to
 # lose little.
@@ -56,22 +56,33 @@ class CountCollector:
             images=len(task.images),
             class_count=task.class_count,
             chunk_size=task.chunk_size,
+            chunks_per_batch=task.chunks_per_batch,
         )
 
-    def __init__(self, sampler: Sampler, *, images: int, class_count: int, chunk_size: int) -> None:
+    def __init__(
+        self,
+        sampler: Sampler,
+        *,
+        images: int,
+        class_count: int,
+        chunk_size: int,
+        chunks_per_batch: int = 1,
+    ) -> None:
         """Start with no samples.
 
         Args:
-            sampler: counts classes of a task; `class_count` and `chunk_size` are the task's.
+            sampler: counts classes of a task, of which are the numbers but that of images.
             images: B >= 1.
             class_count: K >= 2.
             chunk_size: most samples of one request, >= 1.
+            chunks_per_batch: most requests of one batch, >= 1.
         """
         for name, value in (("images", images), ("chunk_size", chunk_size)):
             if value < 1:
                 raise InputError(f"{name} must be at least 1, but is {value}.")
         self.images = images
         self.chunk_size = chunk_size
+        self._chunks_per_batch = chunks_per_batch
         self.counts = np.zeros((len(STREAMS), images, class_count + 1), dtype=np.int64)
         self.seconds = np.zeros(images)
         self._sampler = sampler
@@ -96,7 +107,7 @@ class CountCollector:
         `start` is a multiple of the chunk size. `on_group` is called after each group.
         """
         requests = self._requests(stream, images, start, stop)
-        while group := list(islice(requests, self._group)):
+        while group := list(islice(requests, self._whole_batches(self._group))):
             started = time.monotonic()
             counts = self._sampler.class_counts(group)
             elapsed = max(time.monotonic() - started, 1e-3)
@@ -112,6 +123,13 @@ class CountCollector:
         self, stream: int, images: Sequence[int], start: int, stop: int
     ) -> Iterator[CountRequest]:
         size = self.chunk_size
+        starts = range(start, stop, size)
+        place = places(len(images) * len(starts), self._chunks_per_batch)
         for image in images:
-            for first in range(start, stop, size):
-                yield CountRequest(int(image), stream, first // size, min(size, stop - first))
+            for first in starts:
+                samples = min(size, stop - first)
+                yield CountRequest(int(image), stream, first // size, samples, *next(place))
+
+    def _whole_batches(self, requests: int) -> int:
+        """Return at least so many requests, a multiple of those in a batch."""
+        return -(-requests // self._chunks_per_batch) * self._chunks_per_batch

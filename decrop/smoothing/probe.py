@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 
 from decrop.errors import InputError
-from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler, SamplingTask
+from decrop.smoothing.sampling import CountRequest, LocalSampler, SamplingTask, full_batches
 
 _LARGEST_ON_CPU = 64
 _LARGEST_ON_CUDA = 1024
-# Larger batches need more memory and are padded more, so they must be worth it.
+# Larger batches need more memory, so they must be worth it.
 _SHARE_OF_BEST = 0.95
 # Of `seconds`, for which a size is timed at least.
 _SHARE_OF_TIME = 0.1
@@ -94,11 +94,9 @@ def _unless_out_of_memory(rate: Callable[[int], float], size: int) -> float | No
 def _rate(task: SamplingTask, device: torch.device, chunks: int, seconds: float) -> float:
     """Return the chunks a second that one worker counts: a thread on the CPU, else the device."""
     workers = torch.get_num_threads() if device.type == "cpu" else 1
-    # Successive chunks take successive slots, so these fill a batch for each worker.
-    requests = [
-        CountRequest(0, ESTIMATION, chunk, task.chunk_size) for chunk in range(chunks * workers)
-    ]
-    sampler = LocalSampler(dataclasses.replace(task, chunks_per_batch=chunks), device)
+    task = dataclasses.replace(task, chunks_per_batch=chunks)
+    requests = full_batches(task, workers)
+    sampler = LocalSampler(task, device)
     _timed(sampler, requests, device)  # kernels are compiled and memory allocated in the first run
     times = [_timed(sampler, requests, device)]
     while sum(times) < _SHARE_OF_TIME * seconds:

@@ -4,18 +4,19 @@ Shapes: B images, C channels, H height, W width, K classes, S noise samples in a
 a batch. A chunk is the unit of work: S samples of the noise of one image from random bits of their
 own, named by (seed, image id, stream, chunk).
 
-Counts do not depend on how the work is cut. Kernels give other last bits in other batch shapes, in
-other rows of a batch and on other numbers of threads (seen in fp32 with MKL and oneDNN), so a batch
-always has P*S rows, a chunk always takes the same rows of it, and kernels on the CPU run on one
-thread each; several batches run at once instead. P is found once (`decrop.smoothing.probe`) and
-kept (`decrop.trial.certify.with_recorded_batch_size`).
+Counts do not depend on who does which part of the work. Kernels give other last bits in other batch
+shapes, in other rows of a batch and on other numbers of threads (seen in fp32 with MKL and oneDNN).
+So a request names the size of its batch and its slot there (`places`), which follow from its rank
+in a round of requests, and kernels on the CPU run on one thread each; several batches run at once
+instead. P is found once (`decrop.smoothing.probe`) and kept
+(`decrop.trial.certify.with_recorded_batch_size`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -44,12 +45,30 @@ class CountRequest:
         stream: purpose of the samples (`SELECTION`, `ESTIMATION`); streams are independent.
         chunk: number of the chunk in the stream, from 0.
         samples: in [1, chunk_size].
+        slots: chunks in its batch, in [1, chunks_per_batch].
+        slot: its place among them, in [0, slots).
     """
 
     image: int
     stream: int
     chunk: int
     samples: int
+    slots: int = 1
+    slot: int = 0
+
+
+def places(requests: int, chunks_per_batch: int) -> Iterator[tuple[int, int]]:
+    """Yield the slots and the slot of each of so many requests that are sampled together.
+
+    They fill batches of `chunks_per_batch` chunks. What is left fills batches of powers of two, so
+    no row is computed in vain and a device meets few shapes.
+    """
+    left = requests
+    while left:
+        slots = chunks_per_batch if left >= chunks_per_batch else 1 << (left.bit_length() - 1)
+        for slot in range(slots):
+            yield slots, slot
+        left -= slots
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +80,12 @@ class SamplingTask:
             one row's logits must not depend on other rows.
         images: uint8, or float32 in [0,1], [B, C, H, W].
         image_ids: int64 [B], numbers of the images in their split; they name the noise, so the
-            counts of an image are the same in whichever selection of images it stands.
+            noise of an image is the same in whichever selection of images it stands.
         class_count: K.
         sigma: standard deviation of the noise, in [0,1] pixels, > 0.
         seed: of the noise.
         chunk_size: S.
-        chunks_per_batch: P.
+        chunks_per_batch: P, the most chunks of a batch.
         precision: in which the network computes; the noise is added before.
         noise: how it is sampled and added (`decrop.smoothing.noise`).
         layout: of images in memory, when the network takes them.
@@ -99,6 +118,15 @@ class SamplingTask:
         for name in ("class_count", "chunk_size", "chunks_per_batch"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+
+
+def full_batches(task: SamplingTask, batches: int) -> list[CountRequest]:
+    """Return requests that fill so many batches with samples of the first image."""
+    chunks = batches * task.chunks_per_batch
+    return [
+        CountRequest(0, ESTIMATION, chunk, task.chunk_size, *place)
+        for chunk, place in enumerate(places(chunks, task.chunks_per_batch))
+    ]
 
 
 class Sampler(Protocol):
@@ -141,10 +169,12 @@ class LocalSampler:
         counts = np.zeros((len(requests), self._task.class_count + 1), dtype=np.int64)
         if not requests:
             return counts
-        rows = self._noisy.batch_rows(requests)
-        batches = [[requests[row] if row >= 0 else None for row in batch] for batch in rows]
-        slot_counts = torch.cat(self._run(batches)).cpu().numpy()
-        counts[rows[rows >= 0]] = slot_counts[rows.reshape(-1) >= 0]
+        batches = self._noisy.batches(requests)
+        asked = [[None if row is None else requests[row] for row in batch] for batch in batches]
+        slot_counts = torch.cat(self._run(asked)).cpu().numpy()
+        for row, counted in zip(chain(*batches), slot_counts, strict=True):
+            if row is not None:
+                counts[row] = counted
         return counts
 
     def _run(self, batches: list[list[CountRequest | None]]) -> list[Tensor]:
@@ -155,7 +185,7 @@ class LocalSampler:
 
     @torch.inference_mode()
     def _batch_counts(self, batch: list[CountRequest | None]) -> Tensor:
-        """Return int64 [P, K+1], zero where a slot is empty."""
+        """Return int64 [slots, K+1], zero where a slot is empty."""
         task = self._task
         logits = self._noisy.outputs(batch)
         noisy_images = len(batch) * task.chunk_size
@@ -175,7 +205,7 @@ class LocalSampler:
 
 
 class NoisyBatches:
-    """What a network makes of noisy images, in batches that all have P*S rows."""
+    """What a network makes of noisy images, in batches of up to P*S rows."""
 
     def __init__(self, task: SamplingTask, network: nn.Module, device: torch.device) -> None:
         """Prepare a copy of a network: eval mode, BatchNorm folded, in the task's precision.
@@ -198,27 +228,40 @@ class NoisyBatches:
         )
         self._network = prepared(network, task.precision, task.layout, device)
 
-    def batch_rows(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
-        """Return int64 [batches, P]: which request takes each slot, or -1."""
-        rows_by_slot: list[list[int]] = [[] for _ in range(self._task.chunks_per_batch)]
+    def batches(self, requests: Sequence[CountRequest]) -> list[tuple[int | None, ...]]:
+        """Return which request takes each slot of each batch, the largest batches first."""
+        by_place: dict[int, list[list[int]]] = {}
         for row, request in enumerate(requests):
-            if not 1 <= request.samples <= self._task.chunk_size:
-                raise InputError(
-                    f"a request must ask for 1 to {self._task.chunk_size} samples (chunk_size), "
-                    f"not {request.samples}."
-                )
-            slot = (self._image_ids[request.image] + request.chunk) % len(rows_by_slot)
-            rows_by_slot[slot].append(row)
-        return np.array(list(zip_longest(*rows_by_slot, fillvalue=-1)), dtype=np.int64)
+            self._check(request)
+            slots = by_place.setdefault(request.slots, [[] for _ in range(request.slots)])
+            slots[request.slot].append(row)
+        return [
+            batch
+            for slots in sorted(by_place, reverse=True)
+            for batch in zip_longest(*by_place[slots])
+        ]
+
+    def _check(self, request: CountRequest) -> None:
+        task = self._task
+        if not 1 <= request.samples <= task.chunk_size:
+            raise InputError(
+                f"a request must ask for 1 to {task.chunk_size} samples (chunk_size), "
+                f"not {request.samples}."
+            )
+        if not 0 <= request.slot < request.slots <= task.chunks_per_batch:
+            raise InputError(
+                f"a request must take one of at most {task.chunks_per_batch} slots "
+                f"(chunks_per_batch), not slot {request.slot} of {request.slots}."
+            )
 
     def outputs(self, batch: Sequence[CountRequest | None]) -> Tensor:
-        """Return the network's outputs [P*S, ...] for the noisy images of P slots."""
+        """Return the network's outputs [slots*S, ...] for the noisy images of a batch."""
         noisy = self._noisy_images(batch).flatten(0, 1)
         outputs: Tensor = self._network(as_given(noisy, self._task.precision, self._task.layout))
         return outputs
 
     def _noisy_images(self, batch: Sequence[CountRequest | None]) -> Tensor:
-        """Return float32 [P, S, C, H, W], zero where there is no request."""
+        """Return float32 [slots, S, C, H, W], zero where there is no request."""
         requests = [request for request in batch if request is not None]
         noisy = self._noise.noisy(
             self._images[[request.image for request in requests]],

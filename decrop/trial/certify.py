@@ -37,13 +37,7 @@ from decrop.smoothing.procedures import (
     certify_fixed,
     radius_grid,
 )
-from decrop.smoothing.sampling import (
-    ESTIMATION,
-    CountRequest,
-    LocalSampler,
-    Sampler,
-    SamplingTask,
-)
+from decrop.smoothing.sampling import LocalSampler, Sampler, SamplingTask, full_batches
 from decrop.smoothing.worth import worth_of_radii
 from decrop.training.hooks import NO_HOOKS, Hooks
 from decrop.trial.result import NOISY_IMAGE, Scores, Split, TrialResult
@@ -416,10 +410,9 @@ def noisy_image_seconds(config: TrialConfig, task: CertificationTask) -> float:
         config: the trial's settings; chunks_per_batch is a number (`with_batch_size`).
         task: of whose images the first is sampled.
     """
-    execution = config.execution
-    chunks = int(execution.chunks_per_batch)
-    sampler = LocalSampler(_sampling_task(config, task), resolve_device(execution.device))
-    batch = [CountRequest(0, ESTIMATION, chunk, execution.chunk_size) for chunk in range(chunks)]
+    sampled = _sampling_task(config, task)
+    sampler = LocalSampler(sampled, resolve_device(config.execution.device))
+    batch = full_batches(sampled, 1)
     sampler.class_counts(batch)
     durations: list[float] = []
     while len(durations) < _TIMED_BATCHES or sum(durations) < _TIMED_SECONDS:
@@ -427,7 +420,7 @@ def noisy_image_seconds(config: TrialConfig, task: CertificationTask) -> float:
         # The counts lie on the CPU, so the device is done with them.
         sampler.class_counts(batch)
         durations.append(time.perf_counter() - started)
-    return min(durations) / (chunks * execution.chunk_size)
+    return min(durations) / (len(batch) * sampled.chunk_size)
 
 
 def _sampling_task(config: TrialConfig, task: CertificationTask) -> SamplingTask:

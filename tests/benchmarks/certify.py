@@ -42,7 +42,14 @@ from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.smoothing.noise import ChunkName, GridNoise, as_pixels, philox
 from decrop.smoothing.probe import probe_chunks_per_batch
 from decrop.smoothing.procedures import CertificationOutcome, certify_adaptive, certify_fixed
-from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler, SamplingTask
+from decrop.smoothing.sampling import (
+    ESTIMATION,
+    CountRequest,
+    LocalSampler,
+    SamplingTask,
+    full_batches,
+    places,
+)
 from decrop.smoothing.worth import worth_of_radii
 from tests.benchmarks.profiles import PROFILES, RADII, SIGMA, Profile, virtual_images
 from tests.decrop.smoothing.virtual import VirtualSampler
@@ -125,10 +132,28 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.perf_counter() - started
 
 
-def adaptive(sampler: Any, labels: NDArray[np.int64], max_samples: int) -> CertificationOutcome:
+class RowCountingSampler(LocalSampler):
+    """A sampler that counts the rows it computes, those of empty slots included."""
+
+    rows = 0
+
+    def _batch_counts(self, batch: list[CountRequest | None]) -> Tensor:
+        self.rows += len(batch) * CHUNK_SIZE
+        return super()._batch_counts(batch)
+
+
+def adaptive(
+    sampler: Any, labels: NDArray[np.int64], max_samples: int, *, chunks_per_batch: int = 1
+) -> CertificationOutcome:
     """Certify at the radii asked for with as few samples as do."""
     return certify_adaptive(
-        CountCollector(sampler, images=len(labels), class_count=10, chunk_size=CHUNK_SIZE),
+        CountCollector(
+            sampler,
+            images=len(labels),
+            class_count=10,
+            chunk_size=CHUNK_SIZE,
+            chunks_per_batch=chunks_per_batch,
+        ),
         labels=labels,
         sigma=SIGMA,
         radii=RADII,
@@ -139,10 +164,18 @@ def adaptive(sampler: Any, labels: NDArray[np.int64], max_samples: int) -> Certi
     )
 
 
-def fixed(sampler: Any, images: int, samples: int, chunk_size: int) -> CertificationOutcome:
+def fixed(
+    sampler: Any, images: int, samples: int, chunk_size: int, *, chunks_per_batch: int = 1
+) -> CertificationOutcome:
     """Certify with equally many samples each."""
     return certify_fixed(
-        CountCollector(sampler, images=images, class_count=10, chunk_size=chunk_size),
+        CountCollector(
+            sampler,
+            images=images,
+            class_count=10,
+            chunk_size=chunk_size,
+            chunks_per_batch=chunks_per_batch,
+        ),
         partial(cohen_certificates, sigma=SIGMA, failure_probability=FAILURE_PROBABILITY),
         selection_samples=SELECTION_SAMPLES,
         estimation_samples=samples,
@@ -180,8 +213,10 @@ def shard_speedup(task: SamplingTask, chunks: int, rounds: int) -> float:
     torch.set_num_threads(1)
     cpu = torch.device("cpu")
     requests = [
-        CountRequest(number % len(task.images), ESTIMATION, number // len(task.images), CHUNK_SIZE)
-        for number in range(chunks)
+        CountRequest(
+            number % len(task.images), ESTIMATION, number // len(task.images), CHUNK_SIZE, *place
+        )
+        for number, place in enumerate(places(chunks, task.chunks_per_batch))
     ]
     try:
         own = LocalSampler(task, cpu)
@@ -230,11 +265,7 @@ def grid_costs(
         LocalSampler(replace(task, noise=noise), on)  # type: ignore[arg-type]
         for noise in ("grid", "gaussian")
     )
-    batches = 2 * (torch.get_num_threads() if on.type == "cpu" else 8)
-    requests = [
-        CountRequest(0, ESTIMATION, chunk, CHUNK_SIZE)
-        for chunk in range(batches * task.chunks_per_batch)
-    ]
+    requests = full_batches(task, 2 * (torch.get_num_threads() if on.type == "cpu" else 8))
     ratios = []
     for _ in range(rounds + 1):
         # In turns, for what else a machine does changes by the minute.
@@ -246,7 +277,13 @@ def grid_costs(
     same_bits._noisy._noise = SameBitsGaussian(task.sigma, task.seed, CHUNK_SIZE, on)
     accuracies = []
     for sampler in (grid, same_bits):
-        outcome = fixed(sampler, len(labels), samples, CHUNK_SIZE)
+        outcome = fixed(
+            sampler,
+            len(labels),
+            samples,
+            CHUNK_SIZE,
+            chunks_per_batch=task.chunks_per_batch,
+        )
         accuracies.append(certified_accuracy(outcome.prediction, outcome.radius, labels, RADII))
     gap = 100 * np.abs(accuracies[0] - accuracies[1]).max()
     # The first round warms up.
@@ -321,12 +358,16 @@ def main(
         )
         plain_rates[batch_size] = plain_images * (SELECTION_SAMPLES + samples) / plain_seconds
 
-    sampler = LocalSampler(task, on)
-    sampler.class_counts([CountRequest(0, ESTIMATION, chunk, 1) for chunk in range(64)])
-    outcome, fixed_seconds = timed(lambda: fixed(sampler, images, samples, CHUNK_SIZE))
+    sampler = RowCountingSampler(task, on)
+    sampler.class_counts(full_batches(task, torch.get_num_threads()))
+    in_batches = {"chunks_per_batch": chunks_per_batch}
+    outcome, fixed_seconds = timed(
+        partial(fixed, sampler, images, samples, CHUNK_SIZE, **in_batches)
+    )
     fixed_rate = float(outcome.samples.sum() / fixed_seconds)
     cap = CAPS[10_000] * samples // 10_000
-    few, few_seconds = timed(lambda: adaptive(sampler, labels.numpy(), cap))
+    sampler.rows = 0
+    few, few_seconds = timed(partial(adaptive, sampler, labels.numpy(), cap, **in_batches))
 
     def accuracy(prediction: NDArray[np.int64], radius: NDArray[np.float64]) -> list[float]:
         known = labels.numpy()[: len(prediction)]
@@ -353,6 +394,7 @@ def main(
         "throughput_ratio_fixed": fixed_rate / plain_rates[REFERENCE_BATCH],
         "throughput_ratio_fixed_fastest_reference": fixed_rate / plain_rates[FAST_REFERENCE_BATCH],
         "fraction_of_conv_rate": fixed_rate * operations / rate,
+        "useful_rows_fraction_adaptive": float(few.samples.sum() / sampler.rows),
         "sample_ratio_vs_100000": ratios[100_000],
         "sample_ratio_vs_10000": ratios[10_000],
         "certified_accuracy_gap_points": max(max(r["gap_points"]) for r in replays),
@@ -365,6 +407,7 @@ def main(
                 "images": plain_images,
                 "samples_a_second": plain_rates[REFERENCE_BATCH],
                 "samples_an_image": SELECTION_SAMPLES + samples,
+                "images_a_second": plain_images / plain_seconds,
                 "seconds": plain_seconds,
                 "certified_accuracy": accuracy(plain_class, plain_radius),
             },
@@ -379,6 +422,7 @@ def main(
                 "images": images,
                 "samples_a_second": float(few.samples.sum() / few_seconds),
                 "samples_an_image": float(few.samples.mean()),
+                "images_a_second": images / few_seconds,
                 "seconds": few_seconds,
                 "certified_accuracy": accuracy(few.prediction, few.radius),
             },

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from decrop.errors import InputError
 from decrop.networks.small_cnn import SmallCNN
 from decrop.seeds import torch_generator
+from decrop.smoothing.collect import CountCollector
 from decrop.smoothing.execution import Precision
 from decrop.smoothing.noise import Noise
 from decrop.smoothing.sampling import (
@@ -23,6 +24,7 @@ from decrop.smoothing.sampling import (
     CountRequest,
     LocalSampler,
     SamplingTask,
+    places,
 )
 from tests.cases import cases
 from tests.decrop.smoothing.grid_noise import reference_steps
@@ -35,6 +37,8 @@ IMAGES = torch.randint(
     0, 256, (6, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
 )
 IMAGE_IDS = torch.tensor([3, 40, 41, 77, 100, 203])
+# Of each batch that `CountingRows` has seen.
+ROWS: list[int] = []
 
 
 class LastBits(nn.Module):
@@ -77,6 +81,14 @@ class FirstPixelBins(nn.Module):
         return F.one_hot(torch.bucketize(pixels, self.edges), len(self.edges) + 1).float()
 
 
+class CountingRows(nn.Module):
+    """Always class 0; the rows of all copies are counted together."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        ROWS.append(len(images))
+        return F.one_hot(torch.zeros(len(images), dtype=torch.int64), 2).float()
+
+
 class SometimesNotFinite(nn.Module):
     """Two classes; NaN where the first pixel is below 0.3, infinite where it is above 0.8."""
 
@@ -107,9 +119,10 @@ def last_bits_task(**changes: Any) -> SamplingTask:
     return task(network, 7, **changes)
 
 
-def all_requests(images: int = 6) -> list[CountRequest]:
+def all_requests(images: int = 6, *, chunks_per_batch: int = 3) -> list[CountRequest]:
+    place = places(8 * images, chunks_per_batch)
     return [
-        CountRequest(image, stream, chunk, samples)
+        CountRequest(image, stream, chunk, samples, *next(place))
         for image in range(images)
         for stream in (SELECTION, ESTIMATION)
         for chunk, samples in enumerate((CHUNK, CHUNK, CHUNK, 5))
@@ -132,7 +145,7 @@ def test_counts_do_not_depend_on_how_the_work_is_cut(
     sampler = LocalSampler(
         last_bits_task(chunks_per_batch=chunks_per_batch, precision=precision), torch.device(device)
     )
-    requests = all_requests()
+    requests = all_requests(chunks_per_batch=chunks_per_batch)
     together = sampler.class_counts(requests)
     alone = np.concatenate([sampler.class_counts([request]) for request in requests])
     assert np.array_equal(alone, together)
@@ -148,14 +161,37 @@ def test_counts_do_not_depend_on_how_the_work_is_cut(
             assert new_thread.submit(torch.get_num_threads).result() == threads
 
 
-def test_counts_of_an_image_do_not_depend_on_its_selection() -> None:
-    everything = LocalSampler(last_bits_task(), CPU).class_counts(all_requests())
+def test_noise_of_an_image_does_not_depend_on_its_selection() -> None:
+    sampling = task(FirstPixelBins(torch.linspace(-1, 2, 400)), 401)
+    everything = LocalSampler(sampling, CPU).class_counts(all_requests())
     part = [4, 1]
-    some = LocalSampler(last_bits_task(images=IMAGES[part], image_ids=IMAGE_IDS[part]), CPU)
+    some = dataclasses.replace(sampling, images=IMAGES[part], image_ids=IMAGE_IDS[part])
     assert np.array_equal(
-        some.class_counts(all_requests(2)),
+        LocalSampler(some, CPU).class_counts(all_requests(2)),
         np.concatenate(np.split(everything, 6)[4:5] + np.split(everything, 6)[1:2]),
     )
+
+
+@pytest.mark.parametrize("chunks_per_batch", [1, 3, 4, 64, 1024])
+def test_places_fill_all_slots_of_batches_of_few_sizes(chunks_per_batch: int) -> None:
+    for requests in range(0, 3 * chunks_per_batch, max(1, chunks_per_batch // 7)):
+        found = list(places(requests, chunks_per_batch))
+        assert len(found) == requests
+        sizes = [slots for slots, slot in found if slot == 0]
+        assert found == [(slots, slot) for slots in sizes for slot in range(slots)]
+        left = sizes[requests // chunks_per_batch :]
+        assert set(sizes[: len(sizes) - len(left)]) <= {chunks_per_batch}
+        assert all(size.bit_count() == 1 for size in left) and len(set(left)) == len(left)
+
+
+@pytest.mark.parametrize("chunks_per_batch", [4, 64, 1024])
+def test_no_row_is_computed_in_vain(chunks_per_batch: int) -> None:
+    sampling = task(CountingRows(), 2, chunks_per_batch=chunks_per_batch, chunk_size=2)
+    collector = CountCollector.of(sampling, LocalSampler(sampling, CPU))
+    ROWS.clear()
+    for start, stop, images in ((0, 2, range(6)), (2, 20, range(6)), (20, 60, [1, 4])):
+        collector.sample(ESTIMATION, images, start, stop, lambda: None)
+    assert sum(ROWS) == collector.counts.sum() == 200
 
 
 def test_a_pickled_task_gives_the_same_counts() -> None:
@@ -275,6 +311,14 @@ def test_no_requests_give_no_counts() -> None:
     assert LocalSampler(last_bits_task(), CPU).class_counts([]).shape == (0, 8)
 
 
+@pytest.mark.parametrize(("slots", "slot"), [(4, 0), (2, 2), (0, 0), (3, -1)])
+def test_a_request_for_no_slot_is_refused(slots: int, slot: int) -> None:
+    with pytest.raises(InputError, match=f"at most 3 slots .* not slot {slot} of {slots}"):
+        LocalSampler(last_bits_task(), CPU).class_counts(
+            [CountRequest(0, SELECTION, 0, CHUNK, slots, slot)]
+        )
+
+
 @pytest.mark.parametrize("samples", [0, CHUNK + 1])
 def test_a_request_for_no_samples_or_more_than_a_chunk_is_refused(samples: int) -> None:
     with pytest.raises(InputError, match=f"1 to {CHUNK} samples .* not {samples}"):
@@ -283,7 +327,7 @@ def test_a_request_for_no_samples_or_more_than_a_chunk_is_refused(samples: int) 
 
 def test_a_network_of_other_classes_is_refused() -> None:
     sampler = LocalSampler(task(SmallCNN(image_channels=1, class_count=9), 10), CPU)
-    with pytest.raises(InputError, match=r"\[39, 9\]"):
+    with pytest.raises(InputError, match=r"\[13, 9\]"):
         sampler.class_counts([CountRequest(0, SELECTION, 0, CHUNK)])
 
 
