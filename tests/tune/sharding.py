@@ -20,6 +20,7 @@ from decrop.smoothing.sampling import (
     CountRequest,
     LocalSampler,
     SamplingTask,
+    places,
 )
 from tests.mlflow_server.processes import eventually
 from tune.cluster import Claim, ClusterSize
@@ -29,6 +30,7 @@ from tune.shards import Counts, ShardedSampler
 CPU = torch.device("cpu")
 CLASSES = 7
 CHUNK = 13
+CHUNKS_PER_BATCH = 2
 HELPERS = 3
 ONE_CORE = Claim(cpu=1, gpu=0)
 
@@ -108,14 +110,15 @@ def sampling_task(network: LastBits, precision: Precision = "fp32") -> SamplingT
         sigma=0.25,
         seed=0,
         chunk_size=CHUNK,
-        chunks_per_batch=2,
+        chunks_per_batch=CHUNKS_PER_BATCH,
         precision=precision,
     )
 
 
 def requests(chunks: int) -> list[CountRequest]:
+    place = places(12 * chunks, CHUNKS_PER_BATCH)
     return [
-        CountRequest(image, stream, chunk, CHUNK if chunk else 5)
+        CountRequest(image, stream, chunk, CHUNK if chunk else 5, *next(place))
         for image, stream in itertools.product(range(6), (SELECTION, ESTIMATION))
         for chunk in range(chunks)
     ]
