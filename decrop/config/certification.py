@@ -200,9 +200,10 @@ class ExecutionSettings(Settings):
     """How the computation runs; part of what is certified, so it is recorded."""
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto prefers CUDA.")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
-        description="Of the certified function; auto is bf16 where the hardware computes in it.",
+        description="Of the certified function; auto is bf16 where the hardware computes in it, "
+        "and fp16 on a GPU without.",
     )
     layout: Literal["auto", "channels_last", "contiguous"] = Field(
         "auto",

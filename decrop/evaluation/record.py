@@ -20,7 +20,7 @@ from decrop.files import (
     write_json,
 )
 from decrop.rejection.network import RejectingNetwork
-from decrop.smoothing.execution import resolve_device, resolve_precision
+from decrop.smoothing.execution import resolve_certified_precision, resolve_device
 
 Split = Literal["held_out", "test"]
 
@@ -86,7 +86,7 @@ class CertificationRecord(Settings):
             images=len(images),
             seed=config.seed,
             device=device.type,
-            precision=resolve_precision(config.execution.precision, device),
+            precision=resolve_certified_precision(config.execution.precision, device),
             chunk_size=config.execution.chunk_size,
             chunks_per_batch=int(config.execution.chunks_per_batch),
             hashes={**_hashes_of(network), "certified_images": images.content_hash()},

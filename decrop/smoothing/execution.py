@@ -1,13 +1,15 @@
 """The device, the precision and the memory layout that a computation runs in."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from decrop.errors import InputError
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 Layout = Literal["channels_last", "contiguous"]
 
 _CPU_INFO = Path("/proc/cpuinfo")
@@ -30,6 +32,30 @@ def resolve_precision(setting: Literal["auto", "fp32", "bf16"], device: torch.de
     if setting != "auto":
         return setting
     return "bf16" if _computes_in_bf16(device) else "fp32"
+
+
+def resolve_certified_precision(
+    setting: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device
+) -> Precision:
+    """Return the precision that `setting` asks for; auto is the fastest that `device` computes in.
+
+    That is bf16, or fp16 on a GPU without bf16, or fp32.
+    """
+    if setting != "auto":
+        return setting
+    fastest = resolve_precision("auto", device)
+    return "fp16" if fastest == "fp32" and device.type == "cuda" else fastest
+
+
+def to_device(values: Sequence[Any], device: torch.device) -> Tensor:
+    """Return integers on a device, int64, without waiting for it."""
+    found = torch.tensor(values, dtype=torch.int64)
+    # Only from pinned memory does a copy not wait.
+    return (
+        found.pin_memory().to(device, non_blocking=True)
+        if device.type == "cuda"
+        else found.to(device)
+    )
 
 
 def resolve_layout(setting: Literal["auto", "channels_last", "contiguous"]) -> Layout:

@@ -12,7 +12,8 @@ perturbation.
 Shapes: P chunks, S samples in a chunk, C channels, H height, W width.
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, Protocol, Self
@@ -26,6 +27,7 @@ from torch import Tensor
 from decrop.errors import InputError
 from decrop.seeds import derive_key, torch_generator
 from decrop.smoothing.certificates import SAMPLING_ERROR
+from decrop.smoothing.execution import to_device
 
 Noise = Literal["grid", "gaussian"]
 # Number of an image in its split, stream, and number of the chunk in the stream.
@@ -47,6 +49,8 @@ _GUIDE_BITS = 16
 _DECIMALS = 60
 # A float32 that is so near to a grid point stands for it.
 _ROUNDED = 1e-6
+# Keys, and words under each, with which the kernel is tried.
+_TRIED_KEYS, _TRIED = 3, 4_097
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,7 @@ class GridNoise:
         self._thresholds = thresholds(sigma, self.grid.scale, self._reach)
         self._guide = _guide(self._thresholds)
         self._on_device = torch.from_numpy(self._thresholds).to(device)
+        self._passed = _in_one_launch(self._on_device) or by_search
 
     def noisy(self, images: Tensor, names: Sequence[ChunkName]) -> Tensor:
         """Return float32 [P, S, C, H, W] of images [P, C, H, W], one chunk of noise each."""
@@ -166,8 +171,9 @@ class GridNoise:
     def steps(self, names: Sequence[ChunkName], count: int) -> Tensor:
         """Return the first steps of noise of some chunks, int32 [P, count], on the device."""
         keys = [derive_key(self._seed, "grid noise", *name) for name in names]
-        look_up = self._by_table if self._device.type == "cpu" else self._by_search
-        return look_up(keys, count).sub_(self._reach)
+        if self._device.type == "cpu":
+            return self._by_table(keys, count).sub_(self._reach)
+        return self._passed(key_words(keys, self._device), self._on_device, count).sub_(self._reach)
 
     def check(self, pixels: int) -> None:
         """Check that a sample of an image of so many pixels is exact enough.
@@ -193,10 +199,38 @@ class GridNoise:
             row[near] = np.searchsorted(self._thresholds, bits[near], side="right")
         return torch.from_numpy(passed)
 
-    def _by_search(self, keys: Sequence[int], count: int) -> Tensor:
-        """Return thresholds passed, int32 [P, count]: no value waits for the device."""
-        bits = (philox(keys, count, self._device) >> 1) & (2**_BITS - 1)
-        return torch.searchsorted(self._on_device, bits, right=True, out_int32=True)
+
+# Of the halves of keys, int64 [P, 2], thresholds, int64 [L], and a count: how many of them the
+# random bits have passed, int32 [P, count].
+ThresholdsPassed = Callable[[Tensor, Tensor, int], Tensor]
+
+
+def by_search(keys: Tensor, limits: Tensor, count: int) -> Tensor:
+    """Return thresholds passed, int32 [P, count], by ordinary operations (`ThresholdsPassed`)."""
+    bits = (philox(keys, count) >> 1) & (2**_BITS - 1)
+    return torch.searchsorted(limits, bits, right=True, out_int32=True)
+
+
+def _in_one_launch(limits: Tensor) -> ThresholdsPassed | None:
+    """Return the same as a kernel where there is one that works: on CUDA, with Triton."""
+    if limits.device.type != "cuda":
+        return None
+    try:
+        from decrop.smoothing.noise_kernel import thresholds_passed
+
+        keys = key_words(list(range(_TRIED_KEYS)), limits.device)
+        found, known = (passed(keys, limits, _TRIED) for passed in (thresholds_passed, by_search))
+        if torch.equal(found, known):
+            return thresholds_passed
+        reason = "it gives other noise"
+    except Exception as error:  # no Triton, no compiler, an old device: all raise their own
+        reason = f"{type(error).__name__}: {error}"
+    warnings.warn(
+        f"noise is sampled without its kernel, more slowly ({' '.join(reason.split())[:200]}).",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+    return None
 
 
 def noise_source(
@@ -221,22 +255,23 @@ def thresholds(sigma: float, scale: int, reach: int) -> NDArray[np.int64]:
     return np.array([*below, *above], dtype=np.int64)
 
 
-def philox(keys: Sequence[int], count: int, device: torch.device) -> Tensor:
+def key_words(keys: Sequence[int], device: torch.device) -> Tensor:
+    """Return the lower and the upper halves of keys of 128 bits, int64 [P, 2]."""
+    return to_device([[_signed(key), _signed(key >> 64)] for key in keys], device)
+
+
+def philox(keys: Tensor, count: int) -> Tensor:
     """Return the outputs of Philox 4x64-10 as int64 [P, count], bit for bit those of NumPy's.
 
     Salmon, Moraes, Dror and Shaw 2011, Parallel random numbers: as easy as 1, 2, 3. The counter
     begins at 1.
 
     Args:
-        keys: of 128 bits each.
+        keys: int64 [P, 2] (`key_words`).
         count: of 64-bit words under each key.
-        device: to compute on.
     """
-    words = torch.tensor(
-        [[_signed(key), _signed(key >> 64)] for key in keys], dtype=torch.int64, device=device
-    )
-    low_key, high_key = words[:, :1], words[:, 1:]
-    blocks = torch.arange(1, -(-count // 4) + 1, device=device).expand(len(keys), -1)
+    low_key, high_key = keys[:, :1], keys[:, 1:]
+    blocks = torch.arange(1, -(-count // 4) + 1, device=keys.device).expand(len(keys), -1)
     zero = torch.zeros_like(blocks)
     a, b, c, d = blocks, zero, zero, zero
     for _ in range(10):

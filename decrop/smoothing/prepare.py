@@ -18,6 +18,7 @@ from decrop.smoothing.execution import (
     Layout,
     Precision,
     autocast,
+    resolve_certified_precision,
     resolve_device,
     resolve_layout,
     resolve_precision,
@@ -80,13 +81,17 @@ def _replace(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
                 parent._modules[name] = new
 
 
-_DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 _FORMATS: dict[Layout, torch.memory_format] = {
     "channels_last": torch.channels_last,
     "contiguous": torch.contiguous_format,
 }
 # Of the largest logit: rounding reaches some percent in bf16.
-_TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "bf16": 0.25}
+_TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "bf16": 0.25, "fp16": 0.05}
 _REMEDY = (
     "let it take images of any memory layout (reshape, not view), keep its tensors in parameters "
     "and buffers, leave the dtype of images as it is, and compute with gradients"
@@ -153,7 +158,8 @@ def fitting_execution(
         trials.append(("training_precision", check_training))
     for name, check in trials:
         setting = getattr(execution, name)
-        preferred = resolve_precision(setting, device)
+        resolve = resolve_certified_precision if name == "precision" else resolve_precision
+        preferred = resolve(setting, device)
         precisions: list[Precision] = [preferred]
         if setting == "auto" and preferred != "fp32":
             precisions.append("fp32")

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from decrop.errors import InputError
 from decrop.smoothing.certificates import check_sigma
-from decrop.smoothing.execution import Layout, Precision
+from decrop.smoothing.execution import Layout, Precision, to_device
 from decrop.smoothing.noise import Noise, noise_source
 from decrop.smoothing.prepare import as_given, prepared
 
@@ -163,6 +163,7 @@ class LocalSampler:
         self._task = task
         self._device = device
         self._noisy = NoisyBatches(task, task.network, device)
+        self._numbers = torch.arange(task.chunk_size, device=device)
 
     def class_counts(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
         """Return int64 [len(requests), K+1]: samples of each class, last those not finite."""
@@ -196,8 +197,8 @@ class LocalSampler:
             )
         finite = logits.isfinite().all(dim=1)
         classes = torch.where(finite, logits.argmax(dim=1), task.class_count)
-        samples = torch.tensor([request.samples if request else 0 for request in batch])
-        sampled = (torch.arange(task.chunk_size) < samples[:, None]).long().to(self._device)
+        samples = to_device([request.samples if request else 0 for request in batch], self._device)
+        sampled = (self._numbers < samples[:, None]).long()
         counts = torch.zeros(
             len(batch), task.class_count + 1, dtype=torch.int64, device=self._device
         )
@@ -261,17 +262,14 @@ class NoisyBatches:
         return outputs
 
     def _noisy_images(self, batch: Sequence[CountRequest | None]) -> Tensor:
-        """Return float32 [slots, S, C, H, W], zero where there is no request."""
-        requests = [request for request in batch if request is not None]
-        noisy = self._noise.noisy(
-            self._images[[request.image for request in requests]],
+        """Return float32 [slots, S, C, H, W]; an empty slot has those of another."""
+        anything = next(request for request in batch if request is not None)
+        requests = [request or anything for request in batch]
+        rows = to_device([request.image for request in requests], self._device)
+        return self._noise.noisy(
+            self._images.index_select(0, rows),
             [(self._image_ids[r.image], r.stream, r.chunk) for r in requests],
         )
-        if len(requests) == len(batch):
-            return noisy
-        padded = noisy.new_zeros((len(batch), *noisy.shape[1:]))
-        padded[[slot for slot, request in enumerate(batch) if request is not None]] = noisy
-        return padded
 
 
 def reproducible_kernels() -> AbstractContextManager[None]:

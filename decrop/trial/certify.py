@@ -24,9 +24,9 @@ from decrop.smoothing.certificates import Integers
 from decrop.smoothing.collect import CountCollector, OnProgress
 from decrop.smoothing.execution import (
     Precision,
+    resolve_certified_precision,
     resolve_device,
     resolve_layout,
-    resolve_precision,
 )
 from decrop.smoothing.journal import RecordedSampler
 from decrop.smoothing.procedures import (
@@ -397,7 +397,7 @@ def certificate_rule(settings: CertificationSettings, sigma: float) -> Certifica
 def precision_of(config: TrialConfig) -> Precision:
     """Return the precision in which this machine certifies under `config`."""
     device = resolve_device(config.execution.device)
-    return resolve_precision(config.execution.precision, device)
+    return resolve_certified_precision(config.execution.precision, device)
 
 
 def noisy_image_seconds(config: TrialConfig, task: CertificationTask) -> float:

@@ -39,7 +39,7 @@ from decrop.seeds import derive_key
 from decrop.smoothing.certificates import cohen_certificates
 from decrop.smoothing.collect import CountCollector
 from decrop.smoothing.execution import resolve_device, resolve_precision
-from decrop.smoothing.noise import ChunkName, GridNoise, as_pixels, philox
+from decrop.smoothing.noise import ChunkName, GridNoise, as_pixels, key_words, philox
 from decrop.smoothing.probe import probe_chunks_per_batch
 from decrop.smoothing.procedures import CertificationOutcome, certify_adaptive, certify_fixed
 from decrop.smoothing.sampling import (
@@ -247,7 +247,7 @@ class SameBitsGaussian(GridNoise):
         """Return float32 [P, S, C, H, W] of images [P, C, H, W], one chunk of noise each."""
         count = self._chunk_size * images[0].numel()
         keys = [derive_key(self._seed, "grid noise", *name) for name in names]
-        bits = (philox(keys, count, self._device) >> 1) & (2**63 - 1)
+        bits = (philox(key_words(keys, self._device), count) >> 1) & (2**63 - 1)
         noise = SIGMA * torch.special.ndtri((bits.double() + 0.5) / 2**63).float()
         shape = (len(names), self._chunk_size, *images.shape[1:])
         return noise.view(shape) + as_pixels(images)[:, None]

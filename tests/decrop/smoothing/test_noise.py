@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from functools import partial
 
 import mpmath
@@ -11,7 +14,16 @@ from torch.nn import functional as F
 from decrop.errors import InputError
 from decrop.smoothing.certificates import SAMPLING_ERROR, cohen_certificates
 from decrop.smoothing.collect import CountCollector
-from decrop.smoothing.noise import GridNoise, Noise, PixelGrid, philox, thresholds
+from decrop.smoothing.noise import (
+    GridNoise,
+    Noise,
+    PixelGrid,
+    _in_one_launch,
+    by_search,
+    key_words,
+    philox,
+    thresholds,
+)
 from decrop.smoothing.procedures import certify_fixed
 from decrop.smoothing.sampling import LocalSampler, SamplingTask
 from tests.cases import cases
@@ -74,13 +86,15 @@ def test_noise_is_the_inverse_distribution_function_of_the_bits(sigma: float) ->
 @cases("sigma", SCALES)
 def test_a_device_gives_the_integers_of_the_cpu(sigma: float) -> None:
     noise, keys = GridNoise(sigma, 0, 50, CPU), [2**127 + 3, 12]
-    assert torch.equal(noise._by_search(keys, 100_003), noise._by_table(keys, 100_003))
+    assert torch.equal(
+        by_search(key_words(keys, CPU), noise._on_device, 100_003), noise._by_table(keys, 100_003)
+    )
 
 
 def test_random_bits_are_those_of_numpys_philox() -> None:
     keys = [0, 2**128 - 1, 0x0123456789ABCDEF_FEDCBA9876543210]
     expected = np.stack([np.random.Philox(key=key).random_raw(1_003) for key in keys])
-    assert np.array_equal(philox(keys, 1_003, CPU).numpy().view(np.uint64), expected)
+    assert np.array_equal(philox(key_words(keys, CPU), 1_003).numpy().view(np.uint64), expected)
 
 
 @cases("sigma", SCALES)
@@ -153,3 +167,33 @@ def test_what_cannot_be_exact_is_refused() -> None:
     for sigma in (1e-7, 50.0, 1e300):
         with pytest.raises(InputError, match="noise on a grid must be from 1e-06 to 40"):
             PixelGrid.of(sigma)
+
+
+def test_the_kernel_gives_the_same_noise() -> None:
+    pytest.importorskip("triton", reason="comes with PyTorch for CUDA")
+    # Triton decides at its import whether it interprets kernels.
+    subprocess.run(
+        [sys.executable, "-c", _INTERPRETED],
+        check=True,
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+    )
+
+
+_INTERPRETED = """
+import torch
+from decrop.smoothing.noise import by_search, key_words, thresholds
+from decrop.smoothing.noise_kernel import thresholds_passed
+keys = key_words([0, 1, 2**127 + 2**64 - 1], torch.device("cpu"))
+for sigma in (0.25, 1.0):
+    limits = torch.from_numpy(thresholds(sigma, 255, 600))
+    found, known = (f(keys, limits, 1_003) for f in (thresholds_passed, by_search))
+    assert torch.equal(found, known)
+"""
+
+
+def test_without_a_kernel_that_works_noise_is_sampled_by_operations() -> None:
+    class OnCuda:
+        device = torch.device("cuda")
+
+    with pytest.warns(RuntimeWarning, match="without its kernel, more slowly"):
+        assert _in_one_launch(OnCuda()) is None  # type: ignore[arg-type]

@@ -11,13 +11,14 @@ import torch
 from scipy.stats import binom, chisquare, norm
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from decrop.errors import InputError
 from decrop.networks.small_cnn import SmallCNN
 from decrop.seeds import torch_generator
 from decrop.smoothing.collect import CountCollector
 from decrop.smoothing.execution import Precision
-from decrop.smoothing.noise import Noise
+from decrop.smoothing.noise import GridNoise, Noise
 from decrop.smoothing.sampling import (
     ESTIMATION,
     SELECTION,
@@ -305,6 +306,39 @@ def test_floats_are_the_same_images_and_rounded_on_the_grid_alone(noise: Noise) 
     between = last_bits_task(images=(IMAGES.float() + 0.3).clamp(0, 255) / 255, noise=noise)
     same = (LocalSampler(between, CPU).class_counts(requests) == counts).all()
     assert same == (noise == "grid")
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations of tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, given: Any = (), named: Any = None
+    ) -> Any:
+        self.count += 1
+        return function(*given, **(named or {}))
+
+
+def test_a_batch_on_a_device_takes_few_operations_and_waits_for_none() -> None:
+    # Tensors of this device have no values: what reads one, as a mask does, raises.
+    nowhere = torch.device("meta")
+    sampler = LocalSampler(task(small_cnn(), 10), nowhere)
+    batch = [CountRequest(image, ESTIMATION, 0, CHUNK, 3, image) for image in range(2)]
+    assert sampler._batch_counts([*batch, None]).shape == (3, 11)
+    # The kernel, which is not on this machine, is one operation.
+    noise = sampler._noisy._noise
+    assert isinstance(noise, GridNoise)
+    noise._passed = lambda keys, limits, count: torch.empty(
+        (len(keys), count), dtype=torch.int32, device=nowhere
+    )
+    with Operations() as operations:
+        sampler._batch_counts([*batch, None])
+    with Operations() as of_network, torch.inference_mode():
+        sampler._noisy._network(torch.empty((3 * CHUNK, 1, 8, 8), device=nowhere))
+    assert operations.count - of_network.count <= 45
 
 
 def test_no_requests_give_no_counts() -> None:
