@@ -16,13 +16,13 @@ from decrop.black_box.client import EndpointClient
 from decrop.config import EndpointSettings, ExecutionSettings
 from decrop.errors import InputError
 from decrop.smoothing.backend import Backend
+from decrop.smoothing.execution import reproducible_kernels
 from decrop.smoothing.sampling import (
     CountRequest,
     MakeSampler,
     NoisyBatches,
     Sampler,
     SamplingTask,
-    reproducible_kernels,
 )
 
 

@@ -51,7 +51,7 @@ class LimitedDataSettings(Settings):
         gt=0,
         le=1,
         description="Share of the training split, equally many images a class (paper: 0.01 for "
-        "CIFAR-10).",
+        "CIFAR-10); where that is less than two, of all classes together.",
     )
     held_out_fraction: float = Field(
         0.2,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from decrop.config import LimitedDataSettings
@@ -14,6 +15,8 @@ from decrop.files import sha256_of_tensors
 from decrop.seeds import numpy_generator
 
 _SURELY_TAKEN = 10
+# One to train on, one held out.
+_LEAST_SHARE = 2
 
 
 @dataclass(frozen=True)
@@ -47,25 +50,31 @@ class LimitedData:
 def limited_data(dataset: Dataset, settings: LimitedDataSettings) -> LimitedData:
     """Choose the limited data: equally many images a class, and of those the same share held out.
 
-    A class with fewer images than its share gives all it has. The choice depends on the labels and
+    A class with fewer images than its share gives all it has. Where the share of a class is less
+    than two images, they are chosen from all classes together. The choice depends on the labels and
     `settings.seed` only (DE-CROP, section 5).
     """
     labels = dataset.train.labels.numpy()
-    per_class = round(settings.fraction * len(labels) / dataset.class_count)
+    strata: dict[tuple[int, ...], tuple[str, NDArray[np.int64]]] = {
+        (label,): (f"class {name}", np.flatnonzero(labels == label))
+        for label, name in enumerate(dataset.class_names)
+    }
+    share = round(settings.fraction * len(labels) / dataset.class_count)
+    if share < _LEAST_SHARE:
+        strata = {(): ("all classes together", np.arange(len(labels)))}
+        share = round(settings.fraction * len(labels))
     chosen: list[np.ndarray] = []
     held_out: list[np.ndarray] = []
-    for label in range(dataset.class_count):
-        members = np.flatnonzero(labels == label)
-        taken = min(per_class, len(members))
+    for number, (named, members) in strata.items():
+        taken = min(share, len(members))
         held = round(settings.held_out_fraction * taken)
         if taken - held < 1 or held < 1:
             raise InputError(
                 f"limited.fraction {settings.fraction} with limited.held_out_fraction "
-                f"{settings.held_out_fraction} leaves class {dataset.class_names[label]} "
-                f"{taken - held} images to train on and {held} held out, of the {len(members)} it "
-                "has; both need at least 1."
+                f"{settings.held_out_fraction} leaves {named} {taken - held} images to "
+                f"train on and {held} held out, of {len(members)}; both need at least 1."
             )
-        order = numpy_generator(settings.seed, "limited", label).permutation(members)[:taken]
+        order = numpy_generator(settings.seed, "limited", *number).permutation(members)[:taken]
         chosen.append(order)
         held_out.append(np.arange(taken) < held)
     indices = torch.from_numpy(np.concatenate(chosen))

@@ -1,6 +1,7 @@
 """The device, the precision and the memory layout that a computation runs in."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,6 +57,15 @@ def to_device(values: Sequence[Any], device: torch.device) -> Tensor:
         if device.type == "cuda"
         else found.to(device)
     )
+
+
+def reproducible_kernels() -> AbstractContextManager[None]:
+    """Return the context in which kernels on a GPU give the same again, but a little slower."""
+    # cuDNN otherwise rounds fp32 to TF32 and picks its algorithm by timing.
+    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
+    return flags
 
 
 def resolve_layout(setting: Literal["auto", "channels_last", "contiguous"]) -> Layout:

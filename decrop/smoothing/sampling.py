@@ -14,7 +14,6 @@ instead. P is found once (`decrop.smoothing.probe`) and kept
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Protocol, TypeVar, runtime_checkable
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 
 from decrop.errors import InputError
 from decrop.smoothing.certificates import check_sigma
-from decrop.smoothing.execution import Layout, Precision, to_device
+from decrop.smoothing.execution import Layout, Precision, reproducible_kernels, to_device
 from decrop.smoothing.noise import Noise, noise_source
 from decrop.smoothing.prepare import as_given, prepared
 
@@ -270,15 +269,6 @@ class NoisyBatches:
             self._images.index_select(0, rows),
             [(self._image_ids[r.image], r.stream, r.chunk) for r in requests],
         )
-
-
-def reproducible_kernels() -> AbstractContextManager[None]:
-    """Return the context in which batches are computed, in all samplers alike."""
-    # cuDNN otherwise rounds fp32 to TF32 and picks its algorithm by timing.
-    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-    )
-    return flags
 
 
 def _holds_pixels(images: Tensor) -> bool:

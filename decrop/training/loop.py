@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from decrop.errors import RunError
-from decrop.smoothing.execution import Precision, autocast
+from decrop.smoothing.execution import Precision, autocast, reproducible_kernels
 from decrop.training.hooks import OnCount
 from decrop.training.schedule import Schedule, build_optimizer
 
@@ -63,7 +63,7 @@ class Trainer(ABC, Generic[AnyRecord, Batch]):
     """Trains a network step by step; its state can be saved between any two steps.
 
     Every epoch samples from random streams of its own, so a resumed training continues exactly as
-    an uninterrupted one.
+    an uninterrupted one; on a GPU as far as PyTorch has deterministic kernels for its networks.
     """
 
     record_type: type[AnyRecord]
@@ -150,7 +150,8 @@ class Trainer(ABC, Generic[AnyRecord, Batch]):
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self.network.train()
-        terms = self._step(next(self._ahead))
+        with reproducible_kernels():
+            terms = self._step(next(self._ahead))
         for name, value in terms.values.items():
             self._sums[name] = self._sums.get(name, 0) + terms.weight * value.detach().double()
         self._weight += terms.weight

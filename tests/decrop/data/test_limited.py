@@ -105,9 +105,9 @@ def test_every_budget_of_the_paper_is_drawn(fraction: float) -> None:
 @cases(
     ("fraction", "held_out", "parts"),
     [
-        (0.001, 0.2, ["limited.fraction 0.001", "class 0", "0 images to train on and 0 held out"]),
-        (0.001, 0.2, ["of the 80 it has"]),
-        (0.0125, 0.5, ["1 images to train on and 0 held out"]),
+        (0.001, 0.2, ["limited.fraction 0.001", "0 images to train on and 0 held out, of 400"]),
+        (0.003, 0.2, ["all classes together 1 images to train on and 0 held out"]),
+        (0.025, 0.2, ["class class 0 2 images to train on and 0 held out, of 80"]),
         (0.025, 0.9, ["limited.held_out_fraction 0.9", "0 images to train on and 2 held out"]),
         (0.025, 0.1, ["2 images to train on and 0 held out"]),
     ],
@@ -117,6 +117,13 @@ def test_part_without_images_is_refused(fraction: float, held_out: float, parts:
         draw(fraction=fraction, held_out=held_out)
     for part in parts:
         assert part in str(error.value)
+
+
+def test_few_images_of_many_classes_are_of_all_classes_together() -> None:
+    limited = draw(fraction=0.0125, held_out=0.4)
+    assert len(limited.all) == 5
+    assert limited.held_out_mask.sum() == 2
+    assert not torch.equal(draw(fraction=0.0125, seed=1).all.indices, limited.all.indices)
 
 
 def test_absent_class_is_named() -> None:
