@@ -5,7 +5,11 @@ import torch
 
 from decrop.errors import InputError
 from decrop.smoothing import execution
-from decrop.smoothing.execution import resolve_device, resolve_precision
+from decrop.smoothing.execution import (
+    resolve_certified_precision,
+    resolve_device,
+    resolve_precision,
+)
 
 
 def test_auto_prefers_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,9 +48,14 @@ def test_auto_precision_is_fp32_where_the_processor_is_unknown(
     assert resolve_precision("auto", torch.device("cpu")) == "fp32"
 
 
-@pytest.mark.parametrize(("supported", "precision"), [(True, "bf16"), (False, "fp32")])
+@pytest.mark.parametrize(
+    ("supported", "precision", "certified"), [(True, "bf16", "bf16"), (False, "fp32", "fp16")]
+)
 def test_auto_precision_follows_the_gpu(
-    monkeypatch: pytest.MonkeyPatch, supported: bool, precision: str
+    monkeypatch: pytest.MonkeyPatch, supported: bool, precision: str, certified: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
-    assert resolve_precision("auto", torch.device("cuda")) == precision
+    device = torch.device("cuda")
+    assert resolve_precision("auto", device) == precision
+    assert resolve_certified_precision("auto", device) == certified
+    assert resolve_certified_precision("fp32", device) == "fp32"

@@ -216,6 +216,7 @@ def small_cnn() -> nn.Module:
     [
         (small_cnn(), 10, "fp32", "grid"),
         (small_cnn(), 10, "fp32", "gaussian"),
+        (small_cnn(), 10, "fp16", "grid"),
         (FirstPixelBins(torch.linspace(-1, 2, 400)), 401, "fp32", "grid"),
         (FirstPixelBins(torch.linspace(-1, 2, 400)), 401, "bf16", "grid"),
     ],
@@ -226,7 +227,7 @@ def test_counts_are_those_of_the_network_on_the_named_noise(
     requests = all_requests()
     sampling = task(network, class_count, seed=5, precision=precision, noise=noise)
     counts = LocalSampler(sampling, CPU).class_counts(requests)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     reference = copy.deepcopy(network).to(dtype)
     for request, counted in zip(requests, counts, strict=True):
         name = int(IMAGE_IDS[request.image]), request.stream, request.chunk
