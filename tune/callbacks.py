@@ -55,7 +55,7 @@ class SweepProgress:
     console: Console
     done_before: int = 0
     names: Mapping[int, str] = field(default_factory=dict)
-    reference: str = "the paper’s choice"
+    reference: str = "as given"
     objective: Metric = field(default_factory=Metric)
     _rows: dict[int, _Row] = field(default_factory=dict)
     _ended: list[int] = field(default_factory=list)

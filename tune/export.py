@@ -7,7 +7,7 @@ from decrop.classifiers.storage import load_stored_classifier
 from decrop.errors import InputError
 from tune.directory import SweepDirectory, TrialRecord
 from tune.results.ranking import REFERENCE, ranking, sweep_metric
-from tune.space import DENOISER_TRIALS, kind_of
+from tune.space import kind_of, reference_words
 
 
 def best_trial(directory: SweepDirectory) -> int:
@@ -93,8 +93,8 @@ def _origin(directory: SweepDirectory, record: TrialRecord, *, certified_on_test
     metric = sweep_metric(directory)
     scores = ranking(directory, metric)
     named = "" if record.row is None else f" (row {record.name} of its table)"
-    if record.number == REFERENCE and kind_of(record.config) is DENOISER_TRIALS:
-        named = named or " (the paper's choice)"
+    if record.number == REFERENCE:
+        named = named or f" (the reference, {reference_words(record.config)})"
     origin = (
         f"Trial {record.number} of the sweep `{directory.read_record().name}`{named}, rank "
         f"{list(scores).index(record.number) + 1} of {len(scores)} finished trials by "

@@ -11,12 +11,12 @@ from decrop.documents import get_dotted, merge, set_dotted, trial_config, valida
 from decrop.errors import InputError
 from tune.domains import Space, exists, ordered, require_choices, row_document
 from tune.results.metric import AVERAGE_RADIUS, Metric, metrics_named
-from tune.sweep_file import SweepConfig
+from tune.sweep_file import PAPER, SweepConfig
 
 _ARCHITECTURE = "denoiser.source"
 
-# DE-CROP's own choices (section 4 and supplement); the rest of trial 0 is the sweep's.
-_REFERENCE = {
+# DE-CROP's own choices (section 4 and supplement).
+_PAPER = {
     "prior": {"kind": "none"},
     "training": {
         "loss_weights": {
@@ -38,7 +38,6 @@ class TrialKind:
     Attributes:
         trains: what a trial trains.
         searched: what a search is over.
-        reference: the settings of trial 0.
         classifier: what a trial does with its classifier.
         in_front: what a served model has in front of its classifier.
         certifies_undefended: whether the classifier is certified without a denoiser, too.
@@ -48,7 +47,6 @@ class TrialKind:
 
     trains: Part
     searched: str
-    reference: str
     classifier: Literal["protected", "trained"]
     in_front: str
     certifies_undefended: bool
@@ -59,7 +57,6 @@ class TrialKind:
 DENOISER_TRIALS = TrialKind(
     trains="denoiser",
     searched="DE-CROP's settings",
-    reference="the paper’s choice",
     classifier="protected",
     in_front="DE-CROP denoiser in front of a ",
     certifies_undefended=True,
@@ -74,7 +71,6 @@ DENOISER_TRIALS = TrialKind(
 CLASSIFIER_TRIALS = TrialKind(
     trains="classifier",
     searched="classifiers' training",
-    reference="as given",
     classifier="trained",
     in_front="",
     certifies_undefended=False,
@@ -102,18 +98,35 @@ def sweep_kind(sweep: SweepConfig) -> TrialKind:
 
 
 def reference_config(sweep: SweepConfig) -> TrialConfig:
-    """Return the settings of trial 0: the paper's choices with the sweep's schedule, data and
-    denoiser, whatever the sweep varies; of a table, its reference row.
+    """Return the settings of trial 0: those of the sweep's file, whatever the sweep varies, or the
+    paper's choices in their place (`SweepConfig.reference`); of a table, its reference row.
 
-    Where the sweep has no denoiser, they are those of its file. The sweep's `base` must be merged
-    already, as `load_sweep` does.
+    The sweep's `base` must be merged already, as `load_sweep` does.
     """
     if sweep.search == "rows":
         return trial_config_for(sweep, row_trials(sweep)[0].parameters)
-    given = trial_config(sweep.trial, source=f"sweep {sweep.name}, trial")
-    if kind_of(given) is CLASSIFIER_TRIALS:
-        return given
-    return trial_config(merge(sweep.trial, _REFERENCE), source=f"sweep {sweep.name}, trial")
+    given = merge(sweep.trial, _PAPER) if sweep.reference == PAPER else sweep.trial
+    return trial_config(given, source=f"sweep {sweep.name}, trial")
+
+
+def reference_words(config: TrialConfig) -> str:
+    """Say what the settings of trial 0 are: the paper's, where they are so in all that it states.
+
+    Defaults are the paper's values (`TrialConfig`).
+    """
+    stated = (
+        config.boundary,
+        config.interpolation,
+        config.denoiser,
+        config.prior,
+        config.training.model_copy(update={"evaluations": 1, "early_stopping": False}),
+    )
+    papers = (
+        *(type(group)() for group in stated[:-1]),
+        type(config.training)(evaluations=1, early_stopping=False),
+    )
+    of_denoiser = kind_of(config) is DENOISER_TRIALS
+    return "the paper’s choice" if of_denoiser and stated == papers else "as given"
 
 
 def reference_parameters(sweep: SweepConfig) -> dict[str, Any]:

@@ -56,6 +56,7 @@ from tune.space import (
     extended,
     kind_of,
     reference_config,
+    reference_words,
     row_trials,
     sweep_kind,
     total_trials,
@@ -501,7 +502,7 @@ def search_trials(job: SweepJob, console: Console, stop: SweepStop) -> None:
         console,
         done_before=len(past),
         names=names,
-        reference=kind_of(reference).reference,
+        reference=reference_words(reference),
         objective=job.objectives[0],
     )
     callback = SweepCallback(progress, directory, stop)

@@ -73,6 +73,9 @@ class Resources(Settings):
         return self
 
 
+PAPER = "paper"
+
+
 class MachineSettings(Settings):
     """Machines that are alike."""
 
@@ -144,7 +147,10 @@ class SweepConfig(Settings):
         description="Rows of a table, for search rows: settings by dotted path, by the row's name.",
     )
     reference: Text | None = Field(
-        default=None, description="Row that the others are compared to; the first if not given."
+        default=None,
+        description="What trial 0 is, with which the others are compared. For search rows: a row, "
+        "the first if not given. Otherwise the settings of this file as written; or `paper`, with "
+        "DE-CROP's own choices of losses, attack and interpolation, and no prior, in their place.",
     )
     seeds: Count = Field(
         default=1,
@@ -214,10 +220,13 @@ class SweepConfig(Settings):
     @model_validator(mode="after")
     def _rows_fit_search(self) -> Self:
         if self.search != "rows":
-            if self.rows or self.reference is not None or self.seeds != 1:
+            if self.reference not in (None, PAPER):
                 raise ValueError(
-                    f"rows, reference and seeds need search rows, not search {self.search}"
+                    f"reference = {self.reference!r}: must be {PAPER}, or not given for trial 0 to "
+                    f"have the settings of the file; rows need search rows, not {self.search}"
                 )
+            if self.rows or self.seeds != 1:
+                raise ValueError(f"rows and seeds need search rows, not search {self.search}")
         elif not self.rows:
             raise ValueError("rows is missing: give {NAME: {PATH: VALUE, …}, …}")
         elif self.reference is not None and self.reference not in self.rows:

@@ -210,12 +210,13 @@ def save_sample_figures(
     denoiser: nn.Module,
     class_names: Sequence[str],
     *,
-    shown_class: int = 0,
+    shown_class: int | None = None,
     device: torch.device,
 ) -> None:
     """Draw the limited data as pictures, and the classifier's features of one class.
 
-    Arguments as in `samples_figure` and `features_figure`; sigma and seed are the settings'.
+    Arguments as in `samples_figure` and `features_figure`; sigma and seed are the settings', and
+    the shown class that of most images if it is not given.
     """
     from decrop.evaluation.sample_figures import features_figure, samples_figure
 
@@ -235,7 +236,7 @@ def save_sample_figures(
         labels,
         classifier,
         class_names,
-        shown_class=shown_class,
+        shown_class=int(labels.bincount().argmax()) if shown_class is None else shown_class,
         seed=config.seed,
         device=device,
     )

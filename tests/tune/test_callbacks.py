@@ -53,7 +53,7 @@ def test_without_a_terminal_each_event_is_a_plain_line() -> None:
     lines = text.getvalue().splitlines()
     assert "\x1b" not in text.getvalue()
     assert lines[:3] == [
-        "trial 0 started (the paper’s choice)",
+        "trial 0 started (as given)",
         "trial 1 started",
         "trial 0: epoch 10, average certified radius 0.123 held out",
     ]
@@ -75,7 +75,7 @@ def test_on_a_terminal_a_table_shows_all_trials() -> None:
     last = shown[shown.rindex("Trials") :]
     rows = [line for line in last.splitlines() if "│" in line]
     assert [cell.strip() for cell in rows[0].split("│")[1:-1]] == [
-        *("0", "pruned", "", "", "the paper’s choice")
+        *("0", "pruned", "", "", "as given")
     ]
     assert [cell.strip() for cell in rows[1].split("│")[1:-1]] == [
         *("1", "running", "10", "0.123", "cosine 2.53, seed 7")

@@ -74,7 +74,7 @@ def test_trial_0_is_called_the_papers_choice(finished: FinishedSweep, tmp_path: 
         "export", finished.directory.path, "--trial", 0, "--to", to, "--without-classifier"
     )
     assert ran.code == 0
-    assert "(the paper's choice)" in (to / "README.md").read_text()
+    assert "(the reference, as given)" in (to / "README.md").read_text()
     assert not list((to / "classifier").glob("*.safetensors"))
 
 

@@ -157,6 +157,7 @@ def test_rows_may_vary_what_figures_vary(tmp_path: Path) -> None:
         ({"pruning": {"enabled": True}}, ["pruning has no effect"]),
         ({"leaderboard": {"top": 1}}, ["leaderboard has no effect"]),
         ({"search": "grid"}, ["need search rows, not search grid"]),
+        ({"search": "grid", "reference": "baseline"}, ["reference = 'baseline'", "must be paper"]),
     ],
 )
 def test_a_wrong_table_is_refused_in_one_line(

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from decrop.config import LossWeights, TrialConfig
+from decrop.documents import trial_config
 from decrop.errors import InputError
 from tune.domains import Domain, contains
 from tune.space import (
@@ -12,6 +13,7 @@ from tune.space import (
     grid_trials,
     reference_config,
     reference_parameters,
+    reference_words,
     total_trials,
     trial_config_for,
     varied_paths,
@@ -45,7 +47,7 @@ def sweep(space: dict[str, Any] | None = None, **given: Any) -> SweepConfig:
     )
 
 
-def test_trial_0_is_the_papers_choice_at_the_sweeps_own_schedule_data_and_denoiser() -> None:
+def test_trial_0_is_as_written_or_the_papers_choice_at_the_sweeps_own_schedule() -> None:
     trial = {
         "sigma": 0.5,
         "limited": {"fraction": 0.1},
@@ -53,7 +55,8 @@ def test_trial_0_is_the_papers_choice_at_the_sweeps_own_schedule_data_and_denois
         "training": {"epochs": 7, "loss_weights": {"cosine": 9, "discriminator": 0}},
         "interpolation": {"mixing_coefficient": 0.8, "count": 5, "mode": "published", "steps": 9},
     }
-    config = reference_config(sweep(trial=trial))
+    assert reference_config(sweep(trial=trial)) == trial_config(trial, source="as written")
+    config = reference_config(sweep(trial=trial, reference="paper"))
     weights = config.training.loss_weights
     assert (weights.label_consistency, weights.cosine, weights.mmd, weights.discriminator) == (
         (1, 4, 4, 1)
@@ -71,9 +74,8 @@ def test_trial_0_has_no_prior_but_a_sweep_may_search_for_one() -> None:
         "prior.steps": {"choice": [10, 20], "when": {"prior.kind": "dead_leaves"}},
         "prior.kind": {"choice": ["none", "dead_leaves"]},
     }
-    grid = sweep(
-        space, search="grid", trials=None, trial={"prior": {"kind": "dead_leaves", "steps": 7}}
-    )
+    trial = {"prior": {"kind": "dead_leaves", "steps": 7}}
+    grid = sweep(space, search="grid", trials=None, trial=trial, reference="paper")
     assert reference_config(grid).prior.kind == "none"
     assert reference_parameters(grid) == {"prior.kind": "none"}
     priors = [trial_config_for(grid, point).prior for point in grid_trials(grid)]
@@ -89,6 +91,18 @@ def test_trial_0_does_not_depend_on_the_space() -> None:
     parameters = reference_parameters(sweep(outside))
     assert parameters == {"training.loss_weights.cosine": 4}
     assert not contains(made(outside), parameters)
+
+
+def test_the_reference_is_called_the_papers_where_it_is_so_in_all_that_the_paper_states() -> None:
+    for changes, words in (
+        ({}, "the paper’s choice"),
+        ({"sigma": 0.5, "training": {"evaluations": 3}}, "the paper’s choice"),
+        ({"training": {"epochs": 7}}, "as given"),
+        ({"denoiser": {"depth": 4}}, "as given"),
+        ({"prior": {"kind": "dead_leaves"}}, "as given"),
+        ({"denoiser": {"source": "none"}}, "as given"),
+    ):
+        assert reference_words(trial_config(changes, source="test")) == words
 
 
 def test_parameters_of_trial_0_follow_the_conditions() -> None:

@@ -386,7 +386,7 @@ def test_a_sweep_goes_on_whatever_becomes_of_its_trials(
     assert directory.final_numbers() == [0]
     assert ran.last_line["best"]["trial"] == ran.last_line["reference"]["trial"] == 0
     summary = read_json(directory.leaderboard_json_path)["summary"]
-    assert summary.endswith("The search found nothing better than the paper's choice.")
+    assert summary.endswith("The search found nothing better than the reference.")
     # MLflow was away all the time.
     assert ran.last_line["experiment_url"] is None
     (warning,) = [line for line in ran.out.splitlines() if line.startswith("warning:")]

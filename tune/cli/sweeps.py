@@ -68,8 +68,9 @@ def sweep(
 ) -> None:
     """Search for the best denoiser, certify the best few on test images, export the best one.
 
-    Trial 0 has the paper's choices. Nothing is chosen on test images. A sweep imports the code that
-    its file names, as a script does; only --dry-run waits for --trust-code.
+    Trial 0 has the settings of the file; the others are compared with it. Nothing is chosen on test
+    images. A sweep imports the code that its file names, as a script does; only --dry-run waits for
+    --trust-code.
 
     Example: [bold]decrop sweep quickstart[/bold], or [bold]decrop sweep cifar10 --set
     dataset.path=PATH --set classifier.weights=FILE.safetensors --address auto[/bold]
@@ -150,6 +151,7 @@ def _dry_run(loaded: Any, address: str | None, *, trust_code: bool, as_json: boo
     lines = [
         f"{loaded.name}: {plan.trials} trials {how}, {plan.at_once} at once on "
         f"{size.cpu:g} CPUs and {size.gpu:g} GPUs",
+        *_reference_is(loaded),
         f"then {plan.finals} {_finals_are(loaded)}certified on test images",
         f"{plan.generated_images:,} generated images, {plan.training_images:,} training images "
         f"(three views each), {plan.classifier_images:,} images to train classifiers (each noise "
@@ -166,6 +168,13 @@ def _dry_run(loaded: Any, address: str | None, *, trust_code: bool, as_json: boo
 
 def _of_a_black_box(queries: "TotalQueries | None") -> list[str]:
     return [] if queries is None else [f"{queries.sentence()}; its time comes on top"]
+
+
+def _reference_is(sweep: "SweepConfig") -> list[str]:
+    from tune.space import reference_config, reference_words
+
+    words = reference_words(reference_config(sweep))
+    return [] if sweep.rows else [f"trial 0, with which the others are compared: {words}"]
 
 
 def _finals_are(sweep: "SweepConfig") -> str:

@@ -149,5 +149,5 @@ class Leaderboard:
 
     @property
     def reference(self) -> Entry | None:
-        """Trial 0, the paper's choice or a table's reference; None if it failed."""
+        """Trial 0, the reference; None if it failed."""
         return next((entry for entry in self.entries if entry.number == REFERENCE), None)

@@ -151,12 +151,10 @@ UNDEFENDED = "no denoiser"
 
 
 def denoiser_name(number: int | None, row: str | None = None) -> str:
-    """Name a row: a trial, the paper's choice, a row of a table, or no denoiser."""
+    """Name a row: a trial, the reference, a row of a table, or no denoiser."""
     if number is None:
         return UNDEFENDED
-    if row is not None:
-        return row + (" (reference)" if number == REFERENCE else "")
-    return f"trial {number}" + (" (paper's choice)" if number == REFERENCE else "")
+    return (row or f"trial {number}") + (" (reference)" if number == REFERENCE else "")
 
 
 def difference_sentence(
@@ -188,11 +186,11 @@ def summary_of(best: Entry | SettingsEntry, radii: tuple[float, ...], metric: Me
         name = f"“{best.name}”"
     if isinstance(best, SettingsEntry):
         subject, verb = f"the settings of {name}", "certify"
-        opponent = "the paper's settings" if best.name is None else "those of the reference"
+        opponent = "those of the reference"
     else:
         part = "classifier" if best.trains_classifier else "denoiser"
         subject, verb = f"{name}'s {part}", "certifies"
-        opponent = "the paper's settings'" if best.name is None else "the reference"
+        opponent = "the reference"
     sentences = []
     for other, comparisons in (
         (UNDEFENDED, best.against_undefended),
@@ -205,7 +203,7 @@ def summary_of(best: Entry | SettingsEntry, radii: tuple[float, ...], metric: Me
         sentences.append(f"It was measured otherwise than trial 0: {best.measured_otherwise}.")
     if best.number == REFERENCE:
         sentences.append(
-            "The search found nothing better than the paper's choice."
+            "The search found nothing better than the reference."
             if best.name is None
             else "It is the reference."
         )

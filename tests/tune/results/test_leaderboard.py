@@ -118,7 +118,7 @@ def test_comparisons_are_mcnemar_tests_adjusted_by_holm(board: Leaderboard) -> N
 def test_summary_tells_what_is_significant(board: Leaderboard) -> None:
     assert board.summary == (
         "Trial 2's denoiser certifies 60.0 points more than no denoiser at r = 0.25 (p = 0.0024). "
-        "Trial 2's denoiser certifies 40.0 points more than the paper's settings' "
+        "Trial 2's denoiser certifies 40.0 points more than the reference "
         "at r = 0.25 (p = 0.031)."
     )
 
@@ -127,8 +127,8 @@ def test_summary_tells_what_is_within_noise(tmp_path: Path) -> None:
     directory = sweep_with(tmp_path, {0: 0.3, 1: 0.4}, {0: range(6), 1: range(7)})
     assert build_leaderboard(directory, RADII).summary == (
         "The difference of trial 1's denoiser to no denoiser at r = 0.25 is within noise "
-        "(+5.0 points, p = 1). The difference of trial 1's denoiser to the paper's "
-        "settings' at r = 0.25 is within noise (+5.0 points, p = 1)."
+        "(+5.0 points, p = 1). The difference of trial 1's denoiser to the reference "
+        "at r = 0.25 is within noise (+5.0 points, p = 1)."
     )
 
 
@@ -137,7 +137,7 @@ def test_summary_says_when_nothing_better_was_found(tmp_path: Path) -> None:
     summary = build_leaderboard(directory, RADII).summary
     assert summary == (
         "Trial 0's denoiser certifies 60.0 points more than no denoiser at r = 0.25 (p = 0.0015). "
-        "The search found nothing better than the paper's choice."
+        "The search found nothing better than the reference."
     )
 
 
@@ -145,7 +145,7 @@ def test_best_is_rank_1_even_where_the_test_split_shows_otherwise(tmp_path: Path
     directory = sweep_with(tmp_path, {0: 0.3, 1: 0.9}, {0: range(20), 1: range(2)})
     board = build_leaderboard(directory, RADII)
     assert board.best.number == 1
-    assert "certifies 90.0 points fewer than the paper's settings'" in board.summary
+    assert "certifies 90.0 points fewer than the reference" in board.summary
 
 
 def test_without_trial_0_the_others_are_compared_with_no_denoiser(tmp_path: Path) -> None:
@@ -272,8 +272,8 @@ def test_settings_are_compared_over_seeds(directory: SweepDirectory) -> None:
     assert board.summary == (
         "The settings of trial 2 certify 50.0 points more on average over 2 seeds than no denoiser "
         "at r = 0.25 (p = 0.0015). "
-        "The settings of trial 2 certify 25.0 points more on average over 2 seeds than the paper's "
-        "settings at r = 0.25 (p = 0.016)."
+        "The settings of trial 2 certify 25.0 points more on average over 2 seeds than those "
+        "of the reference at r = 0.25 (p = 0.016)."
     )
 
 
@@ -297,7 +297,7 @@ def test_all_rows_are_drawn_in_one_figure(
     monkeypatch.setattr("tune.results.leaderboard.certificates_figure", drawing)
     write_leaderboard(directory, board)
     (tables,) = drawn
-    assert list(tables) == ["trial 2", "trial 1", "trial 0 (paper's choice)", "no denoiser"]
+    assert list(tables) == ["trial 2", "trial 1", "trial 0 (reference)", "no denoiser"]
     robust = [int((rows.radius == 0.3).sum()) for rows in tables.values()]
     assert robust == [18, 10, 10, 6]
     assert directory.accuracy_figure_path.read_bytes().startswith(b"\x89PNG")
