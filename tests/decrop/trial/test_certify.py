@@ -290,7 +290,7 @@ class Watched:
                 raise CutOffError
             self._calls -= 1
         counts = self._sampler.class_counts(requests)
-        keys = [dataclasses.astuple(request) for request in requests]
+        keys = [(r.image, r.stream, r.chunk, r.samples) for r in requests]
         assert len({*keys, *self.answered}) == len(keys) + len(self.answered)
         self.answered |= dict(zip(keys, counts, strict=True))
         return counts
@@ -314,7 +314,8 @@ def test_a_certification_that_was_cut_off_draws_only_the_rest(
     # Short groups, so that it can be cut off in many places.
     monkeypatch.setattr(collect, "_FIRST_GROUP", 8)
     monkeypatch.setattr(collect, "_GROUP_SECONDS", 0.0)
-    config, images = short_trial(procedure), four_pixel_images()
+    config = short_trial(procedure, "execution.chunks_per_batch=1")
+    images = four_pixel_images()
 
     def certified(path: Path | None, calls: int | None = None) -> tuple[list[Any], Watched]:
         """Return the certificates, none if it was cut off, and what was drawn for them."""

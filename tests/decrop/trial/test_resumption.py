@@ -207,7 +207,7 @@ def test_final_certification_cut_off_half_way_draws_only_the_rest(
     procedure: str, session: Session, folder: TrialFolder, request: pytest.FixtureRequest
 ) -> None:
     same = request.getfixturevalue("fixed_trial" if procedure == FIXED else "final_trial")
-    cuts = (1, 15, 30)
+    cuts = (1, 4, 8)
     for number, call in enumerate(cuts, start=1):
         session.cut_at = number, call
         with pytest.raises(CutOffError):
