@@ -189,9 +189,10 @@ SAMPLING = [
         ),
         (
             "whole chunks counted",
-            "(torch.arange(task.chunk_size) < samples[:, None])",
-            "(torch.arange(task.chunk_size) <= samples[:, None])",
+            "(self._numbers < samples[:, None])",
+            "(self._numbers <= samples[:, None])",
         ),
+        ("a last batch with empty slots", "1 << (left.bit_length() - 1)", "chunks_per_batch"),
     ),
     *_faults(
         "journal",
