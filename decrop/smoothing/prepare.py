@@ -5,6 +5,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from itertools import product
+from typing import TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -23,6 +24,8 @@ from decrop.smoothing.execution import (
     resolve_layout,
     resolve_precision,
 )
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def fold_batch_norms(network: nn.Module) -> None:
@@ -45,6 +48,13 @@ def fold_batch_norms(network: nn.Module) -> None:
     for convolution, norm in _foldable_pairs(network, graph):
         _replace(network, convolution, fuse_conv_bn_eval(convolution, norm))
         _replace(network, norm, nn.Identity())
+
+
+def folded(network: Network) -> Network:
+    """Return a copy of a network in eval mode with its BatchNorms folded (`fold_batch_norms`)."""
+    copied = _copied(network)
+    fold_batch_norms(copied)
+    return copied
 
 
 def _foldable_pairs(network: nn.Module, graph: fx.Graph) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
@@ -251,7 +261,7 @@ def _gradients(
     return gradients
 
 
-def _copied(network: nn.Module) -> nn.Module:
+def _copied(network: Network) -> Network:
     for module in network.modules():
         for name, value in list(vars(module).items()):
             # Hooks may keep what was computed in training, whose graph cannot be copied.

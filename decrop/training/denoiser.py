@@ -22,6 +22,7 @@ from decrop.networks.conditional import SigmaConditional
 from decrop.networks.discriminator import Discriminator
 from decrop.seeds import numpy_generator, seeded_globals, torch_generator
 from decrop.smoothing.execution import autocast, resolve_precision
+from decrop.smoothing.prepare import folded
 from decrop.synthesis.synthetic_samples import SyntheticSamples
 from decrop.training.loop import Stateful, Terms, Trainer
 from decrop.training.losses import (
@@ -159,7 +160,8 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
         self._sigma = config.sigma if config.training.sigma is None else config.training.sigma
         self._seed = config.seed
         self._settings = config.training
-        self._classifier = classifier.to(device)
+        # A copy, in which a third less is computed beside the convolutions.
+        self._classifier = folded(classifier).to(device)
         self._clean = samples.clean.to(device)
         self._boundary = samples.boundary.to(device)
         self._interpolated = samples.interpolated.to(device)

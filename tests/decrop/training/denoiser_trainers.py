@@ -70,7 +70,7 @@ class Recording:
     told: list[Tensor] = dataclasses.field(default_factory=list)
 
 
-def record_epoch(trainer: DenoiserTrainer, classifier: Classifier) -> tuple[Recording, EpochRecord]:
+def record_epoch(trainer: DenoiserTrainer) -> tuple[Recording, EpochRecord]:
     found = Recording()
 
     def denoise(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -83,7 +83,7 @@ def record_epoch(trainer: DenoiserTrainer, classifier: Classifier) -> tuple[Reco
 
     handles = [
         trainer.network.register_forward_hook(denoise),
-        classifier.register_forward_pre_hook(classify),
+        trainer._classifier.register_forward_pre_hook(classify),
     ]
     record = trainer.run_epoch()
     for handle in handles:

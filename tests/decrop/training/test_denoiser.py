@@ -58,7 +58,7 @@ class Step:
 
 def one_step(trainer: DenoiserTrainer, classifier: Classifier, samples: SyntheticSamples) -> Step:
     """Train an epoch of a single step without augmentation and find out what the views were."""
-    found, record = record_epoch(trainer, classifier)
+    found, record = record_epoch(trainer)
     assert len(found.noisy) == 3
     clean, all_denoised = found.classified
     assert torch.equal(all_denoised, torch.cat(found.denoised))
@@ -144,7 +144,7 @@ def test_epoch_takes_every_image_once_in_steps_of_at_most_a_batch() -> None:
     trainer = make_trainer(samples, classifier, **NO_NOISE, training=training)
     orders = []
     for _ in range(2):
-        found, _ = record_epoch(trainer, classifier)
+        found, _ = record_epoch(trainer)
         steps = [found.classified[call] for call in range(0, len(found.classified), 2)]
         assert sorted(len(step) for step in steps) == [4, 4, 5]
         orders.append(positions(torch.cat(steps), samples.clean))
@@ -160,7 +160,7 @@ def test_interpolated_samples_of_an_image_take_turns() -> None:
     every = samples.interpolated.flatten(0, 1)
     chosen = []
     for _ in range(12):
-        found, _ = record_epoch(trainer, classifier)
+        found, _ = record_epoch(trainer)
         rows = positions(found.classified[0], samples.clean)
         # Of the two generated views the interpolated one is no boundary sample.
         (interpolated,) = [
@@ -190,7 +190,7 @@ def test_views_share_crop_and_flip_if_matched(views: str) -> None:
     classifier, samples = tiny_classifier(), three_equal_views()
     training = {"augmentation": {"crop_padding": 2, "views": views}, "batch_size": IMAGES}
     trainer = make_trainer(samples, classifier, **NO_NOISE, training=training)
-    found, _ = record_epoch(trainer, classifier)
+    found, _ = record_epoch(trainer)
     clean = found.classified[0]
     images = [clean, *found.noisy]
     agree = [
@@ -238,7 +238,7 @@ def test_denoiser_is_told_the_noise_of_each_image(
         # Of boundary samples some are left out, and their noise with them.
         changes["boundary"] = {"on_failure": "drop"}
         trainer = make_trainer(classifier=classifier, training=training, **changes)
-        return record_epoch(trainer, classifier)[0]
+        return record_epoch(trainer)[0]
 
     found, unit = views(training), views({"sigma": 1.0})
     still = views({}, **NO_NOISE)

@@ -43,7 +43,7 @@ def one_step(
     classifier = tiny_classifier()
     training = {"batch_size": IMAGES, "augmentation": PLAIN, **training}
     trainer = make_trainer(samples, classifier, **NO_NOISE, training=training)
-    found, record = record_epoch(trainer, classifier)
+    found, record = record_epoch(trainer)
     return found, record, classifier
 
 
@@ -115,7 +115,7 @@ def test_generated_images_are_in_every_step(objective: str) -> None:
     training = {**MIXED, "objective": objective, "batch_size": IMAGES, "augmentation": PLAIN}
     trainer = make_trainer(classifier=classifier, sigma=0.3, training=training)
     # The identity, so that what is denoised is what is noisy.
-    found, record = record_epoch(trainer, classifier)
+    found, record = record_epoch(trainer)
     noisy, denoised = found.noisy[0], found.denoised[0]
     assert torch.equal(noisy, denoised) and len(noisy) == 5
     images = next(images for images in found.classified if len(images) == 5)
@@ -133,7 +133,7 @@ def test_generated_images_are_new_in_each_step_and_come_again_after_a_save() -> 
     def images(trainer: DenoiserTrainer, epochs: int) -> list[Tensor]:
         found = []
         for _ in range(epochs):
-            recording, _ = record_epoch(trainer, classifier)
+            recording, _ = record_epoch(trainer)
             found += [images for images in recording.noisy if len(images) == 5]
         return found
 
@@ -166,7 +166,7 @@ def test_every_noise_draw_of_an_image_counts_alike() -> None:
     classifier, samples, draws = tiny_classifier(), random_samples(IMAGES), 3
     training = {"noise_draws": draws, "batch_size": IMAGES, "augmentation": PLAIN}
     trainer = make_trainer(samples, classifier, training=training)
-    found, record = record_epoch(trainer, classifier)
+    found, record = record_epoch(trainer)
     # Once, for all draws.
     clean = found.classified[0]
     rows = positions(clean, samples.clean)
@@ -206,7 +206,7 @@ def test_views_share_their_noise_where_asked_to(noise: str) -> None:
         clean, clean, torch.ones(IMAGES, dtype=torch.bool), clean[None], torch.zeros(1, IMAGES)
     )
     training = {"noise_of_views": noise, "batch_size": IMAGES, "augmentation": PLAIN}
-    found, _ = record_epoch(make_trainer(samples, classifier, training=training), classifier)
+    found, _ = record_epoch(make_trainer(samples, classifier, training=training))
     for one, other in itertools.combinations(found.noisy, 2):
         difference = one - other
         if noise == "shared":

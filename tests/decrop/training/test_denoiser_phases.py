@@ -90,7 +90,7 @@ def test_baselines_are_their_equations() -> None:
     for objective in ("mse", "stability"):
         training = {"objective": objective, "batch_size": IMAGES, "augmentation": PLAIN}
         trainer = make_trainer(samples, classifier, sigma=0.3, training=training)
-        found, record = record_epoch(trainer, classifier)
+        found, record = record_epoch(trainer)
         (denoised,) = found.denoised
         (noisy,) = found.noisy
         if objective == "mse":
@@ -111,7 +111,7 @@ def test_only_the_generated_samples_asked_for_count(generated: str) -> None:
     classifier, samples = tiny_classifier(), random_samples(IMAGES)
     training = {"generated_samples": generated, "batch_size": IMAGES, "augmentation": PLAIN}
     trainer = make_trainer(samples, classifier, **NO_NOISE, training=training)
-    found, record = record_epoch(trainer, classifier)
+    found, record = record_epoch(trainer)
     first, last = found.noisy
     rows = positions(last, samples.clean)
     views = {"boundary": samples.boundary[rows], "interpolated": samples.interpolated[0, rows]}
@@ -394,7 +394,7 @@ def test_clean_images_are_classified_once_where_nothing_augments_them() -> None:
         samples = random_samples(IMAGES)
         training = {"augmentation": augmentation, "batch_size": IMAGES}
         trainer = make_trainer(samples, classifier, training=training)
-        found, _ = record_epoch(trainer, classifier)
+        found, _ = record_epoch(trainer)
         by_policy[policy] = trainer
         denoised = [images for images in found.classified if len(images) == 3 * IMAGES]
         assert len(denoised) == 1
