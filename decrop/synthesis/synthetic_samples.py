@@ -1,6 +1,8 @@
 """Stage 1: all samples of the limited data, from the cache or made now."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,6 +26,8 @@ from decrop.synthesis.interpolation import (
 # Changed when the computation changes, so that an old cache is not taken for a new one.
 _VERSION = 1
 INTERPOLATED = "interpolated"
+# Images at once, whose activations fill the memory.
+_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -99,29 +103,34 @@ def synthetic_samples(
         partners = None
         partners_from = boundary_from
 
+    def crossing(boundary: Tensor) -> Tensor:
+        return by_parts(partial(flipped, classifier), clean, boundary, device=device)
+
+    def logits_of(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return by_parts(classifier, images, device=device)
+
     def make_boundary() -> Tensors:
         samples = boundary_samples(
             classifier, clean, labels, config.boundary, seed=seed, device=device
         )
-        changed = flipped(classifier, clean.to(device), samples.to(device))
-        return {"boundary": samples, "flipped": changed}
+        return {"boundary": samples, "flipped": crossing(samples)}
 
     first = cache.get("boundary", boundary_from, make_boundary)
 
+    def moved(images: Tensor, target: Tensor) -> Tensor:
+        return interpolated_samples(classifier, images, target, config.interpolation)
+
     def make_interpolated() -> Tensors:
-        images = clean.to(device)
-        with torch.no_grad():
-            clean_logits = classifier(images)
-            if partners is None:
-                partner_logits = classifier(first["boundary"].to(device))
-            else:
-                partner_logits = clean_logits[partners.to(device)]
+        clean_logits = logits_of(clean)
+        partner_logits = (
+            logits_of(first["boundary"]) if partners is None else clean_logits[partners]
+        )
         samples, errors = [], []
         for coefficient in mixing_coefficients(config.interpolation):
             target = interpolated_logits(clean_logits, partner_logits, coefficient)
-            samples.append(interpolated_samples(classifier, images, target, config.interpolation))
-            with torch.no_grad():
-                errors.append(relative_logit_errors(classifier(samples[-1]), target))
+            samples.append(by_parts(moved, clean, target, device=device))
+            errors.append(relative_logit_errors(logits_of(samples[-1]), target))
         return {"interpolated": torch.stack(samples), "logit_errors": torch.stack(errors)}
 
     interpolated_from = partners_from | {"interpolation": config.interpolation.model_dump()}
@@ -129,7 +138,25 @@ def synthetic_samples(
     boundary, crosses = first["boundary"], first["flipped"]
     if config.boundary.pixels == "uint8":
         boundary = floored_to_8_bits(boundary)
-        crosses = flipped(classifier, clean.to(device), boundary.to(device)).cpu()
+        crosses = crossing(boundary)
     return SyntheticSamples(
         clean, boundary, crosses, second["interpolated"], second["logit_errors"]
     )
+
+
+def by_parts(compute: Callable[..., Tensor], *given: Tensor, device: torch.device) -> Tensor:
+    """Compute on a device, for so many images at a time, what each image has for itself.
+
+    So the memory that it takes beyond what is given and returned does not grow with the images.
+    Last bits may depend on the size of a part, as those of every batch do.
+
+    Args:
+        compute: of parts of what is given, on the device.
+        given: [n, …] each, on any device.
+        device: where to compute.
+
+    Returns:
+        [n, …], on the CPU.
+    """
+    parts = zip(*(tensor.split(_AT_ONCE) for tensor in given), strict=True)
+    return torch.cat([compute(*(t.to(device) for t in part)).cpu() for part in parts])

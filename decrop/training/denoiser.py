@@ -24,6 +24,7 @@ from decrop.seeds import numpy_generator, seeded_globals, torch_generator
 from decrop.smoothing.execution import autocast, resolve_precision
 from decrop.smoothing.prepare import folded
 from decrop.synthesis.synthetic_samples import SyntheticSamples
+from decrop.training.held_images import fit_on, one_ahead, rows_of
 from decrop.training.loop import Stateful, Terms, Trainer
 from decrop.training.losses import (
     Batch,
@@ -41,6 +42,9 @@ from decrop.training.schedule import (
     one_cycle_rates,
     steps_an_epoch,
 )
+
+# Images that the classifier sees at once beside a step's.
+_AT_ONCE = 256
 
 
 def initial_denoiser(
@@ -162,23 +166,26 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
         self._settings = config.training
         # A copy, in which a third less is computed beside the convolutions.
         self._classifier = folded(classifier).to(device)
-        self._clean = samples.clean.to(device)
-        self._boundary = samples.boundary.to(device)
-        self._interpolated = samples.interpolated.to(device)
+        images = samples.clean, samples.boundary, samples.interpolated
+        self._on_device = fit_on(device, images)
+        held = [kind.to(device) if self._on_device else kind for kind in images]
+        self._clean, self._boundary, self._interpolated = held
         keep_all = config.boundary.on_failure == "keep"
         self._boundary_used = (samples.flipped | keep_all).to(device)
         # Without augmentation the classifier sees the same clean images in every epoch.
         self._clean_outputs = None
         if not augments(self._settings.augmentation):
             with torch.no_grad():
-                self._clean_outputs = self._classify(self._clean)
+                parts = [self._classify(part.to(device)) for part in self._clean.split(_AT_ONCE)]
+            logits, features = zip(*parts, strict=True)
+            self._clean_outputs = torch.cat(logits), torch.cat(features)
         self._average = None
         if self._settings.averaging_decay:
             averaging = get_ema_multi_avg_fn(self._settings.averaging_decay)
             self._average = AveragedModel(denoiser, multi_avg_fn=averaging, use_buffers=True)
         with seeded_globals(self._seed, "discriminator initialisation"):
             self._discriminator = Discriminator(
-                features=self._classifier.feature_count(self._clean[:1]),
+                features=self._classifier.feature_count(self._clean[:1].to(device)),
                 hidden_units=self._settings.discriminator.hidden_units,
                 outputs=self._settings.discriminator.outputs,
             ).to(device)
@@ -212,6 +219,10 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
         )
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
+        batches = self._made_batches(epoch)
+        return batches if self._on_device else one_ahead(batches)
+
+    def _made_batches(self, epoch: int) -> Iterator[Batch]:
         choices = torch_generator(self._seed, "training", epoch)
         noise = torch_generator(self._seed, "training noise", epoch, device=self._device)
         sigmas = torch_generator(self._seed, "training sigma", epoch)
@@ -224,14 +235,17 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
         independent = self._settings.noise_of_views == "independent"
         # Equal parts: no step has a single image, which BatchNorm could not take.
         for rows in order.tensor_split(self.steps_an_epoch):
-            which = torch.randint(count, (len(rows),), generator=choices).to(self._device)
-            rows = rows.to(self._device)
+            which = torch.randint(count, (len(rows),), generator=choices)
             clean, boundary, interpolated = augment_views(
-                [self._clean[rows], self._boundary[rows], self._interpolated[which, rows]],
+                [
+                    rows_of(self._clean, rows, device=self._device),
+                    rows_of(self._boundary, rows, device=self._device),
+                    rows_of(self._interpolated, which, rows, device=self._device),
+                ],
                 self._settings.augmentation,
                 choices,
             )
-            rows = rows.repeat(draws)
+            rows = rows.to(self._device).repeat(draws)
             sigma = sampled_sigma(self._sigma, len(rows), sigmas).to(self._device)
             clean = _repeated(clean, draws)
             clean_noise = self._noise_like(clean, sigma, noise)

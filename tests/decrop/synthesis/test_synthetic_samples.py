@@ -1,6 +1,8 @@
 """Stage 1 as a whole: what depends on what, computed once wherever it is asked for."""
 
 import dataclasses
+import subprocess
+import sys
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -345,3 +347,22 @@ def test_subset_keeps_the_samples_of_an_image_together() -> None:
     assert part.flip_rate == pytest.approx(1 / 3)
     assert torch.equal(part.logit_errors, samples.logit_errors[:, rows])
     assert torch.equal(part.logit_errors, samples.logit_errors[:, rows])
+
+
+def test_samples_do_not_depend_on_how_many_are_computed_at_once(
+    cache: ContentCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = made(cache)
+    monkeypatch.setattr("decrop.synthesis.synthetic_samples._AT_ONCE", 3)
+    parts = made(ContentCache(tmp_path / "other"))
+    assert torch.equal(parts.flipped, whole.flipped)
+    # But for last bits.
+    assert torch.allclose(parts.interpolated, whole.interpolated, rtol=0, atol=1e-6)
+    assert torch.allclose(parts.logit_errors, whole.logit_errors, rtol=1e-4)
+
+
+def test_memory_beyond_the_images_does_not_grow_with_them() -> None:
+    command = [sys.executable, "-m", "tests.decrop.stage_one_memory", "20000"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    # All at once the classifier's activations alone would take 1,000.
+    assert float(answer.stdout) < 400
