@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray.tune import Callback
+from ray.tune import Callback, PlacementGroupFactory
 from ray.tune.stopper import Stopper
 from rich.console import Console, Group
 from rich.live import Live
@@ -18,7 +18,7 @@ from decrop.cli.output import duration
 from tune.directory import State, SweepDirectory
 from tune.results.metric import Metric
 from tune.stopping import SweepStop, common_cause
-from tune.worker import CAUSE, FAILED, REASON, STOPPED, end_trial
+from tune.worker import CAUSE, CROWDED_OUT, FAILED, REASON, STOPPED, end_trial
 
 _UNFINISHED = ("running", "stopped")
 # Of trials that have ended; more fill a terminal, and each is drawn anew after each event.
@@ -101,6 +101,13 @@ class SweepProgress:
         self._show(
             f"{self._name(number)}: its process died; it goes on from its checkpoint "
             f"(retry {retry} of {retries})"
+        )
+
+    def crowded_out(self, number: int) -> None:
+        """A trial had no memory left in its share of a GPU, and waits for a whole one."""
+        self._show(
+            f"{self._name(number)}: its share of a GPU's memory is too small; it goes on from its "
+            "checkpoint with a GPU of its own"
         )
 
     def stopped(self, number: int) -> None:
@@ -200,6 +207,7 @@ class SweepCallback(Callback):
         self._stop = stop
         self._running: set[int] = set()
         self._deaths: Counter[int] = Counter()
+        self._crowded_out: set[int] = set()
         self._errors: list[str] = []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -219,15 +227,26 @@ class SweepCallback(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Show a score; let a trial that failed by itself not be taken up again."""
+        """Show a score; let a trial that failed by itself not be taken up again.
+
+        One that others have left too little memory is, by a process that has a GPU to itself.
+        """
         if result.get(FAILED):
             trial.max_failures = 0
+        elif result.get(CROWDED_OUT):
+            self._crowded_out.add(trial.config["number"])
+            claimed = trial.placement_group_factory.required_resources
+            trial.placement_group_factory = PlacementGroupFactory([{**claimed, "GPU": 1}])
         elif not result.get(STOPPED):
             self._progress.scored(trial.config["number"], result)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Show that a trial whose process died is taken up again."""
+        """Show that a trial whose process died, or that was crowded out, is taken up again."""
         number = trial.config["number"]
+        if number in self._crowded_out:
+            self._crowded_out.discard(number)
+            self._progress.crowded_out(number)
+            return
         self._deaths[number] += 1
         self._progress.died(number, self._deaths[number], trial.max_failures)
 

@@ -15,8 +15,8 @@ from decrop.training.hooks import TrialStoppedError
 from decrop.trial.run import certify_undefended
 from tune.directory import SampleCounts, SweepDirectory, SweepTrialFolder, TrialRecord
 from tune.space import kind_of, reference_config
-from tune.stopping import SweepStop, ends_sweep, last_line
-from tune.worker import SweepJob, end_trial, run_recorded, use_claimed
+from tune.stopping import SweepStop, behind, ends_sweep, last_line
+from tune.worker import SweepJob, crowded_out, end_trial, run_recorded, use_claimed, with_gpu
 
 # Between looks at whether the sweep is to stop.
 _POLL_SECONDS = 0.5
@@ -79,6 +79,14 @@ def certify_finals(
             except RayError as error:
                 if ends_sweep(error) is not None:
                     raise
+                if ref in running and any(crowded_out(e, claim) for e in behind(error)):
+                    console.print(f"{name} goes on with a GPU of its own", highlight=False)
+                    del names[ref]
+                    again = ray.remote(num_cpus=claim.cpu, num_gpus=1)(_final).remote(
+                        with_gpu(job, 1), running[ref]
+                    )
+                    running[again], names[again], left[again] = running[ref], name, name
+                    continue
                 # The traceback is in the trial's folder; the others are still worth certifying.
                 line = last_line(str(error))
                 console.print(f"{name} failed: {line}", highlight=False)

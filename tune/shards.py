@@ -23,7 +23,7 @@ from ray.util import get_node_ip_address
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from decrop.smoothing.sampling import CountRequest, LocalSampler, SamplingTask
-from tune.cluster import Claim
+from tune.cluster import Claim, bound_memory
 from tune.directory import Role, SampleCounts
 
 # The length of a lease on this process's device; a helper holds its resources no longer at a time.
@@ -287,7 +287,7 @@ class _HelpersOnGpus:
         """Let up to so many helpers sample a task, of which this is the reference."""
         options = _outside(helper, gpu=helper.gpu)
         self._actor: Any = ray.remote(max_restarts=0, **options)(_GpuHelper)
-        self._arguments = task, device.type, _threads(helper)
+        self._arguments = task, device.type, helper
         self._most = most
         self._asked_for: dict[Any, float] = {}
         # The last one of each.
@@ -344,8 +344,9 @@ def _end_all(actors: Iterable[Any]) -> None:
 class _GpuHelper:
     """Samples leases of one task on the GPU that Ray has given to its process."""
 
-    def __init__(self, task: SamplingTask, device: str, threads: int) -> None:
-        torch.set_num_threads(threads)
+    def __init__(self, task: SamplingTask, device: str, claim: Claim) -> None:
+        torch.set_num_threads(_threads(claim))
+        bound_memory(claim.gpu)
         self._sampler = LocalSampler(task, torch.device(device))
 
     def sample(self, requests: list[CountRequest]) -> Answer:

@@ -31,7 +31,7 @@ def ends_sweep(error: BaseException) -> tuple[Reason, str] | None:
 
     Ray hands on the errors of other processes as the cause of its own.
     """
-    raised = list(_behind(error))
+    raised = list(behind(error))
     for found in raised:
         if isinstance(found, ChangedInputsError):
             return "inputs", str(found)
@@ -59,7 +59,7 @@ def common_cause(errors: Sequence[str]) -> tuple[str, int]:
     return message, count
 
 
-def _behind(error: BaseException) -> Iterator[BaseException]:
+def behind(error: BaseException) -> Iterator[BaseException]:
     """Yield the errors that have led to an error, the last one first."""
     current: BaseException | None = error
     while current is not None:

@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 import torch
-from ray.tune import Trainable
+from ray.tune import PlacementGroupFactory, Trainable
 
 import decrop
 from decrop.cache import ContentCache
@@ -33,7 +33,7 @@ from decrop.trial.inputs import TrialInputs
 from decrop.trial.prepare import load_inputs
 from decrop.trial.result import Split
 from decrop.trial.run import run_trial, stopping_epoch
-from tune.cluster import Claim, Claims
+from tune.cluster import Claim, Claims, bound_memory
 from tune.directory import (
     CodeRecord,
     SampleCounts,
@@ -65,6 +65,11 @@ _GIT_SECONDS = 10
 _MEGABYTE = 1e6
 
 Sample = dict[str, float]
+
+# Below the traceback of what had no other process beside it.
+_TOO_LARGE = (
+    "out of memory: it does not fit even alone; lower training.batch_size, or execution.chunk_size"
+)
 
 
 @cache
@@ -313,7 +318,8 @@ def run_recorded(
     """Run a trial in its folder, recording what it is and how far it has come.
 
     A failure is written down with its traceback before it is raised, but not what ends the sweep,
-    such as a full disk: once that is mended, the trial goes on. When the sweep is to stop, the
+    such as a full disk: once that is mended, the trial goes on; nor that others have the memory of
+    its GPU, without whom it goes on. When the sweep is to stop, the
     trial saves its state and yields no more, and its folder goes on saying that it runs.
     """
     if not job.stopping():
@@ -345,14 +351,27 @@ def _run_recorded(
         folder.write_samples(sample_counts)
         return
     except Exception as error:
-        if ends_sweep(error) is not None:
+        if ends_sweep(error) is not None or crowded_out(error, job.claims.trial):
             raise
+        if isinstance(error, torch.OutOfMemoryError):
+            error.add_note(_TOO_LARGE)
         end_trial(folder, "failed", error=traceback.format_exc())
         raise
 
 
+def with_gpu(job: SweepJob, gpu: float) -> SweepJob:
+    """Return a job whose trials claim so much of a GPU."""
+    trial = replace(job.claims.trial, gpu=gpu)
+    return replace(job, claims=replace(job.claims, trial=trial))
+
+
+def crowded_out(error: BaseException, claim: Claim) -> bool:
+    """Tell whether a trial has met the end of its share of a GPU's memory."""
+    return isinstance(error, torch.OutOfMemoryError) and 0 < claim.gpu < 1
+
+
 def use_claimed(claim: Claim, config: TrialConfig) -> None:
-    """Compute on what this process has claimed: so many threads, and a GPU or none.
+    """Compute on what this process has claimed: so many threads, and a share of a GPU or none.
 
     Raises:
         InputError: there is no GPU where Ray has counted one.
@@ -361,12 +380,14 @@ def use_claimed(claim: Claim, config: TrialConfig) -> None:
     if claim.gpu == 0:
         # Ray leaves it as it is, and `auto` would take a GPU that others have claimed.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    elif config.execution.device != "cpu" and not torch.cuda.is_available():
+        return
+    if config.execution.device != "cpu" and not torch.cuda.is_available():
         raise InputError(
             f"resources.trial.gpu = {claim.gpu:g}, but PyTorch finds no CUDA device on "
             f"{socket.gethostname()}, where Ray has counted one; mend it, or use --set "
             "resources.trial.gpu=0 to compute on CPUs."
         )
+    bound_memory(claim.gpu)
 
 
 def _reports(
@@ -413,7 +434,9 @@ METRIC = "average_certified_radius"
 OBJECTIVE = "objective"
 # Keys of results that are no scores: the trial failed and raises its error at the next step, or it
 # ended because the sweep is to stop, where the trial has found out so itself with reason and cause.
+# A trial that is crowded out fails too, but may be taken up again.
 FAILED, STOPPED, REASON, CAUSE = "failed", "stopped", "reason", "cause"
+CROWDED_OUT = "crowded_out"
 _NO_SCORE = {METRIC: math.nan, OBJECTIVE: math.nan, EVALUATION: 0, "finished": False}
 
 
@@ -432,6 +455,9 @@ class SweepTrial(Trainable):
         self, config: dict[str, Any], job: SweepJob
     ) -> None:
         """Take up the trial that the searcher proposed."""
+        if isinstance(self.trial_resources, PlacementGroupFactory):
+            # More than the others have, if this one was crowded out.
+            job = with_gpu(job, self.trial_resources.required_resources.get("GPU", 0.0))
         self._job = job
         self._begin(config)
 
@@ -456,7 +482,8 @@ class SweepTrial(Trainable):
                 reason, cause = found
                 return {**_NO_SCORE, STOPPED: True, REASON: reason, CAUSE: cause, "done": True}
             self._failure = failure
-            return {**_NO_SCORE, FAILED: True, "done": False}
+            why = CROWDED_OUT if crowded_out(failure, self._job.claims.trial) else FAILED
+            return {**_NO_SCORE, why: True, "done": False}
         if report is None:
             return {**_NO_SCORE, STOPPED: True, "done": True}
         scores = asdict(report)

@@ -70,8 +70,8 @@ def main(marks: Path) -> None:
         with patch("tune.shards.LocalSampler", _OnCpu):
             sampler = Watched(task, torch.device("cuda"), helper=Claim(1, 0.5), max_helpers=HELPERS)
         helpers: Any = sampler._helpers
-        reference, _, threads = helpers._arguments
-        helpers._arguments = reference, "cpu", threads
+        reference, _, claim = helpers._arguments
+        helpers._arguments = reference, "cpu", claim
         before = len(list(marks.iterdir()))
 
         def helped(sampler: Watched = sampler, before: int = before) -> bool:

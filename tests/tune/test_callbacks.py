@@ -8,13 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.tune import PlacementGroupFactory
 from rich.console import Console
 
 from tests.tune.sweeps import begin, end, make_sweep
 from tune.callbacks import SweepCallback, SweepProgress
 from tune.directory import SweepDirectory
 from tune.stopping import SweepStop
-from tune.worker import FAILED, METRIC, STOPPED
+from tune.worker import CROWDED_OUT, FAILED, METRIC, STOPPED
 
 
 def console(*, terminal: bool) -> tuple[Console, io.StringIO]:
@@ -206,6 +207,25 @@ def test_a_trial_that_failed_by_itself_is_not_taken_up_again(directory: SweepDir
     callback.on_trial_result(0, [], failing, {FAILED: True})
     assert failing.max_failures == 0
     assert "average certified radius" not in text.getvalue()
+
+
+def test_a_trial_that_others_left_too_little_memory_goes_on_with_a_gpu_of_its_own(
+    directory: SweepDirectory,
+) -> None:
+    where, text = console(terminal=False)
+    callback = SweepCallback(SweepProgress(1, 2, where), directory, SweepStop(directory, where))
+    crowded = trial(0)
+    crowded.max_failures = 3
+    crowded.placement_group_factory = PlacementGroupFactory([{"CPU": 2, "GPU": 0.5}])
+    callback.on_trial_start(0, [], crowded)
+    callback.on_trial_result(0, [], crowded, {CROWDED_OUT: True})
+    callback.on_trial_recover(0, [], crowded)
+    assert crowded.max_failures == 3
+    assert crowded.placement_group_factory.required_resources == {"CPU": 2, "GPU": 1}
+    assert text.getvalue().splitlines()[-1] == (
+        "trial 0: its share of a GPU's memory is too small; it goes on from its checkpoint with a "
+        "GPU of its own"
+    )
 
 
 def test_a_stopped_trial_is_neither_done_nor_pruned(directory: SweepDirectory) -> None:

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import pytest
+import torch
 
 from decrop.smoothing.execution import resolve_device
 from decrop.trial.prepare import load_inputs
@@ -13,7 +14,15 @@ from tune.directory import SweepDirectory
 from tune.scheduler import EVALUATION
 from tune.space import reference_config
 from tune.sweep_file import load_sweep
-from tune.worker import FAILED, METRIC, STOPPED, SweepJob, SweepTrial
+from tune.worker import (
+    CROWDED_OUT,
+    FAILED,
+    METRIC,
+    STOPPED,
+    SweepJob,
+    SweepTrial,
+    with_gpu,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -128,6 +137,33 @@ def test_a_trial_that_fails_says_so_before_it_raises(
     monkeypatch.undo()
     assert trial.reset_config(proposal(8))
     assert trial.step()[EVALUATION] == 1
+
+
+@pytest.mark.parametrize(("gpu", "why"), [(0.5, CROWDED_OUT), (1, FAILED), (0, FAILED)])
+def test_a_trial_without_memory_may_be_taken_up_again_if_others_have_it(
+    job: SweepJob, monkeypatch: pytest.MonkeyPatch, gpu: float, why: str
+) -> None:
+    class OfThisJob(SweepTrial):
+        def setup(self, config: dict[str, Any]) -> None:  # type: ignore[override]
+            super().setup(config, with_gpu(job, gpu))
+
+    def no_memory(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 6.25 GiB.")
+
+    monkeypatch.setattr("tune.worker.run_trial", no_memory)
+    monkeypatch.setattr("tune.worker.use_claimed", lambda claim, config: None)
+    trial = OfThisJob(config=proposal(9))
+    said = trial.step()
+    assert said[why] is True and len({CROWDED_OUT, FAILED} & set(said)) == 1
+    state = job.directory.trial(9).read_state()
+    assert state is not None and state.state == ("running" if why == CROWDED_OUT else "failed")
+    if why == FAILED:
+        assert state.error is not None and state.error.strip().splitlines()[-1] == (
+            "out of memory: it does not fit even alone; lower training.batch_size, or "
+            "execution.chunk_size"
+        )
+    with pytest.raises(torch.OutOfMemoryError):
+        trial.step()
 
 
 def test_a_trial_is_what_the_searcher_proposed(job: SweepJob) -> None:

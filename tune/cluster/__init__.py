@@ -230,6 +230,15 @@ def _claim(name: str, asked: Resources, gpu_share: float, size: ClusterSize) -> 
     return claim
 
 
+def bound_memory(gpu: float) -> None:
+    """Let this process allocate no more of its GPU's memory than its share of the GPU.
+
+    What is tried for size, such as batches of samples, is tried within it.
+    """
+    if 0 < gpu < 1 and torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(gpu)
+
+
 def _require_listener(address: str) -> None:
     """Refuse at once what Ray would try to reach for a quarter of an hour."""
     host, _, port = address.rpartition(":")
