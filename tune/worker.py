@@ -130,7 +130,7 @@ def _sample() -> Sample:
         free, total = torch.cuda.mem_get_info()
         sample["gpu_0_memory_usage_megabytes"] = round((total - free) / _MEGABYTE, 1)
         sample["gpu_0_memory_usage_percentage"] = round(100 * (1 - free / total), 2)
-        with suppress(Exception):  # It needs NVIDIA's own package.
+        with suppress(Exception):  # Some drivers do not tell, such as those of MIG slices.
             sample["gpu_0_utilization_percentage"] = torch.cuda.utilization()
     return sample
 

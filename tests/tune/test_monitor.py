@@ -1,8 +1,10 @@
+import importlib.util
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import decrop
 from decrop.files import write_json
@@ -93,3 +95,21 @@ def test_an_installed_package_inside_another_checkout_has_no_commit(
         assert code_record().commit is None
     finally:
         code_record.cache_clear()
+
+
+def test_the_load_of_a_gpu_is_written_by_a_process_that_computes_on_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert not [name for name in worker._sample() if name.startswith("gpu")]
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10_000_000_000, 40_000_000_000))
+    monkeypatch.setattr(torch.cuda, "utilization", lambda: 73)
+    sample = worker._sample()
+    # Named as MLflow names them, and of this process's GPU, where MLflow's own are of all.
+    assert sample["gpu_0_utilization_percentage"] == 73
+    assert sample["gpu_0_memory_usage_percentage"] == 75
+    assert sample["gpu_0_memory_usage_megabytes"] == 30_000
+
+
+def test_pytorch_finds_the_package_that_it_asks_for_the_load_of_a_gpu() -> None:
+    assert importlib.util.find_spec("pynvml") is not None
