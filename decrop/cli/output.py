@@ -24,9 +24,14 @@ if TYPE_CHECKING:
 
 console = Console()
 
+_LINE_SECONDS = 10.0
+
 
 class ProgressBars:
-    """Shows how far work has come: bars on a terminal, elsewhere a line at each tenth."""
+    """Shows how far work has come: bars on a terminal, elsewhere a line at each tenth.
+
+    A line is printed as well where none was for ten seconds.
+    """
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
@@ -90,13 +95,13 @@ class ProgressBars:
             return lambda text, done, total: progress.update(
                 bar, description=text, completed=done, total=total
             )
-        printed = 0
+        printed, at = 0, time.monotonic()
 
         def line(text: str, done: int, total: int) -> None:
-            nonlocal printed
-            tenths = 10 * done // total
-            if tenths > printed:
-                printed = tenths
+            nonlocal printed, at
+            tenths, now = 10 * done // total, time.monotonic()
+            if tenths > printed or now - at >= _LINE_SECONDS:
+                printed, at = max(printed, tenths), now
                 console.print(text, highlight=False, soft_wrap=True)
 
         return line

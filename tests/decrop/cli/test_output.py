@@ -52,6 +52,8 @@ def test_a_certification_tells_rate_and_time_left(
         for seconds, images, draws, expected in (
             (0.0, 0, 0, 1_000_000),
             (6.0, 0, 60_000, 1_000_000),
+            (11.0, 0, 110_000, 10_110_000),
+            (18.0, 0, 180_000, 10_180_000),
             (120.0, 3, 1_200_000, 6_000_000),
             (150.0, 7, 1_500_000, 2_000_000),
             (160.0, 10, 1_600_000, 1_600_000),
@@ -59,6 +61,8 @@ def test_a_certification_tells_rate_and_time_left(
             clock.now = seconds
             show(CertificationProgress(images, 10, draws, expected))
     assert capsys.readouterr().out.splitlines() == [
+        # After ten seconds without a line.
+        "certifying: 0 of 10 images, 10,000 samples a second, about 16 min 40 s left",
         "certifying: 3 of 10 images, 10,000 samples a second, about 8 min 0 s left",
         "certifying: 7 of 10 images, 10,000 samples a second, about 50 s left",
         "certifying: 10 of 10 images, 10,000 samples a second, about 0 s left",
