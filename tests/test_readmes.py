@@ -175,7 +175,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readmes")
     (folder / "PATH/TO").mkdir(parents=True)
     write_cifar10(folder / "PATH/TO")
-    torch.save({"weight": torch.zeros(1)}, folder / "weights.pt")
+    torch.save({"weight": torch.zeros(1)}, folder / "checkpoint.pth.tar")
     (folder / "my_models.py").write_text(NETWORK)
     (folder / "bin").mkdir()
     command = folder / "bin/decrop"

@@ -1,6 +1,7 @@
 """Weights of a network, from a safetensors file."""
 
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,21 +78,59 @@ def take_weights(network: nn.Module, source: nn.Module, *, architecture: str) ->
 def matching_architecture(path: Path, *, image_channels: int, class_count: int) -> str:
     """Find the registered architecture that a safetensors file belongs to."""
     weights = _header(path, f"classifier.weights: {path}")
-    problems: dict[str, list[str]] = {}
-    for architecture in CLASSIFIERS:
-        # Without memory for weights: only names and shapes are compared.
-        with torch.device("meta"):
-            network = build_classifier_network(
-                architecture, image_channels=image_channels, class_count=class_count
-            )
-        problems[architecture] = _problems(network.state_dict(), weights)
-        if not problems[architecture]:
+    known = {
+        architecture: expected_weights(
+            architecture, image_channels=image_channels, class_count=class_count
+        )
+        for architecture in CLASSIFIERS
+    }
+    for architecture, expected in known.items():
+        if fits(expected, weights):
             return architecture
-    nearest = min(problems, key=lambda name: len(problems[name]))
+    nearest = max(known, key=lambda name: _alike(known[name], weights))
     raise InputError(
-        f"classifier.weights: {path} fits none of {', '.join(problems)} with {class_count} classes "
-        f"and {image_channels} channels; nearest is {nearest}: {_listed(problems[nearest])}."
+        f"classifier.weights: {path} fits none of {', '.join(known)} with {class_count} classes "
+        f"and {image_channels} channels; nearest is {nearest}: "
+        f"{_listed(_problems(known[nearest], weights))}. Where it was saved otherwise, "
+        f"`decrop classifier convert {path}` finds out what it is."
     )
+
+
+def expected_weights(source: str, *, image_channels: int, class_count: int) -> Mapping[str, Tensor]:
+    """Return the names and shapes of a network's weights, without memory for them.
+
+    Args:
+        source: a registered architecture, or torchvision/NAME.
+        image_channels: C; of a model of torchvision they are 3.
+        class_count: K.
+    """
+    _, of_torchvision, name = source.rpartition("torchvision/")
+    with torch.device("meta"):
+        if of_torchvision:
+            # Slow to import.
+            from decrop._torchvision import torchvision
+
+            network = torchvision.models.get_model(name, weights=None, num_classes=class_count)
+        else:
+            network = build_classifier_network(
+                source, image_channels=image_channels, class_count=class_count
+            )
+    found: Mapping[str, Tensor] = network.state_dict()
+    return found
+
+
+def fits(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> bool:
+    """Tell whether weights have a network's names, shapes and types."""
+    return not _problems(expected, weights)
+
+
+def _alike(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> float:
+    """Return the share of shapes that both have, as often, whatever the tensors are called."""
+    ours, theirs = (
+        Counter(tuple(tensor.shape) for tensor in tensors.values())
+        for tensors in (expected, weights)
+    )
+    return (ours & theirs).total() / max(1, (ours | theirs).total())
 
 
 def _blamed(path: Path, setting: str | None) -> str:
@@ -113,12 +152,21 @@ def _header(path: Path, blamed: str) -> dict[str, Tensor]:
         if _is_pickle(path):
             raise InputError(
                 f"{blamed} is a pickle, as torch.save writes it; reading one can run any code, so "
-                "it is not opened. Convert it with safetensors.torch.save_file, where you trust it."
+                f"it is not opened. `decrop classifier convert {path}` takes its tensors alone."
             ) from None
         raise InputError(
             f"{blamed} is not a safetensors file ({error}); "
             "convert it with safetensors.torch.save_file."
         ) from None
+
+
+def is_safetensors(path: Path) -> bool:
+    """Tell whether a file is of safetensors."""
+    try:
+        with safe_open(path, framework="pt"):
+            return True
+    except SafetensorError:
+        return False
 
 
 def _is_pickle(path: Path) -> bool:

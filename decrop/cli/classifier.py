@@ -1,5 +1,6 @@
 """`decrop classifier`: trains the classifier itself, or a surrogate of one behind an endpoint."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -117,7 +118,42 @@ def _summary(report: dict[str, Any]) -> str:
     )
 
 
-_HELP = """Train the classifier itself, or a surrogate of one that only answers.
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="File of torch.save, or safetensors.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write; beside the checkpoint, as .safetensors, if not given."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Turn a checkpoint into a safetensors file of weights, and say what they fit.
+
+    Of the checkpoint only tensors and plain values are read; no code of it runs. Weights are taken
+    out of what was saved with them, prefixes that all names share are taken away, and names of
+    common networks are put in place of others where order and shapes leave no doubt.
+
+    Example: [bold]decrop classifier convert checkpoint.pth.tar --out resnet110.safetensors[/bold]
+    """
+    from decrop.classifiers.convert import convert as converted
+    from decrop.classifiers.convert import write_weights
+    from decrop.errors import InputError
+
+    target = checkpoint.with_suffix(".safetensors") if out is None else out
+    if target.exists():
+        raise InputError(f"--out {target} is there already; name another file.")
+    found = converted(checkpoint)
+    write_weights(found.weights, target)
+    fitting = found.source or "no network that is known here; name yours with classifier.source"
+    lines = [*found.done, f"{target}: {len(found.weights)} tensors, which fit {fitting}"]
+    settings = [f"classifier.weights={target}", *found.settings]
+    lines.append("use it: " + " ".join(f"--set {assignment}" for assignment in settings))
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    if as_json:
+        print_json({"weights": str(target), "settings": settings, "done": found.done})
+
+
+_HELP = """Train the classifier itself or a surrogate of one that only answers, or convert one.
 
 Example: [bold]decrop classifier train classifier_digits --out runs/classifier[/bold]
 """
@@ -125,3 +161,4 @@ Example: [bold]decrop classifier train classifier_digits --out runs/classifier[/
 app = typer.Typer(help=_HELP, no_args_is_help=True, rich_markup_mode="rich")
 app.command()(train)
 app.command()(steal)
+app.command()(convert)

@@ -1,0 +1,215 @@
+"""Checkpoints as the field writes them, turned into safetensors files of a network's weights."""
+
+import pickle
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from decrop.classifiers.weights import expected_weights, fits, is_safetensors
+from decrop.config.classifier_source import CLASSIFIERS
+from decrop.errors import InputError
+from decrop.files import MOST_WEIGHTS_BYTES, require_regular, write_whole
+
+# Where checkpoints keep the weights, the best first.
+_HOLDERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
+# Of torch.nn.DataParallel and torch.compile.
+_WRAPPERS = ("module", "_orig_mod")
+_CONSTANTS = {"mean": "mean", "means": "mean", "std": "std", "stds": "std", "sds": "std"}
+_TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "wide_resnet50_2")
+_MOST_CHANNELS = 4
+
+
+@dataclass(frozen=True)
+class Converted:
+    """Weights of a network, and what was found out about them.
+
+    Attributes:
+        weights: by the names that the network gives them.
+        source: classifier.source that they fit; None where none was recognised.
+        mean: channel means of a normalisation layer, where the checkpoint had one.
+        std: its standard deviations.
+        done: what was changed, in sentences.
+    """
+
+    weights: dict[str, Tensor]
+    source: str | None
+    mean: list[float] | None
+    std: list[float] | None
+    done: list[str]
+
+    @property
+    def settings(self) -> list[str]:
+        """Assignments of settings that go with the weights."""
+        found = [] if self.source is None else [f"classifier.source={self.source}"]
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None:
+                found.append(f"classifier.{name}=[{','.join(f'{value:.6g}' for value in values)}]")
+        return found
+
+
+def convert(path: Path) -> Converted:
+    """Read the weights in a checkpoint: of torch.save, without running its code, or safetensors.
+
+    Raises:
+        InputError: it is neither, it holds other objects than tensors and plain values, or it has
+            several networks or none.
+    """
+    weights, done = _tensors(_content(path), path)
+    weights, constants = _without_constants(weights)
+    stripped, prefix = without_prefix(weights)
+    source, found = _recognised(stripped)
+    if source is None:
+        # What begins with another prefix may be how the user's own network is built.
+        stripped, prefix = without_prefix(weights, _WRAPPERS)
+        found = stripped
+    if prefix:
+        done.append(f"took the prefix {prefix} from all names")
+    if source is not None and found.keys() != stripped.keys():
+        done.append(f"renamed {_renamed(stripped, found)} by their order and shapes")
+    if constants:
+        done.append("kept the constants of its normalisation layer as settings")
+    return Converted(
+        weights=found,
+        source=source,
+        mean=constants.get("mean"),
+        std=constants.get("std"),
+        done=done,
+    )
+
+
+def write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write weights as safetensors."""
+    # Copies, for tensors that share memory cannot be saved.
+    copies = {name: tensor.clone().contiguous() for name, tensor in weights.items()}
+    write_whole(path, lambda temporary: save_file(copies, temporary))
+
+
+def without_prefix(
+    weights: Mapping[str, Tensor], of: Collection[str] | None = None
+) -> tuple[dict[str, Tensor], str]:
+    """Take away what all names begin with, such as `module.`, and return it too.
+
+    Args:
+        weights: by name.
+        of: parts that may be taken away; any if None.
+    """
+    prefix = ""
+    while True:
+        first, dot, _ = next(iter(weights), "").removeprefix(prefix).partition(".")
+        longer = f"{prefix}{first}."
+        shared = bool(dot) and all(name.startswith(longer) for name in weights)
+        if not shared or (of is not None and first not in of):
+            return {name.removeprefix(prefix): tensor for name, tensor in weights.items()}, prefix
+        prefix = longer
+
+
+def _content(path: Path) -> Any:
+    require_regular(path, most_bytes=MOST_WEIGHTS_BYTES)
+    if is_safetensors(path):
+        return load_file(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"{path} holds more than tensors, numbers and names, and is not opened further, for "
+            f"that can run any code ({reason}). Where you trust it, load it yourself and save its "
+            "state_dict()."
+        ) from None
+    except Exception as error:  # of damaged files its reader raises anything
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"{path} is no checkpoint of torch.save ({reason}).") from None
+
+
+def _tensors(content: Any, path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the tensors by name, and what they were taken from."""
+    if not isinstance(content, Mapping):
+        raise InputError(
+            f"{path} holds a {type(content).__name__}; expected the state_dict of a network."
+        )
+    if _is_state(content):
+        return dict(content), []
+    holders = [name for name, value in content.items() if _is_state(value)]
+    chosen = next((name for name in _HOLDERS if name in holders), None)
+    if chosen is None and len(holders) == 1:
+        (chosen,) = holders
+    if chosen is None:
+        which = f"several networks ({', '.join(map(str, holders))})" if holders else "no state_dict"
+        raise InputError(f"{path} holds {which}; save the state_dict of the one that you mean.")
+    others = [str(name) for name in content if name != chosen]
+    left = f", and left {', '.join(others)}" if others else ""
+    return dict(content[chosen]), [f"took the weights from {chosen}{left}"]
+
+
+def _is_state(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+    )
+
+
+def _without_constants(
+    weights: dict[str, Tensor],
+) -> tuple[dict[str, Tensor], dict[str, list[float]]]:
+    """Take the channel means and deviations of a normalisation layer out of the weights."""
+    constants: dict[str, list[float]] = {}
+    rest = {}
+    for name, tensor in weights.items():
+        kind = _CONSTANTS.get(name.rpartition(".")[2])
+        if kind is not None and tensor.numel() <= _MOST_CHANNELS and kind not in constants:
+            constants[kind] = tensor.flatten().tolist()
+        else:
+            rest[name] = tensor
+    return rest, constants
+
+
+def _recognised(weights: dict[str, Tensor]) -> tuple[str | None, dict[str, Tensor]]:
+    """Return the source that weights fit, renamed for it if need be, or None and the weights."""
+    shapes = [tuple(tensor.shape) for tensor in weights.values()]
+    channels = next((shape[1] for shape in shapes if len(shape) == 4), None)
+    classes = next((shape[0] for shape in reversed(shapes) if len(shape) == 2), None)
+    if channels is None or classes is None:
+        return None, weights
+    known = {
+        source: expected_weights(source, image_channels=channels, class_count=classes)
+        for source in (*CLASSIFIERS, *(f"torchvision/{name}" for name in _TORCHVISION))
+    }
+    for source, expected in known.items():
+        if fits(expected, weights):
+            return source, weights
+    in_order = {
+        source: renamed
+        for source, expected in known.items()
+        if (renamed := _in_order(expected, weights)) is not None
+    }
+    if len(in_order) == 1:
+        ((source, renamed),) = in_order.items()
+        return source, renamed
+    return None, weights
+
+
+def _in_order(
+    expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]
+) -> dict[str, Tensor] | None:
+    """Return weights by the expected names, where order, shapes and kinds are the same."""
+    names = [name for name in expected if not name.endswith("num_batches_tracked")]
+    given = [name for name in weights if not name.endswith("num_batches_tracked")]
+    if len(names) != len(given):
+        return None
+    renamed = {}
+    for name, old in zip(names, given, strict=True):
+        same_kind = name.rpartition(".")[2] == old.rpartition(".")[2]
+        if not same_kind or expected[name].shape != weights[old].shape:
+            return None
+        renamed[name] = weights[old]
+    return renamed
+
+
+def _renamed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> str:
+    return f"{len(after.keys() - before.keys())} of {len(after)} tensors"
