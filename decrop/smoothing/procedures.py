@@ -23,7 +23,7 @@ from decrop.smoothing.certificates import (
 from decrop.smoothing.collect import CertificationProgress, CountCollector, OnProgress
 from decrop.smoothing.sampling import ESTIMATION, SELECTION
 from decrop.smoothing.sequential import look_schedule, sequential_design
-from decrop.smoothing.worth import worthwhile
+from decrop.smoothing.worth import patience_of_radii, worthwhile
 
 _IMAGES_NAMED = 10
 
@@ -111,7 +111,7 @@ def certify_adaptive(
     labels: Integers | None,
     sigma: float,
     radii: Floats,
-    worth: Floats,
+    given_up: Floats,
     selection_samples: int,
     max_samples: int,
     failure_probability: float,
@@ -121,11 +121,13 @@ def certify_adaptive(
 
     The class with most selection samples is the candidate. Its probability is then tested on fresh
     samples, in rounds of all images that are still sampling (`sequential_design`). An image stops
-    once it is certified at the largest radius, once the next radius costs more samples than it is
-    worth (`worthwhile`), or after `max_samples`. Where labels are known it also stops, abstaining,
-    where the candidate is not its label, for no further sample could make it count for certified
-    accuracy. The certified radius is a member of the grid. For each image the probability that a
-    certificate is given and wrong is at most `failure_probability`, whatever the labels.
+    once it is certified at the largest radius, once no further radius is worth its samples
+    (`worthwhile`), or after `max_samples`. When that is depends on how many images lie near each
+    radius, as the selection samples of all show (`patience_of_radii`). Where labels are known an
+    image also stops, abstaining, where the candidate is not its label, for no further sample could
+    make it count for certified accuracy. The certified radius is a member of the grid. For each
+    image the probability that a certificate is given and wrong is at most `failure_probability`,
+    whatever the labels and the other images.
 
     Warns of images that abstain because some of their samples have non-finite logits.
 
@@ -135,7 +137,8 @@ def certify_adaptive(
             None where they are not known.
         sigma: standard deviation of the task's noise, in [0,1] pixels, > 0.
         radii: float64 [R], increasing, >= 0, in [0,1] pixels.
-        worth: float64 [R], of certifying each radius (`worth_of_radii`).
+        given_up: float64 [R], share of images whose certificate at each radius may be given up for
+            fewer samples, > 0 (`GIVEN_UP`).
         selection_samples: N0 >= 1.
         max_samples: most samples of an image, > N0.
         failure_probability: probability per image that a certificate is wrong, in (0, 1).
@@ -175,6 +178,10 @@ def certify_adaptive(
     collector.sample(SELECTION, sampling.tolist(), 0, selection_samples, report)
     selection, estimation = collector.counts[SELECTION], collector.counts[ESTIMATION]
     candidate = selection[:, :-1].argmax(axis=1)
+    selected_others = selection_samples - selection[sampling, candidate]
+    patience = patience_of_radii(
+        design, given_up=given_up, samples=selection_samples, other_samples=selected_others
+    )
     stop(selection[sampling, -1] > 0, "not_finite")
     if labels is not None:
         stop(candidate[sampling] != labels[sampling], "misclassified")
@@ -193,16 +200,14 @@ def certify_adaptive(
         stop(complete, "largest_radius")
         if number < len(looks) - 1 and len(sampling):
             other_samples = other_samples[~complete]
-            known_others = other_samples + selection_samples
-            known_others -= selection[sampling, candidate[sampling]]
             going_on, further = worthwhile(
                 design,
                 number,
-                other_samples=other_samples,
+                patience=patience,
                 reached=reached[~complete],
-                worth=worth,
-                known_samples=np.full(len(sampling), selection_samples + look),
-                known_other_samples=known_others,
+                other_samples=other_samples,
+                known_samples=selection_samples + look,
+                known_other_samples=other_samples + selected_others[sampling],
             )
             expected[sampling] = selection_samples + look + further
             stop(~going_on, "out_of_reach")

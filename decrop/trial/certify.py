@@ -38,12 +38,12 @@ from decrop.smoothing.procedures import (
     radius_grid,
 )
 from decrop.smoothing.sampling import LocalSampler, Sampler, SamplingTask, full_batches
-from decrop.smoothing.worth import worth_of_radii
+from decrop.smoothing.worth import GIVEN_UP
 from decrop.training.hooks import NO_HOOKS, Hooks
 from decrop.trial.result import NOISY_IMAGE, Scores, Split, TrialResult
 
-# Worth of a radius that only fills the grid, in that of a radius whose accuracy is asked for.
-_WORTH_BETWEEN = 0.1
+# Share of images whose certificate may be given up at a radius that only fills the grid.
+_GIVEN_UP_BETWEEN = 0.02
 # At least so many forward passes, and for so long, of which the fastest is reported: the others had
 # to wait for other processes.
 _TIMED_BATCHES = 3
@@ -376,8 +376,7 @@ def certify_task(
         labels=labels,
         sigma=config.sigma,
         radii=radii,
-        worth=worth_of_radii(radii, config.sigma)
-        * np.where(np.isin(radii, settings.radii), 1.0, _WORTH_BETWEEN),
+        given_up=np.where(np.isin(radii, settings.radii), GIVEN_UP, _GIVEN_UP_BETWEEN),
         selection_samples=settings.selection_samples,
         max_samples=settings.selection_samples + estimation_samples,
         failure_probability=settings.failure_probability,

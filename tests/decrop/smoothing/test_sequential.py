@@ -57,7 +57,7 @@ def clopper_pearson_limits(
         (50, 50, [50]),
         (120, 50, [50, 100, 120]),
         (12, 1, [*range(1, 13)]),
-        (1_250, 50, [*range(50, 1_001, 50), 1_100, 1_200, 1_250]),
+        (2_250, 50, [*range(50, 2_001, 50), 2_100, 2_200, 2_250]),
     ],
 )
 def test_looks_are_multiples_of_the_chunk_size(
@@ -73,7 +73,7 @@ def test_looks_grow_slowly_and_end_with_the_most_samples(max_samples: int, chunk
     assert looks[0] == min(chunk_size, max_samples)
     steps = np.diff(looks)
     assert (steps > 0).all()
-    assert (steps <= np.maximum(chunk_size, looks[:-1] / 10)).all()
+    assert (steps <= np.maximum(chunk_size, looks[:-1] / 20)).all()
 
 
 @pytest.mark.parametrize("failure_probability", [0.05, 0.001])
@@ -167,7 +167,7 @@ def test_looking_often_costs_little(radius: float) -> None:
     single = clopper_pearson_limits(radius, 0.001, looks[-1:])[0]
     other = norm.sf(radius / SIGMA)
     spread = np.sqrt(20_000 * other * (1 - other))
-    assert single - limits[-1] < spread
+    assert single - limits[-1] < 1.1 * spread
 
 
 def test_larger_radii_tolerate_fewer_other_samples() -> None:
