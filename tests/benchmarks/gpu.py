@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -22,10 +22,14 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from torch import Tensor, nn
 
 from decrop.files import write_json, write_text
+from decrop.networks.dncnn import DnCNN
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.smoothing.noise import GridNoise, by_search
+from decrop.smoothing.probe import probe_chunks_per_batch
+from decrop.smoothing.sampling import LocalSampler, SamplingTask, full_batches
 
 SIGMAS = (0.12, 0.25, 1.0)
 # Values of a noisy image of CIFAR-10.
@@ -77,6 +81,47 @@ def noise(plan: Plan) -> dict[str, Any]:
         }
         if different:
             raise AssertionError(f"{different} steps of noise differ from the CPU's")
+    return found
+
+
+class Crowded(nn.Module):
+    """Two classes of images; without a GPU it has no memory for more than 200 of them."""
+
+    def __init__(self, on_cuda: bool) -> None:
+        super().__init__()
+        self.network = DnCNN(image_channels=3, depth=5, channels=64)
+        self._most = None if on_cuda else 200
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits [B, 2] of images [B, C, H, W]."""
+        if self._most is not None and len(images) > self._most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.network(images).flatten(2).mean(2)[:, :2]  # type: ignore[no-any-return]
+
+
+def memory(plan: Plan) -> dict[str, Any]:
+    """Find a batch that fits into a small share of the memory, and sample in it."""
+    device, share = torch.device(plan.device), 0.02
+    if plan.on_cuda:
+        torch.cuda.set_per_process_memory_fraction(share)
+    task = SamplingTask(
+        network=Crowded(plan.on_cuda),
+        images=torch.zeros((1, 3, 32, 32), dtype=torch.uint8),
+        image_ids=torch.zeros(1, dtype=torch.int64),
+        class_count=2,
+        sigma=0.25,
+        seed=0,
+        chunk_size=50,
+        chunks_per_batch=1,
+        precision="fp32",
+    )
+    chunks = probe_chunks_per_batch(task, device)
+    task = replace(task, chunks_per_batch=chunks)
+    samples = LocalSampler(task, device).class_counts(full_batches(task, 4)).sum()
+    found = {"chunks_per_batch": chunks, "samples": int(samples)}
+    if plan.on_cuda:
+        total = torch.cuda.get_device_properties(device).total_memory
+        found |= {"share": share, "reserved": torch.cuda.max_memory_reserved() / total}
     return found
 
 
@@ -141,6 +186,7 @@ class Part:
 
 PARTS = {
     "noise": Part(noise, 30),
+    "memory": Part(memory, 30),
     "certify": Part(of_benchmark("certify"), 150),
     "train": Part(of_benchmark("train"), 100),
     "decrop": Part(decrop, 130),
