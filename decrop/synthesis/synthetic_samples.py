@@ -72,6 +72,7 @@ def synthetic_samples(
     *,
     cache: ContentCache,
     device: torch.device,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> SyntheticSamples:
     """Make boundary and interpolated samples of the limited data, or take them from the cache.
 
@@ -85,6 +86,7 @@ def synthetic_samples(
         limited: images to make samples of.
         cache: where they are shared.
         device: where to compute.
+        say: called with a sentence before what takes its time.
     """
     classifier, seed = classifier.to(device), config.seed
     clean = limited.all.images.float() / 255
@@ -111,6 +113,7 @@ def synthetic_samples(
             return by_parts(classifier, images, device=device)
 
     def make_boundary() -> Tensors:
+        say(f"making boundary samples of {len(clean)} images ({config.boundary.attack})")
         samples = boundary_samples(
             classifier, clean, labels, config.boundary, seed=seed, device=device
         )
@@ -122,6 +125,7 @@ def synthetic_samples(
         return interpolated_samples(classifier, images, target, config.interpolation)
 
     def make_interpolated() -> Tensors:
+        say(f"making interpolated samples of {len(clean)} images")
         clean_logits = logits_of(clean)
         partner_logits = (
             logits_of(first["boundary"]) if partners is None else clean_logits[partners]

@@ -32,7 +32,7 @@ class Hooks:
         on_certified: called with the progress of the last certification.
         certifying: gives what is called with the progress of one of several, by its name;
             `on_certified` if None.
-        say: called with sentences about what a certification is going to do.
+        say: called with sentences about what is going to be done.
         should_stop: asked after each epoch, when the state is saved before the run stops, and after
             each group of samples of the last certification, which are in its journal.
         times_images: whether the certified function is timed on held-out images too, not only on

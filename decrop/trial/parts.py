@@ -133,7 +133,7 @@ class DenoiserPart(_InTraining):
         inputs: with the classifier.
         split: the held-out images are trained on for `test` alone.
         cache: where synthetic samples and the prior are shared.
-        hooks: what is told of pretraining.
+        hooks: what is told of samples that are made, and of pretraining.
     """
 
     title = "this denoiser"
@@ -152,7 +152,9 @@ class DenoiserPart(_InTraining):
         device = resolve_device(config.execution.device)
         started = time.monotonic()
         # Of all limited images, so that trial and final training share an entry; trials drop some.
-        samples = synthetic_samples(config, inputs.classifier, images, cache=cache, device=device)
+        samples = synthetic_samples(
+            config, inputs.classifier, images, cache=cache, device=device, say=hooks.say
+        )
         stages = {"stage1": time.monotonic() - started}
         started = time.monotonic()
         prior = _prior(
