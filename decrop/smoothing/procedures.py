@@ -26,6 +26,8 @@ from decrop.smoothing.sequential import look_schedule, sequential_design
 from decrop.smoothing.worth import patience_of_radii, worthwhile
 
 _IMAGES_NAMED = 10
+# Of the most samples, that an image is expected to take while nothing is known of it.
+_EXPECTED_SHARE = 0.1
 
 Ending = Literal[
     "complete", "largest_radius", "out_of_reach", "most_samples", "misclassified", "not_finite"
@@ -173,7 +175,7 @@ def certify_adaptive(
         expected[sampling[stopping]] = 0
         sampling = sampling[~stopping]
 
-    expected[:] = selection_samples
+    expected[:] = selection_samples + _EXPECTED_SHARE * (max_samples - selection_samples)
     report()
     collector.sample(SELECTION, sampling.tolist(), 0, selection_samples, report)
     selection, estimation = collector.counts[SELECTION], collector.counts[ESTIMATION]
