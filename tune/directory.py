@@ -107,6 +107,9 @@ class CodeRecord(Settings):
     version: Word = Field(description="Of the package.")
     commit: Word | None = Field(default=None, description="Of the git checkout, if it is one.")
     host: Text = Field(description="Name of the machine.")
+    hardware: Text | None = Field(
+        default=None, description="Model of the GPU, or what is used of the CPU; not in older ones."
+    )
 
 
 class SweepTrialFolder(TrialFolder):

@@ -22,6 +22,7 @@ from ray.exceptions import RayError
 from ray.util import get_node_ip_address
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from decrop.smoothing.execution import hardware_of
 from decrop.smoothing.sampling import CountRequest, LocalSampler, SamplingTask
 from tune.cluster import Claim, bound_memory
 from tune.directory import Role, SampleCounts
@@ -34,6 +35,8 @@ _OVERDUE = 1.5
 _LOST_LEASES = 3
 # For so long a helper on a GPU keeps it from trials that wait; it has taken seconds to start.
 _ON_GPU_SECONDS = 60.0
+
+_CPU = torch.device("cpu")
 
 Counts = NDArray[np.int64]
 Lease = tuple[int, int]
@@ -250,6 +253,13 @@ def _outside(helper: Claim, *, gpu: float) -> dict[str, Any]:
     }
 
 
+def _gpu_model() -> dict[str, float]:
+    """Return the little that Ray has on each machine with GPUs of the same model as this one's."""
+    here = ray.get_runtime_context().get_node_id()
+    resources = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == here)
+    return {name: 0.001 for name in resources if name.startswith("accelerator_type:")}
+
+
 def _threads(helper: Claim) -> int:
     return max(1, int(helper.cpu))
 
@@ -261,7 +271,7 @@ class _HelpersOnCpus:
         """Let helpers sample a task, of which this is the reference."""
         self._lease = _sample_lease.options(max_retries=0, **_outside(helper, gpu=0))
         # In a list, so that the helper fetches the task once and not with each lease.
-        self._arguments = uuid.uuid4().hex, [task], "cpu", _threads(helper)
+        self._arguments = uuid.uuid4().hex, [task], hardware_of(_CPU), _threads(helper)
 
     def take_more(self) -> bool:
         return True
@@ -286,8 +296,8 @@ class _HelpersOnGpus:
     def __init__(self, task: Any, helper: Claim, device: torch.device, most: int) -> None:
         """Let up to so many helpers sample a task, of which this is the reference."""
         options = _outside(helper, gpu=helper.gpu)
-        self._actor: Any = ray.remote(max_restarts=0, **options)(_GpuHelper)
-        self._arguments = task, device.type, helper
+        self._actor: Any = ray.remote(max_restarts=0, resources=_gpu_model(), **options)(_GpuHelper)
+        self._arguments = task, device.type, hardware_of(device), helper
         self._most = most
         self._asked_for: dict[Any, float] = {}
         # The last one of each.
@@ -344,7 +354,8 @@ def _end_all(actors: Iterable[Any]) -> None:
 class _GpuHelper:
     """Samples leases of one task on the GPU that Ray has given to its process."""
 
-    def __init__(self, task: SamplingTask, device: str, claim: Claim) -> None:
+    def __init__(self, task: SamplingTask, device: str, hardware: str, claim: Claim) -> None:
+        _require_hardware(hardware, torch.device(device))
         torch.set_num_threads(_threads(claim))
         bound_memory(claim.gpu)
         self._sampler = LocalSampler(task, torch.device(device))
@@ -355,15 +366,16 @@ class _GpuHelper:
 
 @ray.remote
 def _sample_lease(
-    key: str, task: list[Any], device: str, threads: int, requests: list[CountRequest]
+    key: str, task: list[Any], hardware: str, threads: int, requests: list[CountRequest]
 ) -> Answer:
     # Ray cancels by an interrupt, and one during an import leaves a process that cannot import that
     # module again: every later task and trial in it would fail. A lease is short; it is finished.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sampler = _samplers.get(key)
     if sampler is None:
+        _require_hardware(hardware, _CPU)
         torch.set_num_threads(threads)
-        sampler = LocalSampler(ray.get(task[0]), torch.device(device))
+        sampler = LocalSampler(ray.get(task[0]), _CPU)
         # One at a time: a worker process outlives the trials it helps.
         _samplers.clear()
         _samplers[key] = sampler
@@ -371,3 +383,9 @@ def _sample_lease(
 
 
 _samplers: dict[str, LocalSampler] = {}
+
+
+def _require_hardware(asked: str, device: torch.device) -> None:
+    """Refuse a lease where the same network would be another function, in its last bits."""
+    if (here := hardware_of(device)) != asked:
+        raise RuntimeError(f"the certificate is of {asked}, but this helper computes with {here}")

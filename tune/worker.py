@@ -26,7 +26,7 @@ from decrop.classifiers.storage import store_classifier
 from decrop.config import TrialConfig
 from decrop.errors import InputError
 from decrop.files import fenced, write_json
-from decrop.smoothing.execution import resolve_device
+from decrop.smoothing.execution import hardware_of, resolve_device
 from decrop.training.hooks import Hooks, TrialStoppedError
 from decrop.trial.folder import Report
 from decrop.trial.inputs import TrialInputs
@@ -334,10 +334,12 @@ def _run_recorded(
     earlier = folder.read_state()
     started = earlier.started if earlier is not None else _now()
     folder.write_state(TrialState(state="running", started=started))
-    write_json(folder.code_path, code_record().model_dump(mode="json"))
     sample_counts = SampleCounts(folder.read_samples())
     try:
         use_claimed(job.claims.trial, record.config)
+        hardware = hardware_of(resolve_device(record.config.execution.device))
+        code = code_record().model_copy(update={"hardware": hardware})
+        write_json(folder.code_path, code.model_dump(mode="json"))
         with monitored(folder):
             inputs = job.inputs_for(record.config)
             if inputs is not job.inputs:

@@ -25,6 +25,18 @@ def resolve_device(setting: Literal["auto", "cpu", "cuda"]) -> torch.device:
     return torch.device("cuda" if has_cuda and setting != "cpu" else "cpu")
 
 
+def hardware_of(device: torch.device) -> str:
+    """Name what a device computes with: a GPU's model, or what PyTorch uses of a CPU.
+
+    Kernels are chosen by it, so that the last bits of a network's outputs depend on it.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU with {torch.backends.cpu.get_cpu_capability()}" + (
+        " and bf16" if _computes_in_bf16(device) else ""
+    )
+
+
 def resolve_precision(setting: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
     """Return the precision that `setting` asks for; auto is bf16 where `device` computes in it.
 

@@ -16,6 +16,7 @@ import numpy as np
 import ray
 import torch
 
+from decrop.smoothing.execution import hardware_of
 from tests.mlflow_server.processes import eventually, is_alive
 from tests.tune.sharding import (
     CPU,
@@ -67,11 +68,14 @@ def main(marks: Path) -> None:
     for certification in range(CERTIFICATIONS):
         # Takes the first GPUs while the helpers of this certification begin.
         held = [_another.remote(20.0) for _ in range(certification)]
-        with patch("tune.shards.LocalSampler", _OnCpu):
+        with (
+            patch("tune.shards.LocalSampler", _OnCpu),
+            patch("tune.shards.hardware_of", lambda device: "a GPU"),
+        ):
             sampler = Watched(task, torch.device("cuda"), helper=Claim(1, 0.5), max_helpers=HELPERS)
         helpers: Any = sampler._helpers
-        reference, _, claim = helpers._arguments
-        helpers._arguments = reference, "cpu", claim
+        reference, _, _, claim = helpers._arguments
+        helpers._arguments = reference, "cpu", hardware_of(CPU), claim
         before = len(list(marks.iterdir()))
 
         def helped(sampler: Watched = sampler, before: int = before) -> bool:

@@ -30,6 +30,8 @@ class Actors:
         self.killed: list[Actor] = []
         self.answered: set[str] = set()
         monkeypatch.setattr(ray, "remote", lambda **_: lambda actor: self)
+        monkeypatch.setattr("tune.shards.hardware_of", lambda device: "a GPU")
+        monkeypatch.setattr("tune.shards._gpu_model", dict)
         monkeypatch.setattr(ray, "wait", self.wait)
         monkeypatch.setattr(ray, "kill", self.killed.append)
         monkeypatch.setattr(ray, "is_initialized", lambda: True)

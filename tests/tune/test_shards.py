@@ -19,7 +19,7 @@ from torch import nn
 from decrop.data.limited import LabelledImages
 from decrop.evaluation.table import CertificateTable
 from decrop.smoothing.collect import CertificationProgress
-from decrop.smoothing.execution import Precision
+from decrop.smoothing.execution import Precision, hardware_of
 from decrop.smoothing.sampling import (
     SamplingTask,
 )
@@ -29,6 +29,7 @@ from tests.decrop.digits_trial import certificates, short_trial
 from tests.mlflow_server.processes import eventually, is_alive
 from tests.tune.sharding import (
     CLASSES,
+    CPU,
     Elsewhere,
     LastBits,
     LeavesMarks,
@@ -235,8 +236,22 @@ def test_the_task_travels_once(warm_ray: ClusterSize, tmp_path: Path) -> None:
 def test_a_helper_that_is_let_go_is_not_interrupted(warm_ray: ClusterSize, tmp_path: Path) -> None:
     plain = sampling_task(LeavesMarks(tmp_path, seconds_here=0.0))
     task = ray.put(SlowToUnpack(**vars(plain)))
-    answer = _sample_lease.options(max_retries=0).remote("slow", [task], "cpu", 1, requests(1))
+    answer = _sample_lease.options(max_retries=0).remote(
+        "slow", [task], hardware_of(CPU), 1, requests(1)
+    )
     assert eventually(lambda: "begun" in marks_in(tmp_path), 30)
     ray.cancel(answer)
     assert eventually(lambda: bool({"interrupted", "unpacked"} & marks_in(tmp_path)), 30)
     assert "interrupted" not in marks_in(tmp_path)
+
+
+def test_other_hardware_does_not_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the same network rounds otherwise, so that a certificate would be of two functions."""
+    alike = sampling_task(LastBits())
+    monkeypatch.setattr(ray, "get", lambda task: task)
+    sample: Any = _sample_lease._function
+    with pytest.raises(RuntimeError, match=r"is of Another CPU, but this helper computes with CPU"):
+        sample("key", [alike], "Another CPU", 1, requests(1))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    _, counts = sample("key", [alike], hardware_of(CPU), 1, requests(1))
+    np.testing.assert_array_equal(counts, counts_of_one_process(alike, requests(1)))

@@ -252,6 +252,8 @@ def test_a_failure_is_recorded_with_its_traceback(job: SweepJob) -> None:
     state = folder.read_state()
     assert state is not None and state.state == "failed" and state.error is not None
     assert state.error.startswith("Traceback")
+    code = folder.read_code()
+    assert code is not None and code.hardware is not None and code.hardware.startswith("CPU with ")
     assert (
         state.error.strip()
         .splitlines()[-1]
