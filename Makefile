@@ -11,7 +11,7 @@ INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt -e
 
 # Two pip processes must not change one environment at once.
 .NOTPARALLEL:
-.PHONY: install install-test sweep test test-all faults quick-faults mutations fuzz kills lint format clean
+.PHONY: install install-test sweep test test-all faults quick-faults jobs mutations fuzz kills lint format clean
 
 install: $(SWEEP_INSTALLED)
 
@@ -37,6 +37,12 @@ faults: $(TEST_INSTALLED)
 
 quick-faults: $(TEST_INSTALLED)
 	$(PYTEST) -m quick tests/faults
+
+# A sweep submitted as a Ray job to two hosts. Ray's dashboard, which takes jobs, needs packages that
+# all other tests do without.
+jobs: $(TEST_INSTALLED)
+	$(INSTALL) '.[cluster]'
+	$(PYTEST) -m faults tests/faults/test_two_hosts.py -k job
 
 # By hand, half an hour: 40 faults planted in the code, which the tests must catch.
 mutations: $(TEST_INSTALLED)
