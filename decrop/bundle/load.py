@@ -87,6 +87,7 @@ class Bundle:
         rejector: which may turn noisy images away, or None.
         sigma_tables: the certificates at several sigmas, those in `certificates` among them; None
             where they are of one alone.
+        format: of its files.
     """
 
     config: TrialConfig
@@ -99,6 +100,7 @@ class Bundle:
     history: tuple[dict[str, Any], ...] = ()
     rejector: BundledRejector | None = None
     sigma_tables: SigmaTables | None = None
+    format: int = FORMAT
 
     @property
     def tables(self) -> dict[str, CertificateTable]:
@@ -204,6 +206,7 @@ def load_bundle(
         history=_read_history(path / HISTORY),
         rejector=_load_rejector(document, protected, path),
         sigma_tables=sigma_tables,
+        format=document.format,
     )
 
 

@@ -15,6 +15,8 @@ from decrop.training.hooks import NO_HOOKS, Hooks
 from decrop.trial.certify import CertificationTask
 from decrop.trial.several_sigmas import certify_at_sigmas
 
+# Before, the adaptive procedure sampled by another rule.
+_ADAPTIVE_SINCE = 9
 # In sigmas: radii of earlier versions lack the room for rounding that is left now.
 _RADIUS_ROUNDING = 1e-5
 
@@ -54,12 +56,18 @@ def verify_bundle(
         hooks: what is told meanwhile.
 
     Raises:
-        InputError: the data are not those the certificates were computed on, the images not those
-            that the settings name, a label or a figure of the card another one, or the recorded
-            device is not here.
+        InputError: its adaptive certificates are of an earlier version, the data are not those the
+            certificates were computed on, the images not those that the settings name, a label or a
+            figure of the card another one, or the recorded device is not here.
     """
     if card is not None and misquotes(card, bundle.result):
         raise InputError(f"{CARD}: its certified accuracies are not those of the certificates.")
+    if bundle.format < _ADAPTIVE_SINCE and bundle.config.certification.procedure == "adaptive":
+        raise InputError(
+            f"its certificates hold, but are of the adaptive procedure of an earlier version "
+            f"(bundle format {bundle.format}), which this one does not repeat, for it takes fewer "
+            "samples; certify the bundle anew with decrop certify, or verify it with that version."
+        )
     config = bundle.config.model_copy(
         update={"dataset": bundle.config.dataset.model_copy(update={"path": dataset_path})}
     )
