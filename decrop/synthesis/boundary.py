@@ -65,7 +65,9 @@ def boundary_samples(
         `images` in every pixel, by pgd with norm l2 in the L2 norm. By deepfool, an L2 attack that
         seeks the nearest boundary, it may be anywhere in [0,1].
     """
-    from art.estimators.classification import PyTorchClassifier
+    from decrop import _torchvision  # noqa: F401  # which the attacks' library imports
+
+    from art.estimators.classification import PyTorchClassifier  # isort: skip
 
     method = ATTACKS[settings.attack].resolved()
     estimator = PyTorchClassifier(

@@ -39,6 +39,18 @@ def test_no_other_module_imports_it() -> None:
     assert importers == {"_torchvision.py"}
 
 
+def last_of_types(nodes: list[ast.AST]) -> int:
+    """Return the last line that is there for types alone."""
+    return max(
+        (
+            node.end_lineno or 0
+            for node in nodes
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        ),
+        default=0,
+    )
+
+
 def test_it_is_imported_before_the_library_that_imports_it_too() -> None:
     users = 0
     for path in PACKAGE.rglob("*.py"):
@@ -46,7 +58,10 @@ def test_it_is_imported_before_the_library_that_imports_it_too() -> None:
         attacks = [
             node.lineno
             for node in nodes
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "art"
+            if isinstance(node, ast.ImportFrom)
+            and (node.module or "").split(".")[0] == "art"
+            # Not those for types, which the module begins with.
+            and node.lineno > last_of_types(nodes)
         ]
         declared = [
             node.lineno

@@ -70,6 +70,7 @@ def test_trials_that_load_their_own_classifiers_end_the_sweep(tmp_path: Path) ->
     # Begun and new trials alike.
     for number in (0, 1):
         trial = SweepTrial.__new__(SweepTrial)
+        trial._trial_info = None
         parameters = {"classifier.channel_order": "rgb"}
         trial.setup({"number": number, "reference": not number, "parameters": parameters}, job)
         found = trial.step()

@@ -23,7 +23,8 @@ _FORMS = {"date-time"}
 def groups() -> Iterator[type[Settings]]:
     for package in (decrop, tune):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if not module.name.endswith("__main__"):
+            # Triton comes with PyTorch for CUDA.
+            if not module.name.endswith(("__main__", "noise_kernel")):
                 importlib.import_module(module.name)
     pending = Settings.__subclasses__()
     while pending:

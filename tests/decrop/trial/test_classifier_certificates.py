@@ -64,7 +64,7 @@ def test_undefended_classifier_is_certified_once(folder: TrialFolder, session: S
 def test_undefended_certification_cut_off_half_way_draws_only_the_rest(
     folder: TrialFolder, session: Session, tmp_path: Path
 ) -> None:
-    session.cut_at = 1, 25
+    session.cut_at = 1, 7
     with pytest.raises(CutOffError):
         undefended(session, folder)
     assert folder.counts_path.exists()

@@ -149,7 +149,7 @@ def misfit(folder: Path) -> Path:
             ["--set", "classifier.training=null", "--set", "classifier.weights=HERE/none"],
             "HERE/none",
         ),
-        (["--set", "limited.fraction=0.005"], "limited.fraction 0.005"),
+        (["--set", "limited.fraction=0.0005"], "limited.fraction 0.0005"),
         (["--set", "space.limited.fraction={uniform: [0.1, 0.2]}"], "same in all trials"),
         (["--set", "resources.trial.cpu=1000"], "resources.trial.cpu = 1000"),
         (["--set", "resources.helper.gpu=99"], "resources.helper.gpu = 99"),
