@@ -107,6 +107,12 @@ class SmoothedClassifier(ModelHubMixin):
             raise InputError(f"device must be {', '.join(get_args(Device))}, but is {device!r}.")
         self.bundle = bundle
         self.device = resolve_device(device or bundle.config.execution.device)
+        if self.device.type != bundle.result.device:
+            warnings.warn(
+                f"the bundle was certified on {bundle.result.device}; on {self.device.type} the "
+                "function has other last bits, so single answers may differ from the recorded.",
+                stacklevel=2,
+            )
         self._folder = folder
         self._config = self._fitting(bundle)
         self._denoiser = copy.deepcopy(bundle.denoiser).to(self.device)

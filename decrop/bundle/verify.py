@@ -1,5 +1,7 @@
 """The certificates of a bundle once more, on the data that it does not carry."""
 
+from typing import Literal
+
 import numpy as np
 import torch
 
@@ -11,6 +13,7 @@ from decrop.data.datasets import load_dataset
 from decrop.data.limited import LabelledImages, LimitedData, evenly_spaced, limited_data, take
 from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
+from decrop.smoothing.execution import resolve_device
 from decrop.training.hooks import NO_HOOKS, Hooks
 from decrop.trial.certify import CertificationTask
 from decrop.trial.several_sigmas import certify_at_sigmas
@@ -43,6 +46,7 @@ def verify_bundle(
     *,
     dataset_path: str | None = None,
     card: str | None = None,
+    device: Literal["auto", "cpu", "cuda"] | None = None,
     hooks: Hooks = NO_HOOKS,
 ) -> int:
     """Repeat the recorded certificates and return how many are identical, time aside.
@@ -53,12 +57,14 @@ def verify_bundle(
         bundle: to verify.
         dataset_path: folder of the dataset, where it has one.
         card: text of the bundle's README.md, whose figures are compared with the certificates.
+        device: to compute on; the recorded kind if None. On another kind the certified function has
+            other last bits, so that not all certificates need be identical.
         hooks: what is told meanwhile.
 
     Raises:
         InputError: its adaptive certificates are of an earlier version, the data are not those the
             certificates were computed on, the images not those that the settings name, a label or a
-            figure of the card another one, or the recorded device is not here.
+            figure of the card another one, or the device is not here.
     """
     if card is not None and misquotes(card, bundle.result):
         raise InputError(f"{CARD}: its certified accuracies are not those of the certificates.")
@@ -71,6 +77,9 @@ def verify_bundle(
     config = bundle.config.model_copy(
         update={"dataset": bundle.config.dataset.model_copy(update={"path": dataset_path})}
     )
+    if device is not None:
+        execution = config.execution.model_copy(update={"device": resolve_device(device).type})
+        config = config.model_copy(update={"execution": execution})
     images = _certified_images(config, bundle)
     task = CertificationTask(bundle.network, images, bundle.result.split, len(bundle.class_names))
     if bundle.sigma_tables is None:

@@ -1,7 +1,7 @@
 """`decrop verify`: repeat the certificates a bundle records."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,6 +13,10 @@ def verify(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     dataset_path: DatasetPath = None,
     weights: ClassifierWeights = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"] | None,
+        typer.Option(help="The recorded kind if not given."),
+    ] = None,
     trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
@@ -35,6 +39,7 @@ def verify(
         identical = verify_bundle(
             loaded,
             dataset_path=dataset_path,
+            device=device,
             card=read_text(card) if card.exists() else None,
             hooks=bars.hooks("certifying"),
         )
@@ -45,6 +50,13 @@ def verify(
     if identical == recorded:
         console.print(f"all {recorded} recorded certificates are identical", highlight=False)
     else:
+        if device is not None:
+            console.print(
+                f"certified on {loaded.result.device}: on another device the function has other "
+                "last bits, so certificates may differ",
+                highlight=False,
+                soft_wrap=True,
+            )
         console.print(
             f"{identical} of {recorded} recorded certificates are identical; "
             f"{recorded - identical} differ",

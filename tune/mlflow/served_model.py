@@ -1,8 +1,11 @@
 """A bundle as MLflow serves it; MLflow runs this file, so that no pickle is loaded."""
 
+from typing import Literal
+
 import mlflow.models
 import numpy as np
 import pandas as pd
+import torch
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 import decrop
@@ -16,7 +19,9 @@ class ServedBundle(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the bundle that lies beside the model."""
-        self._smoothed = decrop.load(context.artifacts["bundle"])
+        # A host that serves may have no GPU like that on which the bundle was certified.
+        device: Literal["cpu"] | None = None if torch.cuda.is_available() else "cpu"
+        self._smoothed = decrop.load(context.artifacts["bundle"], device=device)
 
     # MLflow would take annotations for a schema of its own.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]

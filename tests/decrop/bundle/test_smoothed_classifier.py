@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import decrop
 import decrop.bundle.smoothed_classifier
-from decrop.bundle import export_bundle, load_bundle
+from decrop.bundle import export_bundle, load_bundle, verify_bundle
 from decrop.bundle.smoothed_classifier import SmoothedClassifier
 from decrop.classifiers.classifier import Classifier
 from decrop.data.datasets import load_dataset
@@ -359,10 +359,15 @@ def test_a_bundle_of_another_kind_of_device_is_used_when_asked_for(exported: Pat
     bundle = load_bundle(exported)
     execution = bundle.config.execution.model_copy(update={"device": "cuda"})
     config = bundle.config.model_copy(update={"execution": execution})
-    of_cuda = dataclasses.replace(bundle, config=config)
+    result = dataclasses.replace(bundle.result, device="cuda")
+    of_cuda = dataclasses.replace(bundle, config=config, result=result)
     with pytest.raises(InputError, match="finds no CUDA device; use auto or cpu"):
         SmoothedClassifier(of_cuda, exported)
-    model = SmoothedClassifier(of_cuda, exported, device="cpu")
+    with pytest.raises(InputError, match="finds no CUDA device"):
+        verify_bundle(of_cuda)
+    assert verify_bundle(of_cuda, device="cpu") == len(bundle.certificates.idx)
+    with pytest.warns(UserWarning, match="certified on cuda; on cpu the function has other last"):
+        model = SmoothedClassifier(of_cuda, exported, device="cpu")
     images, labels, indices = certified_images(model)
     assert rows(model.certify(images, labels, indices)) == recorded(model)
 
