@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import decrop
-from decrop.bundle import verify_bundle
+from decrop.bundle import load_bundle, verify_bundle
 from decrop.bundle.layout import FORMAT, OLDEST_FORMAT
 from decrop.data.datasets import load_dataset
 from decrop.errors import InputError
