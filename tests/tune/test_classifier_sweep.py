@@ -76,7 +76,7 @@ def test_trials_train_classifiers_and_finals_certify_them(swept: FinishedSweep) 
 def test_leaderboard_speaks_of_classifiers(swept: FinishedSweep) -> None:
     text = swept.directory.leaderboard_markdown_path.read_text()
     assert "denoiser" not in text and "paper" not in text
-    assert "| trial 0 (reference) |" in text and "| rank | classifier |" in text
+    assert "| trial 0, reference |" in text and "| rank | classifier |" in text
     board = read_json(swept.directory.leaderboard_json_path)
     assert board["undefended"] is None is swept.ran.last_line["undefended"]
     assert all(entry["trains_classifier"] for entry in board["entries"])

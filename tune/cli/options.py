@@ -57,15 +57,20 @@ def say(line: str) -> None:
 
 # Of the ends of intervals in %, so that a table fits into a terminal.
 INTERVAL_DECIMALS = 0
+_WHOLE_WORD = 9
 
 
 def print_tables(tables: "Sequence[TextTable]") -> None:
     """Print tables in the terminal."""
     for table in tables:
         shown = Table(title=Text(table.caption))
-        for head in table.head:
+        for number, head in enumerate(table.head):
             justify: JustifyMethod = "right" if head.startswith("r = ") else "left"
-            shown.add_column(Text(head), justify=justify, overflow="fold")
+            named = number == table.head.index("rank") + 1 if "rank" in table.head else not number
+            words = " ".join(row[number] for row in table.rows).split() if named else []
+            # The words of a name stay whole, unless they are long.
+            least = min(_WHOLE_WORD, max(map(len, words), default=1))
+            shown.add_column(Text(head), justify=justify, overflow="fold", min_width=least)
         for row in table.rows:
             shown.add_row(*map(Text, row))
         console.print(shown)

@@ -15,7 +15,7 @@ from tune.results.paired import Comparison, Comparisons
 from tune.results.ranking import REFERENCE
 
 _LATEX_SIGNS = {"\\": r"\textbackslash{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"}}
-SHARES_HEADS = ("certified correct", "misclassified", "abstained")
+SHARES_HEADS = ("certified correct", "misclassified", "abstain")
 SHARES_CAPTION = (
     "images certified correct, misclassified (a wrong class was selected, certified or not; where "
     "a table does not tell, those certified) and abstained on, in %"
@@ -154,7 +154,10 @@ def denoiser_name(number: int | None, row: str | None = None) -> str:
     """Name a row: a trial, the reference, a row of a table, or no denoiser."""
     if number is None:
         return UNDEFENDED
-    return (row or f"trial {number}") + (" (reference)" if number == REFERENCE else "")
+    if number != REFERENCE:
+        return row or f"trial {number}"
+    # Short words, for columns of a terminal are narrow.
+    return f"trial {number}, reference" if row is None else f"{row} (reference)"
 
 
 def difference_sentence(
@@ -315,7 +318,7 @@ def held_out_table(
             *radius_heads(radii),
             *(metric.phrase for metric in objectives),
             *(["Pareto front"] if several else []),
-            "on test",
+            "test",
         ],
         [
             [

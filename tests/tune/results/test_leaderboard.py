@@ -72,7 +72,7 @@ def test_several_objectives_have_columns_and_a_front(tmp_path: Path) -> None:
     assert {number: row.on_front for number, row in rows.items()} == {0: False, 1: True, 2: True}
     assert rows[2].objectives == {"acr": 0.5, "parameters": 6.0}
     [table, *_] = leaderboard_tables(board)
-    assert table.head[-3:] == ["weights of the denoiser", "Pareto front", "on test"]
+    assert table.head[-3:] == ["weights of the denoiser", "Pareto front", "test"]
     assert [row[-3:-1] for row in table.rows] == [["6", "yes"], ["6", ""], ["3", "yes"]]
     write_leaderboard(directory, board)
     assert read_leaderboard(directory) == board
@@ -297,7 +297,7 @@ def test_all_rows_are_drawn_in_one_figure(
     monkeypatch.setattr("tune.results.leaderboard.certificates_figure", drawing)
     write_leaderboard(directory, board)
     (tables,) = drawn
-    assert list(tables) == ["trial 2", "trial 1", "trial 0 (reference)", "no denoiser"]
+    assert list(tables) == ["trial 2", "trial 1", "trial 0, reference", "no denoiser"]
     robust = [int((rows.radius == 0.3).sum()) for rows in tables.values()]
     assert robust == [18, 10, 10, 6]
     assert directory.accuracy_figure_path.read_bytes().startswith(b"\x89PNG")

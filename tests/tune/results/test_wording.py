@@ -88,7 +88,7 @@ def test_sentences_speak_of_the_metrics_radius_or_the_smallest(
 def test_names_of_denoisers() -> None:
     assert denoiser_name(None) == "no denoiser"
     assert denoiser_name(3) == "trial 3"
-    assert denoiser_name(0) == "trial 0 (reference)"
+    assert denoiser_name(0) == "trial 0, reference"
     assert denoiser_name(3, "DE-CROP") == "DE-CROP"
     assert denoiser_name(0, "baseline") == "baseline (reference)"
 
@@ -99,28 +99,28 @@ def test_tables_show_ranks_certificates_and_differences(directory: SweepDirector
     assert held_out.caption.startswith("Finished trials by average certified radius on held-out")
     assert held_out.rows == [
         ["1", "trial 2", "0.500", "70.0", "50.0", "yes"],
-        ["2", "trial 0 (reference)", "0.300", "70.0", "50.0", "yes"],
+        ["2", "trial 0, reference", "0.300", "70.0", "50.0", "yes"],
         ["3", "trial 1", "0.200", "70.0", "50.0", ""],
     ]
     assert (accuracies.caption, accuracies.head) == ACCURACIES
     # Clopper and Pearson's limits of 20, 18, 10 and 6 of 20, from tables.
     assert accuracies.rows == [
         ["1", "trial 2", "0.500", "100.0 (83.2–100.0)", "90.0 (68.3–98.8)"],
-        ["2", "trial 0 (reference)", "0.300", "100.0 (83.2–100.0)", "50.0 (27.2–72.8)"],
+        ["2", "trial 0, reference", "0.300", "100.0 (83.2–100.0)", "50.0 (27.2–72.8)"],
         ["", "no denoiser", "", "100.0 (83.2–100.0)", "30.0 (11.9–54.3)"],
     ]
     assert test.rows == [
         ["trial 2", "0.280", "95.0", "100.0", "0.0", "0.0", "1.23"],
-        ["trial 0 (reference)", "0.200", "95.0", "100.0", "0.0", "0.0", "1.23"],
+        ["trial 0, reference", "0.200", "95.0", "100.0", "0.0", "0.0", "1.23"],
         ["no denoiser", "0.160", "95.0", "100.0", "0.0", "0.0", "1.23"],
     ]
-    assert "to trial 0 (reference) in points" in reference.caption
+    assert "to trial 0, reference in points" in reference.caption
     assert [row[0] for row in reference.rows] == ["trial 2"]
     assert reference.rows[0][2] == "+40.0 (+12.6 to +60.1), p = 0.016"
     assert "to no denoiser in points" in undefended.caption
-    family = "over all rows and radii, to trial 0 (reference) and to no denoiser."
+    family = "over all rows and radii, to trial 0, reference and to no denoiser."
     assert reference.caption.endswith(family) and undefended.caption.endswith(family)
-    assert [row[0] for row in undefended.rows] == ["trial 2", "trial 0 (reference)"]
+    assert [row[0] for row in undefended.rows] == ["trial 2", "trial 0, reference"]
 
 
 def test_a_caption_names_only_the_opponents_that_are_there(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_tables_over_seeds_have_means_and_deviations(directory: SweepDirectory) 
     assert spread.rows == [
         ["trial 2", "100.0 ± 0.0 [2]", "80.0 ± 14.1 [2]", "0.260 ± 0.028 [2]", "95.0 ± 0.0 [2]"],
         [
-            *("trial 0 (reference)", "100.0 ± 0.0 [2]", "55.0 ± 7.1 [2]"),
+            *("trial 0, reference", "100.0 ± 0.0 [2]", "55.0 ± 7.1 [2]"),
             *("0.210 ± 0.014 [2]", "95.0 ± 0.0 [2]"),
         ],
     ]
