@@ -59,12 +59,13 @@ class CountRequest:
 def places(requests: int, chunks_per_batch: int) -> Iterator[tuple[int, int]]:
     """Yield the slots and the slot of each of so many requests that are sampled together.
 
-    They fill batches of `chunks_per_batch` chunks. What is left fills batches of powers of two, so
-    no row is computed in vain and a device meets few shapes.
+    They fill batches of `chunks_per_batch` chunks. The last fill batches of powers of two, none of
+    more than half of what is left, so no row is computed in vain, a device meets few shapes, and
+    threads that take a batch each end at about the same time.
     """
     left = requests
     while left:
-        slots = chunks_per_batch if left >= chunks_per_batch else 1 << (left.bit_length() - 1)
+        slots = min(chunks_per_batch, 1 << (((left + 1) // 2).bit_length() - 1))
         for slot in range(slots):
             yield slots, slot
         left -= slots
@@ -121,10 +122,10 @@ class SamplingTask:
 
 def full_batches(task: SamplingTask, batches: int) -> list[CountRequest]:
     """Return requests that fill so many batches with samples of the first image."""
-    chunks = batches * task.chunks_per_batch
+    slots = task.chunks_per_batch
     return [
-        CountRequest(0, ESTIMATION, chunk, task.chunk_size, *place)
-        for chunk, place in enumerate(places(chunks, task.chunks_per_batch))
+        CountRequest(0, ESTIMATION, chunk, task.chunk_size, slots, chunk % slots)
+        for chunk in range(batches * slots)
     ]
 
 

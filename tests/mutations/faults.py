@@ -192,7 +192,11 @@ SAMPLING = [
             "(self._numbers < samples[:, None])",
             "(self._numbers <= samples[:, None])",
         ),
-        ("a last batch with empty slots", "1 << (left.bit_length() - 1)", "chunks_per_batch"),
+        (
+            "a last batch with empty slots",
+            "min(chunks_per_batch, 1 << (((left + 1) // 2).bit_length() - 1))",
+            "chunks_per_batch",
+        ),
     ),
     *_faults(
         "journal",

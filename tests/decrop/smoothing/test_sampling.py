@@ -180,9 +180,10 @@ def test_places_fill_all_slots_of_batches_of_few_sizes(chunks_per_batch: int) ->
         assert len(found) == requests
         sizes = [slots for slots, slot in found if slot == 0]
         assert found == [(slots, slot) for slots in sizes for slot in range(slots)]
-        left = sizes[requests // chunks_per_batch :]
-        assert set(sizes[: len(sizes) - len(left)]) <= {chunks_per_batch}
-        assert all(size.bit_count() == 1 for size in left) and len(set(left)) == len(left)
+        assert sizes == sorted(sizes, reverse=True)
+        assert all(size == chunks_per_batch or size.bit_count() == 1 for size in sizes)
+        assert all(2 * size <= sum(sizes[number:]) + 1 for number, size in enumerate(sizes))
+        assert len(sizes) <= requests // chunks_per_batch + 2 * chunks_per_batch.bit_length()
 
 
 @pytest.mark.parametrize("chunks_per_batch", [4, 64, 1024])
