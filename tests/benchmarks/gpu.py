@@ -35,6 +35,8 @@ SIGMAS = (0.12, 0.25, 1.0)
 # Values of a noisy image of CIFAR-10.
 VALUES = 3 * 32 * 32
 _MOST_ERROR = 2_000
+# `decrop`, by whatever Python runs this.
+COMMAND = ("-c", "import sys; from decrop.cli.main import run; sys.exit(run(sys.argv[1:]))")
 
 
 @dataclass(frozen=True)
@@ -129,11 +131,11 @@ def decrop(plan: Plan) -> dict[str, Any]:
     """Train a denoiser for a ResNet-110 and certify it, by the command that users have."""
     few = [] if plan.on_cuda else ["limited.fraction=0.05", "certification.test_images=10"]
     if plan.dataset_path is None or plan.classifier is None:
-        settings = ["digits", "classifier.source=resnet110"]
+        settings = ["digits", "classifier.source=cifar_resnet110"]
         settings += ["classifier.training.epochs=" + ("10" if plan.on_cuda else "1"), *few]
     else:
         settings = ["cifar10", f"dataset.path={plan.dataset_path}", *few]
-        settings += ["classifier.source=resnet110", f"classifier.weights={plan.classifier}"]
+        settings += ["classifier.source=cifar_resnet110", f"classifier.weights={plan.classifier}"]
         settings += ["training.epochs=10", "training.discriminator_epochs=2"]
         settings += ["certification.test_images=100"]
     preset, *changes = settings
@@ -142,9 +144,7 @@ def decrop(plan: Plan) -> dict[str, Any]:
         changes += ["training.epochs=1", "training.discriminator_epochs=1"]
     options = [part for change in changes for part in ("--set", change)]
     with TemporaryDirectory() as folder:
-        shown = _output(
-            ["-m", "decrop.cli.main", "train", preset, *options, "--out", folder, "--json"]
-        )
+        shown = _output([*COMMAND, "train", preset, *options, "--out", folder, "--json"])
     found: dict[str, Any] = json.loads(shown.splitlines()[-1])
     return found
 
@@ -157,7 +157,7 @@ def sharing(plan: Plan) -> dict[str, Any]:
         changes += ["resources.trial={cpu: 1, gpu: 0.3}", "resources.helper={cpu: 1, gpu: 0.2}"]
     options = [part for change in changes for part in ("--set", change)]
     with TemporaryDirectory() as folder:
-        command = ["-m", "decrop.cli.main", "sweep", "quickstart", *options, "--trials", "3"]
+        command = [*COMMAND, "sweep", "quickstart", *options, "--trials", "3"]
         shown = _output([*command, "--out", folder, "--json"])
     found: dict[str, Any] = json.loads(shown.splitlines()[-1])
     return found
