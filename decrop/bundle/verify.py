@@ -70,9 +70,9 @@ def verify_bundle(
         raise InputError(f"{CARD}: its certified accuracies are not those of the certificates.")
     if bundle.format < _ADAPTIVE_SINCE and bundle.config.certification.procedure == "adaptive":
         raise InputError(
-            f"its certificates hold, but are of the adaptive procedure of an earlier version "
-            f"(bundle format {bundle.format}), which this one does not repeat, for it takes fewer "
-            "samples; certify the bundle anew with decrop certify, or verify it with that version."
+            "the certificates are of the adaptive procedure of an earlier version (bundle format "
+            f"{bundle.format}), which this one cannot repeat, for it takes fewer samples; certify "
+            "the bundle anew with decrop certify, or verify it with that version."
         )
     config = bundle.config.model_copy(
         update={"dataset": bundle.config.dataset.model_copy(update={"path": dataset_path})}

@@ -60,11 +60,12 @@ def convert(path: Path) -> Converted:
             several networks or none.
     """
     weights, done = _tensors(_content(path), path)
-    weights, constants = _without_constants(weights)
-    stripped, prefix = without_prefix(weights)
+    others, constants = _without_constants(weights)
+    stripped, prefix = without_prefix(others)
     source, found = _recognised(stripped)
     if source is None:
-        # What begins with another prefix may be how the user's own network is built.
+        # Constants, and other prefixes, may be how the user's own network is built.
+        constants = {}
         stripped, prefix = without_prefix(weights, _WRAPPERS)
         found = stripped
     if prefix:

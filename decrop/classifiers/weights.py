@@ -104,12 +104,12 @@ def expected_weights(source: str, *, image_channels: int, class_count: int) -> M
         image_channels: C; of a model of torchvision they are 3.
         class_count: K.
     """
-    _, of_torchvision, name = source.rpartition("torchvision/")
     with torch.device("meta"):
-        if of_torchvision:
+        if source.startswith("torchvision/"):
             # Slow to import.
             from decrop._torchvision import torchvision
 
+            name = source.removeprefix("torchvision/")
             network = torchvision.models.get_model(name, weights=None, num_classes=class_count)
         else:
             network = build_classifier_network(

@@ -185,12 +185,12 @@ class Part:
 
 
 PARTS = {
-    "noise": Part(noise, 30),
-    "memory": Part(memory, 30),
-    "certify": Part(of_benchmark("certify"), 150),
-    "train": Part(of_benchmark("train"), 100),
+    "noise": Part(noise, 25),
+    "memory": Part(memory, 25),
+    "certify": Part(of_benchmark("certify"), 140),
+    "train": Part(of_benchmark("train"), 90),
     "decrop": Part(decrop, 130),
-    "sharing": Part(sharing, 130),
+    "sharing": Part(sharing, 125),
 }
 
 

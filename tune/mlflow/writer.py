@@ -5,7 +5,6 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -92,7 +91,8 @@ class Artifacts:
         if path.is_dir():
             self._repository(run).log_artifacts(str(path), name)  # type: ignore[no-untyped-call]
         elif self._tracking_uri is None:
-            write_whole(self._place(run) / name, lambda temporary: _link_or_copy(path, temporary))
+            # Not a link: whoever may upload to MLflow would write into the sweep's own files.
+            write_whole(self._place(run) / name, lambda temporary: shutil.copyfile(path, temporary))
         else:
             folder = str(PurePosixPath(name).parent)
             parent = None if folder == "." else folder
@@ -120,17 +120,6 @@ class Artifacts:
     def _place(self, run: RunMirror) -> Path:
         # Relative to the destination, wherever the folder lies by then.
         return (self._destination / urlsplit(run.artifact_uri).path.lstrip("/")).resolve()
-
-
-def _link_or_copy(path: Path, to: Path) -> None:
-    """Give a file a second name, which costs neither room nor reading, or copy it."""
-    if not path.is_symlink():
-        # Not every file system has hard links. What is linked to stays as it is, for files of a
-        # sweep are never changed, but replaced.
-        with suppress(OSError):
-            to.hardlink_to(path)
-            return
-    shutil.copyfile(path, to)
 
 
 # Where MLflow looks which of a run's artifacts are tables.

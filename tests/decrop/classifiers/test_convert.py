@@ -89,7 +89,11 @@ def test_a_checkpoint_becomes_weights(
 
 
 def test_a_network_of_ones_own_keeps_its_names(tmp_path: Path) -> None:
-    own = {"model.first.weight": torch.ones(2, 3, 1, 1), "model.last.weight": torch.ones(4, 2)}
+    own = {
+        "model.mean": torch.ones(3),
+        "model.first.weight": torch.ones(2, 3, 1, 1),
+        "model.last.weight": torch.ones(4, 2),
+    }
     save_file(own, tmp_path / "own.safetensors")
     assert convert(tmp_path / "own.safetensors").weights.keys() == own.keys()
     torch.save(prefixed("module.")(own), tmp_path / "own.pt")

@@ -15,8 +15,8 @@ from tune.directory import SweepDirectory, SweepTrialFolder
 from tune.mlflow import run_view, sweep_view, trial_view
 from tune.mlflow.tracker import Tracker
 
-# With its part of the sweep's own run.
-MOST_OPENINGS = 12
+# Eleven to read, with its part of the sweep's own run, and two for each of four copies.
+MOST_OPENINGS = 19
 
 
 def write_old_trials(directory: SweepDirectory, numbers: range) -> None:
@@ -140,8 +140,14 @@ def test_a_broken_trial_does_not_make_all_runs_be_listed_again(
     assert len(asked) == 1 and "trials/1" in asked[0]
 
 
-def test_links_are_made_for_what_a_store_of_its_own_shows(directory: SweepDirectory) -> None:
+def test_what_is_uploaded_to_mlflow_changes_no_file_of_the_sweep(directory: SweepDirectory) -> None:
     write_old_trials(directory, range(1))
     Tracker(directory).sync()
-    [shown] = directory.mlflow_artifacts_path.rglob("denoiser.safetensors")
-    assert shown.samefile(directory.trial(0).denoiser_path)
+    for path in (directory.trial(0).denoiser_path, directory.trial(0).certificates_path):
+        before = path.read_bytes()
+        [shown] = directory.mlflow_artifacts_path.rglob(path.name)
+        assert shown.read_bytes() == before
+        # As MLflow's server does, which opens what is there already.
+        with shown.open("wb") as file:
+            file.write(b"other")
+        assert path.read_bytes() == before
