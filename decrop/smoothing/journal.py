@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from decrop.errors import InputError, RunError
 from decrop.files import fence_of, sha256_of_tensors, write_text
 from decrop.networks.identity import network_identity
+from decrop.smoothing.execution import hardware_of
 from decrop.smoothing.sampling import CountRequest, Sampler, SamplingTask, StreamingSampler
 
 _FORMAT = 2
@@ -232,7 +233,7 @@ def remove_journals(path: Path) -> None:
 
 
 def task_identity(task: SamplingTask, device: torch.device) -> dict[str, Any]:
-    """Return what decides the counts of a task on a kind of device, as JSON by name."""
+    """Return what decides the counts of a task on a device, as JSON by name."""
     by_content = {
         "network": network_identity(task.network),
         "images": sha256_of_tensors({"images": task.images, "image_ids": task.image_ids}),
@@ -242,14 +243,7 @@ def task_identity(task: SamplingTask, device: torch.device) -> dict[str, Any]:
         for field in dataclasses.fields(task)
         if field.name not in ("network", "images", "image_ids")
     }
-    return by_content | settings | {"device": _kind(device), "torch": torch.__version__}
-
-
-def _kind(device: torch.device) -> str:
-    # Kernels are chosen by what a processor can do, and give other last bits.
-    if device.type == "cpu":
-        return f"cpu {torch.backends.cpu.get_cpu_capability()}"
-    return device.type
+    return by_content | settings | {"device": hardware_of(device), "torch": torch.__version__}
 
 
 def _first_line(path: Path) -> bytes | None:

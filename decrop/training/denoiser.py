@@ -164,7 +164,7 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
         self._sigma = config.sigma if config.training.sigma is None else config.training.sigma
         self._seed = config.seed
         self._settings = config.training
-        # A copy, in which a third less is computed beside the convolutions.
+        # A copy, in which BatchNorms cost nothing.
         self._classifier = folded(classifier).to(device)
         images = samples.clean, samples.boundary, samples.interpolated
         self._on_device = fit_on(device, images)

@@ -91,8 +91,7 @@ class Artifacts:
         if path.is_dir():
             self._repository(run).log_artifacts(str(path), name)  # type: ignore[no-untyped-call]
         elif self._tracking_uri is None:
-            # Not a link: whoever may upload to MLflow would write into the sweep's own files.
-            write_whole(self._place(run) / name, lambda temporary: shutil.copyfile(path, temporary))
+            write_whole(self._place(run) / name, lambda temporary: _copy(path, temporary))
         else:
             folder = str(PurePosixPath(name).parent)
             parent = None if folder == "." else folder
@@ -120,6 +119,11 @@ class Artifacts:
     def _place(self, run: RunMirror) -> Path:
         # Relative to the destination, wherever the folder lies by then.
         return (self._destination / urlsplit(run.artifact_uri).path.lstrip("/")).resolve()
+
+
+def _copy(path: Path, to: Path) -> None:
+    # Not a link: an upload to MLflow would be written into the sweep's own file.
+    shutil.copyfile(path, to)
 
 
 # Where MLflow looks which of a run's artifacts are tables.

@@ -310,11 +310,14 @@ def test_another_number_of_classes_is_asked_anew(tmp_path: Path) -> None:
         assert np.array_equal(sampler.class_counts(REQUESTS[:1]), counts)
 
 
-def test_another_kind_of_device_is_asked_anew(tmp_path: Path) -> None:
+def test_other_hardware_is_asked_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = {None: "a GPU", 1: "a GPU", 2: "another GPU"}
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: models[device.index])
     path = tmp_path / "counts"
     asked_again(path, task())
     assert asked_again(path, task(), torch.device("cuda")) == REQUESTS
     assert asked_again(path, task(), torch.device("cuda", 1)) == []
+    assert asked_again(path, task(), torch.device("cuda", 2)) == REQUESTS
 
 
 def test_a_sampler_of_another_task_cannot_add_to_a_file_begun_anew(tmp_path: Path) -> None:
