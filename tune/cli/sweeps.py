@@ -172,8 +172,11 @@ def _of_a_black_box(queries: "TotalQueries | None") -> list[str]:
 
 def _reference_is(sweep: "SweepConfig") -> list[str]:
     from tune.space import reference_config, reference_words
+    from tune.sweep_file import PAPER
 
     words = reference_words(reference_config(sweep))
+    if sweep.reference == PAPER:
+        words += ", with the paper’s losses, attack and interpolation and no prior"
     return [] if sweep.rows else [f"trial 0, with which the others are compared: {words}"]
 
 
