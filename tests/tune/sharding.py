@@ -137,9 +137,9 @@ def sharded(
     return Watched(task, CPU, helper=claim, max_helpers=helpers, sample_counts=sample_counts)
 
 
-def is_idle(size: ClusterSize, seconds: float) -> bool:
-    """Whether nothing claims a CPU any more within some seconds."""
-    return eventually(lambda: ray.available_resources().get("CPU", 0.0) == size.cpu, seconds)
+def is_idle(size: ClusterSize) -> bool:
+    """Whether nothing claims a CPU any more soon: a helper finishes its lease, if it has begun."""
+    return eventually(lambda: ray.available_resources().get("CPU", 0.0) == size.cpu, 90)
 
 
 def marks_in(folder: Path) -> set[str]:
@@ -152,5 +152,5 @@ def warmed_up(local_ray: ClusterSize) -> ClusterSize:
     assert eventually(
         lambda: len(sampler.class_counts(requests(1))) > 0 and sampler.leases_by_helpers > 1, 90
     )
-    assert is_idle(local_ray, 30)
+    assert is_idle(local_ray)
     return local_ray
