@@ -169,7 +169,7 @@ def plan_sweep(
     ]
     rates = _Rates(preparation)
     certified = kind_of(reference).certifies_undefended
-    undefended = _test_samples(reference, dataset) if certified else 0
+    undefended = _test_samples(reference) if certified else 0
     # The probe uses the whole machine, which the trials share.
     seconds = undefended / rates.of(reference) if undefended else 0.0
     for config, done in zip(configs, work, strict=True):
@@ -246,7 +246,7 @@ def _work(
     scores = while_training * certification.pruning_samples + certification.held_out_samples
     noisy_samples = held_out * (scores + (while_training + 1) * certification.selection_samples)
     if final:
-        noisy_samples += _test_samples(config, dataset)
+        noisy_samples += _test_samples(config)
     # What each training leaves out of the limited images.
     trainings = [held_out, *([0] if final and config.trains_again_for_test else [])]
     if config.trains == "classifier":
@@ -297,11 +297,10 @@ def _limited_images(preparation: Preparation, config: TrialConfig) -> tuple[int,
     return len(limited.all), int(limited.held_out_mask.sum())
 
 
-def _test_samples(config: TrialConfig, dataset: Dataset) -> int:
+def _test_samples(config: TrialConfig) -> int:
     certification = config.certification
-    images = min(certification.test_images, len(dataset.test.labels))
     samples = certification.most_estimation_samples + certification.selection_samples
-    return images * samples * len(config.certified_sigmas)
+    return certification.test_images * samples * len(config.certified_sigmas)
 
 
 class _Rates:

@@ -25,6 +25,7 @@ from decrop.config import CertificationSettings, TrialConfig
 from decrop.config.classifier_source import source_kind
 from decrop.config.classifier_training import CLASSIFIER_OBJECTIVES, ClassifierTrainingSettings
 from decrop.config.components import Component
+from decrop.config.data import YOURS
 from decrop.config.prior import PRIORS
 from decrop.config.training import OBJECTIVES
 from decrop.config.trial import Part
@@ -224,7 +225,7 @@ def model_card(
         ],
     }
     # Data of the user's own have no name that others know.
-    if config.dataset.name not in ("parquet", "image_folder"):
+    if config.dataset.name not in YOURS:
         header["datasets"] = [config.dataset.name]
     with_classifier = not _CLASSIFIERS.isdisjoint(files)
     endpoint = config.classifier.asked
@@ -258,7 +259,7 @@ any perturbation of an L2 norm below the certified radius. {classifier}
     model.predict(images)    # classes, or -1 where it abstains
     model.certify(images)    # classes with the radius that each is certified for
 
-Images are uint8, or floats in [0,1], [batch, channels, height, width].
+Images are uint8, or floats in [0,1], [batch, channels, height, width].{_made_of_files(config)}
 `decrop verify FOLDER` repeats every certificate recorded here.
 
 {_ACCURACY}
@@ -354,6 +355,21 @@ def _images(result: TrialResult) -> str:
         return ""
     channels, height, width = result.image_shape
     return f", images of {channels}×{height}×{width}"
+
+
+def _made_of_files(config: TrialConfig) -> str:
+    """Say how images became those that were certified, where that is more than to decode them."""
+    dataset = config.dataset
+    steps = [] if dataset.mode is None else [f"read as {dataset.mode}"]
+    if dataset.image_size is not None:
+        steps.append(
+            f"resized until the shorter side has {dataset.resized_to} pixels\n(bilinear, "
+            f"antialiased), and cut to the {dataset.image_size} x {dataset.image_size} in the "
+            "centre, as by torchvision's presets"
+        )
+    if not steps:
+        return ""
+    return f"\nFiles were {', '.join(steps)}.\nCertificates are of the images that result."
 
 
 def _figure(files: Sequence[str]) -> str:

@@ -29,7 +29,7 @@ from decrop.bundle.verify import limited_data_of
 from decrop.config import TrialConfig
 from decrop.config.rejector import RejectorSettings
 from decrop.data.datasets import load_dataset
-from decrop.data.limited import evenly_spaced
+from decrop.data.limited import images_to_certify
 from decrop.errors import InputError
 from decrop.evaluation.record import record_path
 from decrop.files import (
@@ -120,7 +120,7 @@ def add_rejector(
         precision=resolve_precision(config.execution.training_precision, device),
         device=device,
     )
-    images = evenly_spaced(load_dataset(config.dataset).test, config.certification.test_images)
+    images = images_to_certify(load_dataset(config.dataset), config.certification.test_images)
     folder.keep_inputs(
         {
             "denoiser": sha256_of_tensors(bundle.denoiser.state_dict()),

@@ -221,7 +221,7 @@ def _load(
     from decrop.cli.options import change, load_trial
     from decrop.config import DenoiserSettings
     from decrop.data.datasets import load_dataset
-    from decrop.data.limited import evenly_spaced, limited_data
+    from decrop.data.limited import images_to_certify, limited_data
     from decrop.rejection.network import check_certificate
     from decrop.smoothing.execution import resolve_device
     from decrop.trial.certify import CertificationTask
@@ -237,8 +237,7 @@ def _load(
     if Path(target).is_dir():
         bundle = load_bundle(Path(target), classifier=given, trust_code=trust_code)
         config = change(bundle.config, assignments)
-        test = load_dataset(config.dataset).test
-        images = evenly_spaced(test, config.certification.test_images)
+        images = images_to_certify(load_dataset(config.dataset), config.certification.test_images)
         asked = bundle.classifier.asked_as(config.classifier.asked, ledger)
         bundle = replace(bundle, classifier=asked)
         classes = len(bundle.class_names)
@@ -258,7 +257,7 @@ def _load(
     dataset = load_dataset(config.dataset)
     limited = limited_data(dataset, config.limited).all.images
     denoiser = trained_denoiser(config, limited)
-    images = evenly_spaced(dataset.test, config.certification.test_images)
+    images = images_to_certify(dataset, config.certification.test_images)
     with TemporaryDirectory() as cache:
         device = resolve_device(config.execution.device)
         classifier = protected_classifier(

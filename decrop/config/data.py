@@ -1,11 +1,11 @@
 """The settings of the data."""
 
-from typing import Annotated
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from decrop.config.components import Component, Table
-from decrop.config.settings import Seed, Settings, Text
+from decrop.config.settings import Seed, Settings, Side, Text
 
 # Builders take the settings, and return a `decrop.data.datasets.Dataset`.
 DATASETS = Table(
@@ -14,16 +14,25 @@ DATASETS = Table(
     Component("fashion_mnist", "Fashion-MNIST, 28x28 grey", "decrop.data.datasets:fashion_mnist"),
     Component(
         "parquet",
-        "train.parquet and test.parquet of yours, images of one shape",
+        "train.parquet and test.parquet of yours",
         "decrop.data.datasets:parquet",
     ),
     Component(
         "image_folder",
-        "train/<class>/ and test/<class>/ (or val) of yours, images of one shape",
+        "train/<class>/ and test/<class>/ (or val) of yours",
         "decrop.data.datasets:image_folder",
     ),
 )
 DatasetName = Annotated[str, DATASETS]
+YOURS = ("parquet", "image_folder")
+# Of torchvision's presets, such as 256 to 224.
+_RESIZED_TO_CROP = 8 / 7
+_NO_SIDE = float("inf")
+
+
+def _is_none(value: Any) -> bool:
+    # Settings without it are written as they were before it was there.
+    return value is None
 
 
 class DatasetSettings(Settings):
@@ -41,6 +50,40 @@ class DatasetSettings(Settings):
         "cifar10 and fashion_mnist: torchvision's layout or parquet files, downloaded by "
         "torchvision if not given.",
     )
+    image_size: Side | None = Field(
+        None,
+        description="parquet and image_folder: side of the square that all images become, as by "
+        "torchvision's presets: the shorter side is resized (bilinear, antialiased), then the "
+        "centre taken. Certificates are of the images that result. Images must have one shape if "
+        "not given.",
+        exclude_if=_is_none,
+    )
+    resize_size: Side | None = Field(
+        None,
+        description="What the shorter side is resized to before the centre is taken; 8/7 of "
+        "image_size if not given, as 256 for 224.",
+        exclude_if=_is_none,
+    )
+    mode: Literal["rgb", "grey"] | None = Field(
+        None,
+        description="parquet and image_folder: reads all images as colour, as torchvision's "
+        "ImageFolder does, or as grey; as they are if not given.",
+        exclude_if=_is_none,
+    )
+
+    @property
+    def resized_to(self) -> int:
+        """Length of the shorter side before the centre is taken; 0 where nothing is resized."""
+        return self.resize_size or round((self.image_size or 0) * _RESIZED_TO_CROP)
+
+    @model_validator(mode="after")
+    def _of_encoded_images(self) -> Self:
+        if self.resize_size is not None and self.resize_size < (self.image_size or _NO_SIDE):
+            raise ValueError("resize_size needs an image_size, which is at most as large")
+        given = [name for name in ("image_size", "mode") if getattr(self, name) is not None]
+        if given and self.name not in YOURS:
+            raise ValueError(f"{given[0]} is of {' and '.join(YOURS)}, not of {self.name}")
+        return self
 
 
 class LimitedDataSettings(Settings):

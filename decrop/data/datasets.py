@@ -1,17 +1,22 @@
 """Registered datasets."""
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from decrop.config import DatasetSettings
 from decrop.config.data import DATASETS
 from decrop.config.settings import MOST_CLASSES, different_names
 from decrop.data.image_folder import read_image_folder
-from decrop.data.images import ImageSource, InMemoryImages
+from decrop.data.images import EncodedImages, ImageSource, InMemoryImages
 from decrop.data.parquet import ParquetSplit, read_parquet_split
+from decrop.documents import show
 from decrop.errors import InputError
 from decrop.files import MOST_TABLE_BYTES, refuse_object_store, require_regular
 
@@ -139,9 +144,8 @@ def digits(settings: DatasetSettings) -> Dataset:
 
 
 def _published(published: _Published, settings: DatasetSettings) -> Dataset:
-    train, test = _published_splits(published, settings.path)
+    train, test = _published_splits(published, settings)
     place = settings.path or str(_DOWNLOAD_FOLDER)
-    _check_labels((train, test), len(published.class_names), f"{published.title} has", place)
     if train.shape[0] != len(published.mean):
         raise InputError(
             f"dataset.path: images of {place} have {train.shape[0]} channels; "
@@ -157,16 +161,18 @@ def _published(published: _Published, settings: DatasetSettings) -> Dataset:
     )
 
 
-def _published_splits(published: _Published, path: str | None) -> tuple[ImageSource, ImageSource]:
-    if path is None:
+def _published_splits(
+    published: _Published, settings: DatasetSettings
+) -> tuple[ImageSource, ImageSource]:
+    if settings.path is None:
         return (
             _torchvision_split(published, _DOWNLOAD_FOLDER, train=True, download=True),
             _torchvision_split(published, _DOWNLOAD_FOLDER, train=False, download=True),
         )
-    folder = _existing_folder(path)
+    folder = _existing_folder(settings.path)
     if (folder / "train.parquet").exists() or (folder / "test.parquet").exists():
         train, test = _parquet_splits(folder)
-        return train.images, test.images
+        return _with_numbers((train, test), published.class_names, settings)
     return (
         _torchvision_split(published, folder, train=True, download=False),
         _torchvision_split(published, folder, train=False, download=False),
@@ -211,28 +217,60 @@ def parquet(settings: DatasetSettings) -> Dataset:
             "write both with the same."
         )
     class_names = train.class_names or test.class_names
+    labels = _different_labels(train) if class_names is None else None
+    if labels is not None and labels != list(range(len(labels))):
+        warnings.warn(
+            f"dataset.path: the labels of {folder} are the classes 0 to {len(labels) - 1} in this "
+            f"order: {show(labels)}; to number them otherwise, name all classes in the schema "
+            "metadata `classes`.",
+            stacklevel=2,
+        )
     if class_names is None:
-        highest = int(train.images.labels.max())
-        if highest >= MOST_CLASSES:
-            raise InputError(
-                f"dataset.path: a label of {folder} is {highest}; labels number the classes from "
-                f"0, and {MOST_CLASSES:,} classes are the most."
-            )
-        class_names = tuple(str(label) for label in range(highest + 1))
-    splits = (train.images, test.images)
-    _check_labels(splits, len(class_names), "its training split has", str(folder))
-    return Dataset(
-        name=settings.name, train=train.images, test=test.images, class_names=class_names
+        class_names = tuple(map(str, labels or ()))
+    images, test_images = _with_numbers((train, test), class_names, settings, labels)
+    return Dataset(name=settings.name, train=images, test=test_images, class_names=class_names)
+
+
+def _different_labels(train: ParquetSplit) -> list[Any]:
+    """Return the labels of the training images, in ascending or alphabetical order."""
+    found: list[Any] = np.unique(train.labels).tolist()
+    if len(found) > MOST_CLASSES or (not train.has_texts and found[0] < 0):
+        raise InputError(
+            f"dataset.path: {train.path} has {len(found):,} labels from {show(found[0])} to "
+            f"{show(found[-1])}; labels are texts or numbers of at least 0, and {MOST_CLASSES:,} "
+            "classes are the most."
+        )
+    return found
+
+
+def _with_numbers(
+    splits: tuple[ParquetSplit, ParquetSplit],
+    class_names: Sequence[str],
+    settings: DatasetSettings,
+    labels: Sequence[Any] | None = None,
+) -> tuple[EncodedImages, EncodedImages]:
+    """Return the images of both splits with the numbers of their classes.
+
+    Args:
+        splits: training and test split.
+        class_names: in the order of the numbers.
+        settings: mode and size of the images.
+        labels: that stand for the classes, in that order; where not given, texts are names and
+            integers numbers.
+    """
+    train, test = (
+        labels or (class_names if split.has_texts else range(len(class_names))) for split in splits
     )
+    images = splits[0].images(train, settings=settings)
+    return images, splits[1].images(test, images.shape, settings)
 
 
 def _parquet_splits(folder: Path) -> tuple[ParquetSplit, ParquetSplit]:
-    train = read_parquet_split(folder / "train.parquet")
-    return train, read_parquet_split(folder / "test.parquet", train.images.shape)
+    return read_parquet_split(folder / "train.parquet"), read_parquet_split(folder / "test.parquet")
 
 
 def image_folder(settings: DatasetSettings) -> Dataset:
-    splits = read_image_folder(_existing_folder(_required_path(settings)))
+    splits = read_image_folder(_existing_folder(_required_path(settings)), settings)
     return Dataset(
         name=settings.name, train=splits.train, test=splits.test, class_names=splits.class_names
     )
@@ -252,18 +290,6 @@ def _existing_folder(path: str) -> Path:
     if not folder.is_dir():
         raise InputError(f"dataset.path: {folder} is not a folder.")
     return folder
-
-
-def _check_labels(
-    splits: tuple[ImageSource, ImageSource], class_count: int, owner_has: str, place: str
-) -> None:
-    for split in splits:
-        lowest, highest = int(split.labels.min()), int(split.labels.max())
-        if lowest < 0 or highest >= class_count:
-            raise InputError(
-                f"dataset.path: labels of {place} range from {lowest} to {highest}; "
-                f"{owner_has} the classes 0 to {class_count - 1}."
-            )
 
 
 cifar10 = partial(_published, _CIFAR10)

@@ -102,6 +102,22 @@ def evenly_spaced(source: ImageSource, count: int) -> LabelledImages:
     return take(source, indices)
 
 
+def check_test_images(dataset: Dataset, count: int) -> None:
+    """Raise InputError where more test images are to be certified than there are."""
+    there = len(dataset.test.labels)
+    if count > there:
+        raise InputError(
+            f"certification.test_images = {count}: the test split has {there} images; certify all "
+            f"of them with --set certification.test_images={there}."
+        )
+
+
+def images_to_certify(dataset: Dataset, count: int) -> LabelledImages:
+    """Take `count` evenly spaced test images, which must be there."""
+    check_test_images(dataset, count)
+    return evenly_spaced(dataset.test, count)
+
+
 def take(source: ImageSource, indices: Tensor) -> LabelledImages:
     """Decode the images of a split at `indices`, int64 [n]."""
     return LabelledImages(source.images(indices), source.labels[indices], indices)

@@ -4,14 +4,17 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
+from decrop.config import DatasetSettings
 from decrop.data.images import EncodedImages, Shape
+from decrop.documents import show
 from decrop.errors import InputError
 from decrop.files import MOST_DATA_BYTES, MOST_IMAGE_BYTES, require_regular
 
@@ -22,24 +25,60 @@ _MOST_ROWS_AT_ONCE, _MOST_BYTES_AT_ONCE = 1 << 16, 1 << 28
 _MOST_GROWTH, _SMALL = 100, 1 << 24
 
 
+Labels = NDArray[np.int64] | NDArray[np.object_]
+
+
 @dataclass(frozen=True)
 class ParquetSplit:
-    """The images of a parquet file and the class names it declares, if it does."""
+    """A parquet file of images.
 
-    images: EncodedImages
+    Attributes:
+        path: of the file.
+        labels: of each image, as the file has them: int64 [N], or texts [N].
+        class_names: that the file declares, if it does.
+    """
+
+    path: Path
+    labels: Labels
     class_names: tuple[str, ...] | None
+    _column: "_ImageColumn"
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether labels are texts."""
+        return self.labels.dtype == np.object_
+
+    def images(
+        self,
+        classes: Sequence[Any],
+        shape: Shape | None = None,
+        settings: DatasetSettings | None = None,
+    ) -> EncodedImages:
+        """Return the images with their classes' numbers.
+
+        Args:
+            classes: labels, in the order of the classes' numbers.
+            shape: what every image must have; that of the first one if not given.
+            settings: mode and size of the images.
+        """
+        numbers = {label: number for number, label in enumerate(classes)}
+        found, places = np.unique(self.labels, return_inverse=True)
+        for label in found.tolist():
+            if label not in numbers:
+                raise InputError(
+                    f"dataset.path: {self.path} has the label {show(label)}, which is none of the "
+                    f"{len(numbers)} classes, {show(classes[0])} to {show(classes[-1])}."
+                )
+        of_each = np.array([numbers[label] for label in found.tolist()], np.int64)[places]
+        return EncodedImages(self._column, torch.from_numpy(of_each), shape, settings)
 
 
-def read_parquet_split(path: Path, shape: Shape | None = None) -> ParquetSplit:
-    """Open a parquet file with the columns `image` (bytes) and `label` (integer).
+def read_parquet_split(path: Path) -> ParquetSplit:
+    """Open a parquet file with the columns `image` (bytes) and `label` (integers or texts).
 
     The Hugging Face layout, where `image` is a struct with the field `bytes`, is read as well.
     Class names are those of Hugging Face's ClassLabel, or comma-separated in the schema metadata
     `classes`.
-
-    Args:
-        path: the file.
-        shape: what every image must have; that of the first one if not given.
     """
     require_regular(path, most_bytes=MOST_DATA_BYTES, blamed=f"dataset.path: {path}")
     try:
@@ -51,9 +90,9 @@ def read_parquet_split(path: Path, shape: Shape | None = None) -> ParquetSplit:
         raise InputError(f"dataset.path: {path} is not a parquet file: {error}.") from None
     if not table.num_rows:
         raise InputError(f"dataset.path: {path} holds no images.")
-    files = _ImageColumn(path, table["image"])
     labels = _labels(path, table["label"])
-    return ParquetSplit(EncodedImages(files, labels, shape), _class_names(path, table.schema))
+    names = _class_names(path, table.schema)
+    return ParquetSplit(path, labels, names, _ImageColumn(path, table["image"]))
 
 
 def _read(path: Path) -> pa.Table:
@@ -63,7 +102,7 @@ def _read(path: Path) -> pa.Table:
     if any(names.count(name) != 1 for name in _COLUMNS):
         raise InputError(
             f"dataset.path: {path} has the columns {', '.join(names[:_SHOWN_COLUMNS])}; "
-            f"expected image (bytes) and label (integer), once each."
+            f"expected image (bytes) and label (integers or texts), once each."
         )
     rows = parquet.metadata.num_rows
     if rows > _MOST_ROWS:
@@ -114,17 +153,21 @@ class _ImageColumn:
         return f"row {position} of {self._path}"
 
 
-def _labels(path: Path, column: pa.ChunkedArray) -> Tensor:
-    if not pa.types.is_integer(column.type):
+def _labels(path: Path, column: pa.ChunkedArray) -> Labels:
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    texts = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if not texts and not pa.types.is_integer(kind):
         raise InputError(
-            f"dataset.path: column label of {path} is {column.type}; expected an integer type."
+            f"dataset.path: column label of {path} is {column.type}; expected integers or texts."
         )
     if column.null_count:
         raise InputError(
             f"dataset.path: column label of {path} is empty in {column.null_count} rows; "
             "every image needs a class."
         )
-    return torch.from_numpy(column.to_numpy().astype(np.int64, copy=True))
+    values = column.cast(kind).to_numpy()
+    labels: Labels = values.astype(np.object_) if texts else values.astype(np.int64, copy=True)
+    return labels
 
 
 def _class_names(path: Path, schema: pa.Schema) -> tuple[str, ...] | None:

@@ -15,7 +15,13 @@ from decrop.classifiers.storage import AnyClassifier
 from decrop.config import TrialConfig
 from decrop.config.classifier_source import imports_code
 from decrop.data.datasets import Dataset
-from decrop.data.limited import LabelledImages, LimitedData, evenly_spaced
+from decrop.data.limited import (
+    LabelledImages,
+    LimitedData,
+    check_test_images,
+    evenly_spaced,
+    images_to_certify,
+)
 from decrop.denoisers.adapted import bare
 from decrop.denoisers.check import check_denoiser, check_sigma
 from decrop.denoisers.sources import OpenedDenoiser, open_denoiser
@@ -118,6 +124,7 @@ class PreparedTrial:
         self.dataset = dataset
         self.limited = limited
         check_certificate(config.certification.certificate, rejecting=False)
+        check_test_images(dataset, config.certification.test_images)
         evenly_spaced(dataset.test, 1)
         self.classifier = self._opened()
         self.denoiser = trained_denoiser(config, limited.all.images)
@@ -166,7 +173,7 @@ class PreparedTrial:
             classifier=classifier,
             denoiser=self.denoiser,
             limited=self.limited,
-            test=evenly_spaced(self.dataset.test, self.config.certification.test_images),
+            test=images_to_certify(self.dataset, self.config.certification.test_images),
             class_names=self.dataset.class_names,
             **others,
         )

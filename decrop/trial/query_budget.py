@@ -115,6 +115,5 @@ def planned_queries(
 def _certifying_queries(trial: PreparedTrial) -> int:
     """Return the most images that one certification asks about: noisy ones, and each without."""
     certification = trial.config.certification
-    images = min(certification.test_images, len(trial.dataset.test.labels))
     samples = certification.selection_samples + certification.most_estimation_samples
-    return images * (samples * len(trial.config.certified_sigmas) + 1)
+    return certification.test_images * (samples * len(trial.config.certified_sigmas) + 1)

@@ -104,6 +104,15 @@ def test_numbers_that_a_certificate_rests_on_are_given() -> None:
     assert "3.00% of the training split" in text
 
 
+def test_how_images_are_made_of_photographs_is_said() -> None:
+    settings = ("dataset.name=image_folder", "dataset.image_size=224", "dataset.mode=rgb")
+    text = body(card(*settings))
+    assert "Files were read as rgb, resized until the shorter side has 256 pixels" in text
+    assert "cut to the 224 x 224 in the centre" in text
+    assert "Certificates are of the images that result. `decrop verify" in text
+    assert "Files were" not in card()
+
+
 @cases(
     ("settings", "said", "not_said"),
     [

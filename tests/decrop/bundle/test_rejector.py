@@ -165,8 +165,8 @@ def test_a_killed_training_goes_on_to_the_same_bundle(
         # As if the dataset's test images were others by now.
         patched.setattr(
             decrop.bundle.rejector,
-            "evenly_spaced",
-            lambda images, count: evenly_spaced(images, count - 1),
+            "images_to_certify",
+            lambda dataset, count: evenly_spaced(dataset.test, count - 1),
         )
         with pytest.raises(InputError, match=r"was begun with other test images \("):
             added(exported, destination, SETTINGS)

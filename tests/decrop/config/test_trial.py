@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from decrop.config import ClassifierSettings, TrialConfig
+from decrop.config import ClassifierSettings, DatasetSettings, TrialConfig
 from decrop.documents import field_paths, get_dotted, set_dotted
 from tests.cases import cases
 
@@ -167,6 +167,24 @@ def test_limits_of_a_setting(path: str, allowed: list[Any], refused: list[Any]) 
     for value in refused:
         with pytest.raises(ValidationError):
             TrialConfig.model_validate(set_dotted({}, path, value))
+
+
+def test_image_size_and_mode_are_of_images_of_yours() -> None:
+    def dataset(**given: Any) -> DatasetSettings:
+        return DatasetSettings.model_validate({"name": "image_folder"} | given)
+
+    assert dataset(image_size=224).resized_to == 256
+    assert dataset(image_size=224, resize_size=232).resized_to == 232
+    assert "image_size" not in dataset().model_dump()
+    for given, said in (
+        ({"image_size": 224, "resize_size": 223}, "needs an image_size, which is at most as l"),
+        ({"resize_size": 256}, "resize_size needs an image_size"),
+        ({"image_size": 32, "name": "cifar10"}, "image_size is of parquet and image_folder, not"),
+        ({"mode": "rgb", "name": "digits"}, "mode is of parquet and image_folder, not of digits"),
+        ({"mode": "cmyk"}, "'rgb' or 'grey'"),
+    ):
+        with pytest.raises(ValidationError, match=said):
+            dataset(**given)
 
 
 def test_l2_goes_further_than_a_pixel_does() -> None:

@@ -68,7 +68,7 @@ def write_idx(folder: Path) -> None:
 def write_parquet(
     folder: Path,
     split: str,
-    labels: list[int],
+    labels: list[Any],
     pixels: np.ndarray | None = None,
     metadata: dict[str, str] | None = None,
 ) -> None:
@@ -76,7 +76,7 @@ def write_parquet(
         pixels = cifar_pixels(len(labels), seed=len(split)).transpose(0, 2, 3, 1)
     columns = {
         "image": pa.array([png(image) for image in pixels], pa.binary()),
-        "label": pa.array(labels, pa.int64()),
+        "label": pa.array(labels, pa.string() if str in map(type, labels) else pa.int64()),
     }
     table = pa.table(columns).replace_schema_metadata(metadata)
     pq.write_table(table, folder / f"{split}.parquet")
@@ -356,14 +356,14 @@ def test_missing_split_is_named(tmp_path: Path, present: str) -> None:
         opened("cifar10", tmp_path)
 
 
-@pytest.mark.parametrize(("labels", "limits"), [([0, 10], "0 to 10"), ([-1, 3], "-1 to 3")])
+@pytest.mark.parametrize(("labels", "wrong"), [([0, 10], 10), ([-1, 3], -1)])
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_labels_out_of_range_are_refused(
-    tmp_path: Path, split: str, labels: list[int], limits: str
+    tmp_path: Path, split: str, labels: list[int], wrong: int
 ) -> None:
     for name in ("train", "test"):
         write_parquet(tmp_path, name, labels if name == split else [1])
-    with pytest.raises(InputError, match=rf"range from {limits}; CIFAR-10 has the classes 0 to 9"):
+    with pytest.raises(InputError, match=rf"{split}.* label {wrong}, .* 10 classes, 0 to 9"):
         opened("cifar10", tmp_path)
 
 
@@ -412,6 +412,42 @@ def test_classes_of_parquet_files_have_names_or_numbers(
     assert opened("parquet", tmp_path).class_names == names
 
 
+@pytest.mark.parametrize(
+    ("labels", "test_labels", "classes", "names"),
+    [
+        ([7, 3, 12, 3], [12, 3], None, ("3", "7", "12")),
+        (["dog", "cat", "emu", "cat"], ["emu", "cat"], None, ("cat", "dog", "emu")),
+        (["dog", "cat", "emu", "cat"], [2, 1], "emu,cat,dog", ("emu", "cat", "dog")),
+    ],
+)
+def test_other_labels_are_classes_in_their_order_or_that_of_their_names(
+    tmp_path: Path,
+    recwarn: pytest.WarningsRecorder,
+    labels: list[Any],
+    test_labels: list[Any],
+    classes: str | None,
+    names: tuple[str, ...],
+) -> None:
+    metadata = None if classes is None else {"classes": classes}
+    write_parquet(tmp_path, "train", labels, random_pixels(4), metadata)
+    write_parquet(tmp_path, "test", test_labels, random_pixels(2), metadata)
+    dataset = opened("parquet", tmp_path)
+    assert dataset.class_names == names
+    assert [names[label] for label in dataset.train.labels] == [str(label) for label in labels]
+    assert dataset.test.labels.tolist() == ([2, 1] if classes else [2, 0])
+    assert len(recwarn) == (classes is None)
+
+
+def test_texts_and_numbers_are_not_mixed_where_no_names_tell(tmp_path: Path) -> None:
+    write_parquet(tmp_path, "train", ["dog", "cat"], random_pixels(2))
+    write_parquet(tmp_path, "test", [1], random_pixels(1))
+    with (
+        pytest.warns(UserWarning, match=r"classes 0 to 1 in this order: \['cat', 'dog'\]"),
+        pytest.raises(InputError, match="the label 1, which is none of the 2 classes, 'cat' to"),
+    ):
+        opened("parquet", tmp_path)
+
+
 def test_parquet_files_with_different_class_names_are_refused(tmp_path: Path) -> None:
     write_parquet(tmp_path, "train", [0, 1], metadata=NAMES)
     write_parquet(tmp_path, "test", [0, 1], metadata={"classes": "dog,cat"})
@@ -423,7 +459,7 @@ def test_parquet_files_with_different_class_names_are_refused(tmp_path: Path) ->
 def test_test_label_of_no_class_is_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     write_parquet(tmp_path, "train", [0, 1], metadata=metadata)
     write_parquet(tmp_path, "test", [2], metadata=metadata)
-    with pytest.raises(InputError, match="range from 2 to 2; its training split has the classes 0"):
+    with pytest.raises(InputError, match=r"test\.parquet has the label 2, .* 2 classes"):
         opened("parquet", tmp_path)
 
 
@@ -438,7 +474,7 @@ def test_test_images_have_the_shape_of_training_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "classes", "said"),
     [
-        ([0, 10**7], None, "is 10000000; labels number the classes from 0, and 100,000 classes"),
+        ([-1, 3], None, "2 labels from -1 to 3; labels are texts or numbers of at least 0"),
         ([0, 0], None, "there must be from 2 to 100,000 classes, but there are 1"),
         ([0, 0], "cat", "there must be from 2 to 100,000 classes, but there are 1"),
         ([0, 1], "cat,cat", "names of classes must differ, but two are 'cat'"),

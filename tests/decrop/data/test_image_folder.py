@@ -132,7 +132,32 @@ def test_links_in_circles_are_followed_once(folder: Path) -> None:
     expected = len(read_image_folder(folder).train.labels)
     for name in ("round", "and round"):
         (cat / name).symlink_to(cat)
-    assert len(read_image_folder(folder).train.labels) == expected
+    # To another class, and to all of them.
+    (cat / "to split").symlink_to(folder / "train")
+    (cat / "to frogs").symlink_to(folder / "train" / "class 2")
+    (cat / "again.png").symlink_to(cat / "0.png")
+    with pytest.warns(UserWarning, match=r"skipped train/cat/and round, .* \(7 in all\)") as told:
+        train = read_image_folder(folder).train
+    assert len(told) == 1
+    assert train.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
+    assert len(train.labels) == expected
+
+
+def test_what_is_hidden_or_a_systems_is_no_class_and_no_image(folder: Path) -> None:
+    expected = read_image_folder(folder)
+    for split in ("train", "test"):
+        write_images(folder / split, (".ipynb_checkpoints", "__MACOSX", "@eaDir"), count=1)
+        write_images(folder / split / "cat", ("@eaDir", ".thumbnails"), count=1)
+        (folder / split / "cat" / "._0.png").write_bytes(b"of macOS")
+        (folder / split / "cat" / ".DS_Store").write_bytes(b"of macOS")
+    with pytest.warns(
+        UserWarning, match=r"skipped train/\.ipynb_checkpoints, .* \(12 in all\)"
+    ) as told:
+        found = read_image_folder(folder)
+    assert len(told) == 1
+    assert found.class_names == expected.class_names
+    assert found.train.labels.tolist() == expected.train.labels.tolist()
+    assert found.test.labels.tolist() == expected.test.labels.tolist()
 
 
 @pytest.mark.timeout(20)

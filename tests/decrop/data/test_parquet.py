@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from decrop.data.images import EncodedImages, Shape
 from decrop.data.parquet import read_parquet_split
 from decrop.errors import InputError
 from tests.decrop.data.encoded import png, random_pixels
@@ -22,6 +23,10 @@ LABELS = [3, 1, 4, 1, 5, 9]
 def written(path: Path, metadata: dict[str, str] | None = None, **columns: Any) -> Path:
     pq.write_table(pa.table(columns).replace_schema_metadata(metadata), path)
     return path
+
+
+def opened(path: Path, shape: Shape | None = None) -> EncodedImages:
+    return read_parquet_split(path).images(range(10), shape)
 
 
 def images_column(layout: str) -> pa.Array:
@@ -36,7 +41,7 @@ def images_column(layout: str) -> pa.Array:
 def test_images_and_labels_are_read(tmp_path: Path, layout: str, label_type: pa.DataType) -> None:
     labels = pa.array(LABELS, label_type)
     path = written(tmp_path / "a.parquet", label=labels, image=images_column(layout), extra=labels)
-    source = read_parquet_split(path).images
+    source = opened(path)
     assert source.labels.dtype == torch.int64
     assert source.labels.tolist() == LABELS
     images = source.images(torch.tensor([4, 0, 4]))
@@ -47,13 +52,13 @@ def test_images_and_labels_are_read(tmp_path: Path, layout: str, label_type: pa.
 def test_rows_are_found_in_any_row_group(tmp_path: Path) -> None:
     table = pa.table({"image": images_column("bytes"), "label": LABELS})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=2)
-    images = read_parquet_split(tmp_path / "a.parquet").images.images(torch.arange(6))
+    images = opened(tmp_path / "a.parquet").images(torch.arange(6))
     assert np.array_equal(images.permute(0, 2, 3, 1).numpy(), PIXELS)
 
 
 def test_grey_images_have_one_channel(tmp_path: Path) -> None:
     path = written(tmp_path / "a.parquet", image=[png(PIXELS[0, :, :, 0])], label=[0])
-    source = read_parquet_split(path).images
+    source = opened(path)
     assert source.shape == (1, 4, 5)
     assert np.array_equal(source.images(torch.tensor([0]))[0, 0].numpy(), PIXELS[0, :, :, 0])
 
@@ -104,8 +109,7 @@ def test_missing_and_other_files_are_named(tmp_path: Path) -> None:
     [
         ({"img": [b""], "label": [1]}, r"has the columns img, label; expected image .* label"),
         ({"image": [b""], "fine_label": [1]}, "has the columns image, fine_label"),
-        ({"image": [b""], "label": ["cat"]}, r"column label .* is string; expected an integer"),
-        ({"image": [b""], "label": [0.5]}, r"column label .* is double"),
+        ({"image": [b""], "label": [0.5]}, r"column label .* is double; expected integers or t"),
         ({"image": [b""] * 3, "label": [1, None, None]}, r"column label .* is empty in 2 rows"),
         (
             {"image": pa.array([], pa.binary()), "label": pa.array([], pa.int8())},
@@ -130,7 +134,7 @@ def test_other_columns_are_refused(tmp_path: Path, columns: dict[str, Any], mess
     ],
 )
 def test_unusable_images_are_named(tmp_path: Path, images: list[Any], message: str) -> None:
-    source = read_parquet_split(written(tmp_path / "a.parquet", image=images, label=[0, 1])).images
+    source = opened(written(tmp_path / "a.parquet", image=images, label=[0, 1]))
     with pytest.raises(InputError, match=message):
         source.images(torch.arange(2))
 
@@ -138,7 +142,7 @@ def test_unusable_images_are_named(tmp_path: Path, images: list[Any], message: s
 def test_given_shape_is_required(tmp_path: Path) -> None:
     path = written(tmp_path / "a.parquet", image=[png(PIXELS[0])], label=[0])
     with pytest.raises(InputError, match=r"row 0 of .* has the shape 3x4x5, but .* 3x8x8"):
-        read_parquet_split(path, (3, 8, 8)).images.images(torch.tensor([0]))
+        opened(path, (3, 8, 8)).images(torch.tensor([0]))
 
 
 def test_a_value_that_is_repeated_beyond_the_files_size_is_refused(tmp_path: Path) -> None:

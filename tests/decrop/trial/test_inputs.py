@@ -73,6 +73,10 @@ def test_check_passes_what_can_be_loaded() -> None:
             ["classifier.training.initial_weights=/nowhere"],
             "classifier.training.initial_weights: /nowhere does not exist",
         ),
+        (
+            ["certification.test_images=501"],
+            "certification.test_images = 501: the test split",
+        ),
         (["classifier.mean=[0.5, 0.5]", "classifier.std=[0.2, 0.2]"], "classifier.mean"),
     ],
 )

@@ -46,7 +46,8 @@ def test_the_most_is_stealing_and_all_samples(procedure: str) -> None:
 
 
 def test_no_more_images_are_planned_than_there_are() -> None:
-    assert plan("certification.test_images=9999").certifying == 2 * 500 * 101
+    with pytest.raises(InputError, match=r"--set certification\.test_images=500\."):
+        plan("certification.test_images=9999")
 
 
 def test_a_white_box_is_asked_nothing() -> None:
