@@ -168,6 +168,7 @@ class SweepDirectory:
         self.final_path = path / "final"
         self.leaderboard_json_path = path / "leaderboard.json"
         self.leaderboard_markdown_path = path / "leaderboard.md"
+        self.page_path = path / "report.html"
         self.accuracy_figure_path = path / "figures" / "certified_accuracy.png"
         self.bundle_path = path / "bundle"
         self.queries_path = path / "queries.json"

@@ -290,6 +290,7 @@ def resume_sweep(
                 # They say that the sweep has ended.
                 directory.leaderboard_markdown_path.unlink(missing_ok=True)
                 directory.leaderboard_json_path.unlink(missing_ok=True)
+                directory.page_path.unlink(missing_ok=True)
             if sweep != record.sweep:
                 directory.write_record(record.model_copy(update={"sweep": sweep}))
             stop = SweepStop(directory, options.console, ends)
@@ -331,7 +332,7 @@ def _run(
 
 
 def _write_outcome(directory: SweepDirectory, board: Leaderboard, *, trust_code: bool) -> None:
-    """Write the leaderboard, and the bundle of the best unless it is there."""
+    """Write the leaderboard, its page, and the bundle of the best unless it is there."""
     assert board.best.number is not None
     earlier = read_leaderboard(directory)
     fence_of(directory.bundle_path)
@@ -341,6 +342,10 @@ def _write_outcome(directory: SweepDirectory, board: Leaderboard, *, trust_code:
     write_leaderboard(directory, board)
     if not directory.bundle_path.exists():
         export_trial(directory, board.best.number, directory.bundle_path, trust_code=trust_code)
+    # Imported where it is used, so that a sweep starts no later for it.
+    from tune.results.html.page import write_page
+
+    write_page(directory, directory.page_path, trust_code=trust_code)
 
 
 def certify_trials(

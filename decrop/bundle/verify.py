@@ -10,7 +10,13 @@ from decrop.bundle.load import Bundle
 from decrop.bundle.model_card import misquotes
 from decrop.config import TrialConfig
 from decrop.data.datasets import load_dataset
-from decrop.data.limited import LabelledImages, LimitedData, evenly_spaced, limited_data, take
+from decrop.data.limited import (
+    LabelledImages,
+    LimitedData,
+    evenly_spaced,
+    limited_data,
+    take_recorded,
+)
 from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
 from decrop.smoothing.execution import resolve_device
@@ -109,17 +115,12 @@ def _certified_images(config: TrialConfig, bundle: Bundle) -> LabelledImages:
     on_test = bundle.result.split == "test"
     source = dataset.test if on_test else dataset.train
     indices = torch.from_numpy(bundle.certificates.idx.astype(np.int64))
-    if int(indices.max()) >= len(source.labels):
-        raise InputError(
-            f"dataset.path: the data have {len(source.labels)} images, but image "
-            f"{int(indices.max())} was certified; give the dataset of the certificates."
-        )
-    images = take(source, indices)
-    if images.content_hash() != bundle.result.hashes["certified_images"]:
-        raise InputError(
-            f"dataset.path: the images of {config.dataset.path or config.dataset.name} are not "
-            "those that were certified; give the dataset of the certificates with --dataset-path."
-        )
+    images = take_recorded(
+        source,
+        indices,
+        bundle.result.hashes["certified_images"],
+        named=config.dataset.path or config.dataset.name,
+    )
     if on_test:
         named = evenly_spaced(dataset.test, config.certification.test_images)
     else:

@@ -121,3 +121,28 @@ def images_to_certify(dataset: Dataset, count: int) -> LabelledImages:
 def take(source: ImageSource, indices: Tensor) -> LabelledImages:
     """Decode the images of a split at `indices`, int64 [n]."""
     return LabelledImages(source.images(indices), source.labels[indices], indices)
+
+
+def take_recorded(
+    source: ImageSource, indices: Tensor, content_hash: str, *, named: str
+) -> LabelledImages:
+    """Decode the images that were certified, as recorded by their positions and their hash.
+
+    Args:
+        source: the split that they are of.
+        indices: int64 [n], n >= 1.
+        content_hash: of images and labels (`LabelledImages.content_hash`).
+        named: the dataset in messages.
+    """
+    if int(indices.max()) >= len(source.labels):
+        raise InputError(
+            f"dataset.path: the data have {len(source.labels)} images, but image "
+            f"{int(indices.max())} was certified; give the dataset of the certificates."
+        )
+    images = take(source, indices)
+    if images.content_hash() != content_hash:
+        raise InputError(
+            f"dataset.path: the images of {named} are not those that were certified; give the "
+            "dataset of the certificates with --dataset-path."
+        )
+    return images

@@ -12,7 +12,12 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from decrop.errors import InputError
-from decrop.evaluation.accuracy import certified_correct, exact_interval
+from decrop.evaluation.curves import (
+    accuracy_curve,
+    largest_radius,
+    probability_curve,
+    steps_of,
+)
 from decrop.evaluation.table import CertificateTable
 
 # Okabe and Ito's colours, which colour-blind people tell apart, without the yellow that is too pale
@@ -24,14 +29,13 @@ _ENVELOPE: Mapping[str, Any] = {"color": "0.35", "ls": "-", "lw": 5, "alpha": 0.
 _LINE_STYLES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "^", "s", "D", "v")
 
-_LEAST_RADIUS = 0.25
 _PICTURE_INCHES = 1.0
 # For its title, where there are few columns.
 _LEAST_GRID_INCHES = 5.6
 # As many as fit under a picture.
 _NAME_CHARACTERS = 11
 _MOST_MARKED_EPOCHS = 60
-_TERMS = {
+LOSS_TITLES = {
     "total": "Total loss (minimised)",
     "label_consistency": "Label consistency loss",
     "cosine_similarity": "Cosine similarity (maximised)",
@@ -56,7 +60,7 @@ def certificates_figure(tables: Mapping[str, CertificateTable]) -> Figure:
     return certified_accuracy_figure(
         {name: (table.predict, table.radius, table.label) for name, table in tables.items()},
         envelopes={name for name, table in tables.items() if table.sigma is not None},
-        max_radius=max(_LEAST_RADIUS, *(float(table.radius.max()) for table in tables.values())),
+        max_radius=largest_radius(tables.values()),
     )
 
 
@@ -79,16 +83,11 @@ def certified_accuracy_figure(
     for (name, (prediction, radius, labels)), (colour, style) in zip(
         curves.items(), styles, strict=False
     ):
-        within = np.asarray(radius)[np.asarray(radius) < max_radius]
-        radii = np.unique(np.concatenate([[0.0], within, [max_radius]]))
-        certified = certified_correct(prediction, radius, labels, radii)
-        images = certified.shape[1]
-        successes = certified.sum(axis=1)
-        low, high = exact_interval(successes, images)
+        curve = accuracy_curve(prediction, radius, labels, steps_of(radius, max_radius))
         # At an image's own radius it still counts: each value holds up to and including its radius.
         axes.step(
-            radii,
-            100 * successes / images,
+            curve.radii,
+            100 * curve.share,
             where="pre",
             label=name,
             **(_ENVELOPE if name in envelopes else {"color": colour, "ls": style}),
@@ -99,7 +98,13 @@ def certified_accuracy_figure(
         )
         if name not in envelopes:
             axes.fill_between(
-                radii, 100 * low, 100 * high, step="pre", color=colour, alpha=0.13, lw=0
+                curve.radii,
+                100 * curve.low,
+                100 * curve.high,
+                step="pre",
+                color=colour,
+                alpha=0.13,
+                lw=0,
             )
     axes.set_xlim(-0.015 * max_radius, max_radius)
     axes.set_ylim(0, 100)
@@ -129,13 +134,13 @@ def probabilities_figure(tables: Mapping[str, CertificateTable]) -> Figure:
     axes = figure.add_subplot()
     styles = zip(cycle(_COLOURS), cycle(_LINE_STYLES), strict=False)
     for (name, table), (colour, style) in zip(tables.items(), styles, strict=False):
-        bounds = table.probability
-        if bounds is None:
+        curve = probability_curve(table)
+        if curve is None:
             continue
-        correct, shares = np.sort(bounds[table.correct]), table.shares
+        shares = table.shares
         axes.step(
-            np.concatenate([[0.5], correct, [1.0]]),
-            100 * np.concatenate([np.arange(len(correct), -1, -1), [0]]) / len(bounds),
+            curve[0],
+            100 * curve[1],
             where="post",
             label=f"{name}: {100 * shares.misclassified:.0f} % misclassified, "
             f"{100 * shares.abstained:.0f} % abstained",
@@ -167,7 +172,7 @@ def training_curves_figure(history: Sequence[Mapping[str, Any]]) -> Figure:
     """
     panels = {
         term: title
-        for term, title in _TERMS.items()
+        for term, title in LOSS_TITLES.items()
         if any(row.get(term) is not None for row in history)
     }
     boundary = _phase_boundary(history)

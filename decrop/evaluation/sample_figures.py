@@ -79,16 +79,17 @@ def samples_figure(
     """
     chosen = _spread_over_classes(labels.numpy())
     clean = samples.clean[chosen]
-    noise = torch.randn(clean.shape, generator=torch_generator(seed, "pictures"))
-    noisy = clean + sigma * noise
-    classifier, denoiser = classifier.to(device), denoiser.to(device).eval()
+    noisy, denoised = noisy_and_denoised(
+        clean, denoiser, sigma=sigma, generator=picture_noise(seed), device=device
+    )
+    classifier = classifier.to(device)
     with torch.inference_mode():
         rows = {
             "clean": clean,
             "boundary": samples.boundary[chosen],
             "interpolated": _interpolated(samples)[chosen],
             "noisy": noisy,
-            "denoised": denoiser(noisy.to(device)).cpu(),
+            "denoised": denoised,
         }
         predictions = {
             kind: classifier(images.to(device)).argmax(1).cpu() for kind, images in rows.items()
@@ -99,6 +100,34 @@ def samples_figure(
         class_names,
         title=f"Limited data: class above, prediction below (✗ wrong); σ = {sigma:g}",
     )
+
+
+def picture_noise(seed: int) -> torch.Generator:
+    """Return where the noise of pictures comes from."""
+    return torch_generator(seed, "pictures")
+
+
+def noisy_and_denoised(
+    clean: Tensor,
+    denoiser: nn.Module,
+    *,
+    sigma: float,
+    generator: torch.Generator,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Return images with noise, and what a denoiser makes of them.
+
+    Args:
+        clean: [B, C, H, W] in [0,1].
+        denoiser: noisy images [B, C, H, W] to images of the same shape; set to eval mode.
+        sigma: standard deviation of the noise, in [0,1] pixels.
+        generator: of the noise (`picture_noise`).
+        device: where to compute.
+    """
+    noisy = clean + sigma * torch.randn(clean.shape, generator=generator)
+    denoiser = denoiser.to(device).eval()
+    with torch.inference_mode():
+        return noisy, denoiser(noisy.to(device)).cpu()
 
 
 def features_figure(

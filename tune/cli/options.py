@@ -30,8 +30,8 @@ TrackingUri = Annotated[
 
 
 def require_sweep_extra() -> None:
-    """Refuse to go on where Ray, Optuna or MLflow are missing."""
-    for name in ("mlflow", "optuna", "ray"):
+    """Refuse to go on where something of the extra is missing."""
+    for name in ("jinja2", "mlflow", "optuna", "plotly", "ray"):
         if find_spec(name) is None:
             raise InputError(
                 f"{name} is not installed; install the extra with pip install 'decrop[sweep]'."

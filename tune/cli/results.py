@@ -134,6 +134,15 @@ def report(
         Path | None,
         typer.Option(help="Folder for report.md, report.tex and a figure of each sweep."),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the page of one sweep that has ended instead: charts, "
+            "tables and test images in one file, which needs no network.",
+        ),
+    ] = None,
+    trust_code: TrustCode = False,
 ) -> None:
     """Print what sweeps have certified as tables, beside the paper's numbers where it has any.
 
@@ -142,6 +151,14 @@ def report(
     from tune.directory import SweepDirectory
     from tune.results.report import read_report, report_latex, report_markdown, write_report
 
+    if html is not None:
+        if len(directories) > 1 or latex or to is not None:
+            raise InputError(
+                f"--html {html}: writes the page of one sweep; give one directory, without --latex "
+                "and --to."
+            )
+        _write_page(directories[0], html, trust_code=trust_code)
+        return
     reports = [read_report(SweepDirectory.open(directory)) for directory in directories]
     if to is not None:
         write_report(reports, to)
@@ -205,6 +222,20 @@ def export(
         }
     if as_json:
         print_json(document)
+
+
+def _write_page(directory: Path, path: Path, *, trust_code: bool) -> None:
+    from tune.directory import SweepDirectory
+
+    require_sweep_extra()
+    from tune.results.html.page import write_page
+
+    if path.is_dir():
+        raise InputError(f"--html {path}: is a folder; give a file.")
+    missing = write_page(SweepDirectory.open(directory), path, trust_code=trust_code)
+    if missing:
+        say(f"note: {missing}")
+    say(f"written to: {path}")
 
 
 def _check_registration(

@@ -210,6 +210,7 @@ def _show_outcome(run: Any, *, as_json: bool) -> None:
     for name, value in (
         ("bundle", str(directory.bundle_path)),
         ("verify", f"decrop verify {directory.bundle_path}"),
+        ("report", str(directory.page_path)),
         ("dashboard", command),
         ("opens at", url),
         ("warning", outcome.warning),
@@ -270,6 +271,7 @@ def _outcome_json(outcome: "SweepOutcome", url: str | None) -> dict[str, Any]:
     return {
         "sweep_dir": str(outcome.directory.path),
         "bundle": str(outcome.directory.bundle_path),
+        "report": str(outcome.directory.page_path),
         "experiment_url": url,
         "trials": outcome.trials,
         "stage1_computed": outcome.stage1_computed,

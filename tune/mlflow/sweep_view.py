@@ -1,7 +1,7 @@
 """The run of a whole sweep in MLflow, read from the sweep's files."""
 
 import io
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from decrop.errors import InputError
 from tune.directory import SweepDirectory, SweepRecord, TrialState
-from tune.finished_trials import FinishedTrial, finished_trials, finite
+from tune.finished_trials import FinishedTrial, finished_trials
 from tune.mlflow.run_view import (
     BEST_SO_FAR,
     COLOUR_TAG,
@@ -30,14 +30,12 @@ from tune.mlflow.run_view import (
 )
 from tune.mlflow.trial_view import TrialSource, UndefendedSource
 from tune.results.leaderboard import read_leaderboard
-from tune.results.metric import Metric, pareto_front
 from tune.results.plots import front_figure, history_figure, importances_figure
-from tune.results.ranking import held_out_results
+from tune.results.ranking import REFERENCE
+from tune.results.search import SearchHistory, search_fronts, search_history
 from tune.results.tables import leaderboard_tables
 from tune.space import objectives_of
 from tune.study import parameter_importances
-
-_REFERENCE = 0
 
 
 def search_figures(directory: SweepDirectory, record: SweepRecord) -> dict[str, bytes]:
@@ -50,10 +48,12 @@ def search_figures(directory: SweepDirectory, record: SweepRecord) -> dict[str, 
     past, _ = finished_trials(directory)
     objectives = objectives_of(record.sweep)
     figures: dict[str, Figure | None] = {
-        "search_history": _history(past, objectives[0]),
+        "search_history": _history(search_history(past, objectives[0])),
         "parameter_importances": _importances(past, record),
-        **_fronts(directory, objectives),
     }
+    for front in search_fronts(directory, objectives):
+        name = f"{front.metric.metric_name}_against_{front.over.metric_name}"
+        figures[name] = front_figure(front.points, front.trials, front.labels)
     return {
         f"figures/{name}.png": _png(figure)
         for name, figure in figures.items()
@@ -61,41 +61,15 @@ def search_figures(directory: SweepDirectory, record: SweepRecord) -> dict[str, 
     }
 
 
-def _history(past: list[FinishedTrial], objective: Metric) -> Figure | None:
-    scores = {trial.number: (trial.state, finite(trial.value)) for trial in past}
-    complete = {n: v for n, (state, v) in scores.items() if state == "complete" and v is not None}
-    pruned = {n: v for n, (state, v) in scores.items() if state == "pruned" and v is not None}
-    if not complete:
+def _history(found: SearchHistory | None) -> Figure | None:
+    if found is None:
         return None
-    label = f"{objective.phrase[0].upper()}{objective.phrase[1:]}"
-    return history_figure(complete, pruned, _REFERENCE, label)
+    return history_figure(found.complete, found.pruned, REFERENCE, found.label)
 
 
 def _importances(past: list[FinishedTrial], record: SweepRecord) -> Figure | None:
     found = parameter_importances(past, record.sweep.space)
-    if found is None:
-        return None
-    return importances_figure(
-        found.shares,
-        f"Importance of settings (fANOVA, {found.trials} trials at evaluation {found.evaluation})",
-    )
-
-
-def _fronts(directory: SweepDirectory, objectives: Sequence[Metric]) -> dict[str, Figure]:
-    """Draw the first objective over each other one, and, if it is alone, over the size."""
-    drawn = objectives if len(objectives) > 1 else [*objectives, Metric(kind="parameters")]
-    outcomes = held_out_results(directory)
-    values = {n: tuple(m.score(outcome) for m in drawn) for n, outcome in outcomes.items()}
-    figures = {}
-    for position, other in enumerate(drawn[1:], start=1):
-        pairs = {number: (row[position], row[0]) for number, row in values.items()}
-        if len(set(pairs.values())) > 1 and len({over for over, _ in pairs.values()}) > 1:
-            front = pareto_front(values, drawn)
-            labels = f"{other.phrase}, held out", f"{drawn[0].phrase}, held out"
-            figures[f"{drawn[0].metric_name}_against_{other.metric_name}"] = front_figure(
-                pairs, front, labels
-            )
-    return figures
+    return None if found is None else importances_figure(found.shares, found.title)
 
 
 def _png(figure: Figure) -> bytes:
@@ -143,6 +117,7 @@ class SweepSource:
             self.directory.record_path,
             self.directory.leaderboard_json_path,
             self.directory.leaderboard_markdown_path,
+            self.directory.page_path,
         )
         figure = self.directory.accuracy_figure_path
         return {**files, f"figures/{figure.name}": figure}

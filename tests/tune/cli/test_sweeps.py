@@ -81,11 +81,13 @@ def test_commands_import_what_they_need_only(finished: FinishedSweep) -> None:
 def test_a_sweep_ends_with_its_outcome_as_json(finished: FinishedSweep) -> None:
     said, directory = finished.ran.last_line, finished.directory
     assert set(said) == {
-        *("sweep_dir", "bundle", "experiment_url", "trials", "stage1_computed"),
+        *("sweep_dir", "bundle", "report", "experiment_url", "trials", "stage1_computed"),
         *("best", "reference", "undefended"),
     }
     assert said["sweep_dir"] == str(directory.path)
     assert said["bundle"] == str(directory.bundle_path)
+    page = directory.page_path.read_text()
+    assert said["report"] == str(directory.page_path) and directory.path.name in page
     assert said["experiment_url"].startswith("http://127.0.0.1:5000/#/experiments/1/runs?")
     assert said["trials"] == 4
     for name, trial in (("best", None), ("reference", 0), ("undefended", None)):
@@ -101,6 +103,7 @@ def test_a_sweep_ends_with_its_outcome_as_json(finished: FinishedSweep) -> None:
     for line in (
         f"bundle:    {directory.bundle_path}",
         f"verify:    decrop verify {directory.bundle_path}",
+        f"report:    {directory.page_path}",
         f"dashboard: decrop dashboard {directory.path}",
         f"opens at:  {said['experiment_url']}",
     ):
