@@ -64,9 +64,18 @@ def certify(
             "is certified without a denoiser, or behind one that is trained already, as it is."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Where to write one row an image.")] = Path(
-        "certificates.tsv"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where to write one row an image; TARGET_sigma_0.25.tsv here if not given."
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Certify anew, in place of whatever was certified to --out."
+        ),
+    ] = False,
     assignments: Assignments = None,
     dataset_path: DatasetPath = None,
     weights: ClassifierWeights = None,
@@ -86,7 +95,8 @@ def certify(
     Writes one row an image: idx, label, predict (-1 where it abstains), radius, correct, time,
     samples, why no more were drawn, and the class that was selected to be tested; and beside it all
     settings, as OUT.json. Counts are kept beside it until it is written, so that the same command
-    goes on after it was killed.
+    goes on after it was killed. Once it is written the same command shows it again; what is of
+    other settings is replaced with --overwrite only.
 
     Sample sizes must be fixed beforehand: to certify again with others until it pleases makes wrong
     certificates likelier. To go on with more later, set certification.procedure=anytime from the
@@ -94,51 +104,33 @@ def certify(
     what is missing.
 
     At several standard deviations of the noise at once: --set certification.sigmas=[0.12,0.5]. Each
-    gets a table of its own, OUT_sigma_0.12.tsv; OUT_envelope.tsv has of each image the largest
-    radius, and OUT_sigmas.png shows them.
+    gets a table of its own, …_sigma_0.12.tsv; …_envelope.tsv has of each image the largest radius,
+    and …_sigmas.png shows them.
 
     Of a classifier behind an endpoint the images asked are counted beside it too, in a file that
     stays (--queries names another). How many may be asked is said first.
 
     Example: [bold]decrop certify runs/digits/bundle --set certification.max_samples=20000[/bold]
     """
-    from decrop.evaluation.plots import certificates_figure
     from decrop.evaluation.sigma_tables import ENVELOPE_MEANING
     from decrop.smoothing.backend import backend_of
     from decrop.smoothing.execution import resolve_device
-    from decrop.smoothing.journal import remove_journals
-    from decrop.trial.certify import precision_of, with_recorded_batch_size
-    from decrop.trial.folder import save_figure
-    from decrop.trial.several_sigmas import certify_at_sigmas
+    from decrop.trial.certify import precision_of
 
     if address is not None and not helpers:
         raise InputError(f"--address {address} needs --helpers, the processes that draw there.")
     provider = _cluster_provider() if helpers else None
-    ledger = queries or out.with_name(f"{out.name}.queries")
-    config, task = _load(target, list(assignments or []), dataset_path, weights, trust_code, ledger)
+    config, task, out = _load(
+        target, list(assignments or []), dataset_path, weights, trust_code, out, queries
+    )
     backend = backend_of(task.network)
     refuse_queries(queries, asked=backend.costs)
     if backend.costs and helpers:
         raise InputError(f"--helpers {helpers}: an endpoint is asked by one process alone.")
-    counts, execution = (out.with_name(f"{out.name}.{part}") for part in ("counts", "execution"))
     samplers = provider(config, helpers, address) if provider else nullcontext()
-    with queries_shown(task.network), samplers as on_cluster, progress_bars() as bars:
-        found = certify_at_sigmas(
-            with_recorded_batch_size(config, task, execution),
-            task,
-            estimation_samples=config.certification.most_estimation_samples,
-            journal=counts,
-            hooks=replace(bars.hooks("certifying"), make_sampler=on_cluster),
-        )
+    found = _certified(config, task, out, samplers, overwrite=overwrite)
     config, table, scores = found.own.config, found.own.table, found.own.scores
     several = found.tables
-    table.write(out)
-    if several is not None:
-        several.write(out, config.sigma)
-        save_figure(certificates_figure(several.named()), _figure_path(out))
-    if config.certification.procedure != "anytime":
-        remove_journals(counts)
-        execution.unlink(missing_ok=True)
     # The envelope's are those of all sigmas.
     sampled = (table if several is None else several.envelope).samples
     samples = 0 if sampled is None else int(sampled.sum())
@@ -167,7 +159,8 @@ def certify(
     else:
         for name, path in several.paths(out, config.sigma).items():
             console.print(f"certificates, {name}: {path}", soft_wrap=True, highlight=False)
-        console.print(f"figure: {_figure_path(out)}", soft_wrap=True, highlight=False)
+        figure_path = _figure_path(out, config.sigma)
+        console.print(f"figure: {figure_path}", soft_wrap=True, highlight=False)
     if as_json:
         print_json(
             {
@@ -182,8 +175,70 @@ def certify(
         )
 
 
-def _figure_path(out: Path) -> Path:
-    return out.with_name(f"{out.stem}_sigmas.png")
+def _certified(
+    config: "TrialConfig",
+    task: "CertificationTask",
+    out: Path,
+    samplers: "AbstractContextManager[MakeSampler | None]",
+    *,
+    overwrite: bool,
+) -> "SigmaCertifications":
+    """Certify and write the tables, or read them where they are there already."""
+    from decrop.evaluation.plots import certificates_figure
+    from decrop.smoothing.journal import remove_journals
+    from decrop.trial.certified_before import certified_before
+    from decrop.trial.certify import with_fitting_execution, with_recorded_batch_size
+    from decrop.trial.folder import save_figure
+    from decrop.trial.several_sigmas import certify_at_sigmas
+
+    samples = config.certification.most_estimation_samples
+    config = with_fitting_execution(config, task.network, tuple(task.images.images.shape[1:]))
+    if not overwrite:
+        before = certified_before(config, task, out, estimation_samples=samples)
+        if before is not None:
+            console.print(
+                f"{out} has these certificates already; --overwrite certifies anew",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
+            return before
+    counts, execution = (out.with_name(f"{out.name}.{part}") for part in ("counts", "execution"))
+    with queries_shown(task.network), samplers as on_cluster, progress_bars() as bars:
+        found = certify_at_sigmas(
+            with_recorded_batch_size(config, task, execution),
+            task,
+            estimation_samples=samples,
+            journal=counts,
+            hooks=replace(bars.hooks("certifying"), make_sampler=on_cluster),
+        )
+    found.own.table.write(out)
+    if found.tables is not None:
+        found.tables.write(out, config.sigma)
+        figure = certificates_figure(found.tables.named())
+        save_figure(figure, _figure_path(out, config.sigma))
+    if config.certification.procedure != "anytime":
+        remove_journals(counts)
+        execution.unlink(missing_ok=True)
+    return found
+
+
+def _out_path(target: str, config: "TrialConfig") -> Path:
+    """Name a table after what is certified, and the noise."""
+    from decrop.evaluation.sigma_tables import named_sigma
+
+    name = Path(target).stem
+    if (folder := Path(target)).is_dir():
+        folder = folder.resolve()
+        # Training and sweeps call theirs all alike.
+        name = f"{folder.parent.name}_bundle" if folder.name == "bundle" else folder.name
+    return Path(f"{name}{named_sigma(config.sigma)}.tsv")
+
+
+def _figure_path(out: Path, sigma: float) -> Path:
+    from decrop.evaluation.sigma_tables import named_sigma
+
+    return out.with_name(f"{out.stem.removesuffix(named_sigma(sigma))}_sigmas.png")
 
 
 def _several_document(found: "SigmaCertifications", out: Path) -> dict[str, Any]:
@@ -201,7 +256,8 @@ def _several_document(found: "SigmaCertifications", out: Path) -> dict[str, Any]
         for name, scores in found.scores().items()
     )
     by_sigma = dict(zip(map(radius_key, found.tables.by_sigma), at_sigmas, strict=True))
-    return {"by_sigma": by_sigma, "envelope": envelope, "figure": str(_figure_path(out))}
+    figure = _figure_path(out, found.own.config.sigma)
+    return {"by_sigma": by_sigma, "envelope": envelope, "figure": str(figure)}
 
 
 def _load(
@@ -210,9 +266,10 @@ def _load(
     dataset_path: str | None,
     weights: str | None,
     trust_code: bool,
-    ledger: Path,
-) -> "tuple[TrialConfig, CertificationTask]":
-    """Return settings and what to certify."""
+    out: Path | None,
+    queries: Path | None,
+) -> "tuple[TrialConfig, CertificationTask, Path]":
+    """Return settings, what to certify, and the path of the table."""
     from torch import nn
 
     from decrop.bundle import load_bundle
@@ -237,11 +294,12 @@ def _load(
     if Path(target).is_dir():
         bundle = load_bundle(Path(target), classifier=given, trust_code=trust_code)
         config = change(bundle.config, assignments)
+        out = out or _out_path(target, config)
         images = images_to_certify(load_dataset(config.dataset), config.certification.test_images)
-        asked = bundle.classifier.asked_as(config.classifier.asked, ledger)
+        asked = bundle.classifier.asked_as(config.classifier.asked, queries or _ledger(out))
         bundle = replace(bundle, classifier=asked)
         classes = len(bundle.class_names)
-        return config, CertificationTask(bundle.network, images, "test", classes)
+        return config, CertificationTask(bundle.network, images, "test", classes), out
     if isinstance(given, Path):
         # Presets may train the classifier, in place of which these weights are.
         replaced = ("classifier.training=null", f"classifier.weights={weights}")
@@ -250,6 +308,7 @@ def _load(
         replaced = ("classifier.training=null", f"classifier.source={given}")
         assignments = [*assignments, *replaced]
     config = load_trial(target, assignments)
+    out = out or _out_path(target, config)
     if not config.denoiser.starts_trained:
         # A trial without a denoiser would train the classifier itself; here it is an input.
         config = config.model_copy(update={"denoiser": DenoiserSettings()})
@@ -261,10 +320,14 @@ def _load(
     with TemporaryDirectory() as cache:
         device = resolve_device(config.execution.device)
         classifier = protected_classifier(
-            config, dataset, ContentCache(Path(cache)), device, ledger
+            config, dataset, ContentCache(Path(cache)), device, queries or _ledger(out)
         )
     network = classifier if denoiser is None else nn.Sequential(denoiser.network, classifier)
-    return config, CertificationTask(network, images, "test", dataset.class_count)
+    return config, CertificationTask(network, images, "test", dataset.class_count), out
+
+
+def _ledger(out: Path) -> Path:
+    return out.with_name(f"{out.name}.queries")
 
 
 def refuse_what_a_bundle_fixes(

@@ -35,6 +35,7 @@ _NOT_OF_THE_TABLE = {
     "test_images",
 }
 _OF_THE_GRID = {"radii", "radius_step"}
+_CONTENTS = {"certified_images": "set of images"}
 
 
 class CertificationRecord(Settings):
@@ -94,15 +95,23 @@ class CertificationRecord(Settings):
 
     def differences(self, other: "CertificationRecord") -> list[str]:
         """Say in which settings certificates were computed otherwise than others, if in any."""
-        ours, theirs = self._compared(), other._compared()
-        told = [
-            f"{name.replace('_', ' ')} {_shown(ours[name])}, not {_shown(theirs[name])}"
-            for name in ours
-            if name in theirs and ours[name] != theirs[name]
-        ]
+        told = _told(self._compared(), other._compared())
         if self.images == other.images and not self.of_the_same_images(other):
             told.append("other images")
         return told
+
+    def changes(self, other: "CertificationRecord") -> list[str]:
+        """Say in what this certification is not another one, repeated; as `differences`, and more.
+
+        That is, in what decides random bits and last digits, and in what was certified.
+        """
+        own = {"seed", "chunk_size", "chunks_per_batch"}
+        ours, theirs = (
+            {**record._compared(), **record.model_dump(include=own)} for record in (self, other)
+        )
+        parts = sorted(self.hashes.keys() | other.hashes.keys())
+        changed = [part for part in parts if self.hashes.get(part) != other.hashes.get(part)]
+        return [*_told(ours, theirs), *(f"another {_CONTENTS.get(p, p)}" for p in changed)]
 
     def of_the_same_images(self, other: "CertificationRecord") -> bool:
         """Return whether both are of the same images, as far as both tell."""
@@ -187,6 +196,14 @@ def _hashes_of(network: nn.Module) -> dict[str, str]:
         elif weights := part.state_dict():
             hashes[name] = sha256_of_tensors(weights)
     return hashes
+
+
+def _told(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    return [
+        f"{name.replace('_', ' ')} {_shown(ours[name])}, not {_shown(theirs[name])}"
+        for name in ours
+        if name in theirs and ours[name] != theirs[name]
+    ]
 
 
 def _shown(value: Any) -> str:

@@ -80,16 +80,23 @@ def sigma_table_paths(path: Path, sigma: float, sigmas: tuple[float, ...]) -> di
         sigma: the trial's own.
         sigmas: of all tables, increasing.
     """
+    stem = path.stem.removesuffix(named_sigma(sigma))
     tables = [
-        path if own == sigma else path.with_name(f"{path.stem}_sigma_{own!r}{path.suffix}")
+        path if own == sigma else path.with_name(f"{stem}{named_sigma(own)}{path.suffix}")
         for own in sigmas
     ]
-    return dict(zip(_names(sigmas), [*tables, envelope_path(path)], strict=True))
+    envelope = envelope_path(path.with_name(f"{stem}{path.suffix}"))
+    return dict(zip(_names(sigmas), [*tables, envelope], strict=True))
 
 
 def envelope_path(path: Path) -> Path:
-    """Return where the table of the envelope lies, beside that of the trial's own sigma."""
+    """Return where the table of the envelope lies, beside one whose name has no sigma."""
     return path.with_name(f"{path.stem}_{ENVELOPE}{path.suffix}")
+
+
+def named_sigma(sigma: float) -> str:
+    """Return what names a sigma at the end of a table's stem."""
+    return f"_sigma_{sigma!r}"
 
 
 def _names(sigmas: Iterable[float]) -> list[str]:

@@ -115,10 +115,10 @@ def with_batch_size(config: TrialConfig, task: CertificationTask) -> TrialConfig
     execution = config.execution
     if execution.chunks_per_batch != "auto":
         return config
-    sampled = _sampling_task(_with_chunks_per_batch(config, 1), task)
+    sampled = _sampling_task(with_chunks_per_batch(config, 1), task)
     device = resolve_device(execution.device)
     chunks = backend_of(task.network).chunks_per_batch(sampled, device)
-    return _with_chunks_per_batch(config, chunks)
+    return with_chunks_per_batch(config, chunks)
 
 
 def with_recorded_batch_size(
@@ -134,7 +134,7 @@ def with_recorded_batch_size(
     if not path.exists():
         found = with_batch_size(config, task)
         write_json(path, {"chunks_per_batch": found.execution.chunks_per_batch})
-    return _with_chunks_per_batch(config, read_json(path)["chunks_per_batch"])
+    return with_chunks_per_batch(config, read_json(path)["chunks_per_batch"])
 
 
 def last_estimation_samples(settings: CertificationSettings, split: Split) -> int:
@@ -437,6 +437,7 @@ def _with_fitting_execution(config: TrialConfig, task: CertificationTask) -> Tri
     return with_fitting_execution(config, task.network, tuple(task.images.images.shape[1:]))
 
 
-def _with_chunks_per_batch(config: TrialConfig, chunks_per_batch: int) -> TrialConfig:
+def with_chunks_per_batch(config: TrialConfig, chunks_per_batch: int) -> TrialConfig:
+    """Return the settings with a batch size."""
     execution = config.execution.model_copy(update={"chunks_per_batch": chunks_per_batch})
     return config.model_copy(update={"execution": execution})

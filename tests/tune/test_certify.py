@@ -64,7 +64,7 @@ def test_rows_are_those_of_one_process(
     assert alone.code == 0 and not samplers
 
     def helped() -> bool:
-        ran = decrop(*command, tmp_path / "shared.tsv", "--helpers", 1)
+        ran = decrop(*command, tmp_path / "shared.tsv", "--overwrite", "--helpers", 1)
         assert ran.code == 0, ran.out + ran.err
         assert rows(tmp_path / "shared.tsv") == rows(tmp_path / "alone.tsv")
         return samplers[-1].leases_by_helpers > 0

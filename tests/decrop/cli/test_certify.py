@@ -208,10 +208,11 @@ def test_settings_can_come_from_a_file(tmp_path: Path, monkeypatch: pytest.Monke
         "certification: {test_images: 3, max_samples: 45, selection_samples: 5}\n"
     )
     assert run(["certify", "mine.yaml"]) == 0
-    table = CertificateTable.read_tsv(Path("certificates.tsv"))
+    table = CertificateTable.read_tsv(Path("mine_sigma_0.25.tsv"))
     assert len(table.idx) == 3
     assert np.isfinite(table.radius).all()
-    assert {path.name for path in tmp_path.iterdir()} == {*WRITTEN, "mine.yaml"}
+    written = {"mine_sigma_0.25.tsv", "mine_sigma_0.25.tsv.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {*written, "mine.yaml"}
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -221,6 +222,132 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert shown.err.startswith("error: ")
     assert shown.err.count("\n") == 1, shown.err
     return shown.err
+
+
+# Certified before
+
+
+def test_the_same_command_shows_what_it_wrote(
+    exported: Path, tmp_path: Path, watched: "Watched", capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "certificates.tsv"
+    certified(str(exported), out, "--json")
+    first, written = capsys.readouterr().out.splitlines(), out.read_bytes()
+    watched.asked = []
+    certified(str(exported), out, "--json")
+    told, *second = capsys.readouterr().out.splitlines()
+    assert told == f"{out} has these certificates already; --overwrite certifies anew"
+    assert second[-1] == first[-1]
+    assert [line for line in second if line in first] == second
+    assert not watched.asked
+    certified(str(exported), out, "--overwrite")
+    assert watched.asked
+    # The times of images differ.
+    assert out.read_bytes() != written
+
+
+OTHERS = {
+    "max_samples": (["certification.max_samples=410"], "estimation samples "),
+    "images": (["certification.test_images=5"], "not 5"),
+    "seed": (["seed=1"], "it has seed 0, not 1;"),
+    "radii": (["certification.radii=[0.1]"], "radii ["),
+    "procedure": ([FIXED], "procedure adaptive, not fixed"),
+    "batch": (["execution.chunks_per_batch=3"], "chunks per batch "),
+}
+
+
+def test_other_certificates_are_replaced_only_if_told_to(
+    exported: Path, tmp_path: Path, watched: "Watched", capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "certificates.tsv"
+    certified(str(exported), out)
+    written = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    watched.asked = []
+    for name, (assignments, told) in OTHERS.items():
+        capsys.readouterr()
+        given = [str(exported), "--out", str(out), *set_options(*assignments)]
+        message = refused(given, capsys)
+        assert "is of another certification: it has " in message, name
+        assert told in message, name
+        assert message.endswith("; give another --out, or --overwrite.\n"), name
+    assert not watched.asked
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == written
+    few = certified(str(exported), out, "--overwrite", *set_options("certification.test_images=5"))
+    assert len(few.idx) == 5
+
+
+def test_another_network_is_another_certification(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "certificates.tsv"
+    options = set_options(*SHORT, "certification.test_images=2")
+    weights = exported / "classifier" / "weights.safetensors"
+    certified("digits", out, *options, "--weights", str(weights))
+    other = tmp_path / "other.safetensors"
+    save_file({name: tensor * 2 for name, tensor in load_file(weights).items()}, other)
+    capsys.readouterr()
+    given = ["digits", "--out", str(out), *options, "--weights", str(other)]
+    assert "it has another classifier;" in refused(given, capsys)
+
+
+def test_a_table_of_unknown_settings_is_kept(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "certificates.tsv"
+    out.write_text("mine")
+    message = refused([str(exported), "--out", str(out)], capsys)
+    assert "nothing beside it says how it was computed" in message
+    assert out.read_text() == "mine"
+
+
+def test_radii_that_the_fixed_procedure_does_not_test_are_only_shown(
+    exported: Path, tmp_path: Path, watched: "Watched", capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "certificates.tsv"
+    certified(str(exported), out, *set_options(FIXED))
+    watched.asked = []
+    capsys.readouterr()
+    certified(str(exported), out, *set_options(FIXED, "certification.radii=[0.1]"), "--json")
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert list(document["certified_accuracy"]) == ["0.1"]
+    assert not watched.asked
+
+
+def test_a_table_is_called_after_the_bundle_and_its_noise(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(exported, tmp_path / "my.run" / "bundle")
+    few = set_options("certification.test_images=2", FIXED)
+    assert run(["certify", "my.run/bundle", *few]) == 0
+    several = set_options("certification.sigmas=[0.25,0.5]")
+    assert run(["certify", "my.run/bundle", *few, *several]) == 0
+    assert {path.name for path in tmp_path.glob("*.*") if path.is_file()} == {
+        "my.run_bundle_sigma_0.25.tsv",
+        "my.run_bundle_sigma_0.25.tsv.json",
+        "my.run_bundle_sigma_0.5.tsv",
+        "my.run_bundle_sigma_0.5.tsv.json",
+        "my.run_bundle_envelope.tsv",
+        "my.run_bundle_envelope.tsv.json",
+        "my.run_bundle_sigmas.png",
+    }
+
+
+def test_tables_at_several_sigmas_are_shown_again_once_all_are_there(
+    exported: Path, tmp_path: Path, watched: "Watched", capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "several.tsv"
+    options = set_options("certification.test_images=3", FIXED, "certification.sigmas=[0.25,0.5]")
+    certified(str(exported), out, *options, "--json")
+    first = capsys.readouterr().out.splitlines()[-1]
+    watched.asked = []
+    certified(str(exported), out, *options, "--json")
+    assert capsys.readouterr().out.splitlines()[-1] == first
+    assert not watched.asked
+    (tmp_path / "several_envelope.tsv").unlink()
+    certified(str(exported), out, *options, "--json")
+    assert capsys.readouterr().out.splitlines()[-1] == first
+    assert watched.asked
 
 
 # The classifier of settings
@@ -398,6 +525,10 @@ def test_an_anytime_certification_goes_on_with_more_samples(
         *set_options(*anytime, "certification.max_samples=370"),
     )
     assert (more.radius == at_once.radius).all()
+    fewer = set_options(*anytime, "certification.max_samples=130")
+    capsys.readouterr()
+    message = refused([str(exported), "--out", str(out), *fewer], capsys)
+    assert "it has estimation samples 360, not 120;" in message
 
 
 # On a cluster
