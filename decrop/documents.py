@@ -25,6 +25,8 @@ Model = TypeVar("Model", bound=BaseModel)
 _KEY = re.compile(r"[^.\s]+(\.[^.\s]+)*")
 _VALUE_LENGTH = 60
 _KEY_LENGTH = 100
+# Said of one document, each in a line.
+_MOST_MISTAKES = 50
 # Of a YAML document: bytes, values once its aliases are followed, their depth, and a number's.
 _MOST_BYTES = 256 << 10
 _MOST_VALUES = 5_000
@@ -192,8 +194,15 @@ def validated(
     try:
         return model.model_validate(dict(document))
     except ValidationError as error:
-        blamed = blame(_path(_problems(error)[0]["loc"]), source, assigned)
-        raise InputError(f"{blamed}: {explain(error, model)}.") from None
+        problems = _problems(error)
+        blamed = [blame(_path(problem["loc"]), source, assigned) for problem in problems]
+        lines = [
+            f"{whose}: {_explain(problem, model)}."
+            for whose, problem in zip(blamed[:_MOST_MISTAKES], problems, strict=False)
+        ]
+        if len(problems) > _MOST_MISTAKES:
+            lines.append(f"{source}: {len(problems) - _MOST_MISTAKES:,} more like these.")
+        raise InputError(f"{blamed[0]}: {explain(error, model)}.", lines) from None
 
 
 def blame(path: str, source: str, assigned: Collection[str]) -> str:

@@ -1,5 +1,7 @@
 """Errors that name a mistake a user can correct."""
 
+from collections.abc import Sequence
+
 # Longer messages lose their middle: the end says what to do.
 _LONGEST = 1_000
 _CUT = " […] "
@@ -24,7 +26,19 @@ class InputError(_OneLineError, ValueError):
 
     Whatever takes settings, files, data or networks of a user raises it. Functions list it only
     where a caller acts on it, or where it is not their arguments that are wrong.
+
+    Attributes:
+        mistakes: one line each, all of which are to be mended; the message alone if there is one.
     """
+
+    def __init__(self, message: object, mistakes: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.mistakes = tuple(map(one_line, mistakes)) or (str(self),)
+
+
+def together(errors: Sequence[InputError]) -> InputError:
+    """Return one error of all mistakes, with the message of the first."""
+    return InputError(errors[0], [line for error in errors for line in error.mistakes])
 
 
 class RunError(_OneLineError, RuntimeError):

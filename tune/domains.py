@@ -11,7 +11,7 @@ from decrop.config import Count, Number, Settings, Text, TrialConfig
 from decrop.config.measuring import VARIED_BY_TABLES, measures
 from decrop.config.settings import bounded
 from decrop.documents import Document, blame, explain, set_dotted, show, trial_config
-from decrop.errors import InputError
+from decrop.errors import InputError, together
 
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -242,21 +242,29 @@ def check_space(
         assigned: Dotted paths given by `--set`, those of domains starting with `space.`.
     """
 
+    found: dict[str, InputError] = {}
+
     def check_each(check: Callable[[str], None]) -> None:
-        for path in space:
+        for path in space.keys() - found.keys():
             try:
                 check(path)
             except InputError as error:
                 blamed = blame(f"space.{path}", source, assigned)
-                raise InputError(f"{blamed}: space.{path}: {error}") from None
+                found[path] = InputError(f"{blamed}: space.{path}: {error}")
 
-    check_each(_check_searched)
+    def raise_found() -> None:
+        if found:
+            raise together([found[path] for path in space if path in found])
+
     check_each(lambda path: _check_when(space[path], space))
+    raise_found()
     try:
         ordered(space)
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
+    check_each(_check_searched)
     check_each(lambda path: _check_values(path, space, document))
+    raise_found()
 
 
 def _check_searched(path: str) -> None:

@@ -31,10 +31,11 @@ from decrop.documents import (
     unknown,
     validated,
 )
-from decrop.errors import InputError
+from decrop.errors import InputError, together
 from tune.domains import MOST_POINTS, Domain, check_rows, check_space, require_choices
 from tune.leakage import check_held_out
 from tune.results.metric import AVERAGE_RADIUS, metric_named, metrics_named
+from tune.wandb_file import refuse_wandb
 
 _MOST_OBJECTIVES = 6
 # Of machines in a cluster that grows, and how many of a kind.
@@ -247,24 +248,23 @@ def load_sweep(name_or_path: str, assignments: Sequence[str] = ()) -> SweepConfi
             and a trial's, whose VALUE is a domain, or null to vary it no longer.
     """
     document = load_document(name_or_path, files("tune") / "presets", kind="sweep preset")
+    refuse_wandb(document, source=name_or_path)
     assigned: list[str] = []
     for text in assignments:
         path, value = parse_assignment(text)
         document = _assign(document, path, value)
         assigned.append(path.removeprefix("trial."))
-    sweep = validated(SweepConfig, document, source=name_or_path, assigned=assigned)
+    try:
+        sweep = validated(SweepConfig, document, source=name_or_path, assigned=assigned)
+    except InputError as error:
+        raise together([error, *_of_the_trial(document, name_or_path, assigned)]) from None
     for path in sweep.space:
         if path in assigned:
             raise InputError(
                 f"--set {path}: the sweep varies it, so that a fixed value has no effect; add "
                 f"--set space.{path}=null to vary it no longer."
             )
-    trial = sweep.trial
-    if sweep.base is not None:
-        folder = None if "base" in assigned else Path(name_or_path).parent
-        base = load_trial_document(sweep.base, folder=folder)
-        trial_config(base, source=sweep.base)
-        trial = merge(base, trial)
+    trial = _trial_document(sweep.base, sweep.trial, name_or_path, assigned)
     config = trial_config(trial, source=f"{name_or_path}, trial", assigned=assigned)
     radii = config.certification.radii
     metrics_named(sweep.objectives, radii, source=f"{name_or_path}: objectives")
@@ -284,6 +284,33 @@ def load_sweep(name_or_path: str, assignments: Sequence[str] = ()) -> SweepConfi
         except InputError as error:
             raise InputError(f"{name_or_path}: {error}") from None
     return sweep.model_copy(update=changes)
+
+
+def _trial_document(
+    base: str | None, trial: Document, name_or_path: str, assigned: Sequence[str]
+) -> Document:
+    """Return the settings that all trials share, laid over those of the base."""
+    if base is None:
+        return trial
+    folder = None if "base" in assigned else Path(name_or_path).parent
+    document = load_trial_document(base, folder=folder)
+    trial_config(document, source=base)
+    return merge(document, trial)
+
+
+def _of_the_trial(
+    document: Document, name_or_path: str, assigned: Sequence[str]
+) -> list[InputError]:
+    """Return the mistakes in the trial's settings of a file that has others, too."""
+    base, trial = document.get("base"), document.get("trial", {})
+    if not isinstance(base, str | None) or not isinstance(trial, dict):
+        return []
+    try:
+        laid = _trial_document(base, trial, name_or_path, assigned)
+        trial_config(laid, source=f"{name_or_path}, trial", assigned=assigned)
+    except InputError as error:
+        return [error]
+    return []
 
 
 def _refuse_rows_settings(document: Document, *, source: str) -> None:

@@ -197,7 +197,13 @@ _HINTS = {
     404: "is its path right? MLflow's is /invocations",
     413: "lower classifier.endpoint.batch_size",
 }
-_EXCERPT = 120
+_RANGE_HINT = (
+    "noise takes pixels out of [0,1]: if it refuses those, set classifier.endpoint.pixels=clipped"
+)
+_OF_THE_INPUT = (400, 422, 500)
+# Of a JSON answer, where servers say what was wrong: MLflow, FastAPI, others.
+_MESSAGE = re.compile(r'"(?:message|detail|error|msg)"\s*:\s*("(?:[^"\\]|\\.)*"?)')
+_EXCERPT = 240
 
 
 class EndpointClient:
@@ -280,8 +286,11 @@ class EndpointClient:
         """
         if self.settings.token_variable is not None:
             return f"Its {len(answer):,} bytes are not shown, for they may hold the token."
-        text = " ".join(answer[:_EXPLAINED_BYTES].decode(errors="replace").split())
-        return f"It says {text[:_EXCERPT] + ('…' if len(text) > _EXCERPT else '')!r}."
+        text = answer[:_EXPLAINED_BYTES].decode(errors="replace")
+        if message := _MESSAGE.search(text):
+            text = message[1].strip('"').replace("\\n", " ").replace('\\"', '"')
+        # The cause is often at the end.
+        return f"It says {one_line(text, _EXCERPT)!r}."
 
     def shown(self, error: object) -> str:
         """Return what an error says, without numbers of an answer where a token was sent."""
@@ -371,7 +380,10 @@ class EndpointClient:
                 return WrongAnswerError(
                     f"{self.url} redirects (status {status}); give the URL that answers itself."
                 )
-            hint = f"; {_HINTS[status]}" if status in _HINTS else ""
+            hint = _HINTS.get(status, "")
+            if status in _OF_THE_INPUT and self.settings.pixels == "float":
+                hint = _RANGE_HINT
+            hint = f"; {hint}" if hint else ""
             return WrongAnswerError(
                 f"{self.url} answers with status {status}{hint}. {self.told(answer)}"
             )

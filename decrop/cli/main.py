@@ -67,12 +67,13 @@ def _warning_line(
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command line and return its exit code; mistakes of the user print one line."""
+    """Run the command line and return its exit code; mistakes of the user print a line each."""
     try:
         _refuse_object_stores(arguments)
         build_app()(arguments, prog_name="decrop")
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        for mistake in error.mistakes:
+            print(f"error: {mistake}", file=sys.stderr)
         return BAD_INPUT
     except (RunError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

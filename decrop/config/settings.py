@@ -7,15 +7,18 @@ neither overflow a number nor exhaust memory before they are refused.
 from collections import Counter
 from typing import Annotated, Any
 
+from annotated_types import Ge, Le
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     JsonValue,
     WithJsonSchema,
 )
+from pydantic_core import CoreSchema
 
 _LARGEST = 1e9
 _LONGEST_TEXT = 4096
@@ -132,10 +135,31 @@ ClassNames = Annotated[
 ]
 
 
+def _narrowest(metadata: list[Any]) -> list[Any]:
+    """Drop every bound beside which there is a narrower one."""
+    lows: list[Any] = [bound.ge for bound in metadata if isinstance(bound, Ge)]
+    highs: list[Any] = [bound.le for bound in metadata if isinstance(bound, Le)]
+    return [
+        bound
+        for bound in metadata
+        if not (isinstance(bound, Ge) and bound.ge != max(lows))
+        and not (isinstance(bound, Le) and bound.le != min(highs))
+    ]
+
+
 class Settings(BaseModel):
     """A frozen group of fields that refuses unknown names, infinities and NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: type[BaseModel], handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        # Of two bounds, a field's and its type's, pydantic takes the last, which may be wider.
+        for field in cls.model_fields.values():
+            field.metadata = _narrowest(field.metadata)
+        return handler(source)
 
     def __hash__(self) -> int:
         # A mapping in them has no hash of its own.

@@ -222,3 +222,82 @@ def test_the_leaderboard_ranks_by_a_certified_radius_or_the_average(tmp_path: Pa
     assert "certified_accuracy@0.75" in said
     other = ["leaderboard.by=certified_accuracy@0.3", "certification.radii=[0, 0.3]"]
     assert load_sweep(file, other).leaderboard.by == "certified_accuracy@0.3"
+
+
+def test_all_mistakes_are_said_at_once(tmp_path: Path) -> None:
+    broken = {
+        "name": "a name",
+        "trails": 5,
+        "base": "digits",
+        "trial": {"sigma": 40, "training": {"epoch": 3}},
+        "space": {"boundary.attack": {"choices": ["pgd"]}},
+    }
+    path = written(tmp_path, broken)
+    with pytest.raises(InputError) as error:
+        load_sweep(path)
+    assert all(line.startswith(path) for line in error.value.mistakes)
+    said = [line.removeprefix(path) for line in error.value.mistakes]
+    for line, begun in zip(
+        said,
+        (
+            ": name = 'a name': must match",
+            ": space.boundary.attack.choices is not a setting; nearest: ",
+            ": trails is not a setting; nearest: trials.",
+            ", trial: sigma = 40: must be less than or equal to 10.",
+            ", trial: training.epoch is not a setting; nearest: training.epochs.",
+        ),
+        strict=True,
+    ):
+        assert line.startswith(begun)
+
+
+def test_all_mistakes_of_a_space_are_said_at_once(tmp_path: Path) -> None:
+    space = {
+        "training.learning_rat": {"uniform": [0, 1]},
+        "sigma": {"uniform": [0.1, 1]},
+        "boundary.attack": {"choice": ["pgd", "fgsm"]},
+        "boundary.steps": {"int": [1, 5]},
+    }
+    with pytest.raises(InputError) as error:
+        load_sweep(written(tmp_path, {**SWEEP, "space": space}))
+    assert len(error.value.mistakes) == 3
+    for line, path in zip(error.value.mistakes, space, strict=False):
+        assert f"space.{path}: " in line
+
+
+def test_too_many_mistakes_are_counted(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:
+        load_sweep(written(tmp_path, {**SWEEP, **{f"k{n}": n for n in range(80)}}))
+    assert len(error.value.mistakes) == 51
+    assert "30 more like these" in error.value.mistakes[-1]
+
+
+def test_a_file_of_wandb_is_told_how_it_is_written_here(tmp_path: Path) -> None:
+    foreign = {
+        "program": "train.py",
+        "method": "bayes",
+        "metric": {"name": "loss", "goal": "minimize"},
+        "run_cap": 20,
+        "parameters": {
+            "learning_rate": {"distribution": "log_uniform_values", "min": 1e-4, "max": 0.1},
+            "batch_size": {"values": [32, 64]},
+            "epochs": {"value": 30},
+            "steps": {"min": 1, "max": 9},
+            "weird": ["a"],
+        },
+    }
+    with pytest.raises(InputError, match="is a sweep file of Weights & Biases") as error:
+        load_sweep(written(tmp_path, foreign))
+    said = "\n".join(error.value.mistakes)
+    for instead in (
+        "write search: tpe",
+        "write objectives: [acr]",
+        "write trials: 20",
+        "program = 'train.py': drop it",
+        "write training.learning_rate: {loguniform: [0.0001, 0.1]} under space",
+        "write training.batch_size: {choice: [32, 64]} under space",
+        "write training.epochs: 30 under trial",
+        "write boundary.steps: {int: [1, 9]} under space",
+        "parameters.weird",
+    ):
+        assert instead in said

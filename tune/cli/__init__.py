@@ -3,6 +3,7 @@
 import typer
 
 from tune.cli.results import compare, export, leaderboard, report
+from tune.cli.settings import schema, settings
 from tune.cli.sweeps import resume, sweep
 from tune.cli.upkeep import audit, clean, dashboard, sync
 
@@ -10,5 +11,6 @@ app = typer.Typer()
 for command in (
     *(sweep, resume, leaderboard, compare, report, export),
     *(sync, dashboard, audit, clean),
+    *(settings, schema),
 ):
     app.command()(command)

@@ -2,8 +2,10 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -16,6 +18,11 @@ from pathlib import Path
 from decrop.files import write_whole
 
 _SERVER_ERROR = 500
+_UNREACHABLE = re.compile(
+    r"request to (https?://[^/\s]+)\S* failed .*"
+    r"(?:NewConnection|NameResolution|ConnectTimeout|Proxy)"
+)
+_PROXIES = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 # Aliases of a model's versions.
 CHAMPION, PREVIOUS = "champion", "previous"
 
@@ -37,7 +44,35 @@ def explained(to_be: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise TrackingError(f"MLflow cannot be {to_be}: {one_line(error)}") from error
+        raise TrackingError(f"MLflow cannot be {to_be}: {_cause(error)}") from error
+
+
+def _cause(error: Exception) -> str:
+    """Say why MLflow fails, and which variables mend it."""
+    from mlflow.exceptions import MlflowException
+
+    line = one_line(error)
+    status = error.get_http_status_code() if isinstance(error, MlflowException) else None  # type: ignore[no-untyped-call]
+    if status == HTTPStatus.UNAUTHORIZED:
+        return (
+            "the server asks who you are (401): set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        )
+    if status == HTTPStatus.FORBIDDEN:
+        user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+        return (
+            f"the server does not let {f'the user {user}' if user else 'you'} do that (403): have "
+            "the permission given, or set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD "
+            "to another user's"
+        )
+    if unreachable := _UNREACHABLE.search(line):
+        proxies = [name for name in _PROXIES if os.environ.get(name)]
+        past = f", and NO_PROXY, for {' and '.join(proxies)} name a proxy" if proxies else ""
+        return (
+            f"no server answers at {unreachable[1]}; does it run? Its address is that of "
+            f"--tracking-uri{past}"
+        )
+    return line
 
 
 def is_outage(error: Exception) -> bool:

@@ -252,12 +252,12 @@ def test_a_connection_that_is_cut_off_is_said() -> None:
 @cases(
     ("status", "said"),
     [
-        (400, "answers with status 400. It says 'no'."),
+        (400, "answers with status 400; noise takes pixels out of [0,1]"),
         (401, "name the variable with its token as classifier.endpoint.token_variable"),
         (404, "is its path right?"),
         (413, "lower classifier.endpoint.batch_size"),
         (302, "redirects (status 302)"),
-        (500, "answers with status 500. It says 'no'."),
+        (500, "set classifier.endpoint.pixels=clipped. It says 'no'."),
     ],
 )
 def test_statuses_are_said(status: int, said: str) -> None:
@@ -265,6 +265,27 @@ def test_statuses_are_said(status: int, said: str) -> None:
     with serving(None, no) as endpoint:
         assert said in failure(endpoint, **MLFLOW)
     assert endpoint.asked == [1]
+
+
+CAUSE = "pixel values must be in [0, 1]"
+REFUSALS = {
+    "mlflow": '{"error_code": "BAD_REQUEST", "message": "Encountered an unexpected error while '
+    "evaluating the model. Verify that the input is compatible with the model for inference. "
+    + "Further words. " * 20
+    + f'Error \'{CAUSE}\'", "stack_trace": "Traceback (most recent call last):'
+    + "x" * 9000
+    + '"}',
+    "fastapi": f'{{"detail": [{{"loc": ["body"], "msg": "{CAUSE}"}}]}}',
+    "text": f"<html>\n{'long ' * 200}\n{CAUSE}",
+}
+
+
+@cases("body", REFUSALS)
+def test_a_refusal_shows_its_cause(body: str) -> None:
+    with serving(None, Reply(REFUSALS[body].encode(), 422)) as endpoint:
+        said = failure(endpoint, **MLFLOW)
+    assert CAUSE in said
+    assert "Traceback" not in said
 
 
 def test_what_may_pass_is_repeated_and_counted(tmp_path: Path) -> None:

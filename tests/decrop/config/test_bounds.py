@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from pydantic import Field, ValidationError
 
 import decrop
 import tune
-from decrop.config import Settings, TrialConfig
+from decrop.config import Count, Settings, TrialConfig
 from decrop.config.settings import bounded, different_names
 from decrop.documents import set_dotted, trial_config
 from decrop.errors import InputError
@@ -84,6 +85,17 @@ def test_every_number_text_and_collection_of_settings_is_bounded() -> None:
             found |= set(unbounded({"additionalProperties": False, **definition}, name))
     assert sorted(found) == []
     assert {"TrialConfig", "SweepConfig", "RejectorSettings", "_Document", "_Description"} <= names
+
+
+def test_of_two_bounds_the_narrower_holds() -> None:
+    class Narrow(Settings):
+        few: Count = Field(default=1, le=5)
+        many: Count = Field(default=3, ge=2)
+
+    for given in ({"few": 6}, {"many": 1}, {"few": 0}):
+        with pytest.raises(ValidationError):
+            Narrow(**given)
+    assert Narrow(few=5, many=2).few == 5
 
 
 @cases(

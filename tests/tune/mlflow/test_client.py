@@ -1,7 +1,11 @@
 """Addresses that cannot be tracked to."""
 
 import socket
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -38,7 +42,56 @@ def test_a_server_that_is_away_is_one_error_soon(directory: SweepDirectory) -> N
         bound.bind(("127.0.0.1", 0))
         tracker = Tracker(directory, f"http://127.0.0.1:{bound.getsockname()[1]}")
         begun = time.monotonic()
-        with pytest.raises(TrackingError, match="MLflow cannot be updated") as caught:
+        with pytest.raises(
+            TrackingError, match="MLflow cannot be updated: no server answers at http"
+        ) as caught:
             tracker.sync()
     assert time.monotonic() - begun < 5
     assert "\n" not in str(caught.value)
+
+
+@contextmanager
+def refusing(status: int) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (401, "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TO"),
+        (403, "does not let the user ann do that (403): have the permission given"),
+    ],
+)
+def test_a_refusal_names_the_variables_to_set(
+    directory: SweepDirectory, monkeypatch: pytest.MonkeyPatch, status: int, said: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
+    with refusing(status) as uri, pytest.raises(TrackingError) as caught:
+        Tracker(directory, uri).sync()
+    assert said in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_refused_connection_names_address_and_proxy(
+    directory: SweepDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    with pytest.raises(TrackingError) as caught:
+        Tracker(directory, "http://example.invalid:5000").sync()
+    assert "no server answers at http://example.invalid:5000; does it run?" in str(caught.value)
+    assert "NO_PROXY, for HTTP_PROXY name" in str(caught.value)
