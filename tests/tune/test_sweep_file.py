@@ -261,8 +261,8 @@ def test_all_mistakes_of_a_space_are_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         load_sweep(written(tmp_path, {**SWEEP, "space": space}))
     assert len(error.value.mistakes) == 3
-    for line, path in zip(error.value.mistakes, space, strict=False):
-        assert f"space.{path}: " in line
+    for path in list(space)[:3]:
+        assert any(f"space.{path}: " in line for line in error.value.mistakes)
 
 
 def test_too_many_mistakes_are_counted(tmp_path: Path) -> None:

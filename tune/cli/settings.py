@@ -2,6 +2,7 @@
 
 import json
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -18,17 +19,23 @@ def schema(
     kind: Annotated[
         Literal["sweep", "trial"], typer.Argument(help="Of sweep files, or of trials' settings.")
     ] = "sweep",
+    out: Annotated[Path | None, typer.Option(help="File to write instead.")] = None,
 ) -> None:
     """Print the JSON schema of sweep files, by which editors complete and check them.
 
     With the first line `# yaml-language-server: $schema=sweep.schema.json` a file is checked while
     it is written, in every editor with the YAML language server.
 
-    Example: [bold]decrop schema sweep > sweep.schema.json[/bold]
+    Example: [bold]decrop schema sweep --out sweep.schema.json[/bold]
     """
+    from decrop.files import write_text
     from tune.schema import sweep_schema, trial_schema
 
-    print(json.dumps(sweep_schema() if kind == "sweep" else trial_schema(), indent=1))
+    text = json.dumps(sweep_schema() if kind == "sweep" else trial_schema(), indent=1)
+    if out is None:
+        print(text)
+    else:
+        write_text(out, f"{text}\n")
 
 
 def settings(

@@ -1,6 +1,7 @@
 """`decrop schema` and `decrop settings`."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +9,7 @@ from decrop.cli.main import run
 from tune.schema import all_settings, sweep_schema, trial_schema
 
 
-def test_schemas_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_schemas_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, expected in (
         ([], sweep_schema()),
         (["sweep"], sweep_schema()),
@@ -16,6 +17,9 @@ def test_schemas_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     ):
         assert run(["schema", *arguments]) == 0
         assert json.loads(capsys.readouterr().out) == expected
+    assert run(["schema", "trial", "--out", str(tmp_path / "schema.json")]) == 0
+    assert json.loads((tmp_path / "schema.json").read_text()) == trial_schema()
+    assert capsys.readouterr().out == ""
 
 
 def test_settings_fit_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

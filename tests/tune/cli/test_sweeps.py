@@ -56,7 +56,7 @@ def refusal(*arguments: object) -> str:
 def test_there_are_the_commands_of_a_sweep() -> None:
     assert [
         *("audit", "clean", "compare", "dashboard", "export"),
-        *("leaderboard", "report", "resume", "sweep", "sync"),
+        *("leaderboard", "report", "resume", "schema", "settings", "sweep", "sync"),
     ] == COMMANDS
 
 
