@@ -12,8 +12,12 @@ def one_line(text: str, longest: int = _LONGEST) -> str:
     if len(text) > longest:
         half = (longest - len(_CUT)) // 2
         text = text[:half] + _CUT + text[-half:]
-    line = " ".join(text.split())
-    return "".join(character if character.isprintable() else "?" for character in line)
+    return printable(" ".join(text.split()))
+
+
+def printable(text: str) -> str:
+    """Return a text with escapes, as Python writes them, for what does not show or is no UTF-8."""
+    return "".join(s if s.isprintable() or s == "\n" else ascii(s)[1:-1] for s in text)
 
 
 class _OneLineError(Exception):

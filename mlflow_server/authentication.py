@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from mlflow_server.errors import InputError
-from mlflow_server.store import sqlite_file
+from mlflow_server.store import sqlite_file, sqlite_uri
 
 SECRET_KEY_VARIABLE = "MLFLOW_FLASK_SERVER_SECRET_KEY"
 _SECRET_BYTES = 32
@@ -27,7 +27,7 @@ def users_store(store: str, folder: Path) -> str:
     A database server keeps both, so that one backup holds both. The file of SQLite is readable to
     whoever may read the runs, so there the users, with their passwords' hashes, have their own.
     """
-    return store if sqlite_file(store) is None else f"sqlite:///{folder.absolute() / 'users.db'}"
+    return store if sqlite_file(store) is None else sqlite_uri(folder / "users.db")
 
 
 def prepare_folder(folder: Path, store: str) -> dict[str, str]:

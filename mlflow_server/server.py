@@ -146,7 +146,7 @@ class TrackingServer:
 
 def _command(settings: ServerSettings) -> list[str]:
     """The command of the server, without secrets: other users can read a process's arguments."""
-    names = settings.allowed_hosts
+    names, folder = settings.allowed_hosts, settings.artifacts_folder
     hosts = allowed_hosts(settings.host, names)
     origins = allowed_origins(settings.host, settings.port, names, settings.cors_origins)
     return [
@@ -157,7 +157,7 @@ def _command(settings: ServerSettings) -> list[str]:
         *("--allowed-hosts", ",".join(hosts)),
         *("--cors-allowed-origins", ",".join(origins)),
         "--serve-artifacts",
-        *("--artifacts-destination", str(settings.artifacts_folder or settings.artifacts)),
+        *("--artifacts-destination", folder.as_uri() if folder else settings.artifacts),
         # Each worker holds about 250 MB, and one serves a sweep's writer and a few browsers.
         *("--workers", "1"),
         # A line for every request would grow the log without end.

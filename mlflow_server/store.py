@@ -38,6 +38,12 @@ def sqlite_file(store: str) -> Path | None:
     return Path(url.database or "").absolute() if url.get_backend_name() == "sqlite" else None
 
 
+def sqlite_uri(database: Path) -> str:
+    """The URI of a file of SQLite, whatever signs are in its path."""
+    # Slashes too: MLflow makes the folder that it reads from the URI, where it decodes nothing.
+    return f"sqlite:///{quote(str(database.absolute()), safe='')}"
+
+
 def contains_password(store: str) -> bool:
     """Whether the URI `store` carries a password, in its user part or among its parameters."""
     return bool(_passwords(_parse(store)))

@@ -142,7 +142,7 @@ class SweepProgress:
         if self._live is not None:
             self._live.update(self._render())
         else:
-            self.console.print(line, highlight=False, soft_wrap=True)
+            self.console.print(line, soft_wrap=True)
 
     def _summary(self) -> str:
         done = self.done_before + self._ended_before + len(self._ended)

@@ -3,6 +3,7 @@
 import os
 import re
 import reprlib
+import shlex
 import uuid
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -162,6 +163,8 @@ class SweepDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        # As an argument of a command that a user is told to type.
+        self.quoted = shlex.quote(str(path))
         self.record_path = path / "sweep.json"
         self.cache_path = path / "cache"
         self.trials_path = path / "trials"

@@ -5,6 +5,7 @@ from pathlib import Path
 from decrop.bundle import export_bundle
 from decrop.classifiers.storage import load_stored_classifier
 from decrop.errors import InputError
+from decrop.evaluation.escaping import markdown_text
 from tune.directory import SweepDirectory, TrialRecord
 from tune.results.ranking import REFERENCE, ranking, sweep_metric
 from tune.space import kind_of, reference_words
@@ -92,11 +93,12 @@ def _origin(directory: SweepDirectory, record: TrialRecord, *, certified_on_test
     """Say for the model card which trial it is, and how it was ranked and trained."""
     metric = sweep_metric(directory)
     scores = ranking(directory, metric)
-    named = "" if record.row is None else f" (row {record.name} of its table)"
+    named = "" if record.row is None else f" (row {markdown_text(record.name)} of its table)"
     if record.number == REFERENCE:
         named = named or f" (the reference, {reference_words(record.config)})"
+    name = markdown_text(f"“{directory.read_record().name}”")
     origin = (
-        f"Trial {record.number} of the sweep `{directory.read_record().name}`{named}, rank "
+        f"Trial {record.number} of the sweep {name}{named}, rank "
         f"{list(scores).index(record.number) + 1} of {len(scores)} finished trials by "
         f"{metric.phrase} on held-out images ({metric.text(scores[record.number])})."
     )

@@ -80,7 +80,7 @@ def certify_finals(
                 if ends_sweep(error) is not None:
                     raise
                 if ref in running and any(crowded_out(e, claim) for e in behind(error)):
-                    console.print(f"{name} goes on with a GPU of its own", highlight=False)
+                    console.print(f"{name} goes on with a GPU of its own")
                     del names[ref]
                     again = ray.remote(num_cpus=claim.cpu, num_gpus=1)(_final).remote(
                         with_gpu(job, 1), running[ref]
@@ -89,13 +89,13 @@ def certify_finals(
                     continue
                 # The traceback is in the trial's folder; the others are still worth certifying.
                 line = last_line(str(error))
-                console.print(f"{name} failed: {line}", highlight=False)
+                console.print(f"{name} failed: {line}")
                 if ref in running:
                     _end_if_it_died(running[ref].folder, line)
             else:
                 how = "certified" if certified else "stopped"
                 done = f"{len(names) - len(left)} of {len(names)}"
-                console.print(f"{name} {how} ({done})", highlight=False)
+                console.print(f"{name} {how} ({done})")
     for ref in left:
         ray.cancel(ref, force=True)
 

@@ -165,7 +165,7 @@ class SweepStop:
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self.reason == "interrupted":
             self._console.show_cursor(True)
-            self._say(f"stopped at once; go on with: decrop resume {self._directory.path}")
+            self._say(f"stopped at once; go on with: decrop resume {self._directory.quoted}")
             # Whatever is on disk is whole. Leaving by an exception would wait for trials and for
             # MLflow. The thread, for this one may be inside of Ray.
             end = threading.Thread(target=ray.shutdown, daemon=True)
@@ -178,4 +178,4 @@ class SweepStop:
         self._say("stopping: trials save their state; press Ctrl-C again to stop at once")
 
     def _say(self, line: str) -> None:
-        self._console.print(line, highlight=False, soft_wrap=True)
+        self._console.print(line, soft_wrap=True)

@@ -148,7 +148,7 @@ def check_sweep(sweep: SweepConfig, *, refused: Refused = None) -> Preparation:
 def resume_command(directory: SweepDirectory) -> str:
     """Return the command that goes on with a sweep, with the flag that its classifier takes."""
     sweep = directory.read_record().sweep
-    command = f"decrop resume {directory.path}"
+    command = f"decrop resume {directory.quoted}"
     try:
         for config in _configs_to_check(sweep):
             _check_sources(config, "strangers")
@@ -383,7 +383,7 @@ def certify_trials(
 
 
 def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, soft_wrap=True)
+    console.print(line, soft_wrap=True)
 
 
 def _say_size(size: ClusterSize, claimed: Claims, options: RunOptions) -> None:

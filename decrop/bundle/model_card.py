@@ -33,6 +33,7 @@ from decrop.denoisers.sources import PROGRAM
 from decrop.documents import parse_yaml
 from decrop.errors import InputError
 from decrop.evaluation.accuracy import exact_interval
+from decrop.evaluation.escaping import markdown_text
 from decrop.evaluation.table import Shares
 from decrop.rejection.training import RejectionScores
 from decrop.smoothing.noise import PixelGrid
@@ -110,8 +111,9 @@ class _Denoiser:
     before_the_classifier = "this denoiser, "
 
     def use(self, config: TrialConfig, data: str) -> str:
+        source = markdown_text(config.classifier.source)
         return (
-            f"Put this denoiser in front of the pretrained {config.classifier.source} classifier "
+            f"Put this denoiser in front of the pretrained {source} classifier "
             f"it was\ntrained for {data}, and classify many noisy copies of an image"
         )
 
@@ -124,7 +126,7 @@ class _Denoiser:
         if config.denoiser.pretraining is not None:
             sentences.append(
                 f"It starts from a denoiser that has seen other images than those of the limited "
-                f"data: {config.denoiser.pretraining}."
+                f"data: {markdown_text(config.denoiser.pretraining)}."
             )
         if config.prior.kind != "none":
             sentences.append(
@@ -161,8 +163,9 @@ class _Classifier:
     before_the_classifier = ""
 
     def use(self, config: TrialConfig, data: str) -> str:
+        source = markdown_text(config.classifier.source)
         return (
-            f"Let this {config.classifier.source} classifier {data}, which was trained\n"
+            f"Let this {source} classifier {data}, which was trained\n"
             "for it and has no denoiser in front, classify many noisy copies of an image"
         )
 

@@ -138,29 +138,27 @@ def certify(
     rows = {target: scores} if several is None else found.scores()
     console.print(accuracy_table(_title(config), rows))
     if several is not None:
-        console.print(ENVELOPE_MEANING, highlight=False, soft_wrap=True)
+        console.print(ENVELOPE_MEANING, soft_wrap=True)
     console.print(
         f"{samples / len(table.idx):,.0f} samples an image"
         f"{'' if several is None else ' at all σ together'}, in {precision} on "
         f"{resolve_device(config.execution.device).type}"
         f"{', images contiguous in memory' if config.execution.layout == 'contiguous' else ''}",
-        highlight=False,
     )
     shares = table.shares
     console.print(
         f"{'' if several is None else f'at σ = {config.sigma:g}: '}"
         f"certified correct {shares.correct:.1%}, misclassified {shares.misclassified:.1%} (a "
         f"wrong class was selected, certified or not), abstained {shares.abstained:.1%}",
-        highlight=False,
         soft_wrap=True,
     )
     if several is None:
-        console.print(f"certificates: {out}", soft_wrap=True, highlight=False)
+        console.print(f"certificates: {out}", soft_wrap=True)
     else:
         for name, path in several.paths(out, config.sigma).items():
-            console.print(f"certificates, {name}: {path}", soft_wrap=True, highlight=False)
+            console.print(f"certificates, {name}: {path}", soft_wrap=True)
         figure_path = _figure_path(out, config.sigma)
-        console.print(f"figure: {figure_path}", soft_wrap=True, highlight=False)
+        console.print(f"figure: {figure_path}", soft_wrap=True)
     if as_json:
         print_json(
             {

@@ -1,5 +1,6 @@
 """`decrop classifier`: trains the classifier itself, or a surrogate of one behind an endpoint."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,17 +38,14 @@ def steal(
 
     config = load_trial(settings, assignments or [])
     folder = ClassifierFolder(run_folder(out, settings))
-    console.print(f"folder: {folder.path}", soft_wrap=True, highlight=False)
+    console.print(f"folder: {folder.path}", soft_wrap=True)
 
     with progress_bars() as bars:
         report = steal_classifier(config, folder, hooks=bars.hooks())
-    console.print(_steal_summary(report), soft_wrap=True, highlight=False)
-    console.print(
-        f"train through it: decrop train {folder.settings_path} "
-        f"--set classifier.surrogate.weights={folder.weights_path}",
-        soft_wrap=True,
-        highlight=False,
-    )
+    console.print(_steal_summary(report), soft_wrap=True)
+    weights = f"classifier.surrogate.weights={folder.weights_path}"
+    settings_and_weights = shlex.join([str(folder.settings_path), "--set", weights])
+    console.print(f"train through it: decrop train {settings_and_weights}", soft_wrap=True)
     if as_json:
         print_json({"weights": str(folder.weights_path), "report": report})
 
@@ -93,15 +91,12 @@ def train(
 
     config = load_trial(settings, assignments or [])
     folder = ClassifierFolder(run_folder(out, settings))
-    console.print(f"folder: {folder.path}", soft_wrap=True, highlight=False)
+    console.print(f"folder: {folder.path}", soft_wrap=True)
     with tracked("classifier", folder.path, tracking_uri, experiment), progress_bars() as bars:
         report = train_classifier(config, folder, hooks=bars.hooks())
-    console.print(_summary(report), soft_wrap=True, highlight=False)
-    console.print(
-        f"certify it: decrop certify {folder.settings_path} --weights {folder.weights_path}",
-        soft_wrap=True,
-        highlight=False,
-    )
+    console.print(_summary(report), soft_wrap=True)
+    paths = [str(folder.settings_path), "--weights", str(folder.weights_path)]
+    console.print(f"certify it: decrop certify {shlex.join(paths)}", soft_wrap=True)
     if as_json:
         print_json({"weights": str(folder.weights_path), "report": report})
 
@@ -146,9 +141,11 @@ def convert(
     fitting = found.source or "no network that is known here; name yours with classifier.source"
     lines = [*found.done, f"{target}: {len(found.weights)} tensors, which fit {fitting}"]
     settings = [f"classifier.weights={target}", *found.settings]
-    lines.append("use it: " + " ".join(f"--set {assignment}" for assignment in settings))
+    lines.append(
+        "use it: " + " ".join(f"--set {shlex.quote(assignment)}" for assignment in settings)
+    )
     for line in lines:
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+        console.print(line, soft_wrap=True)
     if as_json:
         print_json({"weights": str(target), "settings": settings, "done": found.done})
 

@@ -63,11 +63,11 @@ def figures(
     if loaded.history:
         save_figure(training_curves_figure(loaded.history), to / TRAINING_FIGURE)
     else:
-        console.print("no losses are drawn: the bundle was exported without them", highlight=False)
+        console.print("no losses are drawn: the bundle was exported without them")
     if limited is not None:
         with console.status("making boundary and interpolated samples"):
             _draw_samples(loaded, limited, class_number, to)
-    console.print(f"figures: {to}", soft_wrap=True, highlight=False)
+    console.print(f"figures: {to}", soft_wrap=True)
     if as_json:
         print_json({"figures": sorted(str(path) for path in to.glob("*.png"))})
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from decrop.cli.options import AsJson, Assignments, QueryCount
 from decrop.cli.output import (
@@ -98,7 +99,7 @@ def inspect(
     backend.announce(
         most_inspection_queries(len(chosen), draws),
         exact=True,
-        say=partial(console.print, highlight=False, soft_wrap=True),
+        say=partial(console.print, soft_wrap=True),
     )
     with queries_shown(classifier), progress_bars() as bars:
         found = inspect_classifier(
@@ -148,7 +149,7 @@ def _table(found: "Inspection") -> Table:
     if found.arguments:
         network += " with " + ", ".join(f"{k}={v!r}" for k, v in found.arguments.items())
     channels, *size = found.image_shape
-    rows = {"network": network}
+    rows: dict[str, str | Text] = {"network": network}
     if found.parameters is not None:
         rows["parameters"] = f"{found.parameters:,}"
     rows["images"] = f"{channels} x {' x '.join(map(str, size))}, {found.classes} classes"

@@ -1,5 +1,6 @@
 """Assemble the command line from all packages' commands, and map errors to exit codes."""
 
+import io
 import sys
 import warnings
 from collections.abc import Sequence
@@ -53,6 +54,9 @@ def build_app() -> typer.Typer:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     warnings.formatwarning = _warning_line
+    # Names that the terminal's encoding cannot show are escaped, and end no command.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from decrop.errors import InputError
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from decrop.trial.result import Scores
 
 
-console = Console()
+# Names of users are shown as they are, whatever signs they have.
+console = Console(markup=False, emoji=False, highlight=False)
 
 _LINE_SECONDS = 10.0
 
@@ -47,9 +49,7 @@ class ProgressBars:
 
         hooks = Hooks(
             on_progress=self.stage,
-            say=lambda sentence: console.print(
-                sentence, markup=False, highlight=False, soft_wrap=True
-            ),
+            say=lambda sentence: console.print(sentence, soft_wrap=True),
         )
         if certifying is None:
             return hooks
@@ -102,7 +102,7 @@ class ProgressBars:
             tenths, now = 10 * done // total, time.monotonic()
             if tenths > printed or now - at >= _LINE_SECONDS:
                 printed, at = max(printed, tenths), now
-                console.print(text, highlight=False, soft_wrap=True)
+                console.print(text, soft_wrap=True)
 
         return line
 
@@ -111,7 +111,8 @@ class ProgressBars:
 def progress_bars(waiting_for: str | None = None) -> Iterator[ProgressBars]:
     """Show bars while a block runs, and on a terminal what it waits for beside them."""
     if console.is_terminal:
-        with Progress(TextColumn("{task.description}"), BarColumn(), console=console) as progress:
+        text = TextColumn("{task.description}", markup=False)
+        with Progress(text, BarColumn(), console=console) as progress:
             waiting = progress.add_task(waiting_for or "", total=None, visible=bool(waiting_for))
             try:
                 yield ProgressBars(progress)
@@ -146,13 +147,13 @@ def accuracy_table(title: str, rows: "Mapping[str, Scores]") -> Table:
     return table
 
 
-def accuracy_cell(accuracy: float, images: int) -> str:
+def accuracy_cell(accuracy: float, images: int) -> Text:
     """Write a share in percent with its exact 95 % interval."""
     # Statistics take seconds to import; commands without a table do without.
     from decrop.evaluation.accuracy import exact_interval
 
     low, high = exact_interval(round(accuracy * images), images)
-    return f"{100 * accuracy:.1f} [dim]({100 * low:.0f}–{100 * high:.0f})[/dim]"
+    return Text.assemble(f"{100 * accuracy:.1f} ", (f"({100 * low:.0f}–{100 * high:.0f})", "dim"))
 
 
 def print_json(document: Mapping[str, Any]) -> None:
@@ -170,7 +171,7 @@ def queries_shown(network: "nn.Module") -> Iterator[None]:
     finally:
         said = backend_of(network).spent()
         if said is not None:
-            console.print(said, highlight=False, soft_wrap=True)
+            console.print(said, soft_wrap=True)
 
 
 def refuse_queries(queries: Path | None, *, asked: bool) -> None:

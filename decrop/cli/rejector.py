@@ -90,9 +90,8 @@ def train(
         f"of {scores.draws} noisy held-out images {_percent(scores.rejected)} are rejected: "
         f"{_percent(scores.errors_rejected)} of the {_percent(scores.error_share)} that are "
         f"errors, {_percent(scores.right_rejected)} of the others",
-        highlight=False,
     )
-    console.print(f"bundle: {out}", soft_wrap=True, highlight=False)
+    console.print(f"bundle: {out}", soft_wrap=True)
     if as_json:
         from dataclasses import asdict
 

@@ -61,10 +61,10 @@ def train(
     queries = total_queries(prepared, certifications=2)
     if queries is not None:
         queries.check()
-        console.print(queries.sentence(), soft_wrap=True, highlight=False)
+        console.print(queries.sentence(), soft_wrap=True)
     with progress_bars("loading data and classifier") as bars:
         inputs = prepared.load(cache, device, ledger=out / QUERIES, hooks=bars.hooks("certifying"))
-    console.print(f"folder: {out}", soft_wrap=True, highlight=False)
+    console.print(f"folder: {out}", soft_wrap=True)
     with queries_shown(inputs.protected), progress_bars() as bars:
         run = partial(run_trial, config, inputs, cache=cache, hooks=bars.hooks("certifying"))
         if config.training.early_stopping:
@@ -86,9 +86,8 @@ def train(
             f"{100 * inputs.agreement:.1f} % of {int(inputs.limited.held_out_mask.sum())} held-out "
             "images",
             soft_wrap=True,
-            highlight=False,
         )
-    console.print(f"bundle: {bundle}", soft_wrap=True, highlight=False)
+    console.print(f"bundle: {bundle}", soft_wrap=True)
     if as_json:
         print_json(
             {

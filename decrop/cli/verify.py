@@ -45,28 +45,26 @@ def verify(
         )
     weakness = loaded.config.certification.weakness
     if weakness is not None:
-        console.print(weakness, highlight=False, soft_wrap=True)
+        console.print(weakness, soft_wrap=True)
     recorded = sum(len(table.idx) for table in loaded.tables.values())
     if identical == recorded:
-        console.print(f"all {recorded} recorded certificates are identical", highlight=False)
+        console.print(f"all {recorded} recorded certificates are identical")
     else:
         if device is not None:
             console.print(
                 f"certified on {loaded.result.device}: on another device the function has other "
                 "last bits, so certificates may differ",
-                highlight=False,
                 soft_wrap=True,
             )
         console.print(
             f"{identical} of {recorded} recorded certificates are identical; "
             f"{recorded - identical} differ",
-            highlight=False,
         )
     record = loaded.certificates.record
     assert record is not None  # `load_bundle` gives each table one
     for table in [loaded.certificates] if loaded.sigma_tables is None else loaded.tables.values():
         assert table.record is not None
-        console.print(table.record.guarantee(), highlight=False, soft_wrap=True)
+        console.print(table.record.guarantee(), soft_wrap=True)
     if as_json:
         document = {"recorded": recorded, "identical": identical}
         print_json({**document, "record": record.model_dump(mode="json")})

@@ -18,6 +18,7 @@ from decrop.evaluation.curves import (
     probability_curve,
     steps_of,
 )
+from decrop.evaluation.escaping import figure_text
 from decrop.evaluation.table import CertificateTable
 
 # Okabe and Ito's colours, which colour-blind people tell apart, without the yellow that is too pale
@@ -89,7 +90,7 @@ def certified_accuracy_figure(
             curve.radii,
             100 * curve.share,
             where="pre",
-            label=name,
+            label=figure_text(name),
             **(_ENVELOPE if name in envelopes else {"color": colour, "ls": style}),
             # At radius 0 alone a curve may be much higher than right after it.
             marker="o",
@@ -142,7 +143,7 @@ def probabilities_figure(tables: Mapping[str, CertificateTable]) -> Figure:
             curve[0],
             100 * curve[1],
             where="post",
-            label=f"{name}: {100 * shares.misclassified:.0f} % misclassified, "
+            label=f"{figure_text(name)}: {100 * shares.misclassified:.0f} % misclassified, "
             f"{100 * shares.abstained:.0f} % abstained",
             color=colour,
             ls=style,
@@ -219,7 +220,7 @@ def sample_grid_figure(
     height = above + len(rows) * (_PICTURE_INCHES + gap) - gap + below
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize="medium", y=1 - 0.12 / height, va="top")
+    figure.suptitle(figure_text(title), fontsize="medium", y=1 - 0.12 / height, va="top")
     axes = figure.subplots(
         len(rows),
         columns,
@@ -240,13 +241,13 @@ def sample_grid_figure(
                 f"{kind}: {len(np.asarray(images))} images and predictions {predicted.shape} must "
                 f"be as many as labels, {columns}."
             )
-        row[0].set_ylabel(kind, rotation=0, ha="right", va="center", labelpad=6)
+        row[0].set_ylabel(figure_text(kind), rotation=0, ha="right", va="center", labelpad=6)
         for panel, picture, prediction, label in zip(
             row, _pictures(images), predicted, true, strict=True
         ):
             _draw_picture(panel, picture, class_names[prediction], wrong=prediction != label)
     for panel, label in zip(axes[0], true, strict=True):
-        panel.set_title(_shortened(class_names[label]), fontsize="small", pad=4)
+        panel.set_title(_class_name(class_names[label]), fontsize="small", pad=4)
     return figure
 
 
@@ -264,13 +265,15 @@ def embedding_figure(groups: Mapping[str, ArrayLike], *, title: str) -> Figure:
         groups.items(), cycle(_COLOURS), cycle(_MARKERS), strict=False
     ):
         across, up = np.asarray(points).T
-        axes.scatter(across, up, s=26, color=colour, marker=marker, alpha=0.75, lw=0, label=name)
+        axes.scatter(
+            across, up, s=26, color=colour, marker=marker, alpha=0.75, lw=0, label=figure_text(name)
+        )
     # Of an embedding only nearness means something.
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_aspect("equal", adjustable="datalim")
     axes.margins(0.06)
-    axes.set_title(title, fontsize="medium")
+    axes.set_title(figure_text(title), fontsize="medium")
     figure.legend(loc="outside lower center", ncols=len(groups), frameon=False, handletextpad=0.1)
     return figure
 
@@ -290,7 +293,7 @@ def _draw_picture(axes: Axes, picture: NDArray[np.float64], name: str, *, wrong:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_xlabel(
-        f"✗ {_shortened(name)}" if wrong else _shortened(name),
+        f"✗ {_class_name(name)}" if wrong else _class_name(name),
         fontsize="small",
         labelpad=2,
         color=_WRONG if wrong else "0.2",
@@ -300,8 +303,9 @@ def _draw_picture(axes: Axes, picture: NDArray[np.float64], name: str, *, wrong:
     axes.spines[:].set_linewidth(2 if wrong else 0.8)
 
 
-def _shortened(name: str) -> str:
-    return name if len(name) <= _NAME_CHARACTERS else f"{name[: _NAME_CHARACTERS - 1]}…"
+def _class_name(name: str) -> str:
+    short = name if len(name) <= _NAME_CHARACTERS else f"{name[: _NAME_CHARACTERS - 1]}…"
+    return figure_text(short)
 
 
 def _phase_boundary(history: Sequence[Mapping[str, Any]]) -> float | None:

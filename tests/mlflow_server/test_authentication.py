@@ -25,7 +25,7 @@ def settings(folder: Path, store: str) -> configparser.SectionProxy:
 
 
 def test_users_of_sqlite_have_a_private_file_and_others_share_the_database(tmp_path: Path) -> None:
-    assert users_store(SQLITE, tmp_path) == f"sqlite:///{tmp_path}/users.db"
+    assert sqlite_file(users_store(SQLITE, tmp_path)) == tmp_path / "users.db"
     assert users_store(POSTGRES, tmp_path) == POSTGRES
 
 

@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from mlflow_server.errors import ServerError
 from mlflow_server.server import TrackingServer
 from mlflow_server.settings import ServerSettings
+from mlflow_server.store import sqlite_uri
 from tests.mlflow_server.processes import (
     START_SECONDS,
     command_line,
@@ -42,9 +43,10 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("served")
+    # Signs that are marks in URIs.
+    folder = tmp_path_factory.mktemp("served $x$ [red] 50%20#ü")
     port = free_port()
-    store = f"sqlite:///{folder}/{SECRET}/runs.db"
+    store = sqlite_uri(folder / SECRET / "runs.db")
     with running(folder, port, store) as process:
         yield Served(process, folder, store, port, first_line(process))
 

@@ -17,6 +17,7 @@ from tune.cluster import (
     Claims,
     ClusterSize,
     Machines,
+    _require_short_sockets,
     claims,
     cluster,
     cluster_size,
@@ -156,6 +157,18 @@ def test_gpus_are_claimed_by_what_computes_on_them() -> None:
     for given, size in ((settings(trial={"gpu": 0}), WITH_GPUS), (settings(), CPUS_ONLY)):
         with pytest.raises(InputError, match=r"execution\.device = cuda, but trials claim no GPU"):
             claims(given, size, "cuda")
+
+
+def test_a_long_folder_of_temporary_files_is_refused_before_ray_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    # Ray's session takes 68 bytes of the 107.
+    monkeypatch.setenv("TMPDIR", f"/{'x' * 39}")
+    with pytest.raises(InputError, match=r"TMPDIR=/x+: is 1 bytes too long.* RAY_TMPDIR"):
+        _require_short_sockets()
+    monkeypatch.setenv("RAY_TMPDIR", f"/{'x' * 38}")
+    _require_short_sockets()
 
 
 def test_a_sweep_that_began_on_gpus_does_not_go_on_without(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def mlflow_errors() -> Iterator[None]:
 
 def say(line: str) -> None:
     """Print a line as it is."""
-    console.print(line, highlight=False, soft_wrap=True)
+    console.print(line, soft_wrap=True)
 
 
 # Of the ends of intervals in %, so that a table fits into a terminal.

@@ -65,7 +65,7 @@ def leaderboard(
     if not opened.leaderboard_json_path.exists():
         raise InputError(
             f"{directory} has no leaderboard yet; let the sweep end, or go on with "
-            f"`decrop resume {directory}`."
+            f"`decrop resume {opened.quoted}`."
         )
     radii = certified_radii(opened)
     metric = sweep_metric(opened) if by is None else metric_named(by, radii, source="--by")
@@ -285,7 +285,7 @@ def _check_seeds(directory: "SweepDirectory", seeds: int) -> None:
     if seeds > 1 and own != 1:
         raise InputError(
             f"--seeds {seeds}: the sweep has trained every row from {own} seeds already; see "
-            f"`decrop report {directory.path}`."
+            f"`decrop report {directory.quoted}`."
         )
 
 

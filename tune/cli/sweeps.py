@@ -1,5 +1,6 @@
 """`decrop sweep` and `decrop resume`: run a sweep to its end."""
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -209,7 +210,7 @@ def _show_outcome(run: Any, *, as_json: bool) -> None:
         url = dashboard_url(outcome.experiment_id)
     for name, value in (
         ("bundle", str(directory.bundle_path)),
-        ("verify", f"decrop verify {directory.bundle_path}"),
+        ("verify", f"decrop verify {shlex.quote(str(directory.bundle_path))}"),
         ("report", str(directory.page_path)),
         ("dashboard", command),
         ("opens at", url),

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 # Read by Ray when it is imported.
@@ -27,6 +28,9 @@ _ROUNDING = 1e-9
 _ENDLESS = 2**16
 _ANSWER_SECONDS = 5.0
 _STATUS_SECONDS = 30.0
+# Of a Unix socket in Linux, and the longest name that Ray gives one, with a process id of 7 digits.
+_SOCKET_PATH_BYTES = 107
+_LONGEST_SOCKET = "ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,7 @@ def cluster(address: str | None) -> Iterator[ClusterSize]:
         address: of a running cluster (`auto` or HOST:PORT); None starts one on this machine.
     """
     if address is None:
+        _require_short_sockets()
         size = local_size()
         # `local`, for Ray would otherwise join a cluster that runs on this machine.
         ray.init(
@@ -237,6 +242,23 @@ def bound_memory(gpu: float) -> None:
     """
     if 0 < gpu < 1 and torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(gpu)
+
+
+def _require_short_sockets() -> None:
+    """Refuse temporary folders below which Ray's sockets would have longer paths than Linux takes.
+
+    Ray would say so in a traceback.
+    """
+    name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), None)
+    if name is None:
+        return
+    folder = os.environ[name]
+    excess = len(os.fsencode(Path(folder, _LONGEST_SOCKET))) - _SOCKET_PATH_BYTES
+    if excess > 0:
+        raise InputError(
+            f"{name}={folder}: is {excess} bytes too long, for paths of Ray's sockets below it may "
+            f"have {_SOCKET_PATH_BYTES}; set RAY_TMPDIR to a shorter folder, such as /tmp."
+        )
 
 
 def _require_listener(address: str) -> None:

@@ -157,7 +157,7 @@ def _compare_runs(
                 source.key,
                 "its run was deleted in MLflow; restore it there"
                 if runs
-                else f"has no run in MLflow; catch up with: decrop sync {directory.path}",
+                else f"has no run in MLflow; catch up with: decrop sync {directory.quoted}",
             )
             continue
         if len(there) > 1:
@@ -196,7 +196,7 @@ def _look_for_trials(audit: Audit, directory: SweepDirectory, sweep: SweepConfig
     elif left:
         audit.notes.append(
             f"{len(left)} of {total} trials have not ended; go on with: "
-            f"decrop resume {directory.path}"
+            f"decrop resume {directory.quoted}"
         )
     if len(audit.trials) > total:
         audit.problems.append(f"there are {len(audit.trials)} trials, but {total} were asked for")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from decrop.errors import InputError
 
@@ -158,6 +158,12 @@ def create_store(database: Path) -> None:
     write_whole(
         database,
         lambda path: upgrade.main(
-            [f"sqlite:///{path}"], prog_name="mlflow db upgrade", standalone_mode=False
+            [sqlite_uri(path)], prog_name="mlflow db upgrade", standalone_mode=False
         ),
     )
+
+
+def sqlite_uri(database: Path) -> str:
+    """Return the URI of a store, as MLflow takes it, whatever signs are in its path."""
+    # Slashes too: MLflow makes the folder that it reads from the URI, where it decodes nothing.
+    return f"sqlite:///{quote(str(database.absolute()), safe='')}"

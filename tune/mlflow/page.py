@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from decrop.evaluation.escaping import markdown_text
 from tune.directory import SweepDirectory, SweepRecord
 from tune.mlflow.run_view import (
     BEST_SO_FAR,
@@ -173,9 +174,9 @@ def _outcome(directory: SweepDirectory, record: SweepRecord) -> list[str]:
     board = read_leaderboard(directory)
     if board is None:
         searched = sweep_kind(record.sweep).searched
-        return [f"**{record.name}**: a sweep over {searched}, not finished yet.\n"]
+        return [f"**{markdown_text(record.name)}**: a sweep over {searched}, not finished yet.\n"]
     return [
-        f"**{record.name}**: {board.summary}\n",
+        f"**{markdown_text(record.name)}**: {markdown_text(board.summary)}\n",
         f"## Leaderboard\n\n{accuracy_table(board).markdown()}",
     ]
 
@@ -183,10 +184,11 @@ def _outcome(directory: SweepDirectory, record: SweepRecord) -> list[str]:
 def _swept(record: SweepRecord) -> str:
     sweep = record.sweep
     if sweep.search == "rows":
-        return f"A table of rows, each with its own settings: {', '.join(sweep.rows)}."
+        rows = ", ".join(map(markdown_text, sweep.rows))
+        return f"A table of rows, each with its own settings: {rows}."
     lines = [f"{sweep.trials or 'All'} trials by search `{sweep.search}` over\n"]
     for path, domain in sweep.space.items():
-        lines.append(f"- `{path}`: {domain.model_dump_json(exclude_defaults=True)}")
+        lines.append(f"- `{path}`: {markdown_text(domain.model_dump_json(exclude_defaults=True))}")
     return "\n".join(lines)
 
 

@@ -16,7 +16,7 @@ from decrop.errors import InputError
 from decrop.smoothing.backend import backend_of
 from decrop.trial.result import radius_key
 from tune.directory import SweepDirectory
-from tune.mlflow.client import CHAMPION
+from tune.mlflow.client import CHAMPION, sqlite_uri
 from tune.mlflow.experiment import experiment_page
 from tune.mlflow.tracker import Tracker
 from tune.space import kind_of
@@ -112,7 +112,7 @@ SERVING_PORT = 5001
 def dashboard_command(directory: SweepDirectory, port: int = DEFAULT_PORT) -> str:
     """Return the command that serves the sweep's page, as a user would type it."""
     port_option = "" if port == DEFAULT_PORT else f" --port {port}"
-    return f"decrop dashboard {shlex.quote(str(directory.path))}{port_option}"
+    return f"decrop dashboard {directory.quoted}{port_option}"
 
 
 def dashboard_url(experiment_id: str, port: int = DEFAULT_PORT) -> str:
@@ -142,7 +142,7 @@ def serve(directory: SweepDirectory, experiment_id: str, port: int) -> NoReturn:
         "-m",
         "mlflow_server",
         "--store",
-        f"sqlite:///{directory.mlflow_database_path.absolute()}",
+        sqlite_uri(directory.mlflow_database_path),
         "--artifacts",
         str(directory.mlflow_artifacts_path.absolute()),
         "--port",

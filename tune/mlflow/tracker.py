@@ -27,6 +27,7 @@ from tune.mlflow.client import (
     one_line,
     register_version,
     set_up_mlflow,
+    sqlite_uri,
 )
 from tune.mlflow.experiment import ExperimentView, ShownExperiment
 from tune.mlflow.page import page_state, sweep_description
@@ -276,7 +277,7 @@ class RunsTracker:
             return make_client(self._tracking_uri)
         database = (self.shown.state_path / OWN_STORE).resolve()
         create_store(database)
-        return make_client(f"sqlite:///{database}")
+        return make_client(sqlite_uri(database))
 
     @cached_property
     def _experiment(self) -> ShownExperiment:

@@ -336,4 +336,4 @@ def _say_where(tracker: RunsTracker, thread: TrackingThread, tracking_uri: str) 
             f"lost; catch up with: decrop sync {shlex.quote(str(tracker.shown.path))} "
             f"--tracking-uri {tracking_uri}"
         )
-    console.print(line, highlight=False, soft_wrap=True)
+    console.print(line, soft_wrap=True)

@@ -9,6 +9,7 @@ import numpy as np
 from decrop.bundle import read_certificates as read_bundle
 from decrop.config import CertificationSettings
 from decrop.errors import InputError
+from decrop.evaluation.escaping import markdown_text
 from decrop.evaluation.plots import certificates_figure
 from decrop.evaluation.table import CertificateTable, Shares
 from decrop.files import write_text
@@ -190,7 +191,10 @@ def write_side_by_side(sources: Sequence[Certified], board: SideBySide, folder: 
     tables = {row.name: source.table for row, source in zip(board.rows, sources, strict=True)}
     save_figure(certificates_figure(tables), folder / FIGURE)
     parts = [table.markdown() for table in side_by_side_tables(board)]
-    parts += [f"{board.summary}\n", f"![Certified accuracy over the radius]({FIGURE})\n"]
+    parts += [
+        f"{markdown_text(board.summary)}\n",
+        f"![Certified accuracy over the radius]({FIGURE})\n",
+    ]
     write_text(folder / TEXT, "\n".join(parts))
 
 

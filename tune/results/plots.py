@@ -7,6 +7,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from decrop.evaluation.escaping import figure_text
+
 # Okabe and Ito's blue and vermilion, which colour-blind people tell apart.
 _BLUE, _VERMILION = "#0072B2", "#D55E00"
 _LEAST_HEIGHT = 1.6
@@ -46,7 +48,9 @@ def history_figure(
 def importances_figure(shares: Mapping[str, float], title: str) -> Figure:
     """Draw a bar a setting, the first on top, of shares in [0,1] by dotted path."""
     figure, axes = _figure(max(_LEAST_HEIGHT, 1 + _BAR_INCHES * len(shares)))
-    bars = axes.barh(list(shares), [100 * share for share in shares.values()], color=_BLUE)
+    bars = axes.barh(
+        list(map(figure_text, shares)), [100 * share for share in shares.values()], color=_BLUE
+    )
     axes.bar_label(bars, fmt="%.0f", padding=3, fontsize="small")
     axes.invert_yaxis()
     axes.margins(x=0.1)

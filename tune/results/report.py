@@ -16,6 +16,7 @@ from decrop.config.settings import MOST_RADII
 from decrop.config.trial import Part
 from decrop.documents import read_yaml, validated
 from decrop.errors import InputError
+from decrop.evaluation.escaping import latex_text, markdown_text
 from decrop.evaluation.plots import certified_accuracy_figure
 from decrop.evaluation.table import CertificateTable
 from decrop.files import write_text
@@ -28,7 +29,6 @@ from tune.results.tables import (
     TextTable,
     accuracy_cell,
     difference_table,
-    latex_text,
     mean_cell,
     radius_heads,
     with_remarks,
@@ -94,7 +94,7 @@ def read_report(directory: SweepDirectory) -> SweepReport:
     if not rows:
         raise InputError(
             f"{directory.path} has nothing certified yet; let the sweep end, or go on with "
-            f"`decrop resume {directory.path}`."
+            f"`decrop resume {directory.quoted}`."
         )
     reference = sweep.reference or next(iter(sweep.rows), "trial 0")
     compared = next((row for row in rows if row.name == reference), None)
@@ -114,12 +114,15 @@ def report_markdown(reports: Sequence[SweepReport], figures: Sequence[str] = ())
     """Write reports in Markdown, with the names of their figures where there are any."""
     sections = []
     for position, report in enumerate(reports):
-        parts = [f"## {report.name}\n"]
+        name = markdown_text(report.name)
+        parts = [f"## {name}\n"]
         if report.description:
-            parts.append(f"{report.description}\n")
+            parts.append(f"{markdown_text(report.description)}\n")
         parts += [table.markdown() for table in _tables(report)]
-        alternative = f"Certified accuracy of {report.name}"
-        parts += [f"![{alternative}]({name})\n" for name in figures[position : position + 1]]
+        parts += [
+            f"![Certified accuracy of {name}]({file})\n"
+            for file in figures[position : position + 1]
+        ]
         sections.append("\n".join(parts))
     return "\n".join(sections)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from decrop.evaluation.escaping import latex_text, markdown_text
 from decrop.evaluation.table import Shares
 from decrop.trial.result import NOISY_IMAGE, radius_key
 from tune.results.board import Entry, HeldOut, Leaderboard, SettingsEntry
@@ -14,7 +15,6 @@ from tune.results.metric import AVERAGE_RADIUS, Metric, metric_named
 from tune.results.paired import Comparison, Comparisons
 from tune.results.ranking import REFERENCE
 
-_LATEX_SIGNS = {"\\": r"\textbackslash{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"}}
 SHARES_HEADS = ("certified correct", "misclassified", "abstain")
 SHARES_CAPTION = (
     "images certified correct, misclassified (a wrong class was selected, certified or not; where "
@@ -39,7 +39,7 @@ class TextTable:
     def markdown(self) -> str:
         """Write caption and table in Markdown."""
         lines = [_line(self.head), f"|{' --- |' * len(self.head)}", *map(_line, self.rows)]
-        return f"{self.caption}\n\n" + "\n".join(lines) + "\n"
+        return f"{markdown_text(self.caption)}\n\n" + "\n".join(lines) + "\n"
 
     def latex(self) -> str:
         """Write a table environment in LaTeX, for the package booktabs."""
@@ -58,11 +58,6 @@ def with_remarks(table: TextTable, remarks: Sequence[str]) -> TextTable:
         return table
     rows = [[*row, remark] for row, remark in zip(table.rows, remarks, strict=True)]
     return TextTable(table.caption, [*table.head, "measured otherwise"], rows)
-
-
-def latex_text(text: str) -> str:
-    """Return a text whose signs LaTeX does not take for commands."""
-    return "".join(_LATEX_SIGNS.get(sign, sign) for sign in text)
 
 
 def percentage_cell(accuracy: float, low: float, high: float, *, decimals: int = 1) -> str:
@@ -143,7 +138,7 @@ def radius_heads(radii: tuple[float, ...]) -> list[str]:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(map(markdown_text, cells))} |"
 
 
 SIGNIFICANCE = 0.05
@@ -256,7 +251,7 @@ def headline_radius(radii: tuple[float, ...], metric: Metric) -> float:
 def leaderboard_markdown(board: Leaderboard) -> str:
     """Write all tables of the leaderboard and its summary in Markdown."""
     tables = "\n".join(table.markdown() for table in leaderboard_tables(board))
-    return f"{tables}\n{board.summary}\n"
+    return f"{tables}\n{markdown_text(board.summary)}\n"
 
 
 def leaderboard_tables(board: Leaderboard, *, decimals: int = 1) -> list[TextTable]:

@@ -98,7 +98,7 @@ def test_bars_are_live_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_cell_shows_percent_and_exact_interval() -> None:
     low, high = (float(end) for end in exact_interval(11, 40))
-    assert accuracy_cell(0.275, 40) == f"27.5 [dim]({100 * low:.0f}–{100 * high:.0f})[/dim]"
+    assert accuracy_cell(0.275, 40).plain == f"27.5 ({100 * low:.0f}–{100 * high:.0f})"
 
 
 def test_table_has_a_row_a_name_and_a_column_a_radius(

@@ -11,6 +11,7 @@ from tests.tune.sweeps import (
     make_sweep,
     write_complete_trial,
 )
+from tune.mlflow.client import create_store, make_client, set_up_mlflow, sqlite_uri
 from tune.mlflow.tracker import Tracker
 
 
@@ -30,6 +31,17 @@ def test_a_store_whose_making_was_cut_off_is_made_anew(
             Tracker(directory).sync()
     Tracker(directory).sync()
     assert [run.key for run in Tracker(directory).logged_runs()] == ["sweep"]
+
+
+def test_a_store_is_made_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "a?b 50%20#[red] $x$ ü"
+    folder.mkdir()
+    set_up_mlflow()
+    create_store(folder / "mlflow.db")
+    client = make_client(sqlite_uri(folder / "mlflow.db"))
+    assert client.get_experiment(client.create_experiment("denoisers")).name == "denoisers"
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    assert [path.name for path in folder.iterdir()] == ["mlflow.db"]
 
 
 @pytest.mark.slow
