@@ -12,6 +12,7 @@ from mlflow_server.authentication import (
     users_store,
 )
 from mlflow_server.errors import InputError
+from mlflow_server.store import sqlite_file
 
 SQLITE = "sqlite:///runs.db"
 POSTGRES = "postgresql+psycopg2://mlflow:100%25@host/runs"
