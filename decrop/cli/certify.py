@@ -196,8 +196,6 @@ def _certified(
         if before is not None:
             console.print(
                 f"{out} has these certificates already; --overwrite certifies anew",
-                highlight=False,
-                markup=False,
                 soft_wrap=True,
             )
             return before
