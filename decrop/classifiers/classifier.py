@@ -93,7 +93,11 @@ class Classifier(nn.Module):
         if self.takes_contiguous:
             # A copy, for images of one channel count as contiguous in either layout.
             standardised = standardised.clone(memory_format=torch.contiguous_format)
-        logits: Tensor = self.network(standardised)
+        answer = self.network(standardised)
+        # Hugging Face's networks, and many of Lightning, give logits beside other values.
+        if isinstance(answer, Mapping):
+            answer = answer.get("logits", answer)
+        logits: Tensor = getattr(answer, "logits", answer)
         return logits
 
     def logits_and_features(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Checkpoints as the field writes them, turned into safetensors files of a network's weights."""
 
 import pickle
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from decrop.classifiers.weights import expected_weights, fits, is_safetensors
-from decrop.config.classifier_source import CLASSIFIERS
+from decrop.classifiers.recognition import recognised
+from decrop.classifiers.weights import is_safetensors, without_prefix
 from decrop.errors import InputError
 from decrop.files import MOST_WEIGHTS_BYTES, require_regular, write_whole
 
@@ -20,7 +20,6 @@ _HOLDERS = ("state_dict", "model_state_dict", "model", "net", "network", "weight
 # Of torch.nn.DataParallel and torch.compile.
 _WRAPPERS = ("module", "_orig_mod")
 _CONSTANTS = {"mean": "mean", "means": "mean", "std": "std", "stds": "std", "sds": "std"}
-_TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "wide_resnet50_2")
 _MOST_CHANNELS = 4
 
 
@@ -62,7 +61,7 @@ def convert(path: Path) -> Converted:
     weights, done = _tensors(_content(path), path)
     others, constants = _without_constants(weights)
     stripped, prefix = without_prefix(others)
-    source, found = _recognised(stripped)
+    source, found = recognised(stripped)
     if source is None:
         # Constants, and other prefixes, may be how the user's own network is built.
         constants = {}
@@ -88,25 +87,6 @@ def write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
     # Copies, for tensors that share memory cannot be saved.
     copies = {name: tensor.clone().contiguous() for name, tensor in weights.items()}
     write_whole(path, lambda temporary: save_file(copies, temporary))
-
-
-def without_prefix(
-    weights: Mapping[str, Tensor], of: Collection[str] | None = None
-) -> tuple[dict[str, Tensor], str]:
-    """Take away what all names begin with, such as `module.`, and return it too.
-
-    Args:
-        weights: by name.
-        of: parts that may be taken away; any if None.
-    """
-    prefix = ""
-    while True:
-        first, dot, _ = next(iter(weights), "").removeprefix(prefix).partition(".")
-        longer = f"{prefix}{first}."
-        shared = bool(dot) and all(name.startswith(longer) for name in weights)
-        if not shared or (of is not None and first not in of):
-            return {name.removeprefix(prefix): tensor for name, tensor in weights.items()}, prefix
-        prefix = longer
 
 
 def _content(path: Path) -> Any:
@@ -168,48 +148,6 @@ def _without_constants(
         else:
             rest[name] = tensor
     return rest, constants
-
-
-def _recognised(weights: dict[str, Tensor]) -> tuple[str | None, dict[str, Tensor]]:
-    """Return the source that weights fit, renamed for it if need be, or None and the weights."""
-    shapes = [tuple(tensor.shape) for tensor in weights.values()]
-    channels = next((shape[1] for shape in shapes if len(shape) == 4), None)
-    classes = next((shape[0] for shape in reversed(shapes) if len(shape) == 2), None)
-    if channels is None or classes is None:
-        return None, weights
-    known = {
-        source: expected_weights(source, image_channels=channels, class_count=classes)
-        for source in (*CLASSIFIERS, *(f"torchvision/{name}" for name in _TORCHVISION))
-    }
-    for source, expected in known.items():
-        if fits(expected, weights):
-            return source, weights
-    in_order = {
-        source: renamed
-        for source, expected in known.items()
-        if (renamed := _in_order(expected, weights)) is not None
-    }
-    if len(in_order) == 1:
-        ((source, renamed),) = in_order.items()
-        return source, renamed
-    return None, weights
-
-
-def _in_order(
-    expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]
-) -> dict[str, Tensor] | None:
-    """Return weights by the expected names, where order, shapes and kinds are the same."""
-    names = [name for name in expected if not name.endswith("num_batches_tracked")]
-    given = [name for name in weights if not name.endswith("num_batches_tracked")]
-    if len(names) != len(given):
-        return None
-    renamed = {}
-    for name, old in zip(names, given, strict=True):
-        same_kind = name.rpartition(".")[2] == old.rpartition(".")[2]
-        if not same_kind or expected[name].shape != weights[old].shape:
-            return None
-        renamed[name] = weights[old]
-    return renamed
 
 
 def _renamed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> str:

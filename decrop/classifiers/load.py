@@ -3,7 +3,7 @@
 import torch
 
 from decrop.classifiers.classifier import Classifier
-from decrop.classifiers.sources import load_network
+from decrop.classifiers.sources import Network, load_network
 from decrop.config import ClassifierSettings
 from decrop.data.datasets import Dataset
 from decrop.errors import InputError
@@ -16,13 +16,13 @@ def untrained_classifier(settings: ClassifierSettings, dataset: Dataset) -> Clas
     Weights that training starts from are loaded too. Runs code that the settings name, so they must
     be the user's own.
     """
-    mean, std = _statistics(settings, dataset)
     if settings.channel_order == "bgr" and dataset.channels != 3:
         raise InputError(
             f"classifier.channel_order: bgr needs images of 3 channels; {dataset.name} has "
             f"{dataset.channels}."
         )
     network = load_network(settings, dataset)
+    mean, std = _statistics(settings, dataset, network)
     classifier = Classifier(
         network.module,
         architecture=network.architecture,
@@ -39,9 +39,10 @@ def untrained_classifier(settings: ClassifierSettings, dataset: Dataset) -> Clas
 
 
 def _statistics(
-    settings: ClassifierSettings, dataset: Dataset
+    settings: ClassifierSettings, dataset: Dataset, network: Network
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    mean, std = settings.mean or dataset.mean, settings.std or dataset.std
+    mean = settings.mean or network.mean or dataset.mean
+    std = settings.std or network.std or dataset.std
     if mean is None or std is None:
         example = ",".join(["0.5"] * dataset.channels)
         raise InputError(

@@ -11,7 +11,9 @@ from torch import nn
 
 from decrop.classifiers.program import ExportedNetwork
 from decrop.classifiers.program_archive import program_bytes
-from decrop.classifiers.weights import load_weights, matching_architecture
+from decrop.classifiers.published import published_weights
+from decrop.classifiers.recognition import matching_architecture
+from decrop.classifiers.weights import load_weights, take_tensors
 from decrop.config import ClassifierSettings
 from decrop.config.classifier_source import AUTO, CLASSIFIERS, SOURCES, source_kind, uri_scheme
 from decrop.data.datasets import Dataset
@@ -28,10 +30,14 @@ class Network:
         module: standardised images [B, C, H, W] to logits [B, K].
         architecture: what it is, wherever it lay: a registered name, the dotted path or model name
             that built it, or `PROGRAM`.
+        mean: channel means that it is known to be trained with, as of published weights.
+        std: their standard deviations.
     """
 
     module: nn.Module
     architecture: str
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
 
 # The architecture of a torch.export program, and its file's name in a bundle.
@@ -65,13 +71,13 @@ def registered_network(settings: ClassifierSettings, dataset: Dataset) -> Networ
 
 
 def _architecture(settings: ClassifierSettings, dataset: Dataset) -> str:
-    if settings.source in CLASSIFIERS:
+    if settings.weights is None:
         return settings.source
-    assert settings.source == AUTO and settings.weights is not None
     return matching_architecture(
         Path(settings.weights),
         image_channels=dataset.channels,
         class_count=dataset.class_count,
+        among=tuple(CLASSIFIERS) if settings.source == AUTO else (settings.source,),
     )
 
 
@@ -102,8 +108,8 @@ def zoo_network(settings: ClassifierSettings, dataset: Dataset) -> Network:
     """Build a model of timm or torchvision for the dataset's classes and load its weights."""
     if settings.weights is None:
         raise InputError(
-            f"classifier.weights: {settings.source} needs a safetensors file of its weights; give "
-            "one with --set classifier.weights=FILE."
+            f"classifier.weights: {settings.source} needs weights; give a safetensors file, or the "
+            "name of published ones, with --set classifier.weights=FILE."
         )
     network = build_by_name(
         settings.source,
@@ -111,8 +117,18 @@ def zoo_network(settings: ClassifierSettings, dataset: Dataset) -> Network:
         image_channels=dataset.channels,
         class_count=dataset.class_count,
     )
-    load_weights(network, Path(settings.weights), architecture=settings.source)
-    return Network(network, settings.source)
+    if Path(settings.weights).exists():
+        load_weights(network, Path(settings.weights), architecture=settings.source)
+        return Network(network, settings.source)
+    published = published_weights(settings.source, settings.weights)
+    blamed = f"classifier.weights: {settings.weights}"
+    if published.class_count != dataset.class_count:
+        raise InputError(
+            f"{blamed} of {settings.source} are for {published.class_count} classes; "
+            f"{dataset.name} has {dataset.class_count}."
+        )
+    take_tensors(network, published.download(settings.weights), blamed, settings.source)
+    return Network(network, settings.source, published.mean, published.std)
 
 
 def build_by_name(
@@ -123,8 +139,8 @@ def build_by_name(
     for argument in arguments:
         if argument in _DOWNLOADING:
             raise InputError(
-                f"classifier.arguments: {argument} would download weights; give those of the "
-                "classifier as classifier.weights."
+                f"classifier.arguments: {argument} would download weights; give a file of them, or "
+                "their name, as classifier.weights."
             )
     if package == "timm":
         return _timm_model(source, name, arguments, image_channels, class_count)

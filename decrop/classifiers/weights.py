@@ -1,8 +1,7 @@
 """Weights of a network, from a safetensors file."""
 
 import zipfile
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,10 +10,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from decrop.config.classifier_source import CLASSIFIERS
 from decrop.errors import InputError
 from decrop.files import MOST_WEIGHTS_BYTES, require_regular
-from decrop.networks.registry import build_classifier_network
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -48,7 +45,7 @@ def built_with_weights(
     blamed = _blamed(path, setting)
     with torch.device("meta"):
         expected = build().state_dict()
-    _fit(expected, _header(path, blamed), blamed, architecture)
+    _fit(expected, header(path, blamed), blamed, architecture)
     network = build()
     load_weights(network, path, architecture=architecture, setting=setting)
     return network
@@ -66,78 +63,44 @@ def load_weights(
         setting: that named the file, for the message.
     """
     blamed = _blamed(path, setting)
-    _fit(network.state_dict(), _header(path, blamed), blamed, architecture)
-    _load(network, load_file(path), blamed, architecture)
+    _fit(network.state_dict(), header(path, blamed), blamed, architecture)
+    take_tensors(network, load_file(path), blamed, architecture)
 
 
 def take_weights(network: nn.Module, source: nn.Module, *, architecture: str) -> None:
     """Load the weights of another network of the same architecture."""
-    _load(network, source.state_dict(), f"The given {type(source).__name__}", architecture)
+    take_tensors(network, source.state_dict(), f"The given {type(source).__name__}", architecture)
 
 
-def matching_architecture(path: Path, *, image_channels: int, class_count: int) -> str:
-    """Find the registered architecture that a safetensors file belongs to."""
-    weights = _header(path, f"classifier.weights: {path}")
-    known = {
-        architecture: expected_weights(
-            architecture, image_channels=image_channels, class_count=class_count
-        )
-        for architecture in CLASSIFIERS
-    }
-    for architecture, expected in known.items():
-        if fits(expected, weights):
-            return architecture
-    nearest = max(known, key=lambda name: _alike(known[name], weights))
-    raise InputError(
-        f"classifier.weights: {path} fits none of {', '.join(known)} with {class_count} classes "
-        f"and {image_channels} channels; nearest is {nearest}: "
-        f"{_listed(_problems(known[nearest], weights))}. Where it was saved otherwise, "
-        f"`decrop classifier convert {path}` finds out what it is."
-    )
-
-
-def expected_weights(source: str, *, image_channels: int, class_count: int) -> Mapping[str, Tensor]:
-    """Return the names and shapes of a network's weights, without memory for them.
+def without_prefix(
+    weights: Mapping[str, Tensor], of: Collection[str] | None = None
+) -> tuple[dict[str, Tensor], str]:
+    """Take away what all names begin with, such as `module.`, and return it too.
 
     Args:
-        source: a registered architecture, or torchvision/NAME.
-        image_channels: C; of a model of torchvision they are 3.
-        class_count: K.
+        weights: by name.
+        of: parts that may be taken away; any if None.
     """
-    with torch.device("meta"):
-        if source.startswith("torchvision/"):
-            # Slow to import.
-            from decrop._torchvision import torchvision
-
-            name = source.removeprefix("torchvision/")
-            network = torchvision.models.get_model(name, weights=None, num_classes=class_count)
-        else:
-            network = build_classifier_network(
-                source, image_channels=image_channels, class_count=class_count
-            )
-    found: Mapping[str, Tensor] = network.state_dict()
-    return found
+    prefix = ""
+    while True:
+        first, dot, _ = next(iter(weights), "").removeprefix(prefix).partition(".")
+        longer = f"{prefix}{first}."
+        shared = bool(dot) and all(name.startswith(longer) for name in weights)
+        if not shared or (of is not None and first not in of):
+            return {name.removeprefix(prefix): tensor for name, tensor in weights.items()}, prefix
+        prefix = longer
 
 
 def fits(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> bool:
     """Tell whether weights have a network's names, shapes and types."""
-    return not _problems(expected, weights)
-
-
-def _alike(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> float:
-    """Return the share of shapes that both have, as often, whatever the tensors are called."""
-    ours, theirs = (
-        Counter(tuple(tensor.shape) for tensor in tensors.values())
-        for tensors in (expected, weights)
-    )
-    return (ours & theirs).total() / max(1, (ours | theirs).total())
+    return not problems(expected, weights)
 
 
 def _blamed(path: Path, setting: str | None) -> str:
     return str(path) if setting is None else f"{setting}: {path}"
 
 
-def _header(path: Path, blamed: str) -> dict[str, Tensor]:
+def header(path: Path, blamed: str) -> dict[str, Tensor]:
     """Return tensors without memory, of the names, shapes and types that a file states."""
     require_regular(path, most_bytes=MOST_WEIGHTS_BYTES, blamed=blamed)
     try:
@@ -183,14 +146,15 @@ def _stated(tensor: Any) -> Tensor:
     return torch.empty(tensor.get_shape(), dtype=dtype, device="meta")
 
 
-def _load(
+def take_tensors(
     network: nn.Module, weights: Mapping[str, Tensor], blamed: str, architecture: str
 ) -> None:
+    """Load tensors into a network that they must fit; `blamed` is what an error begins with."""
     _fit(network.state_dict(), weights, blamed, architecture)
     endless = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
     if endless:
-        problems = [f"{name} holds NaN or infinity" for name in endless]
-        raise InputError(f"{blamed} cannot be used for {architecture}: {_listed(problems)}.")
+        found = [f"{name} holds NaN or infinity" for name in endless]
+        raise InputError(f"{blamed} cannot be used for {architecture}: {listed(found)}.")
     network.load_state_dict(weights, strict=False)
 
 
@@ -200,12 +164,19 @@ def _fit(
     blamed: str,
     architecture: str,
 ) -> None:
-    problems = _problems(expected, weights)
-    if problems:
-        raise InputError(f"{blamed} does not fit {architecture}: {_listed(problems)}.")
+    found = problems(expected, weights)
+    if not found:
+        return
+    stripped, prefix = without_prefix(weights)
+    if prefix and fits(expected, stripped):
+        raise InputError(
+            f"{blamed} does not fit {architecture}: all its names begin with {prefix}, which "
+            "`decrop classifier convert` takes away."
+        )
+    raise InputError(f"{blamed} does not fit {architecture}: {listed(found)}.")
 
 
-def _problems(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
+def problems(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
     missing = sorted(k for k in expected.keys() - weights.keys() if not k.endswith(_OPTIONAL))
     problems = [f"it misses {key}" for key in missing]
     problems += [
@@ -233,6 +204,6 @@ def _named(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _listed(problems: list[str]) -> str:
+def listed(problems: list[str]) -> str:
     more = len(problems) - 1
     return problems[0] + (f" (and {more} more)" if more else "")

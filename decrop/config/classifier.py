@@ -48,7 +48,8 @@ class ClassifierSettings(Settings):
     weights: Text | None = Field(
         None,
         description="safetensors file with the network's weights; a function may do without, and "
-        "a program has its own.",
+        "a program has its own. Of a model of torchvision or timm also the name of published ones "
+        "(IMAGENET1K_V2, a1_in1k), which the library downloads, with their mean and std.",
     )
     training: ClassifierTrainingSettings | None = Field(
         None, description="Train a registered network instead of loading weights."

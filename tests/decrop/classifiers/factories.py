@@ -1,5 +1,8 @@
 """Functions that a user might name as the source of a classifier, good and bad."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -41,6 +44,34 @@ class Pair(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return images, images
+
+
+class InMapping(nn.Module):
+    """Gives logits beside other values, as networks of Lightning do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = make()
+
+    def answer(self, images: Tensor) -> Any:
+        return {"loss": None, "logits": self.inner(images)}
+
+    def forward(self, images: Tensor) -> Any:
+        return self.answer(images)
+
+
+class InObject(InMapping):
+    """Gives an object that has them."""
+
+    def answer(self, images: Tensor) -> Any:
+        return SimpleNamespace(**super().answer(images))
+
+
+class Unnamed(InMapping):
+    """Gives them under another name."""
+
+    def answer(self, images: Tensor) -> Any:
+        return {"scores": self.inner(images)}
 
 
 class Flat(nn.Module):

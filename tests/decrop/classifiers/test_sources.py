@@ -1,7 +1,9 @@
 """Every form of classifier.source gives the network it names, or one line that says why not."""
 
+import re
 import sys
 import types
+import urllib.error
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,15 @@ def test_a_function_is_called_with_its_arguments() -> None:
     assert not classifier.network.training
 
 
+@pytest.mark.parametrize("form", ["InMapping", "InObject"])
+def test_logits_are_taken_out_of_what_is_beside_them(form: str) -> None:
+    classifier = untrained_classifier(settings(f"{HERE}:{form}"), data())
+    images = torch.rand(2, 1, 6, 6)
+    torch.testing.assert_close(classifier(images), make().eval()((images - 0.5) / 0.25))
+    _, features = classifier.logits_and_features(images)
+    assert len(features) == 2
+
+
 def test_weights_are_loaded_into_what_a_function_returns(tmp_path: Path) -> None:
     state = {name: tensor + 1 for name, tensor in make().state_dict().items()}
     save_file(state, tmp_path / "w")
@@ -78,6 +89,7 @@ def test_weights_are_loaded_into_what_a_function_returns(tmp_path: Path) -> None
         (f"{HERE}:make", {"classes": 5}, "gives [2, 5] for images [2, 1, 6, 6]; it must give"),
         (f"{HERE}:make", {"size": 9}, "fails on images [2, 1, 6, 6] with RuntimeError"),
         (f"{HERE}:Pair", {}, "gives tuple for images"),
+        (f"{HERE}:Unnamed", {}, "gives dict for images"),
         (f"{HERE}:Flat", {}, "gives [6] for images"),
         (f"{HERE}:OnBatch", {}, "other logits when another one stands beside it"),
         (f"{HERE}:NotFinite", {}, "logits that are not finite"),
@@ -133,13 +145,67 @@ def test_torchvision_models_take_weights(tmp_path: Path) -> None:
             {"source": "torchvision/resnet18", "weights": "w", "arguments": {"depth": 1}},
             "raised TypeError",
         ),
-        ({"source": "torchvision/resnet18", "weights": "nowhere"}, "nowhere does not exist"),
+        (
+            {"source": "torchvision/resnet50", "weights": "nowhere"},
+            "nowhere does not exist as a file, .* of that name; there are IMAGENET1K_V1, ",
+        ),
+        (
+            {"source": "torchvision/resnet18", "weights": "IMAGENET1K_V1"},
+            "IMAGENET1K_V1 of torchvision/resnet18 are for 1000 classes; .* has 4",
+        ),
     ],
 )
 def test_torchvision_models_that_cannot_be_used_are_refused(
     given: dict[str, Any], said: str
 ) -> None:
-    assert said in refusal(ClassifierSettings.model_validate(given), data(channels=3))
+    assert re.search(said, refusal(ClassifierSettings.model_validate(given), data(channels=3)))
+
+
+def small_squeezenet(monkeypatch: pytest.MonkeyPatch, fetched: Any) -> ClassifierSettings:
+    """Let torchvision publish weights of four classes, which `fetched` gives."""
+    from decrop._torchvision import torchvision
+
+    published = torchvision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1
+    monkeypatch.setitem(published.value.meta, "categories", list("abcd"))
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", fetched)
+    return settings("torchvision/squeezenet1_1", weights="IMAGENET1K_V1", input_size=[32, 40])
+
+
+def test_published_weights_go_by_name_with_their_constants(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from decrop._torchvision import torchvision
+
+    expected = torchvision.models.get_model("squeezenet1_1", weights=None, num_classes=4).eval()
+    asked: list[Any] = []
+
+    def fetched(*arguments: Any, **given: Any) -> Any:
+        asked.append(given)
+        return expected.state_dict()
+
+    given = small_squeezenet(monkeypatch, fetched)
+    classifier = untrained_classifier(given, data(channels=3))
+    assert classifier.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    assert classifier.std.flatten().tolist() == pytest.approx([0.229, 0.224, 0.225])
+    assert torch.equal(
+        classifier.network.state_dict()["classifier.1.bias"], expected.classifier[1].bias
+    )
+    assert asked == [{"progress": False, "check_hash": True, "weights_only": True}]
+    own = given.model_copy(update={"mean": (0.1, 0.2, 0.3), "std": (1.0, 1.0, 1.0)})
+    assert untrained_classifier(own, data(channels=3)).mean.flatten().tolist() == pytest.approx(
+        [0.1, 0.2, 0.3]
+    )
+
+
+def test_published_weights_that_cannot_be_downloaded_are_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fetched(*_: Any, **__: Any) -> Any:
+        raise urllib.error.URLError("no route\nto host")
+
+    message = refusal(small_squeezenet(monkeypatch, fetched), data(channels=3))
+    assert message.startswith("classifier.weights: IMAGENET1K_V1 could not be downloaded (URLError")
+    assert "no route to host" in message and "give a file of them" in message
 
 
 def test_timm_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,6 +233,24 @@ def test_timm_models_are_built_untrained(tmp_path: Path, monkeypatch: pytest.Mon
     expected = {"pretrained": False, "in_chans": 1, "num_classes": 4, "width": 3}
     assert asked == [("tiny", expected)]
     assert "nearest are tiny" in refusal(settings("timm/tinny", **given))
+
+    of_timm = types.SimpleNamespace(
+        num_classes=4, mean=(0.4,), std=(0.2,), hf_hub_id="timm/tiny.first"
+    )
+    timm.list_pretrained = lambda: ["tiny.first", "tiny.second", "other.third"]
+    timm.get_pretrained_cfg = {"tiny.first": of_timm}.__getitem__
+    monkeypatch.setattr(
+        "huggingface_hub.hf_hub_download",
+        lambda name, file: str(tmp_path / "w") if name == "timm/tiny.first" else None,
+    )
+    published = untrained_classifier(settings("timm/tiny", **given | {"weights": "first"}), data())
+    assert published.mean.item() == pytest.approx(0.4)
+    assert torch.equal(
+        published.network.state_dict()["0.weight"], classifier.network.state_dict()["0.weight"]
+    )
+    assert "; there are first, second." in refusal(
+        settings("timm/tiny", **given | {"weights": "third"})
+    )
 
 
 def test_a_program_is_loaded_from_its_file(tmp_path: Path) -> None:

@@ -8,9 +8,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from decrop.classifiers.weights import built_with_weights, load_weights, matching_architecture
+from decrop.classifiers.weights import built_with_weights, load_weights
 from decrop.config import ClassifierArchitecture
-from decrop.config.classifier_source import CLASSIFIERS
 from decrop.errors import InputError
 from decrop.networks.registry import build_classifier_network
 
@@ -55,6 +54,12 @@ def test_weights_that_fit_are_loaded(tmp_path: Path, weights: dict[str, Tensor])
         assert torch.equal(tensor, weights[name])
 
 
+def test_a_prefix_of_all_names_is_named(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+    prefixed = {f"module.model.{name}": tensor for name, tensor in weights.items()}
+    text = message(network(), written(tmp_path / "w", prefixed))
+    assert "all its names begin with module.model., which `decrop classifier convert`" in text
+
+
 def test_batch_counters_may_be_missing(tmp_path: Path, weights: dict[str, Tensor]) -> None:
     kept = {name: value for name, value in weights.items() if "num_batches" not in name}
     assert len(kept) < len(weights)
@@ -63,7 +68,6 @@ def test_batch_counters_may_be_missing(tmp_path: Path, weights: dict[str, Tensor
     load_weights(loaded, path, architecture="cifar_resnet20")
     for name, tensor in kept.items():
         assert torch.equal(loaded.state_dict()[name], tensor)
-    assert matching_architecture(path, image_channels=3, class_count=10) == "cifar_resnet20"
 
 
 @pytest.mark.parametrize(
@@ -118,61 +122,6 @@ def test_pickle_is_refused_unread(tmp_path: Path) -> None:
     torch.save(network().state_dict(), path)
     assert "is a pickle" in message(network(), path)
     assert not (tmp_path / "executed").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("architecture", CLASSIFIERS)
-@pytest.mark.parametrize(("image_channels", "class_count"), [(3, 10), (1, 4)])
-def test_every_architecture_is_recognised(
-    tmp_path: Path, architecture: ClassifierArchitecture, image_channels: int, class_count: int
-) -> None:
-    made = build_classifier_network(
-        architecture, image_channels=image_channels, class_count=class_count
-    )
-    path = written(tmp_path / "w", made.state_dict())
-    found = matching_architecture(path, image_channels=image_channels, class_count=class_count)
-    assert found == architecture
-
-
-@pytest.mark.parametrize(
-    ("architecture", "problem"),
-    [
-        ("small_cnn", "fc.weight has the shape (7, 64), expected (10, 64)"),
-        ("cifar_resnet20", "fc.weight has the shape (7, 64), expected (10, 64)"),
-        ("cifar_resnet56", "fc.weight has the shape (7, 64), expected (10, 64)"),
-    ],
-)
-def test_misfit_names_the_nearest(
-    tmp_path: Path, architecture: ClassifierArchitecture, problem: str
-) -> None:
-    state = dict(reversed(network(architecture, classes=7).state_dict().items()))
-    del state["fc.bias"]
-    state["fc.bias"] = torch.zeros(10)
-    path = written(tmp_path / "w", state)
-    with pytest.raises(InputError) as error:
-        matching_architecture(path, image_channels=3, class_count=10)
-    text = str(error.value)
-    assert all(name in text for name in CLASSIFIERS)
-    assert "with 10 classes and 3 channels" in text
-    assert f"nearest is {architecture}: {problem}." in text
-
-
-def test_deeper_network_than_registered_is_no_match(
-    tmp_path: Path, weights: dict[str, Tensor]
-) -> None:
-    weights["layer1.3.conv1.weight"] = torch.zeros(16, 16, 3, 3)
-    with pytest.raises(
-        InputError, match=r"cifar_resnet20: it has the unknown key layer1\.3\.conv1"
-    ):
-        matching_architecture(written(tmp_path / "w", weights), image_channels=3, class_count=10)
-
-
-def test_unreadable_file_matches_nothing(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="does not exist"):
-        matching_architecture(tmp_path / "none", image_channels=3, class_count=10)
-    (tmp_path / "w").write_bytes(b"x" * 100)
-    with pytest.raises(InputError, match="is not a safetensors file"):
-        matching_architecture(tmp_path / "w", image_channels=3, class_count=10)
 
 
 @pytest.mark.parametrize(
