@@ -1,6 +1,5 @@
 """A bundle in use: predictions, certificates and denoised images."""
 
-import copy
 import secrets
 import shutil
 import warnings
@@ -23,6 +22,7 @@ from decrop.smoothing.certificates import Integers, smoothed_predictions
 from decrop.smoothing.collect import CountCollector, OnProgress
 from decrop.smoothing.execution import resolve_device
 from decrop.smoothing.noise import PixelGrid, as_pixels
+from decrop.smoothing.prepare import copied
 from decrop.smoothing.procedures import CertificationOutcome, certified_nearby, class_counts
 from decrop.smoothing.sampling import SamplingTask
 from decrop.trial.certify import (
@@ -115,7 +115,7 @@ class SmoothedClassifier(ModelHubMixin):
             )
         self._folder = folder
         self._config = self._fitting(bundle)
-        self._denoiser = copy.deepcopy(bundle.denoiser).to(self.device)
+        self._denoiser = copied(bundle.denoiser).to(self.device)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -279,7 +279,7 @@ class SmoothedClassifier(ModelHubMixin):
         if sigma is not None and sigma != config.sigma:
             config = config.at_sigma(sigma)
             # It is told that sigma; the bundle's own keeps its own.
-            bundle = replace(bundle, denoiser=copy.deepcopy(bundle.denoiser))
+            bundle = replace(bundle, denoiser=copied(bundle.denoiser))
         checked = self._checked(images)
         if indices is None:
             config = config.model_copy(update={"seed": secrets.randbits(_SEED_BITS)})

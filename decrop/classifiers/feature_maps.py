@@ -1,6 +1,5 @@
 """Feature maps in the middle of a classifier, whatever its architecture."""
 
-import copy
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from decrop.classifiers.classifier import Classifier
 from decrop.errors import InputError
+from decrop.smoothing.prepare import copied
 
 # Fewer may be a whole backbone and the pooling behind it.
 _ENOUGH_SIZES = 3
@@ -37,7 +37,7 @@ class StagedClassifier(nn.Module):
         """
         super().__init__()
         self.stages = tuple(stages)
-        self.classifier = copy.deepcopy(classifier)
+        self.classifier = copied(classifier)
         self._maps: _Maps = {}
         modules = dict(self.classifier.network.named_modules())
         for stage in self.stages:

@@ -165,6 +165,8 @@ def _table(found: "Inspection") -> Table:
         f"{found.precision} on {found.device}",
         "memory layout": found.layout,
     }
+    if found.trained_through is False:
+        rows["denoisers"] = "no gradient reaches its images: none can be trained through it"
     for name, value in rows.items():
         table.add_row(name, value)
     return table

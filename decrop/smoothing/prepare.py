@@ -52,9 +52,9 @@ def fold_batch_norms(network: nn.Module) -> None:
 
 def folded(network: Network) -> Network:
     """Return a copy of a network in eval mode with its BatchNorms folded (`fold_batch_norms`)."""
-    copied = _copied(network)
-    fold_batch_norms(copied)
-    return copied
+    ready = copied(network).eval()
+    fold_batch_norms(ready)
+    return ready
 
 
 def _foldable_pairs(network: nn.Module, graph: fx.Graph) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
@@ -112,7 +112,7 @@ def prepared(
     network: nn.Module, precision: Precision, layout: Layout, device: torch.device
 ) -> nn.Module:
     """Return a copy of a network: eval mode, BatchNorm folded, on a device."""
-    network = _copied(network)
+    network = copied(network).eval()
     for name, module in network.named_modules():
         if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
             raise InputError(
@@ -218,7 +218,7 @@ def _check(
     """Raise ValueError, or what the network raises, unless its prepared copy gives its logits."""
     with torch.inference_mode():
         given = next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
-        expected = _copied(network)(images.to(given)).to(device).double()
+        expected = copied(network).eval()(images.to(given)).to(device).double()
         ready = prepared(network, precision, layout, device)
         for part in (images, images[:1]):
             found = ready(as_given(part.to(device), precision, layout)).double()
@@ -245,13 +245,13 @@ def _gradients(
     Raises:
         ValueError: none reach them; or what the network raises.
     """
-    copied = _copied(network).to(device)
+    ready = copied(network).eval().to(device)
     gradients: list[Tensor] = []
     for part in (images, images[:1]):
         given = part.to(device).requires_grad_()
         with torch.enable_grad(), autocast(precision, device):
             # Not the leaf itself, for networks may write into what they are given.
-            logits = copied(as_given(1 * given, "fp32", layout)).float()
+            logits = ready(as_given(1 * given, "fp32", layout)).float()
         if not logits.requires_grad:
             raise ValueError(
                 "no gradient reaches its images, as under torch.no_grad, so that nothing can be "
@@ -261,10 +261,11 @@ def _gradients(
     return gradients
 
 
-def _copied(network: Network) -> Network:
+def copied(network: Network) -> Network:
+    """Return a copy of a network, which may keep values that were computed with gradients."""
     for module in network.modules():
         for name, value in list(vars(module).items()):
             # Hooks may keep what was computed in training, whose graph cannot be copied.
             if isinstance(value, Tensor) and not value.is_leaf:
                 vars(module)[name] = value.detach()
-    return copy.deepcopy(network).eval()
+    return copy.deepcopy(network)

@@ -1,6 +1,5 @@
 """Training of a classifier: plainly, with noise, with ADRE's regulariser, adversarially."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from decrop.config.classifier_training import (
 from decrop.data.augmentation import moved
 from decrop.seeds import seeded_globals, torch_generator
 from decrop.smoothing.execution import resolve_precision
+from decrop.smoothing.prepare import copied
 from decrop.training.classifier_losses import smoothed_adversaries
 from decrop.training.loop import Terms, Trainer
 from decrop.training.schedule import (
@@ -186,7 +186,7 @@ def classifier_schedule(settings: ClassifierTrainingSettings, images: int) -> Sc
 def _initial_network(
     classifier: Classifier, settings: ClassifierTrainingSettings, device: torch.device
 ) -> nn.Module:
-    network = copy.deepcopy(classifier.network).requires_grad_()
+    network = copied(classifier.network).requires_grad_()
     if settings.initial_weights is None:
         with seeded_globals(settings.seed, "classifier initialisation"):
             for module in network.modules():

@@ -1,6 +1,5 @@
 """Training of the denoiser, phase by phase (DE-CROP, eq. 12)."""
 
-import copy
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
@@ -22,7 +21,7 @@ from decrop.networks.conditional import SigmaConditional
 from decrop.networks.discriminator import Discriminator
 from decrop.seeds import numpy_generator, seeded_globals, torch_generator
 from decrop.smoothing.execution import autocast, resolve_precision
-from decrop.smoothing.prepare import folded
+from decrop.smoothing.prepare import copied, folded
 from decrop.synthesis.synthetic_samples import SyntheticSamples
 from decrop.training.held_images import fit_on, one_ahead, rows_of
 from decrop.training.loop import Stateful, Terms, Trainer
@@ -69,7 +68,7 @@ def initial_denoiser(
     with seeded_globals(seed, "denoiser initialisation"):
         if opened is None:
             opened = open_denoiser(settings, image_channels=image_channels, sigma=sigma)
-    denoiser = copy.deepcopy(opened.network)
+    denoiser = copied(opened.network)
     # No overload of `to` in PyTorch's annotations takes a memory format.
     return denoiser.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 

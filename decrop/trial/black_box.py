@@ -1,6 +1,5 @@
 """The inputs of a trial in front of a black box: the black box itself and its surrogate."""
 
-import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import torch
 from decrop.black_box import endpoint_classifier
 from decrop.cache import ContentCache
 from decrop.classifiers.classifier import Classifier
+from decrop.smoothing.prepare import copied
 from decrop.training.hooks import NO_HOOKS, Hooks
 from decrop.training.surrogate import load_surrogate, surrogate_to_train
 from decrop.trial.inputs import PreparedTrial, TrialInputs
@@ -31,7 +31,7 @@ class PreparedBlackBoxTrial(PreparedTrial):
         hooks: Hooks = NO_HOOKS,
     ) -> TrialInputs:
         """See `PreparedTrial`; the surrogate is stolen unless the cache has it."""
-        given = replace(self._surrogate, classifier=copy.deepcopy(self.classifier))
+        given = replace(self._surrogate, classifier=copied(self.classifier))
         target = endpoint_classifier(self.config.classifier, self.dataset, ledger)
         target.memory = cache
         surrogate = load_surrogate(

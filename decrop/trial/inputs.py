@@ -1,6 +1,5 @@
 """The inputs of a trial: the classifier, the limited data and the test images."""
 
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from decrop.errors import InputError
 from decrop.files import sha256_of_tensors
 from decrop.networks.identity import network_identity
 from decrop.rejection.network import check_certificate
-from decrop.smoothing.prepare import fitting_execution
+from decrop.smoothing.prepare import copied, fitting_execution
 from decrop.training.hooks import NO_HOOKS, Hooks
 from decrop.training.trained_classifier import load_classifier, training_images
 from decrop.trial.result import Split
@@ -131,7 +130,7 @@ class PreparedTrial:
         fitting_execution(
             config.execution,
             # A copy, for it is told a layout that it is not trained in.
-            copy.deepcopy(self.classifier),
+            copied(self.classifier),
             dataset.train.shape,
             trained_through=self.trained_through,
         )
@@ -161,7 +160,7 @@ class PreparedTrial:
             RunError: a black box does not answer.
         """
         classifier = load_classifier(
-            self.config, self.dataset, cache, device, opened=copy.deepcopy(self.classifier)
+            self.config, self.dataset, cache, device, opened=copied(self.classifier)
         )
         return self._inputs(classifier.cpu())
 
@@ -201,7 +200,7 @@ class PreparedClassifierTrial(PreparedTrial):
         training = self.config.classifier.training
         assert training is not None  # it was checked
         return self._inputs(
-            copy.deepcopy(self.classifier),
+            copied(self.classifier),
             training_images=training_images(self.dataset, training, self.config.limited),
         )
 

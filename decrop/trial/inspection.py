@@ -1,7 +1,7 @@
 """Inspection of a classifier, and of a denoiser before it: what is understood, and how good."""
 
-import copy
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.predictions import predicted_classes
 from decrop.classifiers.storage import AnyClassifier
 from decrop.config import ClassifierSettings, TrialConfig
@@ -16,11 +17,13 @@ from decrop.data.limited import LabelledImages
 from decrop.denoisers.adapted import bare
 from decrop.denoisers.check import psnr
 from decrop.denoisers.sources import OpenedDenoiser
+from decrop.errors import InputError
 from decrop.networks.conditional import SigmaConditional, told_sigma
 from decrop.seeds import torch_generator
 from decrop.smoothing.collect import CountCollector
 from decrop.smoothing.execution import resolve_device
 from decrop.smoothing.noise import as_pixels
+from decrop.smoothing.prepare import copied, fitting_execution
 from decrop.smoothing.procedures import class_counts
 from decrop.smoothing.sampling import SamplingTask
 from decrop.trial.certify import CertificationTask, local_sampler, sampling_task, with_batch_size
@@ -84,6 +87,7 @@ class Inspection:
         device: on which.
         precision: in which noise was classified.
         layout: of images in memory, in which it was.
+        trained_through: whether a denoiser can be trained through it; None behind an endpoint.
         denoiser: before it, where one is inspected.
     """
 
@@ -108,6 +112,7 @@ class Inspection:
     device: str
     precision: str
     layout: str
+    trained_through: bool | None
     denoiser: DenoiserInspection | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -159,7 +164,7 @@ def inspect_classifier(
     before = None
     if denoiser is not None:
         noisy = _NoisyImages(config, images, split, draws, classifier.class_count)
-        network = copy.deepcopy(denoiser.network)
+        network = copied(denoiser.network)
         quality, behind = {}, {}
         for count, sigma in enumerate(sigmas):
             done(len(sigmas) + count)
@@ -191,8 +196,26 @@ def inspect_classifier(
         device=resolve_device(config.execution.device).type,
         precision=task.precision,
         layout=task.layout,
+        trained_through=_trained_through(classifier, config, images),
         denoiser=before,
     )
+
+
+def _trained_through(
+    classifier: AnyClassifier, config: TrialConfig, images: LabelledImages
+) -> bool | None:
+    """Tell whether gradients reach the images of a classifier that works without them."""
+    if not isinstance(classifier, Classifier):
+        return None
+    shape = tuple(images.images.shape[1:])
+    try:
+        with warnings.catch_warnings():
+            # What it needs was said when it was certified.
+            warnings.simplefilter("ignore")
+            fitting_execution(config.execution, copied(classifier), shape, trained_through=True)
+    except InputError:
+        return False
+    return True
 
 
 class _NoisyImages:

@@ -1,6 +1,5 @@
 """Kinds of trials: with a denoiser, with a classifier that is trained, with one that was."""
 
-import copy
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from decrop.config.trial import Part
 from decrop.data.limited import LabelledImages
 from decrop.denoisers.sources import OpenedDenoiser
 from decrop.smoothing.execution import resolve_device, resolve_precision
+from decrop.smoothing.prepare import copied
 from decrop.synthesis.synthetic_samples import synthetic_samples
 from decrop.training.denoiser import DenoiserTrainer
 from decrop.training.hooks import Hooks, OnCount, TrialStoppedError
@@ -237,7 +237,7 @@ class ClassifierPart(_InTraining):
         self.config = with_fitting_execution(config, inputs.classifier, shape)
         self._class_names = inputs.class_names
         given = ClassifierToTrain(
-            classifier=copy.deepcopy(inputs.classifier),
+            classifier=copied(inputs.classifier),
             settings=settings.model_copy(update={"seed": settings.seed + config.seed}),
             images=_training_images(inputs, settings.trained_on == "limited", split),
             sigma=config.sigma if settings.sigma is None else settings.sigma,

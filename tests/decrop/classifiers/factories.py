@@ -99,6 +99,9 @@ class Flattening(nn.Module):
         # No buffer, so that it stays where and what it is.
         self.shift = torch.full((1, 1, 1, 1), 0.1)
         self.kept: Tensor | None = None
+        if way == "hook":
+            # Copies of the network have it too, and it keeps what they compute in this one.
+            self.convolution.register_forward_hook(lambda *given: setattr(self, "kept", given[2]))
 
     def forward(self, images: Tensor) -> Tensor:
         if self.way == "no_gradient":

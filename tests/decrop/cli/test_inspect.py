@@ -63,6 +63,19 @@ def test_the_layout_and_precision_that_a_network_needs_are_shown(
         shown, found = inspected(viewing, capsys)
     assert (found["layout"], found["precision"]) == ("contiguous", "bf16")
     assert re.search(r"memory layout\W+contiguous", shown)
+    assert found["trained_through"] is True
+
+
+def test_a_network_without_gradients_is_said_to_be_of_no_use_for_denoisers(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    without = [
+        *("tests.decrop.classifiers.factories:flattening", "--dataset", "digits"),
+        *("--set", "classifier.arguments={way: no_gradient, size: 8, classes: 10}"),
+    ]
+    shown, found = inspected(without, capsys)
+    assert found["trained_through"] is False
+    assert re.search(r"denoisers\W+no gradient reaches its images", shown)
 
 
 def test_a_program_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -113,6 +113,12 @@ def source(way: str) -> list[str]:
     ]
 
 
+def test_a_network_whose_hooks_keep_what_its_copies_compute_is_loaded(tmp_path: Path) -> None:
+    # Once tried out with gradients, it holds what cannot be copied.
+    inputs = load_inputs(short_trial(*source("hook")), ContentCache(tmp_path), CPU)
+    assert inputs.classifier.network.kept is not None
+
+
 def test_a_network_that_views_is_trained_through_certified_and_passed_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
