@@ -11,7 +11,7 @@ INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt -e
 
 # Two pip processes must not change one environment at once.
 .NOTPARALLEL:
-.PHONY: install install-test sweep test test-all faults quick-faults jobs mutations fuzz kills lint format clean
+.PHONY: install install-test sweep test test-all faults quick-faults jobs mutations fuzz kills pictures lint format clean
 
 install: $(SWEEP_INSTALLED)
 
@@ -55,6 +55,10 @@ fuzz: $(TEST_INSTALLED)
 # By hand: it takes an hour of two cores, and goes on where it was stopped.
 kills: $(TEST_INSTALLED)
 	$(BIN)/python -m tests.faults.kills --kills 100 --seed 0
+
+# The README's pictures, of a quickstart that runs first: minutes.
+pictures: $(TEST_INSTALLED)
+	$(BIN)/python -m tests.pictures
 
 lint: $(TEST_INSTALLED)
 	$(BIN)/ruff format --check .

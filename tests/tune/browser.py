@@ -1,13 +1,19 @@
 """A page of MLflow in the machine's own Chromium."""
 
 import os
+import re
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
+
+from tests.mlflow_server.processes import descendants, free_port, is_alive
+from tests.tune.runs import started
+from tune.directory import SweepDirectory
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 # A busy machine draws the page in half a minute.
@@ -29,12 +35,37 @@ def chromium() -> str:
 
 
 @contextmanager
-def page_at(url: str) -> Iterator[Page]:
+def dashboard_of(directory: SweepDirectory) -> Iterator[str]:
+    """Serve a sweep by its command, and yield the address that it prints last."""
+    server = started("dashboard", directory.path, "--port", free_port())
+    try:
+        assert server.stdout is not None
+        lines: list[str] = []
+        for line in server.stdout:
+            lines.append(line)
+            found = re.search(r"ready at (http://\S+)", line)
+            if found is not None:
+                yield found[1]
+                return
+        raise AssertionError("".join(lines))
+    finally:
+        below = descendants(server.pid)
+        server.send_signal(signal.SIGTERM)
+        rest, _ = server.communicate(timeout=60)
+        for pid in below:
+            if is_alive(pid):
+                os.kill(pid, signal.SIGKILL)
+        # Nothing is printed below the address.
+        assert rest == ""
+
+
+@contextmanager
+def page_at(url: str, *, width: int = 1600, height: int = 2600) -> Iterator[Page]:
     """Open an address on its first visit, in a window that shows all of MLflow's charts."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         try:
-            page = browser.new_page(viewport={"width": 1600, "height": 2600})
+            page = browser.new_page(viewport={"width": width, "height": height})
             page.set_default_timeout(_TIMEOUT_MS)
             # What is expected of a page has a limit of its own, of five seconds.
             expect.set_options(timeout=_TIMEOUT_MS)

@@ -1,17 +1,14 @@
 """The dashboard as someone sees it who opens the printed address in a browser."""
 
-import os
 import re
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.mlflow_server.processes import descendants, free_port, is_alive
-from tests.tune.browser import chromium, keep_picture, page_at
-from tests.tune.runs import decrop, only_sweep, running_on, started, write_sweep
+from tests.tune.browser import chromium, dashboard_of, keep_picture, page_at
+from tests.tune.runs import decrop, only_sweep, running_on, write_sweep
 from tune.cluster import ClusterSize
 from tune.directory import SweepDirectory
 
@@ -33,27 +30,8 @@ def directory(local_ray: ClusterSize, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def address(directory: SweepDirectory) -> Iterator[str]:
-    """What the command prints last, once its server answers."""
-    server = started("dashboard", directory.path, "--port", free_port())
-    try:
-        assert server.stdout is not None
-        lines: list[str] = []
-        for line in server.stdout:
-            lines.append(line)
-            found = re.search(r"ready at (http://\S+)", line)
-            if found is not None:
-                yield found[1]
-                return
-        raise AssertionError("".join(lines))
-    finally:
-        below = descendants(server.pid)
-        server.send_signal(signal.SIGTERM)
-        rest, _ = server.communicate(timeout=60)
-        for pid in below:
-            if is_alive(pid):
-                os.kill(pid, signal.SIGKILL)
-        # Nothing is printed below the address.
-        assert rest == ""
+    with dashboard_of(directory) as url:
+        yield url
 
 
 def card(page: Page, title: str) -> Locator:

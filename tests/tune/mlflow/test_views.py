@@ -262,6 +262,7 @@ def test_the_sweep_is_running_until_its_leaderboard(tmp_path: Path) -> None:
     assert (view.name, view.status, view.ended) == ("digits", "RUNNING", None)
     write_board(directory)
     write_text(directory.accuracy_figure_path, "curves")
+    write_text(directory.page_path, "the page")
     view = view_of(directory, "sweep")
     assert view.status == "FINISHED"
     assert view.ended is not None
@@ -269,6 +270,7 @@ def test_the_sweep_is_running_until_its_leaderboard(tmp_path: Path) -> None:
         "sweep.json",
         "leaderboard.json",
         "leaderboard.md",
+        "report.html",
         "figures/certified_accuracy.png",
     }
 

@@ -26,6 +26,7 @@ _MOST_AXES = 12
 _MOST_LOSSES_COLUMNS = 3
 # Lines of one colour are one trace, which is quick for thousands of trials.
 _SHADES = 6
+_FEW_LINES = 100
 # On an axis from 0 to 1: where a trial stands that has no such setting.
 _NOT_SET = -0.14
 _NEUTRAL = "neutral"
@@ -399,8 +400,18 @@ def parallel_chart(
     for shade, numbers in enumerate(np.array_split(by_score, min(_SHADES, len(by_score)))):
         lines = _lines([int(number) for number in numbers], axes, names)
         shades = max(1, min(_SHADES, len(by_score)) - 1)
-        role = {"role": "line", "shade": round(shade / shades, 2)}
-        traces.append({**lines, "meta": role, "showlegend": False, "line": {"width": 1.2}})
+        strength = round(shade / shades, 2)
+        # So many lines would hide each other.
+        faded = 1.0 if len(by_score) <= _FEW_LINES else 0.08 + 0.4 * strength
+        traces.append(
+            {
+                **lines,
+                "meta": {"role": "line", "shade": strength},
+                "showlegend": False,
+                "line": {"width": 1.2},
+                "opacity": round(faded, 2),
+            }
+        )
     for number, one in certified.items():
         if number in scores:
             lines = _lines([number], axes, names)

@@ -99,7 +99,7 @@
       });
     }
     const faint = traces.map((one) =>
-      one.meta?.shade === undefined ? one : { ...one, opacity: 0.2 },
+      one.meta?.shade === undefined ? one : { ...one, opacity: 0.2 * (one.opacity ?? 1) },
     );
     const own = { ...traces[0], ...lines, opacity: 1, name: "picked", line: { width: 2, color: css("--c0") } };
     return [...faint, own];

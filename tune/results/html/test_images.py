@@ -27,9 +27,11 @@ from tune.directory import SweepTrialFolder
 MOST_IMAGES = 500
 KINDS = ("clean", "noisy", "denoised")
 # Of all thumbnails together, as text: with plotly.js they stay below 5 MB.
-_MOST_CHARACTERS = 1_600_000
+_MOST_CHARACTERS = 1_500_000
 # Longest sides in pixels and WebP's qualities, tried in turn until they fit.
-_ENCODINGS = ((96, 80), (64, 75), (48, 65), (32, 50), (24, 30))
+_ENCODINGS = ((96, 80), (64, 75), (64, 50), (48, 50), (32, 50), (24, 30))
+# Noise is most of the room, and the least to be seen exactly.
+_NOISY_QUALITY = 0.3
 # Below that, pictures are small without loss.
 _LOSSLESS_SIDE = 16
 _BATCH = 25
@@ -253,15 +255,18 @@ def _urls(
     shown: Sequence[Mapping[str, NDArray[np.uint8]]], side: int, quality: int
 ) -> Iterator[tuple[dict[str, str], int]]:
     for pictures in shown:
-        urls = {kind: _data_url(pixels, side, quality) for kind, pixels in pictures.items()}
+        urls = {
+            kind: _data_url(pixels, side, quality * (_NOISY_QUALITY if kind == "noisy" else 1))
+            for kind, pixels in pictures.items()
+        }
         yield urls, sum(map(len, urls.values()))
 
 
-def _data_url(pixels: NDArray[np.uint8], side: int, quality: int) -> str:
+def _data_url(pixels: NDArray[np.uint8], side: int, quality: float) -> str:
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     image = image.convert("RGB")
     lossless = max(image.size) <= _LOSSLESS_SIDE
     image.thumbnail((side, side))
     buffer = io.BytesIO()
-    image.save(buffer, format="WEBP", quality=quality, lossless=lossless, method=4)
+    image.save(buffer, format="WEBP", quality=round(quality), lossless=lossless, method=4)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
