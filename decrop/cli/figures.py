@@ -82,14 +82,14 @@ def _refuse_folder(to: Path, bundle: Path) -> None:
 
 
 def _other_tables(assignments: Sequence[str]) -> "dict[str, CertificateTable]":
-    from decrop.evaluation.table import CertificateTable
+    from decrop.evaluation.logs import read_log
 
     tables = {}
     for assignment in assignments:
         name, separator, path = assignment.partition("=")
         if not (name and separator and path):
             raise InputError(f"--compare {assignment}: must be NAME=FILE.")
-        tables[name] = CertificateTable.read_tsv(Path(path))
+        tables[name] = read_log(Path(path))
     return tables
 
 

@@ -151,7 +151,17 @@ class CertificateTable:
         Further columns other than samples, ending, selected and sigma are passed over. The record
         beside it is read where there is one.
         """
-        frame = _read_text_frame(path)
+        frame = read_texts(path)
+        if list(frame.columns[: len(_COLUMNS)]) != _COLUMNS:
+            raise InputError(
+                f"{path}, line 1: the first columns must be {' '.join(_COLUMNS)}, but are "
+                f"{' '.join(frame.columns[: len(_COLUMNS)])}."
+            )
+        return cls.of_texts(path, frame)
+
+    @classmethod
+    def of_texts(cls, path: Path, frame: pd.DataFrame) -> Self:
+        """Read the texts of a table, whatever the order of its columns (see `read_tsv`)."""
         values = {name: _numbers(path, frame, name) for name in _COLUMNS}
         for name in ("idx", "label", "predict", "correct"):
             _require(path, values[name] % 1 == 0, name, frame[name], "an integer")
@@ -191,13 +201,14 @@ class CertificateTable:
         )
 
 
-def _read_text_frame(path: Path) -> pd.DataFrame:
+def read_texts(path: Path) -> pd.DataFrame:
+    """Read a tab-separated file with a header, each field as text."""
     require_regular(path, most_bytes=MOST_TABLE_BYTES)
     try:
         with warnings.catch_warnings():
             # pandas only warns where a row has one field more than the header.
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            frame = pd.read_csv(
+            return pd.read_csv(
                 path,
                 sep="\t",
                 dtype=str,
@@ -209,19 +220,14 @@ def _read_text_frame(path: Path) -> pd.DataFrame:
     except (OSError, ValueError, pd.errors.ParserWarning) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not a tab-separated table: {reason}") from None
-    if list(frame.columns[: len(_COLUMNS)]) != _COLUMNS:
-        raise InputError(
-            f"{path}, line 1: the first columns must be {' '.join(_COLUMNS)}, but are "
-            f"{' '.join(frame.columns[: len(_COLUMNS)])}."
-        )
-    return frame
 
 
 def _numbers(path: Path, frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
     texts = frame[name]
     numbers = pd.to_numeric(texts, errors="coerce")
     if name == "time":
-        durations = texts[texts.str.contains(":", regex=False, na=False)]
+        # As Python writes them: 1 day, 2:03:04.500000
+        durations = texts[texts.str.contains(":", regex=False, na=False)].str.replace(",", "")
         numbers.update(pd.to_timedelta(durations, errors="coerce").dt.total_seconds())
     values = numbers.to_numpy(dtype=np.float64)
     _require(path, np.isfinite(values), name, texts, "a finite number")

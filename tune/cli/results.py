@@ -26,6 +26,22 @@ if TYPE_CHECKING:
     from tune.sweep import RunOptions
 
 
+Methods = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="What a target is called in tables and legends; repeat it for each, in their order.",
+    ),
+]
+Radii = Annotated[
+    str | None,
+    typer.Option(
+        metavar="R,R,…",
+        help="L2 radii to show, such as 0,0.25,0.5; those of the settings by default.",
+    ),
+]
+
+
 def leaderboard(
     directory: Directory,
     by: Annotated[
@@ -91,9 +107,27 @@ def compare(
         typer.Argument(
             metavar="TARGET...",
             help="Sweep directories (their best trial; DIRECTORY:3, DIRECTORY:ROW or "
-            "DIRECTORY:undefended for another), bundles, or files of `decrop certify`.",
+            "DIRECTORY:undefended for another), bundles, files of `decrop certify`, or per-image "
+            "logs of published code.",
         ),
     ],
+    method: Methods = None,
+    radii: Radii = None,
+    envelope: Annotated[
+        bool,
+        typer.Option("--envelope", help="Add of each image the largest radius of any target."),
+    ] = False,
+    norms: Annotated[
+        bool, typer.Option("--norms", help="Add a table over the L1 and L-infinity radii.")
+    ] = False,
+    pixel_values: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of an image, channels x height x width; for --norms of logs.",
+        ),
+    ] = None,
+    latex: Annotated[bool, typer.Option("--latex", help="Print the tables in LaTeX.")] = False,
     to: Annotated[
         Path | None, typer.Option(help="Folder for compare.md and compare.png, all curves.")
     ] = None,
@@ -101,21 +135,37 @@ def compare(
 ) -> None:
     """Compare certificates on the same images: each with the first, at every radius.
 
+    Of logs, columns are found by their names; what is correct follows from label and prediction.
+
     Example: [bold]decrop compare sweeps/quickstart-20260101-120000 my-denoiser --to both[/bold]
     """
     from tune.results.compare import (
+        envelope_of,
         place_side_by_side,
         read_certified,
+        renamed,
         side_by_side_tables,
         write_side_by_side,
     )
 
     if to is not None and to.exists() and not to.is_dir():
         raise InputError(f"--to {to}: is a file; give a folder.")
+    at = _radii(radii)
     sources = [read_certified(target) for target in targets]
-    board = place_side_by_side(sources)
-    print_tables(side_by_side_tables(board, decimals=INTERVAL_DECIMALS))
-    say(board.summary)
+    told = [pixel_values, *(source.pixel_values for source in sources)]
+    shown = next((values for values in told if values is not None), None)
+    if norms and shown is None:
+        raise InputError("--norms: no target tells the size of its images; add --pixel-values N.")
+    if method:
+        sources = renamed(sources, method)
+    if envelope:
+        sources.append(envelope_of(sources))
+    board = place_side_by_side(sources, at, pixel_values=shown if norms else None)
+    if latex:
+        print("\n".join(table.latex() for table in side_by_side_tables(board)), end="")
+    else:
+        print_tables(side_by_side_tables(board, decimals=INTERVAL_DECIMALS))
+        say(board.summary)
     if to is not None:
         write_side_by_side(sources, board, to)
         say(f"written to: {to}")
@@ -124,9 +174,16 @@ def compare(
 
 
 def report(
-    directories: Annotated[
-        list[Path], typer.Argument(metavar="DIRECTORY...", help="Sweep directories.")
+    targets: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="TARGET...",
+            help="Sweep directories; bundles, files of `decrop certify` and per-image logs of "
+            "published code, which share a table.",
+        ),
     ],
+    method: Methods = None,
+    radii: Radii = None,
     latex: Annotated[
         bool, typer.Option("--latex", help="Print LaTeX instead of Markdown.")
     ] = False,
@@ -148,18 +205,34 @@ def report(
 
     Example: [bold]decrop report sweeps/paper_table4-20260101-120000 --to table4[/bold]
     """
-    from tune.directory import SweepDirectory
-    from tune.results.report import read_report, report_latex, report_markdown, write_report
+    from dataclasses import replace
 
+    from tune.directory import SweepDirectory
+    from tune.results.compare import read_certified, renamed
+    from tune.results.report import (
+        certificates_report,
+        read_report,
+        report_latex,
+        report_markdown,
+        write_report,
+    )
+
+    at = _radii(radii)
     if html is not None:
-        if len(directories) > 1 or latex or to is not None:
+        if len(targets) > 1 or method or at or latex or to is not None:
             raise InputError(
-                f"--html {html}: writes the page of one sweep; give one directory, without --latex "
-                "and --to."
+                f"--html {html}: writes the page of one sweep; give one directory, without any "
+                "other option but --trust-code."
             )
-        _write_page(directories[0], html, trust_code=trust_code)
+        _write_page(targets[0], html, trust_code=trust_code)
         return
-    reports = [read_report(SweepDirectory.open(directory)) for directory in directories]
+    sweeps = [target for target in targets if SweepDirectory(target).record_path.exists()]
+    others = [read_certified(str(target)) for target in targets if target not in sweeps]
+    if method:
+        others = renamed(others, method)
+    reports = [read_report(SweepDirectory.open(directory)) for directory in sweeps]
+    reports += [certificates_report(others)] if others else []
+    reports = [replace(one, radii=at) if at else one for one in reports]
     if to is not None:
         write_report(reports, to)
     # As it is: no wrapping, and nothing taken for markup.
@@ -236,6 +309,17 @@ def _write_page(directory: Path, path: Path, *, trust_code: bool) -> None:
     if missing:
         say(f"note: {missing}")
     say(f"written to: {path}")
+
+
+def _radii(text: str | None) -> tuple[float, ...] | None:
+    """Return what --radii gives, checked as the setting of a certification is."""
+    if text is None:
+        return None
+    from decrop.config import CertificationSettings
+    from decrop.documents import parse_yaml, validated
+
+    given = {"radii": parse_yaml(f"[{text}]", "--radii")}
+    return validated(CertificationSettings, given, source="--radii").radii
 
 
 def _check_registration(

@@ -1,7 +1,8 @@
 """Certificates of several sources on the same images, each compared with the first."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,13 @@ from decrop.bundle import read_certificates as read_bundle
 from decrop.config import CertificationSettings
 from decrop.errors import InputError
 from decrop.evaluation.escaping import markdown_text
+from decrop.evaluation.logs import read_log
 from decrop.evaluation.plots import certificates_figure
+from decrop.evaluation.sigma_tables import ENVELOPE, envelope_table
 from decrop.evaluation.table import CertificateTable, Shares
-from decrop.files import write_text
+from decrop.files import read_json, write_text
 from decrop.trial.folder import save_figure
-from decrop.trial.result import radius_key
+from decrop.trial.result import TrialResult, radius_key
 from tune.directory import SweepDirectory
 from tune.export import trial_number
 from tune.results.metric import Metric
@@ -40,11 +43,19 @@ _NO_DENOISER = "undefended"
 
 @dataclass(frozen=True, eq=False)
 class Certified:
-    """What one source certifies: the source as it was given, a short name, its certificates."""
+    """What one source certifies.
+
+    Attributes:
+        target: the source as it was given; empty of what is made of the others.
+        name: a short one.
+        table: its certificates.
+        pixel_values: of an image, channels x height x width; None if unknown.
+    """
 
     target: str
     name: str
     table: CertificateTable
+    pixel_values: int | None = None
 
 
 @dataclass(frozen=True)
@@ -74,26 +85,36 @@ class ComparedRow:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Sources in the order in which they were given, and sentences that compare them."""
+    """Sources in the order in which they were given, and sentences that compare them.
+
+    Attributes:
+        radii: of the certified accuracies.
+        rows: a source each.
+        summary: sentences that compare them.
+        pixel_values: of an image, where radii in other norms are to be shown.
+    """
 
     radii: tuple[float, ...]
     rows: list[ComparedRow]
     summary: str
+    pixel_values: int | None = None
 
 
 def read_certified(target: str) -> Certified:
     """Read certificates on test images.
 
     Args:
-        target: a bundle; a table of certificates, as `decrop certify` writes it; or a sweep
-            directory, of which the best trial that is certified is read, or with `:NUMBER`,
-            `:ROW` or `:undefended` after it a trial, a row of a table, or no denoiser.
+        target: a bundle; a table of certificates, as `decrop certify` writes it, or a log of
+            published code (`decrop.evaluation.logs`); or a sweep directory, of which the best trial
+            that is certified is read, or with `:NUMBER`, `:ROW` or `:undefended` after it a trial,
+            a row of a table, or no denoiser.
     """
     path = Path(target)
     if path.is_file():
-        return Certified(target, path.name, CertificateTable.read_tsv(path))
+        return Certified(target, path.name, read_log(path))
     if path.is_dir() and not SweepDirectory(path).record_path.exists():
-        return Certified(target, path.name, read_bundle(path)[2])
+        _, result, table = read_bundle(path)
+        return Certified(target, path.name, table, _pixel_values(result))
     if path.is_dir():
         return _of_sweep(target, path, "best")
     folder, separator, selector = target.rpartition(":")
@@ -105,22 +126,55 @@ def read_certified(target: str) -> Certified:
     return _of_sweep(target, Path(folder), selector)
 
 
-def place_side_by_side(sources: Sequence[Certified]) -> SideBySide:
+def renamed(sources: Sequence[Certified], names: Sequence[str]) -> list[Certified]:
+    """Give sources the names of methods, one each in their order."""
+    if len(names) != len(sources):
+        raise InputError(
+            f"--method is given {len(names)} times, but there are {len(sources)} targets; give "
+            "one name for each, in their order."
+        )
+    return [replace(source, name=name) for source, name in zip(sources, names, strict=True)]
+
+
+def envelope_of(sources: Sequence[Certified]) -> Certified:
+    """Return of each image the largest certificate of any source.
+
+    It is what `ENVELOPE_MEANING` says, but for the failure probability: those of the sources add
+    up.
+    """
+    require_same_images(sources)
+    # Logs do not tell their sigma; their order stands for it.
+    parts = {float(order): source.table for order, source in enumerate(sources, start=1)}
+    return Certified("", ENVELOPE, envelope_table(parts, 1.0))
+
+
+def place_side_by_side(
+    sources: Sequence[Certified],
+    radii: tuple[float, ...] | None = None,
+    *,
+    pixel_values: int | None = None,
+) -> SideBySide:
     """Compare each source with the first, paired over the same images.
 
     The p-values are Holm-adjusted over the sources and radii. The radii are those of the first
-    source that tells them. What was measured otherwise than the first is said of each.
+    source that tells them, unless given. What was measured otherwise than the first is said of
+    each. An envelope is made of the others, so it is not compared with them.
+
+    Args:
+        sources: two or more, of the same images.
+        radii: that are shown.
+        pixel_values: of an image, to show radii in other norms.
     """
     names = _unique_names(sources)
-    for other in sources[1:]:
-        _check_same_images(sources[0], other)
+    require_same_images(sources)
     told = [source.table.record for source in sources if source.table.record is not None]
-    radii = (told[0].certification if told else CertificationSettings()).radii
+    radii = radii or (told[0].certification if told else CertificationSettings()).radii
     first, *others = (
         Row(name, {None: source.table}) for name, source in zip(names, sources, strict=True)
     )
-    against = compare({row.name: (row, first) for row in others}, radii)
-    otherwise = {row.name: row.measured_otherwise(first) for row in others}
+    own = [row for row, source in zip(others, sources[1:], strict=True) if source.target]
+    against = compare({row.name: (row, first) for row in own}, radii)
+    otherwise = {row.name: row.measured_otherwise(first) for row in own}
     radius = headline_radius(radii, Metric())
     sentences = [
         difference_sentence(
@@ -133,6 +187,12 @@ def place_side_by_side(sources: Sequence[Certified]) -> SideBySide:
         for name, remark in otherwise.items()
         if remark
     ]
+    if len(own) < len(others):
+        sentences.append(
+            "The envelope takes of each image the largest radius of any other row, whatever its "
+            "class; the failure probabilities of these add up, and it is no certificate of one "
+            "classifier."
+        )
     return SideBySide(
         radii=radii,
         rows=[
@@ -149,6 +209,7 @@ def place_side_by_side(sources: Sequence[Certified]) -> SideBySide:
             for row in (first, *others)
         ],
         summary=" ".join(sentences),
+        pixel_values=pixel_values,
     )
 
 
@@ -182,8 +243,37 @@ def side_by_side_tables(board: SideBySide, *, decimals: int = 1) -> list[TextTab
     ]
     return [
         with_remarks(table, [row.measured_otherwise for row in board.rows]),
+        *([] if board.pixel_values is None else [_norms_table(board, board.pixel_values)]),
         difference_table(f"“{board.rows[0].name}”", differing, board.radii),
     ]
+
+
+def _norms_table(board: SideBySide, pixel_values: int) -> TextTable:
+    """Tabulate certified accuracies over the radii in three norms.
+
+    An L2 ball of radius r holds the L1 ball of radius r and the L-infinity ball of radius
+    r / sqrt(d), for no point of these is further away (Salman et al. 2019, section 4).
+
+    Args:
+        board: whose rows are columns.
+        pixel_values: d, of an image: channels x height x width.
+    """
+    return TextTable(
+        "Certified accuracy in % by the radius of the certified L2 ball, and by those of the "
+        f"largest L1 and L∞ balls in it, r and r / √d, with d = {pixel_values:,} pixel values in "
+        "[0,1].",
+        ["L2", "L1", "L∞", "L∞ × 255", *(row.name for row in board.rows)],
+        [
+            [
+                f"{radius:g}",
+                f"{radius:g}",
+                f"{radius / pixel_values**0.5:.4g}",
+                f"{255 * radius / pixel_values**0.5:.3g}",
+                *(f"{100 * row.certified_accuracy[radius_key(radius)]:.1f}" for row in board.rows),
+            ]
+            for radius in board.radii
+        ],
+    )
 
 
 def write_side_by_side(sources: Sequence[Certified], board: SideBySide, folder: Path) -> None:
@@ -202,7 +292,7 @@ def _unique_names(sources: Sequence[Certified]) -> list[str]:
     """Return short names, or what was given where a short one stands for several."""
     if len(sources) < 2:
         raise InputError("compare needs two targets or more; give another one.")
-    targets = [source.target for source in sources]
+    targets = [source.target or source.name for source in sources]
     for target in targets:
         if targets.count(target) > 1:
             raise InputError(f"{target}: was given twice; give it once.")
@@ -228,12 +318,24 @@ def _of_sweep(target: str, path: Path, selector: str) -> Certified:
         raise InputError(
             f"{target}: {name} is not certified on test images; certified trials are {certified}."
         )
-    return Certified(target, f"{path.resolve().name}: {name}", read_final(directory, number))
+    result = TrialResult.from_json(read_json(folder.result_path))
+    table = read_final(directory, number)
+    return Certified(target, f"{path.resolve().name}: {name}", table, _pixel_values(result))
+
+
+def _pixel_values(result: TrialResult) -> int | None:
+    return None if result.image_shape is None else prod(result.image_shape)
 
 
 def _certified_trial(directory: SweepDirectory) -> int | None:
     ranked = ranking(directory)
     return next((n for n in ranked if directory.final(n).result_path.exists()), None)
+
+
+def require_same_images(sources: Sequence[Certified]) -> None:
+    """Refuse certificates of other images than the first source's."""
+    for other in sources[1:]:
+        _check_same_images(sources[0], other)
 
 
 def _check_same_images(first: Certified, other: Certified) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from pydantic import Field
 
-from decrop.config import NonNegative, Settings, Word
+from decrop.config import CertificationSettings, NonNegative, Settings, Word
 from decrop.config.settings import MOST_RADII
 from decrop.config.trial import Part
 from decrop.documents import read_yaml, validated
@@ -23,6 +23,7 @@ from decrop.files import write_text
 from decrop.trial.folder import save_figure
 from decrop.trial.result import radius_key
 from tune.directory import SweepDirectory
+from tune.results.compare import Certified, require_same_images
 from tune.results.paired import Row, compare, read_certificates, read_final
 from tune.results.tables import (
     UNDEFENDED,
@@ -107,6 +108,27 @@ def read_report(directory: SweepDirectory) -> SweepReport:
         rows=rows,
         reference=compared,
         kind="classifier" if kinds == {"classifier"} else "denoiser",
+    )
+
+
+def certificates_report(sources: Sequence[Certified]) -> SweepReport:
+    """Return a report of certificates that are of no sweep; the first is the reference.
+
+    Its radii are those of the first that tells them.
+    """
+    tables = {source.name: source.table for source in sources}
+    if len(tables) < len(sources):
+        raise InputError("several targets have the same name; name each with --method.")
+    require_same_images(sources)
+    told = [table.record for table in tables.values() if table.record is not None]
+    rows = [Row(name, {None: table}) for name, table in tables.items()]
+    return SweepReport(
+        name="certificates",
+        description="",
+        radii=(told[0].certification if told else CertificationSettings()).radii,
+        rows=rows,
+        reference=rows[0],
+        kind="",
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
+from decrop.cli.main import run
 from decrop.errors import InputError
 from decrop.evaluation.plots import certificates_figure
 from decrop.evaluation.record import CertificationRecord
@@ -20,8 +21,10 @@ from tests.tune.sweeps import robust_table
 from tune.directory import SweepDirectory
 from tune.results.compare import (
     Certified,
+    envelope_of,
     place_side_by_side,
     read_certified,
+    renamed,
     side_by_side_tables,
     write_side_by_side,
 )
@@ -125,6 +128,46 @@ def test_what_was_measured_otherwise_is_said_beside_the_number(tmp_path: Path) -
     assert [row[-1] for row in differences.rows] == ["", said, "settings unknown"]
     assert accuracies.head[-1] == differences.head[-1] == "measured otherwise"
     assert f"“weak” was measured otherwise: {said}." in board.summary
+
+
+def test_an_envelope_takes_the_largest_radius_of_each_image_and_is_compared_with_nothing(
+    sources: list[Certified],
+) -> None:
+    board = place_side_by_side([*sources, envelope_of(sources)])
+    *_, envelope = board.rows
+    # Images 0 to 17 at 0.3 where the second has them; the first and third have none beside these.
+    assert envelope.certified_accuracy == {"0.0": 1.0, "0.25": 0.9}
+    assert (envelope.name, envelope.against_first) == ("envelope", None)
+    assert "the failure probabilities of these add up" in board.summary
+    _, differences = side_by_side_tables(board)
+    assert [row[0] for row in differences.rows] == ["second", "third"]
+
+
+def test_radii_and_names_may_be_given_and_shown_in_other_norms(sources: list[Certified]) -> None:
+    named = renamed(sources, ["A", "B", "C"])
+    board = place_side_by_side(named, (0.0, 0.2), pixel_values=64)
+    accuracies, norms, _ = side_by_side_tables(board)
+    assert accuracies.head[:3] == ["", "r = 0", "r = 0.2"]
+    assert norms.head == ["L2", "L1", "L∞", "L∞ × 255", "A", "B", "C"]
+    # 0.2 / sqrt(64) = 0.025, of 255 grey levels 6.375.
+    assert norms.rows[1] == ["0.2", "0.2", "0.025", "6.38", "50.0", "90.0", "50.0"]
+    with pytest.raises(InputError, match="given 1 times, but there are 3 targets"):
+        renamed(sources, ["A"])
+
+
+def test_the_commands_read_logs_of_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, robust in (("a", range(10)), ("b", range(18))):
+        robust_table(robust).write_tsv(tmp_path / f"{name}.tsv")
+    both = [str(tmp_path / "a.tsv"), str(tmp_path / "b.tsv")]
+    given = ["--radii", "0,0.2", "--method", "Ours_$1$", "--method", "Theirs"]
+    assert run(["compare", *both, *given, "--norms"]) == 2
+    assert "add --pixel-values" in capsys.readouterr().err
+    assert run(["compare", *both, *given, "--latex"]) == 0
+    assert "Ours\\_\\$1\\$ & 100.0 (83.2–100.0) & 50.0 (27.2–72.8)" in capsys.readouterr().out
+    assert run(["report", *both, *given]) == 0
+    assert "| Theirs | 100.0 (83.2–100.0) | 90.0 (68.3–98.8) |" in capsys.readouterr().out
 
 
 def test_a_folder_gets_text_and_one_figure_of_all(
