@@ -1,5 +1,7 @@
 """Commands that read what sweeps have found: leaderboard, compare, report, export."""
 
+import time
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -59,12 +61,20 @@ def leaderboard(
         int,
         typer.Option(min=1, help="Compare settings over trainings from seeds 0 to SEEDS - 1."),
     ] = 1,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help="Show it anew while the sweep runs, every ten seconds, until it ends."
+        ),
+    ] = False,
     address: Address = None,
     tracking_uri: TrackingUri = None,
     trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Rank a sweep's trials by their held-out score, and compare the best on test images.
+
+    While a sweep runs, or after it was stopped, it shows what there is so far, and starts nothing.
 
     Given --by, --top or --seeds, final trainings and certificates that are missing are made first;
     finished ones are never repeated. The sweep's own leaderboard and bundle stay as they are.
@@ -78,17 +88,23 @@ def leaderboard(
     from tune.results.tables import leaderboard_tables
 
     opened = SweepDirectory.open(directory)
+    more = by is not None or top is not None or seeds > 1
+    if watch and not more:
+        _watch(opened)
     if not opened.leaderboard_json_path.exists():
-        raise InputError(
-            f"{directory} has no leaderboard yet; let the sweep end, or go on with "
-            f"`decrop resume {opened.quoted}`."
-        )
+        if more:
+            raise InputError(
+                f"{directory} has no leaderboard yet, and --by, --top and --seeds certify what it "
+                f"lacks; let the sweep end, or go on with `decrop resume {opened.quoted}`."
+            )
+        _show_so_far(opened, as_json=as_json)
+        return
     radii = certified_radii(opened)
     metric = sweep_metric(opened) if by is None else metric_named(by, radii, source="--by")
     _check_seeds(opened, seeds)
     wanted = top or opened.read_record().sweep.leaderboard.top
     numbers = chosen(list(ranking(opened, metric)), wanted)
-    if by is not None or top is not None or seeds > 1:
+    if more:
         require_sweep_extra()
         from tune.sweep import RunOptions
 
@@ -309,6 +325,44 @@ def _write_page(directory: Path, path: Path, *, trust_code: bool) -> None:
     if missing:
         say(f"note: {missing}")
     say(f"written to: {path}")
+
+
+_WATCH_SECONDS = 10.0
+
+
+def _show_so_far(directory: "SweepDirectory", *, as_json: bool = False) -> None:
+    """Print what a sweep that has not ended has found."""
+    from tune.results.leaderboard import held_out_ranking, interim_tables
+    from tune.results.ranking import sweep_metric
+
+    print_tables(interim_tables(directory, decimals=INTERVAL_DECIMALS))
+    say(_so_far(directory))
+    if as_json:
+        ranked = held_out_ranking(directory, sweep_metric(directory))
+        print_json({"ended": False, "held_out": [asdict(row) for row in ranked]})
+
+
+def _so_far(directory: "SweepDirectory") -> str:
+    states = [directory.trial(number).read_state() for number in directory.trial_numbers()]
+    counts = Counter(
+        "begun" if state is None or state.ended is None else state.state for state in states
+    )
+    told = ", ".join(f"{count} {state}" for state, count in counts.items()) or "none yet"
+    return f"trials so far: {told}; the sweep has not ended"
+
+
+def _watch(directory: "SweepDirectory") -> None:
+    """Show what a sweep has found whenever that is something else, until it has ended."""
+    shown = None
+    while not directory.leaderboard_json_path.exists():
+        if console.is_terminal:
+            console.clear()
+        if console.is_terminal or _so_far(directory) != shown:
+            shown = _so_far(directory)
+            _show_so_far(directory)
+        time.sleep(_WATCH_SECONDS)
+    if console.is_terminal:
+        console.clear()
 
 
 def _radii(text: str | None) -> tuple[float, ...] | None:

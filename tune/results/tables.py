@@ -86,10 +86,10 @@ def accuracy_cell(
 
 
 def difference_cell(comparison: Comparison) -> str:
-    """Write a difference in points with its interval and p-value."""
+    """Write a difference in points with its interval, its p-value, and the adjusted one."""
     return (
         f"{comparison.points:+.1f} ({comparison.low:+.1f} to {comparison.high:+.1f}), "
-        f"p = {comparison.holm_p_value:.2g}"
+        f"p = {comparison.p_value:.2g} (adjusted {comparison.holm_p_value:.2g})"
     )
 
 
@@ -120,9 +120,10 @@ def difference_table(
         head: of the rows' names.
     """
     caption = (
-        f"{title} to {opponent} in points, with 95 % intervals (Bonett and Price); p of the exact "
-        "paired test over images (McNemar's for single runs), Holm-adjusted over all rows and radii"
-        f"{family}."
+        f"{title} to {opponent} in points, with 95 % intervals (Bonett and Price) and p of the "
+        "exact paired test over images (McNemar's for single runs), both of that pair and radius "
+        f"alone; in brackets p Holm-adjusted over all rows and radii{family}, on whose number it "
+        "depends."
     )
     cells = [
         [name, *(difference_cell(comparisons[radius_key(radius)]) for radius in radii)]
@@ -163,7 +164,7 @@ def difference_sentence(
     The subject is such as `trial 2's denoiser`, its verb `certifies` or `certify`.
     """
     runs = f" on average over {comparison.runs} seeds" if comparison.runs > 1 else ""
-    p_value = f"p = {comparison.holm_p_value:.2g}"
+    p_value = f"adjusted p = {comparison.holm_p_value:.2g}"
     if comparison.holm_p_value >= SIGNIFICANCE:
         return (
             f"The difference of {subject} to {opponent} at r = {radius:g} is within noise "

@@ -16,7 +16,7 @@ from tests.tune.runs import (
     running_on,
     tracked_runs,
 )
-from tests.tune.sweeps import make_sweep
+from tests.tune.sweeps import make_sweep, write_complete_trial
 from tune.cluster import ClusterSize
 from tune.directory import SweepDirectory
 from tune.results.ranking import ranking
@@ -59,9 +59,41 @@ def test_leaderboard_shows_ranks_and_intervals(finished: FinishedSweep, no_clust
         assert 0 < entry["result"]["seconds"]["noisy_image"] < 1
 
 
-def test_leaderboard_of_an_unfinished_sweep_says_how_to_go_on(tmp_path: Path) -> None:
-    path = make_sweep(tmp_path).path
-    assert f"`decrop resume {path}`" in refusal("leaderboard", path)
+def test_leaderboard_of_an_unfinished_sweep_shows_what_there_is(
+    tmp_path: Path, no_cluster: None
+) -> None:
+    directory = make_sweep(tmp_path)
+    ran = decrop("leaderboard", directory.path)
+    assert (ran.code, ran.out) == (0, "trials so far: none yet; the sweep has not ended\n")
+    write_complete_trial(directory.trial(0), 0)
+    before = contents(directory.path)
+    ran = decrop("leaderboard", directory.path, "--json")
+    assert ran.code == 0 and "trials so far: 1 complete; the sweep has not ended" in ran.out
+    assert "Finished trials by average certified radius on held-out images" in ran.out
+    assert ran.last_line["ended"] is False
+    assert [row["number"] for row in ran.last_line["held_out"]] == [0]
+    assert contents(directory.path) == before
+    # What there is not is certified by none but the sweep.
+    assert f"`decrop resume {directory.path}`" in refusal("leaderboard", directory.path, "--top", 1)
+
+
+def test_leaderboard_may_be_watched_until_the_sweep_has_ended(
+    copied: SweepDirectory, no_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = copied.leaderboard_json_path.rename(copied.path / "later")
+    waited: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 2:
+            board.rename(copied.leaderboard_json_path)
+
+    monkeypatch.setattr("tune.cli.results.time.sleep", wait)
+    ran = decrop("leaderboard", copied.path, "--watch", "--json")
+    assert ran.code == 0 and waited == [10, 10]
+    # Nothing has changed between the first look and the second.
+    assert ran.out.count("the sweep has not ended") == 1
+    assert ran.last_line == json.loads(copied.leaderboard_json_path.read_text())
 
 
 @pytest.mark.parametrize(

@@ -92,8 +92,9 @@ def test_each_is_compared_with_the_first(sources: list[Certified]) -> None:
     assert compared.holm_p_value == pytest.approx(4 / 2**8)
     assert third.against_first["0.25"].p_value == 1.0
     assert board.summary == (
-        "“second” certifies 40.0 points more than “first” at r = 0.25 (p = 0.016). "
-        "The difference of “third” to “first” at r = 0.25 is within noise (+0.0 points, p = 1)."
+        "“second” certifies 40.0 points more than “first” at r = 0.25 (adjusted p = 0.016). "
+        "The difference of “third” to “first” at r = 0.25 is within noise (+0.0 points, "
+        "adjusted p = 1)."
     )
 
 
@@ -107,7 +108,7 @@ def test_tables_have_intervals_and_differences(sources: list[Certified]) -> None
     ]
     assert "to “first” in points" in differences.caption
     assert [row[0] for row in differences.rows] == ["second", "third"]
-    assert differences.rows[0][2] == "+40.0 (+12.6 to +60.1), p = 0.016"
+    assert differences.rows[0][2] == "+40.0 (+12.6 to +60.1), p = 0.0078 (adjusted 0.016)"
     assert "Holm-adjusted over all rows and radii of the table" in differences.caption
 
 

@@ -117,9 +117,10 @@ def test_comparisons_are_mcnemar_tests_adjusted_by_holm(board: Leaderboard) -> N
 
 def test_summary_tells_what_is_significant(board: Leaderboard) -> None:
     assert board.summary == (
-        "Trial 2's denoiser certifies 60.0 points more than no denoiser at r = 0.25 (p = 0.0024). "
+        "Trial 2's denoiser certifies 60.0 points more than no denoiser at r = 0.25 "
+        "(adjusted p = 0.0024). "
         "Trial 2's denoiser certifies 40.0 points more than the reference "
-        "at r = 0.25 (p = 0.031)."
+        "at r = 0.25 (adjusted p = 0.031)."
     )
 
 
@@ -127,8 +128,8 @@ def test_summary_tells_what_is_within_noise(tmp_path: Path) -> None:
     directory = sweep_with(tmp_path, {0: 0.3, 1: 0.4}, {0: range(6), 1: range(7)})
     assert build_leaderboard(directory, RADII).summary == (
         "The difference of trial 1's denoiser to no denoiser at r = 0.25 is within noise "
-        "(+5.0 points, p = 1). The difference of trial 1's denoiser to the reference "
-        "at r = 0.25 is within noise (+5.0 points, p = 1)."
+        "(+5.0 points, adjusted p = 1). The difference of trial 1's denoiser to the reference "
+        "at r = 0.25 is within noise (+5.0 points, adjusted p = 1)."
     )
 
 
@@ -136,7 +137,8 @@ def test_summary_says_when_nothing_better_was_found(tmp_path: Path) -> None:
     directory = sweep_with(tmp_path, {0: 0.4, 1: 0.3}, {0: range(18), 1: range(10)})
     summary = build_leaderboard(directory, RADII).summary
     assert summary == (
-        "Trial 0's denoiser certifies 60.0 points more than no denoiser at r = 0.25 (p = 0.0015). "
+        "Trial 0's denoiser certifies 60.0 points more than no denoiser at r = 0.25 "
+        "(adjusted p = 0.0015). "
         "The search found nothing better than the reference."
     )
 
@@ -271,9 +273,9 @@ def test_settings_are_compared_over_seeds(directory: SweepDirectory) -> None:
     assert undefended.p_value == pytest.approx(2 / 2**12)
     assert board.summary == (
         "The settings of trial 2 certify 50.0 points more on average over 2 seeds than no denoiser "
-        "at r = 0.25 (p = 0.0015). "
+        "at r = 0.25 (adjusted p = 0.0015). "
         "The settings of trial 2 certify 25.0 points more on average over 2 seeds than those "
-        "of the reference at r = 0.25 (p = 0.016)."
+        "of the reference at r = 0.25 (adjusted p = 0.016)."
     )
 
 

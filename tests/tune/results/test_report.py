@@ -84,9 +84,9 @@ def test_rows_stand_beside_published_numbers_and_the_reference(tmp_path: Path) -
     assert [row[0] for row in found[6:]] == [
         *("instance level", "+ discriminator + MMD", "no denoiser")
     ]
-    assert found[7][2] == "+40.0 (+12.6 to +60.1), p = 0.023"
-    assert found[6][2].startswith("+0.0 (") and found[6][2].endswith("p = 1")
-    assert found[8][2].startswith("-20.0 (") and found[8][2].endswith("p = 0.25")
+    assert found[7][2] == "+40.0 (+12.6 to +60.1), p = 0.0078 (adjusted 0.023)"
+    assert found[6][2].startswith("+0.0 (") and found[6][2].endswith("p = 1 (adjusted 1)")
+    assert found[8][2].startswith("-20.0 (") and found[8][2].endswith("(adjusted 0.25)")
     assert "Difference of certified accuracy to “baseline” in points" in text
 
 
@@ -116,8 +116,8 @@ def test_a_row_of_several_seeds_is_mean_and_spread_with_one_test(tmp_path: Path)
     # Two seeds have both: 4 images by both runs of ours only, 2 by one; all signs agree: 2 / 2^6.
     # 2 to 0 for no denoiser, which is the same whatever the seed: 2 / 2^2.
     ours, undefended = found[5], found[6]
-    assert ours[2].startswith("+25.0 (") and ours[2].endswith("p = 0.062")
-    assert undefended[2].startswith("+10.0 (") and undefended[2].endswith("p = 0.5")
+    assert ours[2].startswith("+25.0 (") and ours[2].endswith("p = 0.031 (adjusted 0.062)")
+    assert undefended[2].startswith("+10.0 (") and undefended[2].endswith("p = 0.5 (adjusted 0.5)")
 
 
 def test_trials_of_a_search_are_reported_by_number(tmp_path: Path) -> None:

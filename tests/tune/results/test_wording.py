@@ -32,7 +32,7 @@ def directory(tmp_path: Path) -> SweepDirectory:
 
 
 def comparison(points: float, p_value: float, runs: int = 1) -> Comparison:
-    # The unadjusted p-value must not be shown.
+    # Sentences show the adjusted p-value, tables both.
     return Comparison(points, points - 2, points + 2, p_value / 3, p_value, runs)
 
 
@@ -42,22 +42,22 @@ def comparison(points: float, p_value: float, runs: int = 1) -> Comparison:
         (
             comparison(6.4, 0.003),
             "Trial 17's denoiser certifies 6.4 points more than the reference at r = 0.25 "
-            "(p = 0.003).",
+            "(adjusted p = 0.003).",
         ),
         (
             comparison(-6.4, 0.049),
             "Trial 17's denoiser certifies 6.4 points fewer than the reference at r = 0.25 "
-            "(p = 0.049).",
+            "(adjusted p = 0.049).",
         ),
         (
             comparison(6.4, 0.05),
             "The difference of trial 17's denoiser to the reference at r = 0.25 is within "
-            "noise (+6.4 points, p = 0.05).",
+            "noise (+6.4 points, adjusted p = 0.05).",
         ),
         (
             comparison(-1.5, 0.5, runs=3),
             "The difference of trial 17's denoiser to the reference at r = 0.25 is within "
-            "noise (-1.5 points on average over 3 seeds, p = 0.5).",
+            "noise (-1.5 points on average over 3 seeds, adjusted p = 0.5).",
         ),
     ],
 )
@@ -66,8 +66,10 @@ def test_a_sentence_says_what_is_significant(compared: Comparison, expected: str
     assert said == expected
 
 
-def test_a_cell_has_points_interval_and_adjusted_p_value() -> None:
-    assert difference_cell(comparison(6.4, 0.003)) == "+6.4 (+4.4 to +8.4), p = 0.003"
+def test_a_cell_has_points_interval_and_both_p_values() -> None:
+    assert (
+        difference_cell(comparison(6.4, 0.003)) == "+6.4 (+4.4 to +8.4), p = 0.001 (adjusted 0.003)"
+    )
 
 
 @cases(
@@ -116,9 +118,11 @@ def test_tables_show_ranks_certificates_and_differences(directory: SweepDirector
     ]
     assert "to trial 0, reference in points" in reference.caption
     assert [row[0] for row in reference.rows] == ["trial 2"]
-    assert reference.rows[0][2] == "+40.0 (+12.6 to +60.1), p = 0.016"
+    assert reference.rows[0][2] == "+40.0 (+12.6 to +60.1), p = 0.0078 (adjusted 0.016)"
     assert "to no denoiser in points" in undefended.caption
-    family = "over all rows and radii, to trial 0, reference and to no denoiser."
+    family = (
+        "all rows and radii, to trial 0, reference and to no denoiser, on whose number it depends."
+    )
     assert reference.caption.endswith(family) and undefended.caption.endswith(family)
     assert [row[0] for row in undefended.rows] == ["trial 2", "trial 0, reference"]
 
@@ -126,7 +130,9 @@ def test_tables_show_ranks_certificates_and_differences(directory: SweepDirector
 def test_a_caption_names_only_the_opponents_that_are_there(tmp_path: Path) -> None:
     board = build_leaderboard(sweep_with(tmp_path, {1: 0.4}, {1: range(18)}), RADII)
     *_, only = leaderboard_tables(board)
-    assert only.caption.endswith("over all rows and radii, to no denoiser.")
+    assert only.caption.endswith(
+        "over all rows and radii, to no denoiser, on whose number it depends."
+    )
 
 
 def test_intervals_may_be_rounded_for_a_terminal(directory: SweepDirectory) -> None:
