@@ -27,6 +27,8 @@ _MOST_LOSSES_COLUMNS = 3
 # Lines of one colour are one trace, which is quick for thousands of trials.
 _SHADES = 6
 _FEW_LINES = 100
+# Of a legend: of a name, of the line before it, and side by side in half the page.
+_LONGEST_NAME, _KEY_CHARACTERS, _LEGEND_CHARACTERS = 40, 8, 60
 # On an axis from 0 to 1: where a trial stands that has no such setting.
 _NOT_SET = -0.14
 _NEUTRAL = "neutral"
@@ -79,8 +81,8 @@ class Chart:
 
 
 def literal(text: str) -> str:
-    """Return a text that plotly.js shows as it is: it takes some tags for its own."""
-    return escape(text, quote=False)
+    """Return a text that plotly.js shows as it is: tags, %{…} and $…$ mean something to it."""
+    return escape(text, quote=False).replace("%", "&#37;").replace("$", "&#36;")
 
 
 def accuracy_chart(shown: Sequence[Shown]) -> Chart:
@@ -133,6 +135,7 @@ def accuracy_chart(shown: Sequence[Shown]) -> Chart:
             },
             "yaxis": {"title": {"text": "certified accuracy (%)"}, "range": [0, 101]},
             "hovermode": "x unified",
+            "height": _height(shown),
         },
     )
 
@@ -166,6 +169,7 @@ def probability_chart(shown: Sequence[Shown]) -> Chart | None:
         {
             "xaxis": {"title": {"text": "p (probability of the class under noise)"}},
             "yaxis": {"title": {"text": "images with p_A ≥ p (%)"}, "range": [0, 101]},
+            "height": _height(shown),
         },
     )
 
@@ -528,10 +532,16 @@ def _wrapped(path: str, width: int = 13) -> str:
 
 def _role(one: Shown, role: str) -> Trace:
     return {
-        "name": literal(one.name),
+        "name": literal(_cut(one.name, _LONGEST_NAME)),
         "legendgroup": one.key,
         "meta": {"entry": one.key, "colour": one.colour, "role": role},
     }
+
+
+def _height(shown: Sequence[Shown]) -> int:
+    """Return a chart's height in pixels, with room for the lines of its legend."""
+    characters = sum(len(_cut(one.name, _LONGEST_NAME)) + _KEY_CHARACTERS for one in shown)
+    return 370 + 22 * -(-characters // _LEGEND_CHARACTERS)
 
 
 def _dash(one: Shown) -> str:

@@ -26,7 +26,7 @@ from tune.results.ranking import certified_radii
 from tune.results.tables import leaderboard_tables
 
 TRIALS = 10
-HOSTILE = "</script><img src=x onerror=alert(1)> $x$ [red] %{y}"
+HOSTILE = "%{y} $x$ [red] </script><img src=x onerror=alert(1)>"
 
 
 def with_board(directory: SweepDirectory) -> SweepDirectory:
@@ -229,7 +229,7 @@ def test_it_asks_no_network_and_is_small(written: Path) -> None:
     assert "default-src &#39;none&#39;" in policy and "unsafe-eval" not in policy
 
 
-def test_a_name_cannot_end_a_script_or_become_an_element(tmp_path: Path) -> None:
+def test_a_name_cannot_end_a_script_or_become_an_element(shown: Page, tmp_path: Path) -> None:
     directory = sweep_with(tmp_path, {0: 0.3, 1: 0.4}, {0: range(10), 1: range(15)})
     for folder in (directory.trial(1), directory.final(1)):
         document = read_json(directory.trial(1).record_path)
@@ -241,8 +241,15 @@ def test_a_name_cannot_end_a_script_or_become_an_element(tmp_path: Path) -> None
     assert len([tag for tag, _ in found.tags if tag == "script"]) == 3
     figures = json.loads(found.scripts["figures"])
     names = {trace["name"] for trace in figures["accuracy"]["data"]}
-    # plotly.js takes tags for its own.
-    assert all("<" not in name for name in names) and any("&lt;/script" in n for n in names)
+    # plotly.js takes these for its own.
+    assert not any(set("<$%") & set(name) for name in names)
+    assert shown.context.browser is not None
+    page = shown.context.browser.new_page()
+    page.goto((tmp_path / "report.html").as_uri())
+    page.wait_for_selector("html[data-drawn]")
+    legend = page.locator("#chart-accuracy .legendtext").all_text_contents()
+    page.close()
+    assert legend[0] == f"{HOSTILE[:39]}…"
 
 
 def test_without_data_or_weights_it_has_no_pictures_and_says_so(
