@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from decrop.evaluation.curves import accuracy_curve, largest_radius, probability_curve, steps_of
 from decrop.evaluation.plots import LOSS_TITLES
@@ -20,7 +20,9 @@ from tune.study import Importances
 
 Trace = dict[str, Any]
 
-# Of steps of a curve, evenly spaced ones: a picture has no more pixels.
+# Trials that are drawn and listed one by one, the best.
+MOST_TRIALS = 1_000
+# Of points of a curve, evenly spaced ones: a picture has no more pixels.
 _MOST_STEPS = 800
 _MOST_AXES = 12
 _MOST_LOSSES_COLUMNS = 3
@@ -89,8 +91,7 @@ def accuracy_chart(shown: Sequence[Shown]) -> Chart:
     """Draw certified accuracy over the radius, with exact intervals."""
     largest = largest_radius(one.table for one in shown)
     radii = steps_of(np.concatenate([one.table.radius for one in shown]), largest)
-    if len(radii) > _MOST_STEPS:
-        radii = radii[np.linspace(0, len(radii) - 1, _MOST_STEPS).round().astype(int)]
+    radii = radii[_spaced(len(radii))]
     traces: list[Trace] = []
     for one in shown:
         table = one.table
@@ -217,6 +218,7 @@ def losses_chart(shown: Sequence[Shown]) -> Chart | None:
         )
         for one in told:
             told_rows = [row for row in one.history if row.get(term) is not None]
+            told_rows = [told_rows[at] for at in _spaced(len(told_rows))]
             traces.append(
                 {
                     **_role(one, "line"),
@@ -399,7 +401,7 @@ def parallel_chart(
     axes = [_setting_axis(path, space[path], complete) for path in paths]
     scores = {trial.number: float(trial.value or 0.0) for trial in complete}
     axes.append(_number_axis(score, scores, list(scores.values()), log=False))
-    by_score = sorted(scores, key=lambda number: scores[number])
+    by_score = sorted(scores, key=lambda number: scores[number])[-MOST_TRIALS:]
     traces = []
     for shade, numbers in enumerate(np.array_split(by_score, min(_SHADES, len(by_score)))):
         lines = _lines([int(number) for number in numbers], axes, names)
@@ -565,6 +567,11 @@ def _note(text: str, x: float, y: float, *, size: int = 12, **others: Any) -> di
         "font": {"size": size},
         **others,
     }
+
+
+def _spaced(count: int) -> NDArray[np.int64]:
+    """Return the places of at most `_MOST_STEPS` of so many points, first and last among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, _MOST_STEPS)).round().astype(np.int64))
 
 
 def _number(value: float | None) -> float | None:

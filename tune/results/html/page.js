@@ -101,7 +101,9 @@
     const faint = traces.map((one) =>
       one.meta?.shade === undefined ? one : { ...one, opacity: 0.2 * (one.opacity ?? 1) },
     );
-    const own = { ...traces[0], ...lines, opacity: 1, name: "picked", line: { width: 2, color: css("--c0") } };
+    const many = picked.size > 100;
+    const line = { width: many ? 0.8 : 2, color: css("--c0") };
+    const own = { ...traces[0], ...lines, opacity: many ? 0.5 : 1, name: "picked", line };
     return [...faint, own];
   };
   const layoutOf = (layout) => {
@@ -146,7 +148,10 @@
       button.setAttribute("aria-pressed", String(!shown));
       if (shown) hiddenEntries.add(button.dataset.entry);
       else hiddenEntries.delete(button.dataset.entry);
-      if (window.Plotly) drawAll();
+      if (!window.Plotly) return;
+      for (const [id, { data }] of Object.entries(figures)) {
+        if (data.some((trace) => trace.meta?.entry === button.dataset.entry)) draw(id);
+      }
     });
   }
 

@@ -26,6 +26,7 @@ from tune.directory import SweepDirectory, SweepRecord, SweepTrialFolder
 from tune.finished_trials import finished_trials
 from tune.results.board import Entry, Leaderboard
 from tune.results.html.charts import (
+    MOST_TRIALS,
     Chart,
     Shown,
     accuracy_chart,
@@ -161,7 +162,8 @@ def _html(
         charts=charts,
         figures={chart.id: chart.figure() for found in charts.values() for chart in found},
         accuracies=accuracies,
-        ranks=ranks,
+        ranks=TextTable(ranks.caption, ranks.head, ranks.rows[:MOST_TRIALS]),
+        finished=len(board.held_out),
         rank_numbers=[row.number for row in board.held_out],
         others=others,
         images=images,
