@@ -4,7 +4,7 @@ import copy
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -215,18 +215,21 @@ def parameter_importances(past: Sequence[FinishedTrial], space: Space) -> Import
             break
     else:
         return None
-    if len({score for _, score in compared}) == 1:
+    settings = {repr(sorted(trial.params.items())) for trial, _ in compared}
+    if len({score for _, score in compared}) == 1 or len(settings) == 1:
         return None
     study = _new_study()
-    with _quiet():
+    # No tree of its forest may tell the scores apart, where next to nothing differs.
+    with _quiet(), suppress(RuntimeError):
         for trial, score in compared:
             study.add_trial(
                 optuna.create_trial(
                     value=score, params=trial.params, distributions=trial.distributions
                 )
             )
-        shares = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
-    return Importances(evaluation, len(compared), shares) if shares else None
+        if shares := get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0)):
+            return Importances(evaluation, len(compared), shares)
+    return None
 
 
 def _suggest_one(trial: optuna.Trial, path: str, domain: Domain) -> Any:

@@ -117,6 +117,20 @@ class SmoothedClassifier(ModelHubMixin):
         self._config = self._fitting(bundle)
         self._denoiser = copied(bundle.denoiser).to(self.device)
 
+    def __repr__(self) -> str:
+        """Say in one line what it is made of."""
+        config, shape = self.bundle.config, self.bundle.result.image_shape
+        parts = [
+            f"{config.denoiser.source} before {config.classifier.source}"
+            if config.trains == "denoiser"
+            else config.classifier.source,
+            f"{len(self.class_names)} classes",
+            *([] if shape is None else [f"images {' x '.join(map(str, shape))}"]),
+            f"sigma {self.sigma:g}",
+            str(self.device),
+        ]
+        return f"{type(self).__name__}({', '.join(parts)})"
+
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, in the order of their numbers."""

@@ -5,6 +5,8 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import entry_points
+from inspect import cleandoc
+from typing import Any
 
 import typer
 
@@ -19,6 +21,7 @@ from decrop.errors import InputError, RunError
 from decrop.files import refuse_object_store
 
 FAILED, BAD_INPUT = 1, 2
+_HELP_OPTIONS = ["-h", "--help"]
 _COMMAND_GROUP = "decrop.commands"
 _HELP = """Certified robustness for pretrained classifiers from little data.
 
@@ -40,7 +43,7 @@ def build_app() -> typer.Typer:
         no_args_is_help=True,
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": _HELP_OPTIONS},
     )
     for extension in sorted(entry_points(group=_COMMAND_GROUP), key=lambda point: point.name):
         app.add_typer(extension.load())
@@ -49,6 +52,22 @@ def build_app() -> typer.Typer:
     app.add_typer(classifier, name="classifier")
     app.add_typer(rejector)
     return app
+
+
+def _tidy_help(command: Any) -> None:
+    """Let help texts wrap at the terminal's width alone, and options without a value show none.
+
+    Args:
+        command: of typer's, with those below it.
+    """
+    paragraphs = cleandoc(command.help or "").split("\n\n")
+    command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    context = typer.Context(command, help_option_names=_HELP_OPTIONS)
+    for option in (*command.params, command.get_help_option(context)):
+        if getattr(option, "is_bool_flag", False):
+            option.metavar = ""
+    for inner in getattr(command, "commands", {}).values():
+        _tidy_help(inner)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -74,7 +93,9 @@ def run(arguments: list[str]) -> int:
     """Run the command line and return its exit code; mistakes of the user print a line each."""
     try:
         _refuse_object_stores(arguments)
-        build_app()(arguments, prog_name="decrop")
+        command = typer.main.get_command(build_app())
+        _tidy_help(command)
+        command(arguments, prog_name="decrop")
     except InputError as error:
         for mistake in error.mistakes:
             print(f"error: {mistake}", file=sys.stderr)

@@ -39,7 +39,7 @@ _MOST_MARKED_EPOCHS = 60
 LOSS_TITLES = {
     "total": "Total loss (minimised)",
     "label_consistency": "Label consistency loss",
-    "cosine_similarity": "Cosine similarity (maximised)",
+    "cosine_similarity": "Cosine similarity, mean of views (maximised)",
     "mmd": "Maximum mean discrepancy",
     "discriminator": "Domain discriminator loss",
     "generated_label_consistency": "Label consistency of generated samples",

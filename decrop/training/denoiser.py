@@ -96,7 +96,8 @@ Phase = Literal[0, 1, 2]
 class EpochRecord:
     """Means over the steps of an epoch, counted from 1 through all phases.
 
-    A term is None where the phase's objective does not have it.
+    A term is None where the phase's objective does not have it. The cosine similarity is the mean
+    over views, by their weights; the other terms are as in the objective.
     """
 
     epoch: int
@@ -340,6 +341,10 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
             self._average.update_parameters(self.network)
         found = {field.name: getattr(terms, field.name) for field in fields(LossTerms)}
         values = {name: value for name, value in found.items() if value is not None}
+        # DE-CROP eq. 9 adds the views up; their mean is what a reader knows as a similarity.
+        views = sum(view.weight for view in batch.generated)
+        if terms.cosine_similarity is not None and views:
+            values["cosine_similarity"] = terms.cosine_similarity / views
         return Terms({**values, "total": total})
 
     def _denoise(self, noisy: Tensor, sigma: Tensor) -> Tensor:

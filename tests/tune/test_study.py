@@ -192,6 +192,10 @@ def test_too_few_trials_equal_scores_and_trials_outside_the_space_tell_nothing()
     assert parameter_importances(of_sigma(LEAST_TRIALS - 1), SPACE) is None
     assert parameter_importances([trial(n, 0.5) for n in range(20)], SPACE) is None
     assert parameter_importances([trial(n, 0.1 * n, sigma=2.0) for n in range(20)], SPACE) is None
+    # Scores that differ where nothing else does, to the last trial or but for it.
+    same = [trial(n, 0.1 * n, sigma=0.5, seed=1) for n in range(20)]
+    assert parameter_importances(same, SPACE) is None
+    parameter_importances([*same, trial(20, 0.1, sigma=0.25, seed=1)], SPACE)
     assert parameter_importances([], SPACE) is None
     assert parameter_importances(of_sigma(20), {}) is None
 

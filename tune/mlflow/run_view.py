@@ -21,11 +21,11 @@ COLOUR_TAG = "mlflow.runColor"
 
 UNDEFENDED_COLOUR = "#000000"
 SWEEP_COLOUR = "#666666"
-# Okabe and Ito's colours, of which the reference has the first, then darker and lighter ones.
+# Okabe and Ito's colours, of which the reference has the first, then those of Tol's muted scheme
+# that are like none of them: no two shades of one hue.
 _COLOURS = (
     *("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
-    *("#8A3D00", "#004B75", "#00664A", "#8C4A70", "#A67300", "#2F7BA6"),
-    *("#F29E66", "#66AEDB", "#66C7AD", "#E6B8D0", "#F5CC80", "#A3D5F2"),
+    *("#882255", "#999933", "#332288", "#CC6677", "#117733", "#DDCC77"),
 )
 
 

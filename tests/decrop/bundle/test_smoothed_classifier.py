@@ -35,6 +35,14 @@ def loaded(exported: Path) -> SmoothedClassifier:
     return decrop.load(exported)
 
 
+def test_it_says_what_it_is_made_of(loaded: SmoothedClassifier) -> None:
+    said = repr(loaded)
+    assert said.startswith(
+        "SmoothedClassifier(dncnn before small_cnn, 10 classes, images 1 x 8 x 8"
+    )
+    assert said.endswith(f"sigma {loaded.sigma:g}, {loaded.device})")
+
+
 def certified_images(model: SmoothedClassifier) -> tuple[Tensor, Tensor, Tensor]:
     """The images that the bundle certified, with labels and indices."""
     indices = torch.from_numpy(model.bundle.certificates.idx)

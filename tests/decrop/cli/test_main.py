@@ -1,5 +1,6 @@
 """The command line starts quickly, explains itself, and ends with codes that mean something."""
 
+import itertools
 import os
 import re
 import subprocess
@@ -42,6 +43,21 @@ def test_every_command_shows_an_example_of_itself(
     assert run([command, "--help"]) == 0
     shown = ANSI.sub("", capsys.readouterr().out)
     assert re.search(rf"Example:\s+decrop {command}\b", shown), shown
+
+
+def test_help_fits_a_terminal_and_flags_have_no_value(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for arguments in ([], ["certify"], ["classifier", "train"]):
+        assert run([*arguments, "--help"]) == 0
+        lines = ANSI.sub("", capsys.readouterr().out).splitlines()
+        assert "--help" in " ".join(lines) and "<bool>" not in " ".join(lines)
+        assert max(map(len, lines)) <= 80
+        for line, following in itertools.pairwise(lines):
+            # A line of a paragraph ends where the next word finds no room.
+            if line.strip() and following.strip() and not set(line + following) & set("│╭╰"):
+                assert len(line.rstrip()) + len(following.split()[0]) >= 79, (line, following)
 
 
 def test_help_lists_commands_and_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
