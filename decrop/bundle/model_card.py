@@ -484,7 +484,9 @@ def _rows(result: TrialResult) -> str:
 
 
 def _average(result: TrialResult) -> str:
-    return f"Average certified radius {result.scores.average_certified_radius:.3f}"
+    interval = result.scores.average_radius_interval
+    within = "" if interval is None else f" ({interval[0]:.3f} – {interval[1]:.3f})"
+    return f"Average certified radius {result.scores.average_certified_radius:.3f}{within}"
 
 
 def _percent(share: float) -> str:

@@ -16,6 +16,7 @@ from decrop.bundle import Bundle, load_bundle
 from decrop.bundle.layout import checked_files
 from decrop.classifiers.storage import file_or_url
 from decrop.config import TrialConfig
+from decrop.denoisers.check import check_trained_sigma
 from decrop.errors import InputError
 from decrop.rejection.certificates import rejection_predictions
 from decrop.smoothing.certificates import Integers, smoothed_predictions
@@ -292,6 +293,7 @@ class SmoothedClassifier(ModelHubMixin):
         config, bundle = self._config, self.bundle
         if sigma is not None and sigma != config.sigma:
             config = config.at_sigma(sigma)
+            check_trained_sigma(self._config, sigma)
             # It is told that sigma; the bundle's own keeps its own.
             bundle = replace(bundle, denoiser=copied(bundle.denoiser))
         checked = self._checked(images)

@@ -275,6 +275,7 @@ def _load(
     from decrop.config import DenoiserSettings
     from decrop.data.datasets import load_dataset
     from decrop.data.limited import images_to_certify, limited_data
+    from decrop.denoisers.check import check_trained_sigma
     from decrop.rejection.network import check_certificate
     from decrop.smoothing.execution import resolve_device
     from decrop.trial.certify import CertificationTask
@@ -291,6 +292,8 @@ def _load(
         bundle = load_bundle(Path(target), classifier=given, trust_code=trust_code)
         config = change(bundle.config, assignments)
         out = out or _out_path(target, config)
+        for sigma in config.certified_sigmas:
+            check_trained_sigma(config, sigma)
         images = images_to_certify(load_dataset(config.dataset), config.certification.test_images)
         asked = bundle.classifier.asked_as(config.classifier.asked, queries or _ledger(out))
         bundle = replace(bundle, classifier=asked)

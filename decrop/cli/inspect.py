@@ -167,6 +167,8 @@ def _table(found: "Inspection") -> Table:
     }
     if found.trained_through is False:
         rows["denoisers"] = "no gradient reaches its images: none can be trained through it"
+    if found.other_input is not None:
+        rows["range of pixels?"] = f"the network seems to take {found.other_input}"
     for name, value in rows.items():
         table.add_row(name, value)
     return table

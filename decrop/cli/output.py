@@ -143,8 +143,16 @@ def accuracy_table(title: str, rows: "Mapping[str, Scores]") -> Table:
         cells = [
             accuracy_cell(scores.certified_accuracy[radius], scores.images) for radius in radii
         ]
-        table.add_row(name, *cells, f"{scores.average_certified_radius:.3f}")
+        table.add_row(name, *cells, _average_cell(scores))
     return table
+
+
+def _average_cell(scores: "Scores") -> Text:
+    shown, interval = f"{scores.average_certified_radius:.3f}", scores.average_radius_interval
+    if interval is None:
+        return Text(shown)
+    low, high = interval
+    return Text.assemble(f"{shown} ", (f"({low:.2f}–{high:.2f})", "dim"))
 
 
 def accuracy_cell(accuracy: float, images: int) -> Text:

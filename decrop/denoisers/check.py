@@ -6,7 +6,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from decrop.config import DenoiserSettings
+from decrop.config import DenoiserSettings, TrialConfig
 from decrop.errors import InputError
 from decrop.seeds import torch_generator
 from decrop.smoothing.noise import as_pixels
@@ -63,6 +63,19 @@ def check_sigma(settings: DenoiserSettings, sigma: float) -> None:
         warnings.warn(
             f"denoiser.source: {settings.source} was trained for sigma from {made_for[0]:.3g} to "
             f"{made_for[1]:.3g}; sigma is {sigma:g}, beyond which it may do worse than none.",
+            stacklevel=2,
+        )
+
+
+def check_trained_sigma(config: TrialConfig, sigma: float) -> None:
+    """Warn where a trained denoiser meets more or less noise than it was trained with."""
+    trained = config.training.sigma or config.sigma
+    low, high = trained if isinstance(trained, tuple) else (trained, trained)
+    if config.trains == "denoiser" and not low <= sigma <= high:
+        with_noise = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+        warnings.warn(
+            f"the denoiser was trained with noise of sigma {with_noise}; at {sigma:g} its "
+            "certificates hold, but radii may be small.",
             stacklevel=2,
         )
 

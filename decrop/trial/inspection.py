@@ -18,6 +18,7 @@ from decrop.denoisers.adapted import bare
 from decrop.denoisers.check import psnr
 from decrop.denoisers.sources import OpenedDenoiser
 from decrop.errors import InputError
+from decrop.evaluation.accuracy import exact_interval
 from decrop.networks.conditional import SigmaConditional, told_sigma
 from decrop.seeds import torch_generator
 from decrop.smoothing.collect import CountCollector
@@ -88,6 +89,8 @@ class Inspection:
         precision: in which noise was classified.
         layout: of images in memory, in which it was.
         trained_through: whether a denoiser can be trained through it; None behind an endpoint.
+        other_input: how the network takes images by far better; None where it
+            takes them well, or nobody can tell.
         denoiser: before it, where one is inspected.
     """
 
@@ -113,6 +116,7 @@ class Inspection:
     precision: str
     layout: str
     trained_through: bool | None
+    other_input: str | None
     denoiser: DenoiserInspection | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -197,6 +201,7 @@ def inspect_classifier(
         precision=task.precision,
         layout=task.layout,
         trained_through=_trained_through(classifier, config, images),
+        other_input=_better_input(classifier, images),
         denoiser=before,
     )
 
@@ -216,6 +221,44 @@ def _trained_through(
     except InputError:
         return False
     return True
+
+
+# Common ways to take pixels of [0,1]: mean and standard deviation that are taken off first.
+_INPUTS = {
+    "[0,1]": (0.0, 1.0),
+    "[-1,1]": (0.5, 0.5),
+    "0 to 255": (0.0, 1 / 255),
+}
+
+
+def _better_input(classifier: AnyClassifier, images: LabelledImages) -> str | None:
+    """Return in which range a network surely classifies more images rightly than as it is set."""
+    if not isinstance(classifier, Classifier):
+        return None
+    some = images.subset(torch.arange(len(images)) < _AT_ONCE)
+
+    def right(tried: Classifier) -> int:
+        predicted = predicted_classes(tried, some.images, torch.device("cpu"))
+        return int((predicted == some.labels).sum())
+
+    _, most = exact_interval(right(classifier), len(some))
+    found: dict[str, int] = {}
+    for name, (mean, std) in _INPUTS.items():
+        other = copied(classifier)
+        other.mean.fill_(mean)
+        other.std.fill_(std)
+        found[name] = right(other)
+    best = max(found, key=lambda name: found[name])
+    least, _ = exact_interval(found[best], len(some))
+    if least <= most:
+        return None
+    mean, std = _INPUTS[best]
+    share = 100 * found[best] / len(some)
+    each = [",".join([f"{value:.6g}"] * classifier.channels) for value in (mean, std)]
+    return (
+        f"pixels of {best}: {share:.0f} % of {len(some)} images are right with "
+        f"classifier.mean=[{each[0]}] and classifier.std=[{each[1]}]"
+    )
 
 
 class _NoisyImages:

@@ -25,6 +25,7 @@ from decrop.evaluation.accuracy import (
     area_under_curve,
     average_certified_radius,
     certified_accuracy,
+    radius_error,
 )
 from decrop.evaluation.record import CertificationRecord
 from decrop.evaluation.record import Split as Split
@@ -33,6 +34,11 @@ from decrop.smoothing.execution import Layout
 
 # Of `TrialResult.seconds`: one image with noise through the certified function, in a batch.
 NOISY_IMAGE = "noisy_image"
+
+
+# Of `Scores`, what results of earlier versions lack.
+_LATER = ("area_under_curve", "radius_error")
+_NORMAL_95 = 1.96
 
 
 def radius_key(radius: float) -> str:
@@ -52,6 +58,7 @@ class Scores:
             class is wrong included (`CertificateTable.shares` tells both apart).
         area_under_curve: of certified accuracy up to the largest of its radii, in [0,1] pixels;
             None in results of before it was recorded.
+        radius_error: standard error of the average certified radius; None likewise.
     """
 
     images: CountOrZero
@@ -59,6 +66,15 @@ class Scores:
     certified_accuracy: Annotated[dict[Word, Share], Field(max_length=MOST_RADII)]
     abstention_rate: Share
     area_under_curve: NonNegative | None = None
+    radius_error: NonNegative | None = None
+
+    @property
+    def average_radius_interval(self) -> tuple[float, float] | None:
+        """A 95 % interval of the average certified radius over images, by the normal law."""
+        if self.radius_error is None:
+            return None
+        reach, average = _NORMAL_95 * self.radius_error, self.average_certified_radius
+        return max(0.0, average - reach), average + reach
 
     @classmethod
     def of(cls, table: CertificateTable, radii: tuple[float, ...]) -> Self:
@@ -76,14 +92,14 @@ class Scores:
             },
             abstention_rate=float(abstention_rate(table.predict)),
             area_under_curve=area_under_curve(table.predict, table.radius, table.label, max(radii)),
+            radius_error=radius_error(table.predict, table.radius, table.label),
         )
 
     def sums_up(self, table: CertificateTable, radii: tuple[float, ...]) -> bool:
         """Return whether these are the scores of a table, as far as they were recorded."""
         found = Scores.of(table, radii)
-        if self.area_under_curve is None:
-            found = replace(found, area_under_curve=None)
-        return self == found
+        absent: dict[str, Any] = {name: None for name in _LATER if getattr(self, name) is None}
+        return self == replace(found, **absent)
 
 
 @dataclass(frozen=True)

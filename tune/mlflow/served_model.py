@@ -6,9 +6,12 @@ import mlflow.models
 import numpy as np
 import pandas as pd
 import torch
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 import decrop
+from decrop.errors import InputError
 
 
 class ServedBundle(PythonModel):
@@ -36,7 +39,11 @@ class ServedBundle(PythonModel):
             `label`: name of the class, empty where it abstains. `class`: its number, or -1.
             `radius`: certified L2 radius in [0,1] pixels, 0 where it abstains. `abstain`: bool.
         """
-        certified = self._smoothed.certify(np.asarray(model_input))
+        try:
+            certified = self._smoothed.certify(np.asarray(model_input))
+        except InputError as error:
+            # The server's answer says nothing of other errors but where they were raised.
+            raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
         names = self._smoothed.class_names
         abstain = certified.prediction < 0
         return pd.DataFrame(

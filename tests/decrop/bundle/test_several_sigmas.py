@@ -162,7 +162,8 @@ def test_a_loaded_bundle_certifies_at_another_sigma_what_is_recorded(bundle: Pat
     indices = torch.from_numpy(own.idx)
     test = load_dataset(model.bundle.config.dataset).test
     images, labels = test.images(indices), test.labels[indices]
-    outcome = model.certify(images, labels, indices, sigma=0.5)
+    with pytest.warns(UserWarning, match=r"was trained with noise of sigma .*; at 0\.5"):
+        outcome = model.certify(images, labels, indices, sigma=0.5)
     assert outcome.prediction.tolist() == other.predict.tolist()
     assert outcome.radius.tolist() == other.radius.tolist()
     again = model.certify(images, labels, indices)

@@ -78,6 +78,17 @@ def test_a_network_without_gradients_is_said_to_be_of_no_use_for_denoisers(
     assert re.search(r"denoisers\W+no gradient reaches its images", shown)
 
 
+def test_pixels_of_another_range_are_noticed(capsys: pytest.CaptureFixture[str]) -> None:
+    digits = ["tests.decrop.classifiers.factories:NearestDigit", "--dataset", "digits"]
+    constants = ["--set", "classifier.mean=[0]", "--set", "classifier.std=[0.00392157]"]
+    shown, found = inspected(digits, capsys)
+    assert "pixels of 0 to 255: " in str(found["other_input"])
+    assert "classifier.mean=[0] and classifier.std=[0.00392157]" in str(found["other_input"])
+    assert "seems to take" in shown
+    shown, found = inspected([*digits, *constants], capsys)
+    assert found["other_input"] is None and "seems to take" not in shown
+
+
 def test_a_program_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "mine.pt2"
     path.write_bytes(program_of(make(classes=10, size=8).eval(), (1, 8, 8)))

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from decrop.config import DenoiserSettings
-from decrop.denoisers.check import check_denoiser, check_sigma, psnr
+from decrop.denoisers.check import check_denoiser, check_sigma, check_trained_sigma, psnr
 from decrop.denoisers.sources import open_denoiser
 from decrop.errors import InputError
 from tests.cases import cases
+from tests.decrop.digits_trial import short_trial
 
 FACTORIES = "tests.decrop.denoisers.factories"
 # A ramp, which smoothing leaves as it is and noise does not.
@@ -56,6 +57,26 @@ def test_sigma_beyond_the_training_of_a_denoiser_is_told() -> None:
             check_sigma(settings, sigma)
     with pytest.warns(UserWarning, match=r"was trained for sigma from 0 to 0\.294; sigma is 0\.5"):
         check_sigma(known, 0.5)
+
+
+@cases(
+    ("settings", "sigma", "said"),
+    [
+        ([], 0.5, "trained with noise of sigma 0.25; at 0.5 its certificates hold"),
+        (["training.sigma=0.5"], 0.25, "trained with noise of sigma 0.5; at 0.25"),
+        (["training.sigma=[0.1,0.4]"], 0.5, "trained with noise of sigma 0.1 to 0.4; at 0.5"),
+        (["training.sigma=[0.1,0.4]"], 0.3, None),
+        ([], 0.25, None),
+    ],
+)
+def test_noise_that_a_denoiser_was_not_trained_with_is_told(
+    settings: list[str], sigma: float, said: str | None
+) -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        check_trained_sigma(short_trial("sigma=0.25", *settings), sigma)
+    assert len(told) == (said is not None)
+    assert said is None or said in str(told[0].message)
 
 
 def test_psnr_is_the_mean_over_images() -> None:

@@ -51,7 +51,12 @@ def test_scores_count_abstentions_and_mistakes_against_the_denoiser() -> None:
         seconds=np.zeros(5),
     )
     scores = Scores.of(table, (0.0, 0.25, 0.3, 1.0))
-    assert scores == Scores(
+    assert scores.radius_error == pytest.approx(np.std([0.5, 0.25, 0, 0, 0], ddof=1) / 5**0.5)
+    assert scores.average_radius_interval == pytest.approx((0.0, 0.15 + 1.96 * 0.1))
+    earlier = replace(scores, radius_error=None)
+    assert earlier.sums_up(table, (0.0, 0.25, 0.3, 1.0))
+    assert not replace(scores, radius_error=0.2).sums_up(table, (0.0, 0.25, 0.3, 1.0))
+    assert earlier == Scores(
         images=5,
         average_certified_radius=0.15,
         certified_accuracy={"0.0": 0.6, "0.25": 0.4, "0.3": 0.2, "1.0": 0.0},
@@ -81,6 +86,7 @@ def test_result_is_flat_in_json() -> None:
         "certified_accuracy",
         "abstention_rate",
         "area_under_curve",
+        "radius_error",
         "clean_accuracy",
         "flip_rate",
         "precision",

@@ -11,22 +11,26 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 import decrop
 from decrop.data.datasets import load_dataset
 from decrop.data.limited import take
+from decrop.errors import InputError
 from tests.mlflow_server.processes import START_SECONDS, eventually, free_port
 from tests.tune.runs import COMMAND, FinishedSweep
 from tests.tune.runs import decrop as command
 from tune.directory import SweepDirectory
 from tune.export import best_trial
 from tune.mlflow.registry import serving_commands
+from tune.mlflow.served_model import ServedBundle
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -158,6 +162,18 @@ def process(command: list[str], url: str, **variables: str) -> Iterator[None]:
         with suppress(ProcessLookupError):
             os.killpg(started.pid, signal.SIGTERM)
         started.communicate(timeout=60)
+
+
+def test_the_server_says_which_images_it_does_not_take() -> None:
+    served = ServedBundle()
+    served._smoothed = SimpleNamespace(certify=refused)
+    with pytest.raises(MlflowException, match="but are from 0 to 255") as error:
+        served.predict(None, np.zeros((1, 1, 8, 8)))
+    assert error.value.get_http_status_code() == 400
+
+
+def refused(images: Any) -> None:
+    raise InputError("images must be uint8, or floats in [0,1], but are from 0 to 255.")
 
 
 @pytest.mark.slow
