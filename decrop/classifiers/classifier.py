@@ -13,6 +13,7 @@ from decrop.classifiers.features import FeatureReader
 from decrop.classifiers.program import ExportedNetwork
 from decrop.config import EndpointSettings
 from decrop.files import sha256_of_json, sha256_of_tensors
+from decrop.networks.identity import remember_settings
 
 ChannelOrder = Literal["rgb", "bgr"]
 
@@ -55,6 +56,7 @@ class Classifier(nn.Module):
             feature_layer: module whose input is the features (see `FeatureReader`).
         """
         super().__init__()
+        remember_settings(network)
         self.network = network
         self.architecture = architecture
         self.class_count = class_count

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from decrop.config import DenoiserContract
 from decrop.networks.conditional import SigmaConditional
+from decrop.networks.identity import remember_settings
 
 
 class WrappedDenoiser(SigmaConditional):
@@ -29,6 +30,7 @@ class AdaptedDenoiser(WrappedDenoiser):
 
     def __init__(self, network: nn.Module, contract: DenoiserContract) -> None:
         super().__init__()
+        remember_settings(network)
         self.network = network
         self.contract = contract
         self.takes_sigma = contract.takes == "images_and_sigma" or (

@@ -21,6 +21,8 @@ from decrop.files import sha256_of_json, sha256_of_tensors
 # What every module has; parameters, buffers, children and hooks are described apart.
 _OF_ANY_MODULE = frozenset(vars(nn.Module()))
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+# Where a module keeps its settings as they were when it was built.
+_AS_BUILT = "_settings_as_built"
 # Settings lie nearer; what is deeper in objects of others is named by its class alone.
 _DEEPEST = 8
 
@@ -35,6 +37,17 @@ def network_identity(network: nn.Module) -> str:
     different identities; the same network may get another one where a source file has changed.
     """
     return sha256_of_json(_Description().of_module(network))
+
+
+def remember_settings(network: nn.Module) -> None:
+    """Let a network's identity be that of now, whatever its modules keep of what they compute."""
+    for module in network.modules():
+        vars(module)[_AS_BUILT] = _settings(module)
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    skipped = {*_OF_ANY_MODULE, _AS_BUILT}
+    return {name: value for name, value in vars(module).items() if name not in skipped}
 
 
 class _Description:
@@ -53,7 +66,7 @@ class _Description:
             return met
         state = {**module._parameters, **module._buffers}
         tensors = {name: tensor for name, tensor in state.items() if tensor is not None}
-        settings = {n: v for n, v in vars(module).items() if n not in _OF_ANY_MODULE}
+        settings = vars(module).get(_AS_BUILT, _settings(module))
         described = {
             "class": self._code(type(module)),
             "tensors": sha256_of_tensors(tensors),

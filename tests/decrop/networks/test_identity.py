@@ -1,3 +1,4 @@
+import copy
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from decrop.networks.identity import network_identity
+from decrop.networks.identity import network_identity, remember_settings
 from tests.cases import cases
 
 
@@ -61,6 +62,20 @@ DIFFERENT: list[tuple[Any, Any]] = [
 def test_a_setting_is_a_part_of_the_identity(one: Any, other: Any) -> None:
     assert network_identity(Net(how=one)) == network_identity(Net(how=one))
     assert network_identity(Net(how=one)) != network_identity(Net(how=other))
+
+
+def test_what_a_network_keeps_of_its_computing_is_no_part_once_it_is_remembered() -> None:
+    fresh, used = Net(how=torch.ones(2), kept=None), Net(how=torch.ones(2), kept=None)
+    expected = network_identity(fresh)
+    remember_settings(used)
+    assert network_identity(used) == expected
+    used.kept, used.new = torch.rand(3), torch.rand(3)
+    assert network_identity(used) == network_identity(copy.deepcopy(used)) == expected
+    used.linear.bias.data += 1
+    assert network_identity(used) != expected
+    other = Net(how=torch.zeros(2), kept=None)
+    remember_settings(other)
+    assert network_identity(other) != expected
 
 
 def test_structure_weights_and_hooks_are_parts_and_the_mode_is_not() -> None:

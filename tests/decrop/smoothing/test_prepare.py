@@ -130,7 +130,10 @@ def test_a_network_that_views_is_trained_through_certified_and_passed_on(
         list(run_trial(config, inputs, folder, cache, split="test"))
     path = tmp_path / "bundle"
     export_bundle(folder, inputs.classifier, inputs.class_names, path, origin="Made for tests.")
-    bundle = load_bundle(path, trust_code=True)
+    with warnings.catch_warnings():
+        # The features that it kept in training are no other code.
+        warnings.simplefilter("error")
+        bundle = load_bundle(path, trust_code=True)
     assert bundle.config.execution.layout == "contiguous"
     assert verify_bundle(bundle) == TEST_IMAGES
     images = inputs.test.images
