@@ -150,10 +150,11 @@ def denoiser_name(number: int | None, row: str | None = None) -> str:
     """Name a row: a trial, the reference, a row of a table, or no denoiser."""
     if number is None:
         return UNDEFENDED
+    trial = f"trial {number}"
     if number != REFERENCE:
-        return row or f"trial {number}"
+        return row or trial
     # Short words, for columns of a terminal are narrow.
-    return f"trial {number}, reference" if row is None else f"{row} (reference)"
+    return f"{trial}, reference" if row in (None, trial) else f"{row} (reference)"
 
 
 def difference_sentence(

@@ -84,3 +84,21 @@ def test_a_trial_has_its_certificates_as_a_table_and_the_load_of_its_machine(
                 expect(page.get_by_role("columnheader", name=column)).to_be_visible()
         finally:
             print(keep_picture(page, tmp_path, "certificates"))
+
+
+def test_the_sweeps_report_is_drawn_among_its_artifacts(
+    address: str, directory: SweepDirectory, tmp_path: Path
+) -> None:
+    """MLflow shows it in a frame that may run scripts and nothing else."""
+    name = directory.read_record().name
+    with page_at(address) as page:
+        try:
+            page.get_by_role("link", name=name, exact=True).click()
+            page.get_by_role("tab", name="Artifacts").click()
+            page.get_by_text("report.html", exact=True).click()
+            report = page.frame_locator("iframe.mlflow-html-iframe")
+            expect(report.locator("html[data-drawn]")).to_be_attached()
+            expect(report.get_by_role("heading", name=name)).to_be_visible()
+            expect(report.locator("#chart-accuracy .scatterlayer .trace").first).to_be_visible()
+        finally:
+            print(keep_picture(page, tmp_path, "report"))

@@ -140,6 +140,13 @@ def test_a_toggled_row_leaves_every_chart_that_has_it_and_comes_back(shown: Page
     assert lines() == before
 
 
+def test_a_curve_tells_its_values_and_intervals_where_it_is_pointed_at(shown: Page) -> None:
+    shown.locator("#chart-accuracy .nsewdrag").hover()
+    told = shown.locator("#chart-accuracy .hoverlayer")
+    expect(told).to_contain_text("no denoiser")
+    expect(told).to_contain_text(re.compile(r"\d+\.\d % \(\d+\.\d–\d+\.\d\)"))
+
+
 def test_the_search_is_drawn_and_trials_picked_in_it_are_listed(shown: Page) -> None:
     for chart in ("history", "importances", "parallel"):
         expect(shown.locator(f"#chart-{chart} .main-svg").first).to_be_visible()
