@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from decrop.files import read_json
+from tests.tune.results.boards import sweep_with
 from tests.tune.runs import (
     TRACKING_FILES,
     FinishedSweep,
@@ -16,7 +17,7 @@ from tests.tune.runs import (
     running_on,
     tracked_runs,
 )
-from tests.tune.sweeps import make_sweep, write_complete_trial
+from tests.tune.sweeps import make_sweep
 from tune.cluster import ClusterSize
 from tune.directory import SweepDirectory
 from tune.results.ranking import ranking
@@ -62,10 +63,9 @@ def test_leaderboard_shows_ranks_and_intervals(finished: FinishedSweep, no_clust
 def test_leaderboard_of_an_unfinished_sweep_shows_what_there_is(
     tmp_path: Path, no_cluster: None
 ) -> None:
-    directory = make_sweep(tmp_path)
-    ran = decrop("leaderboard", directory.path)
+    ran = decrop("leaderboard", make_sweep(tmp_path).path)
     assert (ran.code, ran.out) == (0, "trials so far: none yet; the sweep has not ended\n")
-    write_complete_trial(directory.trial(0), 0)
+    directory = sweep_with(tmp_path / "begun", {0: 0.3}, {})
     before = contents(directory.path)
     ran = decrop("leaderboard", directory.path, "--json")
     assert ran.code == 0 and "trials so far: 1 complete; the sweep has not ended" in ran.out
