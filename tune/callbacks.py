@@ -17,7 +17,7 @@ from rich.text import Text
 from decrop.cli.output import duration
 from tune.directory import State, SweepDirectory
 from tune.results.metric import Metric
-from tune.stopping import SweepStop, common_cause
+from tune.stopping import SweepStop, common_cause, death, last_line
 from tune.worker import CAUSE, CROWDED_OUT, FAILED, REASON, STOPPED, end_trial
 
 _UNFINISHED = ("running", "stopped")
@@ -48,6 +48,7 @@ class SweepProgress:
         names: of trials that are rows of a table, by number.
         reference: what the settings of trial 0 are, where it is no row.
         objective: by which scores are told.
+        best_before: number and score of the best trial that an earlier run completed.
     """
 
     total: int
@@ -57,12 +58,19 @@ class SweepProgress:
     names: Mapping[int, str] = field(default_factory=dict)
     reference: str = "as given"
     objective: Metric = field(default_factory=Metric)
+    best_before: tuple[int, float] | None = None
     _rows: dict[int, _Row] = field(default_factory=dict)
     _ended: list[int] = field(default_factory=list)
     _ended_before: int = 0
     _best: _Row | None = None
     _started: float = field(default_factory=time.monotonic)
     _live: Live | None = None
+
+    def __post_init__(self) -> None:
+        """Begin with the best trial of an earlier run, if there was one."""
+        if self.best_before is not None:
+            number, score = self.best_before
+            self._best = _Row(number, "complete", {}, score=score)
 
     def __enter__(self) -> "SweepProgress":
         if self.console.is_terminal:
@@ -115,8 +123,8 @@ class SweepProgress:
         self._rows.setdefault(number, _Row(number, "stopped", {})).state = "stopped"
         self._show(f"{self._name(number)} stopped; it goes on when the sweep is resumed")
 
-    def ended(self, number: int, state: str) -> None:
-        """A trial has ended, perhaps before it ran."""
+    def ended(self, number: int, state: str, why: str = "") -> None:
+        """A trial has ended, perhaps before it ran, and why if it is told."""
         row = self._rows.setdefault(number, _Row(number, state, {}))
         row.state = state
         self._ended.append(number)
@@ -124,7 +132,7 @@ class SweepProgress:
         if state == "complete" and _worth(row) > _worth(self._best):
             self._best = row
         self._forget_one()
-        self._show(f"{self._name(number)} {state}; {self._summary()}")
+        self._show(f"{self._name(number)} {state}{why and f' ({why})'}; {self._summary()}")
 
     def _forget_one(self) -> None:
         """Let a row go once there are too many."""
@@ -188,6 +196,9 @@ def _worth(row: _Row | None) -> float:
     return -math.inf if row is None else row.score or 0.0
 
 
+# Of a trial or a final training whose process was killed or had no memory left; one that failed by
+# itself gets none.
+RETRIES = 3
 # So many trials that fail one after another have a cause that the next one has too.
 FAILURES_IN_A_ROW = 10
 
@@ -274,10 +285,11 @@ class SweepCallback(Callback):
         state = folder.read_state()
         error = None if state is None else state.error
         if state is None or state.state == "running":
-            error = _death_text(trial, self._deaths[number] + 1)
+            error = death(str(trial.get_error() or ""), self._deaths[number] + 1)
             end_trial(folder, "failed", error=error)
-        self._progress.ended(number, "failed")
-        self._errors.append(error or "unknown error")
+        error = error or "unknown error"
+        self._progress.ended(number, "failed", f"{last_line(error)}: see {folder.state_path}")
+        self._errors.append(error)
         if len(self._errors) >= FAILURES_IN_A_ROW:
             message, count = common_cause(self._errors)
             self.cause = (
@@ -304,13 +316,6 @@ class SearchStopper(Stopper):
     def stop_all(self) -> bool:
         """Tell whether the search is over."""
         return self._stop.due() and (not self._callback.anything_runs or self._stop.overdue())
-
-
-def _death_text(trial: Any, deaths: int) -> str:
-    times = "once" if deaths == 1 else f"{deaths} times"
-    how = str(trial.get_error() or "").strip()
-    said = f"the trial's process died {times}: it was killed, or had no memory left"
-    return f"{how}\n{said}" if how else said
 
 
 def _settings(parameters: dict[str, Any]) -> str:

@@ -1,11 +1,11 @@
 """Final trainings: chosen trials on the whole limited data, certified on the test split."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from rich.console import Console
 
 from decrop.config import TrialConfig
@@ -13,9 +13,11 @@ from decrop.errors import InputError
 from decrop.files import fenced
 from decrop.training.hooks import TrialStoppedError
 from decrop.trial.run import certify_undefended
+from tune.callbacks import RETRIES
+from tune.cluster import Claim
 from tune.directory import SampleCounts, SweepDirectory, SweepTrialFolder, TrialRecord
 from tune.space import kind_of, reference_config
-from tune.stopping import SweepStop, behind, ends_sweep, last_line
+from tune.stopping import SweepStop, behind, death, ends_sweep, last_line
 from tune.worker import SweepJob, crowded_out, end_trial, run_recorded, use_claimed, with_gpu
 
 # Between looks at whether the sweep is to stop.
@@ -51,60 +53,116 @@ def certify_finals(
 ) -> None:
     """Train and certify on the cluster, and certify the classifier without a denoiser.
 
-    A sweep whose reference trains its classifier has none without. What fails is said and written
-    to its folder with the traceback; the others go on. When the sweep is to stop, they save their
+    A sweep whose reference trains its classifier has none without. One whose process dies is taken
+    up again, `RETRIES` times. What fails is said and written to its folder with the traceback; the
+    others go on. When the sweep is to stop, they save their
     state and end.
 
     Raises:
         RayError: one of them has met what ends the sweep (`ends_sweep`).
     """
-    claim = job.claims.trial
-    # Not by `.options()`, with which Ray lets a worker live on that has used a GPU: it would keep
-    # its memory there, and use that GPU for its next task, whichever one is assigned to it.
-    as_task: Any = ray.remote(num_cpus=claim.cpu, num_gpus=claim.gpu)
-    final, undefended = as_task(_final), as_task(_undefended)
-    shared = ray.put(job)
-    running = {final.remote(shared, t): t for t in trainings}
-    names = {ref: training.name for ref, training in running.items()}
-    config = reference_config(job.sweep)
-    folder = job.directory.undefended
-    if kind_of(config).certifies_undefended and not folder.result_path.exists():
-        names[undefended.remote(shared, config)] = "no denoiser"
-    left = dict(names)
+    waiting = _works(job, trainings)
+    total, left = len(waiting), {work.start(): work for work in waiting}
     while left and not stop.overdue():
         for ref in ray.wait(list(left), num_returns=1, timeout=_POLL_SECONDS)[0]:
-            name = left.pop(ref)
+            work = left.pop(ref)
             try:
                 certified = ray.get(ref)
             except RayError as error:
                 if ends_sweep(error) is not None:
                     raise
-                if ref in running and any(crowded_out(e, claim) for e in behind(error)):
-                    console.print(f"{name} goes on with a GPU of its own")
-                    del names[ref]
-                    again = ray.remote(num_cpus=claim.cpu, num_gpus=1)(_final).remote(
-                        with_gpu(job, 1), running[ref]
-                    )
-                    running[again], names[again], left[again] = running[ref], name, name
+                if (again := _again(work, error, job, console)) is not None:
+                    left[again.start()] = again
                     continue
-                # The traceback is in the trial's folder; the others are still worth certifying.
-                line = last_line(str(error))
-                console.print(f"{name} failed: {line}")
-                if ref in running:
-                    _end_if_it_died(running[ref].folder, line)
+                _fail(work, error, console)
             else:
                 how = "certified" if certified else "stopped"
-                done = f"{len(names) - len(left)} of {len(names)}"
-                console.print(f"{name} {how} ({done})")
+                _say(console, f"{work.name} {how} ({total - len(left)} of {total})")
     for ref in left:
         ray.cancel(ref, force=True)
 
 
-def _end_if_it_died(folder: SweepTrialFolder, error: str) -> None:
-    """Write down the failure of a process that could not do so itself."""
-    state = folder.read_state()
-    if state is None or state.state == "running":
-        end_trial(folder, "failed", error=error)
+@dataclass(frozen=True)
+class _Work:
+    """A task on the cluster.
+
+    Attributes:
+        name: as people call it.
+        folder: that it writes.
+        function: that runs, of the job, `subject` and nothing else.
+        subject: what it is told to do.
+        job: put into Ray's store.
+        claim: what it takes of a machine.
+        deaths: of its process, so far.
+    """
+
+    name: str
+    folder: SweepTrialFolder
+    function: Callable[..., bool]
+    subject: FinalTraining | TrialConfig
+    job: Any
+    claim: Claim
+    deaths: int = 0
+
+    def start(self) -> Any:
+        """Start it and return Ray's reference."""
+        # Not by `.options()`, with which Ray lets a worker live on that has used a GPU: it would
+        # keep its memory there, and use that GPU for its next task, whichever one is assigned to
+        # it. Without retries of Ray's own, of which nobody is told, and which know no end where
+        # there is too little memory.
+        as_task: Any = ray.remote(num_cpus=self.claim.cpu, num_gpus=self.claim.gpu, max_retries=0)
+        return as_task(self.function).remote(self.job, self.subject)
+
+
+def _works(job: SweepJob, trainings: Sequence[FinalTraining]) -> list[_Work]:
+    claim, shared = job.claims.trial, ray.put(job)
+    works = [_Work(t.name, t.folder, _final, t, shared, claim) for t in trainings]
+    config, folder = reference_config(job.sweep), job.directory.undefended
+    if kind_of(config).certifies_undefended and not folder.result_path.exists():
+        works.append(_Work("no denoiser", folder, _undefended, config, shared, claim))
+    return works
+
+
+def _again(work: _Work, error: RayError, job: SweepJob, console: Console) -> _Work | None:
+    """Return what is started in place of what has failed, if anything is."""
+    trains = isinstance(work.subject, FinalTraining)
+    if trains and any(crowded_out(e, work.claim) for e in behind(error)):
+        _say(console, f"{work.name} goes on with a GPU of its own")
+        alone = with_gpu(job, 1)
+        return replace(work, job=ray.put(alone), claim=alone.claims.trial)
+    if not _died(error) or work.deaths >= RETRIES:
+        return None
+    deaths = work.deaths + 1
+    _say(
+        console,
+        f"{work.name}: its process died; it goes on from what it has written (retry {deaths} of "
+        f"{RETRIES})",
+    )
+    return replace(work, deaths=deaths)
+
+
+def _died(error: RayError) -> bool:
+    """Tell a process that was killed, or had no memory left, from one that failed by itself."""
+    return not isinstance(error, RayTaskError) or any(
+        isinstance(cause, OutOfMemoryError) for cause in behind(error)
+    )
+
+
+def _fail(work: _Work, error: RayError, console: Console) -> None:
+    """Write down a failure that the process could not, and say it in a line."""
+    said = str(error)
+    if _died(error):
+        said = death(said, work.deaths + 1)
+    state = work.folder.read_state()
+    if isinstance(work.subject, FinalTraining) and (state is None or state.state == "running"):
+        end_trial(work.folder, "failed", error=said)
+    # The whole of it is in the folder; the others are still worth certifying.
+    where = f": see {work.folder.state_path}" if work.folder.state_path.exists() else ""
+    _say(console, f"{work.name} failed: {last_line(said)}{where}")
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _trainings(directory: SweepDirectory, number: int, seeds: int) -> Iterator[FinalTraining]:

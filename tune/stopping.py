@@ -59,6 +59,13 @@ def common_cause(errors: Sequence[str]) -> tuple[str, int]:
     return message, count
 
 
+def death(said: str, times: int) -> str:
+    """Return the error of a trial whose process died so many times, below what Ray says of it."""
+    died = "once" if times == 1 else f"{times} times"
+    line = f"the trial's process died {died}: it was killed, or had no memory left"
+    return f"{said.strip()}\n{line}" if said.strip() else line
+
+
 def behind(error: BaseException) -> Iterator[BaseException]:
     """Yield the errors that have led to an error, the last one first."""
     current: BaseException | None = error

@@ -35,14 +35,14 @@ from decrop.files import LostFolderError, fence_of
 from decrop.smoothing.execution import resolve_device
 from decrop.synthesis.synthetic_samples import INTERPOLATED
 from decrop.trial.prepare import Preparation, load_inputs
-from tune.callbacks import SearchStopper, SweepCallback, SweepProgress
+from tune.callbacks import RETRIES, SearchStopper, SweepCallback, SweepProgress
 from tune.cluster import Claims, ClusterSize, claims, cluster, cluster_size, local_size
 from tune.directory import SweepDirectory, trial_name
 from tune.driver import sole_driver
 from tune.earlier import as_finished, check_same_inputs, gather, read_learnt, write_learnt
 from tune.export import export_trial
 from tune.final_runs import FinalTraining, certify_finals, missing_finals
-from tune.finished_trials import finished_trials, other_values
+from tune.finished_trials import FinishedTrial, finished_trials, finite, other_values
 from tune.mlflow.client import check_tracking_uri
 from tune.mlflow.tracker import Tracker, TrackingThread
 from tune.plan import finals_queries, sweep_queries
@@ -72,9 +72,6 @@ logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICA
 
 Refused = Literal["code", "strangers"] | None
 
-# Retries of a trial whose process was killed or had no memory left; one that failed by itself gets
-# none (`SweepCallback.on_trial_result`).
-RETRIES = 3
 # Between looks at how large the cluster is.
 _LOOK_SECONDS = 5.0
 
@@ -509,6 +506,7 @@ def search_trials(job: SweepJob, console: Console, stop: SweepStop) -> None:
         names=names,
         reference=reference_words(reference),
         objective=job.objectives[0],
+        best_before=_best(past),
     )
     callback = SweepCallback(progress, directory, stop)
     claim = job.claims.trial
@@ -557,6 +555,15 @@ def search_trials(job: SweepJob, console: Console, stop: SweepStop) -> None:
     past, _ = finished_trials(directory)
     if stop.reason is not None or len(past) < total:
         raise _stopped(directory, stop.reason or "interrupted", callback.cause)
+
+
+def _best(past: Sequence[FinishedTrial]) -> tuple[int, float] | None:
+    """Return number and score of the best trial that was completed."""
+    scores = [(finite(t.value), t.number) for t in past if t.state == "complete"]
+    known = [(score, number) for score, number in scores if score is not None]
+    # The first of equal ones, as the progress has it.
+    score, number = max(known, key=lambda pair: (pair[0], -pair[1]), default=(0.0, None))
+    return None if number is None else (number, score)
 
 
 class _TrialsAtOnce:

@@ -157,6 +157,18 @@ def test_the_end_of_a_trial_that_was_stopped_is_written_down(directory: SweepDir
     assert "trial 1 pruned" in text.getvalue()
 
 
+def test_the_best_trial_of_an_earlier_run_is_still_the_best() -> None:
+    where, text = console(terminal=False)
+    with SweepProgress(4, 2, where, done_before=2, best_before=(1, 0.3)) as progress:
+        for number, value in ((2, 0.2), (3, 0.4)):
+            progress.started(number, {})
+            progress.scored(number, score(value, 2))
+            progress.ended(number, "complete")
+    told = [line for line in text.getvalue().splitlines() if "best so far" in line]
+    assert "3 of 4 trials done, best so far trial 1 with 0.3" in told[0]
+    assert "4 of 4 trials done, best so far trial 3 with 0.4" in told[1]
+
+
 def test_a_failure_is_written_down_unless_the_trial_did_it(directory: SweepDirectory) -> None:
     where, text = console(terminal=False)
     callback = SweepCallback(SweepProgress(3, 2, where), directory, SweepStop(directory, where))
@@ -173,7 +185,9 @@ def test_a_failure_is_written_down_unless_the_trial_did_it(directory: SweepDirec
     errors = [state.error for state in states if state is not None]
     died = "the trial's process died once: it was killed, or had no memory left"
     assert errors == ["its own traceback", died, died]
-    assert text.getvalue().count(" failed; ") == 3
+    for number, why in enumerate(("its own traceback", died, died)):
+        line = f"trial {number} failed ({why}: see {directory.trial(number).state_path}); "
+        assert line in text.getvalue()
 
 
 def test_a_trial_whose_process_died_is_taken_up_again_and_its_deaths_are_counted(

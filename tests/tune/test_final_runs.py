@@ -1,5 +1,7 @@
 """Final trainings use the whole cluster."""
 
+import os
+import signal
 import time
 from io import StringIO
 from pathlib import Path
@@ -18,11 +20,9 @@ from tune.sweep_file import load_sweep
 from tune.worker import SweepJob
 
 
-def test_final_trainings_and_the_classifier_without_a_denoiser_run_side_by_side(
-    local_ray: ClusterSize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sweep = load_sweep(str(write_sweep(tmp_path, trials=3)))
-    directory = SweepDirectory.create(tmp_path / "sweeps", sweep)
+def finals_of(folder: Path, count: int) -> tuple[SweepJob, list[FinalTraining]]:
+    sweep = load_sweep(str(write_sweep(folder, trials=3)))
+    directory = SweepDirectory.create(folder / "sweeps", sweep)
     config = reference_config(sweep)
     trainings = [
         FinalTraining(
@@ -30,8 +30,64 @@ def test_final_trainings_and_the_classifier_without_a_denoiser_run_side_by_side(
             TrialRecord(number=n, reference=n == 0, parameters={}, config=config),
             directory.final(n),
         )
-        for n in range(3)
+        for n in range(count)
     ]
+    claimed = Claims(Claim(1, 0), Claim(1, 0), max_helpers=0, max_concurrent=None)
+    return SweepJob(directory.path, sweep, claimed, None), trainings
+
+
+def certified(job: SweepJob, trainings: list[FinalTraining]) -> str:
+    """Return what is said meanwhile."""
+    console = Console(file=StringIO(), width=80)
+    certify_finals(job, trainings, console, SweepStop(job.directory, Console(quiet=True)))
+    said: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return said
+
+
+def test_one_whose_process_dies_is_taken_up_again_three_times(
+    local_ray: ClusterSize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, trainings = finals_of(tmp_path, 3)
+    begun = tmp_path / "begun"
+    begun.mkdir()
+
+    def final(job: SweepJob, training: FinalTraining) -> bool:
+        before = len(list(begun.glob(f"{training.name} *")))
+        (begun / f"{training.name} {before}").touch()
+        if training.name == "trial 2":
+            raise ValueError("by itself")
+        if training.name == "trial 1" or before < 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return True
+
+    monkeypatch.setattr("tune.final_runs._final", final)
+    monkeypatch.setattr("tune.final_runs._undefended", lambda job, config: True)
+    said = certified(job, trainings).splitlines()
+    died = "its process died; it goes on from what it has written (retry"
+    assert [line for line in said if "trial 0" in line] == [
+        f"trial 0: {died} 1 of 3)",
+        next(line for line in said if line.startswith("trial 0 certified (")),
+    ]
+    state_path = trainings[1].folder.state_path
+    assert [line for line in said if "trial 1" in line] == [
+        *(f"trial 1: {died} {n} of 3)" for n in (1, 2, 3)),
+        "trial 1 failed: the trial's process died 4 times: it was killed, or had no memory left: "
+        f"see {state_path}",
+    ]
+    # What Ray says of it is there, in several lines.
+    state = trainings[1].folder.read_state()
+    assert state is not None and state.state == "failed"
+    assert state.error is not None and len(state.error.splitlines()) > 1
+    (failed,) = (line for line in said if "trial 2" in line)
+    assert failed.startswith("trial 2 failed: ValueError: by itself: see ")
+    assert len(list(begun.glob("trial 2 *"))) == 1
+    assert len(said) == 2 + 4 + 1 + 1
+
+
+def test_final_trainings_and_the_classifier_without_a_denoiser_run_side_by_side(
+    local_ray: ClusterSize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, trainings = finals_of(tmp_path, 3)
     begun, at_once = tmp_path / "begun", len(trainings) + 1
     begun.mkdir()
     assert local_ray.cpu >= at_once
@@ -51,9 +107,5 @@ def test_final_trainings_and_the_classifier_without_a_denoiser_run_side_by_side(
 
     monkeypatch.setattr("tune.final_runs._final", final)
     monkeypatch.setattr("tune.final_runs._undefended", undefended)
-    claimed = Claims(Claim(1, 0), Claim(1, 0), max_helpers=0, max_concurrent=None)
-    console = Console(file=StringIO(), width=80)
-    job = SweepJob(directory.path, sweep, claimed, None)
-    certify_finals(job, trainings, console, SweepStop(directory, Console(quiet=True)))
-    said = console.file.getvalue()  # type: ignore[attr-defined]
+    said = certified(job, trainings)
     assert said.count("certified") == at_once, said

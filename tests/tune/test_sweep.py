@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -379,7 +380,7 @@ def test_a_sweep_goes_on_whatever_becomes_of_its_trials(
     assert ran.out.count("trial 1 started") == 1
     assert len(directory.trial(2).read_reports()) == 1
     assert not directory.trial(2).result_path.exists()
-    assert "trial 1 failed; 2 of 4 trials done" in ran.out
+    assert re.search(r"trial 1 failed \(.*state\.json\); 2 of 4 trials done", ran.out)
     assert "trial 2 pruned; 3 of 4 trials done" in ran.out
     assert "Traceback" not in ran.out + ran.err
 
