@@ -123,11 +123,18 @@ def make_client(uri: str) -> "MlflowClient":
 
 
 def register_version(
-    client: "MlflowClient", name: str, *, source: str, run_id: str, description: str
+    client: "MlflowClient",
+    name: str,
+    *,
+    source: str,
+    run_id: str,
+    description: str,
+    usage: str,
 ) -> int:
     """Register a run's artifact, by its address, as a new version of a model; return its number.
 
-    It gets the alias `CHAMPION`; the version that had it before gets `PREVIOUS`.
+    A model without a description of its own gets `usage` for one. The version gets the alias
+    `CHAMPION`; the version that had it before gets `PREVIOUS`.
     """
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
@@ -137,7 +144,10 @@ def register_version(
     except MlflowException as error:
         if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
             raise
-    before = client.get_registered_model(name).aliases.get(CHAMPION)
+    model = client.get_registered_model(name)
+    if not model.description:
+        client.update_registered_model(name, usage)
+    before = model.aliases.get(CHAMPION)
     created = client.create_model_version(name, source, run_id, description=description)
     if before is not None:
         client.set_registered_model_alias(name, PREVIOUS, str(before))

@@ -52,7 +52,8 @@ def page_state(
     """
     scores = [objective_key(objective) for objective in objectives]
     score = scores[0]
-    # MLflow's titles of these charts are the names of their metrics, whatever the view says.
+    # MLflow's titles of these charts are the names of their metrics, whatever the view says; three
+    # side by side are cut off in a window of 1440 pixels.
     sections = [
         _Section(
             "Certified accuracy",
@@ -69,7 +70,7 @@ def page_state(
                 *map(_line, scores),
                 {**_chart("ranking", "BAR"), "metricKey": score},
             ],
-            columns=3,
+            columns=2,
         ),
         _Section(
             "Settings and held-out score", [_parallel(paths, scores)] if paths else [], columns=1
@@ -77,7 +78,7 @@ def page_state(
         _Section(
             "Losses",
             [_line(f"train/{term}") for term in kind.losses],
-            columns=3,
+            columns=2,
         ),
     ]
     # Axes of other charts: without these MLflow would make each a chart of its own.
@@ -161,7 +162,7 @@ def sweep_description(directory: SweepDirectory, record: SweepRecord) -> str:
     """
     return "\n".join(
         [
-            *_outcome(directory, record),
+            *sweep_outcome(directory, record),
             f"## What was swept\n\n{_swept(record)}\n",
             f"## How to read this page\n\n{_legend(record)}",
             f"Created {record.created:%Y-%m-%d %H:%M:%S} UTC, id `{record.id}`. Settings:\n",
@@ -170,7 +171,8 @@ def sweep_description(directory: SweepDirectory, record: SweepRecord) -> str:
     )
 
 
-def _outcome(directory: SweepDirectory, record: SweepRecord) -> list[str]:
+def sweep_outcome(directory: SweepDirectory, record: SweepRecord) -> list[str]:
+    """Say in Markdown what won, with the leaderboard, or that it is not known yet."""
     board = read_leaderboard(directory)
     if board is None:
         searched = sweep_kind(record.sweep).searched

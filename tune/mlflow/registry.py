@@ -14,11 +14,11 @@ import numpy as np
 from decrop.bundle import Bundle, load_bundle
 from decrop.errors import InputError
 from decrop.smoothing.backend import backend_of
-from decrop.trial.result import radius_key
 from tune.directory import SweepDirectory
-from tune.mlflow.client import CHAMPION, sqlite_uri
+from tune.mlflow.client import CHAMPION, PREVIOUS, sqlite_uri
 from tune.mlflow.experiment import experiment_page
 from tune.mlflow.tracker import Tracker
+from tune.mlflow.trial_view import certified_sentence
 from tune.space import kind_of
 
 _MODEL = "model"
@@ -58,6 +58,7 @@ def register_bundle(
             model,
             name,
             description=_description(loaded),
+            usage=_usage(loaded, name),
         )
 
 
@@ -91,17 +92,40 @@ def save_model(loaded: Bundle, bundle: Path, destination: Path) -> None:
 
 def _description(loaded: Bundle) -> str:
     scores, config = loaded.result.scores, loaded.config
-    accuracies = ", ".join(
-        f"{100 * scores.certified_accuracy[radius_key(radius)]:.1f} % at r = {radius:g}"
-        for radius in config.certification.radii
-    )
-    what = f"{kind_of(config).in_front}{config.classifier.source} classifier"
+    result = {
+        "split": loaded.result.split,
+        "images": scores.images,
+        "certified_accuracy": scores.certified_accuracy,
+        "average_certified_radius": scores.average_certified_radius,
+    }
     return (
-        f"{what} "
-        f"({config.dataset.name}), smoothed with σ = {config.sigma:g}. Certified accuracy on "
-        f"{scores.images} {loaded.result.split.replace('_', '-')} images: {accuracies}; average "
-        f"certified radius {scores.average_certified_radius:.3f}. Images are float32 in [0,1]; "
-        "answers are label, class, certified L2 radius and whether it abstains."
+        f"{kind_of(config).in_front}{config.classifier.source} classifier ({config.dataset.name}), "
+        f"smoothed with σ = {config.sigma:g}. {certified_sentence(result)} Images are float32 in "
+        "[0,1]; answers are label, class, certified L2 radius and whether it abstains."
+    )
+
+
+def _usage(loaded: Bundle, name: str) -> str:
+    """Say in Markdown how a registered model is used, for the page that has all its versions."""
+    shape = loaded.result.image_shape or (loaded.classifier.channels, "H", "W")
+    uri = f"models:/{name}@{CHAMPION}"
+    return "\n".join(
+        [
+            f"A smoothed classifier with certified radii, made by decrop. `{CHAMPION}` is the "
+            f"version registered last, `{PREVIOUS}` the one before. Each says what it certifies.\n",
+            "```python",
+            "import mlflow",
+            "",
+            f'model = mlflow.pyfunc.load_model("{uri}")',
+            f"model.predict(images)  # float32 [B, {', '.join(map(str, shape))}] in [0,1]; a row "
+            "an image: label, class, radius, abstain",
+            "```\n",
+            "Over HTTP:\n",
+            "```bash",
+            f"mlflow models serve --model-uri {shlex.quote(uri)} --env-manager local --port "
+            f"{SERVING_PORT}",
+            "```",
+        ]
     )
 
 

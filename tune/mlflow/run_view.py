@@ -18,6 +18,8 @@ from decrop.files import MOST_TABLE_BYTES, read_text
 from tune.results.metric import Metric
 
 COLOUR_TAG = "mlflow.runColor"
+# What MLflow shows as a description.
+NOTE_TAG = "mlflow.note.content"
 
 UNDEFENDED_COLOUR = "#000000"
 SWEEP_COLOUR = "#666666"

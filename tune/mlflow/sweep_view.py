@@ -13,9 +13,11 @@ from matplotlib.figure import Figure
 from decrop.errors import InputError
 from tune.directory import SweepDirectory, SweepRecord, TrialState
 from tune.finished_trials import FinishedTrial, finished_trials
+from tune.mlflow.page import sweep_outcome
 from tune.mlflow.run_view import (
     BEST_SO_FAR,
     COLOUR_TAG,
+    NOTE_TAG,
     SWEEP_COLOUR,
     TRIAL_NUMBER,
     Measurement,
@@ -34,7 +36,7 @@ from tune.results.plots import front_figure, history_figure, importances_figure
 from tune.results.ranking import REFERENCE
 from tune.results.search import SearchHistory, search_fronts, search_history
 from tune.results.tables import leaderboard_tables
-from tune.space import objectives_of
+from tune.space import objectives_of, reference_config, total_trials
 from tune.study import parameter_importances
 
 
@@ -104,13 +106,43 @@ class SweepSource:
             status="RUNNING" if ended is None else "FINISHED",
             started=self.record.created,
             ended=ended,
-            tags={"kind": "sweep", COLOUR_TAG: SWEEP_COLOUR},
+            parameters=self._parameters(),
+            tags={
+                "kind": "sweep",
+                COLOUR_TAG: SWEEP_COLOUR,
+                NOTE_TAG: "\n".join(sweep_outcome(self.directory, self.record)),
+                **self._found(),
+            },
             measurements=self.best.measurements(),
             artifacts=existing(self._files()),
             # Trials are still to come before that, and the page's charts show those that are there.
             drawn={} if ended is None else search_figures(self.directory, self.record),
             tables=self._tables(),
         )
+
+    def _parameters(self) -> dict[str, str]:
+        """Return what stays as it is, for MLflow lets no parameter change."""
+        sweep, config = self.record.sweep, reference_config(self.record.sweep)
+        return {
+            "search": sweep.search,
+            "objectives": ", ".join(sweep.objectives),
+            "varied": ", ".join(sweep.space or sweep.rows),
+            "sigma": f"{config.sigma:g}",
+            "data": config.dataset.path or config.dataset.name,
+            "limited.fraction": f"{config.limited.fraction:g}",
+            "classifier": config.classifier.weights or config.classifier.source,
+            "certification.procedure": config.certification.procedure,
+        }
+
+    def _found(self) -> dict[str, str]:
+        """Return what changes where a sweep is given more trials."""
+        found = {"trials": str(total_trials(self.record.sweep))}
+        board = read_leaderboard(self.directory)
+        if board is not None:
+            found["best"] = f"trial {board.best.number}"
+            for radius, share in board.best.result["certified_accuracy"].items():
+                found[f"best.certified_accuracy_at_{radius}"] = f"{share:.4g}"
+        return found
 
     def _files(self) -> dict[str, Path]:
         files = by_name(
@@ -146,6 +178,9 @@ class BestSoFar:
         self._read: dict[int, tuple[TrialState, dict[str, Any] | None]] = {}
         self._best: float | None = None
         self._next = 0
+        self._scores: dict[int, float] = {}
+        # By another metric ranks are others.
+        self._ranks = record.sweep.leaderboard.by is None
         self._points: list[Measurement] = []
 
     def note(self, number: int, state: TrialState, result: dict[str, Any] | None) -> None:
@@ -160,7 +195,7 @@ class BestSoFar:
         while (found := self._ended(self._next)) is not None:
             ended, result = found
             if result is not None:
-                score = self._objective.score(result)
+                score = self._scores[self._next] = self._objective.score(result)
                 self._best = score if self._best is None else max(self._best, score)
             if self._best is not None:
                 step = self._next
@@ -169,6 +204,15 @@ class BestSoFar:
             del self._read[self._next]
             self._next += 1
         return self._points
+
+    def rank(self, number: int) -> str:
+        """Say which rank a trial has by held-out score among those that are complete, if any."""
+        self.measurements()
+        own = self._scores.get(number)
+        if own is None or not self._ranks:
+            return ""
+        better = sum(score > own for score in self._scores.values())
+        return f"rank {better + 1} of {len(self._scores)} complete trials by held-out score"
 
     def _ended(self, number: int) -> tuple[datetime, dict[str, Any] | None] | None:
         """Return when a trial ended, and its result if it is complete; None while it has not."""
@@ -206,7 +250,8 @@ def sources(
             yield TrialSource(key, f"trial {number}", "trial", folder, objectives, heard)
     for number in directory.final_numbers():
         if (key := f"final/{number}") not in but:
-            yield TrialSource(key, f"final {number} (test)", "final", directory.final(number))
+            name, folder = f"final {number} (test)", directory.final(number)
+            yield TrialSource(key, name, "final", folder, rank=partial(best.rank, number))
         for seed in directory.retrained_seeds(number):
             if (key := f"final/{number}/seeds/{seed}") not in but:
                 name = f"final {number}, seed {seed} (test)"

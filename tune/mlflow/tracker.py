@@ -189,7 +189,9 @@ class RunsTracker:
                 ]
             )
 
-    def register_model(self, key: str, model: Path, name: str, *, description: str) -> int:
+    def register_model(
+        self, key: str, model: Path, name: str, *, description: str, usage: str
+    ) -> int:
         """Upload a model to a run, which a `sync` has made, and register it (`register_version`).
 
         Raises:
@@ -205,6 +207,7 @@ class RunsTracker:
                 source=f"{run.artifact_uri}/{model.name}",
                 run_id=run.id,
                 description=description,
+                usage=usage,
             )
 
     def _sync_source(self, source: Source) -> None:

@@ -19,6 +19,7 @@ from tune.mlflow.run_view import (
     CERTIFIED,
     COLOUR_TAG,
     CURVE_RADIUS,
+    NOTE_TAG,
     UNDEFENDED_COLOUR,
     Input,
     Measurement,
@@ -46,7 +47,8 @@ STEPS_PER_UNIT_RADIUS = 1000
 _STATUS: dict[State, RunStatus] = {
     "running": "RUNNING",
     "complete": "FINISHED",
-    "pruned": "KILLED",
+    # Not KILLED, which MLflow shows as a failure.
+    "pruned": "FINISHED",
     "failed": "FAILED",
 }
 _HISTORY_COLUMNS_NOT_LOGGED = ("epoch", "phase")
@@ -58,6 +60,7 @@ class TrialSource:
 
     Attributes:
         heard: is called with state and result of whatever is read.
+        rank: says which rank the trial has.
     """
 
     key: str
@@ -66,6 +69,7 @@ class TrialSource:
     folder: SweepTrialFolder
     objectives: tuple[Metric, ...] = ()
     heard: Callable[[TrialState, dict[str, Any] | None], None] | None = None
+    rank: Callable[[], str] | None = None
 
     def stamps(self) -> dict[str, Stamp]:
         """Return what changes whenever a file that is shown is replaced."""
@@ -103,6 +107,8 @@ class UndefendedSource:
             ended=time,
             tags={
                 "kind": "undefended",
+                NOTE_TAG: "The classifier without a denoiser, smoothed with the same noise. "
+                + certified_sentence(result),
                 COLOUR_TAG: UNDEFENDED_COLOUR,
                 **_result_tags(result),
                 **_samples_tags(self.folder),
@@ -182,7 +188,7 @@ def _trial_view(source: TrialSource) -> RunView | None:
             "state": state.state,
             "reference": _json(record.reference),
             "pruned": _json(state.state == "pruned"),
-            "mlflow.note.content": error_note(state.error),
+            NOTE_TAG: _note(source, record, state, result),
             COLOUR_TAG: trial_colour(record.number),
             **_hash_tags(inputs),
             **_code_tags(folder),
@@ -198,6 +204,48 @@ def _trial_view(source: TrialSource) -> RunView | None:
             "held_out" if source.kind == "trial" else "test",
         ),
     )
+
+
+_STATES: dict[State, str] = {
+    "running": "it runs",
+    "complete": "complete",
+    "pruned": "pruned: it ended early, for others had better scores by then",
+    "failed": "failed",
+}
+
+
+def _note(
+    source: TrialSource, record: TrialRecord, state: TrialState, result: dict[str, Any] | None
+) -> str:
+    """Describe a run: what it is, its rank, and what it certifies."""
+    name = f"trial {record.number}{' (the reference)' if record.reference else ''}"
+    settings = f"row {record.row}" if record.row is not None else name
+    if source.kind == "trial":
+        what = f"{settings[0].upper()}{settings[1:]}, scored on held-out images"
+    else:
+        seed = f" from seed {record.config.seed}" if source.kind == "seed" else ""
+        again = "trained again on all limited data" if record.config.trains_again_for_test else ""
+        does = f"{again}{seed}{' and ' if again or seed else ''}certified on test images"
+        what = f"The settings of {settings}, {does}"
+    rank = "" if source.rank is None else source.rank()
+    sentences = [f"{what}: {_STATES[state.state]}{f'; {rank}' if rank else ''}."]
+    if result is not None:
+        sentences.append(certified_sentence(result))
+    return "\n\n".join(filter(None, [" ".join(sentences), error_note(state.error)]))
+
+
+def certified_sentence(result: Mapping[str, Any]) -> str:
+    """Say what a result certifies, with the number of images and their split, if anything."""
+    if not result.get("certified_accuracy"):
+        return ""
+    accuracies = ", ".join(
+        f"{100 * share:.1f} % at r = {float(radius):g}"
+        for radius, share in result["certified_accuracy"].items()
+    )
+    split = str(result.get("split", "?")).replace("_", "-")
+    average = result.get("average_certified_radius")
+    mean = f"; average certified radius {average:.3f}" if is_number(average) else ""
+    return f"Certified accuracy on {result.get('images', '?')} {split} images: {accuracies}{mean}."
 
 
 def _row_run_name(source: TrialSource, record: TrialRecord) -> str:

@@ -79,6 +79,13 @@ def test_the_newest_is_the_champion_and_the_one_before_is_previous(
     accuracy = 100 * result["certified_accuracy"]["0.0"]
     assert f"{accuracy:.1f} % at r = 0" in version.description
     assert "σ = " in version.description
+    usage = client.get_registered_model(NAME).description
+    assert f'mlflow.pyfunc.load_model("models:/{NAME}@champion")' in usage
+    assert "float32 [B, 1, 8, 8] in [0,1]" in usage
+    # One's own stays.
+    client.update_registered_model(NAME, "mine")
+    register(directory, tmp_path / "fourth")
+    assert client.get_registered_model(NAME).description == "mine"
 
 
 def test_what_is_kept_is_code_and_the_bundle_without_a_pickle(

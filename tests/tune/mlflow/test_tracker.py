@@ -37,7 +37,7 @@ def test_a_finished_sweep_is_shown_whole(directory: SweepDirectory) -> None:
         STARTED_MS,
         ENDED_MS,
     )
-    assert shown.run("trial 2").info.status == "KILLED"
+    assert shown.run("trial 2").info.status == "FINISHED"
     assert shown.run("digits").info.status == "FINISHED"
     assert trial.data.params["training.loss_weights.cosine"] == "4.0"
     assert trial.data.params["sigma"] == "0.25"

@@ -170,6 +170,43 @@ def test_a_final_run_is_scored_on_test_only(tmp_path: Path) -> None:
     assert not any(m.metric.startswith("held_out/") for m in view.measurements)
 
 
+def test_runs_say_what_they_are_their_rank_and_what_they_certify(tmp_path: Path) -> None:
+    directory = make_sweep(tmp_path)
+    for number, radius in ((0, 0.2), (1, 0.4), (2, 0.3)):
+        write_complete_trial(directory.trial(number), number, radius=radius)
+    write_complete_trial(directory.final(2), 2, split="test", radius=0.4)
+    directory.undefended.path.mkdir()
+    write_outcome(directory.undefended, split="test", radius=0.05)
+    notes = {
+        key: view_of(directory, key).tags["mlflow.note.content"]
+        for key in ("trials/0", "final/2", "undefended")
+    }
+    assert notes["trials/0"].startswith(
+        "Trial 0 (the reference), scored on held-out images: complete. Certified accuracy on "
+    )
+    assert notes["final/2"].startswith(
+        "The settings of trial 2, trained again on all limited data and certified on test images: "
+        "complete; rank 2 of 3 complete trials by held-out score. Certified accuracy on "
+    )
+    assert notes["final/2"].endswith("; average certified radius 0.400.")
+    assert notes["undefended"].startswith("The classifier without a denoiser")
+
+
+def test_the_sweeps_run_says_what_was_searched_and_what_won(tmp_path: Path) -> None:
+    directory = make_sweep(tmp_path)
+    view = view_of(directory, "sweep")
+    assert view.parameters["search"] == "tpe"
+    assert view.parameters["sigma"] == "0.25"
+    assert view.parameters["data"] == "cifar10"
+    assert "not finished yet" in view.tags["mlflow.note.content"]
+    assert "best" not in view.tags
+    write_board(directory)
+    view = view_of(directory, "sweep")
+    assert view.tags["best"] == "trial 1"
+    assert "best.certified_accuracy_at_0.25" in view.tags
+    assert "| " in view.tags["mlflow.note.content"]
+
+
 def test_other_seeds_of_a_final_are_runs_of_their_own(tmp_path: Path) -> None:
     directory = make_sweep(tmp_path)
     write_complete_trial(directory.final(3), 3, split="test", radius=0.4)
@@ -188,8 +225,14 @@ def test_pruned_and_failed_trials_say_so(tmp_path: Path) -> None:
     end(directory.trial(1), "pruned")
     end(directory.trial(2), "failed", error="x" * 9000 + "ValueError: loss is nan")
     pruned, failed = view_of(directory, "trials/1"), view_of(directory, "trials/2")
-    assert (pruned.status, pruned.tags["pruned"]) == ("KILLED", "true")
+    assert (pruned.status, pruned.tags["pruned"]) == ("FINISHED", "true")
     assert (failed.status, failed.tags["state"]) == ("FAILED", "failed")
+    assert pruned.tags["mlflow.note.content"].startswith(
+        "Trial 1, scored on held-out images: pruned: it ended early"
+    )
+    assert failed.tags["mlflow.note.content"].startswith(
+        "Trial 2, scored on held-out images: failed.\n\n```"
+    )
     assert failed.tags["mlflow.note.content"].endswith("ValueError: loss is nan\n```")
     assert len(failed.tags["mlflow.note.content"]) < 8000
 
