@@ -252,7 +252,8 @@ def test_a_trial_that_is_taken_up_again_runs_again(directory: SweepDirectory) ->
     tracker.sync()
     assert shown.run("trial 0").info.status == "RUNNING"
     assert shown.run("trial 0").data.tags["state"] == "running"
-    assert shown.run("trial 0").data.tags["mlflow.note.content"] == ""
+    note = shown.run("trial 0").data.tags["mlflow.note.content"]
+    assert note.endswith(": it runs.")
 
 
 def test_a_replaced_artifact_is_copied_again(directory: SweepDirectory) -> None:
