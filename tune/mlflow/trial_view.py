@@ -12,6 +12,7 @@ import numpy as np
 
 from decrop.config import Settings, TrialConfig
 from decrop.evaluation.accuracy import certified_accuracy
+from decrop.evaluation.escaping import markdown_text
 from decrop.evaluation.record import record_path
 from tune.directory import State, SweepTrialFolder, TrialRecord, TrialState
 from tune.finished_trials import read_outcome
@@ -219,7 +220,7 @@ def _note(
 ) -> str:
     """Describe a run: what it is, its rank, and what it certifies."""
     name = f"trial {record.number}{' (the reference)' if record.reference else ''}"
-    settings = f"row {record.row}" if record.row is not None else name
+    settings = name if record.row is None else f"row {markdown_text(record.row)}"
     if source.kind == "trial":
         what = f"{settings[0].upper()}{settings[1:]}, scored on held-out images"
     else:
