@@ -446,7 +446,7 @@ def parallel_chart(
                 "tickvals": list(range(len(axes))),
                 "ticktext": [literal(_wrapped(axis.title)).replace("\n", "<br>") for axis in axes],
                 "tickangle": 0,
-                "tickfont": {"size": 11},
+                "tickfont": {"size": 10},
                 "automargin": True,
                 "showgrid": False,
                 "fixedrange": True,
