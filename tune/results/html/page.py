@@ -25,6 +25,7 @@ from decrop.trial.result import radius_key
 from tune.directory import SweepDirectory, SweepRecord, SweepTrialFolder
 from tune.finished_trials import finished_trials
 from tune.results.board import Entry, Leaderboard
+from tune.results.html.certified_images import CertifiedImages, read_certified_images
 from tune.results.html.charts import (
     MOST_TRIALS,
     Chart,
@@ -37,7 +38,6 @@ from tune.results.html.charts import (
     parallel_chart,
     probability_chart,
 )
-from tune.results.html.test_images import TestImages, read_test_images
 from tune.results.leaderboard import read_leaderboard
 from tune.results.paired import read_final
 from tune.results.search import search_fronts, search_history
@@ -86,7 +86,7 @@ def write_page(directory: SweepDirectory, path: Path, *, trust_code: bool = Fals
     shown = [_shown(directory, position, one) for position, one in enumerate(certified)]
     best = certified[0]
     config = _config(directory, best)
-    images = read_test_images(
+    images = read_certified_images(
         config, best.folder, {one.key: one.table for one in shown}, trust_code=trust_code
     )
     write_text(path, _html(directory, record, board, certified, shown, images, config))
@@ -133,7 +133,7 @@ def _html(
     board: Leaderboard,
     certified: Sequence[_Certified],
     shown: Sequence[Shown],
-    images: TestImages,
+    images: CertifiedImages,
     config: TrialConfig,
 ) -> str:
     ranks, accuracies, *others = leaderboard_tables(board)

@@ -55,7 +55,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class TestImage:
+class CertifiedImage:
     """A row of the table.
 
     Attributes:
@@ -72,7 +72,7 @@ class TestImage:
 
 
 @dataclass(frozen=True)
-class TestImages:
+class CertifiedImages:
     """The rows, in the order of the table of certificates, and what is said of them.
 
     Attributes:
@@ -83,20 +83,20 @@ class TestImages:
         pixelated: whether pictures have few pixels, which are drawn as squares.
     """
 
-    rows: Sequence[TestImage]
+    rows: Sequence[CertifiedImage]
     certified: int
     kinds: Sequence[str]
     missing: str
     pixelated: bool
 
 
-def read_test_images(
+def read_certified_images(
     config: TrialConfig,
     folder: SweepTrialFolder,
     tables: Mapping[str, CertificateTable],
     *,
     trust_code: bool = False,
-) -> TestImages:
+) -> CertifiedImages:
     """Read the rows and make their pictures, as far as data and denoiser are there.
 
     Args:
@@ -126,9 +126,9 @@ def read_test_images(
     except (InputError, RunError, RuntimeError) as error:
         # RuntimeError: PyTorch's, of a denoiser that finds no memory here, for example.
         kinds, missing = (), f"There are no pictures: {str(error).splitlines()[0]}"
-    return TestImages(
+    return CertifiedImages(
         rows=[
-            TestImage(
+            CertifiedImage(
                 idx=int(table.idx[position]),
                 label=_class_name(int(table.label[position]), names),
                 verdicts={
