@@ -262,7 +262,11 @@ def test_a_resumed_sweep_does_what_was_left_and_nothing_else(
     assert [line for line in resumed.out.splitlines() if "certified (" in line] == [
         f"trial {best} certified (1 of 1)"
     ]
-    places = {"sweep_dir": str(directory.path), "bundle": str(directory.bundle_path)}
+    places = {
+        "sweep_dir": str(directory.path),
+        "bundle": str(directory.bundle_path),
+        "report": str(directory.page_path),
+    }
     assert resumed.last_line == finished.ran.last_line | places
     assert [contents(path) for path in untouched] == before
     assert tracked_runs(directory) == runs
