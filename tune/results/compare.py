@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from decrop.bundle import read_certificates as read_bundle
+from decrop.bundle.layout import CONFIG
 from decrop.config import CertificationSettings
 from decrop.errors import InputError
 from decrop.evaluation.escaping import markdown_text
@@ -112,15 +113,15 @@ def read_certified(target: str) -> Certified:
     path = Path(target)
     if path.is_file():
         return Certified(target, path.name, read_log(path))
-    if path.is_dir() and not SweepDirectory(path).record_path.exists():
+    if SweepDirectory(path).record_path.exists():
+        return _of_sweep(target, path, "best")
+    if (path / CONFIG).exists():
         _, result, table = read_bundle(path)
         return Certified(target, path.name, table, _pixel_values(result))
-    if path.is_dir():
-        return _of_sweep(target, path, "best")
     folder, separator, selector = target.rpartition(":")
     if not separator or not SweepDirectory(Path(folder)).record_path.exists():
         raise InputError(
-            f"{target}: is no sweep directory (with :TRIAL after it or without), no bundle and no "
+            f"{target} is no sweep directory (with :TRIAL after it or without), no bundle and no "
             "file of certificates."
         )
     return _of_sweep(target, Path(folder), selector)

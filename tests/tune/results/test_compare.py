@@ -229,9 +229,9 @@ def test_sources_of_the_same_name_are_called_as_they_were_given(tmp_path: Path) 
     [
         ("HERE:2", "HERE:2: trial 2 is not certified on test images; certified trials are 0, 1."),
         ("HERE:last", "HERE:last: give best, a trial's number or a row's name."),
-        ("HERE/none:3", "HERE/none:3: is no sweep directory"),
-        ("HERE/none", "HERE/none: is no sweep directory"),
-        ("HERE/trials", "HERE/trials/config.json"),
+        ("HERE/none:3", "HERE/none:3 is no sweep directory"),
+        ("HERE/none", "HERE/none is no sweep directory"),
+        ("HERE/trials", "HERE/trials is no sweep directory"),
     ],
 )
 def test_what_has_no_certificates_is_refused(tmp_path: Path, target: str, message: str) -> None:

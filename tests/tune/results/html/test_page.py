@@ -19,7 +19,7 @@ from tests.tune.results.boards import sweep_with
 from tests.tune.runs import decrop
 from tests.tune.sweeps import make_sweep
 from tune.directory import SweepDirectory
-from tune.results.html import test_images as pictures
+from tune.results.html import certified_images as pictures
 from tune.results.html.page import write_page
 from tune.results.leaderboard import build_leaderboard, write_leaderboard
 from tune.results.ranking import certified_radii
