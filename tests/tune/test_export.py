@@ -28,7 +28,7 @@ def test_best_is_exported_as_it_was_certified_on_test(
     assert best_trial(finished.directory) == best
     assert contents(tmp_path / "bundle") == contents(finished.directory.bundle_path)
     card = (tmp_path / "bundle" / "README.md").read_text()
-    assert f"Trial {best} of the sweep `tiny`" in card
+    assert f"Trial {best} of the sweep “tiny”" in card
     assert "rank 1 of 4 finished trials" in card
     assert f"({score:.3f})" in card
     assert "Trained once more on the whole limited data" in card
