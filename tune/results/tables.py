@@ -15,7 +15,8 @@ from tune.results.metric import AVERAGE_RADIUS, Metric, metric_named
 from tune.results.paired import Comparison, Comparisons
 from tune.results.ranking import REFERENCE
 
-SHARES_HEADS = ("certified correct", "misclassified", "abstain")
+# Words that fit the columns of a terminal of 80.
+SHARES_HEADS = ("correct", "wrong class", "abstain")
 SHARES_CAPTION = (
     "images certified correct, misclassified (a wrong class was selected, certified or not; where "
     "a table does not tell, those certified) and abstained on, in %"

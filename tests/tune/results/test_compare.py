@@ -100,7 +100,7 @@ def test_each_is_compared_with_the_first(sources: list[Certified]) -> None:
 
 def test_tables_have_intervals_and_differences(sources: list[Certified]) -> None:
     accuracies, differences = side_by_side_tables(place_side_by_side(sources))
-    shares = ("certified correct", "misclassified", "abstain")
+    shares = ("correct", "wrong class", "abstain")
     assert accuracies.head == ["", "r = 0", "r = 0.25", "average radius", *shares]
     assert "on the same 20 images" in accuracies.caption
     assert accuracies.rows[1] == [

@@ -209,7 +209,7 @@ def _asked(record: SweepRecord, board: Leaderboard, config: TrialConfig) -> str:
     sweep = record.sweep
     where = f"held-out images of {config.dataset.name} at σ = {config.sigma:g}"
     if sweep.search == "rows":
-        return f"Asked was how {len(sweep.rows)} rows of settings compare on {where}."
+        return f"The sweep asked how {len(sweep.rows)} rows of settings compare on {where}."
     paths = varied_paths(sweep)
     named = ", ".join(paths[:_MOST_NAMED_PATHS])
     if len(paths) > _MOST_NAMED_PATHS:
@@ -217,8 +217,8 @@ def _asked(record: SweepRecord, board: Leaderboard, config: TrialConfig) -> str:
     objectives = objectives_of(sweep)
     aims = " and ".join(f"{'least' if m.minimised else 'largest'} {m.phrase}" for m in objectives)
     return (
-        f"Asked was which settings give the {aims} on {where}: {total_trials(sweep)} trials, of "
-        f"which {len(board.held_out)} were finished, by search {sweep.search} over {named}."
+        f"The sweep asked which settings give the {aims} on {where}: {total_trials(sweep)} trials, "
+        f"{len(board.held_out)} of them finished, by search {sweep.search} over {named}."
     )
 
 
