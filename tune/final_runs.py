@@ -55,8 +55,7 @@ def certify_finals(
 
     A sweep whose reference trains its classifier has none without. One whose process dies is taken
     up again, `RETRIES` times. What fails is said and written to its folder with the traceback; the
-    others go on. When the sweep is to stop, they save their
-    state and end.
+    others go on. When the sweep is to stop, they save their state and end.
 
     Raises:
         RayError: one of them has met what ends the sweep (`ends_sweep`).
@@ -77,7 +76,8 @@ def certify_finals(
                 _fail(work, error, console)
             else:
                 how = "certified" if certified else "stopped"
-                _say(console, f"{work.name} {how} ({total - len(left)} of {total})")
+                done = f"{total - len(left)} of {total}"
+                console.print(f"{work.name} {how} ({done})", soft_wrap=True)
     for ref in left:
         ray.cancel(ref, force=True)
 
@@ -127,16 +127,16 @@ def _again(work: _Work, error: RayError, job: SweepJob, console: Console) -> _Wo
     """Return what is started in place of what has failed, if anything is."""
     trains = isinstance(work.subject, FinalTraining)
     if trains and any(crowded_out(e, work.claim) for e in behind(error)):
-        _say(console, f"{work.name} goes on with a GPU of its own")
+        console.print(f"{work.name} goes on with a GPU of its own", soft_wrap=True)
         alone = with_gpu(job, 1)
         return replace(work, job=ray.put(alone), claim=alone.claims.trial)
     if not _died(error) or work.deaths >= RETRIES:
         return None
     deaths = work.deaths + 1
-    _say(
-        console,
+    console.print(
         f"{work.name}: its process died; it goes on from what it has written (retry {deaths} of "
         f"{RETRIES})",
+        soft_wrap=True,
     )
     return replace(work, deaths=deaths)
 
@@ -158,11 +158,7 @@ def _fail(work: _Work, error: RayError, console: Console) -> None:
         end_trial(work.folder, "failed", error=said)
     # The whole of it is in the folder; the others are still worth certifying.
     where = f": see {work.folder.state_path}" if work.folder.state_path.exists() else ""
-    _say(console, f"{work.name} failed: {last_line(said)}{where}")
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{work.name} failed: {last_line(said)}{where}", soft_wrap=True)
 
 
 def _trainings(directory: SweepDirectory, number: int, seeds: int) -> Iterator[FinalTraining]:

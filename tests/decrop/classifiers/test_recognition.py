@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from decrop._torchvision import torchvision
 from decrop.classifiers.recognition import matching_architecture
@@ -15,19 +14,9 @@ from decrop.config.classifier_source import CLASSIFIERS
 from decrop.errors import InputError
 from decrop.networks.registry import build_classifier_network
 from tests.cases import cases
+from tests.decrop.classifiers.weight_files import network, written
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def network(
-    architecture: ClassifierArchitecture = "cifar_resnet20", classes: int = 10
-) -> nn.Module:
-    return build_classifier_network(architecture, image_channels=3, class_count=classes)
-
-
-def written(path: Path, weights: dict[str, Tensor]) -> Path:
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path)
-    return path
 
 
 @pytest.fixture

@@ -5,26 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from decrop.classifiers.weights import built_with_weights, load_weights
-from decrop.config import ClassifierArchitecture
 from decrop.errors import InputError
-from decrop.networks.registry import build_classifier_network
+from tests.decrop.classifiers.weight_files import network, written
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def network(
-    architecture: ClassifierArchitecture = "cifar_resnet20", classes: int = 10
-) -> nn.Module:
-    return build_classifier_network(architecture, image_channels=3, class_count=classes)
-
-
-def written(path: Path, weights: dict[str, Tensor]) -> Path:
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path)
-    return path
 
 
 @pytest.fixture
