@@ -134,11 +134,12 @@ def duration(seconds: float) -> str:
 def accuracy_table(title: str, rows: "Mapping[str, Scores]") -> Table:
     """Tabulate certified accuracy at each radius, with exact 95 % intervals."""
     table = Table(title=title)
-    table.add_column("")
+    # Folded where a terminal is narrow: nothing is cut off.
+    table.add_column("", overflow="fold")
     radii = list(next(iter(rows.values())).certified_accuracy)
     for radius in radii:
-        table.add_column(f"r = {radius}", justify="right")
-    table.add_column("average radius", justify="right")
+        table.add_column(f"r = {radius}", justify="right", overflow="fold")
+    table.add_column("average radius", justify="right", overflow="fold")
     for name, scores in rows.items():
         cells = [
             accuracy_cell(scores.certified_accuracy[radius], scores.images) for radius in radii

@@ -119,6 +119,15 @@ def test_table_has_a_row_a_name_and_a_column_a_radius(
     assert "0.123" in denoiser
 
 
+def test_a_table_in_a_narrow_terminal_cuts_nothing_off() -> None:
+    shares = {f"{radius}": 0.5 for radius in (0.0, 0.25, 0.5, 0.75)}
+    found = Scores(200, 0.287, shares, 0.1, radius_error=0.02)
+    narrow = Console(file=io.StringIO(), width=60)
+    narrow.print(accuracy_table("Title", {"my-denoiser": found}))
+    printed = narrow.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in printed
+
+
 def test_json_is_one_line_however_long(capsys: pytest.CaptureFixture[str]) -> None:
     document = {"bundle": "/a/path [bold] " * 50, "σ": 0.25}
     print_json(document)
