@@ -73,16 +73,16 @@ class ProgressBars:
     def certification(self, description: str) -> "OnProgress":
         """Return what shows images done, samples a second and time left; its first call begins."""
         show: Callable[[str, int, int], None] | None = None
-        started = 0.0
+        started, drawn_before = 0.0, 0
 
         def update(progress: "CertificationProgress") -> None:
-            nonlocal show, started
+            nonlocal show, started, drawn_before
+            drawn, now = progress.samples - progress.restored, time.monotonic()
             if show is None:
-                show, started = self._begin(), time.monotonic()
+                show, started, drawn_before = self._begin(), now, drawn
             text = f"{description}: {progress.images_done} of {progress.images} images"
-            elapsed = time.monotonic() - started
-            if progress.samples and elapsed > 0:
-                rate = progress.samples / elapsed
+            if drawn > drawn_before and now > started:
+                rate = (drawn - drawn_before) / (now - started)
                 left = (progress.samples_expected - progress.samples) / rate
                 text += f", {rate:,.0f} samples a second, about {duration(left)} left"
             show(text, progress.samples, progress.samples_expected)

@@ -27,12 +27,14 @@ class CertificationProgress:
         images: all of them.
         samples: noise samples so far.
         samples_expected: noise samples in all; an estimate where images stop early.
+        restored: those of the samples that an earlier run had drawn.
     """
 
     images_done: int
     images: int
     samples: int
     samples_expected: int
+    restored: int = 0
 
 
 OnProgress = Callable[[CertificationProgress], None]

@@ -5,7 +5,7 @@ import glob
 import json
 import os
 import zlib
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -66,6 +66,7 @@ class RecordedSampler:
 
     Attributes:
         start: how the file was found.
+        restored: samples asked for so far whose classes the file had.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class RecordedSampler:
             ]
         )
         self._answers: dict[RequestKey, NDArray[np.int32]] = {}
+        self.restored = 0
         identity = task_identity(task, device)
         header = json.dumps({"format": _FORMAT, "task": identity}).encode() + b"\n"
         # A record of another file is none of this one, whatever its checksum.
@@ -135,6 +137,7 @@ class RecordedSampler:
             for key, request in zip(keys, requests, strict=True)
             if key not in self._answers
         }
+        self.restored += _samples_of(keys) - _samples_of(missing)
         if missing:
             with closing(self._sampled(missing)) as parts:
                 for sampled, counts in parts:
@@ -145,7 +148,7 @@ class RecordedSampler:
     @property
     def samples(self) -> int:
         """How many samples the file has the classes of."""
-        return sum(samples for *_, samples in self._answers)
+        return _samples_of(self._answers)
 
     def close(self) -> None:
         """Close the file; its answers stay for the next sampler of the task."""
@@ -219,6 +222,10 @@ class RecordedSampler:
 
     def _remember(self, records: Records) -> None:
         self._answers.update(zip(records["request"].tolist(), records["counts"], strict=True))
+
+
+def _samples_of(keys: Iterable[RequestKey]) -> int:
+    return sum(samples for *_, samples in keys)
 
 
 def journal_at(path: Path, sigma: float) -> Path:

@@ -266,21 +266,27 @@ def certification_outcome(
     sampler = backend.sampler(sampled, device, hooks.make_sampler)
     settings = config.certification
 
-    def outcome_of(sampler: Sampler, answered: int = 0) -> CertificationOutcome:
+    def outcome_of(
+        sampler: Sampler, on_certified: OnProgress, answered: int = 0
+    ) -> CertificationOutcome:
         backend.announce(
             len(images) * (settings.selection_samples + estimation_samples),
             answered=answered,
             exact=settings.procedure != "adaptive",
             say=hooks.say,
         )
-        return certify_task(config, sampled, sampler, labels, estimation_samples, hooks.certified)
+        return certify_task(config, sampled, sampler, labels, estimation_samples, on_certified)
 
     if journal is None:
-        return outcome_of(sampler)
+        return outcome_of(sampler, hooks.certified)
     with RecordedSampler(sampler, journal, sampled, device) as recorded:
         if recorded.start.others or recorded.start.samples:
             hooks.say(str(recorded.start))
-        return outcome_of(recorded, recorded.samples)
+        return outcome_of(
+            recorded,
+            lambda progress: hooks.certified(replace(progress, restored=recorded.restored)),
+            recorded.samples,
+        )
 
 
 def trial_result(

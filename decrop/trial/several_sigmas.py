@@ -150,19 +150,15 @@ def _parts(
 def _of_the_rest(hooks: Hooks, table: CertificateTable) -> Hooks:
     """Return hooks that are told of what is drawn beyond the samples of a table, if anything."""
     drawn = 0 if table.samples is None else int(table.samples.sum())
-    begun = False
 
     def on_certified(progress: CertificationProgress) -> None:
-        nonlocal begun
         more = progress.samples - drawn
-        if more <= 0:
-            return
-        if not begun:
-            # Its clock starts here, and not with samples that were drawn before.
-            begun = True
-            more = 0
-        expected = max(1, progress.samples_expected - drawn)
-        hooks.on_certified(replace(progress, samples=more, samples_expected=expected))
+        if more > 0:
+            expected = max(1, progress.samples_expected - drawn)
+            restored = progress.restored - drawn
+            hooks.on_certified(
+                replace(progress, samples=more, samples_expected=expected, restored=restored)
+            )
 
     # How the journal was found has been said.
     return replace(hooks, on_certified=on_certified, say=NO_HOOKS.say)

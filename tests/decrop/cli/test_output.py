@@ -69,6 +69,29 @@ def test_a_certification_tells_rate_and_time_left(
     ]
 
 
+def test_a_resumed_certification_tells_the_rate_of_what_it_draws_itself(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(output, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    with progress_bars() as bars:
+        show = bars.certification("certifying")
+        # A journal answers in no time; what the first group took of the clock is not known.
+        for seconds, draws, restored in (
+            (0.0, 100_000, 80_000),
+            (0.1, 800_000, 780_000),
+            (10.1, 900_000, 780_000),
+            (20.0, 1_000_000, 781_000),
+        ):
+            clock.now = seconds
+            show(CertificationProgress(0, 10, draws, 2_000_000, restored))
+    assert capsys.readouterr().out.splitlines() == [
+        "certifying: 0 of 10 images",
+        "certifying: 0 of 10 images, 9,901 samples a second, about 1 min 51 s left",
+        "certifying: 0 of 10 images, 9,950 samples a second, about 1 min 41 s left",
+    ]
+
+
 @cases(
     ("seconds", "written"),
     [

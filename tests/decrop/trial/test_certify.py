@@ -317,6 +317,8 @@ def test_a_certification_that_was_cut_off_draws_only_the_rest(
     config = short_trial(procedure, "execution.chunks_per_batch=1")
     images = four_pixel_images()
 
+    told: list[CertificationProgress] = []
+
     def certified(path: Path | None, calls: int | None = None) -> tuple[list[Any], Watched]:
         """Return the certificates, none if it was cut off, and what was drawn for them."""
         watched: list[Watched] = []
@@ -329,7 +331,8 @@ def test_a_certification_that_was_cut_off_draws_only_the_rest(
                     estimation_samples=100,
                     journal=path,
                     hooks=Hooks(
-                        make_sampler=lambda task: watch(LocalSampler(task, CPU), watched, calls)
+                        on_certified=told.append,
+                        make_sampler=lambda task: watch(LocalSampler(task, CPU), watched, calls),
                     ),
                 ).table
             )
@@ -337,6 +340,7 @@ def test_a_certification_that_was_cut_off_draws_only_the_rest(
 
     uninterrupted, whole = certified(None)
     assert len(uninterrupted) == len(images)
+    assert told[-1].restored == 0
     calls = len(whole.answered)
     assert calls > 20
     for cut in (1, calls // 3, calls // 2, calls - 12):
@@ -348,6 +352,7 @@ def test_a_certification_that_was_cut_off_draws_only_the_rest(
         assert found == uninterrupted
         assert not before.answered.keys() & after.answered.keys()
         assert before.answered.keys() | after.answered.keys() == whole.answered.keys()
+        assert told[-1].restored == sum(samples for *_, samples in before.answered)
         again, nothing = certified(path)
         assert again == uninterrupted
         assert not nothing.answered
