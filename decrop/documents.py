@@ -4,7 +4,7 @@ import difflib
 import itertools
 import re
 import reprlib
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -202,7 +202,7 @@ def validated(
         ]
         if len(problems) > _MOST_MISTAKES:
             lines.append(f"{source}: {len(problems) - _MOST_MISTAKES:,} more like these.")
-        raise InputError(f"{blamed[0]}: {explain(error, model)}.", lines) from None
+        raise InputError(f"{blamed[0]}: {_summary(problems, model)}.", lines) from None
 
 
 def blame(path: str, source: str, assigned: Collection[str]) -> str:
@@ -215,9 +215,28 @@ def blame(path: str, source: str, assigned: Collection[str]) -> str:
     return "--set" if related else source
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
+def mistakes_beside(document: Mapping[str, Any], path: str, value: Any) -> str:
+    """Say in one line what a value does wrong in a trial's settings; empty if it does nothing.
+
+    What is wrong without the value is not told.
+    """
+    problems = _problems_of(set_dotted(document, path, value))
+    if problems:
+        known = [_explain(problem, TrialConfig) for problem in _problems_of(document)]
+        problems = [p for p in problems if _explain(p, TrialConfig) not in known]
+    return f"{_summary(problems, TrialConfig)}." if problems else ""
+
+
+def _problems_of(document: Mapping[str, Any]) -> list[ErrorDetails]:
+    try:
+        TrialConfig.model_validate(dict(document))
+    except ValidationError as error:
+        return _problems(error)
+    return []
+
+
+def _summary(problems: Sequence[ErrorDetails], model: type[BaseModel]) -> str:
     """Say in one line what is wrong: dotted path, value, what is allowed, and what else is."""
-    problems = _problems(error)
     paths = [_path(problem["loc"]) for problem in problems[1:4]]
     others = ", ".join([*paths[:2], "…"] if len(paths) > 2 else paths)
     more = f" (and {len(problems) - 1:,} more: {others})" if others else ""

@@ -5,12 +5,12 @@ from collections.abc import Callable, Collection, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from decrop.config import Count, Number, Settings, Text, TrialConfig
 from decrop.config.measuring import VARIED_BY_TABLES, measures
 from decrop.config.settings import bounded
-from decrop.documents import Document, blame, explain, set_dotted, show, trial_config
+from decrop.documents import Document, blame, mistakes_beside, set_dotted, show, trial_config
 from decrop.errors import InputError, together
 
 Rows = Mapping[str, Mapping[str, Any]]
@@ -309,10 +309,8 @@ def _check_values(path: str, space: Space, document: Mapping[str, Any]) -> None:
         for other, value in place.items():
             in_place = set_dotted(in_place, other, value)
         for value in values_to_check:
-            try:
-                TrialConfig.model_validate(set_dotted(in_place, path, value))
-            except ValidationError as error:
-                raise InputError(f"{explain(error, TrialConfig)}.") from None
+            if mistakes := mistakes_beside(in_place, path, value):
+                raise InputError(mistakes)
 
 
 def _conditions(domain: Domain, space: Space) -> dict[str, tuple[Any, ...]]:

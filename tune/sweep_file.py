@@ -1,11 +1,12 @@
 """Sweep files: what a sweep fixes, what it varies, how it searches, and on what it runs."""
 
 from collections.abc import Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from decrop.config import (
     Count,
@@ -32,7 +33,14 @@ from decrop.documents import (
     validated,
 )
 from decrop.errors import InputError, together
-from tune.domains import MOST_POINTS, Domain, check_rows, check_space, require_choices
+from tune.domains import (
+    MOST_POINTS,
+    Domain,
+    Space,
+    check_rows,
+    check_space,
+    require_choices,
+)
 from tune.leakage import check_held_out
 from tune.results.metric import AVERAGE_RADIUS, metric_named, metrics_named
 from tune.wandb_file import refuse_wandb
@@ -257,7 +265,7 @@ def load_sweep(name_or_path: str, assignments: Sequence[str] = ()) -> SweepConfi
     try:
         sweep = validated(SweepConfig, document, source=name_or_path, assigned=assigned)
     except InputError as error:
-        raise together([error, *_of_the_trial(document, name_or_path, assigned)]) from None
+        raise together([error, *_other_mistakes(document, name_or_path, assigned)]) from None
     for path in sweep.space:
         if path in assigned:
             raise InputError(
@@ -265,12 +273,13 @@ def load_sweep(name_or_path: str, assignments: Sequence[str] = ()) -> SweepConfi
                 f"--set space.{path}=null to vary it no longer."
             )
     trial = _trial_document(sweep.base, sweep.trial, name_or_path, assigned)
-    config = trial_config(trial, source=f"{name_or_path}, trial", assigned=assigned)
+    if mistakes := _mistakes(trial, sweep.space, name_or_path, assigned):
+        raise together(mistakes)
+    config = TrialConfig.model_validate(trial)
     radii = config.certification.radii
     metrics_named(sweep.objectives, radii, source=f"{name_or_path}: objectives")
     if sweep.leaderboard.by is not None:
         metric_named(sweep.leaderboard.by, radii, source=f"{name_or_path}: leaderboard.by")
-    check_space(sweep.space, trial, source=name_or_path, assigned=assigned)
     changes: Document = {"base": None, "trial": trial}
     if sweep.search == "rows":
         _refuse_rows_settings(document, source=name_or_path)
@@ -298,19 +307,46 @@ def _trial_document(
     return merge(document, trial)
 
 
-def _of_the_trial(
+def _mistakes(
+    trial: Document, space: Space, name_or_path: str, assigned: Sequence[str]
+) -> list[InputError]:
+    """Return what is wrong with the settings that trials share, and with those that are varied."""
+    checks = (
+        partial(trial_config, trial, source=f"{name_or_path}, trial", assigned=assigned),
+        partial(check_space, space, trial, source=name_or_path, assigned=assigned),
+    )
+    mistakes = []
+    for check in checks:
+        try:
+            check()
+        except InputError as error:
+            mistakes.append(error)
+    return mistakes
+
+
+def _other_mistakes(
     document: Document, name_or_path: str, assigned: Sequence[str]
 ) -> list[InputError]:
-    """Return the mistakes in the trial's settings of a file that has others, too."""
+    """Return the mistakes in trial and space of a file that has others, as far as they are read."""
     base, trial = document.get("base"), document.get("trial", {})
     if not isinstance(base, str | None) or not isinstance(trial, dict):
         return []
     try:
         laid = _trial_document(base, trial, name_or_path, assigned)
-        trial_config(laid, source=f"{name_or_path}, trial", assigned=assigned)
     except InputError as error:
         return [error]
-    return []
+    return _mistakes(laid, _read_domains(document.get("space")), name_or_path, assigned)
+
+
+def _read_domains(space: Any) -> dict[str, Domain]:
+    """Return the domains that can be read, and whose `when` asks for none of the others."""
+    domains, unread = {}, False
+    for path, domain in space.items() if isinstance(space, dict) else ():
+        try:
+            domains[path] = Domain.model_validate(domain)
+        except ValidationError:
+            unread = True
+    return {path: domain for path, domain in domains.items() if not (unread and domain.when)}
 
 
 def _refuse_rows_settings(document: Document, *, source: str) -> None:

@@ -230,7 +230,12 @@ def test_all_mistakes_are_said_at_once(tmp_path: Path) -> None:
         "trails": 5,
         "base": "digits",
         "trial": {"sigma": 40, "training": {"epoch": 3}},
-        "space": {"boundary.attack": {"choices": ["pgd"]}},
+        "space": {
+            "boundary.attack": {"choices": ["pgd"]},
+            "training.epochz": {"int": [1, 3]},
+            # Of a choice that cannot be read.
+            "boundary.steps": {"int": [0, 5], "when": {"boundary.attack": "pgd"}},
+        },
     }
     path = written(tmp_path, broken)
     with pytest.raises(InputError) as error:
@@ -245,10 +250,27 @@ def test_all_mistakes_are_said_at_once(tmp_path: Path) -> None:
             ": trails is not a setting; nearest: trials.",
             ", trial: sigma = 40: must be less than or equal to 10.",
             ", trial: training.epoch is not a setting; nearest: training.epochs.",
+            ": space.training.epochz: training.epochz is not a setting; nearest: training.epochs.",
         ),
         strict=True,
     ):
         assert line.startswith(begun)
+
+
+def test_mistakes_of_trial_and_space_are_said_at_once_and_each_once(tmp_path: Path) -> None:
+    space = {
+        "training.loss_weights.cosine": {"uniform": [-1, 8]},
+        "training.learning_rate": {"uniform": [0.1, 1]},
+    }
+    path = written(tmp_path, {**SWEEP, "trial": {"sigma": -1}, "space": space})
+    with pytest.raises(InputError) as error:
+        load_sweep(path)
+    at_least = "must be greater than"
+    assert error.value.mistakes == (
+        f"{path}, trial: sigma = -1: {at_least} 0.",
+        f"{path}: space.training.loss_weights.cosine: training.loss_weights.cosine = -1.0: "
+        f"{at_least} or equal to 0.",
+    )
 
 
 def test_all_mistakes_of_a_space_are_said_at_once(tmp_path: Path) -> None:
