@@ -182,7 +182,6 @@ def _certified(
     overwrite: bool,
 ) -> "SigmaCertifications":
     """Certify and write the tables, or read them where they are there already."""
-    from decrop.evaluation.plots import certificates_figure
     from decrop.smoothing.journal import remove_journals
     from decrop.trial.certified_before import certified_before
     from decrop.trial.certify import with_fitting_execution, with_recorded_batch_size
@@ -210,6 +209,8 @@ def _certified(
         )
     found.own.table.write(out)
     if found.tables is not None:
+        from decrop.evaluation.plots import certificates_figure
+
         found.tables.write(out, config.sigma)
         figure = certificates_figure(found.tables.named())
         save_figure(figure, _figure_path(out, config.sigma))
