@@ -87,7 +87,9 @@ def exported(
     final_trial: TrialFolder, inputs: TrialInputs, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The bundle of `final_trial`, with its classifier."""
-    return _export(final_trial, inputs, tmp_path_factory.mktemp("exported") / "bundle")
+    from tests.decrop.digits_trial import export
+
+    return export(final_trial, inputs, tmp_path_factory.mktemp("exported") / "bundle")
 
 
 @pytest.fixture(scope="session")
@@ -95,12 +97,6 @@ def fixed_exported(
     fixed_trial: TrialFolder, inputs: TrialInputs, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The bundle of `fixed_trial`, with its classifier."""
-    return _export(fixed_trial, inputs, tmp_path_factory.mktemp("fixed_exported") / "bundle")
+    from tests.decrop.digits_trial import export
 
-
-def _export(trial: TrialFolder, inputs: TrialInputs, path: Path) -> Path:
-    from decrop.bundle import export_bundle
-
-    origin = "Made for tests."
-    export_bundle(trial, inputs.classifier, inputs.class_names, path, origin=origin)
-    return path
+    return export(fixed_trial, inputs, tmp_path_factory.mktemp("fixed_exported") / "bundle")

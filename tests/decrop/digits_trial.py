@@ -8,12 +8,14 @@ import torch
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
+from decrop.bundle import export_bundle
 from decrop.cli.options import load_trial
 from decrop.config import TrialConfig
 from decrop.evaluation import plots, sample_figures
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, sha256_of_tensors
 from decrop.trial.folder import TrialFolder
+from decrop.trial.inputs import TrialInputs
 
 CPU = torch.device("cpu")
 EVALUATIONS, EPOCHS, PHASE_ONE_EPOCHS = 3, 5, 3
@@ -93,6 +95,13 @@ def outcome(folder: TrialFolder) -> dict[str, Any]:
 def files_in(folder: Path) -> set[str]:
     """Return the paths of all files under a folder, relative to it."""
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def export(trial: TrialFolder, inputs: TrialInputs, path: Path, **options: Any) -> Path:
+    """Export the bundle of a trial and return its path."""
+    named = {"origin": "Made for tests.", **options}
+    export_bundle(trial, inputs.classifier, inputs.class_names, path, **named)
+    return path
 
 
 def _untimed(document: dict[str, Any]) -> dict[str, Any]:

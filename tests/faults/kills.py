@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from decrop.files import read_json, write_json
+from tests.commands import decrop
 from tests.faults.sweeps import HELPER_PROCESS, TRIAL_PROCESS, TRIALS, Sweep, write_fixed
 from tests.mlflow_server.processes import descendants
-from tests.tune.runs import decrop, end_session, started
+from tests.tune.runs import end_session, started
 
 TARGETS = ("driver", "trial", "helper")
 TITLES = {"trial": TRIAL_PROCESS, "helper": HELPER_PROCESS}

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from decrop.documents import merge
+from tests.commands import decrop
 from tests.mlflow_server.processes import descendants, eventually, is_alive
-from tests.tune.runs import TINY_TRIAL, decrop, end_session, only_sweep, started, write_sweep
+from tests.tune.runs import TINY_TRIAL, end_session, only_sweep, started, write_sweep
 from tune.directory import SweepDirectory
 
 TRIALS = 3

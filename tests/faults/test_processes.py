@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from filelock import SoftFileLease
 
+from tests.commands import contents
 from tests.faults.conftest import Lost
 from tests.faults.sweeps import HELPER_PROCESS, TRIAL_PROCESS, Sweep, must_equal, write_fixed
-from tests.tune.runs import contents
 from tune.driver import sole_driver
 
 

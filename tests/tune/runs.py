@@ -1,14 +1,12 @@
 """Tiny real sweeps, run as commands in this process on the tests' Ray."""
 
-import io
-import json
 import os
 import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,8 @@ import yaml
 from mlflow.entities import ViewType
 from mlflow.tracking import MlflowClient
 
-from decrop.cli.main import run
 from decrop.documents import merge
+from tests.commands import Ran, decrop
 from tests.mlflow_server.processes import is_alive
 from tune.cluster import ClusterSize
 from tune.directory import SweepDirectory
@@ -75,35 +73,11 @@ COMMAND = [
 
 
 @dataclass(frozen=True)
-class Ran:
-    """What a command left behind in the terminal."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def last_line(self) -> dict[str, Any]:
-        """The JSON object that `--json` prints last."""
-        document = json.loads(self.out.splitlines()[-1])
-        assert isinstance(document, dict)
-        return document
-
-
-@dataclass(frozen=True)
 class FinishedSweep:
     """A sweep that has ended well; nothing may be changed in its directory."""
 
     ran: Ran
     directory: SweepDirectory
-
-
-def decrop(*arguments: object) -> Ran:
-    """Run the command in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = run([str(argument) for argument in arguments])
-    return Ran(code, out.getvalue(), err.getvalue())
 
 
 def started(*arguments: object) -> subprocess.Popen[str]:
@@ -162,12 +136,6 @@ def only_sweep(parent: Path) -> SweepDirectory:
 
 # What tracking writes in a sweep directory, also where nothing is new.
 TRACKING_FILES = {"mlflow.db", ".tracking.writer"}
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Return the bytes of all files below a folder, by their path in it."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def tracked_runs(directory: SweepDirectory) -> Counter[str]:

@@ -12,8 +12,8 @@ from mlflow.tracking import MlflowClient
 
 from decrop.errors import InputError
 from decrop.files import read_json, write_json
+from tests.commands import contents, decrop
 from tests.mlflow_server.processes import free_port
-from tests.tune.runs import contents, decrop
 from tests.tune.sweeps import (
     begin,
     end,

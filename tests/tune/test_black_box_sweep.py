@@ -13,9 +13,10 @@ from decrop.files import read_json
 from decrop.trial.folder import TrialFolder
 from decrop.trial.prepare import load_inputs
 from decrop.trial.run import certify_undefended
+from tests.commands import Ran, decrop
 from tests.decrop.black_box.server import Endpoint, probabilities_of, serving
 from tests.decrop.digits_trial import CPU, certificates
-from tests.tune.runs import Ran, decrop, only_sweep, running_on, write_sweep
+from tests.tune.runs import only_sweep, running_on, write_sweep
 from tune.cluster import ClusterSize
 from tune.directory import SweepDirectory
 from tune.plan import sweep_queries

@@ -11,9 +11,10 @@ import pytest
 import ray
 
 from decrop.evaluation.table import CertificateTable
+from tests.commands import contents, decrop, set_options
 from tests.decrop.digits_trial import certificates
 from tests.mlflow_server.processes import eventually, free_port
-from tests.tune.runs import FinishedSweep, contents, decrop, end_session, session, started
+from tests.tune.runs import FinishedSweep, end_session, session, started
 from tests.tune.sharding import Watched
 from tune.cluster import ClusterSize
 
@@ -22,10 +23,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 # Enough draws for helpers to find some left.
 FIXED = ("certification.procedure=fixed", "certification.estimation_samples=4000")
 ADAPTIVE = ("certification.procedure=adaptive", "certification.max_samples=20000")
-
-
-def settings(*assignments: str) -> list[str]:
-    return [word for assignment in assignments for word in ("--set", assignment)]
 
 
 def rows(path: Path) -> list[tuple[Any, ...]]:
@@ -59,7 +56,7 @@ def test_rows_are_those_of_one_process(
     procedure: tuple[str, ...],
 ) -> None:
     bundle = finished.directory.bundle_path
-    command = ["certify", bundle, *settings(*procedure), "--out"]
+    command = ["certify", bundle, *set_options(*procedure), "--out"]
     alone = decrop(*command, tmp_path / "alone.tsv")
     assert alone.code == 0 and not samplers
 
@@ -81,7 +78,7 @@ def test_a_certification_on_its_own_cluster_ends_it_and_can_go_on(
     finished: FinishedSweep, tmp_path: Path
 ) -> None:
     """It is interrupted once, and the same command finishes it."""
-    many = settings(FIXED[0], "certification.estimation_samples=10000")
+    many = set_options(FIXED[0], "certification.estimation_samples=10000")
     command = ["certify", finished.directory.bundle_path, *many, "--out"]
     assert decrop(*command, tmp_path / "alone.tsv").code == 0
     shared = tmp_path / "here" / "shared.tsv"

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from decrop.files import write_json
 from decrop.networks.registry import build_classifier_network
 from decrop.training.folder import ChangedInputsError
-from tests.tune.runs import contents, decrop, running_on, write_sweep
+from tests.commands import contents, decrop
+from tests.tune.runs import running_on, write_sweep
 from tune.cluster import Claim, Claims, ClusterSize, Machines
 from tune.directory import SweepDirectory, TrialRecord
 from tune.space import reference_config

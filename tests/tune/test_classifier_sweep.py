@@ -9,10 +9,10 @@ from mlflow.tracking import MlflowClient
 from decrop.bundle import load_bundle, verify_bundle
 from decrop.classifiers.storage import load_stored_classifier
 from decrop.files import read_json
+from tests.commands import decrop
 from tests.tune.runs import (
     TINY,
     FinishedSweep,
-    decrop,
     finished_sweep,
     running_on,
     tracked_runs,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tune.runs import contents, decrop
+from tests.commands import contents, decrop
 from tests.tune.sweeps import begin, end, make_sweep, write_complete_trial, write_progress
 from tune.clean import plan_removal, remove
 from tune.directory import SweepDirectory, SweepTrialFolder

@@ -11,8 +11,8 @@ from filelock import OwnerRecord, SoftFileLease
 
 from decrop.errors import InputError
 from decrop.files import LostFolderError, write_text
+from tests.commands import contents
 from tests.mlflow_server.processes import eventually
-from tests.tune.runs import contents
 from tests.tune.sweeps import make_sweep
 from tune.directory import SweepDirectory
 from tune.driver import sole_driver

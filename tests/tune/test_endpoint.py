@@ -13,6 +13,7 @@ from decrop.cli.main import run
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json
 from decrop.trial.prepare import load_inputs
+from tests.commands import set_options
 from tests.decrop.digits_trial import CPU, SHORT, certificates, short_trial
 from tests.mlflow_server.processes import free_port
 from tests.tune.mlflow.test_registry import process, served_model_command
@@ -27,7 +28,7 @@ SETTINGS = (
 
 
 def certified(out: Path, *more: str) -> list[tuple[object, ...]]:
-    options = [word for setting in SETTINGS for word in ("--set", setting)]
+    options = set_options(*SETTINGS)
     assert run(["certify", "digits", *options, *more, "--out", str(out)]) == 0
     return certificates(CertificateTable.read_tsv(out))
 

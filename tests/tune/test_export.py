@@ -8,7 +8,8 @@ import pytest
 from decrop.bundle import load_bundle, verify_bundle
 from decrop.errors import InputError
 from decrop.files import read_json, write_json
-from tests.tune.runs import FinishedSweep, contents, decrop
+from tests.commands import contents, decrop
+from tests.tune.runs import FinishedSweep
 from tests.tune.sweeps import begin, make_sweep
 from tune.directory import SweepDirectory
 from tune.export import best_trial, export_trial

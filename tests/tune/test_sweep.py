@@ -22,6 +22,7 @@ from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, write_json
 from decrop.smoothing.execution import resolve_device
 from decrop.trial.prepare import load_inputs
+from tests.commands import contents, decrop
 from tests.mlflow_server.processes import (
     descendants,
     eventually,
@@ -31,8 +32,6 @@ from tests.mlflow_server.processes import (
 from tests.tune.runs import (
     TRACKING_FILES,
     FinishedSweep,
-    contents,
-    decrop,
     end_session,
     only_sweep,
     running_on,

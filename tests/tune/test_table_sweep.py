@@ -11,10 +11,10 @@ from mlflow.tracking import MlflowClient
 
 from decrop.bundle import load_bundle
 from decrop.files import read_json
+from tests.commands import decrop
 from tests.tune.runs import (
     TINY,
     FinishedSweep,
-    decrop,
     finished_sweep,
     running_on,
     tracked_runs,

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from decrop.files import read_json, write_json
-from tests.tune.runs import decrop, running_on, write_sweep
+from tests.commands import decrop
+from tests.tune.runs import running_on, write_sweep
 from tests.tune.sweeps import begin, end, write_board, write_complete_trial, write_outcome
 from tune.cluster import Claim, Claims, ClusterSize, Machines
 from tune.directory import SweepDirectory, TrialRecord

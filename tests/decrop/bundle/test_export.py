@@ -20,7 +20,6 @@ import decrop.bundle.verify
 import decrop.smoothing.backend
 from decrop.bundle import (
     Bundle,
-    export_bundle,
     limited_data_of,
     load_bundle,
     read_certificates,
@@ -31,7 +30,7 @@ from decrop.classifiers.classifier import Classifier
 from decrop.data.datasets import load_dataset
 from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
-from decrop.files import read_json, sha256_of_file, write_json
+from decrop.files import read_json, write_json
 from decrop.networks.registry import build_classifier_network
 from decrop.smoothing.sampling import LocalSampler, SamplingTask
 from decrop.trial.folder import TrialFolder
@@ -39,6 +38,7 @@ from decrop.trial.inputs import TrialInputs
 from decrop.trial.prepare import load_inputs
 from decrop.trial.result import TrialResult
 from decrop.trial.run import run_trial
+from tests.decrop.bundle.changed_bundle import refusal, renew_checksums
 from tests.decrop.colour_images import write_colour_images
 from tests.decrop.digits_trial import (
     CPU,
@@ -49,6 +49,7 @@ from tests.decrop.digits_trial import (
     SELECTION_SAMPLES,
     TEST_IMAGES,
     certificates,
+    export,
     files_in,
     short_trial,
 )
@@ -76,32 +77,6 @@ def bundle_path(exported: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported, tmp_path / "bundle"))
 
 
-def export(
-    folder: TrialFolder, inputs: TrialInputs, destination: Path, *, with_classifier: bool = True
-) -> Path:
-    export_bundle(
-        folder,
-        inputs.classifier,
-        inputs.class_names,
-        destination,
-        origin="Made for tests.",
-        with_classifier=with_classifier,
-    )
-    return destination
-
-
-def renew_checksum(bundle: Path, name: str) -> None:
-    checksums = read_json(bundle / "checksums.json")
-    write_json(bundle / "checksums.json", checksums | {name: sha256_of_file(bundle / name)})
-
-
-def refusal(path: Path, classifier_weights: Path | None = None) -> str:
-    with pytest.raises(InputError) as error:
-        load_bundle(path, classifier=classifier_weights)
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
 # Export, load, verify
 
 
@@ -126,6 +101,8 @@ def test_loaded_bundle_is_the_trial(
     for name, tensor in bundle.denoiser.state_dict().items():
         assert torch.equal(tensor, weights[name]), name
     assert not bundle.denoiser.training
+    assert list(bundle.history) == read_json(final_trial.history_path)
+    assert [row["epoch"] for row in bundle.history] == list(range(1, EPOCHS + 1))
     images = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(bundle.network(images), inputs.classifier(bundle.denoiser(images)))
@@ -279,54 +256,18 @@ def test_verify_takes_the_batch_size_that_was_found(
     assert batches == [3]
 
 
-def test_bundle_keeps_the_history_of_the_training(exported: Path, final_trial: TrialFolder) -> None:
-    history = load_bundle(exported).history
-    assert list(history) == read_json(final_trial.history_path)
-    assert [row["epoch"] for row in history] == list(range(1, EPOCHS + 1))
-
-
 def test_a_bundle_exported_before_there_was_a_history_still_verifies(bundle_path: Path) -> None:
     (bundle_path / "history.json").unlink()
-    checksums = read_json(bundle_path / "checksums.json")
-    del checksums["history.json"]
-    write_json(bundle_path / "checksums.json", checksums)
+    renew_checksums(bundle_path)
     bundle = load_bundle(bundle_path)
     assert bundle.history == ()
     assert verify_bundle(bundle) == TEST_IMAGES
-
-
-def test_pictures_of_the_data_stay_in_the_trial(exported: Path, final_trial: TrialFolder) -> None:
-    in_trial = files_in(final_trial.figures_path)
-    assert in_trial - files_in(exported / "figures") == {"samples.png"}
 
 
 def test_the_limited_data_are_drawn_again(exported: Path, inputs: TrialInputs) -> None:
     images = limited_data_of(load_bundle(exported)).all
     assert images.indices.tolist() == inputs.limited.all.indices.tolist()
     assert images.content_hash() == inputs.limited.all.content_hash()
-
-
-# Changed on the way
-
-
-@pytest.mark.parametrize("name", ["denoiser.safetensors", "classifier/weights.safetensors"])
-def test_a_changed_byte_of_the_weights_is_refused(bundle_path: Path, name: str) -> None:
-    data = bytearray((bundle_path / name).read_bytes())
-    data[-1] ^= 1
-    (bundle_path / name).write_bytes(data)
-    assert refusal(bundle_path) == f"{bundle_path} was changed: {name} does not match its checksum."
-
-
-@pytest.mark.parametrize("name", sorted(FILES - {"config.json", "checksums.json"}))
-def test_a_missing_file_is_named(bundle_path: Path, name: str) -> None:
-    (bundle_path / name).unlink()
-    assert refusal(bundle_path) == f"{bundle_path} is incomplete: {name} is missing."
-
-
-@pytest.mark.parametrize("name", ["config.json", "checksums.json"])
-def test_a_folder_that_is_no_bundle_is_refused(bundle_path: Path, name: str) -> None:
-    (bundle_path / name).unlink()
-    assert refusal(bundle_path) == f"{bundle_path / name} does not exist."
 
 
 # The classifier
@@ -346,9 +287,9 @@ def test_bundle_without_its_classifier_needs_its_weights(
     path = export(final_trial, inputs, tmp_path / "bundle", with_classifier=False)
     assert files_in(path) == FILES - {"classifier/weights.safetensors"}
     assert "not included" in (path / "README.md").read_text()
-    assert "--weights FILE" in refusal(path)
+    assert "--weights FILE, or with classifier= in Python" in refusal(path)
     other = other_weights(tmp_path, inputs.classifier)
-    assert refusal(path, other).startswith(f"{other} is not the classifier")
+    assert refusal(path, classifier=other).startswith(f"{other} is not the classifier")
     bundle = load_bundle(path, classifier=exported / "classifier" / "weights.safetensors")
     assert verify_bundle(bundle) == TEST_IMAGES
 
@@ -372,7 +313,7 @@ def test_another_classifier_in_the_bundle_is_refused(
 ) -> None:
     name = "classifier/weights.safetensors"
     shutil.copy(other_weights(tmp_path, inputs.classifier), bundle_path / name)
-    renew_checksum(bundle_path, name)
+    renew_checksums(bundle_path)
     assert refusal(bundle_path).startswith(f"{bundle_path / name} is not the classifier")
 
 

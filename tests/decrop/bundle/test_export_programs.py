@@ -2,26 +2,18 @@
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
 
-from decrop.bundle import export_bundle, load_bundle
+from decrop.bundle import load_bundle
 from decrop.errors import InputError
 from decrop.files import read_json, write_json
 from decrop.trial.folder import TrialFolder
 from decrop.trial.inputs import TrialInputs
-from tests.decrop.digits_trial import files_in
-
-
-def export(folder: TrialFolder, inputs: TrialInputs, destination: Path, **options: Any) -> Path:
-    export_bundle(
-        folder, inputs.classifier, inputs.class_names, destination, origin="Made.", **options
-    )
-    return destination
+from tests.decrop.digits_trial import export, files_in
 
 
 @pytest.mark.slow

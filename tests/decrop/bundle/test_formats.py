@@ -9,12 +9,13 @@ import pytest
 import torch
 
 import decrop
-from decrop.bundle import load_bundle, verify_bundle
+from decrop.bundle import verify_bundle
 from decrop.bundle.layout import FORMAT, OLDEST_FORMAT
 from decrop.data.datasets import load_dataset
 from decrop.errors import InputError
-from decrop.files import read_json, sha256_of_file, write_json
+from decrop.files import read_json, write_json
 from tests.cases import slow_but
+from tests.decrop.bundle.changed_bundle import refusal, renew_checksums
 from tests.decrop.bundle.tiny_bundle import write_tiny_bundle, write_tiny_rejecting_bundle
 
 BUNDLES = Path(__file__).parents[2] / "data" / "bundles"
@@ -23,16 +24,7 @@ WRITTEN = sorted(path.name for path in BUNDLES.iterdir())
 
 def write_config(bundle: Path, document: Any) -> None:
     write_json(bundle / "config.json", document)
-    checksums = read_json(bundle / "checksums.json")
-    checksum = sha256_of_file(bundle / "config.json")
-    write_json(bundle / "checksums.json", checksums | {"config.json": checksum})
-
-
-def refusal(path: Path) -> str:
-    with pytest.raises(InputError) as error:
-        decrop.load(path)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+    renew_checksums(bundle)
 
 
 @pytest.fixture
@@ -120,7 +112,3 @@ def test_what_is_no_bundle_is_refused(document: Any, bundle_path: Path) -> None:
     write_config(bundle_path, document)
     expected = f"{bundle_path / 'config.json'} is not that of a bundle: it states no format."
     assert refusal(bundle_path) == expected
-
-
-def test_load_bundle_takes_what_decrop_load_takes(bundle_path: Path) -> None:
-    assert load_bundle(bundle_path).class_names == decrop.load(bundle_path).class_names

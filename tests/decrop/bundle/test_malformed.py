@@ -2,18 +2,17 @@
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 import decrop
-from decrop.documents import set_dotted
-from decrop.errors import InputError
-from decrop.files import read_json, sha256_of_file, write_json
+from decrop.files import read_json, write_json
+from tests.decrop.bundle.changed_bundle import refusal, renew_checksums, set_in
 from tests.decrop.bundle.test_formats import BUNDLES
 
 GARBAGE = {
@@ -40,25 +39,15 @@ def bundle_path(tmp_path: Path) -> Path:
     return Path(shutil.copytree(BUNDLES / "format-4", tmp_path / "bundle"))
 
 
-def renew_checksums(bundle: Path) -> None:
-    """Whoever changes a bundle on purpose changes its checksums too."""
-    checksums = read_json(bundle / "checksums.json")
-    write_json(
-        bundle / "checksums.json", {name: sha256_of_file(bundle / name) for name in checksums}
-    )
-
-
-def refusal(bundle: Path) -> str:
-    with pytest.raises(InputError) as error:
-        decrop.load(bundle)
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
 @pytest.mark.parametrize("name", [*READ, "README.md", "checksums.json"])
 def test_a_missing_file_is_named(name: str, bundle_path: Path) -> None:
     (bundle_path / name).unlink()
-    assert name in refusal(bundle_path)
+    stated = {"config.json", "checksums.json"}
+    assert refusal(bundle_path) == (
+        f"{bundle_path / name} does not exist."
+        if name in stated
+        else f"{bundle_path} is incomplete: {name} is missing."
+    )
 
 
 @pytest.mark.parametrize("name", [*READ, "checksums.json"])
@@ -115,9 +104,7 @@ def test_a_file_in_place_of_the_bundle_is_named(bundle_path: Path) -> None:
     ],
 )
 def test_wrong_settings_are_named(key: str, value: Any, said: str, bundle_path: Path) -> None:
-    path = bundle_path / "config.json"
-    write_json(path, set_dotted(read_json(path), key, value))
-    renew_checksums(bundle_path)
+    path = set_in(bundle_path, key, value)
     message = refusal(bundle_path)
     assert message.startswith(f"{path}: ")
     assert said in message
@@ -142,9 +129,7 @@ def test_wrong_settings_are_named(key: str, value: Any, said: str, bundle_path: 
     ],
 )
 def test_senseless_settings_are_named_at_once(key: str, value: Any, bundle_path: Path) -> None:
-    path = bundle_path / "config.json"
-    write_json(path, set_dotted(read_json(path), key, value))
-    renew_checksums(bundle_path)
+    path = set_in(bundle_path, key, value)
     message = refusal(bundle_path)
     assert message.startswith(f"{path}") and len(message) < 500
 
@@ -226,10 +211,7 @@ def test_names_outside_the_bundle_are_refused(name: str, bundle_path: Path) -> N
 
 
 def test_a_weak_guarantee_is_mentioned_where_it_is_loaded(bundle_path: Path) -> None:
-    path = bundle_path / "config.json"
-    document = read_json(path)
-    write_json(path, set_dotted(document, "trial.certification.failure_probability", 0.3))
-    renew_checksums(bundle_path)
+    set_in(bundle_path, "trial.certification.failure_probability", 0.3)
     with pytest.warns(UserWarning, match="up to 30% of all certificates may be wrong"):
         decrop.load(bundle_path)
 
@@ -272,51 +254,32 @@ def test_missing_settings_are_named(key: str, bundle_path: Path) -> None:
 def test_wrong_descriptions_of_the_classifier_are_named(
     key: str, value: Any, said: str, bundle_path: Path
 ) -> None:
-    path = bundle_path / "classifier" / "classifier.json"
-    write_json(path, read_json(path) | {key: value})
-    renew_checksums(bundle_path)
+    path = set_in(bundle_path, key, value, "classifier/classifier.json")
     message = refusal(bundle_path)
     assert str(path.parent) in message
     assert said in message
 
 
-def without_a_key(weights: dict[str, torch.Tensor]) -> None:
-    del weights["noise.0.bias"]
-
-
-def with_a_key_more(weights: dict[str, torch.Tensor]) -> None:
-    weights["noise.9.bias"] = torch.zeros(1)
-
-
-def with_another_type(weights: dict[str, torch.Tensor]) -> None:
-    weights["noise.0.bias"] = torch.zeros(4, dtype=torch.int8)
-
-
-def with_no_number(weights: dict[str, torch.Tensor]) -> None:
-    weights["noise.0.bias"][0] = torch.nan
-
-
-def with_another_shape(weights: dict[str, torch.Tensor]) -> None:
-    weights["noise.0.bias"] = torch.zeros(5)
-
-
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("name", "tensor", "said"),
     [
-        (without_a_key, "it misses noise.0.bias"),
-        (with_a_key_more, "it has the unknown key noise.9.bias"),
-        (with_another_shape, "noise.0.bias has the shape (5,), expected (4,)"),
-        (with_another_type, "noise.0.bias is of type int8, expected float32"),
-        (with_no_number, "noise.0.bias holds NaN or infinity"),
+        ("noise.0.bias", None, "it misses noise.0.bias"),
+        ("noise.9.bias", torch.zeros(1), "it has the unknown key noise.9.bias"),
+        ("noise.0.bias", torch.zeros(5), "noise.0.bias has the shape (5,), expected (4,)"),
+        (
+            "noise.0.bias",
+            torch.zeros(4, dtype=torch.int8),
+            "noise.0.bias is of type int8, expected float32",
+        ),
+        ("noise.0.bias", torch.full((4,), torch.nan), "noise.0.bias holds NaN or infinity"),
     ],
 )
 def test_weights_that_do_not_fit_the_denoiser_are_named(
-    change: Callable[[dict[str, torch.Tensor]], None], said: str, bundle_path: Path
+    name: str, tensor: Tensor | None, said: str, bundle_path: Path
 ) -> None:
     path = bundle_path / "denoiser.safetensors"
-    weights = load_file(path)
-    change(weights)
-    save_file(weights, path)
+    weights = {**load_file(path), name: tensor}
+    save_file({key: value for key, value in weights.items() if value is not None}, path)
     renew_checksums(bundle_path)
     message = refusal(bundle_path)
     assert message.startswith(f"{path} ") and said in message

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import decrop
-from decrop.bundle import export_bundle, load_bundle
+from decrop.bundle import load_bundle
 from decrop.bundle.load import read_certificates
 from decrop.cache import ContentCache
 from decrop.cli.main import run
@@ -21,8 +21,8 @@ from decrop.trial.folder import TrialFolder
 from decrop.trial.inputs import TrialInputs
 from decrop.trial.result import TrialResult
 from decrop.trial.run import run_trial
-from tests.decrop.cli.test_verify import renew_checksums
-from tests.decrop.digits_trial import TEST_IMAGES, certificates, files_in, short_trial
+from tests.decrop.bundle.changed_bundle import renew_checksums
+from tests.decrop.digits_trial import TEST_IMAGES, certificates, export, files_in, short_trial
 
 FURTHER = {
     f"certificates_{name}.tsv{ending}"
@@ -43,9 +43,7 @@ def trial(
 
 @pytest.fixture
 def bundle(trial: TrialFolder, inputs: TrialInputs, tmp_path: Path) -> Path:
-    path = tmp_path / "bundle"
-    export_bundle(trial, inputs.classifier, inputs.class_names, path, origin="Made for tests.")
-    return path
+    return export(trial, inputs, tmp_path / "bundle")
 
 
 def test_a_trial_is_certified_at_all_sigmas_and_its_own_tables_stay(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import decrop
 import decrop.bundle.smoothed_classifier
-from decrop.bundle import export_bundle, load_bundle, verify_bundle
+from decrop.bundle import load_bundle, verify_bundle
 from decrop.bundle.smoothed_classifier import SmoothedClassifier
 from decrop.classifiers.classifier import Classifier
 from decrop.data.datasets import load_dataset
@@ -26,6 +26,7 @@ from decrop.smoothing.procedures import CertificationOutcome
 from decrop.trial.folder import TrialFolder
 from decrop.trial.inputs import TrialInputs
 from tests.cases import cases
+from tests.decrop.digits_trial import export
 
 CPU_ONLY = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 
@@ -388,15 +389,7 @@ def without_classifier(
     final_trial: TrialFolder, inputs: TrialInputs, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     path = tmp_path_factory.mktemp("without") / "bundle"
-    export_bundle(
-        final_trial,
-        inputs.classifier,
-        inputs.class_names,
-        path,
-        origin="Made for tests.",
-        with_classifier=False,
-    )
-    return path
+    return export(final_trial, inputs, path, with_classifier=False)
 
 
 @cases("kind", ["path", "string", "classifier", "network"])
@@ -443,14 +436,3 @@ def test_another_classifier_is_refused_with_both_hashes(
 def test_a_network_of_another_architecture_is_refused(without_classifier: Path) -> None:
     with pytest.raises(InputError, match="The given Linear does not fit small_cnn: it misses"):
         decrop.load(without_classifier, classifier=nn.Linear(2, 2))
-
-
-def test_the_way_to_give_it_is_named(without_classifier: Path) -> None:
-    with pytest.raises(InputError, match="classifier= in Python"):
-        decrop.load(without_classifier)
-
-
-def test_names_and_noise_are_told(loaded: SmoothedClassifier) -> None:
-    assert loaded.class_names == tuple("0123456789")
-    assert loaded.sigma == 0.25
-    assert loaded.bundle.result.image_shape == (1, 8, 8)

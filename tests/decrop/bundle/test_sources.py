@@ -13,10 +13,9 @@ from decrop.errors import InputError
 from decrop.trial.folder import TrialFolder
 from decrop.trial.prepare import load_inputs
 from decrop.trial.run import run_trial
-from tests.decrop.bundle.test_export import export
 from tests.decrop.classifiers.exported import program_of
 from tests.decrop.classifiers.factories import make
-from tests.decrop.digits_trial import CPU, short_trial
+from tests.decrop.digits_trial import CPU, export, short_trial
 
 FACTORY = "tests.decrop.classifiers.factories:make"
 

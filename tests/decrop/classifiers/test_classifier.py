@@ -13,7 +13,7 @@ from decrop.config.classifier_source import CLASSIFIERS
 from decrop.errors import InputError
 from decrop.networks.registry import build_classifier_network
 from tests.cases import cases
-from tests.decrop.tiny import FEATURES, random_images, tiny_classifier
+from tests.decrop.tiny import random_images
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -62,12 +62,7 @@ def test_features_are_the_normalised_input_of_the_last_linear_layer() -> None:
     raw = F.relu(network.body((IMAGES - mean) / std))
     torch.testing.assert_close(features, raw / raw.square().sum(1, keepdim=True).sqrt())
     torch.testing.assert_close(features.norm(dim=1), torch.ones(6))
-
-
-def test_reading_features_leaves_no_hook() -> None:
-    classifier = two_heads()
-    for _ in range(2):
-        classifier.logits_and_features(IMAGES)
+    # No hook is left.
     assert not any(module._forward_pre_hooks for module in classifier.modules())
 
 
@@ -124,14 +119,6 @@ def test_classifier_stays_in_eval_mode() -> None:
     assert torch.equal(classifier(IMAGES), before)
 
 
-def test_network_in_training_mode_is_put_into_eval_mode() -> None:
-    network = TwoHeads().train()
-    classifier = Classifier(
-        network, architecture="x", mean=(0.0, 0.0), std=(1.0, 1.0), class_count=4
-    )
-    assert not any(module.training for module in classifier.modules())
-
-
 def test_content_hash_follows_weights_and_standardisation() -> None:
     reference = two_heads().content_hash()
     assert two_heads().content_hash() == reference
@@ -146,12 +133,6 @@ def test_content_hash_follows_weights_and_standardisation() -> None:
     others = [changed, buffer, renamed, two_heads(mean=(0.1, 0.7)), two_heads(std=(0.5, 0.3))]
     hashes = {other.content_hash() for other in others}
     assert len(hashes | {reference}) == len(others) + 1
-
-
-def test_features_of_the_tiny_classifier() -> None:
-    # Other tests rely on it.
-    assert tiny_classifier().feature_count(random_images(1).float() / 255) == FEATURES
-    assert tiny_classifier(1).content_hash() != tiny_classifier(2).content_hash()
 
 
 def conv_head(pooled: bool) -> Classifier:

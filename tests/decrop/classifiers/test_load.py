@@ -9,9 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from decrop.classifiers.load import untrained_classifier
-from decrop.config import ClassifierSettings, TrialConfig
+from decrop.config import ClassifierSettings
 from decrop.data.datasets import Dataset
-from decrop.documents import load_trial_document, trial_config
 from decrop.errors import InputError
 from decrop.networks.registry import build_classifier_network
 from tests.decrop.tiny import random_images, tiny_dataset
@@ -84,13 +83,6 @@ def test_classifier_without_a_source_is_refused() -> None:
         assert "--set classifier.training.epochs=30" in str(error.value)
 
 
-def test_cifar10_preset_asks_for_weights() -> None:
-    config = trial_config(load_trial_document("cifar10"), source="cifar10")
-    assert config.classifier == TrialConfig().classifier
-    with pytest.raises(InputError, match=r"classifier\.weights: no file is given"):
-        untrained_classifier(config.classifier, dataset(channels=3))
-
-
 @pytest.mark.parametrize(
     ("mean", "std", "message"),
     [
@@ -125,20 +117,3 @@ def test_training_starts_from_given_weights(weights: Path) -> None:
         settings(source="cifar_resnet20", weights=str(weights)), dataset()
     )
     assert untrained_classifier(given, dataset()).content_hash() == loaded.content_hash()
-
-
-def test_a_pickle_is_refused_as_initial_weights(tmp_path: Path) -> None:
-    class Hostile:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return Path.touch, (tmp_path / "executed",)
-
-    path = tmp_path / "weights.pt"
-    torch.save({"fc.weight": Hostile()}, path)
-    given = settings(source="small_cnn", training={**TRAINING, "initial_weights": str(path)})
-    with pytest.raises(InputError) as error:
-        untrained_classifier(given, dataset())
-    message = str(error.value)
-    assert message.startswith(f"classifier.training.initial_weights: {path} is a pickle")
-    assert "decrop classifier convert" in message
-    assert "\n" not in message
-    assert not (tmp_path / "executed").exists()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 import decrop.classifiers.storage
 from decrop.classifiers.classifier import Classifier
@@ -71,6 +71,8 @@ def test_description_says_what_is_protected(tmp_path: Path) -> None:
     store_classifier(classifier(), NAMES, tmp_path)
     assert files_in(tmp_path) == {"classifier.json", "weights.safetensors"}
     description = read_json(tmp_path / "classifier.json")
+    # What is the default is not written down.
+    assert list(description) == ["architecture", "mean", "std", "class_names", "hash"]
     assert description["architecture"] == "small_cnn"
     assert description["class_names"] == list(NAMES)
     assert description["hash"] == classifier().content_hash()
@@ -88,43 +90,10 @@ def test_weights_can_be_left_out_and_given_later(tmp_path: Path) -> None:
     assert loaded.content_hash() == classifier().content_hash()
 
 
-def test_weights_of_another_classifier_are_refused(tmp_path: Path) -> None:
-    folder = tmp_path / "stored"
-    store_classifier(classifier(), NAMES, folder, with_weights=False)
-    other = weights_file(tmp_path, 1)
-    message = refusal(folder, other)
-    assert message.startswith(f"{other} is not the classifier that {folder} describes")
-    assert classifier(1).content_hash()[:12] in message
-    assert classifier(0).content_hash()[:12] in message
-
-
 def test_given_weights_are_read_although_there_are_some_in_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "stored"
     store_classifier(classifier(), NAMES, folder)
     assert "is not the classifier" in refusal(folder, weights_file(tmp_path, 1))
-
-
-def test_changed_standardisation_is_noticed(tmp_path: Path) -> None:
-    store_classifier(classifier(), NAMES, tmp_path)
-    description = read_json(tmp_path / "classifier.json")
-    write_json(tmp_path / "classifier.json", description | {"mean": [0.4, 0.5, 0.7]})
-    assert "content hash" in refusal(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [("drop", "misses fc.bias"), ("shape", "fc.bias has the shape (4,), expected (3,)")],
-)
-def test_weights_that_do_not_fit_are_refused(tmp_path: Path, change: str, named: str) -> None:
-    store_classifier(classifier(), NAMES, tmp_path)
-    weights = load_file(tmp_path / "weights.safetensors")
-    del weights["fc.bias"]
-    if change == "shape":
-        weights["fc.bias"] = torch.zeros(4)
-    save_file(weights, tmp_path / "weights.safetensors")
-    message = refusal(tmp_path)
-    assert named in message
-    assert str(tmp_path / "weights.safetensors") in message
 
 
 def test_a_folder_without_description_is_refused(tmp_path: Path) -> None:
@@ -241,9 +210,3 @@ def test_a_program_is_stored_as_it_was(tmp_path: Path) -> None:
     given = tmp_path / "with" / "program.pt2"
     again, _ = load_stored_classifier(tmp_path / "without", given=given)
     assert again.content_hash() == original.content_hash()
-
-
-def test_what_is_the_default_is_not_written_down(tmp_path: Path) -> None:
-    store_classifier(classifier(), NAMES, tmp_path)
-    keys = ["architecture", "mean", "std", "class_names", "hash"]
-    assert list(read_json(tmp_path / "classifier.json")) == keys

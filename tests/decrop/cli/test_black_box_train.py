@@ -12,6 +12,7 @@ from decrop.cli.main import run
 from decrop.cli.options import change
 from decrop.files import read_json
 from decrop.trial.inputs import TrialInputs
+from tests.commands import set_options
 from tests.decrop.black_box.server import labels_of, probabilities_of, serving
 from tests.decrop.digits_trial import (
     ESTIMATION_SAMPLES,
@@ -45,7 +46,7 @@ def arguments(out: Path, url: str, *assignments: str) -> list[str]:
         "classifier.surrogate.learning_rate=0.01",
         *assignments,
     ]
-    options = [word for item in given for word in ("--set", item)]
+    options = set_options(*given)
     return ["train", "digits", *options, "--out", str(out), "--json"]
 
 

@@ -36,6 +36,7 @@ from decrop.trial.inputs import TrialInputs
 from decrop.trial.result import Scores
 from decrop.trial.run import certify_undefended
 from tests.cases import cases
+from tests.commands import refused, set_options
 from tests.decrop.cli.bad_settings import BAD_ARGUMENTS, write_bad_files
 from tests.decrop.digits_trial import (
     CPU,
@@ -52,10 +53,6 @@ from tests.decrop.digits_trial import (
 certify_module = sys.modules["decrop.cli.certify"]
 WRITTEN = {"certificates.tsv", "certificates.tsv.json"}
 PROCEDURES = ["certification.procedure=adaptive", FIXED]
-
-
-def set_options(*assignments: str) -> list[str]:
-    return [word for assignment in assignments for word in ("--set", assignment)]
 
 
 def certified(target: str, out: Path, *options: str) -> CertificateTable:
@@ -106,17 +103,6 @@ def test_last_line_is_one_json_object(
         in shown.out
     )
     assert {path.name for path in out.parent.iterdir()} == WRITTEN
-
-
-def test_precision_is_the_one_that_was_asked_for(
-    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    other = "bf16" if resolve_precision("auto", CPU) == "fp32" else "fp32"
-    options = set_options("certification.test_images=2", f"execution.precision={other}")
-    certified(str(exported), tmp_path / "certificates.tsv", *options, "--json")
-    shown = capsys.readouterr().out
-    assert json.loads(shown.splitlines()[-1])["precision"] == other
-    assert f"in {other} on cpu" in shown
 
 
 @pytest.mark.parametrize("procedure", PROCEDURES)
@@ -173,10 +159,12 @@ def test_misclassified_images_are_told_from_abstentions_in_every_procedure_alike
 def test_settings_of_certification_can_be_changed(
     exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    precision = "bf16" if resolve_precision("auto", CPU) == "fp32" else "fp32"
     options = set_options(
         "certification.test_images=50",
         "certification.max_samples=410",
         "certification.radii=[0.1]",
+        f"execution.precision={precision}",
     )
     table = certified(str(exported), tmp_path / "certificates.tsv", *options, "--json")
     assert len(table.idx) == 50
@@ -184,6 +172,7 @@ def test_settings_of_certification_can_be_changed(
     assert table.radius.max() > 0.25 * norm.ppf(0.05 ** (1 / ESTIMATION_SAMPLES))
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert list(document["certified_accuracy"]) == ["0.1"]
+    assert document["precision"] == precision
 
 
 def test_settings_give_the_classifier_without_a_denoiser(
@@ -213,15 +202,6 @@ def test_settings_can_come_from_a_file(tmp_path: Path, monkeypatch: pytest.Monke
     assert np.isfinite(table.radius).all()
     written = {"mine_sigma_0.25.tsv", "mine_sigma_0.25.tsv.json"}
     assert {path.name for path in tmp_path.iterdir()} == {*written, "mine.yaml"}
-
-
-def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    assert run(["certify", *arguments, "--json"]) == 2
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert shown.err.startswith("error: ")
-    assert shown.err.count("\n") == 1, shown.err
-    return shown.err
 
 
 # Certified before
@@ -257,16 +237,15 @@ OTHERS = {
 
 
 def test_other_certificates_are_replaced_only_if_told_to(
-    exported: Path, tmp_path: Path, watched: "Watched", capsys: pytest.CaptureFixture[str]
+    exported: Path, tmp_path: Path, watched: "Watched"
 ) -> None:
     out = tmp_path / "certificates.tsv"
     certified(str(exported), out)
     written = {path: path.read_bytes() for path in tmp_path.iterdir()}
     watched.asked = []
     for name, (assignments, told) in OTHERS.items():
-        capsys.readouterr()
         given = [str(exported), "--out", str(out), *set_options(*assignments)]
-        message = refused(given, capsys)
+        message = refused("certify", *given)
         assert "is of another certification: it has " in message, name
         assert told in message, name
         assert message.endswith("; give another --out, or --overwrite.\n"), name
@@ -276,26 +255,21 @@ def test_other_certificates_are_replaced_only_if_told_to(
     assert len(few.idx) == 5
 
 
-def test_another_network_is_another_certification(
-    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_network_is_another_certification(exported: Path, tmp_path: Path) -> None:
     out = tmp_path / "certificates.tsv"
     options = set_options(*SHORT, "certification.test_images=2")
     weights = exported / "classifier" / "weights.safetensors"
     certified("digits", out, *options, "--weights", str(weights))
     other = tmp_path / "other.safetensors"
     save_file({name: tensor * 2 for name, tensor in load_file(weights).items()}, other)
-    capsys.readouterr()
     given = ["digits", "--out", str(out), *options, "--weights", str(other)]
-    assert "it has another classifier;" in refused(given, capsys)
+    assert "it has another classifier;" in refused("certify", *given)
 
 
-def test_a_table_of_unknown_settings_is_kept(
-    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_table_of_unknown_settings_is_kept(exported: Path, tmp_path: Path) -> None:
     out = tmp_path / "certificates.tsv"
     out.write_text("mine")
-    message = refused([str(exported), "--out", str(out)], capsys)
+    message = refused("certify", str(exported), "--out", str(out))
     assert "nothing beside it says how it was computed" in message
     assert out.read_text() == "mine"
 
@@ -371,19 +345,6 @@ def test_weights_are_taken_in_place_of_training(
     assert certificates(table) == certificates(
         CertificateTable.read_tsv(reference.certificates_path)
     )
-
-
-def test_other_weights_give_other_certificates(exported: Path, tmp_path: Path) -> None:
-    tensors = load_file(exported / "classifier" / "weights.safetensors")
-    weights = tmp_path / "other.safetensors"
-    # The classes in another order: right becomes wrong.
-    save_file(
-        {k: v.roll(1, 0).contiguous() if k.startswith("fc.") else v for k, v in tensors.items()},
-        weights,
-    )
-    options = [*set_options(*SHORT, "certification.test_images=4"), "--weights", str(weights)]
-    table = certified("digits", tmp_path / "certificates.tsv", *options)
-    assert not table.correct.any()
 
 
 # Killed and run again
@@ -469,7 +430,7 @@ def test_an_interrupted_run_goes_on_and_draws_only_the_rest(
 
 
 def test_images_that_are_finished_draw_nothing_again(
-    exported: Path, tmp_path: Path, watched: Watched, monkeypatch: pytest.MonkeyPatch
+    exported: Path, tmp_path: Path, watched: Watched
 ) -> None:
     """Interrupted where most images have ended, and only some of the rest have drawn on."""
     out, last = tmp_path / "certificates.tsv", ESTIMATION_SAMPLES // 20 - 1
@@ -486,22 +447,6 @@ def test_images_that_are_finished_draw_nothing_again(
     to_the_end = table.idx[table.samples == SELECTION_SAMPLES + ESTIMATION_SAMPLES].tolist()
     assert 0 < len(to_the_end) < TEST_IMAGES
     assert sorted(image for image, _ in watched.asked) == to_the_end
-
-
-def test_counts_of_other_settings_are_not_taken(
-    exported: Path, tmp_path: Path, watched: Watched, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "certificates.tsv"
-    watched.interrupt_at = 3
-    assert run(["certify", str(exported), "--out", str(out)]) == 130
-    assert out.with_name("certificates.tsv.counts").exists()
-    watched.asked = []
-    other = certified(str(exported), out, *set_options("seed=1"))
-    told = "certificates.tsv.counts is of another certification (seed): begun anew"
-    assert told in unwrapped(capsys.readouterr().out)
-    assert watched.draws == samples_of(other)
-    same = certified(str(exported), tmp_path / "same.tsv", *set_options("seed=1"))
-    assert certificates(other) == certificates(same)
 
 
 def test_an_anytime_certification_goes_on_with_more_samples(
@@ -527,50 +472,25 @@ def test_an_anytime_certification_goes_on_with_more_samples(
     assert (more.radius == at_once.radius).all()
     fewer = set_options(*anytime, "certification.max_samples=130")
     capsys.readouterr()
-    message = refused([str(exported), "--out", str(out), *fewer], capsys)
+    message = refused("certify", str(exported), "--out", str(out), *fewer)
     assert "it has estimation samples 360, not 120;" in message
 
 
 # On a cluster
 
 
-def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(certify_module, "entry_points", lambda **selection: EntryPoints())
-
-
-def test_helpers_need_ray(
-    exported: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+def test_helpers_alone_need_ray(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    without_ray(monkeypatch)
+    monkeypatch.setattr(certify_module, "entry_points", lambda **selection: EntryPoints())
     auto = set_options("execution.chunks_per_batch=auto")
-    assert refused([str(exported), *auto, "--helpers", "1"], capsys) == (
+    assert refused("certify", str(exported), *auto, "--helpers", "1") == (
         "error: --helpers needs Ray; install it with pip install 'decrop[sweep]'.\n"
     )
     assert not list(tmp_path.iterdir())
-
-
-def test_without_helpers_ray_is_not_needed(
-    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without_ray(monkeypatch)
-    options = set_options("certification.test_images=2")
-    assert len(certified(str(exported), tmp_path / "certificates.tsv", *options).idx) == 2
-
-
-def test_an_address_without_helpers_is_refused(
-    exported: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    message = refused([str(exported), "--address", "auto"], capsys)
-    assert "--address auto needs --helpers" in message
-    assert not list(tmp_path.iterdir())
+    few = set_options("certification.test_images=2")
+    assert len(certified(str(exported), tmp_path / "certificates.tsv", *few).idx) == 2
 
 
 def test_a_cluster_is_asked_for_its_samplers_and_let_go(
@@ -608,14 +528,13 @@ def test_a_cluster_is_asked_for_its_samplers_and_let_go(
 def test_bad_input_is_one_line_and_nothing_is_created(
     mistake: str,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_bad_files(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     given, named = BAD_ARGUMENTS[mistake]
-    message = refused(given, capsys)
+    message = refused("certify", *given)
     assert all(part in message for part in named), message
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -623,16 +542,18 @@ def test_bad_input_is_one_line_and_nothing_is_created(
 def test_bad_input_to_a_bundle_is_one_line_and_nothing_is_created(
     exported: Path,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    message = refused([str(exported), "--set", "certification.test_image=7"], capsys)
+    message = refused("certify", str(exported), "--set", "certification.test_image=7")
     assert "nearest: certification.test_images" in message
     assert "--set" in message
-    assert "dataset.path" in refused([str(exported), "--dataset-path", "nowhere"], capsys)
+    assert "dataset.path" in refused("certify", str(exported), "--dataset-path", "nowhere")
+    assert "--address auto needs --helpers" in refused(
+        "certify", str(exported), "--address", "auto"
+    )
     (tmp_path / "empty").mkdir()
-    assert "config.json does not exist" in refused(["empty"], capsys)
+    assert "config.json does not exist" in refused("certify", "empty")
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
@@ -643,12 +564,11 @@ def test_what_a_bundle_fixes_is_not_changed(
     exported: Path,
     assignment: str,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     name = assignment.partition("=")[0]
-    assert refused([str(exported), *set_options(assignment)], capsys) == (
+    assert refused("certify", str(exported), *set_options(assignment)) == (
         f"error: --set {name}: the bundle fixes it; what can be changed is in certification, "
         "execution, seed, and dataset.path.\n"
     )

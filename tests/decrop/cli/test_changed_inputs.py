@@ -13,6 +13,7 @@ from decrop.cli.main import run
 from decrop.networks.registry import build_classifier_network
 from decrop.training.classifier import ClassifierTrainer
 from decrop.training.denoiser import DenoiserTrainer
+from tests.commands import set_options
 from tests.decrop.black_box.functions import URL, InProcess, serve
 from tests.decrop.data.test_datasets import write_parquet
 from tests.decrop.digits_trial import SHORT, files_in
@@ -95,7 +96,7 @@ def test_training_a_denoiser(
         "classifier.weights=w.safetensors",
         "classifier.training=null",
     )
-    options = [word for item in settings for word in ("--set", item)]
+    options = set_options(*settings)
     command = ["train", "digits", *options, "--out", "run"]
     interrupted(monkeypatch, DenoiserTrainer, "run_epoch", *command)
     said = refusal(capsys, lambda: write_weights("w.safetensors", 4), command)
@@ -123,7 +124,7 @@ def test_training_a_classifier(
         "classifier.training.batch_size=4",
         "classifier.training.initial_weights=w.safetensors",
     )
-    options = [word for item in settings for word in ("--set", item)]
+    options = set_options(*settings)
     command = ["classifier", "train", "digits", *options, "--out", "run"]
     interrupted(monkeypatch, ClassifierTrainer, "step", *command)
     said = refusal(capsys, lambda: write_weights("w.safetensors", 4), command)
@@ -156,7 +157,7 @@ def test_stealing_a_classifier(
         "classifier.surrogate.epochs=2",
         "execution.device=cpu",
     )
-    options = [word for item in settings for word in ("--set", item)]
+    options = set_options(*settings)
     command = ["classifier", "steal", "digits", *options, "--out", "run"]
     interrupted(monkeypatch, ClassifierTrainer, "step", *command)
     said = refusal(capsys, lambda: write_data("train", 5), command)

@@ -13,6 +13,7 @@ from decrop.cli.main import run
 from decrop.cli.options import load_trial
 from decrop.files import read_json
 from decrop.trial.prepare import load_inputs
+from tests.commands import set_options
 from tests.decrop.black_box.functions import URL, InProcess, serve
 from tests.decrop.digits_trial import CPU, files_in
 from tests.decrop.interrupted_training import interrupted_once
@@ -46,7 +47,7 @@ def target(classifier: Any, monkeypatch: pytest.MonkeyPatch) -> InProcess:
 
 
 def arguments(out: Path, *assignments: str) -> list[str]:
-    options = [word for item in (*SHORT, *assignments) for word in ("--set", item)]
+    options = set_options(*SHORT, *assignments)
     return ["classifier", "steal", "digits", *options, "--out", str(out), "--json"]
 
 

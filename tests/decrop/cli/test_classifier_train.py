@@ -18,6 +18,7 @@ from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json
 from decrop.training.classifier import ClassifierTrainer
 from tests.cases import cases
+from tests.commands import contents, refused, set_options
 from tests.decrop.digits_trial import files_in
 from tests.decrop.interrupted_training import interrupted_once
 
@@ -38,7 +39,7 @@ STEPS = 10
 
 
 def arguments(out: Path, *assignments: str) -> list[str]:
-    options = [word for item in (*SHORT, *assignments) for word in ("--set", item)]
+    options = set_options(*SHORT, *assignments)
     return ["classifier", "train", "classifier_digits", *options, "--out", str(out), "--json"]
 
 
@@ -60,10 +61,6 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
 def untimed(report: dict[str, Any]) -> dict[str, Any]:
     epochs = [{**epoch, "seconds": 0} for epoch in report["epochs"]]
     return {**report, "epochs": epochs, "seconds": 0}
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in files_in(folder)}
 
 
 def test_run_leaves_weights_settings_and_report(trained: Path) -> None:
@@ -104,8 +101,8 @@ def test_test_images_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return read(source, indices)
 
     monkeypatch.setattr(InMemoryImages, "images", watched)
-    plain = "classifier.training.objective=plain"
-    assert run(arguments(tmp_path / "run", plain)) == 0
+    plain = ("classifier.training.objective=plain", "classifier.training.epochs=1")
+    assert run(arguments(tmp_path / "run", *plain)) == 0
 
 
 def test_a_classifier_trained_on_all_images_is_not_scored(
@@ -123,15 +120,6 @@ def test_weights_are_certified_at_once(trained: Path, tmp_path: Path) -> None:
     settings, weights = (str(trained / name) for name in ("settings.yaml", "weights.safetensors"))
     assert run(["certify", settings, "--weights", weights, "--out", str(out)]) == 0
     assert len(CertificateTable.read_tsv(out).idx) == 6
-
-
-def test_given_weights_can_be_trained_on(trained: Path, tmp_path: Path) -> None:
-    start = f"classifier.training.initial_weights={trained / 'weights.safetensors'}"
-    low = "classifier.training.learning_rate=1e-9"
-    assert run(arguments(tmp_path / "more", start, low)) == 0
-    before, after = (read_json(f / "report.json") for f in (trained, tmp_path / "more"))
-    assert after["epochs"][0]["total"] < before["epochs"][0]["total"]
-    assert after["classifier"] != before["classifier"]
 
 
 @pytest.mark.slow
@@ -168,20 +156,10 @@ def test_a_finished_run_is_not_done_again(
     assert shown["weights"] == str(trained / "weights.safetensors")
 
 
-def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    capsys.readouterr()
-    assert run(arguments) == 2
-    message = capsys.readouterr().err
-    assert message.count("\n") == 1
-    return message
-
-
 @pytest.mark.usefixtures("no_work")
-def test_a_folder_of_other_settings_is_left_alone(
-    trained: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_of_other_settings_is_left_alone(trained: Path) -> None:
     before = contents(trained)
-    message = refused(arguments(trained, "sigma=0.5"), capsys)
+    message = refused(*arguments(trained, "sigma=0.5"))
     assert message == (
         f"error: {trained} holds a training with other settings; choose another folder with "
         "--out.\n"
@@ -189,18 +167,22 @@ def test_a_folder_of_other_settings_is_left_alone(
     assert contents(trained) == before
 
 
-def test_a_folder_from_other_initial_weights_is_left_alone(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_given_weights_can_be_trained_on_and_are_those_that_it_goes_on_from(
+    trained: Path, tmp_path: Path
 ) -> None:
-    start = tmp_path / "start.safetensors"
+    start, out = tmp_path / "start.safetensors", tmp_path / "more"
     start.write_bytes((trained / "weights.safetensors").read_bytes())
-    given = arguments(tmp_path / "run", f"classifier.training.initial_weights={start}")
+    low = "classifier.training.learning_rate=1e-9"
+    given = arguments(out, f"classifier.training.initial_weights={start}", low)
     assert run(given) == 0
+    before, after = (read_json(folder / "report.json") for folder in (trained, out))
+    assert after["epochs"][0]["total"] < before["epochs"][0]["total"]
+    assert after["classifier"] != before["classifier"]
     # Other weights under the same name.
-    start.write_bytes((tmp_path / "run" / "weights.safetensors").read_bytes())
-    before = contents(tmp_path / "run")
-    assert "was begun with other initial weights (" in refused(given, capsys)
-    assert contents(tmp_path / "run") == before
+    start.write_bytes((out / "weights.safetensors").read_bytes())
+    left = contents(out)
+    assert "was begun with other initial weights (" in refused(*given)
+    assert contents(out) == left
 
 
 @pytest.mark.usefixtures("no_work")
@@ -219,41 +201,35 @@ def test_bad_input_is_one_line_and_nothing_is_created(
     assignments: list[str],
     named: str,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"fc.weight": torch.zeros(3)}, "pickle.pt")
-    message = refused(arguments(Path("run"), *assignments), capsys)
+    message = refused(*arguments(Path("run"), *assignments))
     assert named in message
     assert files_in(tmp_path) == {"pickle.pt"}
 
 
 @cases(
-    "preset",
+    ("preset", "published"),
     [
-        "classifier_cifar10_gaussian",
-        "classifier_cifar10_adre_reg",
-        "classifier_cifar10_smooth_adv",
-        "classifier_cifar10_adre_adv",
+        ("gaussian", (150, 400, 50)),
+        ("adre_reg", (150, 400, 50)),
+        ("smooth_adv", (150, 400, 50)),
+        ("adre_adv", (150, 400, 50)),
+        ("plain", (300, 256, 100)),
     ],
 )
-def test_presets_have_the_published_schedule(preset: str) -> None:
-    training = load_trial(preset, []).classifier.training
+def test_presets_have_the_published_schedule(preset: str, published: tuple[int, ...]) -> None:
+    training = load_trial(f"classifier_cifar10_{preset}", []).classifier.training
     assert training is not None
-    assert training.objective == preset.removeprefix("classifier_cifar10_")
-    assert (training.epochs, training.batch_size, training.learning_rate) == (150, 400, 0.1)
-    assert (training.learning_rate_drop_every, training.learning_rate_drop_factor) == (50, 0.1)
+    assert training.objective == preset
+    assert published == (training.epochs, training.batch_size, training.learning_rate_drop_every)
+    assert (training.learning_rate, training.learning_rate_drop_factor) == (0.1, 0.1)
     assert (training.schedule, training.augmentation) == ("drops", "crop_and_flip")
-    assert training.noise_samples == (1 if training.objective == "gaussian" else 8)
-    assert training.attack_steps == 2
-
-
-def test_preset_of_the_papers_classifiers_has_their_schedule() -> None:
-    training = load_trial("classifier_cifar10_plain", []).classifier.training
-    assert training is not None
-    assert (training.objective, training.trained_on) == ("plain", "all")
-    assert (training.epochs, training.batch_size, training.learning_rate) == (300, 256, 0.1)
-    assert (training.learning_rate_drop_every, training.learning_rate_drop_factor) == (100, 0.1)
-    assert (training.optimizer, training.momentum, training.weight_decay) == ("sgd", 0.9, 5e-4)
-    assert (training.schedule, training.augmentation) == ("drops", "crop_and_flip")
+    if preset == "plain":
+        assert training.trained_on == "all"
+        assert (training.optimizer, training.momentum, training.weight_decay) == ("sgd", 0.9, 5e-4)
+    else:
+        assert training.noise_samples == (1 if preset == "gaussian" else 8)
+        assert training.attack_steps == 2

@@ -23,6 +23,7 @@ from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, write_json
 from decrop.trial.folder import TrialFolder
 from decrop.trial.inputs import TrialInputs
+from tests.commands import set_options
 from tests.decrop.black_box.server import (
     Endpoint,
     Reply,
@@ -57,7 +58,7 @@ def options(endpoint: Endpoint, *assignments: str) -> list[str]:
     """Return the settings of a short trial whose classifier is the endpoint."""
     own = [one for one in SHORT if not one.startswith("classifier.")]
     given = [*own, "classifier.training=null", f"classifier.source={endpoint.url}", *assignments]
-    return [word for assignment in given for word in ("--set", assignment)]
+    return set_options(*given)
 
 
 def certified(arguments: list[str], out: Path) -> CertificateTable:
@@ -66,7 +67,7 @@ def certified(arguments: list[str], out: Path) -> CertificateTable:
 
 
 def white_box(cache_options: list[str], out: Path) -> list[tuple[Any, ...]]:
-    given = [word for one in [*SHORT, FP32, *cache_options] for word in ("--set", one)]
+    given = set_options(*SHORT, FP32, *cache_options)
     return certificates(certified(["digits", *given], out))
 
 
@@ -185,14 +186,6 @@ def test_options_that_do_not_fit_are_refused(
     assert not endpoint.asked
 
 
-def test_a_dead_endpoint_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with serving() as endpoint:
-        given = options(endpoint, "classifier.endpoint.retries=0")
-    assert run(["certify", "digits", *given, "--out", str(tmp_path / "c.tsv")]) == 1
-    error = capsys.readouterr().err
-    assert "cannot be reached" in error and error.count("\n") == 1
-
-
 def test_an_endpoint_is_inspected(
     endpoint: Endpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -303,7 +296,7 @@ def test_a_rejector_and_figures_need_more_than_predictions(
 
 
 def test_another_kind_of_answer_is_not_the_recorded_classifier(
-    bundle: Path, inputs: TrialInputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Path, inputs: TrialInputs, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with serving(labels_of(inputs.classifier)) as other:
         assert run(["verify", str(bundle), "--weights", other.url]) == 1

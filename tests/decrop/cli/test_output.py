@@ -124,9 +124,7 @@ def test_cell_shows_percent_and_exact_interval() -> None:
     assert accuracy_cell(0.275, 40).plain == f"27.5 ({100 * low:.0f}–{100 * high:.0f})"
 
 
-def test_table_has_a_row_a_name_and_a_column_a_radius(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_table_has_a_row_a_name_and_a_column_a_radius(capsys: pytest.CaptureFixture[str]) -> None:
     table = accuracy_table("Title", {"denoiser": scores(0.525), "no denoiser": scores(0.275)})
     assert [column.header for column in table.columns] == [
         "",

@@ -8,6 +8,8 @@ import pytest
 from decrop.bundle import load_bundle
 from decrop.cli.main import run
 from decrop.evaluation.table import CertificateTable
+from tests.cases import cases
+from tests.commands import refused, set_options
 from tests.decrop.digits_trial import certificates
 
 SMALL = (
@@ -17,10 +19,6 @@ SMALL = (
     "rejector.epochs=2",
     "rejector.adam_epochs=1",
 )
-
-
-def set_options(*assignments: str) -> list[str]:
-    return [word for assignment in assignments for word in ("--set", assignment)]
 
 
 @pytest.mark.slow
@@ -56,53 +54,41 @@ def test_a_bundle_with_a_rejector_is_trained_certified_and_verified(
     assert certificates(CertificateTable.read_tsv(table)) == certificates(bundle.certificates)
 
 
-@pytest.mark.parametrize(
-    ("assignment", "message"),
+@cases(
+    ("options", "message"),
     [
-        ("rejector.depth=3", "--set: depth is not a setting"),
-        ("rejector.head=both", "--set: head = 'both'"),
-        ("rejector.stages=[nowhere]", "small_cnn has no module 'nowhere'"),
-        ("certification.procedure=adaptive", "certificate rejection needs procedure fixed"),
-        ("certification.certificate=cohen", "must be rejection"),
-        ("sigma=0.5", "--set sigma: the bundle fixes it"),
-        ("seed=4", "--set seed: the bundle fixes it"),
+        (set_options("rejector.depth=3"), "--set: depth is not a setting"),
+        (set_options("rejector.head=both"), "--set: head = 'both'"),
+        (set_options("rejector.stages=[nowhere]"), "small_cnn has no module 'nowhere'"),
+        (
+            set_options("certification.procedure=adaptive"),
+            "certificate rejection needs procedure fixed",
+        ),
+        (set_options("certification.certificate=cohen"), "must be rejection"),
+        (set_options("sigma=0.5"), "--set sigma: the bundle fixes it"),
+        (set_options("seed=4"), "--set seed: the bundle fixes it"),
+        (
+            ["--settings", "large"],
+            "no rejector preset 'large'; choose one of paper, small",
+        ),
+        (["--out", "."], "exists already"),
     ],
 )
-def test_settings_that_cannot_be_used_are_refused(
-    assignment: str,
+def test_what_cannot_be_used_is_refused(
+    options: list[str],
     message: str,
     exported: Path,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    out = tmp_path / "rejecting"
-    arguments = ["rejector", "train", str(exported), "--out", str(out)]
-    assert run([*arguments, *set_options(*SMALL, assignment)]) == 2
-    shown = capsys.readouterr().err
-    assert message in shown
-    assert shown.count("\n") == 1
+    monkeypatch.chdir(tmp_path)
+    given = [*set_options(*SMALL), "--out", "rejecting", *options]
+    assert message in refused("rejector", "train", exported, *given)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_exists_is_left_alone(
-    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(["rejector", "train", str(exported), "--out", str(tmp_path)]) == 2
-    assert "exists already" in capsys.readouterr().err
-
-
-def test_a_preset_that_is_not_there_is_refused(
-    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["rejector", "train", str(exported), "--out", str(tmp_path / "new")]
-    assert run([*arguments, "--settings", "large"]) == 2
-    assert "no rejector preset 'large'; choose one of paper, small" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("command", ["train", "certify"])
-def test_the_certificate_needs_a_rejector(
-    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_certificate_needs_a_rejector(command: str, tmp_path: Path) -> None:
     options = set_options("certification.procedure=fixed", "certification.certificate=rejection")
-    assert run([command, "digits", "--out", str(tmp_path / "out"), *options]) == 2
-    assert "there is no rejector here; decrop rejector train adds" in capsys.readouterr().err
+    said = refused(command, "digits", "--out", tmp_path / "out", *options)
+    assert "there is no rejector here; decrop rejector train adds" in said

@@ -1,6 +1,5 @@
 """`decrop train` goes on where it was, and refuses what it cannot use before it writes anything."""
 
-import json
 import re
 from itertools import product
 from pathlib import Path
@@ -17,24 +16,26 @@ from decrop.training.denoiser import DenoiserTrainer
 from decrop.trial.folder import TrialFolder
 from decrop.trial.result import TrialResult
 from tests.cases import cases
+from tests.commands import Ran, contents, refused, set_options
+from tests.commands import decrop as command
 from tests.decrop.cli.bad_settings import BAD_ARGUMENTS, write_bad_files
-from tests.decrop.digits_trial import EPOCHS, SHORT, TEST_IMAGES, files_in, outcome
+from tests.decrop.digits_trial import EPOCHS, SHORT, TEST_IMAGES, outcome
 
 
 def arguments(out: Path, *assignments: str) -> list[str]:
-    options = [word for item in (*SHORT, *assignments) for word in ("--set", item)]
+    options = set_options(*SHORT, *assignments)
     return ["train", "digits", *options, "--out", str(out), "--json"]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Ran, Path]:
     out = tmp_path_factory.mktemp("runs") / "digits"
-    assert run(arguments(out)) == 0
-    return out
+    return command(*arguments(out)), out
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in files_in(folder)}
+@pytest.fixture
+def trained(ran: tuple[Ran, Path]) -> Path:
+    return ran[1]
 
 
 @pytest.fixture
@@ -46,13 +47,10 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LocalSampler, "class_counts", working)
 
 
-@pytest.mark.slow
-def test_last_line_is_one_json_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "run"
-    assert run(arguments(out)) == 0
-    shown = capsys.readouterr()
-    assert shown.err == ""
-    document = json.loads(shown.out.splitlines()[-1])
+def test_last_line_is_one_json_object(ran: tuple[Ran, Path]) -> None:
+    shown, out = ran
+    assert (shown.code, shown.err) == (0, "")
+    document = shown.last_line
     assert document.keys() == {"bundle", "denoiser", "undefended"}
     assert document["bundle"] == str(out / "bundle")
     assert document["denoiser"] == read_json(out / "trial" / "result.json")
@@ -63,14 +61,6 @@ def test_last_line_is_one_json_object(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "Certified accuracy on test images, % (95 % interval)" in shown.out
     accuracy = document["denoiser"]["certified_accuracy"]["0.25"]
     assert f"{100 * accuracy:.1f}" in shown.out
-
-
-def test_without_json_nothing_but_the_table_is_printed(
-    trained: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    capsys.readouterr()
-    assert run(arguments(trained)[:-1]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"bundle: {trained / 'bundle'}"
 
 
 def test_run_leaves_a_bundle_that_verifies(trained: Path, final_trial: TrialFolder) -> None:
@@ -86,14 +76,15 @@ def test_run_leaves_a_bundle_that_verifies(trained: Path, final_trial: TrialFold
 
 @pytest.mark.usefixtures("no_work")
 def test_a_finished_run_is_not_done_again(
-    trained: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path,
 ) -> None:
     before = contents(trained)
-    capsys.readouterr()
-    assert run(arguments(trained)) == 0
+    again = command(*arguments(trained))
+    assert again.code == 0
+    assert again.last_line["denoiser"] == read_json(trained / "trial" / "result.json")
+    # Without --json nothing but the table is printed.
+    assert command(*arguments(trained)[:-1]).out.splitlines()[-1] == f"bundle: {trained / 'bundle'}"
     assert contents(trained) == before
-    document = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert document["denoiser"] == read_json(trained / "trial" / "result.json")
 
 
 @pytest.mark.slow
@@ -130,13 +121,10 @@ def test_an_interrupted_run_goes_on(
 
 @pytest.mark.usefixtures("no_work")
 def test_a_folder_of_other_settings_is_left_alone(
-    trained: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path,
 ) -> None:
     before = contents(trained)
-    capsys.readouterr()
-    assert run(arguments(trained, "sigma=0.5")) == 2
-    shown = capsys.readouterr()
-    assert shown.err == (
+    assert refused(*arguments(trained, "sigma=0.5")) == (
         f"error: {trained / 'trial'} holds a run with other settings; choose another folder with "
         "--out.\n"
     )
@@ -150,21 +138,15 @@ def test_bad_input_is_one_line_and_nothing_is_created(
     mistake: str,
     out: list[str],
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_bad_files(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     given, named = BAD_ARGUMENTS[mistake]
-    assert run(["train", *given, *out, "--json"]) == 2
-    shown = capsys.readouterr()
-    assert shown.err.startswith("error: ")
-    assert shown.err.count("\n") == 1, shown.err
-    assert shown.err.endswith(".\n")
-    for part in named:
-        assert part in shown.err
-    assert shown.out == ""
+    message = refused("train", *given, *out, "--json")
+    assert message.endswith(".\n")
+    assert all(part in message for part in named), message
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -18,8 +18,10 @@ from decrop.data.datasets import load_dataset
 from decrop.data.limited import take
 from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
-from decrop.files import read_json, sha256_of_file, write_json
+from decrop.files import read_json, write_json
 from decrop.trial.result import Scores
+from tests.commands import refused
+from tests.decrop.bundle.changed_bundle import renew_checksums
 from tests.decrop.digits_trial import TEST_IMAGES
 
 
@@ -52,11 +54,6 @@ def forge(
         }
         write_json(config, document)
     renew_checksums(bundle)
-
-
-def renew_checksums(bundle: Path) -> None:
-    names = [name for name in read_json(bundle / "checksums.json") if (bundle / name).exists()]
-    write_json(bundle / "checksums.json", {name: sha256_of_file(bundle / name) for name in names})
 
 
 def without_card(bundle: Path) -> None:
@@ -94,14 +91,6 @@ def in_settings_too(table: CertificateTable) -> CertificateTable:
     return replace(half, record=half.record.model_copy(update={"certification": settings}))
 
 
-def refusal(bundle: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    capsys.readouterr()
-    assert run(["verify", str(bundle)]) == 2
-    shown = capsys.readouterr()
-    assert shown.err.startswith("error: ") and shown.err.count("\n") == 1 and shown.out == ""
-    return shown.err
-
-
 @pytest.mark.parametrize("procedure", ["adaptive", "fixed"])
 def test_an_exported_bundle_is_verified(
     procedure: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
@@ -132,59 +121,51 @@ def test_a_changed_certificate_is_counted_and_gives_1(
     assert document["record"]["sigma"] == 0.25
 
 
-def test_certificates_that_contradict_the_summary_are_refused(
-    bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_certificates_that_contradict_the_summary_are_refused(bundle: Path) -> None:
     forge(bundle, with_one_radius, summary_too=False)
-    assert "do not add up to its summary" in refusal(bundle, capsys)
+    assert "do not add up to its summary" in refused("verify", bundle)
 
 
-def test_certificates_that_were_left_out_are_missed(
-    bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_certificates_that_were_left_out_are_missed(bundle: Path) -> None:
     forge(bundle, best_half)
     said = f"has {TEST_IMAGES // 2} certificates, but certification.test_images is {TEST_IMAGES}"
-    assert said in refusal(bundle, capsys)
+    assert said in refused("verify", bundle)
     with pytest.raises(InputError, match=said):
         decrop.load(bundle)
 
 
-def test_the_certified_images_are_those_that_the_settings_name(
-    bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_certified_images_are_those_that_the_settings_name(bundle: Path) -> None:
     forge(bundle, in_settings_too)
     without_card(bundle)
     decrop.load(bundle)
-    assert "the certified images are not those that the settings name" in refusal(bundle, capsys)
+    assert "the certified images are not those that the settings name" in refused("verify", bundle)
 
 
-def test_an_image_counts_once(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_image_counts_once(bundle: Path) -> None:
     def doubled(table: CertificateTable) -> CertificateTable:
         return replace(table, idx=np.where(table.idx == table.idx[1], table.idx[0], table.idx))
 
     forge(bundle, doubled)
-    assert "certifies an image more than once" in refusal(bundle, capsys)
+    assert "certifies an image more than once" in refused("verify", bundle)
 
 
-def test_labels_are_the_datas(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_labels_are_the_datas(bundle: Path) -> None:
     def relabelled(table: CertificateTable) -> CertificateTable:
         wrong = np.arange(len(table.idx)) == 3
         return replace(table, label=np.where(wrong, (table.label + 1) % 10, table.label))
 
     forge(bundle, relabelled)
     without_card(bundle)
-    assert "has label" in refusal(bundle, capsys)
+    assert "has label" in refused("verify", bundle)
 
 
 @pytest.mark.parametrize("figure", ["| 0.25 | ", "Average certified radius ", "\n20 test images"])
-def test_figures_of_the_card_are_those_of_the_certificates(
-    bundle: Path, figure: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_figures_of_the_card_are_those_of_the_certificates(bundle: Path, figure: str) -> None:
     card = bundle / "README.md"
     assert card.read_text().count(figure) == 1
     card.write_text(card.read_text().replace(figure, figure.replace("20", "30") + "9"))
     renew_checksums(bundle)
-    assert "README.md: its certified accuracies are not those" in refusal(bundle, capsys)
+    assert "README.md: its certified accuracies are not those" in refused("verify", bundle)
 
 
 @pytest.mark.parametrize(
@@ -196,26 +177,23 @@ def test_figures_of_the_card_are_those_of_the_certificates(
     ],
 )
 def test_a_record_that_contradicts_the_settings_is_refused(
-    bundle: Path, changes: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+    bundle: Path, changes: dict[str, Any], said: str
 ) -> None:
     path = bundle / "certificates.tsv.json"
     write_json(path, read_json(path) | changes)
     renew_checksums(bundle)
-    assert f"{path} contradicts config.json: {said}." in refusal(bundle, capsys)
+    assert f"{path} contradicts config.json: {said}." in refused("verify", bundle)
 
 
-def test_checksums_cannot_be_left_out(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_checksums_cannot_be_left_out(bundle: Path) -> None:
     write_json(bundle / "checksums.json", {})
-    assert run(["verify", str(bundle)]) == 2
-    assert "must list" in capsys.readouterr().err
+    assert "must list" in refused("verify", bundle)
 
 
 def test_weights_of_the_classifier_can_be_given(bundle: Path, tmp_path: Path) -> None:
     weights = tmp_path / "mine.safetensors"
     (bundle / "classifier" / "weights.safetensors").rename(weights)
-    checksums = read_json(bundle / "checksums.json")
-    del checksums["classifier/weights.safetensors"]
-    write_json(bundle / "checksums.json", checksums)
+    renew_checksums(bundle)
     assert run(["verify", str(bundle)]) == 2
     assert run(["verify", str(bundle), "--weights", str(weights)]) == 0
 
@@ -227,31 +205,13 @@ def test_weights_of_the_classifier_can_be_given(bundle: Path, tmp_path: Path) ->
         (["--dataset-path", "nowhere"], "dataset.path"),
     ],
 )
-def test_bad_input_is_one_line(
-    bundle: Path, options: list[str], named: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(["verify", str(bundle), *options]) == 2
-    shown = capsys.readouterr()
-    assert shown.err.startswith("error: ")
-    assert shown.err.count("\n") == 1
-    assert named in shown.err
-    assert shown.out == ""
+def test_bad_input_is_one_line(bundle: Path, options: list[str], named: str) -> None:
+    assert named in refused("verify", bundle, *options)
 
 
 @pytest.mark.parametrize("name", ["certificates.tsv", "README.md", "config.json"])
-def test_a_changed_file_is_refused(
-    bundle: Path, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_changed_file_is_refused(bundle: Path, name: str) -> None:
     with (bundle / name).open("a") as file:
         file.write("\n")
-    assert run(["verify", str(bundle)]) == 2
-    assert capsys.readouterr().err == (
-        f"error: {bundle} was changed: {name} does not match its checksum.\n"
-    )
-
-
-def test_what_is_no_bundle_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["verify", str(tmp_path / "nowhere")]) == 2
-    assert capsys.readouterr().err == (
-        f"error: {tmp_path / 'nowhere' / 'config.json'} does not exist.\n"
-    )
+    said = f"error: {bundle} was changed: {name} does not match its checksum.\n"
+    assert refused("verify", bundle) == said

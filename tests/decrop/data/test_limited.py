@@ -84,13 +84,6 @@ def test_smaller_class_gives_what_it_has() -> None:
     assert per_class(limited.all.labels[limited.held_out_mask])[3] == 3
 
 
-def test_paper_has_500_images_of_cifar10() -> None:
-    labels = torch.arange(50_000) % 10
-    limited = limited_data(tiny_dataset(labels, class_count=10), LimitedDataSettings())
-    assert limited.all.labels.bincount().tolist() == [50] * 10
-    assert limited.all.labels[limited.held_out_mask].bincount().tolist() == [10] * 10
-
-
 @cases("fraction", [0.01, 0.05, 0.1, 0.2, 1])
 def test_every_budget_of_the_paper_is_drawn(fraction: float) -> None:
     labels = torch.arange(5_000) % 10
@@ -136,13 +129,6 @@ def source(count: int) -> InMemoryImages:
     values = torch.arange(count)
     images = values.remainder(256).to(torch.uint8)[:, None, None, None]
     return InMemoryImages(images, values * 3)
-
-
-def test_every_20th_of_10000_test_images() -> None:
-    taken = evenly_spaced(source(10_000), 500)
-    assert taken.indices.tolist() == list(range(0, 10_000, 20))
-    assert torch.equal(taken.labels, taken.indices * 3)
-    assert torch.equal(taken.images.flatten(), taken.indices.remainder(256).to(torch.uint8))
 
 
 @cases(

@@ -56,13 +56,6 @@ def test_rows_are_found_in_any_row_group(tmp_path: Path) -> None:
     assert np.array_equal(images.permute(0, 2, 3, 1).numpy(), PIXELS)
 
 
-def test_grey_images_have_one_channel(tmp_path: Path) -> None:
-    path = written(tmp_path / "a.parquet", image=[png(PIXELS[0, :, :, 0])], label=[0])
-    source = opened(path)
-    assert source.shape == (1, 4, 5)
-    assert np.array_equal(source.images(torch.tensor([0]))[0, 0].numpy(), PIXELS[0, :, :, 0])
-
-
 def hugging_face(label: Any) -> str:
     return json.dumps({"info": {"features": {"image": {"_type": "Image"}, "label": label}}})
 
@@ -137,12 +130,6 @@ def test_unusable_images_are_named(tmp_path: Path, images: list[Any], message: s
     source = opened(written(tmp_path / "a.parquet", image=images, label=[0, 1]))
     with pytest.raises(InputError, match=message):
         source.images(torch.arange(2))
-
-
-def test_given_shape_is_required(tmp_path: Path) -> None:
-    path = written(tmp_path / "a.parquet", image=[png(PIXELS[0])], label=[0])
-    with pytest.raises(InputError, match=r"row 0 of .* has the shape 3x4x5, but .* 3x8x8"):
-        opened(path, (3, 8, 8)).images(torch.tensor([0]))
 
 
 def test_a_value_that_is_repeated_beyond_the_files_size_is_refused(tmp_path: Path) -> None:

@@ -9,15 +9,6 @@ from decrop.networks.dncnn import DnCNN
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def parameters(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-@pytest.mark.parametrize(("channels", "expected"), [(64, 558_400), (128, 2_222_720)])
-def test_size_is_the_published_one(channels: int, expected: int) -> None:
-    assert parameters(DnCNN(image_channels=3, depth=17, channels=channels)) == expected
-
-
 @pytest.mark.parametrize("depth", [3, 6, 17])
 def test_layers_are_the_papers(depth: int) -> None:
     layers = list(DnCNN(image_channels=3, depth=depth, channels=4).noise)
@@ -40,15 +31,6 @@ def test_initialisation_is_orthogonal_with_a_zero_end() -> None:
         torch.testing.assert_close(rows @ rows.T, torch.eye(8), atol=1e-5, rtol=0)
     assert not convolutions[-1].weight.any()
     assert convolutions[0].bias is not None and not convolutions[0].bias.any()
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_untrained_denoiser_is_the_identity(training: bool) -> None:
-    network = DnCNN(image_channels=2, depth=5, channels=4).train(training)
-    images = torch.randn(3, 2, 7, 9)
-    before = images.clone()
-    assert torch.equal(network(images), images)
-    assert torch.equal(images, before)
 
 
 def test_denoiser_subtracts_what_its_layers_predict() -> None:

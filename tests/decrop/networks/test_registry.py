@@ -15,7 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from decrop.classifiers.classifier import Classifier
 from decrop.config import (
     ClassifierArchitecture,
-    ClassifierSettings,
     DenoiserSettings,
     TrialConfig,
 )
@@ -277,11 +276,6 @@ def test_settings_of_a_denoiser_mean_what_their_help_says(architecture: str) -> 
         assert 3.5 * narrow < broad < 4 * narrow
 
 
-def test_wide_dncnn_is_dncnn_of_twice_the_channels() -> None:
-    wide = denoiser_network("dncnn_wide", channels=8).state_dict()
-    assert same_weights(wide, denoiser_network("dncnn", channels=16).state_dict())
-
-
 @pytest.mark.parametrize("architecture", RESIDUAL)
 @pytest.mark.parametrize("image_channels", [1, 3])
 @pytest.mark.parametrize("training", [True, False])
@@ -348,8 +342,3 @@ def test_denoiser_is_determined_by_its_seed_and_survives_a_file(
     images = random_images((17, 30))
     with torch.no_grad():
         assert torch.equal(other(images), network(images))
-
-
-def test_classifier_setting_takes_every_registered_name() -> None:
-    for architecture in CLASSIFIERS:
-        assert ClassifierSettings(source=architecture).source == architecture

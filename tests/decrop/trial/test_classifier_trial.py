@@ -26,6 +26,7 @@ from decrop.trial.prepare import load_inputs, prepare
 from decrop.trial.result import TrialResult
 from decrop.trial.run import run_trial, stopping_epoch
 from tests.cases import slow_but
+from tests.commands import set_options
 from tests.decrop.digits_trial import CPU, certificates, sample_nothing, short_trial
 
 ALONE = (
@@ -261,7 +262,7 @@ def test_settings_of_no_such_trial_are_refused(assignment: str, said: str) -> No
 
 
 def test_there_is_no_denoiser_to_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = [word for assignment in ALONE for word in ("--set", assignment)]
+    options = set_options(*ALONE)
     assert run(["train", "digits", *options, "--out", str(tmp_path / "run")]) == 2
     assert "`decrop classifier train`" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -8,15 +8,9 @@ from typing import Any
 import pytest
 
 from decrop.files import read_json
+from tests.commands import contents, decrop
 from tests.tune.results.boards import sweep_with
-from tests.tune.runs import (
-    TRACKING_FILES,
-    FinishedSweep,
-    contents,
-    decrop,
-    running_on,
-    tracked_runs,
-)
+from tests.tune.runs import TRACKING_FILES, FinishedSweep, running_on, tracked_runs
 from tests.tune.sweeps import make_sweep
 from tune.cluster import ClusterSize
 from tune.directory import SweepDirectory

@@ -12,15 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from tests.cases import cases
+from tests.commands import contents, decrop
 from tests.mlflow_server.processes import free_port
-from tests.tune.runs import (
-    FinishedSweep,
-    contents,
-    decrop,
-    running_on,
-    tracked_runs,
-    write_sweep,
-)
+from tests.tune.runs import FinishedSweep, running_on, tracked_runs, write_sweep
 from tune.cli import app
 from tune.cluster import ClusterSize, Machines
 from tune.directory import SweepDirectory

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.tune.runs import FinishedSweep, contents, decrop, running_on
+from tests.commands import contents, decrop
+from tests.tune.runs import FinishedSweep, running_on
 from tune.cluster import ClusterSize
 from tune.directory import SweepDirectory
 

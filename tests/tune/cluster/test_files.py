@@ -15,8 +15,9 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from tests.commands import Ran, decrop
 from tests.small_cifar10 import write_cifar10
-from tests.tune.runs import Ran, decrop, end_session, session, write_sweep
+from tests.tune.runs import end_session, session, write_sweep
 from tune.cluster import ClusterSize, Machines
 
 ROOT = Path(__file__).parents[3]

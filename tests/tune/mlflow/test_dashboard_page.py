@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from tests.commands import decrop
 from tests.tune.browser import chromium, dashboard_of, keep_picture, page_at
-from tests.tune.runs import decrop, only_sweep, running_on, write_sweep
+from tests.tune.runs import only_sweep, running_on, write_sweep
 from tune.cluster import ClusterSize
 from tune.directory import SweepDirectory
 

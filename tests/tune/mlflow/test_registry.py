@@ -24,9 +24,9 @@ import decrop
 from decrop.data.datasets import load_dataset
 from decrop.data.limited import take
 from decrop.errors import InputError
+from tests.commands import decrop as command
 from tests.mlflow_server.processes import START_SECONDS, eventually, free_port
 from tests.tune.runs import COMMAND, FinishedSweep
-from tests.tune.runs import decrop as command
 from tune.directory import SweepDirectory
 from tune.export import best_trial
 from tune.mlflow.registry import serving_commands

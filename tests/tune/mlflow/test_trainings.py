@@ -16,9 +16,9 @@ import tune.mlflow.tracker
 from decrop.bundle import load_bundle, verify_bundle
 from decrop.files import read_json
 from decrop.training.classifier import ClassifierTrainer
+from tests.commands import Ran, set_options
+from tests.commands import decrop as command
 from tests.decrop.interrupted_training import interrupted_once
-from tests.tune.runs import Ran
-from tests.tune.runs import decrop as command
 from tune.mlflow.tracked_training import TrackedTraining
 from tune.mlflow.trainings import track_training
 
@@ -55,7 +55,7 @@ def client(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def train(out: Path, *options: str) -> Ran:
-    assignments = [word for item in SHORT for word in ("--set", item)]
+    assignments = set_options(*SHORT)
     arguments = ("classifier", "train", "classifier_digits", *assignments, "--out", out)
     return command(*arguments, "--tracking-uri", URI, *options)
 

@@ -15,8 +15,9 @@ from decrop.evaluation.plots import certificates_figure
 from decrop.evaluation.record import CertificationRecord
 from decrop.evaluation.table import CertificateTable, Shares
 from decrop.files import read_json, write_json
+from tests.commands import contents, decrop
 from tests.tune.results.boards import sweep_with
-from tests.tune.runs import FinishedSweep, contents, decrop
+from tests.tune.runs import FinishedSweep
 from tests.tune.sweeps import robust_table
 from tune.directory import SweepDirectory
 from tune.results.compare import (

@@ -10,7 +10,7 @@ import pytest
 from decrop.config import TrialConfig
 from decrop.errors import InputError
 from decrop.files import write_json
-from tests.tune.runs import decrop
+from tests.commands import decrop
 from tests.tune.sweeps import make_sweep, result, robust_table
 from tune.directory import SweepDirectory, SweepTrialFolder, TrialRecord
 from tune.results.report import read_report, report_latex, report_markdown, write_report

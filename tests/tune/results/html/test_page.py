@@ -13,10 +13,10 @@ from playwright.sync_api import Page, expect
 from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, write_json
+from tests.commands import decrop
 from tests.tune.browser import page_at
 from tests.tune.many_trials import run_one_trial, with_trials
 from tests.tune.results.boards import sweep_with
-from tests.tune.runs import decrop
 from tests.tune.sweeps import make_sweep
 from tune.directory import SweepDirectory
 from tune.results.html import certified_images as pictures
