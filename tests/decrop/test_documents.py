@@ -1,6 +1,7 @@
 """Settings as documents: every mistake is one line that says what to write instead."""
 
 import operator
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from decrop.documents import (
 )
 from decrop.errors import InputError
 from tests.cases import cases
+from tests.refusals import one_line
 
 PRESETS = sorted(
     entry.name.removesuffix(".yaml")
@@ -35,12 +37,6 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-def message(error: pytest.ExceptionInfo[InputError]) -> str:
-    text = str(error.value)
-    assert "\n" not in text
-    return text
-
-
 def preset(name: str) -> TrialConfig:
     return trial_config(load_trial_document(name), source=name)
 
@@ -49,13 +45,6 @@ def preset(name: str) -> TrialConfig:
 def test_preset_is_a_trial(name: str) -> None:
     # That of any data and classifier is not named by them.
     assert preset(name).dataset.name in name.split("_") or name == "recommended"
-
-
-def test_digits_preset_runs_as_it_is() -> None:
-    config = preset("digits")
-    assert config.sigma == 0.35
-    assert config.classifier.source == "small_cnn"
-    assert config.classifier.training is not None
 
 
 def test_cifar10_preset_is_the_default_and_asks_for_weights_that_any_network_may_fit() -> None:
@@ -70,9 +59,8 @@ def test_cifar10_preset_is_the_default_and_asks_for_weights_that_any_network_may
 
 
 def test_unknown_preset_lists_the_presets() -> None:
-    with pytest.raises(InputError) as error:
-        load_trial_document("digit")
-    assert all(name in message(error) for name in ["'digit'", *PRESETS])
+    text = one_line(load_trial_document, "digit")
+    assert all(name in text for name in ["'digit'", *PRESETS])
 
 
 def test_file_is_read_by_path(tmp_path: Path) -> None:
@@ -96,10 +84,9 @@ def test_file_is_read_by_path(tmp_path: Path) -> None:
 )
 def test_unusable_file_is_named_with_the_position(tmp_path: Path, text: str, expected: str) -> None:
     path = written(tmp_path, text)
-    with pytest.raises(InputError) as error:
-        read_yaml(path)
-    assert message(error).startswith(str(path))
-    assert expected in message(error)
+    text = one_line(read_yaml, path)
+    assert text.startswith(str(path))
+    assert expected in text
 
 
 def test_missing_and_binary_files_are_named(tmp_path: Path) -> None:
@@ -133,9 +120,8 @@ def test_assignment_is_a_path_and_a_yaml_value(text: str, expected: tuple[str, A
 
 @cases("text", ["seed", "=3", ".seed=3", "a..b=3", "a.=3", "a b=3", "seed=[1"])
 def test_malformed_assignment_is_refused(text: str) -> None:
-    with pytest.raises(InputError) as error:
-        parse_assignment(text)
-    assert message(error).startswith("--set")
+    text = one_line(parse_assignment, text)
+    assert text.startswith("--set")
 
 
 def test_set_and_get_leave_the_document_alone() -> None:
@@ -175,15 +161,7 @@ def test_merge_goes_into_mappings_only() -> None:
         ({"dataset": "cifar10"}, ["dataset = 'cifar10'", "mapping of name, path"]),
         ({"certification": {"radii": [0, -1]}}, ["certification.radii[1] = -1", "0"]),
         ({"certification": {"radii": [1, 0]}}, ["radii must increase"]),
-        (
-            {"classifier": {"weights": "w", "training": {}}},
-            ["classifier = ", "give weights or training, not both"],
-        ),
         ({"classifier": {"training": {}}}, ["classifier = ", "name the source to train"]),
-        (
-            {"classifier": {"training": {}, "source": "auto"}},
-            ["name the source to train"],
-        ),
         (
             {"classifier": {"training": {"epoch": 3}}},
             ["classifier.training.epoch is not a setting", "nearest: classifier.training.epochs"],
@@ -198,9 +176,7 @@ def test_merge_goes_into_mappings_only() -> None:
     ],
 )
 def test_mistake_in_a_trial_is_one_line(document: dict[str, Any], parts: list[str]) -> None:
-    with pytest.raises(InputError) as error:
-        trial_config(document, source="my.yaml")
-    text = message(error)
+    text = one_line(trial_config, document, source="my.yaml")
     assert text.startswith("my.yaml: ")
     assert len(text) < 400
     for part in parts:
@@ -217,9 +193,8 @@ def test_mistake_in_a_trial_is_one_line(document: dict[str, Any], parts: list[st
     ],
 )
 def test_mistake_is_blamed_on_set_only_if_made_there(assigned: list[str], blamed: str) -> None:
-    with pytest.raises(InputError) as error:
-        trial_config({"training": {"epochs": 0}}, source="my.yaml", assigned=assigned)
-    assert message(error).startswith(blamed)
+    text = one_line(trial_config, {"training": {"epochs": 0}}, source="my.yaml", assigned=assigned)
+    assert text.startswith(blamed)
 
 
 def test_mistake_inside_a_list_is_blamed_on_set() -> None:
@@ -299,9 +274,8 @@ def test_documents_that_would_grow_are_refused_in_one_line(
     text: str, said: str, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.yaml").write_text(text)
-    with pytest.raises(InputError, match=said) as error:
-        read_yaml(tmp_path / "mine.yaml")
-    assert len(message(error)) < 400
+    text = one_line(read_yaml, tmp_path / "mine.yaml")
+    assert re.search(said, text) and len(text) < 400
 
 
 def test_aliases_and_merges_are_read(tmp_path: Path) -> None:
@@ -312,13 +286,11 @@ def test_aliases_and_merges_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [5, 100_000])
 def test_many_mistakes_are_one_line_that_names_the_first(count: int) -> None:
-    with pytest.raises(InputError) as error:
-        trial_config({f"k{i}": 0 for i in range(count)}, source="my.yaml")
-    assert "k0 is not a setting" in message(error)
-    assert message(error).endswith(f"(and {count - 1:,} more: k1, k2, …).")
+    text = one_line(trial_config, {f"k{i}": 0 for i in range(count)}, source="my.yaml")
+    assert "k0 is not a setting" in text
+    assert text.endswith(f"(and {count - 1:,} more: k1, k2, …).")
 
 
 def test_a_key_of_any_length_is_cut(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is not a setting") as error:
-        trial_config({"k" * 1_000_000: 0, "\x1b[31m\nred": 1}, source="my.yaml")
-    assert len(message(error)) < 400 and "\x1b" not in message(error)
+    text = one_line(trial_config, {"k" * 1_000_000: 0, "\x1b[31m\nred": 1}, source="my.yaml")
+    assert "is not a setting" in text and len(text) < 400 and "\x1b" not in text

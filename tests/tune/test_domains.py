@@ -10,7 +10,7 @@ from decrop.config.measuring import MEASURING, VARIED_BY_TABLES, measures
 from decrop.documents import field_paths
 from decrop.errors import InputError
 from tests.cases import cases
-from tune.domains import Domain, check_space, exists, ordered, require_choices
+from tune.domains import Domain, check_space, exists, ordered
 from tune.study import distribution
 
 # Kind, a value inside, values outside.
@@ -41,12 +41,6 @@ def test_domain_and_its_distribution_hold_the_same_values(kind: str) -> None:
     assert all(made.contains(value) for value in drawn)
     assert described.to_external_repr(described.to_internal_repr(inside)) == inside
     assert not any(made.contains(value) for value in outside)
-
-
-@cases("kind", KINDS)
-def test_domain_survives_json(kind: str) -> None:
-    made = domain(**KINDS[kind][0])
-    assert Domain.model_validate_json(made.model_dump_json()) == made
 
 
 def test_ends_and_choices_are_checked_values() -> None:
@@ -316,15 +310,3 @@ def test_conditions_come_first_in_the_order() -> None:
     paths = ordered(space)
     assert sorted(paths) == ["a", "b", "c", "d"]
     assert paths.index("c") < paths.index("b") < paths.index("a")
-
-
-def test_mistake_is_blamed_on_set() -> None:
-    space = {"seed": domain(int=[-1, 3])}
-    with pytest.raises(InputError, match=r"^--set: space\.seed: seed = -1"):
-        check_space(space, {}, source="my.yaml", assigned=["space.seed"])
-
-
-def test_grid_takes_choices_only() -> None:
-    require_choices({"seed": domain(choice=[1, 2])})
-    with pytest.raises(InputError, match=r"space\.sigma: a grid takes choice domains only"):
-        require_choices({"seed": domain(choice=[1]), "sigma": domain(uniform=[0.1, 1])})

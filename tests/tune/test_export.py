@@ -96,15 +96,6 @@ def test_what_is_no_finished_trial_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_an_existing_destination_is_left_alone(finished: FinishedSweep, tmp_path: Path) -> None:
-    mine = tmp_path / "mine"
-    mine.write_text("precious")
-    ran = decrop("export", finished.directory.path, "--to", mine)
-    assert ran.code == 2
-    assert ran.err == f"error: {mine} exists already; choose a folder that does not.\n"
-    assert contents(tmp_path) == {"mine": b"precious"}
-
-
 def test_a_sweep_without_finished_trials_has_no_best(tmp_path: Path) -> None:
     directory = make_sweep(tmp_path)
     begin(directory.trial(0), 0)

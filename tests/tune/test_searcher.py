@@ -381,11 +381,6 @@ def test_save_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_metric_is_maximised() -> None:
-    search = searcher(sweep())
-    assert (search.metric, search.mode) == (METRIC, "max")
-
-
 def test_optunas_own_log_level_and_warnings_are_as_before() -> None:
     optuna.logging.set_verbosity(optuna.logging.DEBUG)
     handler = BufferingHandler(1000)

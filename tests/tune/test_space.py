@@ -170,10 +170,6 @@ def test_grid_has_each_combination_once_and_no_conditional_duplicates() -> None:
     assert grid_points(made(GRID)) == points
 
 
-def test_grid_without_domains_is_the_trial_section_itself() -> None:
-    assert grid_points({}) == [{}]
-
-
 def test_grid_does_not_repeat_trial_0() -> None:
     grid = sweep(GRID, search="grid", trials=None)
     assert reference_config(grid) == TrialConfig()
@@ -181,11 +177,6 @@ def test_grid_does_not_repeat_trial_0() -> None:
     assert len(trials) == 5
     assert {"training.optimizer": "adam", "seed": 0} not in trials
     assert total_trials(grid) == 6
-
-
-def test_grid_refuses_what_it_cannot_enumerate() -> None:
-    with pytest.raises(InputError, match=r"training\.learning_rate: a grid takes choice"):
-        grid_points(made({"training.learning_rate": {"loguniform": [1e-4, 1e-2]}}))
 
 
 def test_grid_refuses_a_combination_that_no_trial_can_have() -> None:

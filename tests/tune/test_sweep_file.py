@@ -11,6 +11,7 @@ from decrop.config import TrialConfig
 from decrop.documents import field_paths, load_trial_document, set_dotted, trial_config
 from decrop.errors import InputError
 from tests.cases import cases
+from tests.refusals import one_line
 from tune.domains import contains
 from tune.space import objectives_of, reference_config, reference_parameters, total_trials
 from tune.sweep_file import SweepConfig, load_sweep
@@ -33,14 +34,6 @@ def written(folder: Path, sweep: dict[str, Any]) -> str:
     path = folder / "sweep.yaml"
     path.write_text(yaml.safe_dump(sweep))
     return str(path)
-
-
-def refused(name: str, assignments: list[str]) -> str:
-    with pytest.raises(InputError) as error:
-        load_sweep(name, assignments)
-    text = str(error.value)
-    assert "\n" not in text
-    return text
 
 
 @cases("name", PRESETS)
@@ -148,7 +141,7 @@ def test_assignments_reach_the_sweep_the_trial_and_the_space(tmp_path: Path) -> 
 def test_wrong_assignment_is_refused_in_one_line(
     tmp_path: Path, assignment: str, parts: list[str]
 ) -> None:
-    text = refused(written(tmp_path, SWEEP), [assignment])
+    text = one_line(load_sweep, written(tmp_path, SWEEP), [assignment])
     assert text.startswith("--set")
     for part in parts:
         assert part in text
@@ -178,7 +171,7 @@ def test_wrong_file_is_refused_in_one_line(
     tmp_path: Path, changes: dict[str, Any], parts: list[str]
 ) -> None:
     path = written(tmp_path, {**SWEEP, **changes})
-    text = refused(path, [])
+    text = one_line(load_sweep, path, [])
     assert text.startswith(path)
     for part in parts:
         assert part in text
@@ -187,13 +180,15 @@ def test_wrong_file_is_refused_in_one_line(
 def test_wrong_base_is_blamed_for_its_own_mistake(tmp_path: Path) -> None:
     base = tmp_path / "trial.yaml"
     base.write_text("sigma: -1")
-    text = refused(written(tmp_path, {**SWEEP, "base": str(base)}), [])
+    text = one_line(load_sweep, written(tmp_path, {**SWEEP, "base": str(base)}), [])
     assert text.startswith(f"{base}: sigma = -1")
-    assert "choose one of cifar10, " in refused(written(tmp_path, {**SWEEP, "base": "digit"}), [])
+    assert "choose one of cifar10, " in one_line(
+        load_sweep, written(tmp_path, {**SWEEP, "base": "digit"}), []
+    )
 
 
 def test_unknown_preset_lists_the_presets() -> None:
-    text = refused("quick", [])
+    text = one_line(load_sweep, "quick", [])
     assert all(name in text for name in PRESETS)
 
 
@@ -206,9 +201,11 @@ def test_objectives_are_checked_before_anything_starts(tmp_path: Path) -> None:
     file = written(tmp_path, {**SWEEP, "objectives": ["certified_accuracy@0.25", "parameters"]})
     metrics = objectives_of(load_sweep(file))
     assert [metric.name for metric in metrics] == ["certified_accuracy@0.25", "parameters"]
-    said = refused(file, ["objectives=[latency]"])
+    said = one_line(load_sweep, file, ["objectives=[latency]"])
     assert said.startswith(f"{file}: objectives latency: must not be the first")
-    assert "must be one of acr, " in refused(file, ["objectives=[certified_accuracy@0.3]"])
+    assert "must be one of acr, " in one_line(
+        load_sweep, file, ["objectives=[certified_accuracy@0.3]"]
+    )
 
 
 def test_the_leaderboard_ranks_by_a_certified_radius_or_the_average(tmp_path: Path) -> None:
@@ -217,7 +214,7 @@ def test_the_leaderboard_ranks_by_a_certified_radius_or_the_average(tmp_path: Pa
     assert [metric.name for metric in objectives_of(load_sweep(file))] == ["acr"]
     by = "certified_accuracy@0.5"
     assert load_sweep(file, [f"leaderboard.by={by}"]).leaderboard.by == by
-    said = refused(file, ["leaderboard.by=certified_accuracy@0.3"])
+    said = one_line(load_sweep, file, ["leaderboard.by=certified_accuracy@0.3"])
     assert said.startswith(f"{file}: leaderboard.by certified_accuracy@0.3: must be one of acr, ")
     assert "certified_accuracy@0.75" in said
     other = ["leaderboard.by=certified_accuracy@0.3", "certification.radii=[0, 0.3]"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from decrop.files import read_json
-from tests.commands import contents, decrop
+from tests.commands import contents, decrop, refused
 from tests.tune.results.boards import sweep_with
 from tests.tune.runs import TRACKING_FILES, FinishedSweep, running_on, tracked_runs
 from tests.tune.sweeps import make_sweep
@@ -29,13 +29,6 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a cluster is started")
 
     monkeypatch.setattr("tune.sweep.cluster", start)
-
-
-def refusal(*arguments: object) -> str:
-    ran = decrop(*arguments)
-    assert (ran.code, ran.out) == (2, "")
-    assert ran.err.startswith("error: ") and ran.err.count("\n") == 1
-    return ran.err.strip()
 
 
 def test_leaderboard_shows_ranks_and_intervals(finished: FinishedSweep, no_cluster: None) -> None:
@@ -68,7 +61,7 @@ def test_leaderboard_of_an_unfinished_sweep_shows_what_there_is(
     assert [row["number"] for row in ran.last_line["held_out"]] == [0]
     assert contents(directory.path) == before
     # What there is not is certified by none but the sweep.
-    assert f"`decrop resume {directory.path}`" in refusal("leaderboard", directory.path, "--top", 1)
+    assert f"`decrop resume {directory.path}`" in refused("leaderboard", directory.path, "--top", 1)
 
 
 def test_leaderboard_may_be_watched_until_the_sweep_has_ended(
@@ -105,7 +98,7 @@ def test_leaderboard_may_be_watched_until_the_sweep_has_ended(
 def test_leaderboard_refuses_other_metrics(
     finished: FinishedSweep, no_cluster: None, options: list[str], said: str
 ) -> None:
-    assert said in refusal("leaderboard", finished.directory.path, *options)
+    assert said in refused("leaderboard", finished.directory.path, *options)
 
 
 @pytest.mark.parametrize("option", ["--top", "--seeds"])
@@ -119,7 +112,7 @@ def test_seeds_of_a_table_that_has_its_own_are_refused(copied: SweepDirectory) -
     table = {"search": "rows", "rows": {"a": {}}, "space": {}, "trials": None, "seeds": 3}
     record["sweep"] |= table
     copied.record_path.write_text(json.dumps(record))
-    said = refusal("leaderboard", copied.path, "--seeds", 2)
+    said = refused("leaderboard", copied.path, "--seeds", 2)
     assert "--seeds 2: the sweep has trained every row from 3 seeds already" in said
     assert f"`decrop report {copied.path}`" in said
 

@@ -60,16 +60,6 @@ def test_the_experiment_carries_name_key_and_description(directory: SweepDirecto
     assert experiment.tags["mlflow.note.content"].startswith("**digits**")
 
 
-def test_the_description_says_what_won_once_that_is_known(directory: SweepDirectory) -> None:
-    tracker = Tracker(directory)
-    tracker.sync()
-    shown = Shown.of(tracker)
-    assert "not finished yet" in note_of(shown)
-    write_board(directory)
-    tracker.sync()
-    assert note_of(shown).startswith("**digits**: Trial 1 won.")
-
-
 def test_a_broken_leaderboard_keeps_no_trial_from_being_seen(directory: SweepDirectory) -> None:
     write_complete_trial(directory.trial(0), 0)
     tracker = Tracker(directory)

@@ -327,14 +327,6 @@ def test_a_broken_file_is_an_input_error(tmp_path: Path) -> None:
         source_of(directory, "trials/0").view()
 
 
-def test_description_names_sweep_and_settings(tmp_path: Path) -> None:
-    directory = make_sweep(tmp_path)
-    record = directory.read_record()
-    text = sweep_description(directory, record)
-    assert record.id in text
-    assert '"search": "tpe"' in text
-
-
 def test_a_running_trial_shows_its_inputs_code_and_load(tmp_path: Path) -> None:
     directory = make_sweep(tmp_path)
     folder = directory.trial(0)
@@ -397,6 +389,8 @@ def test_a_finished_search_has_its_figures_and_leaderboard(tmp_path: Path) -> No
 
 def test_description_names_what_is_swept_with_its_domain(tmp_path: Path) -> None:
     directory = make_sweep(tmp_path, space={"sigma": {"uniform": [0.1, 0.5]}})
-    text = sweep_description(directory, directory.read_record())
+    record = directory.read_record()
+    text = sweep_description(directory, record)
+    assert record.id in text and '"search": "tpe"' in text
     assert text.startswith("**digits**: a sweep over DE-CROP's settings, not finished yet.")
     assert '- `sigma`: {"uniform":[0.1,0.5]}' in text
