@@ -21,7 +21,6 @@ from tune.space import (
     trial_row,
 )
 from tune.sweep_file import SweepConfig, load_sweep
-from tune.worker import shares_inputs
 
 TABLE: dict[str, Any] = {
     "name": "table",
@@ -111,16 +110,6 @@ def test_rows_are_handed_out_once_and_again_if_unfinished(tmp_path: Path) -> Non
     assert handed_out() == [(0, rows[0], True), (1, rows[1], False), (2, rows[2], False)]
     resumed = handed_out(unfinished=[(1, rows[1])])
     assert sorted(resumed, key=lambda trial: trial[0]) == handed_out()
-
-
-@pytest.mark.parametrize(
-    ("path", "value", "shared"),
-    [("training.epochs", 5, True), ("limited.fraction", 0.5, False)],
-)
-def test_inputs_are_shared_unless_rows_differ_in_them(
-    tmp_path: Path, path: str, value: Any, shared: bool
-) -> None:
-    assert shares_inputs(loaded(tmp_path, rows={"a": {}, "b": {path: value}})) is shared
 
 
 def test_rows_may_vary_what_figures_vary(tmp_path: Path) -> None:

@@ -85,78 +85,75 @@ def test_trial_0_has_the_papers_choices_whatever_is_proposed(job: SweepJob) -> N
     assert config.training.epochs == 2
 
 
-@pytest.mark.parametrize(
-    ("path", "shared"),
-    [
-        ("training.learning_rate", True),
-        ("interpolation.count", True),
-        ("classifier.training.epochs", False),
-    ],
-)
-def test_inputs_are_shared_unless_trials_differ_in_them(
-    tmp_path: Path, path: str, shared: bool
-) -> None:
-    domains = {
-        "training.learning_rate": {"uniform": [0.001, 0.01]},
-        "interpolation.count": {"choice": [1, 2]},
-        "classifier.training.epochs": {"int": [1, 2]},
-    }
-    trained = {"classifier": {"training": {"trained_on": "without_held_out"}}}
-    sweep = load_sweep(str(write_sweep(tmp_path, space={path: domains[path]}, trial=trained)))
-    assert shares_inputs(sweep) is shared
-
-
-@pytest.mark.parametrize(
-    ("space", "shared"),
-    [
-        ({"classifier.training.epochs": {"int": [2, 3]}}, True),
-        ({"classifier.training.regularisation_weight": {"uniform": [0, 1]}}, True),
-        ({"classifier.training.trained_on": {"choice": ["limited", "without_held_out"]}}, False),
-        ({"classifier.source": {"choice": ["small_cnn", "cifar_resnet20"]}}, False),
-        ({"denoiser.source": {"choice": ["none", "dncnn"]}}, False),
-    ],
-)
-def test_classifiers_that_trials_train_share_their_images(
-    tmp_path: Path, space: dict[str, Any], shared: bool
-) -> None:
-    noisy = {"objective": "gaussian", "trained_on": "limited"}
-    trial = {"denoiser": {"source": "none"}, "classifier": {"training": noisy}}
-    assert shares_inputs(load_sweep(str(write_sweep(tmp_path, trial=trial, space=space)))) is shared
-
-
+WITHOUT_HELD_OUT = {"classifier": {"training": {"trained_on": "without_held_out"}}}
+# Trials that train classifiers, and no denoisers.
+TRAINING = {
+    "denoiser": {"source": "none"},
+    "classifier": {"training": {"objective": "gaussian", "trained_on": "limited"}},
+}
 SMOOTHING = "tests.decrop.denoisers.factories:Smoothing"
 
 
+def rows(training: dict[str, Any]) -> dict[str, Any]:
+    """Return a table of two sigmas whose classifier is trained so."""
+    trial = {**TINY["trial"], "classifier": {"training": training}}
+    return {"document": {**TABLE, "trial": trial, "rows": {"a": {}, "b": {"sigma": 0.3}}}}
+
+
+def searched(path: str, domain: dict[str, Any], **trial: Any) -> dict[str, Any]:
+    return {"space": {path: domain}, "trial": trial}
+
+
 @cases(
-    ("space", "shared"),
+    ("changes", "shared"),
     [
-        ({"denoiser.source": {"choice": ["unet", "dncnn"]}}, True),
-        ({"denoiser.source": {"choice": ["unet", SMOOTHING]}}, False),
+        (searched("training.learning_rate", {"uniform": [0.001, 0.01]}), True),
+        (searched("interpolation.count", {"choice": [1, 2]}), True),
+        (searched("classifier.training.epochs", {"int": [1, 2]}, **WITHOUT_HELD_OUT), False),
+        # Classifiers that are themselves what is searched for.
+        (searched("classifier.training.epochs", {"int": [2, 3]}, **TRAINING), True),
+        (
+            searched("classifier.training.regularisation_weight", {"uniform": [0, 1]}, **TRAINING),
+            True,
+        ),
+        (
+            searched(
+                "classifier.training.trained_on",
+                {"choice": ["limited", "without_held_out"]},
+                **TRAINING,
+            ),
+            False,
+        ),
+        (
+            searched("classifier.source", {"choice": ["small_cnn", "cifar_resnet20"]}, **TRAINING),
+            False,
+        ),
+        (searched("denoiser.source", {"choice": ["none", "dncnn"]}, **TRAINING), False),
+        # A denoiser that is trained already.
+        (searched("denoiser.source", {"choice": ["unet", "dncnn"]}), True),
+        (searched("denoiser.source", {"choice": ["unet", SMOOTHING]}), False),
         (
             {
-                "denoiser.source": {"choice": ["unet", "ffdnet"]},
-                "denoiser.weights": {"choice": ["w"], "when": {"denoiser.source": "ffdnet"}},
+                "space": {
+                    "denoiser.source": {"choice": ["unet", "ffdnet"]},
+                    "denoiser.weights": {"choice": ["w"], "when": {"denoiser.source": "ffdnet"}},
+                }
             },
             False,
         ),
+        # A classifier that is trained with the trial's noise.
+        (rows({"objective": "plain"}), True),
+        (rows({"objective": "gaussian", "trained_on": "without_held_out"}), False),
+        (rows({"objective": "gaussian", "sigma": 0.25}), True),
+        # Rows.
+        ({"document": {**TABLE, "rows": {"a": {}, "b": {"training.epochs": 5}}}}, True),
+        ({"document": {**TABLE, "rows": {"a": {}, "b": {"limited.fraction": 0.5}}}}, False),
     ],
 )
-def test_trials_share_one_denoiser_that_is_trained_already(
-    space: dict[str, Any], shared: bool, tmp_path: Path
+def test_inputs_are_shared_unless_trials_differ_in_them(
+    changes: dict[str, Any], shared: bool, tmp_path: Path
 ) -> None:
-    assert shares_inputs(load_sweep(str(write_sweep(tmp_path, space=space)))) is shared
-
-
-def test_a_classifier_trained_with_the_trials_noise_is_not_shared(tmp_path: Path) -> None:
-    for training, shared in (
-        ({"objective": "plain"}, True),
-        ({"objective": "gaussian", "trained_on": "without_held_out"}, False),
-        ({"objective": "gaussian", "sigma": 0.25}, True),
-    ):
-        trial = {**TINY["trial"], "classifier": {"training": training}}
-        rows = {"a": {}, "b": {"sigma": 0.3}}
-        sweep = load_sweep(str(write_sweep(tmp_path, {**TABLE, "trial": trial, "rows": rows})))
-        assert shares_inputs(sweep) is shared
+    assert shares_inputs(load_sweep(str(write_sweep(tmp_path, **changes)))) is shared
 
 
 def test_a_trial_without_shared_inputs_loads_its_own(

@@ -453,13 +453,18 @@ def test_an_anytime_certification_goes_on_with_more_samples(
     exported: Path, tmp_path: Path, watched: Watched, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "certificates.tsv"
-    anytime = ["certification.procedure=anytime", "execution.chunks_per_batch=4"]
+    images = 6
+    anytime = [
+        "certification.procedure=anytime",
+        "execution.chunks_per_batch=4",
+        f"certification.test_images={images}",
+    ]
     few = certified(str(exported), out, *set_options(*anytime, "certification.max_samples=130"))
     assert (few.samples == 130).all()  # type: ignore[union-attr]
     drawn, watched.asked = set(watched.asked), []
     capsys.readouterr()
     more = certified(str(exported), out, *set_options(*anytime, "certification.max_samples=370"))
-    assert f"has {130 * TEST_IMAGES:,} samples: going on" in unwrapped(capsys.readouterr().out)
+    assert f"has {130 * images:,} samples: going on" in unwrapped(capsys.readouterr().out)
     assert not drawn & set(watched.asked)
     assert (more.samples == 370).all()  # type: ignore[union-attr]
     assert (more.radius >= few.radius).all()
@@ -575,12 +580,14 @@ def test_what_a_bundle_fixes_is_not_changed(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_denoiser_that_is_trained_already_is_certified_as_it_is(tmp_path: Path) -> None:
-    options = set_options(
-        *SHORT, FIXED, "denoiser.source=tests.decrop.denoisers.factories:Smoothing"
-    )
+def test_a_denoiser_that_is_trained_already_is_certified_as_it_is(
+    exported: Path, tmp_path: Path
+) -> None:
+    weights = exported / "classifier" / "weights.safetensors"
+    plain = [*set_options(*SHORT, FIXED), "--weights", str(weights)]
+    options = [*plain, *set_options("denoiser.source=tests.decrop.denoisers.factories:Smoothing")]
     found = certified("digits", tmp_path / "behind.tsv", *options)
-    alone = certified("digits", tmp_path / "alone.tsv", *set_options(*SHORT, FIXED))
+    alone = certified("digits", tmp_path / "alone.tsv", *plain)
     assert found.record is not None and alone.record is not None
     assert (found.radius != alone.radius).any()
     # The denoiser's one weight is a part of what was certified.

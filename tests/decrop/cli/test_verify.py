@@ -20,6 +20,7 @@ from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, write_json
 from decrop.trial.result import Scores
+from tests.commands import decrop as command
 from tests.commands import refused
 from tests.decrop.bundle.changed_bundle import renew_checksums
 from tests.decrop.digits_trial import TEST_IMAGES
@@ -91,19 +92,13 @@ def in_settings_too(table: CertificateTable) -> CertificateTable:
     return replace(half, record=half.record.model_copy(update={"certification": settings}))
 
 
-@pytest.mark.parametrize("procedure", ["adaptive", "fixed"])
-def test_an_exported_bundle_is_verified(
-    procedure: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
-) -> None:
-    bundle = request.getfixturevalue("exported" if procedure == "adaptive" else "fixed_exported")
-    capsys.readouterr()
-    assert run(["verify", str(bundle)]) == 0
-    shown = capsys.readouterr()
-    assert f"all {TEST_IMAGES} recorded certificates are identical" in shown.out
+def test_an_exported_bundle_is_verified(fixed_exported: Path) -> None:
+    ran = command("verify", fixed_exported)
+    assert (ran.code, ran.err) == (0, "")
+    assert f"all {TEST_IMAGES} recorded certificates are identical" in ran.out
     verdict = f"{TEST_IMAGES} test images, sigma 0.25, failure probability 0.05 an image, "
-    assert f"{verdict}procedure {procedure}" in shown.out
-    assert "noise " in shown.out and "60 samples an image" in shown.out
-    assert shown.err == ""
+    assert f"{verdict}procedure fixed" in ran.out
+    assert "noise " in ran.out and "60 samples an image" in ran.out
 
 
 def test_a_changed_certificate_is_counted_and_gives_1(

@@ -19,21 +19,6 @@ def paired(
     )
 
 
-def test_mcnemar_is_the_two_sided_sign_test_of_the_discordant_images() -> None:
-    # P(Bin(9, 1/2) <= 1) = (1 + 9) / 512, doubled.
-    assert paired_p_values(*paired(30, 8, 1, 11)) == pytest.approx([20 / 512])
-    assert paired_p_values(*paired(30, 1, 8, 11)) == pytest.approx([20 / 512])
-    assert paired_p_values(*paired(0, 6, 0, 0)) == pytest.approx([2 / 64])
-
-
-def test_mcnemar_sees_only_discordant_images() -> None:
-    assert paired_p_values(*paired(0, 8, 1, 0)) == pytest.approx(
-        paired_p_values(*paired(500, 8, 1, 900))
-    )
-    assert paired_p_values(*paired(10, 0, 0, 5)).tolist() == [1.0]
-    assert paired_p_values(*paired(10, 3, 3, 5)).tolist() == [1.0]
-
-
 def test_each_radius_has_its_own_test() -> None:
     rows = [paired(30, 8, 1, 11), paired(50, 0, 0, 0), paired(10, 20, 20, 0)]
     first, second = (np.concatenate(part) for part in zip(*rows, strict=True))

@@ -170,7 +170,7 @@ def test_a_torn_last_record_is_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "counts"
     asked_again(path, task())
     whole = path.read_bytes()
-    for kept in range(RECORD_BYTES):
+    for kept in (0, 1, 8, RECORD_BYTES // 2, RECORD_BYTES - 1):
         path.write_bytes(whole[: len(whole) - RECORD_BYTES + kept])
         assert asked_again(path, task()) == REQUESTS[-1:]
         assert path.read_bytes() == whole
@@ -212,7 +212,7 @@ def test_a_file_with_a_damaged_header_is_begun_anew(tmp_path: Path) -> None:
     path = tmp_path / "counts"
     asked_again(path, task())
     whole = path.read_bytes()
-    for position in range(whole.index(b"\n") + 1):
+    for position in range(0, whole.index(b"\n") + 1, 3):
         damaged = bytearray(whole)
         damaged[position] ^= 1
         path.write_bytes(damaged)

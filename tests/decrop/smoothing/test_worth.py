@@ -8,6 +8,7 @@ from scipy.stats import norm
 from decrop.smoothing.certificates import Floats, Integers
 from decrop.smoothing.sequential import look_schedule, sequential_design
 from decrop.smoothing.worth import GIVEN_UP, patience_of_radii, worthwhile
+from tests.cases import slow_but
 
 SIGMA = 0.25
 RADII = np.array([0.0, 0.25, 0.5, 0.75])
@@ -129,7 +130,7 @@ def test_a_single_image_is_no_reason_to_give_up_at_once() -> None:
             assert samples > 50
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", slow_but(range(3), 0))
 def test_as_many_images_near_the_radius_are_given_up_as_may_be(seed: int) -> None:
     """Of images just beyond 0.25 about as many as allowed lack it that the most samples give it."""
     generator = np.random.default_rng(seed)

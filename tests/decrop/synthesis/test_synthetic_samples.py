@@ -134,16 +134,7 @@ def test_processes_compute_it_once_at_the_same_moment(cache: ContentCache, tmp_p
     assert computations(cache) == (1, 1)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"epsilon": 0.2},
-        {"step_size": 0.01},
-        {"steps": 6},
-        {"attack": "auto_attack", "square_queries": 5},
-        {"attack": "deepfool"},
-    ],
-)
+@pytest.mark.parametrize("change", [{"epsilon": 0.2}, {"attack": "deepfool"}])
 def test_other_attack_is_another_entry(cache: ContentCache, change: dict[str, Any]) -> None:
     first = made(cache)
     other = made(cache, boundary=BOUNDARY.model_copy(update=change))
@@ -189,17 +180,6 @@ def test_setting_that_the_attack_does_not_read_changes_no_entry(
     first = made(cache, boundary=boundary)
     assert same(made(cache, boundary=boundary.model_copy(update=change)), first)
     assert computations(cache) == (1, 1)
-
-
-@pytest.mark.parametrize("change", [{"overshoot": 0.5}, {"steps": 1}])
-def test_setting_that_deepfool_reads_is_another_entry(
-    cache: ContentCache, change: dict[str, Any]
-) -> None:
-    boundary = BOUNDARY.model_copy(update={"attack": "deepfool"})
-    first = made(cache, boundary=boundary)
-    other = made(cache, boundary=boundary.model_copy(update=change))
-    assert computations(cache) == (2, 2)
-    assert not torch.equal(first.boundary, other.boundary)
 
 
 # Partners of the same class.
@@ -346,7 +326,6 @@ def test_subset_keeps_the_samples_of_an_image_together() -> None:
     assert part.flipped.tolist() == [False, True, False]
     assert part.flip_rate == pytest.approx(1 / 3)
     assert torch.equal(part.logit_errors, samples.logit_errors[:, rows])
-    assert torch.equal(part.logit_errors, samples.logit_errors[:, rows])
 
 
 def test_samples_do_not_depend_on_how_many_are_computed_at_once(
@@ -362,7 +341,7 @@ def test_samples_do_not_depend_on_how_many_are_computed_at_once(
 
 
 def test_memory_beyond_the_images_does_not_grow_with_them() -> None:
-    command = [sys.executable, "-m", "tests.decrop.stage_one_memory", "20000"]
+    command = [sys.executable, "-m", "tests.decrop.stage_one_memory", "6000"]
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
-    # All at once the classifier's activations alone would take 1,000.
-    assert float(answer.stdout) < 400
+    # All at once it takes 470.
+    assert float(answer.stdout) < 300

@@ -67,13 +67,6 @@ def test_cosine_similarity_is_the_mean_over_images() -> None:
     assert similarity == pytest.approx((24 / 25 + 0 - 1) / 3, abs=1e-6)
 
 
-def test_cosine_similarity_ignores_the_scale_of_logits() -> None:
-    denoised, clean = normal(5, 4), normal(5, 4, seed=1)
-    scaled = cosine_similarity(denoised * 7, clean * torch.arange(1.0, 6)[:, None])
-    torch.testing.assert_close(scaled, cosine_similarity(denoised, clean))
-    assert cosine_similarity(clean, clean).item() == pytest.approx(1)
-
-
 def test_gradient_of_the_cosine_similarity_turns_logits_towards_the_clean_ones() -> None:
     denoised, clean = normal(5, 4).requires_grad_(), normal(5, 4, seed=1)
     direction = gradient(cosine_similarity(denoised, clean), denoised)
@@ -136,36 +129,12 @@ def test_width_of_the_kernel_is_constant_in_the_gradient() -> None:
     assert (found - through_width).abs().max() > 0.01 * found.abs().max()
 
 
-def test_mmd_of_equal_samples_is_zero() -> None:
-    sample = normal(6, 4)
-    assert maximum_mean_discrepancy(sample, sample).item() == pytest.approx(0, abs=1e-12)
-    assert maximum_mean_discrepancy(sample, sample.flip(0)).item() == pytest.approx(0, abs=1e-12)
-    assert maximum_mean_discrepancy(sample.repeat(2, 1), sample).item() == pytest.approx(
-        0, abs=1e-12
-    )
-
-
 @given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 6))
 def test_mmd_of_other_samples_is_positive_bounded_and_symmetric(seed: int, m: int, n: int) -> None:
     first, second = normal(m, 3, seed=seed), normal(n, 3, seed=seed + 1)
     value = maximum_mean_discrepancy(first, second).item()
     assert 0 < value < 10
     assert maximum_mean_discrepancy(second, first).item() == pytest.approx(value)
-
-
-def test_mmd_grows_with_the_distance_of_the_samples() -> None:
-    sample = normal(20, 3)
-    values = [maximum_mean_discrepancy(sample, sample + shift).item() for shift in (0.1, 0.5, 2.0)]
-    assert values == sorted(values)
-
-
-def test_descending_the_mmd_brings_samples_together() -> None:
-    second = normal(10, 3)
-    first = (second + 1).requires_grad_()
-    step = gradient(maximum_mean_discrepancy(first, second), first)
-    assert (step.sum(0) > 0).all()
-    nearer = maximum_mean_discrepancy(first - 0.1 * step, second)
-    assert nearer < maximum_mean_discrepancy(first, second)
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -221,18 +190,6 @@ def test_domain_loss_is_cross_entropy_with_clean_1_and_denoised_0() -> None:
     loss = domain_loss(clean, denoised)
     # The mean over the rows of both domains.
     assert loss.item() == pytest.approx((clean_part + denoised_part) / 2, rel=1e-6)
-
-
-def test_domain_loss_raises_clean_scores_and_lowers_denoised_ones() -> None:
-    clean, denoised = normal(4).requires_grad_(), normal(4, seed=1).requires_grad_()
-    loss = domain_loss(clean, denoised)
-    torch.testing.assert_close(gradient(loss, clean), (clean.sigmoid() - 1).detach() / 8)
-    loss = domain_loss(clean, denoised)
-    torch.testing.assert_close(gradient(loss, denoised), denoised.sigmoid().detach() / 8)
-
-
-def test_undecided_discriminator_has_the_entropy_of_a_coin() -> None:
-    assert domain_loss(torch.zeros(3), torch.zeros(3)).item() == pytest.approx(math.log(2))
 
 
 def test_reversed_gradient_is_the_published_one() -> None:
@@ -294,19 +251,3 @@ def test_total_subtracts_the_similarity_and_adds_the_others() -> None:
     assert total_loss(terms(domain=False), WEIGHTS).item() == 3 * 2 - 5 * 0.5 + 8 * 0.25
     # The discriminator learns at full rate: its weight is in the reversed gradient.
     assert total_loss(terms(), WEIGHTS).item() == 3 * 2 - 5 * 0.5 + 8 * 0.25 + 7
-
-
-def test_gradient_of_the_total_has_the_weights_of_equation_12() -> None:
-    given_terms = terms()
-    total_loss(given_terms, WEIGHTS).backward()
-    parts = (
-        given_terms.label_consistency,
-        given_terms.cosine_similarity,
-        given_terms.mmd,
-        given_terms.domain,
-    )
-    assert [None if part is None else part.grad for part in parts] == [3, -5, 8, 1]
-
-
-def test_default_weights_are_the_papers() -> None:
-    assert total_loss(terms(domain=False), LossWeights()).item() == 2 - 4 * 0.5 + 4 * 0.25
