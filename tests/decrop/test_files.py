@@ -17,8 +17,6 @@ from decrop.files import (
     sha256_of_file,
     sha256_of_json,
     sha256_of_tensors,
-    write_json,
-    write_text,
     write_whole,
 )
 from tests.cases import cases
@@ -70,18 +68,6 @@ def test_a_full_disk_is_told_with_the_path(tmp_path: Path, number: int) -> None:
     assert is_full_disk(raised.value) and raised.value.filename == str(path)
 
 
-def test_folders_are_made(tmp_path: Path) -> None:
-    write_text(tmp_path / "a" / "b" / "file", "σ\n")
-    assert (tmp_path / "a" / "b" / "file").read_bytes() == "σ\n".encode()
-
-
-def test_json_round_trip(tmp_path: Path) -> None:
-    value = {"b": [1, 2.5, None], "a": {"σ": "x\ny"}}
-    write_json(tmp_path / "value.json", value)
-    assert read_json(tmp_path / "value.json") == value
-    assert (tmp_path / "value.json").read_text().startswith('{\n "b"')
-
-
 def test_unreadable_json_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.json does not exist"):
         read_json(tmp_path / "none.json")
@@ -129,11 +115,6 @@ def test_tensor_hash_takes_every_type_and_layout(dtype: torch.dtype) -> None:
     assert sha256_of_tensors({"a": strided}) == sha256_of_tensors({"a": tensor})
     scalar, empty = tensor[0, 0], tensor[:0]
     assert sha256_of_tensors({"a": scalar}) != sha256_of_tensors({"a": empty})
-
-
-def test_file_hash_is_that_of_its_bytes(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"abc")
-    assert sha256_of_file(tmp_path / "file") == hashlib.sha256(b"abc").hexdigest()
 
 
 def special_files(folder: Path) -> dict[str, Path]:

@@ -6,8 +6,6 @@ import random
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.stats import kstest
 
 from decrop.seeds import derive_seed, numpy_generator, seeded_globals, torch_generator
@@ -17,12 +15,6 @@ def test_seed_of_a_stream_is_the_same_on_every_machine() -> None:
     # Recorded once: certificates of earlier versions are repeated with these streams.
     assert derive_seed(0) == 3456079177858693020
     assert derive_seed(7, "noise", 3) == 1143751153701848708
-
-
-@pytest.mark.slow
-@given(st.integers(), st.lists(st.text() | st.integers(), max_size=3))
-def test_seed_has_63_bits(seed: int, names: list[str | int]) -> None:
-    assert 0 <= derive_seed(seed, *names) < 2**63
 
 
 def test_all_63_bits_are_used() -> None:

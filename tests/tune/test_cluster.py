@@ -11,6 +11,7 @@ import torch
 
 from decrop.errors import InputError
 from tests.mlflow_server.processes import free_port
+from tests.refusals import one_line
 from tests.tune.runs import write_sweep
 from tune.cluster import (
     Claim,
@@ -35,10 +36,7 @@ def settings(**given: Any) -> ResourceSettings:
 
 
 def refused(given: ResourceSettings, size: ClusterSize) -> str:
-    with pytest.raises(InputError) as error:
-        claims(given, size)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+    return one_line(claims, given, size)
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pydantic import ValidationError
 from decrop.config import TrialConfig
 from decrop.errors import InputError
 from decrop.files import write_json
-from tests.tune.sweeps import ENDED, STARTED, begin, history_row, make_sweep, result
+from tests.tune.sweeps import ENDED, STARTED, begin, make_sweep
 from tune import directory as directory_module
-from tune.directory import SweepDirectory, TrialRecord, TrialState
+from tune.directory import SweepDirectory, TrialState
 
 
 def test_create_makes_a_time_stamped_folder_that_opens(tmp_path: Path) -> None:
@@ -74,26 +74,6 @@ def test_numbers_are_those_of_folders_in_numeric_order(tmp_path: Path) -> None:
     assert directory.trial_numbers() == [0, 2, 10]
     assert directory.final_numbers() == [4]
     assert directory.trial(2).path == directory.path / "trials" / "2"
-
-
-def test_trial_files_come_back_as_written(tmp_path: Path) -> None:
-    folder = make_sweep(tmp_path).trial(3)
-    record = TrialRecord(
-        number=3,
-        reference=False,
-        parameters={"training.loss_weights.cosine": 2.5, "boundary.attack": "pgd"},
-        config=TrialConfig(sigma=0.5),
-    )
-    state = TrialState(state="failed", started=STARTED, ended=ENDED, error="Traceback")
-    folder.write_record(record)
-    folder.write_state(state)
-    write_json(folder.history_path, [history_row(1), history_row(2)])
-    write_json(folder.result_path, result())
-
-    assert folder.read_record() == record
-    assert folder.read_state() == state
-    assert folder.read_history() == [history_row(1), history_row(2)]
-    assert folder.read_result() == result()
 
 
 def test_missing_files_are_none_or_empty(tmp_path: Path) -> None:

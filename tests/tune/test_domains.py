@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from decrop.config.measuring import MEASURING, VARIED_BY_TABLES, measures
 from decrop.documents import field_paths
-from decrop.errors import InputError
 from tests.cases import cases
+from tests.refusals import one_line
 from tune.domains import Domain, check_space, exists, ordered
 from tune.study import distribution
 
@@ -80,9 +80,7 @@ def test_wrong_domain_is_refused(given: dict[str, Any], expected: str) -> None:
 def checked(space: dict[str, dict[str, Any]], document: dict[str, Any] | None = None) -> str:
     """Return the message with which a space is refused."""
     made = {path: domain(**given) for path, given in space.items()}
-    with pytest.raises(InputError) as error:
-        check_space(made, document or {}, source="my.yaml")
-    text = str(error.value)
+    text = one_line(check_space, made, document or {}, source="my.yaml")
     assert "\n" not in text and text.startswith("my.yaml: space")
     return text
 

@@ -22,10 +22,6 @@ def test_errors_of_one_type_are_one_cause() -> None:
     assert common_cause(errors) == ("DivergedError: the loss is inf; lower it", 3)
 
 
-def test_one_failure_is_its_own_cause() -> None:
-    assert common_cause(["the trial's process died once"]) == ("the trial's process died once", 1)
-
-
 NO_ROOM = OSError(errno.ENOSPC, "No space left on device", "/data/checkpoint.pt")
 FOUND = "the disk is full: /data/checkpoint.pt could not be written"
 

@@ -40,10 +40,6 @@ def queries(loaded: SweepConfig) -> TotalQueries:
     return found
 
 
-def test_a_white_box_is_asked_nothing(tmp_path: Path) -> None:
-    assert sweep_queries(load_sweep(str(write_sweep(tmp_path)))) is None
-
-
 def test_the_best_few_trial_0_and_no_denoiser_are_certified(tmp_path: Path) -> None:
     found = queries(sweep(tmp_path))
     assert (found.certifications, found.certifying) == (4, 4 * ONCE)

@@ -3,12 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import decrop
 from decrop.documents import set_dotted
-from decrop.errors import InputError
 from decrop.files import read_json, sha256_of_file, write_json
+from tests.refusals import one_line
 
 
 def renew_checksums(bundle: Path) -> None:
@@ -27,7 +25,4 @@ def set_in(bundle: Path, key: str, value: Any, name: str = "config.json") -> Pat
 
 def refusal(bundle: Path, **options: Any) -> str:
     """Return the one line with which the bundle is refused."""
-    with pytest.raises(InputError) as error:
-        decrop.load(bundle, **options)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+    return one_line(decrop.load, bundle, **options)

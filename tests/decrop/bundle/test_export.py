@@ -53,6 +53,7 @@ from tests.decrop.digits_trial import (
     files_in,
     short_trial,
 )
+from tests.refusals import one_line
 
 FILES = {
     "README.md",
@@ -390,10 +391,9 @@ def test_the_same_data_elsewhere_are_accepted(
 
 
 def data_refusal(bundle: Bundle, folder: Path) -> str:
-    with pytest.raises(InputError) as error:
-        verify_bundle(bundle, dataset_path=str(folder))
-    assert str(error.value).startswith("dataset.path: ")
-    return str(error.value)
+    said = one_line(verify_bundle, bundle, dataset_path=str(folder))
+    assert said.startswith("dataset.path: ")
+    return said
 
 
 def test_other_data_are_refused(colour_bundle: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from decrop.data.datasets import Dataset
 from decrop.errors import InputError
 from decrop.networks.registry import build_classifier_network
 from tests.decrop.tiny import random_images, tiny_dataset
+from tests.refusals import one_line
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -60,9 +61,7 @@ def test_statistics_are_the_datasets_unless_given(weights: Path) -> None:
 
 def test_data_without_statistics_ask_for_them(weights: Path) -> None:
     unknown = replace(dataset(), mean=None, std=None)
-    with pytest.raises(InputError) as error:
-        untrained_classifier(settings(weights=str(weights)), unknown)
-    message = str(error.value)
+    message = one_line(untrained_classifier, settings(weights=str(weights)), unknown)
     assert message.startswith("classifier.mean: tiny has no channel statistics of its own")
     assert "--set classifier.mean=[0.5] --set classifier.std=[0.5]" in message
     given = settings(weights=str(weights), mean=[0.125], std=[0.75])
@@ -77,10 +76,9 @@ def test_weights_of_another_architecture_are_refused(weights: Path, name: str) -
 
 def test_classifier_without_a_source_is_refused() -> None:
     for given in (settings(), settings(source="small_cnn")):
-        with pytest.raises(InputError) as error:
-            untrained_classifier(given, dataset())
-        assert "--set classifier.weights=FILE" in str(error.value)
-        assert "--set classifier.training.epochs=30" in str(error.value)
+        said = one_line(untrained_classifier, given, dataset())
+        assert "--set classifier.weights=FILE" in said
+        assert "--set classifier.training.epochs=30" in said
 
 
 @pytest.mark.parametrize(
@@ -100,9 +98,7 @@ def test_statistics_of_other_channels_are_refused(
 @pytest.mark.parametrize("name", ["resnet12", "half_alexnet"])
 def test_images_too_small_for_the_architecture_are_refused(name: str) -> None:
     given = settings(source=name, training=TRAINING)
-    with pytest.raises(InputError) as error:
-        untrained_classifier(given, dataset())
-    text = str(error.value)
+    text = one_line(untrained_classifier, given, dataset())
     assert text.startswith(f"classifier.source: {name} needs images of 1")
     assert "tiny has 6x6. Use one of small_cnn, cifar_resnet20, " in text
     assert "resnet18" in text and "alexnet" not in text.removeprefix(f"classifier.source: {name}")

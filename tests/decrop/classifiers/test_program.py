@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.program import ExportedNetwork
 from decrop.cli.main import run
-from decrop.errors import InputError
 from decrop.networks.identity import network_identity
 from decrop.networks.registry import build_classifier_network
 from decrop.smoothing.sampling import ESTIMATION, CountRequest, LocalSampler, SamplingTask
@@ -30,6 +29,7 @@ from tests.decrop.classifiers.exported import (
 )
 from tests.decrop.classifiers.factories import make
 from tests.decrop.tiny import CPU, random_images
+from tests.refusals import one_line
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -179,10 +179,7 @@ def test_images_may_be_in_channels_last() -> None:
 
 
 def refusal(program: bytes, feature_layer: str | None = None) -> str:
-    with pytest.raises(InputError) as error:
-        network(program, feature_layer)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+    return one_line(network, program, feature_layer)
 
 
 def test_programs_that_cannot_be_certified_are_refused(program: bytes) -> None:

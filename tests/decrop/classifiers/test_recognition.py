@@ -15,6 +15,7 @@ from decrop.errors import InputError
 from decrop.networks.registry import build_classifier_network
 from tests.cases import cases
 from tests.decrop.classifiers.weight_files import network, written
+from tests.refusals import one_line
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -53,9 +54,7 @@ def test_misfit_names_the_nearest(
     del state["fc.bias"]
     state["fc.bias"] = torch.zeros(10)
     path = written(tmp_path / "w", state)
-    with pytest.raises(InputError) as error:
-        matching_architecture(path, image_channels=3, class_count=10)
-    text = str(error.value)
+    text = one_line(matching_architecture, path, image_channels=3, class_count=10)
     assert all(name in text for name in CLASSIFIERS)
     assert "with 10 classes and 3 channels" in text
     assert f"nearest is {architecture}: {problem}." in text

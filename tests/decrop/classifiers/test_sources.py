@@ -18,11 +18,11 @@ from decrop.classifiers.load import untrained_classifier
 from decrop.classifiers.sources import Network
 from decrop.config import ClassifierSettings
 from decrop.data.datasets import Dataset
-from decrop.errors import InputError
 from tests.cases import cases
 from tests.decrop.classifiers.exported import program_of
 from tests.decrop.classifiers.factories import make
 from tests.decrop.tiny import random_images, tiny_dataset
+from tests.refusals import one_line
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 HERE = "tests.decrop.classifiers.factories"
@@ -40,10 +40,7 @@ def settings(source: str, **given: Any) -> ClassifierSettings:
 
 
 def refusal(given: ClassifierSettings, dataset: Dataset | None = None) -> str:
-    with pytest.raises(InputError) as error:
-        untrained_classifier(given, dataset or data())
-    assert "\n" not in str(error.value)
-    return str(error.value)
+    return one_line(untrained_classifier, given, dataset or data())
 
 
 def test_a_function_is_called_with_its_arguments() -> None:

@@ -19,6 +19,7 @@ from decrop.networks.registry import build_classifier_network
 from tests.decrop.classifiers.exported import program_of
 from tests.decrop.classifiers.factories import make
 from tests.decrop.digits_trial import files_in
+from tests.refusals import one_line
 
 NAMES = ("circle", "square", "star")
 
@@ -46,10 +47,7 @@ def weights_file(folder: Path, seed: int) -> Path:
 
 
 def refusal(folder: Path, weights: Path | None = None) -> str:
-    with pytest.raises(InputError) as error:
-        load_stored_classifier(folder, given=weights)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+    return one_line(load_stored_classifier, folder, given=weights)
 
 
 def test_classifier_comes_back_to_the_bit(tmp_path: Path) -> None:

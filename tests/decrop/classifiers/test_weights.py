@@ -11,6 +11,7 @@ from decrop.classifiers.weights import built_with_weights, load_weights
 from decrop.errors import InputError
 from tests.cases import cases
 from tests.decrop.classifiers.weight_files import network, written
+from tests.refusals import one_line
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -27,9 +28,7 @@ def weights() -> dict[str, Tensor]:
 
 
 def message(network_: nn.Module, path: Path) -> str:
-    with pytest.raises(InputError) as error:
-        load_weights(network_, path, architecture="cifar_resnet20")
-    text = str(error.value)
+    text = one_line(load_weights, network_, path, architecture="cifar_resnet20")
     assert text.startswith("classifier.weights: ")
     assert str(path) in text
     return text

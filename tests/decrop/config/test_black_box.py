@@ -5,17 +5,14 @@ import pytest
 from decrop.cli.options import change
 from decrop.config import EndpointSettings, TrialConfig
 from decrop.config.classifier_source import source_kind
-from decrop.errors import InputError
 from tests.cases import cases
+from tests.refusals import one_line
 
 URL = "http://localhost:5001/invocations"
 
 
 def refusal(*assignments: str) -> str:
-    with pytest.raises(InputError) as error:
-        change(TrialConfig(), assignments)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+    return one_line(change, TrialConfig(), assignments)
 
 
 def test_a_url_is_an_endpoint_and_no_model() -> None:

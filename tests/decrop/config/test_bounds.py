@@ -13,8 +13,8 @@ import tune
 from decrop.config import Count, Settings, TrialConfig
 from decrop.config.settings import bounded, different_names
 from decrop.documents import set_dotted, trial_config
-from decrop.errors import InputError
 from tests.cases import cases
+from tests.refusals import one_line
 
 _CHOSEN = {"enum", "const", "$ref", "bounded"}
 # Whose JSON schema needs no bound, because its form has one.
@@ -115,10 +115,9 @@ def test_of_two_bounds_the_narrower_holds() -> None:
     ],
 )
 def test_senseless_settings_are_named_in_one_line(path: str, value: Any) -> None:
-    with pytest.raises(InputError) as error:
-        trial_config(set_dotted({}, path, value), source="my.yaml")
-    assert path.rpartition(".")[2] in str(error.value)
-    assert len(str(error.value)) < 400
+    said = one_line(trial_config, set_dotted({}, path, value), source="my.yaml")
+    assert path.rpartition(".")[2] in said
+    assert len(said) < 400
 
 
 def test_free_values_are_bounded_in_number_depth_and_length() -> None:

@@ -26,6 +26,7 @@ from decrop.trial.run import run_trial
 from tests.cases import cases, slow_but
 from tests.decrop.denoisers.factories import Smoothing, SymmetricNoise
 from tests.decrop.digits_trial import CPU, TEST_IMAGES, sample_nothing, short_trial
+from tests.refusals import one_line
 
 FACTORIES = "tests.decrop.denoisers.factories"
 BUNDLES = Path(__file__).parents[2] / "data" / "bundles"
@@ -39,10 +40,7 @@ def opened(**settings: Any) -> nn.Module:
 
 
 def refusal(**settings: Any) -> str:
-    with pytest.raises(InputError) as error:
-        opened(**settings)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+    return one_line(opened, **settings)
 
 
 def program_file(folder: Path, channels: int = 1) -> Path:

@@ -4,7 +4,6 @@ from scipy.stats import binom
 
 from decrop.errors import InputError
 from decrop.evaluation.accuracy import (
-    abstention_rate,
     area_under_curve,
     average_certified_radius,
     certified_accuracy,
@@ -17,11 +16,6 @@ from tests.cases import cases
 LABELS = [3, 7, 4, 7, 8, 4, 8, 6, 2, 0]
 PREDICTION = [3, -1, 4, 7, 8, -1, 8, 6, 2, 0]
 RADIUS = [0.378, 0.0, 0.341, 0.941, 0.755, 0.0, 0.163, 0.203, 0.548, 0.557]
-
-
-def test_certified_accuracy_of_published_rows() -> None:
-    accuracies = certified_accuracy(PREDICTION, RADIUS, LABELS, [0, 0.25, 0.5, 0.75, 1])
-    assert accuracies.tolist() == [0.8, 0.6, 0.4, 0.2, 0.0]
 
 
 def test_abstentions_and_wrong_classes_count_against_and_a_radius_is_enough_for_itself() -> None:
@@ -43,16 +37,6 @@ def test_an_abstention_is_not_correct_even_where_its_label_is_unknown() -> None:
 def test_average_certified_radius_counts_wrong_images_as_zero() -> None:
     assert average_certified_radius([1, 0, -1, 1], [0.5, 0.9, 0.0, 0.25], [1] * 4) == 0.1875
     assert average_certified_radius(PREDICTION, RADIUS, LABELS) == pytest.approx(0.3886)
-
-
-def test_average_certified_radius_is_the_area_under_the_curve() -> None:
-    radii = np.linspace(0, 1, 100_001)
-    area = np.trapezoid(certified_accuracy(PREDICTION, RADIUS, LABELS, radii), radii)
-    assert average_certified_radius(PREDICTION, RADIUS, LABELS) == pytest.approx(area, abs=1e-4)
-
-
-def test_abstention_rate() -> None:
-    assert abstention_rate(PREDICTION) == 0.2
 
 
 def test_exact_interval_inverts_both_binomial_tails() -> None:

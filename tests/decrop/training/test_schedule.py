@@ -29,17 +29,6 @@ def test_learning_rate_drops_by_10_every_200_epochs_of_a_phase() -> None:
     assert found == pytest.approx(2 * ([1e-3] * 600 + [1e-4] * 600 + [1e-5] * 600))
 
 
-def test_drops_follow_the_settings() -> None:
-    given = settings(
-        learning_rate=0.8,
-        learning_rate_drop_every=3,
-        learning_rate_drop_factor=0.5,
-        epochs=8,
-        discriminator_epochs=0,
-    )
-    assert rates(given) == pytest.approx([0.8] * 3 + [0.4] * 3 + [0.2] * 2)
-
-
 def test_one_cycle_rises_to_the_learning_rate_and_falls_to_zero_in_a_phase() -> None:
     given = settings(
         optimizer="one_cycle",
@@ -126,8 +115,3 @@ def test_reversal_begins_at_0_and_ends_at_its_weight() -> None:
 )
 def test_nothing_is_reversed_without_a_weight(zero: dict[str, Any]) -> None:
     assert reversal_scale(settings(**zero), 0.7) == 0
-
-
-def test_published_reversal_is_twice_the_default() -> None:
-    published = settings(discriminator={"reversal_scale": 2})
-    assert reversal_scale(published, 0.3) == 2 * reversal_scale(settings(), 0.3)

@@ -12,9 +12,9 @@ import torch
 from decrop.classifiers.sources import PROGRAM
 from decrop.config import ClassifierSettings
 from decrop.data.datasets import Dataset
-from decrop.errors import InputError
 from tests.decrop.classifiers.factories import make
 from tests.decrop.tiny import random_images, tiny_dataset
+from tests.refusals import one_line
 from tune.mlflow.models import model_program
 
 DATA = tiny_dataset(torch.arange(8) % 4, class_count=4, images=random_images(8))
@@ -47,10 +47,7 @@ def settings(uri: str) -> ClassifierSettings:
 
 
 def refusal(uri: str, dataset: Dataset = DATA) -> str:
-    with pytest.raises(InputError) as error:
-        model_program(settings(uri), dataset)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+    return one_line(model_program, settings(uri), dataset)
 
 
 @pytest.mark.slow
