@@ -76,18 +76,6 @@ def test_users_of_a_database_server_need_a_private_folder(tmp_path: Path) -> Non
     assert_one_line_error(result, 2, "give --auth-folder")
 
 
-def test_a_folder_of_users_that_others_can_enter_is_bad_input(tmp_path: Path) -> None:
-    folder = tmp_path / "open"
-    folder.mkdir()
-    folder.chmod(0o755)
-    result = run(
-        *("--artifacts", str(tmp_path), "--port", str(free_port())),
-        *("--auth", "--auth-folder", str(folder)),
-        store=f"sqlite:///{tmp_path}/runs.db",
-    )
-    assert_one_line_error(result, 2, "other users can look into")
-
-
 @pytest.mark.slow
 def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
     (tmp_path / "runs.db").write_text("this is no database, and long enough to look like one")

@@ -58,23 +58,17 @@ def test_only_the_servers_own_pages_and_the_allowed_ones_can_change_runs(
     assert should_block_cors_request(origin, "POST", origins) is blocked
 
 
-@cases("name", ["mlflow.example.org", "10.0.0.7:5000", "[fd00::7]:5000", "*"])
-def test_a_name_is_accepted(name: str) -> None:
-    check_allowed_host(name)
-
-
 @cases("name", ["", "https://example.org", "a,b", "a b", "host:port", "fd00::7"])
 def test_what_is_no_name_is_refused(name: str) -> None:
+    for accepted in ("mlflow.example.org", "10.0.0.7:5000", "[fd00::7]:5000", "*"):
+        check_allowed_host(accepted)
     with pytest.raises(InputError, match="--allowed-host"):
         check_allowed_host(name)
 
 
-@pytest.mark.parametrize("origin", ["https://example.org", "http://example.org:8080"])
-def test_a_site_is_accepted(origin: str) -> None:
-    check_origin(origin)
-
-
 @cases("origin", ["*", "example.org", "https://example.org/", "https://a,https://b"])
 def test_what_is_no_site_is_refused(origin: str) -> None:
+    for accepted in ("https://example.org", "http://example.org:8080"):
+        check_origin(accepted)
     with pytest.raises(InputError, match="--cors-origin"):
         check_origin(origin)

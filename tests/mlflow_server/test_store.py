@@ -7,11 +7,6 @@ from mlflow_server.store import check_store, contains_password, hide_password
 from tests.cases import cases
 
 
-@pytest.mark.parametrize("store", ["sqlite:///runs.db", "sqlite:////var/lib/runs.db"])
-def test_a_file_database_is_accepted(store: str) -> None:
-    check_store(store)
-
-
 @cases(
     ("store", "reason"),
     [

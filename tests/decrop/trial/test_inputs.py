@@ -86,11 +86,7 @@ def test_check_and_load_refuse_the_same(assignments: list[str], named: str, tmp_
         prepare,
         lambda config: load_inputs(config, ContentCache(tmp_path), CPU),
     ]
-    messages = []
-    for load in loads:
-        said = one_line(load, config)
-        messages.append(said)
-    assert messages[0] == messages[1]
-    assert messages[0].startswith(named)
-    assert "\n" not in messages[0]
+    checked, loaded = (one_line(load, config) for load in loads)
+    assert checked == loaded
+    assert checked.startswith(named)
     assert not list(tmp_path.iterdir())

@@ -75,26 +75,3 @@ def test_result_survives_json(flip_rate: float | None) -> None:
     assert TrialResult.from_json(document) == replace(written, image_shape=None)
     # Reading does not eat the document.
     assert TrialResult.from_json(document) == TrialResult.from_json(document)
-
-
-def test_result_is_flat_in_json() -> None:
-    document = result().to_json()
-    assert list(document) == [
-        "split",
-        "images",
-        "average_certified_radius",
-        "certified_accuracy",
-        "abstention_rate",
-        "area_under_curve",
-        "radius_error",
-        "clean_accuracy",
-        "flip_rate",
-        "precision",
-        "device",
-        "chunks_per_batch",
-        "hashes",
-        "seconds",
-        "image_shape",
-        "layout",
-    ]
-    assert document["certified_accuracy"] == {"0.0": 0.625, "0.25": 0.1}
