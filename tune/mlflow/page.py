@@ -56,7 +56,7 @@ def page_state(
     # side by side are cut off in a window of 1440 pixels.
     sections = [
         _Section(
-            "Certified accuracy",
+            "Certificates",
             [
                 _line(f"{CERTIFIED}/held_out", over=CURVE_RADIUS),
                 _line(f"{CERTIFIED}/test", over=CURVE_RADIUS),
@@ -73,7 +73,7 @@ def page_state(
             columns=2,
         ),
         _Section(
-            "Settings and held-out score", [_parallel(paths, scores)] if paths else [], columns=1
+            "Settings", [_parallel(paths, scores)] if paths else [], columns=1
         ),
         _Section(
             "Losses",
@@ -172,13 +172,16 @@ def sweep_description(directory: SweepDirectory, record: SweepRecord) -> str:
 
 
 def sweep_outcome(directory: SweepDirectory, record: SweepRecord) -> list[str]:
-    """Say in Markdown what won, with the leaderboard, or that it is not known yet."""
+    """Say in Markdown what won, with the leaderboard, or that it is not known yet.
+
+    The first line is plain, for the list of experiments shows it as it is.
+    """
     board = read_leaderboard(directory)
     if board is None:
         searched = sweep_kind(record.sweep).searched
-        return [f"**{markdown_text(record.name)}**: a sweep over {searched}, not finished yet.\n"]
+        return [f"A sweep over {searched}, not finished yet.\n"]
     return [
-        f"**{markdown_text(record.name)}**: {markdown_text(board.summary)}\n",
+        f"{markdown_text(board.summary)}\n",
         f"## Leaderboard\n\n{accuracy_table(board).markdown()}",
     ]
 

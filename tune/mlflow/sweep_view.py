@@ -247,10 +247,13 @@ def sources(
     """
     best = best or BestSoFar(directory, record)
     objectives = tuple(objectives_of(record.sweep))
+    # Before, each trial that ends changes the ranks of others.
+    over = directory.leaderboard_json_path.exists()
     for number in directory.trial_numbers():
         if (key := f"trials/{number}") not in but:
             folder, heard = directory.trial(number), partial(best.note, number)
-            yield TrialSource(key, f"trial {number}", "trial", folder, objectives, heard)
+            rank = partial(best.rank, number) if over else None
+            yield TrialSource(key, f"trial {number}", "trial", folder, objectives, heard, rank)
     for number in directory.final_numbers():
         if (key := f"final/{number}") not in but:
             name, folder = f"final {number} (test)", directory.final(number)

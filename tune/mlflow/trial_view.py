@@ -61,7 +61,7 @@ class TrialSource:
 
     Attributes:
         heard: is called with state and result of whatever is read.
-        rank: says which rank the trial has.
+        rank: says which rank the trial has, where that is known.
     """
 
     key: str
@@ -73,8 +73,11 @@ class TrialSource:
     rank: Callable[[], str] | None = None
 
     def stamps(self) -> dict[str, Stamp]:
-        """Return what changes whenever a file that is shown is replaced."""
-        return stamps_of({**_documents(self.folder), **_artifacts(self.folder)})
+        """Return what changes whenever a file that is shown is replaced, or the trial's rank is."""
+        stamps = stamps_of({**_documents(self.folder), **_artifacts(self.folder)})
+        if stamps and self.rank is not None and (rank := self.rank()):
+            stamps[rank] = (0, 0, 0)
+        return stamps
 
     def view(self) -> RunView | None:
         """Read the folder; None while the trial has not started."""
@@ -210,7 +213,7 @@ def _trial_view(source: TrialSource) -> RunView | None:
 _STATES: dict[State, str] = {
     "running": "it runs",
     "complete": "complete",
-    "pruned": "pruned: it ended early, for others had better scores by then",
+    "pruned": "pruned, for others had better scores by then",
     "failed": "failed",
 }
 

@@ -48,7 +48,7 @@ def test_the_first_page_shows_all_trials_their_curves_and_what_won(
             expect(page.get_by_text(summary[:40]).first).to_be_visible()
             for name in ("trial 0", "trial 1", "final 0 (test)", "undefended (test)", "tiny"):
                 expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
-            for section in ("Certified accuracy", "Search", "Losses"):
+            for section in ("Certificates", "Search", "Losses"):
                 expect(page.get_by_text(section, exact=False).first).to_be_visible()
 
             # A line and what lies under it are two traces.

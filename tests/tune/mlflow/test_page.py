@@ -28,9 +28,9 @@ def test_charts_lie_in_sections_that_are_open() -> None:
     assert {chart["metricSectionId"] for chart in charts} == set(shown)
     assert len({chart["uuid"] for chart in charts}) == len(charts)
     assert list(shown.values()) == [
-        "Certified accuracy",
+        "Certificates",
         "Search",
-        "Settings and held-out score",
+        "Settings",
         "Losses",
     ]
 

@@ -57,7 +57,7 @@ def test_the_experiment_carries_name_key_and_description(directory: SweepDirecto
     assert experiment.name == f"digits {record.created:%Y-%m-%d %H:%M:%S}"
     assert experiment.artifact_location == f"mlflow-artifacts:/{record.id}"
     assert experiment.tags["decrop.key"] == f"{record.id}/experiment"
-    assert experiment.tags["mlflow.note.content"].startswith("**digits**")
+    assert experiment.tags["mlflow.note.content"].startswith("A sweep over ")
 
 
 def test_a_broken_leaderboard_keeps_no_trial_from_being_seen(directory: SweepDirectory) -> None:
@@ -104,7 +104,7 @@ def test_a_description_whose_writing_broke_off_is_caught_up(
         with pytest.raises(KeyboardInterrupt):
             tracker.sync()
     Tracker(directory).sync()
-    assert note_of(Shown.of(tracker)).startswith("**digits**: Trial 1 won.")
+    assert note_of(Shown.of(tracker)).startswith("Trial 1 won.")
 
 
 def note_of(shown: Shown) -> str:

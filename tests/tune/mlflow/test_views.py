@@ -174,6 +174,8 @@ def test_runs_say_what_they_are_their_rank_and_what_they_certify(tmp_path: Path)
     directory = make_sweep(tmp_path)
     for number, radius in ((0, 0.2), (1, 0.4), (2, 0.3)):
         write_complete_trial(directory.trial(number), number, radius=radius)
+    begin(directory.trial(3), 3)
+    end(directory.trial(3), "pruned")
     write_complete_trial(directory.final(2), 2, split="test", radius=0.4)
     directory.undefended.path.mkdir()
     write_outcome(directory.undefended, split="test", radius=0.05)
@@ -188,6 +190,14 @@ def test_runs_say_what_they_are_their_rank_and_what_they_certify(tmp_path: Path)
         "The settings of trial 2, trained again on all limited data and certified on test images: "
         "complete; rank 2 of 3 complete trials by held-out score. Certified accuracy on "
     )
+    stamps = source_of(directory, "trials/0").stamps()
+    write_board(directory)
+    assert view_of(directory, "trials/0").tags["mlflow.note.content"].startswith(
+        "Trial 0 (the reference), scored on held-out images: complete; rank 3 of 3 complete trials "
+        "by held-out score. Certified accuracy on "
+    )
+    assert source_of(directory, "trials/0").stamps() != stamps
+    assert "rank" not in view_of(directory, "trials/3").tags["mlflow.note.content"]
     assert notes["final/2"].endswith("; average certified radius 0.400.")
     assert notes["undefended"].startswith("The classifier without a denoiser")
 
@@ -228,7 +238,7 @@ def test_pruned_and_failed_trials_say_so(tmp_path: Path) -> None:
     assert (pruned.status, pruned.tags["pruned"]) == ("FINISHED", "true")
     assert (failed.status, failed.tags["state"]) == ("FAILED", "failed")
     assert pruned.tags["mlflow.note.content"].startswith(
-        "Trial 1, scored on held-out images: pruned: it ended early"
+        "Trial 1, scored on held-out images: pruned, for others had better scores by then."
     )
     assert failed.tags["mlflow.note.content"].startswith(
         "Trial 2, scored on held-out images: failed.\n\n```"
@@ -383,7 +393,7 @@ def test_a_finished_search_has_its_figures_and_leaderboard(tmp_path: Path) -> No
     assert table["columns"] == ["rank", "classifier", "held out", "r = 0", "r = 0·25"]
     assert table["data"] == [["1", "trial 1", "0.300", "70.0 (60.0–80.0)", "61.5 (54.0–68.0)"]]
     text = sweep_description(directory, directory.read_record())
-    assert text.startswith("**digits**: Trial 1 won.\n")
+    assert text.startswith("Trial 1 won.\n")
     assert "70.0 (60.0–80.0) | 61.5 (54.0–68.0) |" in text and "50.0 | yes" not in text
 
 
@@ -392,5 +402,5 @@ def test_description_names_what_is_swept_with_its_domain(tmp_path: Path) -> None
     record = directory.read_record()
     text = sweep_description(directory, record)
     assert record.id in text and '"search": "tpe"' in text
-    assert text.startswith("**digits**: a sweep over DE-CROP's settings, not finished yet.")
+    assert text.startswith("A sweep over DE-CROP's settings, not finished yet.")
     assert '- `sigma`: {"uniform":[0.1,0.5]}' in text
