@@ -9,7 +9,7 @@ import pytest
 import ray
 import torch
 
-from decrop.errors import InputError
+from decrop.errors import InputError, RunError
 from tests.mlflow_server.processes import free_port
 from tests.refusals import one_line
 from tests.tune.runs import write_sweep
@@ -210,6 +210,20 @@ def test_an_address_at_which_nothing_listens_is_refused_at_once(no_ray: None) ->
     assert message.startswith(f"--address {address}: no Ray cluster answers there (")
     assert "ray start --head" in message
     assert "\n" not in message
+
+
+def test_a_ray_that_does_not_start_here_is_one_line(
+    no_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(**_: object) -> None:
+        raise Exception("The current node timed out during startup.\nMore.")
+
+    monkeypatch.setattr(ray, "init", late)
+    with (
+        pytest.raises(RunError, match=r"did not start .* timed out .*; where others"),
+        cluster(None),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(

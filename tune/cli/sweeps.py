@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from decrop.cli.options import AsJson, Assignments, TrustCode
-from decrop.cli.output import console, print_json
+from decrop.cli.output import console, duration, print_json
 from decrop.errors import InputError
 from tune.cli.options import (
     INTERVAL_DECIMALS,
@@ -147,6 +147,7 @@ def _dry_run(loaded: Any, address: str | None, *, trust_code: bool, as_json: boo
         with cluster(address) as size:
             pass
     claimed = claims(loaded.resources, size, reference_config(loaded).execution.device)
+    say(f"{loaded.name}: timing its networks on this machine")
     plan = plan_sweep(loaded, claimed, size, preparation)
     how = f"of {len(loaded.rows)} rows" if loaded.rows else f"by {loaded.search}"
     lines = [
@@ -157,7 +158,7 @@ def _dry_run(loaded: Any, address: str | None, *, trust_code: bool, as_json: boo
         f"{plan.generated_images:,} generated images, {plan.training_images:,} training images "
         f"(three views each), {plan.classifier_images:,} images to train classifiers (each noise "
         f"sample and attack step) and {plan.noisy_samples:,} noisy samples",
-        f"roughly {plan.hours:.2g} hours on this machine if no trial is pruned",
+        f"roughly {duration(3600 * plan.hours)} on this machine if no trial is pruned",
         *_of_a_black_box(sweep_queries(loaded, preparation)),
         "everything is in order; nothing was started",
     ]

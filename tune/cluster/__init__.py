@@ -18,7 +18,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import ray
 import torch
 
-from decrop.errors import InputError
+from decrop.errors import InputError, RunError
 from tune.sweep_file import Resources, ResourceSettings
 
 # Shares of a GPU where a sweep does not say: two trials, or four helpers, keep one busy.
@@ -154,21 +154,31 @@ def cluster(address: str | None) -> Iterator[ClusterSize]:
 
     Args:
         address: of a running cluster (`auto` or HOST:PORT); None starts one on this machine.
+
+    Raises:
+        RunError: the one on this machine does not start.
     """
     if address is None:
         _require_short_sockets()
         size = local_size()
-        # `local`, for Ray would otherwise join a cluster that runs on this machine.
-        ray.init(
-            address="local",
-            num_cpus=int(size.cpu),
-            # Idle workers that are kept. Ray keeps as many as CPUs are free, so on a busy machine
-            # it would kill each helper between two leases, and importing PyTorch takes longer.
-            _system_config={"num_workers_soft_limit": 2 * int(size.cpu)},
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+        try:
+            # `local`, for Ray would otherwise join a cluster that runs on this machine.
+            ray.init(
+                address="local",
+                num_cpus=int(size.cpu),
+                # Idle workers that are kept. Ray keeps as many as CPUs are free, so on a busy
+                # machine it would kill each helper between two leases, and importing PyTorch takes
+                # longer.
+                _system_config={"num_workers_soft_limit": 2 * int(size.cpu)},
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+        except Exception as error:  # Ray has no narrower one for a node that does not start.
+            raise RunError(
+                f"Ray did not start on this machine ({_first_line(error)}); where others keep the "
+                "machine busy, try again later."
+            ) from None
     else:
         try:
             if address != "auto":

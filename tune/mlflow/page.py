@@ -72,9 +72,7 @@ def page_state(
             ],
             columns=2,
         ),
-        _Section(
-            "Settings", [_parallel(paths, scores)] if paths else [], columns=1
-        ),
+        _Section("Settings", [_parallel(paths, scores)] if paths else [], columns=1),
         _Section(
             "Losses",
             [_line(f"train/{term}") for term in kind.losses],

@@ -101,7 +101,8 @@ def _description(loaded: Bundle) -> str:
     return (
         f"{kind_of(config).in_front}{config.classifier.source} classifier ({config.dataset.name}), "
         f"smoothed with σ = {config.sigma:g}. {certified_sentence(result)} Images are float32 in "
-        "[0,1]; answers are label, class, certified L2 radius and whether it abstains."
+        "[0,1]; answers are label, class, certified L2 radius and whether it abstains. The model's "
+        "own page says how to load it."
     )
 
 
@@ -112,13 +113,15 @@ def _usage(loaded: Bundle, name: str) -> str:
     return "\n".join(
         [
             f"A smoothed classifier with certified radii, made by decrop. `{CHAMPION}` is the "
-            f"version registered last, `{PREVIOUS}` the one before. Each says what it certifies.\n",
+            f"version registered last, `{PREVIOUS}` the one before. Each says what it certifies. "
+            "With this server's address in MLFLOW_TRACKING_URI:\n",
             "```python",
             "import mlflow",
             "",
             f'model = mlflow.pyfunc.load_model("{uri}")',
-            f"model.predict(images)  # float32 [B, {', '.join(map(str, shape))}] in [0,1]; a row "
-            "an image: label, class, radius, abstain",
+            f"# images are float32 [B, {', '.join(map(str, shape))}] in [0,1]",
+            "answers = model.predict(images)",
+            "# a row an image: label, class, radius, abstain",
             "```\n",
             "Over HTTP:\n",
             "```bash",

@@ -11,6 +11,7 @@ import ray
 import torch
 from safetensors.torch import save_file
 
+from decrop.cli.output import duration
 from tests.cases import cases
 from tests.commands import contents, decrop, refused
 from tests.mlflow_server.processes import free_port
@@ -100,6 +101,7 @@ def test_dry_run_says_what_would_run_and_starts_nothing(no_ray: None, tmp_path: 
     assert ran.last_line["trials"] == 7
     assert "tiny: 7 trials by random, 1 at once on " in ran.out
     assert f"{ran.last_line['noisy_samples']:,} noisy samples" in ran.out
+    assert f"roughly {duration(3600 * ran.last_line['hours'])} on this machine" in ran.out
     assert "nothing was started" in ran.out
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
