@@ -308,7 +308,10 @@ def _naming(config: TrialConfig) -> dict[str, Any]:
         "training_images": (data, training and training.trained_on),
         "initial_weights": (classifier.source, training and training.initial_weights),
         "classifier": (data, classifier, config.sigma if _trained_with_noise(config) else None),
+        "classifier_code": classifier,
         "surrogate": (data, classifier, config.seed),
+        "initial_denoiser": config.denoiser,
+        "denoiser_code": config.denoiser,
     }
 
 

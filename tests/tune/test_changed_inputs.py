@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from decrop.files import write_json
 from decrop.networks.registry import build_classifier_network
 from decrop.training.folder import ChangedInputsError
+from decrop.trial.prepare import load_inputs
 from tests.commands import contents, decrop
 from tests.tune.runs import running_on, write_sweep
 from tune.cluster import Claim, Claims, ClusterSize, Machines
@@ -50,6 +52,35 @@ def record(job: SweepJob, number: int) -> TrialRecord:
     return TrialRecord(
         number=number, reference=number == 0, parameters={}, config=reference_config(job.sweep)
     )
+
+
+def our_classifier() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+
+
+def our_denoiser() -> nn.Module:
+    return nn.Conv2d(1, 1, 3, padding=1)
+
+
+def test_networks_of_ones_own_are_compared_too(tmp_path: Path) -> None:
+    given = [
+        f"trial.classifier.source={__name__}:our_classifier",
+        "trial.classifier.training=null",
+        f"trial.denoiser={{source: {__name__}:our_denoiser}}",
+    ]
+    sweep = load_sweep(str(write_sweep(tmp_path, space=COSINE)), given)
+    directory = SweepDirectory.create(tmp_path / "sweeps", sweep)
+    job = SweepJob(directory.path, sweep, ALONE, None)
+    config = reference_config(sweep)
+    found = load_inputs(config, job.cache, torch.device("cpu")).hashes_of(config, "test")
+    new = {"classifier_code", "denoiser_code", "initial_denoiser"}
+    assert new < set(found)
+    job.check_inputs_kept(config, found)
+    directory.trial(0).write_record(record(job, 0))
+    for role in found:
+        write_json(directory.trial(0).inputs_path, {**found, role: "0" * 64})
+        with pytest.raises(ChangedInputsError, match=r"trials/0 was begun with (another|other|a) "):
+            job.check_inputs_kept(config, found)
 
 
 @pytest.mark.slow

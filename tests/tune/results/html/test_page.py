@@ -5,6 +5,8 @@ import re
 import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,7 @@ from tune.results.ranking import certified_radii
 from tune.results.tables import leaderboard_tables
 
 TRIALS = 10
+TEXTS = ("text", "soft", "accent", "wrong", "right")
 HOSTILE = "%{y} $x$ [red] </script><img src=x onerror=alert(1)>"
 
 
@@ -120,6 +123,43 @@ def test_pictures_are_there_with_words_for_those_who_do_not_see_them(shown: Page
     sources = images.evaluate_all("all => all.map((one) => one.src)")
     # Clean, noisy and denoised are three pictures, not one three times.
     assert len(set(sources[:3])) == 3
+
+
+def test_who_hears_the_page_hears_what_all_of_it_is(shown: Page) -> None:
+    headings = shown.locator("h1, h2, h3").evaluate_all("all => all.map(one => +one.tagName[1])")
+    assert headings[0] == 1 and headings.count(1) == 1
+    assert all(below <= above + 1 for above, below in pairwise(headings))
+    nameless = "all => all.filter(one => !(one.textContent.trim() || one.ariaLabel)).length"
+    assert shown.locator("button, a, summary").evaluate_all(nameless) == 0
+    assert shown.locator("th:not([scope]), table:not(:has(caption))").count() == 0
+    # A row is named by its first cell.
+    assert shown.locator("tbody tr > td:first-child").count() == 0
+    for chart in shown.locator(".chart").all():
+        for place in ("aria-labelledby", "aria-describedby"):
+            assert shown.locator(f"#{chart.get_attribute(place)}").inner_text().strip()
+
+
+def brightness(colour: str) -> float:
+    """Return the relative luminance of WCAG 2."""
+    shares = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in shares]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_texts_and_curves_stand_out_from_what_lies_behind_them() -> None:
+    style = (files("tune.results.html") / "page.css").read_text()
+    schemes = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    assert len(schemes) == 2
+    for scheme in schemes:
+        colours = dict(re.findall(r"--([\w-]+): (#\w{6})", scheme))
+        pairs = [
+            *((name, behind, 4.5) for name in TEXTS for behind in ("card", "page")),
+            *((f"c{number}", "card", 3.0) for number in range(6)),
+            ("on-accent", "accent", 4.5),
+        ]
+        for name, behind, least in pairs:
+            dark, bright = sorted((brightness(colours[name]), brightness(colours[behind])))
+            assert (bright + 0.05) / (dark + 0.05) >= least, (name, behind)
 
 
 def test_a_toggled_row_leaves_every_chart_that_has_it_and_comes_back(shown: Page) -> None:
