@@ -133,10 +133,17 @@
   const draw = (id) => {
     const { data, layout } = figures[id];
     const traces = data.map(painted);
-    return Plotly.react(
-      byId(`chart-${id}`), id === "parallel" ? withPicked(traces) : traces, layoutOf(layout),
-      { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] },
+    const place = byId(`chart-${id}`);
+    const drawn = Plotly.react(
+      place, id === "parallel" ? withPicked(traces) : traces, layoutOf(layout),
+      {
+        responsive: true, displaylogo: false, showSendToCloud: false,
+        modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
+      },
     );
+    // The words beside it say what it shows; its buttons stay.
+    for (const picture of all(".main-svg", place)) picture.setAttribute("aria-hidden", "true");
+    return drawn;
   };
   const drawAll = () => Object.keys(figures).map(draw);
 

@@ -137,6 +137,10 @@ def test_who_hears_the_page_hears_what_all_of_it_is(shown: Page) -> None:
     for chart in shown.locator(".chart").all():
         for place in ("aria-labelledby", "aria-describedby"):
             assert shown.locator(f"#{chart.get_attribute(place)}").inner_text().strip()
+        assert chart.locator("svg.main-svg:not([aria-hidden])").count() == 0
+        # Its buttons are reached by the keyboard, and none sends it anywhere.
+        names = chart.locator("button").evaluate_all("all => all.map(one => one.ariaLabel)")
+        assert names and all(names) and "Share chart..." not in names
 
 
 def brightness(colour: str) -> float:
