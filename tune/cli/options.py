@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
@@ -58,19 +59,27 @@ def say(line: str) -> None:
 # Of the ends of intervals in %, so that a table fits into a terminal.
 INTERVAL_DECIMALS = 0
 _WHOLE_WORD = 9
+# With more columns a terminal has no room for lines between them.
+_MOST_LINED = 8
 
 
 def print_tables(tables: "Sequence[TextTable]") -> None:
     """Print tables in the terminal."""
     for table in tables:
-        shown = Table(title=Text(table.caption))
+        shown, bare = Table(title=Text(table.caption)), len(table.head) > _MOST_LINED
+        if bare:
+            shown.box, shown.show_edge, shown.padding = SIMPLE_HEAD, False, 0
         for number, head in enumerate(table.head):
             justify: JustifyMethod = "right" if head.startswith("r = ") else "left"
             named = number == table.head.index("rank") + 1 if "rank" in table.head else not number
-            words = " ".join(row[number] for row in table.rows).split() if named else []
+            texts = [head, *(row[number] for row in table.rows)] if named or bare else []
+            words = " ".join(texts[0 if bare else 1 :]).split()
             # The words of a name stay whole, unless they are long.
             least = min(_WHOLE_WORD, max(map(len, words), default=1))
-            shown.add_column(Text(head), justify=justify, overflow="fold", min_width=least)
+            width = least if bare and not named else None
+            shown.add_column(
+                Text(head), justify=justify, overflow="fold", min_width=least, width=width
+            )
         for row in table.rows:
             shown.add_row(*map(Text, row))
         console.print(shown)
