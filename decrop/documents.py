@@ -302,7 +302,6 @@ def load_document(
 
     Args:
         name_or_path: For example `digits` or `./mine.yaml`.
-        presets: Folder of the presets, found also in an installed wheel.
         kind: What the presets are called in messages.
         folder: Where a relative path starts; the working directory if not given.
     """

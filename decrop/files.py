@@ -44,7 +44,6 @@ def fenced(folder: Path, fence: Path | None) -> Iterator[None]:
     file system whose renames are atomic, NFS too.
 
     Args:
-        folder: of which all that is below is fenced.
         fence: that exists; None fences nothing.
     """
     folder = folder.absolute()
@@ -135,7 +134,6 @@ def refuse_object_store(path: Path | str, named: str) -> None:
     """Raise InputError if a path is an address in an object store, such as s3://BUCKET/NAME.
 
     Args:
-        path: as it was given.
         named: what the error begins with.
     """
     # A `Path` has one slash left of two.
@@ -152,7 +150,6 @@ def open_regular(path: Path, *, most_bytes: int, blamed: str | None = None) -> B
 
     Args:
         path: of the file; links are followed.
-        most_bytes: that it may have.
         blamed: what an error begins with, if not the path.
 
     Raises:
@@ -198,11 +195,7 @@ def read_bytes(path: Path, *, most_bytes: int, blamed: str | None = None) -> byt
 
 
 def read_text(path: Path, *, most_bytes: int = MOST_TEXT_BYTES) -> str:
-    """Return a file's text, UTF-8 (see `open_regular`).
-
-    Raises:
-        InputError: it is not UTF-8 either.
-    """
+    """Return a file's text, UTF-8 (see `open_regular`)."""
     try:
         return read_bytes(path, most_bytes=most_bytes).decode()
     except UnicodeDecodeError as error:
@@ -210,11 +203,7 @@ def read_text(path: Path, *, most_bytes: int = MOST_TEXT_BYTES) -> str:
 
 
 def read_json(path: Path, *, most_bytes: int = MOST_JSON_BYTES) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        InputError: the file is missing, is no regular file, is too long or not JSON.
-    """
+    """Read a JSON file."""
     content = read_bytes(path, most_bytes=most_bytes)
     try:
         return json.loads(content.decode())
@@ -282,11 +271,7 @@ def _write_and_sync(path: Path, data: bytes) -> None:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object, {} if the file is absent.
-
-    Raises:
-        InputError: the file is not a JSON object.
-    """
+    """Read a JSON object, {} if the file is absent."""
     if not path.exists():
         return {}
     document = read_json(path)
@@ -296,11 +281,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read a JSON list of objects, [] if the file is absent.
-
-    Raises:
-        InputError: the file is not a JSON list of objects.
-    """
+    """Read a JSON list of objects, [] if the file is absent."""
     if not path.exists():
         return []
     rows = read_json(path)

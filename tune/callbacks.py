@@ -42,12 +42,10 @@ class SweepProgress:
     Shown are those that have not ended, trial 0, the best, and those that ended last.
 
     Attributes:
-        total: trials of the sweep.
         evaluations: scores of a trial.
         done_before: trials that an earlier run finished.
         names: of trials that are rows of a table, by number.
         reference: what the settings of trial 0 are, where it is no row.
-        objective: by which scores are told.
         best_before: number and score of the best trial that an earlier run completed.
     """
 

@@ -20,7 +20,6 @@ def cluster_samplers(
     """Yield the maker of samplers that work in this process and in helpers on a cluster.
 
     Args:
-        config: says on which kind of device.
         helpers: processes that sample too, one CPU each and a share of a GPU where there are any.
         address: of a running cluster (`auto` or HOST:PORT); None starts one on this machine.
     """

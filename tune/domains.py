@@ -38,7 +38,6 @@ def check_rows(
         rows: settings by dotted path, by the name of the row.
         document: the settings that all rows share.
         seeds: how often each row is repeated, with seeds 0, 1, …
-        source: the file or preset of the rows, for the message.
         assigned: dotted paths given by `--set`.
     """
     seen: list[tuple[str, TrialConfig]] = []
@@ -236,9 +235,7 @@ def check_space(
     """Check that every domain is a setting's, exists for some trial, and holds allowed values only.
 
     Args:
-        space: Domains by dotted path.
         document: The settings of a trial that the space does not vary.
-        source: The file or preset of the space, for the message.
         assigned: Dotted paths given by `--set`, those of domains starting with `space.`.
     """
 

@@ -34,7 +34,6 @@ def sole_driver(
     fence (`decrop.files`), which the next driver removes.
 
     Args:
-        directory: of the sweep.
         lease_seconds: after which a driver without a sign of life is taken for dead; the same for
             all drivers.
 

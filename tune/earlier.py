@@ -61,12 +61,7 @@ def gather(sweep: SweepConfig, paths: Sequence[Path], say: Callable[[str], None]
     in what it fixes.
 
     Args:
-        sweep: that is to learn.
         paths: of the directories, which strangers may have written.
-        say: called with a sentence a directory.
-
-    Raises:
-        InputError: a path is no sweep directory, or its trials were measured otherwise.
     """
     if paths and sweep.search in ("grid", "rows"):
         raise InputError(f"--learn-from: search {sweep.search} learns from nothing; use tpe.")
@@ -98,15 +93,7 @@ def read_learnt(directory: SweepDirectory) -> EarlierTrials:
 
 
 def check_same_inputs(learnt: EarlierTrials, hashes: Mapping[str, str]) -> None:
-    """Check that earlier trials worked on a classifier and data of the same content.
-
-    Args:
-        learnt: the trials.
-        hashes: of the sweep's own, by role.
-
-    Raises:
-        InputError: one of them did not.
-    """
+    """Check that earlier trials worked on a classifier and data of the same content."""
     for trial in learnt.trials:
         for role, digest in trial.inputs.items():
             if hashes.get(role, digest) != digest:

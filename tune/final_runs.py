@@ -87,12 +87,8 @@ class _Work:
     """A task on the cluster.
 
     Attributes:
-        name: as people call it.
-        folder: that it writes.
         function: that runs, of the job, `subject` and nothing else.
-        subject: what it is told to do.
         job: put into Ray's store.
-        claim: what it takes of a machine.
         deaths: of its process, so far.
     """
 

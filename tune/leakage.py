@@ -21,9 +21,6 @@ def check_held_out(document: Mapping[str, Any], space: Space, rows: Rows, *, sou
 
     Args:
         document: the settings that all trials share.
-        space: domains by dotted path.
-        rows: settings by dotted path, by the name of the row.
-        source: the file or preset of the sweep, for the message.
     """
     configs = list(_configs(document, space, rows))
     varied = _classifiers_differ(configs) if rows else _varies_classifiers(space)

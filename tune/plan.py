@@ -44,7 +44,6 @@ def sweep_queries(
     split of the best few, trial 0 and the classifier without a denoiser.
 
     Args:
-        sweep: its settings.
         preparation: of its trials, which share data with others that were prepared.
     """
     reference = reference_config(sweep)
@@ -150,9 +149,6 @@ def plan_sweep(
     """Count the work of a sweep and time a small part of it.
 
     Args:
-        sweep: its settings.
-        claims: of its trials.
-        size: of the cluster.
         preparation: of its trials, which share data with others that were prepared.
     """
     preparation = preparation or Preparation()
@@ -266,7 +262,6 @@ def _classifier_images(config: TrialConfig, dataset: Dataset, images: int, held_
     """Return what a classifier is trained on, each noise sample and each step of an attack counted.
 
     Args:
-        config: the trial's settings.
         dataset: of whose training split, or of its limited `images`, they are.
         images: of the limited data.
         held_out: of the limited data, not trained on.

@@ -26,7 +26,6 @@ class SuccessiveHalving:
         """Begin without scores.
 
         Args:
-            settings: grace and reduction.
             evaluations: of a trial, if it is not pruned.
             lag: by which a trial is compared with trials of lower numbers alone; with all that have
                 reached the rung if None.

@@ -41,9 +41,7 @@ class SweepSearcher(Searcher):
         """Take up a sweep.
 
         Args:
-            sweep: its settings.
             metric: name in results of the first objective's value.
-            past: trials that ended.
             unfinished: numbers and parameters of those that began and did not end.
             time_attr: name in results of the evaluation, counted from 1.
             others: returns the values of a complete trial by all objectives but the first.

@@ -67,12 +67,8 @@ class ShardedSampler:
         """Prepare the own sampler and send the task to the object store, once.
 
         Args:
-            task: what to sample.
             device: of the own process; helpers use the same kind, so without a share of a GPU they
                 do not help on one.
-            helper: what each helper claims.
-            max_helpers: helpers at a time.
-            sample_counts: of who samples how much.
         """
         self._batch = task.chunks_per_batch
         self._own = LocalSampler(task, device)

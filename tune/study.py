@@ -127,8 +127,6 @@ def known_study(
     """Build the study of a sweep in memory, from those of its trials that the space could give.
 
     Args:
-        sweep: its settings.
-        finished: trials that ended.
         running: parameters of trials that did not, by number.
         known: those that earlier studies of the sweep had.
     """

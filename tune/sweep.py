@@ -80,8 +80,6 @@ class SweepStoppedError(Exception):
     """The sweep was stopped before all its work was done; it can be resumed.
 
     Attributes:
-        directory: of the sweep.
-        reason: why it stopped.
         cause: what so many trials failed with that the sweep stopped, or what found no room on a
             disk, if it stopped for that reason.
     """
@@ -102,10 +100,6 @@ class SweepOutcome:
     """What a finished sweep leaves behind.
 
     Attributes:
-        directory: with everything.
-        leaderboard: of the certified few.
-        experiment_id: in MLflow.
-        trials: that the sweep ran.
         stage1_computed: how often stage-1 samples were made rather than shared.
         warning: what MLflow does not show yet, if anything.
     """
@@ -124,12 +118,8 @@ def check_sweep(sweep: SweepConfig, *, refused: Refused = None) -> Preparation:
     A black box is asked nothing; whether its budget suffices is checked.
 
     Args:
-        sweep: its settings.
         refused: what a classifier's source must not make this machine do: to import `code`, or
             anything that `strangers` may not, which is to have their endpoints asked too.
-
-    Returns:
-        what was prepared on the way.
     """
     preparation = Preparation()
     checked = list(_configs_to_check(sweep))
@@ -199,7 +189,6 @@ class RunOptions:
     """Where and how long a sweep runs, and what it may do.
 
     Attributes:
-        console: for progress.
         address: of a running cluster (`auto` or HOST:PORT); None starts one on this machine.
         tracking_uri: of an MLflow server, instead of the store in the directory.
         max_hours: until it stops, counted from now.
@@ -257,15 +246,11 @@ def resume_sweep(
     """Go on with a sweep: ended trials stay, unfinished ones go on, the missing ones are run.
 
     Args:
-        directory: of the sweep.
-        options: where and how long it runs.
         trials: in total, recorded in the directory; as many as before if not given.
         query_budget: images that the endpoint may be asked about in all, recorded in the directory;
             as before if not given.
 
     Raises:
-        InputError: the directory or its data cannot be used, it cannot have so many trials, or
-            another process runs it.
         SweepStoppedError: as `start_sweep`.
         SweepFailedError: no trial finished.
     """

@@ -162,8 +162,6 @@ class SweepJob:
 
     Attributes:
         path: the sweep directory, seen by every host.
-        sweep: its settings.
-        claims: what its processes take of the cluster.
         inputs: classifier and data, None where trials differ in them and load their own.
         fence: through which they write (`tune.driver`), None where there is no driver.
     """
@@ -211,7 +209,6 @@ class SweepJob:
         """Check that what settings name is still what other trainings of the sweep have had.
 
         Args:
-            config: of a training.
             found: content hashes of what it reads, by role.
 
         Raises:
@@ -248,12 +245,7 @@ class SweepJob:
         return objectives_of(self.sweep)
 
     def hooks(self, config: TrialConfig, sample_counts: SampleCounts) -> Hooks:
-        """Return the hooks of a trial: helpers in the cluster sample too, and a sweep may stop it.
-
-        Args:
-            config: of the trial.
-            sample_counts: of who samples how much.
-        """
+        """Return the hooks of a trial: helpers of the cluster sample too, a sweep may stop it."""
         device = resolve_device(config.execution.device)
         return Hooks(
             should_stop=self.stopping,
@@ -376,11 +368,7 @@ def crowded_out(error: BaseException, claim: Claim) -> bool:
 
 
 def use_claimed(claim: Claim, config: TrialConfig) -> None:
-    """Compute on what this process has claimed: so many threads, and a share of a GPU or none.
-
-    Raises:
-        InputError: there is no GPU where Ray has counted one.
-    """
+    """Compute on what this process has claimed: so many threads, and a share of a GPU or none."""
     torch.set_num_threads(max(1, int(claim.cpu)))
     if claim.gpu == 0:
         # Ray leaves it as it is, and `auto` would take a GPU that others have claimed.

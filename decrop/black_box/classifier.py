@@ -72,16 +72,11 @@ def remembered(
     """Return what a black box answers, without asking about images that it has answered together.
 
     Args:
-        target: that is asked.
         images: [B, C, H, W], uint8, or float32 in [0,1] pixels.
-        memory: of its answers.
         on_asked: called with a number of images, before they are asked about.
 
     Returns:
         probabilities, float32 [B, K], on the CPU.
-
-    Raises:
-        RunError: the black box does not answer.
     """
 
     def ask() -> Tensors:
@@ -111,20 +106,12 @@ def ask(
     """Ask for images by one request (and its repetitions).
 
     Args:
-        client: of the endpoint.
         sent: numbers [B, C, H, W], B >= 1 (`as_sent`).
-        protocol: to ask in.
-        answers: that are expected (`decode`).
-        class_count: K.
         retries: instead of those of the client's settings.
         stop: once it is set, the request is not repeated any more.
 
     Returns:
         probabilities, float32 [B, K], and what the answer held.
-
-    Raises:
-        EndpointError: the endpoint does not answer, or not what a classifier must.
-        QueryBudgetError: the budget does not suffice.
     """
     count = len(sent)
     body = client.post(
@@ -152,11 +139,8 @@ class EndpointFunction:
 
     Attributes:
         url: of the endpoint that was certified, or is to be.
-        protocol: in which it is asked.
-        answers: what it gives for each image.
         pixels: what is done to images before they are sent.
         scale: that a white pixel is sent as.
-        class_count: K.
         image_shape: channels, height and width.
     """
 
@@ -232,7 +216,6 @@ class EndpointClassifier(nn.Module):
         """Put a function behind a client.
 
         Args:
-            function: what is asked for.
             client: of the endpoint's URL; where that is another one than the function's, the
                 endpoint has moved, and is taken to be the same classifier.
         """
@@ -274,10 +257,6 @@ class EndpointClassifier(nn.Module):
 
         Requests of at most `batch_size` images, of which `concurrency` are under way at once. Once
         `stop` is set nothing more is sent.
-
-        Raises:
-            EndpointError: the endpoint does not answer, or not what a classifier must.
-            QueryBudgetError: the budget does not suffice.
         """
         parts = images.split(self.client.settings.batch_size) if len(images) else ()
         if not parts:
@@ -349,7 +328,6 @@ class EndpointClassifier(nn.Module):
 
         Args:
             found: what `stored` returned.
-            path: of the file that it was read from.
             given: the URL that is asked, or an `EndpointClassifier`.
             trusted: whether the URL that is described may be asked.
         """
@@ -449,13 +427,7 @@ def endpoint_classifier(
     Where the protocol is `auto` and the likelier one is not understood, it is asked once more.
 
     Args:
-        settings: whose source is the endpoint's URL.
-        dataset: whose images and classes it takes.
         ledger_path: file that counts the queries; None counts them in this process.
-
-    Raises:
-        EndpointError: the endpoint does not answer, or not for the dataset's classes.
-        QueryBudgetError: the budget does not even suffice for this.
     """
     asked = settings.asked
     if asked is None:

@@ -107,10 +107,6 @@ class QueryLedger:
     def reserve(self, images: int, *, retry: bool = False) -> float:
         """Count a request that is about to be sent, and return in how many seconds it may be.
 
-        Args:
-            images: in the request.
-            retry: whether the request repeats another one.
-
         Raises:
             QueryBudgetError: the budget does not suffice; nothing is counted.
         """

@@ -31,7 +31,6 @@ class QueryPlan:
     """What is about to be asked.
 
     Attributes:
-        url: of the endpoint.
         most: images that may still be asked, repetitions of failed requests aside.
         kept: answers that are there already, and are not asked for again.
         left: of the budget; None without one.
@@ -83,11 +82,7 @@ class Probabilities(Protocol):
         """Return float32 [B, K] of images [B, C, H, W] in [0,1] pixels.
 
         Args:
-            images: to ask for.
             stop: once it is set nothing more is sent.
-
-        Raises:
-            RunError: there is no such answer.
         """
         ...
 
@@ -184,10 +179,7 @@ class AskingSampler:
         """Take a task whose network is an endpoint, or ends with one.
 
         Args:
-            task: to sample.
             device: where the denoiser computes.
-            probabilities: asks the endpoint.
-            settings: how it is asked.
         """
         self._probabilities = probabilities
         self._settings = settings
@@ -202,12 +194,7 @@ class AskingSampler:
         self._noisy = NoisyBatches(task, denoiser, device)
 
     def class_counts(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
-        """Return int64 [len(requests), K+1]: draws of each class, last none.
-
-        Raises:
-            EndpointError: the endpoint does not answer, or not what a classifier must.
-            QueryBudgetError: the budget does not suffice.
-        """
+        """Return int64 [len(requests), K+1]: draws of each class, last none."""
         counts = np.zeros((len(requests), self._class_count + 1), dtype=np.int64)
         for rows, found in self.streamed(requests):
             counts[rows] = found

@@ -51,21 +51,14 @@ def export_bundle(
     """Write a finished trial as a bundle.
 
     Args:
-        folder: of the trial.
         classifier: that the trial protected, or trained; of an endpoint only the URL and how it is
             asked are written.
         class_names: in the order of the logits.
         destination: a folder that does not exist yet.
         origin: a sentence for the model card that says how this denoiser was chosen.
-        with_classifier: whether to include the classifier's weights.
-        onnx: whether to include the denoiser as an ONNX file.
-        torch_export: whether to include the denoiser as a program for torch.export.load.
         license_id: of the weights, as model hubs name it.
         trust_code: whether code of other packages that built the denoiser may be imported, which a
             program of it takes.
-
-    Raises:
-        RunError: the exported program computes something else than the denoiser.
     """
     result = folder.result
     if result is None:

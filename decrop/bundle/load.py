@@ -80,14 +80,11 @@ class Bundle:
             same images where the trial had none.
         classifier: the protected classifier, or the endpoint that it is behind.
         certificates: one row an image, with the record of how they were computed.
-        result: the summary of the certificates.
         estimation_samples: N of the certificates, or the most of them where images stop early.
         class_names: in the order of the logits.
         history: one record an epoch of the training; empty in bundles exported without it.
-        rejector: which may turn noisy images away, or None.
         sigma_tables: the certificates at several sigmas, those in `certificates` among them; None
             where they are of one alone.
-        format: of its files.
     """
 
     config: TrialConfig
@@ -118,11 +115,7 @@ class Bundle:
 
     @property
     def white_box(self) -> Classifier:
-        """The classifier, where its gradients and features are needed.
-
-        Raises:
-            InputError: it is behind an endpoint, and has none here.
-        """
+        """The classifier, where its gradients and features are needed."""
         return self.classifier.white_box()
 
 
@@ -169,16 +162,11 @@ def load_bundle(
     """Read a bundle and check it against its checksums.
 
     Args:
-        path: the bundle's folder.
         classifier: for a bundle exported without it: a safetensors or .pt2 file, a `Classifier`, or
             a network of its architecture. For one whose classifier is an endpoint: the URL that is
             asked, from then on, or an `EndpointClassifier`.
         trust_code: whether the function or model that built the classifier may be imported by the
             name in the bundle, or its endpoint be asked (see `load_stored_classifier`).
-
-    Raises:
-        InputError: files are missing, changed or malformed, the format is another one, or the
-            classifier is not the protected one.
     """
     document, certificates, sigma_tables = _certified(path)
     config, result = document.trial, document.result
@@ -211,15 +199,7 @@ def load_bundle(
 
 
 def located_in_bundle(settings: DenoiserSettings, folder: Path) -> LocatedDenoiser:
-    """Find the denoiser of a bundle, for another training to start from.
-
-    Args:
-        settings: whose source is the bundle.
-        folder: of the bundle.
-
-    Raises:
-        InputError: files are missing, changed or malformed, or it has no denoiser.
-    """
+    """Find the denoiser of a bundle, for another training to start from."""
     found = _certified(folder)[0].trial.denoiser
     if found.source == "none":
         raise InputError(f"denoiser.source: {folder} is a bundle without a denoiser.")
@@ -242,9 +222,6 @@ def read_certificates(path: Path) -> tuple[TrialConfig, TrialResult, Certificate
     """Read a bundle's settings, summary and certificates, checked as by `load_bundle`.
 
     It needs no weights of the classifier.
-
-    Raises:
-        InputError: files are missing, changed or malformed, or the format is another one.
     """
     document, certificates, _ = _certified(path)
     return document.trial, document.result, certificates

@@ -86,7 +86,6 @@ class _Part(Protocol):
     """What a card says of the part that the trial trained.
 
     Attributes:
-        tags: of a model hub.
         before_the_classifier: what the certified function has before its classifier.
     """
 
@@ -207,14 +206,10 @@ def model_card(
     """Write a model card in Markdown with a YAML header that model hubs read.
 
     Args:
-        config: settings of the trial.
-        result: its scores.
         estimation_samples: N, or the most of them where images stop early.
         origin: sentences that say how this denoiser was chosen.
         license_id: of the weights, as model hubs name it.
         files: names of the bundle's files, without this card and the checksums.
-        shares: what the certified images come to.
-        rejection: what the rejector does, where there is one.
     """
     part = _PARTS[config.trains]
     header: dict[str, Any] = {

@@ -41,7 +41,6 @@ def write_onnx(denoiser: nn.Module, image_shape: tuple[int, int, int], path: Pat
     Args:
         denoiser: in eval mode, fp32, on the CPU.
         image_shape: C, H, W.
-        path: of the file.
 
     Returns:
         the greatest absolute difference on random noisy images.

@@ -63,12 +63,7 @@ from decrop.trial.several_sigmas import SigmaCertifications, certify_at_sigmas
 
 @dataclass(frozen=True)
 class AddedRejector:
-    """What `add_rejector` wrote.
-
-    Attributes:
-        rejector: with its scores on held-out images.
-        result: summary of the new certificates.
-    """
+    """What `add_rejector` wrote."""
 
     rejector: BundledRejector
     result: TrialResult
@@ -90,16 +85,9 @@ def add_rejector(
     as `config` says. Work already in `folder` goes on; it is removed once the bundle is written.
 
     Args:
-        source: folder of the bundle.
-        bundle: that was loaded from it.
         config: the bundle's settings, with the certification and execution that are wished for.
-        settings: of the rejector.
         destination: a folder that does not exist yet.
         folder: for checkpoint and counts.
-        hooks: what is told meanwhile.
-
-    Raises:
-        RunError: the loss is no longer a finite number.
     """
     check_certificate(config.certification.certificate, rejecting=True)
     if bundle.rejector is not None:

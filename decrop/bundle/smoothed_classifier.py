@@ -99,11 +99,7 @@ class SmoothedClassifier(ModelHubMixin):
     _hub_mixin_config = {}  # noqa: RUF012
 
     def __init__(self, bundle: Bundle, folder: Path, *, device: Device | None = None) -> None:
-        """Take a bundle that was loaded from a folder (see `load`).
-
-        Raises:
-            InputError: there is no such device.
-        """
+        """Take a bundle that was loaded from a folder (see `load`)."""
         if device is not None and device not in get_args(Device):
             raise InputError(f"device must be {', '.join(get_args(Device))}, but is {device!r}.")
         self.bundle = bundle
@@ -160,14 +156,10 @@ class SmoothedClassifier(ModelHubMixin):
         draws away, those count for no class (`rejection_predictions`).
 
         Args:
-            images: [B, C, H, W].
             samples: noise draws of each image, >= 1.
             failure_probability: in (0, 1); the one of the certificates if not given.
             indices: int64 [B], see the class.
             sigma: standard deviation of the noise, in [0,1] pixels; the bundle's own if not given.
-
-        Raises:
-            InputError: a value is out of its range or has another shape or dtype.
         """
         config, task = self._task(images, indices, sigma)
         if failure_probability is None:
@@ -193,17 +185,12 @@ class SmoothedClassifier(ModelHubMixin):
         certificates.
 
         Args:
-            images: [B, C, H, W].
             labels: int64 [B], true classes, if known. Adaptive certification then draws no more of
                 an image whose selected class is wrong, which abstains.
             indices: int64 [B], see the class.
             sigma: standard deviation of the noise, in [0,1] pixels; the bundle's own if not given.
                 Each certificate is of the smoothed classifier at that sigma: to certify at several
                 and to take the best makes wrong ones likelier (`decrop.smoothing.envelope`).
-            on_progress: called with the progress.
-
-        Raises:
-            InputError: a value is out of its range or has another shape or dtype.
         """
         config, task = self._task(images, indices, sigma)
         known = None
@@ -227,9 +214,6 @@ class SmoothedClassifier(ModelHubMixin):
         Args:
             images: noisy, [B, C, H, W]; floats may leave [0,1] by 10 standard deviations of the
                 noise.
-
-        Raises:
-            InputError: they are of another shape, dtype or range.
         """
         noisy = as_pixels(self._checked(images, margin=_MOST_NOISE * self.sigma))
         with torch.inference_mode():
@@ -237,11 +221,7 @@ class SmoothedClassifier(ModelHubMixin):
             return torch.cat([self._denoiser(batch.to(self.device)).cpu() for batch in batches])
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
-        """Copy the bundle's files to a folder (`huggingface_hub.ModelHubMixin.save_pretrained`).
-
-        Raises:
-            InputError: the folder is the bundle's own, or the bundle was changed since.
-        """
+        """Copy the bundle's files to a folder (`huggingface_hub.ModelHubMixin.save_pretrained`)."""
         # The mixin begins by deleting the folder's config.json.
         if Path(save_directory).resolve() == self._folder.resolve():
             raise InputError(f"{save_directory} is the bundle itself; choose another folder.")

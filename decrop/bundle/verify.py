@@ -34,7 +34,6 @@ def limited_data_of(bundle: Bundle, *, dataset_path: str | None = None) -> Limit
     """Draw the limited data of a bundle again.
 
     Args:
-        bundle: whose settings say which they are.
         dataset_path: folder of the dataset, where it has one.
     """
     settings = bundle.config.dataset.model_copy(update={"path": dataset_path})
@@ -60,12 +59,10 @@ def verify_bundle(
     Those of all tables (`Bundle.tables`) are counted, where they are of several sigmas.
 
     Args:
-        bundle: to verify.
         dataset_path: folder of the dataset, where it has one.
         card: text of the bundle's README.md, whose figures are compared with the certificates.
         device: to compute on; the recorded kind if None. On another kind the certified function has
             other last bits, so that not all certificates need be identical.
-        hooks: what is told meanwhile.
 
     Raises:
         InputError: its adaptive certificates are of an earlier version, the data are not those the

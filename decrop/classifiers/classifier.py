@@ -49,7 +49,6 @@ class Classifier(nn.Module):
             architecture: a registered name, or the source that built the network.
             mean: C channel means in [0,1] pixels, in the order of the data's channels.
             std: C channel standard deviations.
-            class_count: K.
             arguments: that the source was given.
             input_size: height and width the network takes; those of the data if None.
             channel_order: in which the network takes the channels; the data's is rgb.

@@ -52,12 +52,7 @@ class Converted:
 
 
 def convert(path: Path) -> Converted:
-    """Read the weights in a checkpoint: of torch.save, without running its code, or safetensors.
-
-    Raises:
-        InputError: it is neither, it holds other objects than tensors and plain values, or it has
-            several networks or none.
-    """
+    """Read the weights in a checkpoint: of torch.save, without running its code, or safetensors."""
     weights, done = _tensors(_content(path), path)
     others, constants = _without_constants(weights)
     stripped, prefix = without_prefix(others)

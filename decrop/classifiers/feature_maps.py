@@ -32,7 +32,6 @@ class StagedClassifier(nn.Module):
         """Copy a classifier.
 
         Args:
-            classifier: to copy.
             stages: names of modules of its network, each called once in a forward pass.
         """
         super().__init__()
@@ -87,7 +86,6 @@ def find_stages(
     height, width], do not count.
 
     Args:
-        classifier: whose network is run once.
         image_shape: C, H, W.
         most: the last so many are returned.
 

@@ -70,7 +70,6 @@ def check_classifier(classifier: Classifier, shape: tuple[int, ...], *, source: 
     Args:
         classifier: on the CPU.
         shape: of an image, [C, H, W].
-        source: where it comes from, for the message.
     """
     images = torch.rand((3, *shape), generator=torch_generator(0, "trial images"))
     first = _logits(classifier, images[[0, 1]], source)

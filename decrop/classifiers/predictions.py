@@ -24,7 +24,6 @@ def predicted_classes(
         network: images [B, C, H, W] in [0,1] pixels to logits [B, K]; left on the device in eval
             mode.
         images: uint8 [n, C, H, W].
-        device: where to compute.
         perturb: applied to each batch on the device, such as noise; nothing if None.
     """
     network = network.to(device).eval()

@@ -56,18 +56,15 @@ class ExportedNetwork(nn.Module):
 
     Attributes:
         program: the file's content, which also is how it is pickled.
-        program_hash: SHA-256 of it.
         image_shape: channels, height and width; None where the program takes any.
         feature_layer: whose input is the features: as named, or the last linear layer or
             convolution.
-        feature_input: through which it goes.
     """
 
     def __init__(self, program: bytes, feature_layer: str | None, *, blamed: str) -> None:
         """Load a program.
 
         Args:
-            program: content of a .pt2 file.
             feature_layer: name of the module, in the network that was exported, whose input is the
                 features.
             blamed: what an error begins with, such as the setting and the file.

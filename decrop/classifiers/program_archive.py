@@ -79,7 +79,6 @@ def read_records(program: bytes, blamed: str) -> ProgramRecords:
     """Read the archive of a program; nothing in it is unpickled.
 
     Args:
-        program: the file's content.
         blamed: what an error begins with.
 
     Raises:

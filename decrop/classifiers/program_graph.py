@@ -45,10 +45,6 @@ _DYNAMIC = "dynamic_shapes=({0: torch.export.Dim('batch')},)"
 def read_program(program: bytes, blamed: str) -> tuple[fx.GraphModule, ImageShape]:
     """Read a program of torch.export from the bytes of its file.
 
-    Args:
-        program: the file's content.
-        blamed: what an error begins with.
-
     Returns:
         images [B, C, H, W] to logits; and C, H and W, None where it takes any.
 

@@ -16,7 +16,6 @@ class PublishedWeights:
     """Weights that a library downloads.
 
     Attributes:
-        class_count: of the classifier.
         mean: channel means in [0,1] pixels that it was trained with.
         std: their standard deviations.
         fetch: returns the tensors by name, from the library's cache if they are there.

@@ -18,14 +18,7 @@ _TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "wide_resnet50_
 def matching_architecture(
     path: Path, *, image_channels: int, class_count: int, among: Sequence[str] = tuple(CLASSIFIERS)
 ) -> str:
-    """Return the first of some registered architectures that a safetensors file fits.
-
-    Args:
-        path: of the file.
-        image_channels: C.
-        class_count: K.
-        among: names of architectures.
-    """
+    """Return the first of some registered architectures that a safetensors file fits."""
     blamed = f"classifier.weights: {path}"
     weights = header(path, blamed)
     known = {
@@ -69,7 +62,6 @@ def expected_weights(source: str, *, image_channels: int, class_count: int) -> M
     Args:
         source: a registered architecture, or torchvision/NAME.
         image_channels: C; of a model of torchvision they are 3.
-        class_count: K.
     """
     with torch.device("meta"):
         if source.startswith("torchvision/"):

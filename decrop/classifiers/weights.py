@@ -54,14 +54,7 @@ def built_with_weights(
 def load_weights(
     network: nn.Module, path: Path, *, architecture: str, setting: str | None = "classifier.weights"
 ) -> None:
-    """Load a safetensors file into a network whose keys and shapes it must fit.
-
-    Args:
-        network: to load into.
-        path: of the file.
-        architecture: of the network, for the message.
-        setting: that named the file, for the message.
-    """
+    """Load a safetensors file into a network whose keys and shapes it must fit."""
     blamed = _blamed(path, setting)
     _fit(network.state_dict(), header(path, blamed), blamed, architecture)
     take_tensors(network, load_file(path), blamed, architecture)
@@ -78,7 +71,6 @@ def without_prefix(
     """Take away what all names begin with, such as `module.`, and return it too.
 
     Args:
-        weights: by name.
         of: parts that may be taken away; any if None.
     """
     prefix = ""

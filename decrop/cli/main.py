@@ -55,11 +55,7 @@ def build_app() -> typer.Typer:
 
 
 def _tidy_help(command: Any) -> None:
-    """Let help texts wrap at the terminal's width alone, and options without a value show none.
-
-    Args:
-        command: of typer's, with those below it.
-    """
+    """Let help texts wrap at the terminal's width alone, and options without a value show none."""
     paragraphs = cleandoc(command.help or "").split("\n\n")
     command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
     context = typer.Context(command, help_option_names=_HELP_OPTIONS)

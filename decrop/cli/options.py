@@ -68,12 +68,7 @@ def change(config: "TrialConfig", assignments: Sequence[str]) -> "TrialConfig":
 
 
 def run_folder(out: Path | None, settings: str) -> Path:
-    """Return the folder that a command writes: `out`, or one with the settings' name and the time.
-
-    Args:
-        out: what the user has given.
-        settings: name or path of the settings.
-    """
+    """Return the folder that a command writes: `out`, or one of the settings' name and the time."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     return out or Path("runs") / f"{Path(settings).stem}-{stamp}"
 

@@ -28,14 +28,7 @@ Experiment = Annotated[
 def tracked(
     kind: Kind, folder: Path, tracking_uri: str | None, experiment: str | None
 ) -> AbstractContextManager[None]:
-    """Return a context in which a training is shown in MLflow, or in which nothing is.
-
-    Args:
-        kind: of what is trained.
-        folder: that the training writes.
-        tracking_uri: of the server; None for none.
-        experiment: of the run.
-    """
+    """Return a context in which a training is shown in MLflow, or in which nothing is."""
     if tracking_uri is None:
         if experiment is not None:
             raise InputError(f"--experiment {experiment}: has no effect without --tracking-uri.")

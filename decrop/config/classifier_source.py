@@ -139,20 +139,12 @@ SOURCES = Table(
 
 
 def source_kind(source: str) -> str:
-    """Return which form a source has.
-
-    Raises:
-        ValueError: it has none of them.
-    """
+    """Return which form a source has."""
     return form_of(source, (AUTO, *CLASSIFIERS), SOURCES)
 
 
 def imports_code(source: str) -> bool:
-    """Tell whether a source is code of another package, which runs when it is imported.
-
-    Raises:
-        ValueError: it is no source.
-    """
+    """Tell whether a source is code of another package, which runs when it is imported."""
     return SOURCES[source_kind(source)].imports_code
 
 

@@ -82,11 +82,7 @@ class Table(Mapping[str, C], Generic[C]):
     __hash__ = object.__hash__
 
     def add(self, component: C) -> None:
-        """Add a component.
-
-        Raises:
-            ValueError: there is one of its name.
-        """
+        """Add a component."""
         if component.name in self._components:
             raise ValueError(f"there is a {component.name} already")
         self._components[component.name] = component
@@ -141,12 +137,7 @@ def form_of(source: str, registered: tuple[str, ...], forms: Table[Any]) -> str:
     """Return which form a source has; of two that it has, the last counts.
 
     Args:
-        source: as settings give it.
-        registered: names of networks that decrop brings.
         forms: a table of `SourceComponent`, of which one is `REGISTERED`.
-
-    Raises:
-        ValueError: it has none of them.
     """
     if source in registered:
         return REGISTERED

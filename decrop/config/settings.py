@@ -52,11 +52,7 @@ Sigma = Annotated[float, Field(gt=0, le=10)]
 
 
 def _ascending(ends: tuple[float, float]) -> tuple[float, float]:
-    """Return the ends of a range if the first is below the second.
-
-    Raises:
-        ValueError: it is not.
-    """
+    """Return the ends of a range if the first is below the second."""
     low, high = ends
     if low >= high:
         raise ValueError(f"must be [lowest, highest], but {low:g} is not below {high:g}")
@@ -77,11 +73,7 @@ Hashes = Annotated[dict[Word, Word], Field(max_length=100)]
 
 
 def bounded(value: Any) -> Any:
-    """Return a value made of mappings, lists, texts and numbers, if its size is within bounds.
-
-    Raises:
-        ValueError: it has too many values, is nested too deeply, or one of them is too large.
-    """
+    """Return a value made of mappings, lists, texts and numbers, if its size is within bounds."""
     count, level = 0, [value]
     for depth in range(_DEEPEST + 2):
         if not level:
@@ -104,11 +96,7 @@ def bounded(value: Any) -> Any:
 
 
 def different_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names of at least two classes if each is a printable line and they differ.
-
-    Raises:
-        ValueError: they are not.
-    """
+    """Return the names of at least two classes if each is a printable line and they differ."""
     if not 2 <= len(names) <= MOST_CLASSES:
         raise ValueError(
             f"there must be from 2 to {MOST_CLASSES:,} classes, but there are {len(names):,}"

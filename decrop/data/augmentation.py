@@ -24,7 +24,6 @@ def moved(
 
     Args:
         views: tensors [B, C, H, W] of one shape, floats; all are moved alike.
-        settings: policy and how far it goes.
         generator: a CPU generator.
     """
     for move in POLICIES[settings.policy](views[0].shape, settings, generator):
@@ -172,7 +171,6 @@ def mixed(
 
     Args:
         views: tensors [B, C, H, W] of one shape, floats; all are mixed alike.
-        settings: kind of mixing, and alpha.
         generator: a CPU generator.
     """
     return MIXINGS[settings.mixing](views, settings, generator)
@@ -247,7 +245,6 @@ def augment_views(
     Args:
         views: tensors [B, C, H, W] of one shape, floats in [0,1]; row i of each shows the same
             image. Shape, dtype and range are kept.
-        settings: policy, mixing and whether views are matched.
         generator: a CPU generator.
     """
     if settings.views == "independent":

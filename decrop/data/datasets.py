@@ -28,8 +28,6 @@ class Dataset:
     """Two splits of labelled images.
 
     Attributes:
-        name: as registered.
-        train: the training split.
         test: the test split, whose images have the shape of the training images.
         class_names: in the order of the labels.
         mean: channel means of the [0,1] training pixels, where they are known.
@@ -252,9 +250,7 @@ def _with_numbers(
     """Return the images of both splits with the numbers of their classes.
 
     Args:
-        splits: training and test split.
         class_names: in the order of the numbers.
-        settings: mode and size of the images.
         labels: that stand for the classes, in that order; where not given, texts are names and
             integers numbers.
     """

@@ -36,10 +36,6 @@ def read_image_folder(folder: Path, settings: DatasetSettings | None = None) -> 
     some of them. Each file is read once. What is hidden or a system's, links to a folder above, and
     further links to a file are skipped, with one warning. Nothing is decoded but the first training
     image, whose shape all must have.
-
-    Args:
-        folder: with both splits.
-        settings: mode and size of the images.
     """
     train_folder, test_folder = _split_folders(folder)
     skipped: list[Path] = []

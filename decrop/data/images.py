@@ -84,10 +84,7 @@ class EncodedImages:
     one mode and one size. Grey ones of more than 8 bits are scaled by their depth.
 
     Args:
-        files: the encoded images.
-        labels: their classes.
         shape: what every image must have; that of the first one if not given.
-        settings: mode and size of the images.
     """
 
     def __init__(

@@ -129,10 +129,8 @@ def take_recorded(
     """Decode the images that were certified, as recorded by their positions and their hash.
 
     Args:
-        source: the split that they are of.
         indices: int64 [n], n >= 1.
         content_hash: of images and labels (`LabelledImages.content_hash`).
-        named: the dataset in messages.
     """
     if int(indices.max()) >= len(source.labels):
         raise InputError(

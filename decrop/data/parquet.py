@@ -33,7 +33,6 @@ class ParquetSplit:
     """A parquet file of images.
 
     Attributes:
-        path: of the file.
         labels: of each image, as the file has them: int64 [N], or texts [N].
         class_names: that the file declares, if it does.
     """
@@ -59,7 +58,6 @@ class ParquetSplit:
         Args:
             classes: labels, in the order of the classes' numbers.
             shape: what every image must have; that of the first one if not given.
-            settings: mode and size of the images.
         """
         numbers = {label: number for number, label in enumerate(classes)}
         found, places = np.unique(self.labels, return_inverse=True)

@@ -24,7 +24,6 @@ def check_denoiser(
 
     Args:
         denoiser: on the CPU, in eval mode.
-        settings: for messages.
         images: clean, [B, C, H, W], B >= 3, uint8 or in [0,1].
         sigma: standard deviation of the noise, in [0,1] pixels.
 

@@ -69,7 +69,6 @@ class OneStepDenoiser(WrappedDenoiser):
 
     Args:
         network: UNet2DModel of diffusers.
-        schedule: of its training.
     """
 
     def __init__(self, network: nn.Module, schedule: Schedule) -> None:

@@ -48,7 +48,6 @@ class OpenedDenoiser:
         network: noisy images [B, C, H, W] to images of the same shape, told the trial's sigma.
         settings: by which it is built anew from its weights and the files of `store_program`,
             without the paths of this machine.
-        given: the settings that it was opened by.
     """
 
     network: nn.Module
@@ -64,8 +63,6 @@ def open_denoiser(
     Runs code that the settings name, so they must be the user's own.
 
     Args:
-        settings: of the denoiser.
-        image_channels: of images.
         sigma: standard deviation of the noise that it is told, in [0,1] pixels.
     """
     located = locate(settings)
@@ -86,12 +83,7 @@ def stored_denoiser(
     Args:
         settings: portable ones, as `OpenedDenoiser` has them.
         weights: safetensors file; a program lies beside it.
-        image_channels: of images.
-        sigma: that it is told, in [0,1] pixels.
         trust_code: whether code of other packages may be imported by the name in the settings.
-
-    Raises:
-        InputError: the weights do not fit, or the settings name code that is not trusted.
     """
     form = settings.form
     if form.imports_code and not trust_code:

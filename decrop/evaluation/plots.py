@@ -209,7 +209,6 @@ def sample_grid_figure(
             [0,1]; and the classifier's predictions, integers [B].
         labels: true classes [B], written above each column.
         class_names: in the order of the predictions.
-        title: of the figure.
     """
     true = np.asarray(labels)
     columns = len(true)
@@ -256,7 +255,6 @@ def embedding_figure(groups: Mapping[str, ArrayLike], *, title: str) -> Figure:
 
     Args:
         groups: points by name, floats [n, 2] in arbitrary units.
-        title: of the figure.
     """
     figure = Figure(figsize=(5.0, 5.2), layout="constrained")
     FigureCanvasAgg(figure)

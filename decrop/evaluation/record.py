@@ -73,9 +73,6 @@ class CertificationRecord(Settings):
 
         Args:
             config: the trial's settings; chunks_per_batch is a number.
-            network: that is certified.
-            images: that are certified.
-            split: they are from.
             estimation_samples: N, or the most of them where images stop early.
         """
         device = resolve_device(config.execution.device)

@@ -72,10 +72,7 @@ def samples_figure(
         labels: their true classes, int64 [n].
         classifier: whose predictions stand under the pictures.
         denoiser: noisy images [B, C, H, W] to images of the same shape; set to eval mode.
-        class_names: in the order of the logits.
         sigma: standard deviation of the noise, in [0,1] pixels.
-        seed: of the noise.
-        device: where to compute.
     """
     chosen = _spread_over_classes(labels.numpy())
     clean = samples.clean[chosen]
@@ -122,7 +119,6 @@ def noisy_and_denoised(
         denoiser: noisy images [B, C, H, W] to images of the same shape; set to eval mode.
         sigma: standard deviation of the noise, in [0,1] pixels.
         generator: of the noise (`picture_noise`).
-        device: where to compute.
     """
     noisy = clean + sigma * torch.randn(clean.shape, generator=generator)
     denoiser = denoiser.to(device).eval()
@@ -147,11 +143,7 @@ def features_figure(
     Args:
         samples: of n limited images.
         labels: their true classes, int64 [n].
-        classifier: whose penultimate features are taken.
-        class_names: in the order of the logits.
         shown_class: a class of `labels`.
-        seed: of the embedding.
-        device: where to compute.
     """
     chosen = torch.nonzero(labels == shown_class).flatten()[:_EMBEDDED_IMAGES]
     groups = {

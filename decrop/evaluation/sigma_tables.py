@@ -42,12 +42,7 @@ class SigmaTables:
         )
 
     def write(self, path: Path, sigma: float) -> None:
-        """Write the tables beside that of the trial's own sigma, which is in `path` already.
-
-        Args:
-            path: of that table.
-            sigma: of that table.
-        """
+        """Write the tables beside that of the trial's own sigma, which is in `path` already."""
         paths = self.paths(path, sigma)
         for name, table in self.named().items():
             if paths[name] != path:
@@ -62,7 +57,6 @@ class SigmaTables:
         """Read the tables that `write` wrote, and that in `path`.
 
         Args:
-            path: of the table at the trial's own sigma.
             sigma: the trial's own.
             sigmas: of all tables, increasing.
         """
@@ -76,7 +70,6 @@ def sigma_table_paths(path: Path, sigma: float, sigmas: tuple[float, ...]) -> di
     """Return where the tables of several sigmas lie, by the names of `SigmaTables.named`.
 
     Args:
-        path: of the table at the trial's own sigma, which is one of them.
         sigma: the trial's own.
         sigmas: of all tables, increasing.
     """

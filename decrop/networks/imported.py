@@ -14,8 +14,6 @@ def build_by_factory(source: str, arguments: Mapping[str, JsonValue], *, group: 
     """Import and call `package.module:function`.
 
     Args:
-        source: the function.
-        arguments: to call it with.
         group: of the settings that name it, for messages: `classifier` or `denoiser`.
     """
     made = called(_imported(source, group), arguments, source, group=group)

@@ -33,7 +33,6 @@ class Rejector(nn.Module):
         """Build it with random weights.
 
         Args:
-            image_channels: C.
             class_count: K, number of heads.
             feature_channels: channels of each feature map, at most as many as blocks; the last map
                 is appended again after the blocks that have none of their own. May be empty.
@@ -108,8 +107,6 @@ class RejectingNetwork(nn.Module):
 
         Args:
             denoiser: noisy images [B, C, H, W] to images of the same shape.
-            classifier: of denoised images.
-            rejector: fed with the denoised images and the classifier's maps.
             threshold: output of a head, in (0, 1), above which a sample is rejected.
         """
         super().__init__()

@@ -25,11 +25,9 @@ class RejectorEpoch:
     """Means over the noisy images of an epoch, counted from 1.
 
     Attributes:
-        epoch: number of the epoch.
         learning_rate: of its steps.
         loss: binary cross-entropy of the heads that learnt.
         error_share: share of them whose class is not that of the clean image.
-        seconds: it took.
     """
 
     epoch: int
@@ -63,13 +61,7 @@ class RejectionScores:
 def with_stages(
     settings: RejectorSettings, classifier: Classifier, image_shape: tuple[int, int, int]
 ) -> RejectorSettings:
-    """Return the settings with the names of the classifier's stages, where they are to be found.
-
-    Args:
-        settings: to complete.
-        classifier: whose stages they are.
-        image_shape: C, H, W.
-    """
+    """Return the settings with the names of the classifier's stages, where they are to be found."""
     if settings.stages is not None:
         return settings
     stages = find_stages(classifier, image_shape, most=BLOCKS)
@@ -79,13 +71,7 @@ def with_stages(
 def build_rejector(
     settings: RejectorSettings, staged: StagedClassifier, image_shape: tuple[int, int, int]
 ) -> Rejector:
-    """Build an untrained rejector.
-
-    Args:
-        settings: its size.
-        staged: the classifier whose maps it takes.
-        image_shape: C, H, W.
-    """
+    """Build an untrained rejector."""
     # Asked on the device of the classifier, whichever the rejector is to be built on.
     with torch.device("cpu"):
         feature_channels = staged.channels(image_shape)
@@ -159,11 +145,9 @@ class RejectorTrainer(Trainer[RejectorEpoch, tuple[Tensor, Tensor]]):
         Args:
             settings: of the rejector; its stages are named (`with_stages`).
             denoiser: noisy images [B, C, H, W] to images of the same shape.
-            classifier: of the denoised images.
             images: uint8 [N, C, H, W], to train on.
             sigma: standard deviation of the noise, in [0,1] pixels.
             precision: in which the networks compute; weights and loss are fp32.
-            device: to train on.
         """
         if settings.stages is None:
             raise ValueError("stages are not named; with_stages finds them")

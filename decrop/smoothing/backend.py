@@ -45,8 +45,6 @@ class Backend:
         """Return a sampler of a task.
 
         Args:
-            task: to sample.
-            device: of this process.
             make_sampler: of helpers, where they may take part; this process alone if None.
         """
         return LocalSampler(task, device) if make_sampler is None else make_sampler(task)
@@ -60,7 +58,6 @@ class Backend:
             samples: that are taken at most.
             answered: of them that are known already.
             exact: whether all of them are taken in any case.
-            say: called with a sentence.
         """
 
     def spent(self) -> str | None:

@@ -24,7 +24,6 @@ class CertificationProgress:
 
     Attributes:
         images_done: images that need no further samples.
-        images: all of them.
         samples: noise samples so far.
         samples_expected: noise samples in all; an estimate where images stop early.
         restored: those of the samples that an earlier run had drawn.

@@ -34,7 +34,6 @@ class JournalStart:
     """How a journal was found.
 
     Attributes:
-        path: of it.
         samples: noise samples whose classes it has.
         others: what was certified otherwise by the journal that it replaces, such as `sigma`; empty
             where there was none, or this certification's own.
@@ -75,7 +74,6 @@ class RecordedSampler:
         """Read the answers in `path`, or begin the file.
 
         Args:
-            sampler: counts classes of `task`.
             path: of the file; its folder is made if needed.
             task: everything in it decides the counts, so it must be equal for answers to count.
             device: on which `sampler` computes; kinds of devices give other counts.
@@ -124,13 +122,7 @@ class RecordedSampler:
         self.close()
 
     def class_counts(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
-        """Return int64 [len(requests), K+1]: samples of each class, last those not finite.
-
-        Raises:
-            RunError: the other sampler's counts have another shape, or do not add up to the
-                samples.
-            OSError: the file cannot be written.
-        """
+        """Return int64 [len(requests), K+1]: samples of each class, last those not finite."""
         keys = [self._key(request) for request in requests]
         missing = {
             key: request

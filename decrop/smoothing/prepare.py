@@ -145,7 +145,6 @@ def fitting_execution(
     layout, for they also run behind a denoiser that is being trained.
 
     Args:
-        execution: precisions and layouts to try.
         network: images [B, C, H, W] to logits [B, K].
         image_shape: C, H, W.
         trained_through: whether gradients must reach its images.
@@ -240,11 +239,7 @@ def _compare(found: Tensor, expected: Tensor, tolerance: float) -> None:
 def _gradients(
     network: nn.Module, images: Tensor, precision: Precision, layout: Layout, device: torch.device
 ) -> list[Tensor]:
-    """Return the gradients of several images, and of one.
-
-    Raises:
-        ValueError: none reach them; or what the network raises.
-    """
+    """Return the gradients of several images, and of one."""
     ready = copied(network).eval().to(device)
     gradients: list[Tensor] = []
     for part in (images, images[:1]):

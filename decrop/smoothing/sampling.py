@@ -213,8 +213,6 @@ class NoisyBatches:
 
         Args:
             task: whose images, noise and shapes are used, and not its network.
-            network: for the noisy images.
-            device: to compute on.
         """
         self._task = task
         self._device = device

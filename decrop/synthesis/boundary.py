@@ -58,7 +58,6 @@ def boundary_samples(
             predicted class, so that an image that is classified wrongly is moved too.
         settings: attack and its settings.
         seed: of what the attack samples.
-        device: where to run.
 
     Returns:
         float32 [n, C, H, W] in [0,1]. By pgd and auto_attack it is at most `settings.epsilon` from

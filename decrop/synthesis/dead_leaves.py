@@ -185,12 +185,7 @@ def dead_leaves(
     depend on how many are made in a call nor, but for the last bits, on the device.
 
     Args:
-        count: number of images.
         channels: 1 for grey, 3 for colour.
-        height: pixels.
-        width: pixels.
-        generator: source of all random numbers.
-        device: where the images are computed.
 
     Returns:
         float32 [count, channels, height, width] in [0,1].

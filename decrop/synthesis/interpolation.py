@@ -33,7 +33,6 @@ def same_class_partners(labels: Tensor, held_out: Tensor, *, seed: int) -> Tenso
     Args:
         labels: int64 [n].
         held_out: bool [n], the images kept out of training.
-        seed: of the choice.
 
     Returns:
         int64 [n], the partners' positions.
@@ -87,7 +86,6 @@ def interpolated_samples(
         classifier: on the images' device.
         images: float32 [n, C, H, W] in [0,1].
         target_logits: [n, K].
-        settings: steps, learning rate and mode.
 
     Returns:
         float32 [n, C, H, W] in [0,1].

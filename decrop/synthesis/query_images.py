@@ -21,7 +21,6 @@ def further_images(settings: SurrogateSettings, limited: int) -> int:
     """Return how many images are asked about beside the limited ones.
 
     Args:
-        settings: of the surrogate.
         limited: number of limited images, those held out included.
     """
     if settings.queries < limited:
@@ -43,9 +42,6 @@ def further_pieces(
 
     Args:
         images: to move and to mix, uint8 [n, C, H, W].
-        count: number of images.
-        settings: shares, policy and mixing.
-        seed: of all random choices.
 
     Yields:
         uint8 [at most PIECE, C, H, W].

@@ -81,11 +81,6 @@ def synthetic_samples(
     read.
 
     Args:
-        config: the trial's settings.
-        classifier: that the denoiser is trained through.
-        limited: images to make samples of.
-        cache: where they are shared.
-        device: where to compute.
         say: called with a sentence before what takes its time.
     """
     classifier, seed = classifier.to(device), config.seed
@@ -157,7 +152,6 @@ def by_parts(compute: Callable[..., Tensor], *given: Tensor, device: torch.devic
     Args:
         compute: of parts of what is given, on the device.
         given: [n, …] each, on any device.
-        device: where to compute.
 
     Returns:
         [n, …], on the CPU.

@@ -73,12 +73,7 @@ def textured_leaves(
     image is a little blurred.
 
     Args:
-        count: number of images.
         channels: 1 for grey, 3 for colour.
-        height: pixels.
-        width: pixels.
-        generator: source of all random numbers.
-        device: where the images are computed.
 
     Returns:
         float32 [count, channels, height, width] in [0,1].
@@ -151,7 +146,6 @@ def _at_points(
     """Return what textures add to the colours of points, [images, channels, rows, columns].
 
     Args:
-        drawn: the leaves.
         textures: [images, textures, side, side].
         numbers: uniform [images, 7, leaves].
         contrast: of each leaf, [images, leaves].

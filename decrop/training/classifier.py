@@ -31,13 +31,10 @@ class ClassifierEpoch:
     """Means over the images of an epoch, counted from 1, as they were trained on.
 
     Attributes:
-        epoch: counted from 1.
         learning_rate: of its first step.
         cross_entropy: the first term of the loss.
         runner_up_cross_entropy: of ADRE's regulariser; None where the loss does not have it.
-        total: the loss.
         accuracy: on the (noisy, adversarial) images.
-        seconds: that its steps took.
     """
 
     epoch: int
@@ -73,10 +70,8 @@ class ClassifierTrainer(Trainer[ClassifierEpoch, Tensor]):
                 where `settings.initial_weights` are given.
             images: uint8 [n, C, H, W].
             labels: int64 [n]; for the plain objective also probabilities, float [n, K].
-            settings: objective and schedule.
             sigma: standard deviation of the noise, in [0,1] pixels; not used by the plain
                 objective.
-            device: where to train.
         """
         super().__init__(
             _initial_network(classifier, settings, device),

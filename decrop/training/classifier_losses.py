@@ -66,7 +66,6 @@ def loss_terms(
     Args:
         logits: float [N, B, K].
         labels: int64 [B]; without regulariser also probabilities, float [B, K].
-        settings: weight of the regulariser, and which samples the cross-entropy has.
     """
     # The noise samples are exchangeable, so the first is as random as any.
     used = logits if settings.cross_entropy_samples == "all" else logits[:1]

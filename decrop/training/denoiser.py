@@ -58,11 +58,8 @@ def initial_denoiser(
     """Build the denoiser that training starts from, in channels_last layout.
 
     Args:
-        settings: of the denoiser.
-        image_channels: of images.
         sigma: standard deviation of the noise that it is told, in [0,1] pixels.
         seed: of random weights; the same one gives the same.
-        device: to train on.
         opened: the denoiser, where it is opened already; it stays as it is.
     """
     with seeded_globals(seed, "denoiser initialisation"):
@@ -80,7 +77,6 @@ def sampled_sigma(
 
     Args:
         sigma: of all, or the ends of the interval from which each gets its own.
-        images: how many.
         generator: a CPU generator; not used where all have the same.
     """
     if isinstance(sigma, tuple):
@@ -137,10 +133,6 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
         """Begin a training.
 
         Args:
-            config: the trial's settings.
-            classifier: to train through.
-            samples: to train on.
-            device: to train on.
             initial_weights: of the denoiser; those of its source, or of the seed, if None.
             opened: the denoiser of the settings, where it is opened already.
         """
@@ -369,9 +361,6 @@ def freeze_all_but_last(network: nn.Module, layers: int) -> list[nn.Module]:
 
     Returns:
         the modules before them, which are to stay in eval mode; none where `layers` is 0.
-
-    Raises:
-        InputError: the network has fewer.
     """
     if not layers:
         return []

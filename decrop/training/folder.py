@@ -53,7 +53,6 @@ class TrainingFolder:
     All are written whole. Reading raises InputError where a file is not what it must be.
 
     Attributes:
-        path: the folder.
         inputs_path: content hashes of what it is trained on and from, by role.
         checkpoint_path: the state to resume from.
         history_path: one record an epoch.
@@ -71,9 +70,6 @@ class TrainingFolder:
 
     def check_inputs(self, found: Mapping[str, str]) -> None:
         """Refuse to go on with anything else than what the folder was begun with.
-
-        Args:
-            found: content hashes by role.
 
         Raises:
             ChangedInputsError: a role that both have has another hash.
@@ -114,7 +110,6 @@ class TrainingFolder:
         """Write checkpoint and history.
 
         Args:
-            trainer: to go on with later.
             origin: hash of all that its weights depend on, where that is more than the inputs.
         """
         state = {"format": _FORMAT, "origin": origin, "trainer": trainer.state_dict()}

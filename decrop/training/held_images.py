@@ -26,7 +26,6 @@ def rows_of(images: Tensor, *index: Tensor, device: torch.device) -> Tensor:
     Args:
         images: [n, …], or [k, n, …] with two tensors of indices.
         index: int64 [B] each, on the host.
-        device: to train on.
     """
     if images.device == device or device.type != "cuda":
         return images[tuple(part.to(images.device) for part in index)]

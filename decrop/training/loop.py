@@ -77,10 +77,7 @@ class Trainer(ABC, Generic[AnyRecord, Batch]):
         """Begin a training.
 
         Args:
-            network: on the device.
-            schedule: of the training.
             precision: in which networks compute; weights and losses are fp32.
-            device: to train on.
         """
         self.network = network
         self._schedule = schedule
@@ -255,7 +252,6 @@ def train(
     """Train until so many epochs are done, and leave the network in eval mode.
 
     Args:
-        trainer: to go on with.
         epochs: that are done in the end; all that are planned by default.
         save: called every `SAVE_EVERY_SECONDS` or so, before it stops, and at the end.
         on_step: called after each step or epoch with steps done and in all.

@@ -224,7 +224,6 @@ class Networks:
             denoised images.
         classify: images float32 [B, C, H, W] to logits [B, K] and features [B, F] of the frozen
             classifier, float32.
-        discriminator: of domains.
     """
 
     denoise: Callable[[Tensor, Tensor], Tensor]

@@ -38,11 +38,9 @@ class Prior:
 
     Attributes:
         settings: kind, steps, batch size, peak learning rate and noise.
-        denoiser: architecture.
         sigma: standard deviation of the Gaussian noise where the settings give none, in [0,1]
             pixels.
         image_shape: channels, height and width of the images.
-        seed: of initialisation, images and noise.
         precision: in which the denoiser computes; weights and loss are fp32.
         opened: the denoiser that it starts from, where that is trained already.
     """
@@ -86,13 +84,7 @@ def prior_weights(
     state that it left in the cache. The result is None for kind `none`.
 
     Args:
-        prior: what it is pretrained with.
-        cache: where the weights are shared.
-        device: where to train.
         on_step: called now and then with steps done and in all; never if the cache has the weights.
-
-    Raises:
-        TrainingDivergedError: the loss became NaN or infinite.
     """
     if prior.settings.kind == "none":
         return None
@@ -115,10 +107,8 @@ class PriorEpoch:
     """Means over `_CHECK_EVERY` steps.
 
     Attributes:
-        epoch: counted from 1.
         learning_rate: of its first step.
         squared_error: mean, of the denoised images.
-        seconds: that its steps took.
     """
 
     epoch: int
@@ -223,9 +213,5 @@ class PriorTrainer(Trainer[PriorEpoch, Tensor]):
 
 
 def no_images(count: int, **_: Any) -> Tensor:
-    """Raise an error: kind `none` pretrains on nothing.
-
-    Raises:
-        ValueError: always.
-    """
+    """Raise an error: kind `none` pretrains on nothing."""
     raise ValueError(f"prior.kind none has no images to pretrain on, but {count} are asked for")

@@ -63,7 +63,6 @@ class SurrogateToTrain:
 
     Attributes:
         classifier: untrained, or with the weights that the settings name.
-        settings: of the surrogate.
         limited: images that may be asked about.
         query_seed: of the images made from them; that of the limited data, so that trials of other
             seeds ask nothing more.
@@ -94,12 +93,7 @@ class SurrogateToTrain:
         Answers are kept piece by piece, so whoever was killed asks about the rest only.
 
         Args:
-            target: that is asked.
-            cache: where its answers are kept.
             on_asked: called with images that are answered and how many there are.
-
-        Raises:
-            RunError: the black box does not answer.
         """
         asker = _Asker(target, cache, self.queries, on_asked)
         held_out = [asker.answers(part) for part in self.held_out.images.split(PIECE)]
@@ -157,7 +151,6 @@ class Surrogate:
     """A stolen classifier.
 
     Attributes:
-        classifier: to train through.
         agreement: share of held-out images on which it predicts as the black box does.
     """
 
@@ -208,16 +201,8 @@ def load_surrogate(
     """Steal a surrogate, or take it from the cache, where nothing is asked.
 
     Args:
-        given: what it is stolen with.
-        target: the black box.
-        cache: where answers and surrogates are shared.
-        device: where to train.
         on_asked: called with images that are answered and how many there are.
         on_step: called with steps trained and how many there are.
-
-    Raises:
-        RunError: the black box does not answer.
-        TrainingDivergedError: the loss became NaN or infinite.
     """
 
     def steal() -> Tensors:
@@ -250,16 +235,10 @@ def steal_classifier(
 
     Args:
         config: settings with `classifier.surrogate`.
-        folder: where everything is written.
-        hooks: what is told meanwhile.
 
     Returns:
         the report: images asked about in all and by this call; whether the black box gives labels
         only; agreement and both accuracies on held-out images; records of the epochs; hashes.
-
-    Raises:
-        RunError: the black box does not answer.
-        TrainingDivergedError: the loss became NaN or infinite.
     """
     folder.check_settings(config)
     device = resolve_device(config.execution.device)

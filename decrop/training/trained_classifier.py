@@ -36,7 +36,6 @@ class ClassifierToTrain:
 
     Attributes:
         classifier: untrained, or with the weights to start from.
-        settings: of its training.
         images: of the training split.
         sigma: standard deviation of the noise, in [0,1] pixels; not used by the plain objective.
     """
@@ -83,8 +82,6 @@ def classifier_to_train(
     """Gather what the classifier of a trial's settings is trained from.
 
     Args:
-        config: the trial's settings.
-        dataset: of whose training split it is trained on images.
         opened: the untrained classifier, where it is there already.
     """
     settings = config.classifier.training
@@ -114,10 +111,6 @@ def load_classifier(
     A trained classifier is kept in `cache` under its data, architecture and training settings.
 
     Args:
-        config: the trial's settings.
-        dataset: that it classifies.
-        cache: where trained classifiers are shared.
-        device: where to train.
         opened: the untrained classifier, where it is there already.
     """
     if config.classifier.training is None:
@@ -160,16 +153,11 @@ def train_classifier(
 
     Args:
         config: settings with `classifier.training`.
-        folder: where everything is written.
-        hooks: what is told meanwhile.
 
     Returns:
         the report: records of the epochs; sigma; clean and noisy accuracy of the classifier itself
         (no votes are taken) on the held-out images of the limited data, None where it was trained
         on them; hashes.
-
-    Raises:
-        TrainingDivergedError: the loss became NaN or infinite.
     """
     folder.check_settings(config)
     device = resolve_device(config.execution.device)
@@ -231,12 +219,7 @@ def train_in_folder(
     Args:
         trainer: that has not taken a step.
         classifier: that is given the weights.
-        folder: of the training.
         origin: hash of all that the weights depend on.
-        hooks: what is told meanwhile.
-
-    Raises:
-        TrainingDivergedError: the loss became NaN or infinite.
     """
     folder.load_progress(trainer, origin)
     train(
@@ -268,10 +251,7 @@ def noisy_accuracy(
 
     Args:
         network: images [B, C, H, W] in [0,1] pixels to logits [B, K].
-        images: to classify.
         sigma: standard deviation of the noise, in [0,1] pixels.
-        seed: of the noise.
-        device: where to compute.
     """
     generator = torch_generator(seed, "noisy accuracy", device=device)
 

@@ -21,15 +21,11 @@ def certified_before(
 
     Args:
         config: the trial's settings, with precision and layout that fit the network.
-        task: what is certified.
         out: the table at the trial's own sigma.
         estimation_samples: N, or the most of them where images stop early.
 
     Returns:
         None where a table is missing, or an `anytime` certification goes on with more samples.
-
-    Raises:
-        InputError: a table is there that is of another certification.
     """
     expected = _expected(config, task, out, estimation_samples)
     # Those that are missing have nothing to lose, but others may.

@@ -57,8 +57,6 @@ class CertificationTask:
     Attributes:
         network: noisy images [B, C, H, W] to logits [B, K]; or a `RejectingNetwork`, whose
             rejections are counted as one more class.
-        images: to certify.
-        split: they are from.
         class_count: K, without that of rejections.
     """
 
@@ -74,10 +72,7 @@ class Certification:
 
     Attributes:
         config: the trial's settings, as they were computed with.
-        task: what was certified.
         table: one row an image.
-        scores: the table summed up.
-        seconds: that it took.
     """
 
     config: TrialConfig
@@ -162,7 +157,6 @@ def sampling_task(
             rejections the task counts as one more class.
         images: uint8, or float32 in [0,1], [B, C, H, W].
         image_ids: int64 [B], their positions in the split.
-        split: they are from.
         class_count: K, without that of rejections.
     """
     rejecting = isinstance(network, RejectingNetwork)
@@ -199,16 +193,9 @@ def certify(
 
     Args:
         config: the trial's settings; chunks_per_batch is a number (`with_batch_size`).
-        task: what to certify.
         estimation_samples: N, or the most of them where images stop early.
         journal: file that keeps counts while they are sampled, so that a killed certification goes
             on from it; deleted by the caller once the table is safe.
-        hooks: who samples, and what is told meanwhile.
-
-    Raises:
-        EndpointError: an endpoint does not answer, or not what a classifier must.
-        QueryBudgetError: an endpoint's budget is spent.
-        TrialStoppedError: the hooks said so.
     """
     started = time.monotonic()
     outcome = certification_outcome(
@@ -302,11 +289,8 @@ def trial_result(
     """Sum up a certification; on test images the certified function is timed, too.
 
     Args:
-        certification: whose certificates are told.
         hashes: content of what the certified function was made from, by role.
         seconds: by stage before the certification.
-        flip_rate: of the boundary samples; None where there were none.
-        agreement: of a surrogate with what it stands for; None without one.
         classified: whose accuracy without noise is told; the certified function if None.
         timed: whether the certified function is timed on other images, too.
     """
@@ -345,12 +329,8 @@ def certify_task(
     """Certify the images of a task by the configured procedure.
 
     Args:
-        config: the trial's settings.
-        task: of `sampling_task`.
-        sampler: counts classes of the task.
         labels: int64 [B], true classes; None where they are not known.
         estimation_samples: N, or the most of them where images stop early.
-        on_certified: called with the progress.
     """
     settings, collector = config.certification, CountCollector.of(task, sampler)
     if settings.procedure == "fixed":

@@ -48,8 +48,6 @@ class Report:
     Attributes:
         evaluation: counted from 1.
         epoch: epochs that the scored denoiser was trained for.
-        average_certified_radius: the sweep's objective.
-        certified_accuracy: by radius.
         finished: whether this is the trial's last report.
         area_under_curve: of certified accuracy up to the largest of its radii; None in reports of
             before it was recorded.
@@ -128,7 +126,6 @@ class TrialFolder(TrainingFolder):
         """Write the denoiser's weights as safetensors, and by what it is built anew.
 
         Args:
-            denoiser: with its weights so far.
             settings: portable ones (`decrop.denoisers.sources.OpenedDenoiser`), where those of the
                 trial name files.
         """
@@ -163,8 +160,6 @@ class TrialFolder(TrainingFolder):
         """Write certificates, their picture and, last, the result.
 
         Args:
-            result: that sums up the certificates.
-            table: the certificates.
             sigma_tables: those at several sigmas, `table` among them.
             title: what the picture calls the certified function.
         """

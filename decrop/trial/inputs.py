@@ -46,7 +46,6 @@ class TrialInputs:
             weights that its training starts from, where the trial trains it.
         limited: data to train and to be scored on.
         test: images to certify in the end.
-        class_names: in the order of the logits.
         target: the black box, which the test images are certified on; None where the classifier is
             the one to protect.
         agreement: share of held-out images on which surrogate and black box agree.
@@ -87,7 +86,6 @@ class TrialInputs:
         """Return content hashes of all that a trial reads, by which it knows that it goes on.
 
         Args:
-            config: the trial's settings.
             split: test images are read for `test` alone.
         """
         hashes = self.hashes()
@@ -107,9 +105,6 @@ class PreparedTrial:
     """A trial's data and classifier, as far as they go without training or asking.
 
     Attributes:
-        config: the trial's settings.
-        dataset: that it is of.
-        limited: the limited data.
         classifier: to train through, with weights where the settings name a file of them.
         denoiser: that training starts from, where that is trained already.
         trained_through: whether gradients must reach its images.
@@ -152,12 +147,7 @@ class PreparedTrial:
 
         Args:
             cache: where trained classifiers, surrogates and answers of a black box are shared.
-            device: where to train.
             ledger: file that counts what is asked of a black box.
-            hooks: what is told of the questions to a black box, and of its surrogate's training.
-
-        Raises:
-            RunError: a black box does not answer.
         """
         classifier = load_classifier(
             self.config, self.dataset, cache, device, opened=copied(self.classifier)
@@ -209,14 +199,10 @@ def trained_denoiser(config: TrialConfig, images: Tensor) -> OpenedDenoiser | No
     """Open the denoiser of a trial if it is trained already, and try it out on the first images.
 
     Args:
-        config: the trial's settings.
         images: clean, [B, C, H, W], uint8 or in [0,1]; limited ones, where something is trained.
 
     Returns:
         the denoiser in eval mode; None where its weights are random.
-
-    Raises:
-        InputError: it cannot be opened, or is no function of each image.
     """
     if not config.denoiser.starts_trained:
         return None

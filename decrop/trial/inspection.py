@@ -39,10 +39,6 @@ class DenoiserInspection:
     """What was understood of a denoiser that is trained already.
 
     Attributes:
-        source: as the settings name it.
-        network: class of the network.
-        parameters: number of trained values.
-        takes_sigma: whether it is told the standard deviation of the noise.
         sigma_range: for which it was made, in [0,1] pixels; None where that is not known.
         pretrained_on: what it has seen, in words.
         psnr: of noisy images and of denoised ones, in dB, by standard deviation.
@@ -68,30 +64,21 @@ class Inspection:
     Attributes:
         source: as the settings name it.
         architecture: what was found there; of an endpoint what it gives, and by which protocol.
-        arguments: that it was given.
         parameters: number of trained values; None behind an endpoint, as everything is that only
             the network could tell.
         image_shape: channels, height and width of the data.
         input_size: height and width that the network takes.
-        channel_order: in which it takes the channels.
         mean: of each channel, in [0,1] pixels.
-        std: of each channel.
-        classes: how many.
-        feature_layer: whose input is the features.
-        features: how many.
         images: that accuracies were measured on.
-        split: they are from.
         draws: noise samples of each image and standard deviation.
         clean_accuracy: without noise, in fp32.
         noisy_accuracy: share of noisy samples that are classified rightly, by standard deviation.
         samples_per_second: that certification would take of this classifier alone.
-        device: on which.
         precision: in which noise was classified.
         layout: of images in memory, in which it was.
         trained_through: whether a denoiser can be trained through it; None behind an endpoint.
         other_input: how the network takes images by far better; None where it
             takes them well, or nobody can tell.
-        denoiser: before it, where one is inspected.
     """
 
     source: str
@@ -139,19 +126,12 @@ def inspect_classifier(
     """Measure a classifier alone, and behind a denoiser, by the sampling engine that certifies.
 
     Args:
-        settings: that the classifier is from.
         config: seed, chunk size, precision and device are read.
         classifier: on the CPU, or behind an endpoint.
-        images: to measure on.
-        split: they are from.
         draws: noise samples of each image and standard deviation, >= 1.
         sigmas: standard deviations, in [0,1] pixels.
         on_sigma: called with the standard deviations that are done and how many there are.
         denoiser: to measure, too; it is told each standard deviation, if it can be.
-
-    Raises:
-        EndpointError: an endpoint does not answer, or not what a classifier must.
-        QueryBudgetError: an endpoint's budget is spent.
     """
     noisy = _NoisyImages(config, images, split, draws, classifier.class_count)
     rounds = len(sigmas) * (1 if denoiser is None else 2)

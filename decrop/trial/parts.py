@@ -40,7 +40,6 @@ class TrainedPart(ABC):
         config: the trial's settings, with the precision and layout that its networks need.
         network: noisy images to logits, with the weights so far.
         classifier: the classifier in it, that of test images.
-        epochs: that it is trained for.
         flip_rate: share of the boundary samples that changed the prediction, where it has any.
     """
 
@@ -71,13 +70,7 @@ class TrainedPart(ABC):
         """Train until so many epochs are done, saving the state to resume from in the folder.
 
         Args:
-            folder: of the trial.
             epochs: that are done in the end.
-            hooks: whether to stop.
-            on_epoch: called with epochs done.
-
-        Raises:
-            TrialStoppedError: the hooks said so.
         """
 
     @abstractmethod
@@ -129,11 +122,7 @@ class DenoiserPart(_InTraining):
     """A denoiser before a classifier that stays as it is.
 
     Args:
-        config: the trial's settings.
-        inputs: with the classifier.
         split: the held-out images are trained on for `test` alone.
-        cache: where synthetic samples and the prior are shared.
-        hooks: what is told of samples that are made, and of pretraining.
     """
 
     title = "this denoiser"
@@ -212,7 +201,6 @@ class ClassifierPart(_InTraining):
     """The classifier itself, with nothing before it.
 
     Args:
-        config: the trial's settings.
         inputs: with the classifier that its training starts from.
         split: the held-out images are trained on for `test` alone, and only where the settings
             train on the limited data.
@@ -259,12 +247,7 @@ class ClassifierPart(_InTraining):
 
 
 class FinishedClassifierPart(TrainedPart):
-    """The classifier of a finished trial, which stays as it was trained.
-
-    Args:
-        config: the trial's settings.
-        trained: folder of the finished trial.
-    """
+    """The classifier of a finished trial, which stays as it was trained."""
 
     title = ClassifierPart.title
 

@@ -75,14 +75,7 @@ def protected_classifier(
     """Load the classifier to protect, without anything that a denoiser would need of it.
 
     Args:
-        config: the trial's settings.
-        dataset: that it classifies.
-        cache: where trained classifiers are shared.
-        device: where to train it, if so asked.
         ledger: file that counts what is asked of a black box.
-
-    Raises:
-        RunError: a black box does not answer.
     """
     if config.classifier.asked is not None:
         return endpoint_classifier(config.classifier, dataset, ledger)

@@ -81,7 +81,6 @@ def total_queries(trial: PreparedTrial, *, certifications: int) -> TotalQueries 
     """Plan the questions to a trial's black box; None where its classifier is none.
 
     Args:
-        trial: that is prepared.
         certifications: on the test split, with and without a denoiser.
     """
     return planned_queries([trial] * certifications, [trial])

@@ -51,7 +51,6 @@ class Scores:
     """Certified performance on one split.
 
     Attributes:
-        images: number of certified images.
         average_certified_radius: mean over images of the radius where correct, else 0.
         certified_accuracy: share of all images that are correct with at least the radius.
         abstention_rate: share of images without a certified class, those among them whose selected
@@ -108,7 +107,6 @@ class TrialResult:
 
     Attributes:
         split: where the certificates come from.
-        scores: certified performance.
         clean_accuracy: accuracy of denoiser and classifier on images without noise.
         flip_rate: share of boundary samples that changed the prediction; None without a denoiser.
         precision: of the certified function.
@@ -145,7 +143,6 @@ class TrialResult:
         """Return the record of the certificates that it sums up.
 
         Args:
-            config: settings of the trial.
             estimation_samples: N, or the most of them where images stop early.
         """
         return CertificationRecord(

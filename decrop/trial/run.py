@@ -46,15 +46,9 @@ def run_trial(
     In front of a black box all of it goes through a surrogate, save the certificates on `test`.
 
     Args:
-        config: the trial's settings.
-        inputs: classifier and data.
-        folder: where everything is written.
-        cache: where synthetic samples and the prior are shared.
-        split: what to train on and certify.
         last_epoch: of a `test` training, where it ends before its last phase does.
         trained: folder of the finished trial on `held_out` whose classifier is certified on `test`
             as it is, where it needs none of the held-out images.
-        hooks: who samples, what is told meanwhile, and whether to stop.
 
     Raises:
         ChangedInputsError: the folder was begun with another classifier or other data.
@@ -172,7 +166,6 @@ def stopping_epoch(config: TrialConfig, held_out: TrialFolder) -> int | None:
     """Return where training on the whole limited data ends, None if after its last phase.
 
     Args:
-        config: the trial's settings.
         held_out: folder of the finished trial with these settings on `held_out`.
     """
     return held_out.reports[-1].epoch if config.training.early_stopping else None

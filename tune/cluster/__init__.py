@@ -65,7 +65,6 @@ class ClusterSize:
     """The machines of a cluster.
 
     Attributes:
-        machines: that are there.
         growth: all machines once an autoscaler has let it grow as far as it may, as Ray knows them.
     """
 
@@ -99,8 +98,6 @@ class Claims:
     """What the processes of a sweep take.
 
     Attributes:
-        trial: each trial.
-        helper: each helper.
         max_helpers: helpers of one trial at a time.
         max_concurrent: trials at a time; None for as many as fit.
         growth: machines that the sweep says the cluster may grow to.
@@ -202,8 +199,6 @@ def claims(
     """Fill in the GPU shares that a sweep leaves open, and refuse what could never be met.
 
     Args:
-        settings: of the sweep.
-        size: of the cluster.
         device: that its trials are to compute on (`ExecutionSettings.device`).
     """
     growth = tuple(Machines(kind.cpu, kind.gpu, kind.count) for kind in settings.autoscaling)

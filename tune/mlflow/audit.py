@@ -79,11 +79,7 @@ def audit_sweep(directory: SweepDirectory, tracking_uri: str | None = None) -> A
     for, and all of them ended; of another one, those that are still to come are only noted.
 
     Args:
-        directory: of the sweep.
         tracking_uri: of an MLflow server, instead of the store in the directory.
-
-    Raises:
-        TrackingError: MLflow cannot be read.
     """
     if tracking_uri is None and not directory.mlflow_database_path.exists():
         raise InputError(

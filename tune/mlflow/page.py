@@ -46,7 +46,6 @@ def page_state(
     """Return the saved view of runs that differ in settings, as the value of MLflow's tag.
 
     Args:
-        kind: of the trials.
         paths: of settings that differ.
         objectives: what is searched for, that which ranks first.
     """

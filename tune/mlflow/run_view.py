@@ -124,9 +124,7 @@ class Input:
     """What a run worked on, as MLflow lists data sets.
 
     Attributes:
-        name: for people.
         digest: hash of its contents, 64 hex digits.
-        source: where it came from.
         context: what the run did with it.
     """
 

@@ -31,9 +31,7 @@ class ServedBundle(PythonModel):
         """Certify images by the bundle's procedure, one row each.
 
         Args:
-            context: not used.
             model_input: array, float32 [B, C, H, W] in [0,1].
-            params: none are known.
 
         Returns:
             `label`: name of the class, empty where it abstains. `class`: its number, or -1.

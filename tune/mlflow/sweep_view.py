@@ -240,8 +240,6 @@ def sources(
     """List everything in a sweep directory that becomes a run.
 
     Args:
-        directory: of the sweep.
-        record: of the sweep.
         best: what was read of trials before, if anything.
         but: keys of what is left out.
     """

@@ -35,7 +35,6 @@ class TrackedTraining:
     """A training that is tracked, and where its files lie.
 
     Attributes:
-        kind: of what is trained.
         path: the folder that people give: of the classifier, or of the bundle to be written.
     """
 

@@ -57,8 +57,6 @@ class LoggedRun:
 
     Attributes:
         key: of what it shows: `trials/0`, `final/0`, …
-        id: in MLflow.
-        deleted: in MLflow.
         points: name, step and value of every point of its metrics.
     """
 
@@ -114,11 +112,7 @@ class RunsTracker:
         self._settled: set[str] = set()
 
     def experiment_id(self) -> str:
-        """Return the experiment's id in MLflow; the first call makes store and experiment.
-
-        Raises:
-            TrackingError: MLflow cannot be reached or refuses.
-        """
+        """Return the experiment's id in MLflow; the first call makes store and experiment."""
         with self._exclusive():
             return str(self._experiment.open().experiment_id)
 
@@ -164,11 +158,7 @@ class RunsTracker:
             ) from first
 
     def logged_runs(self) -> list[LoggedRun]:
-        """Read the runs, deleted ones too; nothing is written.
-
-        Raises:
-            TrackingError: MLflow cannot be reached or refuses.
-        """
+        """Read the runs, deleted ones too; nothing is written."""
         with explained("read"):
             experiment = self._experiment.find()
             return (
@@ -192,11 +182,7 @@ class RunsTracker:
     def register_model(
         self, key: str, model: Path, name: str, *, description: str, usage: str
     ) -> int:
-        """Upload a model to a run, which a `sync` has made, and register it (`register_version`).
-
-        Raises:
-            TrackingError: MLflow cannot be reached or refuses.
-        """
+        """Upload a model to a run that a `sync` has made, and register it (`register_version`)."""
         with self._exclusive():
             self._list_runs()
             run = self._runs[key]

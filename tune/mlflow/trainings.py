@@ -257,9 +257,7 @@ def track_training(
     Where the block refuses its input, nothing is shown.
 
     Args:
-        kind: of what is trained.
         path: folder of the classifier, or of the bundle to be written.
-        tracking_uri: http(s) address of an MLflow server.
         experiment: its run's experiment, made if there is none; one for each kind if not given.
     """
     check_tracking_uri(tracking_uri)
@@ -300,11 +298,7 @@ def track_training(
 
 
 def sync_training(folder: TrackedTraining, tracking_uri: str) -> None:
-    """Bring MLflow up to date with a training; repeating it changes nothing.
-
-    Raises:
-        TrackingError: MLflow cannot be reached or refuses.
-    """
+    """Bring MLflow up to date with a training; repeating it changes nothing."""
     folder.settle()
     RunsTracker(_shown(folder), tracking_uri).sync()
 

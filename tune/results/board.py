@@ -17,8 +17,6 @@ class HeldOut:
     """A finished trial by its held-out score.
 
     Attributes:
-        number: of the trial.
-        rank: among the finished trials.
         score: by which they are ranked.
         average_certified_radius: on held-out images.
         certified_accuracy: on held-out images, by radius.
@@ -92,7 +90,6 @@ class SettingsEntry:
     """The settings of a trial, trained on the whole limited data from several seeds.
 
     Attributes:
-        number: of the trial.
         seeds: of the trainings that are certified on the test split.
         certified_accuracy: on test images, by radius.
         average_certified_radius: on test images.

@@ -48,8 +48,6 @@ class Certified:
 
     Attributes:
         target: the source as it was given; empty of what is made of the others.
-        name: a short one.
-        table: its certificates.
         pixel_values: of an image, channels x height x width; None if unknown.
     """
 
@@ -90,8 +88,6 @@ class SideBySide:
 
     Attributes:
         radii: of the certified accuracies.
-        rows: a source each.
-        summary: sentences that compare them.
         pixel_values: of an image, where radii in other norms are to be shown.
     """
 
@@ -163,7 +159,6 @@ def place_side_by_side(
 
     Args:
         sources: two or more, of the same images.
-        radii: that are shown.
         pixel_values: of an image, to show radii in other norms.
     """
     names = _unique_names(sources)
@@ -256,7 +251,6 @@ def _norms_table(board: SideBySide, pixel_values: int) -> TextTable:
     r / sqrt(d), for no point of these is further away (Salman et al. 2019, section 4).
 
     Args:
-        board: whose rows are columns.
         pixel_values: d, of an image: channels x height x width.
     """
     return TextTable(

@@ -55,7 +55,6 @@ def build_leaderboard(
     opponents and radii. Ranks and which trials are compared come from held-out images.
 
     Args:
-        directory: of the sweep.
         radii: at which certified accuracy is reported.
         metric: of the held-out score; the sweep's own if not given.
         top: how many of the best are compared beside trial 0; all that are certified if not given.

@@ -67,8 +67,6 @@ def front_figure(
 
     Args:
         points: both numbers, by trial.
-        front: the trials that no other one beats.
-        labels: what the numbers are.
     """
     figure, axes = _figure(4.2)
     axes.plot(*zip(*points.values(), strict=True), "o", color=_BLUE, ms=5, label="complete")

@@ -58,8 +58,6 @@ class SweepReport:
     """What is certified of a sweep.
 
     Attributes:
-        name: of the sweep.
-        description: in its file.
         radii: at which certified accuracy is reported.
         rows: certificates on the test split, in the order of the sweep file, by seed where there
             are several; last without a denoiser, if that is certified.

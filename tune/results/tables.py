@@ -25,13 +25,7 @@ SHARES_CAPTION = (
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table of texts.
-
-    Attributes:
-        caption: what it shows, in one sentence or two.
-        head: names of the columns.
-        rows: as many texts each.
-    """
+    """A table of texts."""
 
     caption: str
     head: Sequence[str]
@@ -115,10 +109,8 @@ def difference_table(
     Args:
         opponent: that all rows are compared with.
         rows: names, comparisons, and how they were measured otherwise, empty where they were not.
-        radii: of the comparisons.
         title: of what the differences are.
         family: of which rows and radii p-values are adjusted over.
-        head: of the rows' names.
     """
     caption = (
         f"{title} to {opponent} in points, with 95 % intervals (Bonett and Price) and p of the "
@@ -293,10 +285,6 @@ def held_out_table(
     """Tabulate the finished trials by rank.
 
     Args:
-        rows: by rank.
-        radii: of the certified accuracies.
-        metric: of the ranks.
-        kind: what the trials train.
         through_surrogate: whether that is what held-out images are certified on.
     """
     through = " (through the surrogate)" if through_surrogate else ""

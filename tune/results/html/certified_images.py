@@ -101,7 +101,6 @@ def read_certified_images(
 
     Args:
         config: settings of the trial whose denoiser is shown.
-        folder: of its final training.
         tables: by key, that trial's first; those of other images are left out.
         trust_code: whether code that the folder names for its denoiser may be imported.
     """

@@ -42,9 +42,7 @@ class Shown:
 
     Attributes:
         key: by which its traces are toggled.
-        name: for people.
         colour: number of it in the page's palette, or neutral.
-        table: its certificates.
         history: one record an epoch of its training.
     """
 
@@ -60,13 +58,8 @@ class Chart:
     """A chart, with what it shows in words.
 
     Attributes:
-        id: in the page.
-        title: its heading.
         caption: how to read it.
         spoken: what a screen reader says instead of the picture.
-        data: traces.
-        layout: of plotly.js.
-        wide: whether it takes the whole width.
     """
 
     id: str
@@ -385,10 +378,6 @@ def parallel_chart(
     """Draw complete trials as lines over their settings, darker the better they are.
 
     Args:
-        trials: that ended.
-        space: what differs between them.
-        score: what they are ranked by.
-        names: by number.
         certified: those that are certified on test images, by number.
         importances: by which settings are chosen where there are too many to draw.
     """

@@ -71,8 +71,6 @@ def write_page(directory: SweepDirectory, path: Path, *, trust_code: bool = Fals
     """Write the page of a sweep that has ended, and return what it misses, if anything.
 
     Args:
-        directory: of the sweep.
-        path: file to write.
         trust_code: whether code that the directory names for its denoiser may be imported.
     """
     board = read_leaderboard(directory)
