@@ -179,13 +179,6 @@ class Importances:
     trials: int
     shares: Mapping[str, float]
 
-    @property
-    def title(self) -> str:
-        """What the shares are."""
-        return (
-            f"Importance of settings (fANOVA, {self.trials} trials at evaluation {self.evaluation})"
-        )
-
 
 def parameter_importances(past: Sequence[FinishedTrial], space: Space) -> Importances | None:
     """Compare trials at the last evaluation that enough of them have reached.

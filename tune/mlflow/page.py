@@ -208,5 +208,5 @@ def _legend(record: SweepRecord) -> str:
         "- `certified/…`: certified accuracy over the L2 radius ([0,1] pixels); where MLflow shows "
         f"a step instead, it is the radius × {STEPS_PER_UNIT_RADIUS}.\n"
         "- `train/…`: over epochs. `held_out/…`: over evaluations; a pruned trial has its last.\n"
-        "- The run named like the sweep carries the leaderboard, and figures of the search.\n"
+        "- The run named like the sweep has the leaderboard and a report with charts of it all.\n"
     )

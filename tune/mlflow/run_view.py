@@ -140,7 +140,6 @@ class RunView:
 
     Attributes:
         artifacts: files by their path among the run's artifacts.
-        drawn: contents of files that no file has, made when they are logged, by such a path.
         tables: shown as tables, by such a path.
     """
 
@@ -152,7 +151,6 @@ class RunView:
     tags: Mapping[str, str] = field(default_factory=dict)
     measurements: Sequence[Measurement] = ()
     artifacts: Mapping[str, Path] = field(default_factory=dict)
-    drawn: Mapping[str, bytes] = field(default_factory=dict)
     tables: Mapping[str, Table] = field(default_factory=dict)
     inputs: Sequence[Input] = ()
 

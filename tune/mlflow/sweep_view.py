@@ -1,6 +1,5 @@
 """The run of a whole sweep in MLflow, read from the sweep's files."""
 
-import io
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,11 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from decrop.errors import InputError
 from tune.directory import SweepDirectory, SweepRecord, TrialState
-from tune.finished_trials import FinishedTrial, finished_trials
 from tune.mlflow.page import sweep_outcome
 from tune.mlflow.run_view import (
     BEST_SO_FAR,
@@ -32,52 +28,8 @@ from tune.mlflow.run_view import (
 )
 from tune.mlflow.trial_view import TrialSource, UndefendedSource
 from tune.results.leaderboard import read_leaderboard
-from tune.results.plots import front_figure, history_figure, importances_figure
-from tune.results.ranking import REFERENCE
-from tune.results.search import SearchHistory, search_fronts, search_history
 from tune.results.tables import leaderboard_tables
 from tune.space import objectives_of, reference_config, total_trials
-from tune.study import parameter_importances
-
-
-def search_figures(directory: SweepDirectory, record: SweepRecord) -> dict[str, bytes]:
-    """Draw what the trials that ended tell, as PNG by the figure's path among the artifacts.
-
-    A figure is left out where there are too few trials for it, or nothing differs between them.
-    """
-    if record.sweep.search == "rows":
-        return {}
-    past, _ = finished_trials(directory)
-    objectives = objectives_of(record.sweep)
-    figures: dict[str, Figure | None] = {
-        "search_history": _history(search_history(past, objectives[0])),
-        "parameter_importances": _importances(past, record),
-    }
-    for front in search_fronts(directory, objectives):
-        name = f"{front.metric.metric_name}_against_{front.over.metric_name}"
-        figures[name] = front_figure(front.points, front.trials, front.labels)
-    return {
-        f"figures/{name}.png": _png(figure)
-        for name, figure in figures.items()
-        if figure is not None
-    }
-
-
-def _history(found: SearchHistory | None) -> Figure | None:
-    if found is None:
-        return None
-    return history_figure(found.complete, found.pruned, REFERENCE, found.label)
-
-
-def _importances(past: list[FinishedTrial], record: SweepRecord) -> Figure | None:
-    found = parameter_importances(past, record.sweep.space)
-    return None if found is None else importances_figure(found.shares, found.title)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
 
 
 @dataclass(frozen=True)
@@ -115,8 +67,6 @@ class SweepSource:
             },
             measurements=self.best.measurements(),
             artifacts=existing(self._files()),
-            # Trials are still to come before that, and the page's charts show those that are there.
-            drawn={} if ended is None else search_figures(self.directory, self.record),
             tables=self._tables(),
         )
 

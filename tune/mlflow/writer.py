@@ -206,8 +206,8 @@ class RunWriter:
             if run.artifacts.get(name) != stamps.get(name):
                 self._artifacts.log(run, name, path)
                 run.artifacts[name] = stamps[name]
-        contents = {name: table.json().encode() for name, table in view.tables.items()}
-        for name, content in {**contents, **view.drawn}.items():
+        for name, table in view.tables.items():
+            content = table.json().encode()
             digest = hashlib.sha256(content).hexdigest()
             if run.generated.get(name) != digest:
                 self._artifacts.log_content(run, name, content)

@@ -1,7 +1,7 @@
 """The charts of the page, as plotly.js takes them: data alone; colours are the page's."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -14,8 +14,8 @@ from decrop.evaluation.plots import LOSS_TITLES
 from decrop.evaluation.table import CertificateTable
 from tune.domains import Domain, Space
 from tune.finished_trials import FinishedTrial, finite
+from tune.results.metric import Metric, pareto_front
 from tune.results.ranking import REFERENCE
-from tune.results.search import Front, SearchHistory
 from tune.study import Importances
 
 Trace = dict[str, Any]
@@ -237,18 +237,30 @@ def losses_chart(shown: Sequence[Shown]) -> Chart | None:
     )
 
 
-def history_chart(found: SearchHistory, names: Mapping[int, str]) -> Chart:
-    """Draw the score of each trial by its number, and the best so far."""
+def history_chart(
+    past: Sequence[FinishedTrial], objective: Metric, names: Mapping[int, str]
+) -> Chart | None:
+    """Draw the held-out score of each trial by its number, and the best so far; None without one.
+
+    Of a trial that was pruned it is the last score.
+    """
+    scores = [(t.number, t.state, v) for t in past if (v := finite(t.value)) is not None]
+    complete, pruned = (
+        {number: value for number, ended, value in scores if ended == state}
+        for state in ("complete", "pruned")
+    )
+    if not complete:
+        return None
     best, steps = float("-inf"), []
-    for number in sorted(found.complete):
-        best = max(best, found.complete[number])
+    for number in sorted(complete):
+        best = max(best, complete[number])
         steps.append((number, best))
-    steps.append((max([*found.complete, *found.pruned]), best))
+    steps.append((max([*complete, *pruned]), best))
     marks = {
-        "complete": (found.complete, 0, "circle"),
-        "pruned, last score": (found.pruned, _NEUTRAL, "circle-open"),
+        "complete": (complete, 0, "circle"),
+        "pruned, last score": (pruned, _NEUTRAL, "circle-open"),
         "reference": (
-            {n: v for n, v in found.complete.items() if n == REFERENCE},
+            {n: v for n, v in complete.items() if n == REFERENCE},
             1,
             "diamond",
         ),
@@ -283,13 +295,12 @@ def history_chart(found: SearchHistory, names: Mapping[int, str]) -> Chart:
     return Chart(
         "history",
         "Search history",
-        f"{found.label} on held-out images, by the trial's number.",
-        f"{len(found.complete)} complete and {len(found.pruned)} pruned trials; the best score is "
-        f"{best:.4g}.",
+        f"{_capitalised(objective.phrase)} on held-out images, by the trial's number.",
+        f"{len(complete)} complete and {len(pruned)} pruned trials; the best score is {best:.4g}.",
         traces,
         {
             "xaxis": {"title": {"text": "trial"}},
-            "yaxis": {"title": {"text": f"{found.label.lower()}, held out"}},
+            "yaxis": {"title": {"text": f"{objective.phrase}, held out"}},
         },
     )
 
@@ -326,25 +337,52 @@ def importances_chart(found: Importances) -> Chart:
     )
 
 
-def front_chart(front: Front, names: Mapping[int, str], position: int) -> Chart:
-    """Draw trials by two metrics, with the Pareto front."""
-    along = sorted(front.trials, key=lambda number: front.points[number])
+def front_charts(
+    outcomes: Mapping[int, Mapping[str, Any]],
+    objectives: Sequence[Metric],
+    names: Mapping[int, str],
+) -> Iterator[Chart]:
+    """Draw complete trials by the first objective over each other one, with the Pareto front.
+
+    One that is alone is drawn over the number of weights. Charts in which all trials are alike are
+    left out.
+
+    Args:
+        outcomes: of complete trials on held-out images (`held_out_results`), by number.
+    """
+    drawn = objectives if len(objectives) > 1 else [*objectives, Metric(kind="parameters")]
+    values = {n: tuple(m.score(outcome) for m in drawn) for n, outcome in outcomes.items()}
+    best = pareto_front(values, drawn)
+    for position, over in enumerate(drawn[1:]):
+        points = {number: (row[position + 1], row[0]) for number, row in values.items()}
+        if len({x for x, _ in points.values()}) > 1:
+            front = sorted(best, key=lambda number: points[number])
+            yield _front_chart(f"front-{position}", drawn[0], over, points, front, names)
+
+
+def _front_chart(
+    identifier: str,
+    metric: Metric,
+    over: Metric,
+    points: Mapping[int, tuple[float, float]],
+    front: Sequence[int],
+    names: Mapping[int, str],
+) -> Chart:
     groups = {
-        "complete": (list(front.points), "markers", 0, "circle"),
-        "Pareto front": (along, "lines+markers", 1, "circle-open"),
+        "complete": (list(points), "markers", 0, "circle"),
+        "Pareto front": (front, "lines+markers", 1, "circle-open"),
     }
-    over, metric = front.labels
     return Chart(
-        f"front-{position}",
-        f"{front.metric.phrase[0].upper()}{front.metric.phrase[1:]} over {front.over.phrase}",
+        identifier,
+        f"{_capitalised(metric.phrase)} over {over.phrase}",
         "Pareto front: no other trial is as good in all objectives and better in one.",
-        f"The front holds {', '.join(names.get(n, f'trial {n}') for n in along)}.",
+        f"The front holds {', '.join(names.get(n, f'trial {n}') for n in front)}.",
         [
             {
                 "name": name,
                 "meta": {"colour": colour, "role": "line"},
-                "x": [_number(front.points[n][0]) for n in numbers],
-                "y": [_number(front.points[n][1]) for n in numbers],
+                "x": [_number(points[n][0]) for n in numbers],
+                "y": [_number(points[n][1]) for n in numbers],
                 "text": [literal(names.get(n, f"trial {n}")) for n in numbers],
                 "type": "scatter",
                 "mode": mode,
@@ -354,7 +392,10 @@ def front_chart(front: Front, names: Mapping[int, str], position: int) -> Chart:
             }
             for name, (numbers, mode, colour, symbol) in groups.items()
         ],
-        {"xaxis": {"title": {"text": over}}, "yaxis": {"title": {"text": metric}}},
+        {
+            "xaxis": {"title": {"text": f"{over.phrase}, held out"}},
+            "yaxis": {"title": {"text": f"{metric.phrase}, held out"}},
+        },
     )
 
 
@@ -501,6 +542,10 @@ def _number_axis(
 
     places = {number: place(value) for number, value in values.items()}
     return _Axis(title, places, [(0, f"{low:.3g}"), (1, f"{high:.3g}")])
+
+
+def _capitalised(phrase: str) -> str:
+    return f"{phrase[0].upper()}{phrase[1:]}"
 
 
 def _said(value: Any) -> str:

@@ -31,7 +31,7 @@ from tune.results.html.charts import (
     Chart,
     Shown,
     accuracy_chart,
-    front_chart,
+    front_charts,
     history_chart,
     importances_chart,
     losses_chart,
@@ -40,7 +40,7 @@ from tune.results.html.charts import (
 )
 from tune.results.leaderboard import read_leaderboard
 from tune.results.paired import read_final
-from tune.results.search import search_fronts, search_history
+from tune.results.ranking import held_out_results
 from tune.results.tables import (
     UNDEFENDED,
     TextTable,
@@ -255,9 +255,9 @@ def _search_charts(
     past, _ = finished_trials(directory)
     objectives = objectives_of(record.sweep)
     names = {row.number: denoiser_name(row.number, row.name) for row in board.held_out}
-    history = search_history(past, objectives[0])
+    history = history_chart(past, objectives[0], names)
     if history is not None:
-        yield history_chart(history, names)
+        yield history
     importances = parameter_importances(past, record.sweep.space)
     if importances is not None:
         yield importances_chart(importances)
@@ -267,8 +267,7 @@ def _search_charts(
     )
     if parallel is not None:
         yield parallel
-    for position, front in enumerate(search_fronts(directory, objectives)):
-        yield front_chart(front, names, position)
+    yield from front_charts(held_out_results(directory), objectives, names)
 
 
 def _costs(directory: SweepDirectory, board: Leaderboard) -> TextTable:
