@@ -43,7 +43,6 @@ from tune.domains import (
 )
 from tune.leakage import check_held_out
 from tune.results.metric import AVERAGE_RADIUS, metric_named, metrics_named
-from tune.wandb_file import refuse_wandb
 
 _MOST_OBJECTIVES = 6
 # Of machines in a cluster that grows, and how many of a kind.
@@ -181,8 +180,8 @@ class SweepConfig(Settings):
         default=(AVERAGE_RADIUS,),
         min_length=1,
         max_length=_MOST_OBJECTIVES,
-        description="What is searched for on held-out images; trials are pruned by the first: acr, "
-        "the average certified radius; certified_accuracy@RADIUS with one of certification.radii; "
+        description="What is searched for on held-out images; trials are pruned by the first: "
+        "average_certified_radius; certified_accuracy@RADIUS with one of certification.radii; "
         "certified_accuracy_area, its mean over these radii; clean_accuracy; and, the less the "
         "better and not first, latency (seconds of an image with noise) and parameters (weights of "
         "the denoiser).",
@@ -245,6 +244,16 @@ class SweepConfig(Settings):
         return self
 
 
+# How a sweep file of Weights & Biases is written here.
+_AS_HERE = (
+    "write its `parameters` by their dotted paths (`decrop settings`) under `space:`, as in "
+    "training.learning_rate: {loguniform: [0.0001, 0.1]} for min and max (or uniform, or int) and "
+    "training.batch_size: {choice: [32, 64]} for values, and a `value` under `trial:`; `method` as "
+    "search: tpe, random or grid; `metric` as objectives: [average_certified_radius]; `run_cap` as "
+    "trials; `early_terminate` as pruning: {enabled: true}; and drop all else."
+)
+
+
 def load_sweep(name_or_path: str, assignments: Sequence[str] = ()) -> SweepConfig:
     """Read a sweep preset by name or a sweep file by path, and check all of it.
 
@@ -256,7 +265,8 @@ def load_sweep(name_or_path: str, assignments: Sequence[str] = ()) -> SweepConfi
             and a trial's, whose VALUE is a domain, or null to vary it no longer.
     """
     document = load_document(name_or_path, files("tune") / "presets", kind="sweep preset")
-    refuse_wandb(document, source=name_or_path)
+    if "parameters" in document and "space" not in document:
+        raise InputError(f"{name_or_path} is a sweep file of Weights & Biases; {_AS_HERE}")
     assigned: list[str] = []
     for text in assignments:
         path, value = parse_assignment(text)

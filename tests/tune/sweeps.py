@@ -127,7 +127,7 @@ def write_board(directory: SweepDirectory) -> Leaderboard:
     test = {**result("test"), "certified_accuracy": accuracy}
     board = Leaderboard(
         radii=(0.0, 0.25),
-        by="acr",
+        by="average_certified_radius",
         held_out=[HeldOut(1, 1, 0.3, 0.3, {"0.0": 0.7, "0.25": 0.5}, certified=True)],
         entries=[Entry(1, 1, 0.3, test, Shares(0.7, 0.1, 0.2), intervals, None, None)],
         undefended=None,

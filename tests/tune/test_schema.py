@@ -35,7 +35,7 @@ BROKEN = {
     "too few": "trials: 0",
     "another search": "search: bayes",
     "not one objective": "objectives: []",
-    "objectives without a list": "objectives: acr",
+    "objectives without a list": "objectives: average_certified_radius",
     "a misspelt group": "prunning: {enabled: true}",
     "a misspelt setting of a group": "pruning: {enable: true}",
     "below both bounds": "pruning: {reduction_factor: 1}",

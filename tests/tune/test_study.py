@@ -134,7 +134,9 @@ def test_optuna_is_told_what_the_folders_of_finished_trials_say(tmp_path: Path) 
 
 
 def test_of_several_objectives_complete_trials_have_all_and_pruned_ones_none() -> None:
-    of = sweep(space={"seed": {"int": [0, 9]}}, objectives=["acr", "parameters"])
+    of = sweep(
+        space={"seed": {"int": [0, 9]}}, objectives=["average_certified_radius", "parameters"]
+    )
     ended = [
         FinishedTrial(0, {"seed": 1}, "complete", 0.5, {1: 0.4, 2: 0.5}, (100.0,)),
         FinishedTrial(1, {"seed": 2}, "pruned", 0.4, {1: 0.4}),

@@ -50,7 +50,7 @@ def leaderboard(
         str | None,
         typer.Option(
             metavar="METRIC",
-            help="Held-out score that ranks trials, as acr, the average certified radius, or "
+            help="Held-out score that ranks trials, as average_certified_radius or "
             "certified_accuracy@RADIUS. The sweep's own if not given.",
         ),
     ] = None,

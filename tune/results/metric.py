@@ -9,12 +9,14 @@ import numpy as np
 from decrop.errors import InputError
 from decrop.trial.result import NOISY_IMAGE, radius_key
 
-AVERAGE_RADIUS = "acr"
+AVERAGE_RADIUS = "average_certified_radius"
+# Its name in earlier sweeps, whose files are read.
+_SHORT_NAMES = {"acr": AVERAGE_RADIUS}
 PARAMETERS = "parameters"
 MINIMISED = ("latency", "parameters")
 _ACCURACY = "certified_accuracy@"
 Kind = Literal[
-    "acr",
+    "average_certified_radius",
     "certified_accuracy",
     "certified_accuracy_area",
     "clean_accuracy",
@@ -22,7 +24,7 @@ Kind = Literal[
     "parameters",
 ]
 _PHRASES: dict[Kind, str] = {
-    "acr": "average certified radius",
+    "average_certified_radius": "average certified radius",
     "certified_accuracy": "certified accuracy",
     "certified_accuracy_area": "mean certified accuracy over the radii",
     "clean_accuracy": "accuracy without noise",
@@ -37,14 +39,14 @@ class Metric:
 
     Attributes:
         radius: L2 radius in [0,1] pixels, of certified accuracy alone.
-        kind: acr, the average certified radius; certified_accuracy at the radius;
+        kind: average_certified_radius; certified_accuracy at the radius;
             certified_accuracy_area, the area under the curve from the first to the last of
             certification.radii, divided by their distance; clean_accuracy, without noise; latency,
             seconds of an image with noise; parameters, weights of the denoiser.
     """
 
     radius: float | None = None
-    kind: Kind = "acr"
+    kind: Kind = "average_certified_radius"
 
     def __post_init__(self) -> None:
         if self.radius is not None:
@@ -74,12 +76,12 @@ class Metric:
     @property
     def while_training(self) -> bool:
         """Whether every evaluation of a trial has it, so that trials can be pruned by it."""
-        return self.kind in ("acr", "certified_accuracy", "certified_accuracy_area")
+        return self.kind in (AVERAGE_RADIUS, "certified_accuracy", "certified_accuracy_area")
 
     def score(self, result: Mapping[str, Any]) -> float:
         """Return its value in a trial's outcome, or, if it is known by then, in a report."""
-        if self.kind == "acr":
-            return float(result["average_certified_radius"])
+        if self.kind == AVERAGE_RADIUS:
+            return float(result[AVERAGE_RADIUS])
         if self.kind == "certified_accuracy_area":
             radii = sorted(map(float, result["certified_accuracy"]))
             accuracies = [result["certified_accuracy"][radius_key(radius)] for radius in radii]
@@ -106,7 +108,7 @@ class Metric:
 
     def text(self, score: float) -> str:
         """Write a value: a radius, a share in percent, milliseconds, or a number of weights."""
-        if self.kind == "acr":
+        if self.kind == AVERAGE_RADIUS:
             return f"{score:.3f}"
         if self.kind == "latency":
             return f"{1000 * score:.3g} ms"
@@ -123,7 +125,7 @@ def metric_named(text: str, radii: Sequence[float], *, source: str) -> Metric:
         kinds.insert(0, "certified_accuracy_area")
     metrics = (Metric(), *map(Metric, radii), *(Metric(kind=kind) for kind in kinds))
     valid = {metric.name: metric for metric in metrics}
-    name = text
+    name = _SHORT_NAMES.get(text, text)
     if text.startswith(_ACCURACY):
         try:
             name = Metric(float(text.removeprefix(_ACCURACY))).name

@@ -12,6 +12,7 @@ RADII = (0.0, 0.25, 0.5)
 @cases(
     ("text", "metric", "score", "shown"),
     [
+        ("average_certified_radius", Metric(), 0.3, "0.300"),
         ("acr", Metric(), 0.3, "0.300"),
         ("certified_accuracy@0.25", Metric(0.25), 0.5, "50.0 %"),
         ("certified_accuracy@.250", Metric(0.25), 0.5, "50.0 %"),
@@ -33,7 +34,10 @@ def test_a_name_gives_the_value_of_a_result(
 
 
 def test_names_and_phrases() -> None:
-    assert (Metric().name, Metric().phrase) == ("acr", "average certified radius")
+    assert (Metric().name, Metric().phrase) == (
+        "average_certified_radius",
+        "average certified radius",
+    )
     assert Metric(0.5).name == "certified_accuracy@0.5"
     assert Metric(0.5).phrase == "certified accuracy at r = 0.5"
 
@@ -42,8 +46,9 @@ def test_names_and_phrases() -> None:
 def test_other_names_are_refused_with_the_valid_ones(text: str) -> None:
     said = one_line(metric_named, text, RADII, source="--by")
     assert said == (
-        f"--by {text}: must be one of acr, certified_accuracy@0, certified_accuracy@0.25, "
-        "certified_accuracy@0.5, certified_accuracy_area, clean_accuracy, latency, parameters."
+        f"--by {text}: must be one of average_certified_radius, certified_accuracy@0, "
+        "certified_accuracy@0.25, certified_accuracy@0.5, certified_accuracy_area, clean_accuracy, "
+        "latency, parameters."
     )
 
 
@@ -69,9 +74,12 @@ def test_what_a_result_lacks_is_refused(name: str) -> None:
     ("names", "expected"),
     [
         (["latency"], "must not be the first"),
-        (["clean_accuracy", "acr"], "must not be the first"),
-        (["acr", "parameters", "acr"], "acr: is given twice"),
-        (["acr", "size"], "size: must be one of acr"),
+        (["clean_accuracy", "average_certified_radius"], "must not be the first"),
+        (
+            ["average_certified_radius", "parameters", "acr"],
+            "average_certified_radius: is given twice",
+        ),
+        (["average_certified_radius", "size"], "size: must be one of average_certified_radius"),
     ],
 )
 def test_objectives_that_cannot_be_searched_for_are_refused(
@@ -82,7 +90,7 @@ def test_objectives_that_cannot_be_searched_for_are_refused(
 
 
 def test_the_front_has_what_nothing_beats() -> None:
-    metrics = metrics_named(["acr", "parameters"], RADII, source="objectives")
+    metrics = metrics_named(["average_certified_radius", "parameters"], RADII, source="objectives")
     values = {
         0: (0.1, 10.0),
         1: (0.05, 10.0),
