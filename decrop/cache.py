@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from filelock import SoftFileLease
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from decrop.files import sha256_of_json, write_json, write_whole
@@ -41,12 +42,13 @@ class ContentCache:
         """
         key = sha256_of_json(determined_by)
         entry = self._folder / kind / f"{key}.safetensors"
-        if not entry.exists():
+        if (found := _read(entry)) is None:
             entry.parent.mkdir(parents=True, exist_ok=True)
             with SoftFileLease(entry.with_suffix(".lease"), lease_duration=_LEASE_SECONDS):
-                if not entry.exists():
+                if (found := _read(entry)) is None:
                     self._compute(entry, determined_by, compute)
-        return load_file(entry)
+                    found = load_file(entry)
+        return found
 
     def unfinished(self, kind: str, determined_by: Mapping[str, Any]) -> Path:
         """Return the folder for what a computation needs to go on if it is cut off.
@@ -66,3 +68,11 @@ class ContentCache:
         marker = f"{entry.stem}.{uuid.uuid4().hex}.computed.json"
         write_json(entry.with_name(marker), dict(determined_by))
         write_whole(entry, lambda temporary: save_file(tensors, temporary))
+
+
+def _read(entry: Path) -> Tensors | None:
+    """Return an entry's tensors; None where there is none, or a torn one."""
+    try:
+        return load_file(entry)
+    except (FileNotFoundError, SafetensorError):
+        return None

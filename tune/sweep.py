@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -316,9 +316,8 @@ def _run(
 def _write_outcome(directory: SweepDirectory, board: Leaderboard, *, trust_code: bool) -> None:
     """Write the leaderboard, its page, and the bundle of the best unless it is there."""
     assert board.best.number is not None
-    earlier = read_leaderboard(directory)
     fence_of(directory.bundle_path)
-    if earlier is None or earlier.best.number != board.best.number:
+    if _best_before(directory) != board.best.number:
         # A final training failed then and succeeded now, or there are more trials now.
         shutil.rmtree(directory.bundle_path, ignore_errors=True)
     write_leaderboard(directory, board)
@@ -328,6 +327,15 @@ def _write_outcome(directory: SweepDirectory, board: Leaderboard, *, trust_code:
     from tune.results.html.page import write_page
 
     write_page(directory, directory.page_path, trust_code=trust_code)
+
+
+def _best_before(directory: SweepDirectory) -> int | None:
+    """Return which trial the bundle is of, where a leaderboard that can be read tells it."""
+    with suppress(InputError):
+        board = read_leaderboard(directory)
+        if board is not None and board.entries:
+            return board.best.number
+    return None
 
 
 def certify_trials(

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -119,17 +120,18 @@ class TrainingFolder:
     def load_progress(self, trainer: AnyTrainer, origin: str | None = None) -> None:
         """Let a trainer go on from the checkpoint, if there is one.
 
-        One of an earlier version is left: training anew comes to the same.
+        One that is torn, or of an earlier version, is left: training anew comes to the same.
         """
         if not self.checkpoint_path.exists():
             return
         require_regular(self.checkpoint_path, most_bytes=MOST_WEIGHTS_BYTES)
-        state = torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
-        if state.get("format") != _FORMAT:
-            warnings.warn(
-                f"{self.checkpoint_path} is of an earlier version: training begins anew.",
-                stacklevel=2,
-            )
+        try:
+            state = torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, UnpicklingError):
+            state = None
+        if state is None or state.get("format") != _FORMAT:
+            why = "cannot be read" if state is None else "is of an earlier version"
+            warnings.warn(f"{self.checkpoint_path} {why}: training begins anew.", stacklevel=2)
             return
         self.check_origin(state["origin"], origin)
         trainer.load_state_dict(state["trainer"])

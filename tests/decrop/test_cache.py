@@ -66,6 +66,19 @@ def test_tensors_come_back_as_they_were(tmp_path: Path) -> None:
             assert torch.equal(back[name], tensor)
 
 
+@pytest.mark.parametrize("kept", [0, 7, -2])
+def test_a_torn_entry_is_computed_anew(tmp_path: Path, kept: int) -> None:
+    calls: list[int] = []
+    cache = ContentCache(tmp_path)
+    cache.get("kind", {}, counted(calls))
+    [entry] = (tmp_path / "kind").glob("*.safetensors")
+    whole = entry.read_bytes()
+    entry.write_bytes(whole[:kept])
+    for _ in range(2):
+        assert cache.get("kind", {}, counted(calls))["value"].item() == 1.0
+    assert len(calls) == 2 and entry.read_bytes() == whole
+
+
 def test_marker_tells_what_was_computed(tmp_path: Path) -> None:
     ContentCache(tmp_path).get("kind", {"seed": 3}, counted([]))
     (marker,) = (tmp_path / "kind").glob("*.computed.json")

@@ -285,7 +285,7 @@ def test_a_final_training_that_failed_is_done_again_by_a_resumption(
         shutil.rmtree(path)
     directory.leaderboard_json_path.unlink()
     final.path.mkdir()
-    final.checkpoint_path.write_bytes(b"no checkpoint")
+    final.checkpoint_path.mkdir()
     with running_on(local_ray):
         ran = decrop("resume", directory.path, "--json")
     assert ran.code == 0, ran.out + ran.err
@@ -297,7 +297,7 @@ def test_a_final_training_that_failed_is_done_again_by_a_resumption(
     assert ran.last_line["best"]["trial"] == second
     assert f"Trial {second} of" in (directory.bundle_path / "README.md").read_text()
 
-    final.checkpoint_path.unlink()
+    final.checkpoint_path.rmdir()
     with running_on(local_ray):
         ran = decrop("resume", directory.path, "--json")
     assert state_of(final).state == "complete"

@@ -174,7 +174,10 @@ def write_leaderboard(directory: SweepDirectory, leaderboard: Leaderboard) -> No
 
 def read_leaderboard(directory: SweepDirectory) -> Leaderboard | None:
     """Read `leaderboard.json`, None if absent."""
-    return read_record(directory.leaderboard_json_path, Leaderboard)
+    try:
+        return read_record(directory.leaderboard_json_path, Leaderboard)
+    except InputError as error:
+        raise InputError(f"{error} `decrop resume {directory.quoted}` writes it anew.") from None
 
 
 def _entry(

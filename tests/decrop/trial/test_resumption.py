@@ -78,6 +78,20 @@ def test_a_checkpoint_of_an_earlier_version_is_left_and_the_trial_comes_to_the_s
     assert outcome(folder) == outcome(held_out_trial)
 
 
+@pytest.mark.parametrize("kept", [0, 9, -99])
+def test_a_torn_checkpoint_is_left_and_the_trial_comes_to_the_same(
+    session: Session, folder: TrialFolder, held_out_trial: TrialFolder, kept: int
+) -> None:
+    trial = session.run(folder)
+    before = list(islice(trial, 2))
+    trial.close()  # type: ignore[attr-defined]
+    content = folder.checkpoint_path.read_bytes()
+    folder.checkpoint_path.write_bytes(content[:kept])
+    with pytest.warns(UserWarning, match="cannot be read: training begins anew"):
+        assert list(session.run(folder))[:2] == before
+    assert outcome(folder) == outcome(held_out_trial)
+
+
 def test_finished_trial_only_repeats_its_reports(
     inputs: TrialInputs, held_out_trial: TrialFolder, tmp_path: Path
 ) -> None:

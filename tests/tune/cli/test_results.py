@@ -88,11 +88,12 @@ def test_leaderboard_may_be_watched_until_the_sweep_has_ended(
     [
         (
             ["--by", "certified_accuracy@0.3"],
-            "--by certified_accuracy@0.3: must be one of acr, certified_accuracy@0, "
-            "certified_accuracy@0.25, certified_accuracy@0.5, certified_accuracy@0.75, "
-            "certified_accuracy_area, clean_accuracy, latency, parameters.",
+            "--by certified_accuracy@0.3: must be one of average_certified_radius, "
+            "certified_accuracy@0, certified_accuracy@0.25, certified_accuracy@0.5, "
+            "certified_accuracy@0.75, certified_accuracy_area, clean_accuracy, latency, "
+            "parameters.",
         ),
-        (["--by", "accuracy"], "--by accuracy: must be one of acr, "),
+        (["--by", "accuracy"], "--by accuracy: must be one of average_certified_radius, "),
     ],
 )
 def test_leaderboard_refuses_other_metrics(
@@ -200,7 +201,7 @@ def test_missing_finals_and_seeds_are_trained_once(
     lost = copied.retraining(numbers[0], 1)
     shutil.rmtree(lost.path)
     lost.path.mkdir()
-    lost.checkpoint_path.write_bytes(b"no checkpoint")
+    lost.checkpoint_path.mkdir()
     with running_on(local_ray):
         failed = decrop(*arguments)
     assert failed.code == 0, failed.out + failed.err
@@ -209,7 +210,7 @@ def test_missing_finals_and_seeds_are_trained_once(
     assert failed.last_line["summary"].startswith(
         (f"Trial {numbers[0]}'s denoiser", f"The difference of trial {numbers[0]}'s denoiser")
     )
-    lost.checkpoint_path.unlink()
+    lost.checkpoint_path.rmdir()
     with running_on(local_ray):
         mended = decrop(*arguments)
     assert [line for line in mended.out.splitlines() if " certified (" in line] == [

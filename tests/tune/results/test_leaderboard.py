@@ -9,6 +9,8 @@ import torch
 from matplotlib.figure import Figure
 from safetensors.torch import save_file
 
+import tune.results.html.page as page_module
+import tune.sweep as sweep_module
 from decrop.config import DenoiserSettings
 from decrop.errors import InputError
 from decrop.evaluation.plots import certificates_figure
@@ -16,7 +18,6 @@ from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json
 from tests.tune.results.boards import RADII, sweep_with, write_test_outcome
 from tune.directory import SweepDirectory
-from tune.mlflow.sweep_view import search_figures
 from tune.results.board import Entry, Leaderboard
 from tune.results.leaderboard import build_leaderboard, read_leaderboard, write_leaderboard
 from tune.results.metric import Metric
@@ -62,7 +63,9 @@ def test_several_objectives_have_columns_and_a_front(tmp_path: Path) -> None:
         tmp_path, {0: 0.3, 1: 0.3, 2: 0.5}, {0: range(10), 1: range(9), 2: range(18)}
     )
     record = directory.read_record()
-    sweep = record.sweep.model_copy(update={"objectives": ("acr", "parameters")})
+    sweep = record.sweep.model_copy(
+        update={"objectives": ("average_certified_radius", "parameters")}
+    )
     directory.write_record(record.model_copy(update={"sweep": sweep}))
     save_file({"weight": torch.arange(3.0)}, directory.trial(1).denoiser_path)
     for number in (0, 2):
@@ -70,14 +73,32 @@ def test_several_objectives_have_columns_and_a_front(tmp_path: Path) -> None:
     board = build_leaderboard(directory, RADII)
     rows = {row.number: row for row in board.held_out}
     assert {number: row.on_front for number, row in rows.items()} == {0: False, 1: True, 2: True}
-    assert rows[2].objectives == {"acr": 0.5, "parameters": 6.0}
+    assert rows[2].objectives == {"average_certified_radius": 0.5, "parameters": 6.0}
     [table, *_] = leaderboard_tables(board)
     assert table.head[-3:] == ["weights of the denoiser", "Pareto front", "test"]
     assert [row[-3:-1] for row in table.rows] == [["6", "yes"], ["6", ""], ["3", "yes"]]
     write_leaderboard(directory, board)
     assert read_leaderboard(directory) == board
-    figures = search_figures(directory, directory.read_record())
-    assert "figures/acr_against_parameters.png" in figures
+
+
+@pytest.mark.parametrize("kept", [0, 1, -3])
+def test_a_torn_leaderboard_names_what_mends_it_and_is_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    directory = sweep_with(tmp_path, {0: 0.3, 1: 0.2}, {0: range(10), 1: range(9)})
+    board = build_leaderboard(directory, RADII)
+    write_leaderboard(directory, board)
+    path = directory.leaderboard_json_path
+    path.write_text(path.read_text()[:kept])
+    with pytest.raises(InputError, match=r"leaderboard\.json .*`decrop resume .*` writes it anew"):
+        read_leaderboard(directory)
+    exported: list[int] = []
+    monkeypatch.setattr(
+        sweep_module, "export_trial", lambda _, number, *args, **options: exported.append(number)
+    )
+    monkeypatch.setattr(page_module, "write_page", lambda *args, **options: "")
+    sweep_module._write_outcome(directory, board, trust_code=False)
+    assert read_leaderboard(directory) == board and exported == [0]
 
 
 def test_intervals_are_those_of_clopper_and_pearson(board: Leaderboard) -> None:
@@ -140,7 +161,7 @@ def test_a_leaderboard_is_written_with_everything(
     document = read_json(directory.leaderboard_json_path)
     assert document == json.loads(json.dumps(asdict(board)))
     assert [row["number"] for row in document["entries"]] == [2, 1, 0]
-    assert document["by"] == "acr" and document["settings"] == []
+    assert document["by"] == "average_certified_radius" and document["settings"] == []
     assert directory.leaderboard_markdown_path.read_text() == leaderboard_markdown(board)
 
 
