@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from filelock import SoftFileLease
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from decrop.files import sha256_of_json, write_json, write_whole
+from decrop.files import sha256_of_json, write_json, write_tensors
 
 Tensors = dict[str, torch.Tensor]
 
@@ -64,10 +64,10 @@ class ContentCache:
     def _compute(
         self, entry: Path, determined_by: Mapping[str, Any], compute: Callable[[], Tensors]
     ) -> None:
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in compute().items()}
+        tensors = compute()
         marker = f"{entry.stem}.{uuid.uuid4().hex}.computed.json"
         write_json(entry.with_name(marker), dict(determined_by))
-        write_whole(entry, lambda temporary: save_file(tensors, temporary))
+        write_tensors(entry, tensors)
 
 
 def _read(entry: Path) -> Tensors | None:

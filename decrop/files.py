@@ -130,6 +130,16 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=False) + "\n")
 
 
+def write_tensors(path: Path, tensors: "Mapping[str, torch.Tensor]") -> None:
+    """Write tensors by name to `path` whole, as safetensors."""
+    # Imported where it is used, for it imports PyTorch.
+    from safetensors.torch import save_file
+
+    # Copies, for tensors that share memory cannot be saved.
+    copies = {name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()}
+    write_whole(path, lambda temporary: save_file(copies, temporary))
+
+
 def refuse_object_store(path: Path | str, named: str) -> None:
     """Raise InputError if a path is an address in an object store, such as s3://BUCKET/NAME.
 
@@ -230,9 +240,9 @@ def sha256_of_tensors(tensors: "Mapping[str, torch.Tensor]") -> str:
     return digest.hexdigest()
 
 
-def sha256_of_file(path: Path, *, most_bytes: int = MOST_WEIGHTS_BYTES) -> str:
+def sha256_of_file(path: Path) -> str:
     """Hash a file's bytes (see `open_regular`); return 64 hex digits."""
-    with open_regular(path, most_bytes=most_bytes) as file:
+    with open_regular(path, most_bytes=MOST_WEIGHTS_BYTES) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from decrop.cli.output import duration
+from decrop.cli.output import duration, say
 from tune.directory import State, SweepDirectory
 from tune.results.metric import Metric
 from tune.stopping import SweepStop, common_cause, death, last_line
@@ -148,7 +148,7 @@ class SweepProgress:
         if self._live is not None:
             self._live.update(self._render())
         else:
-            self.console.print(line, soft_wrap=True)
+            say(line, self.console)
 
     def _summary(self) -> str:
         done = self.done_before + self._ended_before + len(self._ended)

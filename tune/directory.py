@@ -188,7 +188,7 @@ class SweepDirectory:
 
         An existing folder is never used: the next free `-2`, `-3`, … is appended.
         """
-        created = _now()
+        created = now()
         directory = cls(_make_folder(parent, f"{sweep.name}-{created:%Y%m%d-%H%M%S}"))
         record = SweepRecord(id=uuid.uuid4().hex, name=sweep.name, created=created, sweep=sweep)
         directory.write_record(record)
@@ -264,7 +264,8 @@ class SweepDirectory:
         return self.final(number).path / "seeds"
 
 
-def _now() -> datetime:
+def now() -> datetime:
+    """Return the time, in whole seconds."""
     return datetime.now(UTC).replace(microsecond=0)
 
 

@@ -8,6 +8,7 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from rich.console import Console
 
+from decrop.cli.output import say
 from decrop.config import TrialConfig
 from decrop.errors import InputError
 from decrop.files import fenced
@@ -77,7 +78,7 @@ def certify_finals(
             else:
                 how = "certified" if certified else "stopped"
                 done = f"{total - len(left)} of {total}"
-                console.print(f"{work.name} {how} ({done})", soft_wrap=True)
+                say(f"{work.name} {how} ({done})", console)
     for ref in left:
         ray.cancel(ref, force=True)
 
@@ -123,16 +124,16 @@ def _again(work: _Work, error: RayError, job: SweepJob, console: Console) -> _Wo
     """Return what is started in place of what has failed, if anything is."""
     trains = isinstance(work.subject, FinalTraining)
     if trains and any(crowded_out(e, work.claim) for e in behind(error)):
-        console.print(f"{work.name} goes on with a GPU of its own", soft_wrap=True)
+        say(f"{work.name} goes on with a GPU of its own", console)
         alone = with_gpu(job, 1)
         return replace(work, job=ray.put(alone), claim=alone.claims.trial)
     if not _died(error) or work.deaths >= RETRIES:
         return None
     deaths = work.deaths + 1
-    console.print(
+    say(
         f"{work.name}: its process died; it goes on from what it has written (retry {deaths} of "
         f"{RETRIES})",
-        soft_wrap=True,
+        console,
     )
     return replace(work, deaths=deaths)
 
@@ -154,7 +155,7 @@ def _fail(work: _Work, error: RayError, console: Console) -> None:
         end_trial(work.folder, "failed", error=said)
     # The whole of it is in the folder; the others are still worth certifying.
     where = f": see {work.folder.state_path}" if work.folder.state_path.exists() else ""
-    console.print(f"{work.name} failed: {last_line(said)}{where}", soft_wrap=True)
+    say(f"{work.name} failed: {last_line(said)}{where}", console)
 
 
 def _trainings(directory: SweepDirectory, number: int, seeds: int) -> Iterator[FinalTraining]:

@@ -13,6 +13,7 @@ from typing import Literal
 import ray
 from rich.console import Console
 
+from decrop.cli.output import say
 from decrop.files import LostFolderError, fence_of, is_full_disk, write_text
 from decrop.training.folder import ChangedInputsError
 from tune.directory import SweepDirectory
@@ -185,4 +186,4 @@ class SweepStop:
         self._say("stopping: trials save their state; press Ctrl-C again to stop at once")
 
     def _say(self, line: str) -> None:
-        self._console.print(line, soft_wrap=True)
+        say(line, self._console)

@@ -27,7 +27,7 @@ from ray import tune as ray_tune
 from rich.console import Console
 
 from decrop.black_box import QueryLedger
-from decrop.cli.output import progress_bars
+from decrop.cli.output import progress_bars, say
 from decrop.config import TrialConfig
 from decrop.config.classifier_source import imports_code, source_kind
 from decrop.errors import InputError
@@ -216,7 +216,7 @@ def start_sweep(sweep: SweepConfig, parent: Path, options: RunOptions) -> SweepO
     """
     ends = deadline(options.max_hours)
     check_sweep(sweep)
-    learnt = gather(sweep, options.learn_from, lambda line: _say(options.console, line))
+    learnt = gather(sweep, options.learn_from, lambda line: say(line, options.console))
     if options.tracking_uri is not None:
         check_tracking_uri(options.tracking_uri)
     if options.address is None:
@@ -229,7 +229,7 @@ def start_sweep(sweep: SweepConfig, parent: Path, options: RunOptions) -> SweepO
         write_learnt(directory, learnt)
         _say_size(size, claimed, options)
         _say_queries(sweep, options.console)
-        _say(options.console, f"sweep directory: {directory.path}")
+        say(f"sweep directory: {directory.path}", options.console)
         with sole_driver(directory) as fence:
             stop = SweepStop(directory, options.console, ends)
             job = _job(sweep, directory, claimed, fence)
@@ -292,7 +292,7 @@ def _run(
         numbers = chosen(list(ranking(directory)), sweep.leaderboard.top)
         if not numbers:
             raise SweepFailedError(_common_failure(directory))
-        _say(console, f"{_what_follows(sweep)}: {len(numbers)} trials")
+        say(f"{_what_follows(sweep)}: {len(numbers)} trials", console)
         _certify(job, missing_finals(job.directory, numbers), console, stop)
         undefended = directory.undefended.result_path
         if kind_of(reference).certifies_undefended and not undefended.exists():
@@ -361,8 +361,8 @@ def certify_trials(
     queries = finals_queries([training.record.config for training in missing])
     if queries is not None:
         queries.check(spent=QueryLedger(directory.queries_path).spent().asked)
-        _say(console, queries.sentence())
-    _say(console, f"{_what_follows(sweep)}: {', '.join(training.name for training in missing)}")
+        say(queries.sentence(), console)
+    say(f"{_what_follows(sweep)}: {', '.join(training.name for training in missing)}", console)
     with sole_driver(directory) as fence, cluster(options.address) as size:
         job = _job(sweep, directory, _claims(sweep, size), fence)
         tracker = Tracker(directory, options.tracking_uri)
@@ -372,17 +372,13 @@ def certify_trials(
     return thread.closing_warning()
 
 
-def _say(console: Console, line: str) -> None:
-    console.print(line, soft_wrap=True)
-
-
 def _say_size(size: ClusterSize, claimed: Claims, options: RunOptions) -> None:
     if options.address is not None:
-        _say(
-            options.console,
+        say(
             f"a cluster of {size.cpu:g} CPUs and {size.gpu:g} GPUs: up to "
             f"{claimed.trials_at_once(size)} trials at once, on "
             f"{'GPUs' if claimed.trial.gpu > 0 else 'CPUs'}",
+            options.console,
         )
 
 
@@ -395,7 +391,7 @@ def _on_gpus(sweep: SweepConfig, gpu: float) -> SweepConfig:
 
 def _say_queries(sweep: SweepConfig, console: Console) -> None:
     if (queries := sweep_queries(sweep)) is not None:
-        _say(console, queries.sentence())
+        say(queries.sentence(), console)
 
 
 def _claims(sweep: SweepConfig, size: ClusterSize) -> Claims:

@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -42,6 +41,7 @@ from tune.directory import (
     SweepTrialFolder,
     TrialRecord,
     TrialState,
+    now,
 )
 from tune.results.metric import Metric
 from tune.scheduler import EVALUATION
@@ -327,7 +327,7 @@ def _run_recorded(
 ) -> Iterator[Report]:
     folder.write_record(record)
     earlier = folder.read_state()
-    started = earlier.started if earlier is not None else _now()
+    started = earlier.started if earlier is not None else now()
     folder.write_state(TrialState(state="running", started=started))
     sample_counts = SampleCounts(folder.read_samples())
     try:
@@ -414,12 +414,8 @@ def _stays_as_trained(record: TrialRecord, trial: SweepTrialFolder) -> bool:
 def end_trial(folder: SweepTrialFolder, state: State, *, error: str | None = None) -> None:
     """Write down that a trial has ended, and how."""
     earlier = folder.read_state()
-    started = earlier.started if earlier is not None else _now()
-    folder.write_state(TrialState(state=state, started=started, ended=_now(), error=error))
-
-
-def _now() -> datetime:
-    return datetime.now(UTC).replace(microsecond=0)
+    started = earlier.started if earlier is not None else now()
+    folder.write_state(TrialState(state=state, started=started, ended=now(), error=error))
 
 
 METRIC = "average_certified_radius"

@@ -387,12 +387,7 @@ class EndpointClassifier(nn.Module):
         assert settings is not None  # of an endpoint
         token = settings.token_variable or self.client.settings.token_variable
         settings = settings.model_copy(update={"token_variable": token})
-        ledger = QueryLedger(
-            ledger_path,
-            budget=settings.query_budget,
-            requests_per_second=settings.requests_per_second,
-        )
-        return type(self)(self.function, EndpointClient(self.url, settings, ledger))
+        return type(self)(self.function, client_of(self.url, settings, ledger_path))
 
     def recorded(self) -> EndpointSettings:
         """Return the settings to record: with what was found out, without what is this user's."""

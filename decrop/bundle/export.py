@@ -20,13 +20,14 @@ from decrop.bundle.layout import (
     files_of,
     write_checksums,
 )
+from decrop.bundle.load import RejectorRecord
 from decrop.bundle.model_card import model_card
 from decrop.bundle.programs import require_onnx, write_onnx, write_torch_export
 from decrop.classifiers.storage import AnyClassifier, store_classifier
 from decrop.config import TrialConfig
 from decrop.denoisers.sources import PROGRAM, stored_denoiser
 from decrop.errors import InputError
-from decrop.evaluation.table import CertificateTable
+from decrop.evaluation.table import CertificateTable, Shares
 from decrop.files import write_json, write_text
 from decrop.trial.certify import last_estimation_samples
 from decrop.trial.folder import SAMPLES_FIGURE, TrialFolder
@@ -115,21 +116,54 @@ def export_bundle(
             partial, config, result, onnx=onnx, torch_export=torch_export, trust_code=trust_code
         )
     carried = portable(config, classifier, result)
+    finish_bundle(
+        partial,
+        destination,
+        carried,
+        result,
+        estimation_samples,
+        certificates.shares,
+        origin=origin,
+        license_id=license_id,
+    )
+
+
+def finish_bundle(
+    partial: Path,
+    destination: Path,
+    config: TrialConfig,
+    result: TrialResult,
+    estimation_samples: int,
+    shares: Shares,
+    *,
+    origin: str,
+    license_id: str,
+    rejector: RejectorRecord | None = None,
+) -> None:
+    """Write settings, model card and checksums beside all else, and give the bundle its name.
+
+    Args:
+        partial: the folder so far.
+        config: portable ones.
+        origin, license_id: as in `export_bundle`.
+    """
     document = {
         "format": FORMAT,
-        "trial": recorded_settings(carried),
+        "trial": recorded_settings(config),
         "estimation_samples": estimation_samples,
         "result": result.to_json(),
+        **({} if rejector is None else {"rejector": rejector.model_dump(mode="json")}),
     }
     write_json(partial / CONFIG, document)
     card = model_card(
-        carried,
+        config,
         result,
         estimation_samples,
         origin=origin,
         license_id=license_id,
         files=files_of(partial),
-        shares=certificates.shares,
+        shares=shares,
+        rejection=None if rejector is None else rejector.held_out,
     )
     write_text(partial / CARD, card)
     write_checksums(partial)

@@ -36,7 +36,7 @@ from decrop.errors import InputError
 from decrop.evaluation.record import record_path
 from decrop.evaluation.sigma_tables import SigmaTables, envelope_record, sigma_table_paths
 from decrop.evaluation.table import CertificateTable
-from decrop.files import MOST_TEXT_BYTES, read_json
+from decrop.files import MOST_TEXT_BYTES, read_json, read_rows
 from decrop.rejection.network import RejectingNetwork, Rejector, check_certificate
 from decrop.rejection.training import RejectionScores, build_rejector
 from decrop.trial.result import Scores, TrialResult, nested_scores, radius_key
@@ -191,7 +191,7 @@ def load_bundle(
         result=result,
         estimation_samples=document.estimation_samples,
         class_names=class_names,
-        history=_read_history(path / HISTORY),
+        history=tuple(read_rows(path / HISTORY)),
         rejector=_load_rejector(document, protected, path),
         sigma_tables=sigma_tables,
         format=document.format,
@@ -382,10 +382,3 @@ def _check_record(document: _Document, protected: AnyClassifier, path: Path) -> 
             f"{path}: result.hashes.classifier = {hashes['classifier'][:12]}…: the classifier is "
             f"{protected.content_hash()[:12]}…."
         )
-
-
-def _read_history(path: Path) -> tuple[dict[str, Any], ...]:
-    records = read_json(path) if path.exists() else []
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise InputError(f"{path} must hold a list of records, one an epoch.")
-    return tuple(records)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import yaml
 
@@ -82,30 +82,9 @@ _SIGMAS = "## At several σ"
 _CLASSIFIERS = {f"{CLASSIFIER}/weights.safetensors", f"{CLASSIFIER}/program.pt2"}
 
 
-class _Part(Protocol):
-    """What a card says of the part that the trial trained.
-
-    Attributes:
-        before_the_classifier: what the certified function has before its classifier.
-    """
-
-    tags: Sequence[str]
-    before_the_classifier: str
-
-    def use(self, config: TrialConfig, data: str) -> str:
-        """Say what to do with it."""
-        ...
-
-    def training_data(self, config: TrialConfig) -> str:
-        """Say which images it was trained on."""
-        ...
-
-    def training(self, config: TrialConfig) -> str:
-        """Say how it was trained."""
-        ...
-
-
 class _Denoiser:
+    """What a card says of a denoiser: its use, its training and the images of it."""
+
     tags: Sequence[str] = ("denoiser", "de-crop")
     before_the_classifier = "this denoiser, "
 
@@ -158,6 +137,8 @@ class _Denoiser:
 
 
 class _Classifier:
+    """The same of a classifier."""
+
     tags: Sequence[str] = ()
     before_the_classifier = ""
 
@@ -189,7 +170,7 @@ class _Classifier:
         return settings
 
 
-_PARTS: dict[Part, _Part] = {"denoiser": _Denoiser(), "classifier": _Classifier()}
+_PARTS: dict[Part, _Denoiser | _Classifier] = {"denoiser": _Denoiser(), "classifier": _Classifier()}
 
 
 def model_card(

@@ -6,25 +6,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import nn
 
-from decrop.bundle.export import portable, recorded_settings
+from decrop.bundle.export import finish_bundle, portable
 from decrop.bundle.layout import (
     CARD,
     CERTIFICATES,
     CHECKSUMS,
     CONFIG,
-    FORMAT,
     RECORD,
     REJECTOR,
     REJECTOR_HISTORY,
     checked_files,
-    files_of,
-    write_checksums,
 )
-from decrop.bundle.load import Bundle, BundledRejector
-from decrop.bundle.model_card import license_and_origin, model_card
+from decrop.bundle.load import Bundle, BundledRejector, RejectorRecord
+from decrop.bundle.model_card import license_and_origin
 from decrop.bundle.verify import limited_data_of
 from decrop.config import TrialConfig
 from decrop.config.rejector import RejectorSettings
@@ -38,7 +34,7 @@ from decrop.files import (
     sha256_of_json,
     sha256_of_tensors,
     write_json,
-    write_text,
+    write_tensors,
 )
 from decrop.rejection.network import check_certificate
 from decrop.rejection.training import RejectorTrainer, with_stages
@@ -206,8 +202,7 @@ def _write(
         if name not in replaced:
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, partial / name)
-    weights = {name: t.contiguous() for name, t in rejector.network.state_dict().items()}
-    save_file(weights, partial / REJECTOR)
+    write_tensors(partial / REJECTOR, rejector.network.state_dict())
     write_json(partial / REJECTOR_HISTORY, history)
     table.write(partial / CERTIFICATES)
     drawn = {"this denoiser with its rejector": table}
@@ -215,33 +210,16 @@ def _write(
         found.tables.write(partial / CERTIFICATES, config.sigma)
         drawn = found.tables.named()
     save_certificate_figures(drawn, partial / "figures")
-    carried = portable(config, bundle.classifier, result)
-    estimation_samples = config.certification.estimation_samples
-    document = {
-        "format": FORMAT,
-        "trial": recorded_settings(carried),
-        "estimation_samples": estimation_samples,
-        "result": result.to_json(),
-        "rejector": {
-            "settings": rejector.settings.model_dump(mode="json"),
-            "held_out": asdict(rejector.held_out),
-        },
-    }
-    write_json(partial / CONFIG, document)
     card = source / CARD
     license_id, origin = license_and_origin(read_text(card) if card.exists() else "")
-    write_text(
-        partial / CARD,
-        model_card(
-            carried,
-            result,
-            estimation_samples,
-            origin=origin,
-            license_id=license_id,
-            files=files_of(partial),
-            shares=table.shares,
-            rejection=rejector.held_out,
-        ),
+    finish_bundle(
+        partial,
+        destination,
+        portable(config, bundle.classifier, result),
+        result,
+        config.certification.estimation_samples,
+        table.shares,
+        origin=origin,
+        license_id=license_id,
+        rejector=RejectorRecord(settings=rejector.settings, held_out=rejector.held_out),
     )
-    write_checksums(partial)
-    partial.rename(destination)

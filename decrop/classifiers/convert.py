@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from decrop.classifiers.recognition import recognised
 from decrop.classifiers.weights import is_safetensors, without_prefix
 from decrop.errors import InputError
-from decrop.files import MOST_WEIGHTS_BYTES, require_regular, write_whole
+from decrop.files import MOST_WEIGHTS_BYTES, require_regular
 
 # Where checkpoints keep the weights, the best first.
 _HOLDERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
@@ -75,13 +75,6 @@ def convert(path: Path) -> Converted:
         std=constants.get("std"),
         done=done,
     )
-
-
-def write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Write weights as safetensors."""
-    # Copies, for tensors that share memory cannot be saved.
-    copies = {name: tensor.clone().contiguous() for name, tensor in weights.items()}
-    write_whole(path, lambda temporary: save_file(copies, temporary))
 
 
 def _content(path: Path) -> Any:

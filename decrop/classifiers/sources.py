@@ -18,7 +18,7 @@ from decrop.config import ClassifierSettings
 from decrop.config.classifier_source import AUTO, CLASSIFIERS, SOURCES, source_kind, uri_scheme
 from decrop.data.datasets import Dataset
 from decrop.errors import InputError
-from decrop.networks.imported import build_by_factory, called
+from decrop.networks.imported import build_by_factory, called, import_extra
 from decrop.networks.registry import build_classifier_network
 
 
@@ -154,15 +154,7 @@ def _timm_model(
     image_channels: int,
     class_count: int,
 ) -> nn.Module:
-    # Optional, and slow to import; it imports torchvision, which must come from here.
-    from decrop._torchvision import torchvision  # noqa: F401
-
-    try:
-        import timm
-    except ImportError:
-        raise InputError(
-            f"classifier.source: {source} needs timm; install it with pip install 'decrop[timm]'."
-        ) from None
+    timm = import_extra("timm", f"classifier.source: {source}")
     if not timm.is_model(name):
         raise _unknown(source, name, timm.list_models())
     fixed = {"in_chans": image_channels, "num_classes": class_count}

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
-from safetensors.torch import save_file
 from torch import nn
 
 from decrop.black_box import EndpointClassifier
@@ -38,7 +37,7 @@ from decrop.files import (
     read_json,
     write_bytes,
     write_json,
-    write_whole,
+    write_tensors,
 )
 from decrop.networks.identity import network_identity
 from decrop.networks.imported import build_by_factory
@@ -98,9 +97,7 @@ def store_classifier(
     if with_weights and isinstance(network, ExportedNetwork):
         write_bytes(folder / PROGRAM, network.program)
     elif with_weights:
-        # Copies, for tensors that share memory cannot be saved.
-        weights = {k: v.cpu().clone().contiguous() for k, v in network.state_dict().items()}
-        write_whole(folder / _WEIGHTS, lambda temporary: save_file(weights, temporary))
+        write_tensors(folder / _WEIGHTS, network.state_dict())
     description = {
         "architecture": classifier.architecture,
         "mean": classifier.mean.flatten().tolist(),

@@ -25,6 +25,7 @@ from decrop.cli.output import (
     progress_bars,
     queries_shown,
     refuse_queries,
+    say,
 )
 from decrop.errors import InputError
 
@@ -138,7 +139,7 @@ def certify(
     rows = {target: scores} if several is None else found.scores()
     console.print(accuracy_table(_title(config), rows))
     if several is not None:
-        console.print(ENVELOPE_MEANING, soft_wrap=True)
+        say(ENVELOPE_MEANING)
     console.print(
         f"{samples / len(table.idx):,.0f} samples an image"
         f"{'' if several is None else ' at all σ together'}, in {precision} on "
@@ -146,19 +147,18 @@ def certify(
         f"{', images contiguous in memory' if config.execution.layout == 'contiguous' else ''}",
     )
     shares = table.shares
-    console.print(
+    say(
         f"{'' if several is None else f'at σ = {config.sigma:g}: '}"
         f"certified correct {shares.correct:.1%}, misclassified {shares.misclassified:.1%} (a "
-        f"wrong class was selected, certified or not), abstained {shares.abstained:.1%}",
-        soft_wrap=True,
+        f"wrong class was selected, certified or not), abstained {shares.abstained:.1%}"
     )
     if several is None:
-        console.print(f"certificates: {out}", soft_wrap=True)
+        say(f"certificates: {out}")
     else:
         for name, path in several.paths(out, config.sigma).items():
-            console.print(f"certificates, {name}: {path}", soft_wrap=True)
+            say(f"certificates, {name}: {path}")
         figure_path = _figure_path(out, config.sigma)
-        console.print(f"figure: {figure_path}", soft_wrap=True)
+        say(f"figure: {figure_path}")
     if as_json:
         print_json(
             {
@@ -193,10 +193,7 @@ def _certified(
     if not overwrite:
         before = certified_before(config, task, out, estimation_samples=samples)
         if before is not None:
-            console.print(
-                f"{out} has these certificates already; --overwrite certifies anew",
-                soft_wrap=True,
-            )
+            say(f"{out} has these certificates already; --overwrite certifies anew")
             return before
     counts, execution = (out.with_name(f"{out.name}.{part}") for part in ("counts", "execution"))
     with queries_shown(task.network), samplers as on_cluster, progress_bars() as bars:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from decrop.cli.options import AsJson, Assignments, RunFolder
-from decrop.cli.output import accuracy_cell, console, duration, print_json, progress_bars
+from decrop.cli.output import accuracy_cell, duration, print_json, progress_bars, say
 from decrop.cli.tracking import Experiment, TrackingUri, tracked
 
 
@@ -38,14 +38,14 @@ def steal(
 
     config = load_trial(settings, assignments or [])
     folder = ClassifierFolder(run_folder(out, settings))
-    console.print(f"folder: {folder.path}", soft_wrap=True)
+    say(f"folder: {folder.path}")
 
     with progress_bars() as bars:
         report = steal_classifier(config, folder, hooks=bars.hooks())
-    console.print(_steal_summary(report), soft_wrap=True)
+    say(_steal_summary(report))
     weights = f"classifier.surrogate.weights={folder.weights_path}"
     settings_and_weights = shlex.join([str(folder.settings_path), "--set", weights])
-    console.print(f"train through it: decrop train {settings_and_weights}", soft_wrap=True)
+    say(f"train through it: decrop train {settings_and_weights}")
     if as_json:
         print_json({"weights": str(folder.weights_path), "report": report})
 
@@ -91,12 +91,12 @@ def train(
 
     config = load_trial(settings, assignments or [])
     folder = ClassifierFolder(run_folder(out, settings))
-    console.print(f"folder: {folder.path}", soft_wrap=True)
+    say(f"folder: {folder.path}")
     with tracked("classifier", folder.path, tracking_uri, experiment), progress_bars() as bars:
         report = train_classifier(config, folder, hooks=bars.hooks())
-    console.print(_summary(report), soft_wrap=True)
+    say(_summary(report))
     paths = [str(folder.settings_path), "--weights", str(folder.weights_path)]
-    console.print(f"certify it: decrop certify {shlex.join(paths)}", soft_wrap=True)
+    say(f"certify it: decrop certify {shlex.join(paths)}")
     if as_json:
         print_json({"weights": str(folder.weights_path), "report": report})
 
@@ -130,14 +130,14 @@ def convert(
     Example: [bold]decrop classifier convert checkpoint.pth.tar --out resnet110.safetensors[/bold]
     """
     from decrop.classifiers.convert import convert as converted
-    from decrop.classifiers.convert import write_weights
     from decrop.errors import InputError
+    from decrop.files import write_tensors
 
     target = checkpoint.with_suffix(".safetensors") if out is None else out
     if target.exists():
         raise InputError(f"--out {target} is there already; name another file.")
     found = converted(checkpoint)
-    write_weights(found.weights, target)
+    write_tensors(target, found.weights)
     fitting = found.source or "no network that is known here; name yours with classifier.source"
     lines = [*found.done, f"{target}: {len(found.weights)} tensors, which fit {fitting}"]
     settings = [f"classifier.weights={target}", *found.settings]
@@ -145,7 +145,7 @@ def convert(
         "use it: " + " ".join(f"--set {shlex.quote(assignment)}" for assignment in settings)
     )
     for line in lines:
-        console.print(line, soft_wrap=True)
+        say(line)
     if as_json:
         print_json({"weights": str(target), "settings": settings, "done": found.done})
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from decrop.cli.options import AsJson, ClassifierWeights, DatasetPath, TrustCode
-from decrop.cli.output import console, print_json
+from decrop.cli.output import console, print_json, say
 from decrop.errors import InputError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def figures(
     if limited is not None:
         with console.status("making boundary and interpolated samples"):
             _draw_samples(loaded, limited, class_number, to)
-    console.print(f"figures: {to}", soft_wrap=True)
+    say(f"figures: {to}")
     if as_json:
         print_json({"figures": sorted(str(path) for path in to.glob("*.png"))})
 

@@ -1,6 +1,5 @@
 """`decrop inspect`: classifier and denoiser as they are understood, to look at before a sweep."""
 
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -17,6 +16,7 @@ from decrop.cli.output import (
     progress_bars,
     queries_shown,
     refuse_queries,
+    say,
 )
 from decrop.errors import InputError
 
@@ -99,7 +99,7 @@ def inspect(
     backend.announce(
         most_inspection_queries(len(chosen), draws),
         exact=True,
-        say=partial(console.print, soft_wrap=True),
+        say=say,
     )
     with queries_shown(classifier), progress_bars() as bars:
         found = inspect_classifier(

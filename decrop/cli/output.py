@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 # Names of users are shown as they are, whatever signs they have.
 console = Console(markup=False, emoji=False, highlight=False)
 
+
+def say(line: str, to: Console | None = None) -> None:
+    """Print a line as it is, however long it is, to the command's console if no other is given."""
+    (to or console).print(line, soft_wrap=True)
+
+
 _LINE_SECONDS = 10.0
 
 
@@ -49,7 +55,7 @@ class ProgressBars:
 
         hooks = Hooks(
             on_progress=self.stage,
-            say=lambda sentence: console.print(sentence, soft_wrap=True),
+            say=say,
         )
         if certifying is None:
             return hooks
@@ -102,7 +108,7 @@ class ProgressBars:
             tenths, now = 10 * done // total, time.monotonic()
             if tenths > printed or now - at >= _LINE_SECONDS:
                 printed, at = max(printed, tenths), now
-                console.print(text, soft_wrap=True)
+                say(text)
 
         return line
 
@@ -183,7 +189,7 @@ def queries_shown(network: "nn.Module") -> Iterator[None]:
     finally:
         said = backend_of(network).spent()
         if said is not None:
-            console.print(said, soft_wrap=True)
+            say(said)
 
 
 def refuse_queries(queries: Path | None, *, asked: bool) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from decrop.cli.certify import refuse_what_a_bundle_fixes
 from decrop.cli.options import AsJson, Assignments, ClassifierWeights, DatasetPath
-from decrop.cli.output import accuracy_table, console, print_json, progress_bars
+from decrop.cli.output import accuracy_table, console, print_json, progress_bars, say
 from decrop.cli.tracking import Experiment, TrackingUri, tracked
 from decrop.errors import InputError
 
@@ -91,7 +91,7 @@ def train(
         f"{_percent(scores.errors_rejected)} of the {_percent(scores.error_share)} that are "
         f"errors, {_percent(scores.right_rejected)} of the others",
     )
-    console.print(f"bundle: {out}", soft_wrap=True)
+    say(f"bundle: {out}")
     if as_json:
         from dataclasses import asdict
 

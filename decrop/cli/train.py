@@ -12,6 +12,7 @@ from decrop.cli.output import (
     print_json,
     progress_bars,
     queries_shown,
+    say,
 )
 from decrop.errors import InputError
 
@@ -61,10 +62,10 @@ def train(
     queries = total_queries(prepared, certifications=2)
     if queries is not None:
         queries.check()
-        console.print(queries.sentence(), soft_wrap=True)
+        say(queries.sentence())
     with progress_bars("loading data and classifier") as bars:
         inputs = prepared.load(cache, device, ledger=out / QUERIES, hooks=bars.hooks("certifying"))
-    console.print(f"folder: {out}", soft_wrap=True)
+    say(f"folder: {out}")
     with queries_shown(inputs.protected), progress_bars() as bars:
         run = partial(run_trial, config, inputs, cache=cache, hooks=bars.hooks("certifying"))
         if config.training.early_stopping:
@@ -81,13 +82,12 @@ def train(
     rows = {"denoiser": result.scores, "no denoiser": reference.scores}
     console.print(accuracy_table("Certified accuracy on test images, % (95 % interval)", rows))
     if inputs.agreement is not None:
-        console.print(
+        say(
             "certified on the endpoint; trained through a surrogate that agrees with it on "
             f"{100 * inputs.agreement:.1f} % of {int(inputs.limited.held_out_mask.sum())} held-out "
-            "images",
-            soft_wrap=True,
+            "images"
         )
-    console.print(f"bundle: {bundle}", soft_wrap=True)
+    say(f"bundle: {bundle}")
     if as_json:
         print_json(
             {

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from decrop.cli.options import AsJson, ClassifierWeights, DatasetPath, TrustCode
-from decrop.cli.output import console, print_json, progress_bars
+from decrop.cli.output import console, print_json, progress_bars, say
 
 
 def verify(
@@ -45,16 +45,15 @@ def verify(
         )
     weakness = loaded.config.certification.weakness
     if weakness is not None:
-        console.print(weakness, soft_wrap=True)
+        say(weakness)
     recorded = sum(len(table.idx) for table in loaded.tables.values())
     if identical == recorded:
         console.print(f"all {recorded} recorded certificates are identical")
     else:
         if device is not None:
-            console.print(
+            say(
                 f"certified on {loaded.result.device}: on another device the function has other "
-                "last bits, so certificates may differ",
-                soft_wrap=True,
+                "last bits, so certificates may differ"
             )
         console.print(
             f"{identical} of {recorded} recorded certificates are identical; "
@@ -64,7 +63,7 @@ def verify(
     assert record is not None  # `load_bundle` gives each table one
     for table in [loaded.certificates] if loaded.sigma_tables is None else loaded.tables.values():
         assert table.record is not None
-        console.print(table.record.guarantee(), soft_wrap=True)
+        say(table.record.guarantee())
     if as_json:
         document = {"recorded": recorded, "identical": identical}
         print_json({**document, "record": record.model_dump(mode="json")})

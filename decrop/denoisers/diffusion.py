@@ -13,7 +13,7 @@ from decrop.denoisers.sources import LocatedDenoiser
 from decrop.documents import validated
 from decrop.errors import InputError
 from decrop.files import MOST_TEXT_BYTES, read_json
-from decrop.networks.imported import called
+from decrop.networks.imported import called, import_extra
 
 # The one network of diffusers that takes images and a timestep, and nothing else.
 _NETWORK = "UNet2DModel"
@@ -46,13 +46,9 @@ class Schedule(Settings):
         return ((1 - kept) / kept).sqrt()
 
     def _kept(self) -> Tensor:
-        _imported()
-        from diffusers import DDPMScheduler
-
+        diffusers = import_extra("diffusers", "denoiser.source: a diffusion model")
         fields = {"num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas"}
-        # The library has no annotations.
-        made: Any = DDPMScheduler
-        kept: Tensor = made(**self.model_dump(include=fields)).alphas_cumprod
+        kept: Tensor = diffusers.DDPMScheduler(**self.model_dump(include=fields)).alphas_cumprod
         return kept.double()
 
 
@@ -130,10 +126,10 @@ def diffusers_denoiser(settings: DenoiserSettings, image_channels: int, _: Path)
             f"denoiser.source: {source} is told the class of an image, which is what is to be "
             "found; use a model without."
         )
-    _imported()
-    from diffusers import UNet2DModel
-
-    return OneStepDenoiser(called(UNet2DModel, config, source, group="denoiser"), schedule)
+    diffusers = import_extra("diffusers", f"denoiser.source: {source}")
+    return OneStepDenoiser(
+        called(diffusers.UNet2DModel, config, source, group="denoiser"), schedule
+    )
 
 
 def _check_bounds(config: dict[str, Any]) -> None:
@@ -201,17 +197,3 @@ def _mapping(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InputError(f"{path} must hold a mapping.")
     return found
-
-
-def _imported() -> None:
-    """Import diffusers, or say how to install it."""
-    # diffusers imports torchvision, which must come from here.
-    from decrop._torchvision import torchvision  # noqa: F401
-
-    try:
-        import diffusers  # noqa: F401
-    except ImportError:
-        raise InputError(
-            "denoiser.source: models of diffusers need it; install it with pip install "
-            "'decrop[diffusers]'."
-        ) from None

@@ -17,7 +17,7 @@ from decrop.denoisers.adapted import AdaptedDenoiser, bare
 from decrop.errors import InputError
 from decrop.files import write_bytes
 from decrop.networks.conditional import told_sigma
-from decrop.networks.imported import build_by_factory, called
+from decrop.networks.imported import build_by_factory, called, import_extra
 from decrop.networks.registry import build_denoiser
 
 # Of a denoiser that is a program, in the folder of a trial or a bundle.
@@ -185,16 +185,7 @@ def program_denoiser(settings: DenoiserSettings, image_channels: int, folder: Pa
 def deepinv_denoiser(settings: DenoiserSettings, image_channels: int, _: Path) -> nn.Module:
     """Build a denoiser of deepinv without weights."""
     name = settings.source.partition("/")[2]
-    # It imports torchvision, which must come from here.
-    from decrop._torchvision import torchvision  # noqa: F401
-
-    try:
-        import deepinv
-    except ImportError:
-        raise InputError(
-            f"denoiser.source: {settings.source} needs deepinv; install it with pip install "
-            "'decrop[deepinv]'."
-        ) from None
+    deepinv = import_extra("deepinv", f"denoiser.source: {settings.source}")
     known = {
         found: made
         for found, made in vars(deepinv.models).items()

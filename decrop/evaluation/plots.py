@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
@@ -78,7 +77,6 @@ def certified_accuracy_figure(
         envelopes: names of curves that follow others, and lie broad and grey behind them.
     """
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     styles = zip(cycle(_COLOURS), cycle(_LINE_STYLES), strict=False)
     for (name, (prediction, radius, labels)), (colour, style) in zip(
@@ -131,7 +129,6 @@ def probabilities_figure(tables: Mapping[str, CertificateTable]) -> Figure:
         tables: certificates by name; those that are not known to be of one sigma are left out.
     """
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     styles = zip(cycle(_COLOURS), cycle(_LINE_STYLES), strict=False)
     for (name, table), (colour, style) in zip(tables.items(), styles, strict=False):
@@ -179,7 +176,6 @@ def training_curves_figure(history: Sequence[Mapping[str, Any]]) -> Figure:
     boundary = _phase_boundary(history)
     columns = 3
     figure = Figure(figsize=(9.6, 2.7 * max(1, -(-len(panels) // columns))), layout="constrained")
-    FigureCanvasAgg(figure)
     for position, (term, title) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(-(-len(panels) // columns), columns, position)
         rows = [row for row in history if row.get(term) is not None]
@@ -218,7 +214,6 @@ def sample_grid_figure(
     width = left + columns * _PICTURE_INCHES + right
     height = above + len(rows) * (_PICTURE_INCHES + gap) - gap + below
     figure = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
     figure.suptitle(figure_text(title), fontsize="medium", y=1 - 0.12 / height, va="top")
     axes = figure.subplots(
         len(rows),
@@ -257,7 +252,6 @@ def embedding_figure(groups: Mapping[str, ArrayLike], *, title: str) -> Figure:
         groups: points by name, floats [n, 2] in arbitrary units.
     """
     figure = Figure(figsize=(5.0, 5.2), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for (name, points), colour, marker in zip(
         groups.items(), cycle(_COLOURS), cycle(_MARKERS), strict=False

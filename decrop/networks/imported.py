@@ -24,6 +24,19 @@ def build_by_factory(source: str, arguments: Mapping[str, JsonValue], *, group: 
     return made
 
 
+def import_extra(package: str, named: str) -> Any:
+    """Import a package that comes with the extra of its name; `named` is what needs it."""
+    # It imports torchvision, which must come from here.
+    from decrop._torchvision import torchvision  # noqa: F401
+
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise InputError(
+            f"{named} needs {package}; install it with pip install 'decrop[{package}]'."
+        ) from None
+
+
 def called(function: Any, arguments: Mapping[str, JsonValue], source: str, *, group: str) -> Any:
     """Call what makes a network; whatever it raises is an error of the source."""
     try:

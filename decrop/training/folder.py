@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import save_file
 
 from decrop.cache import Tensors
 from decrop.config import TrialConfig
@@ -21,6 +20,7 @@ from decrop.files import (
     read_rows,
     require_regular,
     write_json,
+    write_tensors,
     write_text,
     write_whole,
 )
@@ -186,8 +186,7 @@ class ClassifierFolder(TrainingFolder):
 
     def write_weights(self, weights: Tensors) -> None:
         """Write the trained weights as safetensors."""
-        contiguous = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
-        write_whole(self.weights_path, lambda temporary: save_file(contiguous, temporary))
+        write_tensors(self.weights_path, weights)
 
     def read_report(self) -> dict[str, Any] | None:
         """Return the report of a finished training; None before."""

@@ -3,10 +3,13 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import nn
+
+from decrop.config import ClassifierTrainingSettings, TrainingSettings
+from decrop.config.rejector import RejectorSettings
 
 OptimizerKind = Literal["adam", "sgd"]
 
@@ -44,26 +47,9 @@ def steps_an_epoch(images: int, batch_size: int) -> int:
     return -(-images // batch_size)
 
 
-class Drops(Protocol):
-    """A learning rate that drops by a factor after each so many epochs."""
-
-    @property
-    def learning_rate(self) -> float:
-        """At first."""
-        ...
-
-    @property
-    def learning_rate_drop_every(self) -> int:
-        """Epochs between drops."""
-        ...
-
-    @property
-    def learning_rate_drop_factor(self) -> float:
-        """Of a drop."""
-        ...
-
-
-def dropped_rate(settings: Drops, epoch: int) -> float:
+def dropped_rate(
+    settings: TrainingSettings | ClassifierTrainingSettings | RejectorSettings, epoch: int
+) -> float:
     """Return the learning rate of an epoch, counted from 0."""
     drops = epoch // settings.learning_rate_drop_every
     return settings.learning_rate * settings.learning_rate_drop_factor**drops

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from decrop.classifiers.classifier import Classifier
@@ -23,6 +23,7 @@ from decrop.files import (
     read_rows,
     require_regular,
     write_json,
+    write_tensors,
     write_whole,
 )
 from decrop.smoothing.journal import remove_journals
@@ -129,13 +130,10 @@ class TrialFolder(TrainingFolder):
             settings: portable ones (`decrop.denoisers.sources.OpenedDenoiser`), where those of the
                 trial name files.
         """
-        # Copies, for tensors that share memory cannot be saved.
-        state = bare(denoiser).state_dict()
-        weights = {name: t.cpu().clone().contiguous() for name, t in state.items()}
         if settings is not None and not self.denoiser_settings_path.exists():
             store_program(denoiser, self.path)
             write_json(self.denoiser_settings_path, settings.model_dump(mode="json"))
-        write_whole(self.denoiser_path, lambda temporary: save_file(weights, temporary))
+        write_tensors(self.denoiser_path, bare(denoiser).state_dict())
 
     def denoiser_settings(self, config: TrialConfig) -> DenoiserSettings:
         """Return by what the stored denoiser is built anew."""

@@ -12,7 +12,7 @@ from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from decrop.cli.output import console
+from decrop.cli.output import console, say
 from decrop.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,11 +49,6 @@ def mlflow_errors() -> Iterator[None]:
     except TrackingError as error:
         say(f"error: {error}")
         raise typer.Exit(1) from None
-
-
-def say(line: str) -> None:
-    """Print a line as it is."""
-    console.print(line, soft_wrap=True)
 
 
 # Of the ends of intervals in %, so that a table fits into a terminal.

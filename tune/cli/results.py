@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from decrop.cli.options import AsJson, TrustCode
-from decrop.cli.output import console, print_json
+from decrop.cli.output import console, print_json, say
 from decrop.errors import InputError
 from tune.cli.options import (
     INTERVAL_DECIMALS,
@@ -19,7 +19,6 @@ from tune.cli.options import (
     mlflow_errors,
     print_tables,
     require_sweep_extra,
-    say,
 )
 
 # Whatever imports Ray, MLflow, Optuna or PyTorch is imported by the commands that need it.

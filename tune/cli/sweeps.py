@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from decrop.cli.options import AsJson, Assignments, TrustCode
-from decrop.cli.output import console, duration, print_json
+from decrop.cli.output import console, duration, print_json, say
 from decrop.errors import InputError
 from tune.cli.options import (
     INTERVAL_DECIMALS,
@@ -17,7 +17,6 @@ from tune.cli.options import (
     TrackingUri,
     print_tables,
     require_sweep_extra,
-    say,
 )
 
 MaxHours = Annotated[

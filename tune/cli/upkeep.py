@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from decrop.cli.options import AsJson
-from decrop.cli.output import console, print_json
+from decrop.cli.output import console, print_json, say
 from decrop.errors import InputError
 from tune.cli.options import (
     Directory,
@@ -13,7 +13,6 @@ from tune.cli.options import (
     mlflow_errors,
     print_tables,
     require_sweep_extra,
-    say,
 )
 
 

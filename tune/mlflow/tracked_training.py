@@ -12,7 +12,7 @@ from pydantic import AwareDatetime, Field
 from decrop.config import LongText, Settings, Text, Word
 from decrop.errors import InputError
 from decrop.files import write_json
-from tune.directory import read_record
+from tune.directory import now, read_record
 
 TrainingKind = Literal["classifier", "rejector"]
 
@@ -129,8 +129,3 @@ def known_record(folder: TrackedTraining) -> TrainingRecord:
     if record is None:
         raise InputError(f"{folder.path} holds no training that is tracked in MLflow.")
     return record
-
-
-def now() -> datetime:
-    """Return the time, in whole seconds."""
-    return datetime.now(UTC).replace(microsecond=0)

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from decrop.cli.output import console
+from decrop.cli.output import say
 from decrop.config import TrialConfig
 from decrop.config.rejector import RejectorSettings
 from decrop.documents import trial_config, validated
@@ -17,6 +17,7 @@ from decrop.errors import InputError
 from decrop.evaluation.record import record_path
 from decrop.files import read_object, read_rows
 from decrop.training.folder import ClassifierFolder
+from tune.directory import now
 from tune.mlflow.client import TrackingError, check_tracking_uri, one_line
 from tune.mlflow.experiment import ExperimentView, experiment_page
 from tune.mlflow.page import page_state
@@ -33,7 +34,7 @@ from tune.mlflow.run_view import (
     trial_colour,
     tsv_table,
 )
-from tune.mlflow.tracked_training import TrackedTraining, TrainingKind, known_record, now
+from tune.mlflow.tracked_training import TrackedTraining, TrainingKind, known_record
 from tune.mlflow.tracker import RunsTracker, Shown, TrackingThread
 from tune.mlflow.trial_view import (
     epoch_times,
@@ -330,4 +331,4 @@ def _say_where(tracker: RunsTracker, thread: TrackingThread, tracking_uri: str) 
             f"lost; catch up with: decrop sync {shlex.quote(str(tracker.shown.path))} "
             f"--tracking-uri {tracking_uri}"
         )
-    console.print(line, soft_wrap=True)
+    say(line)
