@@ -8,8 +8,8 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from decrop.config import Count, Number, Settings, Text, TrialConfig
-from decrop.config.measuring import VARIED_BY_TABLES, measures
 from decrop.config.settings import bounded
+from decrop.config.trial import VARIED_BY_TABLES, measures
 from decrop.documents import Document, blame, mistakes_beside, set_dotted, show, trial_config
 from decrop.errors import InputError, together
 

@@ -9,8 +9,8 @@ from pydantic import Field
 from safetensors import SafetensorError
 
 from decrop.config import CountOrZero, FreeMapping, Number, Settings, Text, TrialConfig
-from decrop.config.measuring import MEASURING
 from decrop.config.settings import Hashes
+from decrop.config.trial import MEASURING
 from decrop.documents import get_dotted, show
 from decrop.errors import InputError
 from decrop.files import write_json

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from decrop.config import TrialConfig
-from decrop.config.measuring import measures
+from decrop.config.trial import measures
 from decrop.documents import field_paths
 from tune.sweep_file import SweepConfig
 

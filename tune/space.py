@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from decrop.config import TrialConfig
-from decrop.config.measuring import measures
-from decrop.config.trial import Part
+from decrop.config.trial import Part, measures
 from decrop.documents import get_dotted, merge, set_dotted, trial_config, validated
 from decrop.errors import InputError
 from tune.domains import Space, exists, ordered, require_choices, row_document

@@ -6,11 +6,10 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
 
 # Ray Tune's own loggers and tables; the sweep directory and our progress take their place.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -28,14 +27,13 @@ from rich.console import Console
 
 from decrop.black_box import QueryLedger
 from decrop.cli.output import progress_bars, say
-from decrop.config import TrialConfig
-from decrop.config.classifier_source import imports_code, source_kind
 from decrop.errors import InputError
 from decrop.files import LostFolderError, fence_of
 from decrop.smoothing.execution import resolve_device
 from decrop.synthesis.synthetic_samples import INTERPOLATED
-from decrop.trial.prepare import Preparation, load_inputs
+from decrop.trial.prepare import load_inputs
 from tune.callbacks import RETRIES, SearchStopper, SweepCallback, SweepProgress
+from tune.check import check_sweep
 from tune.cluster import Claims, ClusterSize, claims, cluster, cluster_size, local_size
 from tune.directory import SweepDirectory, trial_name
 from tune.driver import sole_driver
@@ -52,7 +50,6 @@ from tune.results.ranking import chosen, ranking
 from tune.scheduler import EVALUATION, build_scheduler
 from tune.searcher import SweepSearcher
 from tune.space import (
-    denoiser_origins,
     extended,
     kind_of,
     reference_config,
@@ -60,17 +57,14 @@ from tune.space import (
     row_trials,
     sweep_kind,
     total_trials,
-    trial_config_for,
     with_query_budget,
 )
 from tune.stopping import Reason, SweepStop, common_cause, deadline, ends_sweep
 from tune.sweep_file import SweepConfig
-from tune.worker import INPUT_GROUPS, OBJECTIVE, SweepJob, SweepTrial, shares_inputs
+from tune.worker import OBJECTIVE, SweepJob, SweepTrial, shares_inputs
 
 # It tells of a trial that failed by a traceback, which is in the trial's folder.
 logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
-
-Refused = Literal["code", "strangers"] | None
 
 # Between looks at how large the cluster is.
 _LOOK_SECONDS = 5.0
@@ -110,78 +104,6 @@ class SweepOutcome:
     trials: int
     stage1_computed: int
     warning: str | None
-
-
-def check_sweep(sweep: SweepConfig, *, refused: Refused = None) -> Preparation:
-    """Check data, classifier and claims of a sweep, also at the ends of what it varies.
-
-    A black box is asked nothing; whether its budget suffices is checked.
-
-    Args:
-        refused: what a classifier's source must not make this machine do: to import `code`, or
-            anything that `strangers` may not, which is to have their endpoints asked too.
-    """
-    preparation = Preparation()
-    checked = list(_configs_to_check(sweep))
-    for config in checked:
-        _check_sources(config, refused)
-    for config in checked:
-        preparation.trial(config)
-    if (queries := sweep_queries(sweep, preparation)) is not None:
-        queries.check()
-    return preparation
-
-
-def resume_command(directory: SweepDirectory) -> str:
-    """Return the command that goes on with a sweep, with the flag that its classifier takes."""
-    sweep = directory.read_record().sweep
-    command = f"decrop resume {directory.quoted}"
-    try:
-        for config in _configs_to_check(sweep):
-            _check_sources(config, "strangers")
-    except InputError:
-        return f"{command} --trust-code"
-    return command
-
-
-def _configs_to_check(sweep: SweepConfig) -> Iterator[TrialConfig]:
-    """Yield settings in which all classifiers and data of a sweep occur, each once."""
-    found: list[TrialConfig] = []
-    for parameters in _parameters_to_check(sweep):
-        config = trial_config_for(sweep, parameters) if parameters else reference_config(sweep)
-        if not any(_same_inputs(config, other) for other in found):
-            found.append(config)
-            yield config
-
-
-def _parameters_to_check(sweep: SweepConfig) -> Iterator[Mapping[str, Any]]:
-    yield {}
-    for path, domain in sweep.space.items():
-        if path.split(".")[0] in INPUT_GROUPS:
-            yield from ({path: value} for value in domain.values_to_check())
-    yield from denoiser_origins(sweep)
-
-
-def _check_sources(config: TrialConfig, refused: Refused) -> None:
-    classifier, denoiser = config.classifier.source, config.denoiser.source
-    does = None
-    if refused is not None and imports_code(classifier):
-        does = f"classifier.source: {classifier} would be imported"
-    elif refused is not None and config.denoiser.form.imports_code:
-        does = f"denoiser.source: {denoiser} would be imported"
-    elif refused == "strangers" and source_kind(classifier) == "endpoint":
-        does = f"classifier.source: {classifier} would be asked"
-    if does is not None:
-        raise InputError(
-            f"{does}, which takes --trust-code; give it if you trust who wrote the "
-            f"{'sweep file' if refused == 'code' else 'sweep directory'}."
-        )
-
-
-def _same_inputs(first: TrialConfig, second: TrialConfig) -> bool:
-    groups = (*INPUT_GROUPS, "trains")
-    same = all(getattr(first, group) == getattr(second, group) for group in groups)
-    return same and first.denoiser.origin == second.denoiser.origin
 
 
 @dataclass(frozen=True)

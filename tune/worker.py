@@ -3,23 +3,15 @@
 import math
 import os
 import socket
-import subprocess
-import threading
-import time
 import traceback
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from ray.tune import PlacementGroupFactory, Trainable
 
-import decrop
 from decrop.cache import ContentCache
 from decrop.classifiers.storage import store_classifier
 from decrop.config import TrialConfig
@@ -34,7 +26,6 @@ from decrop.trial.result import Split
 from decrop.trial.run import run_trial, stopping_epoch
 from tune.cluster import Claim, Claims, bound_memory
 from tune.directory import (
-    CodeRecord,
     SampleCounts,
     State,
     SweepDirectory,
@@ -43,6 +34,7 @@ from tune.directory import (
     TrialState,
     now,
 )
+from tune.monitor import code_record, monitored
 from tune.results.metric import Metric
 from tune.scheduler import EVALUATION
 from tune.shards import ShardedSampler
@@ -58,98 +50,10 @@ from tune.space import (
 from tune.stopping import ends_sweep
 from tune.sweep_file import SweepConfig
 
-_INTERVAL = 5.0
-# Beyond it every other sample is dropped, and they are taken half as often.
-_MOST_SAMPLES = 240
-_GIT_SECONDS = 10
-_MEGABYTE = 1e6
-
-Sample = dict[str, float]
-
 # Below the traceback of what had no other process beside it.
 _TOO_LARGE = (
     "out of memory: it does not fit even alone; lower training.batch_size, or execution.chunk_size"
 )
-
-
-@cache
-def code_record() -> CodeRecord:
-    """Tell which code runs here, and on which host."""
-    try:
-        release = version("decrop")
-    except PackageNotFoundError:
-        release = "unknown"
-    return CodeRecord(version=release, commit=_commit(), host=socket.gethostname())
-
-
-@contextmanager
-def monitored(folder: SweepTrialFolder, *, interval: float = _INTERVAL) -> Iterator[None]:
-    """Write the machine's load to `system.json` every `interval` seconds inside the block.
-
-    Samples that are there already are kept. Whatever goes wrong with it, the block is not touched.
-    """
-    stop = threading.Event()
-    thread = threading.Thread(
-        target=_watch, args=(folder, stop, interval), name="system-metrics", daemon=True
-    )
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(timeout=interval)
-
-
-def _watch(folder: SweepTrialFolder, stop: threading.Event, interval: float) -> None:
-    with suppress(Exception):
-        samples: list[Sample] = list(folder.read_system())
-        started = time.monotonic() - (samples[-1]["seconds"] if samples else 0)
-        _sample()  # The first reading of a CPU's load has nothing to compare with.
-        ended = False
-        while not ended:
-            ended = stop.wait(interval)
-            seconds = math.floor(time.monotonic() - started)
-            if not samples or seconds > samples[-1]["seconds"]:
-                samples.append({"seconds": seconds, **_sample()})
-            if len(samples) > _MOST_SAMPLES:
-                samples, interval = samples[::2], 2 * interval
-            write_json(folder.system_path, samples)
-
-
-def _sample() -> Sample:
-    memory = psutil.virtual_memory()
-    used, own = memory.used / _MEGABYTE, psutil.Process().memory_info().rss / _MEGABYTE
-    sample: Sample = {
-        "cpu_utilization_percentage": psutil.cpu_percent(),
-        "system_memory_usage_megabytes": round(used, 1),
-        "system_memory_usage_percentage": memory.percent,
-        "process_memory_usage_megabytes": round(own, 1),
-    }
-    # A process that does not compute on a GPU must not take memory there by asking.
-    if torch.cuda.is_initialized():
-        free, total = torch.cuda.mem_get_info()
-        sample["gpu_0_memory_usage_megabytes"] = round((total - free) / _MEGABYTE, 1)
-        sample["gpu_0_memory_usage_percentage"] = round(100 * (1 - free / total), 2)
-        with suppress(Exception):  # Some drivers do not tell, such as those of MIG slices.
-            sample["gpu_0_utilization_percentage"] = torch.cuda.utilization()
-    return sample
-
-
-def _commit() -> str | None:
-    """Return the commit of the checkout that this code runs from, None if it is installed."""
-    source = Path(decrop.__file__)
-    try:
-        for arguments in (["ls-files", "--error-unmatch", source.name], ["rev-parse", "HEAD"]):
-            answer = subprocess.run(
-                ["git", "-C", str(source.parent), *arguments],
-                capture_output=True,
-                text=True,
-                timeout=_GIT_SECONDS,
-                check=True,
-            ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.strip()
 
 
 # Settings that decide what the inputs are; where none of them is swept all trials share one copy.

@@ -1,12 +1,11 @@
 """A classifier behind an HTTP endpoint, of which only predictions are known."""
 
-from decrop.black_box.classifier import EndpointClassifier, EndpointFunction, endpoint_classifier
+from decrop.black_box.classifier import EndpointClassifier, endpoint_classifier
 from decrop.black_box.client import EndpointError, QueryBudgetError, QueryLedger, Spent
 
 __all__ = [
     "EndpointClassifier",
     "EndpointError",
-    "EndpointFunction",
     "QueryBudgetError",
     "QueryLedger",
     "Spent",

@@ -4,8 +4,8 @@ from decrop.config.black_box import EndpointSettings, SurrogateSettings
 from decrop.config.certification import CertificationSettings, ExecutionSettings
 from decrop.config.classifier import ClassifierSettings
 from decrop.config.classifier_source import ClassifierArchitecture
-from decrop.config.classifier_training import ClassifierObjective, ClassifierTrainingSettings
-from decrop.config.data import DatasetName, DatasetSettings, LimitedDataSettings
+from decrop.config.classifier_training import ClassifierTrainingSettings
+from decrop.config.data import DatasetSettings, LimitedDataSettings
 from decrop.config.denoiser import DenoiserContract, DenoiserSettings
 from decrop.config.prior import PriorSettings
 from decrop.config.settings import (
@@ -17,46 +17,38 @@ from decrop.config.settings import (
     NonNegative,
     Number,
     Positive,
-    Probability,
     Seed,
     Settings,
     Side,
     Text,
     Word,
 )
-from decrop.config.synthesis import Attack, BoundarySettings, InterpolationSettings
+from decrop.config.synthesis import BoundarySettings, InterpolationSettings
 from decrop.config.training import (
     AugmentationPolicy,
     AugmentationSettings,
-    DiscriminatorSettings,
     DistillationSettings,
     KernelSettings,
     LossWeights,
     Mixing,
-    Objective,
-    Optimizer,
     TrainingSettings,
 )
 from decrop.config.trial import RecordedTrialConfig, TrialConfig, as_recorded
 
 __all__ = [
-    "Attack",
     "AugmentationPolicy",
     "AugmentationSettings",
     "BoundarySettings",
     "CertificationSettings",
     "ClassNames",
     "ClassifierArchitecture",
-    "ClassifierObjective",
     "ClassifierSettings",
     "ClassifierTrainingSettings",
     "Count",
     "CountOrZero",
-    "DatasetName",
     "DatasetSettings",
     "DenoiserContract",
     "DenoiserSettings",
-    "DiscriminatorSettings",
     "DistillationSettings",
     "EndpointSettings",
     "ExecutionSettings",
@@ -69,11 +61,8 @@ __all__ = [
     "Mixing",
     "NonNegative",
     "Number",
-    "Objective",
-    "Optimizer",
     "Positive",
     "PriorSettings",
-    "Probability",
     "RecordedTrialConfig",
     "Seed",
     "Settings",

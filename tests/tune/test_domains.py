@@ -6,7 +6,7 @@ import optuna
 import pytest
 from pydantic import ValidationError
 
-from decrop.config.measuring import MEASURING, VARIED_BY_TABLES, measures
+from decrop.config.trial import MEASURING, VARIED_BY_TABLES, measures
 from decrop.documents import field_paths
 from tests.cases import cases
 from tests.refusals import one_line

@@ -10,7 +10,7 @@ import decrop
 from decrop.files import write_json
 from tune import worker
 from tune.directory import SweepTrialFolder
-from tune.worker import code_record, monitored
+from tune.monitor import code_record, monitored
 
 
 def waited_for(folder: SweepTrialFolder, samples: int) -> None:

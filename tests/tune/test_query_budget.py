@@ -9,10 +9,10 @@ from decrop.errors import InputError
 from decrop.trial.query_budget import OPENING, TotalQueries
 from tests.decrop.black_box.functions import URL
 from tests.tune.runs import TINY, write_sweep
+from tune.check import check_sweep
 from tune.cluster import Claim, Claims, ClusterSize, Machines
 from tune.plan import finals_queries, plan_sweep, sweep_queries
 from tune.space import reference_config
-from tune.sweep import check_sweep
 from tune.sweep_file import SweepConfig, load_sweep
 
 pytestmark = pytest.mark.usefixtures("one_thread")

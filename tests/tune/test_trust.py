@@ -10,10 +10,10 @@ from decrop.files import read_json, write_json
 from tests.commands import decrop
 from tests.tune.runs import running_on, write_sweep
 from tests.tune.sweeps import begin, end, write_board, write_complete_trial, write_outcome
+from tune.check import resume_command
 from tune.cluster import Claim, Claims, ClusterSize, Machines
 from tune.directory import SweepDirectory, TrialRecord
 from tune.space import reference_config
-from tune.sweep import resume_command
 from tune.sweep_file import load_sweep
 from tune.worker import SweepJob, run_recorded
 

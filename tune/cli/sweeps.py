@@ -134,10 +134,10 @@ def _check_hours(max_hours: float | None) -> None:
 
 
 def _dry_run(loaded: Any, address: str | None, *, trust_code: bool, as_json: bool) -> None:
+    from tune.check import check_sweep
     from tune.cluster import claims, cluster, local_size
     from tune.plan import plan_sweep, sweep_queries
     from tune.space import reference_config
-    from tune.sweep import check_sweep
 
     preparation = check_sweep(loaded, refused=None if trust_code else "code")
     if address is None:
@@ -235,9 +235,9 @@ def _say_asked(directory: "SweepDirectory") -> None:
 
 def _show_interim(stopped: "SweepStoppedError") -> int:
     """Say what a stopped sweep has found, and return the exit code of why it stopped."""
+    from tune.check import resume_command
     from tune.results.leaderboard import interim_tables
     from tune.stopping import INTERRUPTED
-    from tune.sweep import resume_command
 
     tables = interim_tables(stopped.directory, decimals=INTERVAL_DECIMALS)
     print_tables(tables)
