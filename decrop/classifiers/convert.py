@@ -12,7 +12,7 @@ from torch import Tensor
 
 from decrop.classifiers.recognition import recognised
 from decrop.classifiers.weights import is_safetensors, without_prefix
-from decrop.errors import InputError
+from decrop.errors import InputError, one_line
 from decrop.files import MOST_WEIGHTS_BYTES, require_regular
 
 # Where checkpoints keep the weights, the best first.
@@ -84,7 +84,7 @@ def _content(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(str(error), 300)
         raise InputError(
             f"{path} holds more than tensors, numbers and names, and is not opened further, for "
             f"that can run any code ({reason}). Where you trust it, load it yourself and save its "

@@ -1,6 +1,5 @@
 """Penultimate features of a network: the input of one of its layers, read by hooks."""
 
-from types import TracebackType
 from typing import Any, Self
 
 from torch import Tensor, nn
@@ -39,12 +38,7 @@ class FeatureReader:
             self._handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
 

@@ -6,7 +6,7 @@ from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.sources import Network, load_network
 from decrop.config import ClassifierSettings
 from decrop.data.datasets import Dataset
-from decrop.errors import InputError
+from decrop.errors import InputError, one_line
 from decrop.seeds import torch_generator
 
 
@@ -93,7 +93,7 @@ def _logits(classifier: Classifier, images: torch.Tensor, source: str) -> torch.
     except Exception as error:  # code of others may raise anything
         raise InputError(
             f"classifier.source: {source} fails on images {shape} with {type(error).__name__}: "
-            f"{' '.join(str(error).split())[:300]}; is classifier.input_size the size it takes?"
+            f"{one_line(str(error), 300)}; is classifier.input_size the size it takes?"
         ) from error
     expected = [len(images), classifier.class_count]
     if not isinstance(logits, torch.Tensor) or list(logits.shape) != expected:

@@ -8,7 +8,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from decrop.errors import InputError
+from decrop.errors import InputError, one_line
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class PublishedWeights:
         try:
             return self.fetch()
         except Exception as error:  # of the network, of several libraries
-            reason = " ".join(str(error).split())[:300]
+            reason = one_line(str(error), 300)
             raise InputError(
                 f"classifier.weights: {weights} could not be downloaded ({type(error).__name__}: "
                 f"{reason}); give a file of them (`decrop classifier convert` makes one of what "

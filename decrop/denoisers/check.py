@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from decrop.config import DenoiserSettings, TrialConfig
-from decrop.errors import InputError
+from decrop.errors import InputError, one_line
 from decrop.seeds import torch_generator
 from decrop.smoothing.noise import as_pixels
 
@@ -91,7 +91,7 @@ def _denoised(denoiser: nn.Module, images: Tensor, blamed: str) -> Tensor:
     except Exception as error:  # a network of somebody else's may raise anything
         raise InputError(
             f"{blamed} fails on images [{', '.join(map(str, images.shape))}] "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:300]}); "
+            f"({type(error).__name__}: {one_line(str(error), 300)}); "
             "denoiser.contract says how it takes them."
         ) from error
     if not isinstance(found, Tensor) or found.shape != images.shape:

@@ -11,7 +11,7 @@ from decrop.config import DenoiserSettings, Settings
 from decrop.denoisers.adapted import WrappedDenoiser
 from decrop.denoisers.sources import LocatedDenoiser
 from decrop.documents import validated
-from decrop.errors import InputError
+from decrop.errors import InputError, one_line
 from decrop.files import MOST_TEXT_BYTES, read_json
 from decrop.networks.imported import called, import_extra
 
@@ -187,7 +187,7 @@ def located_on_hub(settings: DenoiserSettings) -> LocatedDenoiser:
     except Exception as error:  # the hub's client raises errors of several libraries
         raise InputError(
             f"denoiser.source: {name} cannot be read from the Hugging Face hub "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); give a folder of it."
+            f"({type(error).__name__}: {one_line(str(error), 200)}); give a folder of it."
         ) from error
     return located_model(settings, Path(folder))
 

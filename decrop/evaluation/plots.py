@@ -25,6 +25,7 @@ from decrop.evaluation.table import CertificateTable
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _WRONG = "#D55E00"
 _ENVELOPE: Mapping[str, Any] = {"color": "0.35", "ls": "-", "lw": 5, "alpha": 0.4, "zorder": 1.5}
+_START: Mapping[str, Any] = {"marker": "o", "markevery": [0], "ms": 4}
 # Of another length than the colours, so that 28 rows differ in one or the other.
 _LINE_STYLES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "^", "s", "D", "v")
@@ -76,8 +77,7 @@ def certified_accuracy_figure(
         max_radius: right end of the axis, in [0,1] pixels, > 0.
         envelopes: names of curves that follow others, and lie broad and grey behind them.
     """
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _axes_of_shares("Certified accuracy with 95 % exact intervals")
     styles = zip(cycle(_COLOURS), cycle(_LINE_STYLES), strict=False)
     for (name, (prediction, radius, labels)), (colour, style) in zip(
         curves.items(), styles, strict=False
@@ -91,9 +91,7 @@ def certified_accuracy_figure(
             label=figure_text(name),
             **(_ENVELOPE if name in envelopes else {"color": colour, "ls": style}),
             # At radius 0 alone a curve may be much higher than right after it.
-            marker="o",
-            markevery=[0],
-            ms=4,
+            **_START,
         )
         if name not in envelopes:
             axes.fill_between(
@@ -106,11 +104,8 @@ def certified_accuracy_figure(
                 lw=0,
             )
     axes.set_xlim(-0.015 * max_radius, max_radius)
-    axes.set_ylim(0, 100)
     axes.set_xlabel("L2 radius ([0,1] pixels)")
     axes.set_ylabel("Certified accuracy (%)")
-    axes.set_title("Certified accuracy with 95 % exact intervals", fontsize="medium")
-    axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     return figure
 
@@ -128,8 +123,7 @@ def probabilities_figure(tables: Mapping[str, CertificateTable]) -> Figure:
     Args:
         tables: certificates by name; those that are not known to be of one sigma are left out.
     """
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _axes_of_shares("Distribution of p_A, by its lower confidence bounds")
     styles = zip(cycle(_COLOURS), cycle(_LINE_STYLES), strict=False)
     for (name, table), (colour, style) in zip(tables.items(), styles, strict=False):
         curve = probability_curve(table)
@@ -145,16 +139,11 @@ def probabilities_figure(tables: Mapping[str, CertificateTable]) -> Figure:
             color=colour,
             ls=style,
             # Of many images the bound is just 1/2, where a grid of radii begins.
-            marker="o",
-            markevery=[0],
-            ms=4,
+            **_START,
         )
     axes.set_xlim(0.4925, 1)
-    axes.set_ylim(0, 100)
     axes.set_xlabel("p (probability of the class under noise)")
     axes.set_ylabel("Correct images with p_A ≥ p (%)")
-    axes.set_title("Distribution of p_A, by its lower confidence bounds", fontsize="medium")
-    axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     return figure
 
@@ -268,6 +257,15 @@ def embedding_figure(groups: Mapping[str, ArrayLike], *, title: str) -> Figure:
     axes.set_title(figure_text(title), fontsize="medium")
     figure.legend(loc="outside lower center", ncols=len(groups), frameon=False, handletextpad=0.1)
     return figure
+
+
+def _axes_of_shares(title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_ylim(0, 100)
+    axes.set_title(title, fontsize="medium")
+    axes.grid(alpha=0.3)
+    return figure, axes
 
 
 def _pictures(images: ArrayLike) -> Iterator[NDArray[np.float64]]:

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import JsonValue
 from torch import nn
 
-from decrop.errors import InputError
+from decrop.errors import InputError, one_line
 
 
 def build_by_factory(source: str, arguments: Mapping[str, JsonValue], *, group: str) -> nn.Module:
@@ -45,7 +45,7 @@ def called(function: Any, arguments: Mapping[str, JsonValue], source: str, *, gr
         given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
         raise InputError(
             f"{group}.source: {source}({given}) raised {type(error).__name__}: "
-            f"{' '.join(str(error).split())[:300]}; its arguments are {group}.arguments."
+            f"{one_line(str(error), 300)}; its arguments are {group}.arguments."
         ) from error
 
 
@@ -56,7 +56,7 @@ def _imported(source: str, group: str) -> Any:
     except Exception as error:  # a module may raise anything while it is imported
         raise InputError(
             f"{group}.source: {module_name} cannot be imported ({type(error).__name__}: "
-            f"{' '.join(str(error).split())[:300]}); install it, or put its folder on PYTHONPATH."
+            f"{one_line(str(error), 300)}); install it, or put its folder on PYTHONPATH."
         ) from error
     for name in path.split("."):
         if not hasattr(found, name):

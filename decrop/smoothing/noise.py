@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from decrop.errors import InputError
+from decrop.errors import InputError, one_line
 from decrop.seeds import derive_key, torch_generator
 from decrop.smoothing.certificates import SAMPLING_ERROR
 from decrop.smoothing.execution import to_device
@@ -226,7 +226,7 @@ def _in_one_launch(limits: Tensor) -> ThresholdsPassed | None:
     except Exception as error:  # no Triton, no compiler, an old device: all raise their own
         reason = f"{type(error).__name__}: {error}"
     warnings.warn(
-        f"noise is sampled without its kernel, more slowly ({' '.join(reason.split())[:200]}).",
+        f"noise is sampled without its kernel, more slowly ({one_line(reason, 200)}).",
         RuntimeWarning,
         stacklevel=4,
     )

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from decrop.config import ExecutionSettings
-from decrop.errors import InputError
+from decrop.errors import InputError, one_line
 from decrop.seeds import torch_generator
 from decrop.smoothing.execution import (
     Layout,
@@ -206,7 +206,7 @@ def _first_fitting(
             return precision, layout
     other = "" if "fp32" in precisions else "run it in fp32, or "
     raise InputError(
-        f"the network does not work as it would be used ({' '.join(reason.split())[:300]}); "
+        f"the network does not work as it would be used ({one_line(reason, 300)}); "
         f"{other}{_REMEDY}."
     )
 

@@ -95,15 +95,8 @@ def certify_fixed(
     for stream, count in samples.items():
         collector.sample(stream, range(collector.images), 0, count, report)
     _warn_of_non_finite(collector.counts)
-    certificates = rule(collector.counts[SELECTION], collector.counts[ESTIMATION])
-    finite = collector.counts[:, :, -1].sum(axis=0) == 0
-    return CertificationOutcome(
-        prediction=certificates.prediction,
-        radius=certificates.radius,
-        selection_counts=collector.counts[SELECTION],
-        estimation_counts=collector.counts[ESTIMATION],
-        ending=np.where(finite, "complete", "not_finite"),
-        seconds=collector.seconds,
+    return _outcome(
+        collector, rule(collector.counts[SELECTION], collector.counts[ESTIMATION]), "complete"
     )
 
 
@@ -271,15 +264,7 @@ def certify_anytime(
     _warn_of_non_finite(collector.counts)
     candidate = selection[:, :-1].argmax(axis=1)
     certificates = certificates_from_radii(candidate, radius, selection, estimation)
-    finite = collector.counts[:, :, -1].sum(axis=0) == 0
-    return CertificationOutcome(
-        prediction=certificates.prediction,
-        radius=certificates.radius,
-        selection_counts=selection,
-        estimation_counts=estimation,
-        ending=np.where(finite, "most_samples", "not_finite"),
-        seconds=collector.seconds,
-    )
+    return _outcome(collector, certificates, "most_samples")
 
 
 def certified_nearby(outcome: CertificationOutcome, distance: Floats) -> CertificationOutcome:
@@ -325,6 +310,21 @@ def radius_grid(
     # Multiples as decimals print them, so that 3 * 0.05 is the radius 0.15 that a user asks for.
     multiples = np.arange(int(max(reachable, 0.0) / step) + 1) * step
     return np.unique(np.concatenate([multiples.round(10), radii]))
+
+
+def _outcome(
+    collector: CountCollector, certificates: Certificates, ending: Ending
+) -> CertificationOutcome:
+    """Return the outcome where images end alike unless their logits are not finite."""
+    finite = collector.counts[:, :, -1].sum(axis=0) == 0
+    return CertificationOutcome(
+        prediction=certificates.prediction,
+        radius=certificates.radius,
+        selection_counts=collector.counts[SELECTION],
+        estimation_counts=collector.counts[ESTIMATION],
+        ending=np.where(finite, ending, "not_finite"),
+        seconds=collector.seconds,
+    )
 
 
 def _reporter(

@@ -27,7 +27,7 @@ def test_create_makes_a_time_stamped_folder_that_opens(tmp_path: Path) -> None:
 def test_create_never_uses_an_existing_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(directory_module, "_now", lambda: STARTED)
+    monkeypatch.setattr(directory_module, "now", lambda: STARTED)
     made = [make_sweep(tmp_path) for _ in range(3)]
 
     assert [one.path.name for one in made] == [

@@ -8,7 +8,7 @@ import torch
 
 import decrop
 from decrop.files import write_json
-from tune import worker
+from tune import monitor
 from tune.directory import SweepTrialFolder
 from tune.monitor import code_record, monitored
 
@@ -42,7 +42,7 @@ def test_a_trial_taken_up_again_goes_on_after_its_last_sample(tmp_path: Path) ->
 
 
 def test_a_long_trial_keeps_few_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "_MOST_SAMPLES", 4)
+    monkeypatch.setattr(monitor, "_MOST_SAMPLES", 4)
     folder = SweepTrialFolder(tmp_path)
     write_json(folder.system_path, [{"seconds": second} for second in range(4)])
     with monitored(folder, interval=1.0):
@@ -59,7 +59,7 @@ def test_no_trouble_with_it_reaches_the_block(
     def broken() -> None:
         raise OSError("no /proc here")
 
-    monkeypatch.setattr(worker, "_sample", broken)
+    monkeypatch.setattr(monitor, "_sample", broken)
     folder = SweepTrialFolder(tmp_path)
     with monitored(folder, interval=0.01):
         time.sleep(0.1)
@@ -100,11 +100,11 @@ def test_an_installed_package_inside_another_checkout_has_no_commit(
 def test_the_load_of_a_gpu_is_written_by_a_process_that_computes_on_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert not [name for name in worker._sample() if name.startswith("gpu")]
+    assert not [name for name in monitor._sample() if name.startswith("gpu")]
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10_000_000_000, 40_000_000_000))
     monkeypatch.setattr(torch.cuda, "utilization", lambda: 73)
-    sample = worker._sample()
+    sample = monitor._sample()
     # Named as MLflow names them, and of this process's GPU, where MLflow's own are of all.
     assert sample["gpu_0_utilization_percentage"] == 73
     assert sample["gpu_0_memory_usage_percentage"] == 75

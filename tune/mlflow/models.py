@@ -8,7 +8,7 @@ from decrop.classifiers.sources import Network, load_program
 from decrop.config import ClassifierSettings
 from decrop.data.datasets import Dataset
 from decrop.documents import parse_yaml
-from decrop.errors import InputError
+from decrop.errors import InputError, one_line
 from decrop.files import read_text
 
 # What MLflow's pytorch flavour calls a model that it saves as a program of torch.export.
@@ -37,7 +37,7 @@ def _download(source: str, folder: str) -> Path:
     except (MlflowException, OSError) as error:
         raise InputError(
             f"classifier.source: {source} cannot be downloaded "
-            f"({' '.join(str(error).split())[:200]}); MLFLOW_TRACKING_URI names the server."
+            f"({one_line(str(error), 200)}); MLFLOW_TRACKING_URI names the server."
         ) from None
 
 

@@ -23,6 +23,7 @@ from decrop.smoothing.certificates import ABSTAIN
 from decrop.smoothing.execution import resolve_device
 from decrop.smoothing.noise import as_pixels
 from tune.directory import SweepTrialFolder
+from tune.results.html.charts import spaced
 
 MOST_IMAGES = 500
 KINDS = ("clean", "noisy", "denoised")
@@ -106,7 +107,7 @@ def read_certified_images(
     """
     table = next(iter(tables.values()))
     count = len(table.idx)
-    positions = np.unique(np.linspace(0, count - 1, min(count, MOST_IMAGES)).round().astype(int))
+    positions = spaced(count, MOST_IMAGES)
     pictures: list[dict[str, str]] = [{} for _ in positions]
     names: Sequence[str] = ()
     kinds: Sequence[str] = ()

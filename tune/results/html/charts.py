@@ -84,7 +84,7 @@ def accuracy_chart(shown: Sequence[Shown]) -> Chart:
     """Draw certified accuracy over the radius, with exact intervals."""
     largest = largest_radius(one.table for one in shown)
     radii = steps_of(np.concatenate([one.table.radius for one in shown]), largest)
-    radii = radii[_spaced(len(radii))]
+    radii = radii[spaced(len(radii), _MOST_STEPS)]
     traces: list[Trace] = []
     for one in shown:
         table = one.table
@@ -211,7 +211,7 @@ def losses_chart(shown: Sequence[Shown]) -> Chart | None:
         )
         for one in told:
             told_rows = [row for row in one.history if row.get(term) is not None]
-            told_rows = [told_rows[at] for at in _spaced(len(told_rows))]
+            told_rows = [told_rows[at] for at in spaced(len(told_rows), _MOST_STEPS)]
             traces.append(
                 {
                     **_role(one, "line"),
@@ -603,9 +603,9 @@ def _note(text: str, x: float, y: float, *, size: int = 12, **others: Any) -> di
     }
 
 
-def _spaced(count: int) -> NDArray[np.int64]:
-    """Return the places of at most `_MOST_STEPS` of so many points, first and last among them."""
-    return np.unique(np.linspace(0, count - 1, min(count, _MOST_STEPS)).round().astype(np.int64))
+def spaced(count: int, most: int) -> NDArray[np.int64]:
+    """Return the places of at most so many of `count` points, first and last among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
 def _number(value: float | None) -> float | None:
