@@ -2,12 +2,10 @@
 
 import copy
 import math
-import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Self
 
 import optuna
@@ -16,8 +14,6 @@ from optuna.distributions import (
     CategoricalDistribution,
     FloatDistribution,
     IntDistribution,
-    distribution_to_json,
-    json_to_distribution,
 )
 from optuna.exceptions import ExperimentalWarning
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
@@ -213,47 +209,18 @@ def parameter_importances(past: Sequence[FinishedTrial], space: Space) -> Import
     settings = {repr(sorted(trial.params.items())) for trial, _ in compared}
     if len({score for _, score in compared}) == 1 or len(settings) == 1:
         return None
-    scored = tuple(
-        (
-            score,
-            tuple(
-                (path, value, distribution_to_json(trial.distributions[path]))
-                for path, value in trial.params.items()
-            ),
-        )
-        for trial, score in compared
-    )
-    # Who comes second takes what the first has computed.
-    with _computing:
-        shares = _shares_of_variance(scored)
-    return Importances(evaluation, len(compared), shares) if shares else None
-
-
-_Scored = tuple[float, tuple[tuple[str, Any, str], ...]]
-_computing = threading.Lock()
-
-
-# A sweep's page and its figures in MLflow ask for the same; a thousand trials take minutes.
-@lru_cache(maxsize=1)
-def _shares_of_variance(scored: tuple[_Scored, ...]) -> dict[str, float]:
-    """Return each setting's share, {} where next to nothing differs.
-
-    Args:
-        scored: score of each trial, and path, value and Optuna's distribution of its settings.
-    """
     study = _new_study()
-    # No tree of its forest may tell the scores apart.
+    # No tree of its forest may tell the scores apart, where next to nothing differs.
     with _quiet(), suppress(RuntimeError):
-        for score, settings in scored:
+        for trial, score in compared:
             study.add_trial(
                 optuna.create_trial(
-                    value=score,
-                    params={path: value for path, value, _ in settings},
-                    distributions={path: json_to_distribution(text) for path, _, text in settings},
+                    value=score, params=trial.params, distributions=trial.distributions
                 )
             )
-        return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
-    return {}
+        if shares := get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0)):
+            return Importances(evaluation, len(compared), shares)
+    return None
 
 
 def _suggest_one(trial: optuna.Trial, path: str, domain: Domain) -> Any:

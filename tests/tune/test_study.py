@@ -202,14 +202,6 @@ def test_too_few_trials_equal_scores_and_trials_outside_the_space_tell_nothing()
     assert parameter_importances(of_sigma(20), {}) is None
 
 
-def test_importances_of_the_same_trials_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = parameter_importances(of_sigma(20), SPACE)
-    monkeypatch.setattr("tune.study.get_param_importances", None)
-    assert parameter_importances(of_sigma(20), SPACE) == first
-    with pytest.raises(TypeError):
-        parameter_importances(of_sigma(21), SPACE)
-
-
 def test_a_failed_trial_and_a_score_that_is_no_number_do_not_count() -> None:
     past = of_sigma(LEAST_TRIALS - 1)
     past.append(FinishedTrial(50, {"sigma": 0.5, "seed": 1}, "failed", 0.5, {1: 0.5}))
