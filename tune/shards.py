@@ -22,6 +22,8 @@ from ray.exceptions import RayError
 from ray.util import get_node_ip_address
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+# Before networks of torchvision's are unpickled.
+import decrop._torchvision_operators  # noqa: F401
 from decrop.smoothing.execution import hardware_of
 from decrop.smoothing.sampling import CountRequest, LocalSampler, SamplingTask
 from tune.cluster import Claim, bound_memory

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from ray.tune import PlacementGroupFactory, Trainable
 
+# Before networks of torchvision's are unpickled.
+import decrop._torchvision_operators  # noqa: F401
 from decrop.cache import ContentCache
 from decrop.classifiers.storage import store_classifier
 from decrop.config import TrialConfig

@@ -1,6 +1,9 @@
 """The one place that imports torchvision works beside any build of PyTorch."""
 
 import ast
+import pickle
+import subprocess
+import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -8,7 +11,7 @@ import pytest
 import torch
 
 import decrop
-from decrop import _torchvision
+from decrop import _torchvision_operators as operators
 from decrop._torchvision import torchvision
 
 PACKAGE = Path(decrop.__file__).parent
@@ -22,6 +25,14 @@ def test_datasets_transforms_and_models_are_usable() -> None:
     assert torchvision.datasets.CIFAR10.base_folder == "cifar-10-batches-py"
     block = torchvision.models.resnet.BasicBlock(4, 4)
     assert block(torch.zeros(1, 4, 8, 8)).shape == (1, 4, 8, 8)
+
+
+@pytest.mark.parametrize("module", ["tune.worker", "tune.shards"])
+def test_a_process_of_a_sweep_unpickles_its_networks(module: str) -> None:
+    network = pickle.dumps(torchvision.models.resnet.BasicBlock(4, 4))
+    code = f"import pickle, sys, {module}; pickle.load(sys.stdin.buffer)"
+    ran = subprocess.run([sys.executable, "-c", code], input=network, capture_output=True)
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_no_other_module_imports_it() -> None:
@@ -77,7 +88,7 @@ def test_it_is_imported_before_the_library_that_imports_it_too() -> None:
 
 
 def test_schemas_are_declared_exactly_where_the_operators_are_missing() -> None:
-    assert (_torchvision._library is None) == _torchvision._compiled_operators_load()
+    assert (operators._library is None) == operators._compiled_operators_load()
 
 
 @pytest.mark.parametrize(
@@ -99,6 +110,6 @@ def test_operators_load_if_any_extension_does(
             raise OSError("undefined symbol")
 
     spec = ModuleSpec("torchvision", None, origin=str(tmp_path / "__init__.py"))
-    monkeypatch.setattr(_torchvision.importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(operators.importlib.util, "find_spec", lambda name: spec)
     monkeypatch.setattr(torch.ops, "load_library", load_library)
-    assert _torchvision._compiled_operators_load() == expected
+    assert operators._compiled_operators_load() == expected
