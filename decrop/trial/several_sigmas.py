@@ -141,24 +141,25 @@ def _parts(
             np.where(wrong, labels, classes),
             estimation_samples=estimation_samples,
             journal=journals[sigma],
-            hooks=_of_the_rest(hooks.of(f"the envelope at σ = {sigma:g}"), tables[sigma]),
+            hooks=_of_the_rest(hooks.of(f"the envelope at σ = {sigma:g}")),
         )
         parts[sigma] = outcome_table(task, outcome)
     return parts
 
 
-def _of_the_rest(hooks: Hooks, table: CertificateTable) -> Hooks:
-    """Return hooks that are told of what is drawn beyond the samples of a table, if anything."""
-    drawn = 0 if table.samples is None else int(table.samples.sum())
+def _of_the_rest(hooks: Hooks) -> Hooks:
+    """Return hooks that are told of what is drawn beside counts that are kept, if anything."""
 
     def on_certified(progress: CertificationProgress) -> None:
-        more = progress.samples - drawn
-        if more > 0:
-            expected = max(1, progress.samples_expected - drawn)
-            restored = progress.restored - drawn
-            hooks.on_certified(
-                replace(progress, samples=more, samples_expected=expected, restored=restored)
+        kept = progress.restored
+        if progress.samples > kept:
+            of_the_rest = replace(
+                progress,
+                samples=progress.samples - kept,
+                samples_expected=max(1, progress.samples_expected - kept),
+                restored=0,
             )
+            hooks.on_certified(of_the_rest)
 
     # How the journal was found has been said.
     return replace(hooks, on_certified=on_certified, say=NO_HOOKS.say)

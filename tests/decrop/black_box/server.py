@@ -161,6 +161,11 @@ def serving(
             if fault is None:
                 time.sleep(endpoint.seconds)
                 reply = Reply(json.dumps(endpoint.answer(images)).encode())
+                # Before whoever asked can go on.
+                with lock:
+                    endpoint.answered.update(
+                        hashlib.sha256(image.tobytes()).hexdigest() for image in images
+                    )
             else:
                 time.sleep(fault.seconds)
                 reply = fault
@@ -175,11 +180,6 @@ def serving(
                     self.wfile.write(bytes([byte]))
             else:
                 self.wfile.write(reply.body)
-            if fault is None:
-                with lock:
-                    endpoint.answered.update(
-                        hashlib.sha256(image.tobytes()).hexdigest() for image in images
-                    )
 
         def log_message(self, format: str, *arguments: Any) -> None:
             pass
