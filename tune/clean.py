@@ -63,7 +63,11 @@ def plan_removal(directory: SweepDirectory, top: int | None = None) -> Removal:
 
 
 def remove(removal: Removal) -> None:
-    """Remove the files."""
+    """Remove the files.
+
+    Raises:
+        LostFolderError: another process has taken the sweep over.
+    """
     for path in removal.files:
         fence_of(path)
         path.unlink(missing_ok=True)

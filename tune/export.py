@@ -50,6 +50,9 @@ def export_trial(
 
     The options are those of `decrop.bundle.export_bundle`; `trust_code` says whether the function
     or model that the directory names for its classifier or denoiser may be imported.
+
+    Raises:
+        RunError: the exported program computes something else than the denoiser.
     """
     scores = ranking(directory)
     if number not in scores:

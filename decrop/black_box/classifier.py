@@ -77,6 +77,9 @@ def remembered(
 
     Returns:
         probabilities, float32 [B, K], on the CPU.
+
+    Raises:
+        RunError: the black box does not answer.
     """
 
     def ask() -> Tensors:
@@ -112,6 +115,10 @@ def ask(
 
     Returns:
         probabilities, float32 [B, K], and what the answer held.
+
+    Raises:
+        EndpointError: the endpoint does not answer, or not what a classifier must.
+        QueryBudgetError: the budget does not suffice.
     """
     count = len(sent)
     body = client.post(
@@ -257,6 +264,10 @@ class EndpointClassifier(nn.Module):
 
         Requests of at most `batch_size` images, of which `concurrency` are under way at once. Once
         `stop` is set nothing more is sent.
+
+        Raises:
+            EndpointError: the endpoint does not answer, or not what a classifier must.
+            QueryBudgetError: the budget does not suffice.
         """
         parts = images.split(self.client.settings.batch_size) if len(images) else ()
         if not parts:
@@ -423,6 +434,10 @@ def endpoint_classifier(
 
     Args:
         ledger_path: file that counts the queries; None counts them in this process.
+
+    Raises:
+        EndpointError: the endpoint does not answer, or not for the dataset's classes.
+        QueryBudgetError: the budget does not even suffice for this.
     """
     asked = settings.asked
     if asked is None:

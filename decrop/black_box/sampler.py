@@ -194,7 +194,12 @@ class AskingSampler:
         self._noisy = NoisyBatches(task, denoiser, device)
 
     def class_counts(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
-        """Return int64 [len(requests), K+1]: draws of each class, last none."""
+        """Return int64 [len(requests), K+1]: draws of each class, last none.
+
+        Raises:
+            EndpointError: the endpoint does not answer, or not what a classifier must.
+            QueryBudgetError: the budget does not suffice.
+        """
         counts = np.zeros((len(requests), self._class_count + 1), dtype=np.int64)
         for rows, found in self.streamed(requests):
             counts[rows] = found

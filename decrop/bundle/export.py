@@ -60,6 +60,9 @@ def export_bundle(
         license_id: of the weights, as model hubs name it.
         trust_code: whether code of other packages that built the denoiser may be imported, which a
             program of it takes.
+
+    Raises:
+        RunError: the exported program computes something else than the denoiser.
     """
     result = folder.result
     if result is None:

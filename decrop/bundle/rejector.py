@@ -84,6 +84,9 @@ def add_rejector(
         config: the bundle's settings, with the certification and execution that are wished for.
         destination: a folder that does not exist yet.
         folder: for checkpoint and counts.
+
+    Raises:
+        RunError: the loss is no longer a finite number.
     """
     check_certificate(config.certification.certificate, rejecting=True)
     if bundle.rejector is not None:

@@ -116,7 +116,12 @@ class RecordedSampler:
         self.close()
 
     def class_counts(self, requests: Sequence[CountRequest]) -> NDArray[np.int64]:
-        """Return int64 [len(requests), K+1]: samples of each class, last those not finite."""
+        """Return int64 [len(requests), K+1]: samples of each class, last those not finite.
+
+        Raises:
+            RunError: the other sampler's counts have another shape, or do not add up to the
+                    samples.
+        """
         keys = [self._key(request) for request in requests]
         missing = {
             key: request

@@ -16,9 +16,9 @@ from decrop.documents import read_yaml, trial_config
 from decrop.errors import InputError
 from decrop.files import (
     MOST_WEIGHTS_BYTES,
+    open_regular,
     read_object,
     read_rows,
-    require_regular,
     write_json,
     write_tensors,
     write_text,
@@ -124,11 +124,12 @@ class TrainingFolder:
         """
         if not self.checkpoint_path.exists():
             return
-        require_regular(self.checkpoint_path, most_bytes=MOST_WEIGHTS_BYTES)
-        try:
-            state = torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, UnpicklingError):
-            state = None
+        # A file that cannot be opened may be whole, so that its error is not one of these.
+        with open_regular(self.checkpoint_path, most_bytes=MOST_WEIGHTS_BYTES) as file:
+            try:
+                state = torch.load(file, map_location="cpu", weights_only=True)
+            except (OSError, RuntimeError, EOFError, UnpicklingError):
+                state = None
         if state is None or state.get("format") != _FORMAT:
             why = "cannot be read" if state is None else "is of an earlier version"
             warnings.warn(f"{self.checkpoint_path} {why}: training begins anew.", stacklevel=2)

@@ -85,6 +85,9 @@ def prior_weights(
 
     Args:
         on_step: called now and then with steps done and in all; never if the cache has the weights.
+
+    Raises:
+        TrainingDivergedError: the loss became NaN or infinite.
     """
     if prior.settings.kind == "none":
         return None

@@ -94,6 +94,9 @@ class SurrogateToTrain:
 
         Args:
             on_asked: called with images that are answered and how many there are.
+
+        Raises:
+            RunError: the black box does not answer.
         """
         asker = _Asker(target, cache, self.queries, on_asked)
         held_out = [asker.answers(part) for part in self.held_out.images.split(PIECE)]
@@ -203,6 +206,10 @@ def load_surrogate(
     Args:
         on_asked: called with images that are answered and how many there are.
         on_step: called with steps trained and how many there are.
+
+    Raises:
+        RunError: the black box does not answer.
+        TrainingDivergedError: the loss became NaN or infinite.
     """
 
     def steal() -> Tensors:
@@ -239,6 +246,10 @@ def steal_classifier(
     Returns:
         the report: images asked about in all and by this call; whether the black box gives labels
         only; agreement and both accuracies on held-out images; records of the epochs; hashes.
+
+    Raises:
+        RunError: the black box does not answer.
+        TrainingDivergedError: the loss became NaN or infinite.
     """
     folder.check_settings(config)
     device = resolve_device(config.execution.device)

@@ -158,6 +158,9 @@ def train_classifier(
         the report: records of the epochs; sigma; clean and noisy accuracy of the classifier itself
         (no votes are taken) on the held-out images of the limited data, None where it was trained
         on them; hashes.
+
+    Raises:
+        TrainingDivergedError: the loss became NaN or infinite.
     """
     folder.check_settings(config)
     device = resolve_device(config.execution.device)
@@ -220,6 +223,9 @@ def train_in_folder(
         trainer: that has not taken a step.
         classifier: that is given the weights.
         origin: hash of all that the weights depend on.
+
+    Raises:
+        TrainingDivergedError: the loss became NaN or infinite.
     """
     folder.load_progress(trainer, origin)
     train(

@@ -196,6 +196,11 @@ def certify(
         estimation_samples: N, or the most of them where images stop early.
         journal: file that keeps counts while they are sampled, so that a killed certification goes
             on from it; deleted by the caller once the table is safe.
+
+    Raises:
+        EndpointError: an endpoint does not answer, or not what a classifier must.
+        QueryBudgetError: an endpoint's budget is spent.
+        TrialStoppedError: the hooks said so.
     """
     started = time.monotonic()
     outcome = certification_outcome(

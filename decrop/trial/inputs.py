@@ -148,6 +148,9 @@ class PreparedTrial:
         Args:
             cache: where trained classifiers, surrogates and answers of a black box are shared.
             ledger: file that counts what is asked of a black box.
+
+        Raises:
+            RunError: a black box does not answer.
         """
         classifier = load_classifier(
             self.config, self.dataset, cache, device, opened=copied(self.classifier)

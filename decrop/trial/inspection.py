@@ -132,6 +132,10 @@ def inspect_classifier(
         sigmas: standard deviations, in [0,1] pixels.
         on_sigma: called with the standard deviations that are done and how many there are.
         denoiser: to measure, too; it is told each standard deviation, if it can be.
+
+    Raises:
+        EndpointError: an endpoint does not answer, or not what a classifier must.
+        QueryBudgetError: an endpoint's budget is spent.
     """
     noisy = _NoisyImages(config, images, split, draws, classifier.class_count)
     rounds = len(sigmas) * (1 if denoiser is None else 2)

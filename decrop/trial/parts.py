@@ -71,6 +71,9 @@ class TrainedPart(ABC):
 
         Args:
             epochs: that are done in the end.
+
+        Raises:
+            TrialStoppedError: the hooks said so.
         """
 
     @abstractmethod

@@ -76,6 +76,9 @@ def protected_classifier(
 
     Args:
         ledger: file that counts what is asked of a black box.
+
+    Raises:
+        RunError: a black box does not answer.
     """
     if config.classifier.asked is not None:
         return endpoint_classifier(config.classifier, dataset, ledger)

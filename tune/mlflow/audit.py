@@ -80,6 +80,9 @@ def audit_sweep(directory: SweepDirectory, tracking_uri: str | None = None) -> A
 
     Args:
         tracking_uri: of an MLflow server, instead of the store in the directory.
+
+    Raises:
+        TrackingError: MLflow cannot be read.
     """
     if tracking_uri is None and not directory.mlflow_database_path.exists():
         raise InputError(

@@ -76,7 +76,11 @@ class ShownExperiment:
         return found[0] if found else None
 
     def open(self) -> "Experiment":
-        """Return the experiment; the first call looks it up, or makes it."""
+        """Return the experiment; the first call looks it up, or makes it.
+
+        Raises:
+            TrackingError: it was deleted in MLflow.
+        """
         if self._opened is None:
             experiment = self.find() or self._create()
             if experiment.lifecycle_stage != "active":

@@ -37,6 +37,9 @@ def register_bundle(
 
     The model lies at the trial's run; `tracking_uri` and `trust_code` are as for `Tracker` and
     `load_bundle`.
+
+    Raises:
+        TrackingError: MLflow cannot be reached or refuses.
     """
     loaded = load_bundle(bundle, trust_code=trust_code)
     if backend_of(loaded.classifier).costs:

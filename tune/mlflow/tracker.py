@@ -112,7 +112,11 @@ class RunsTracker:
         self._settled: set[str] = set()
 
     def experiment_id(self) -> str:
-        """Return the experiment's id in MLflow; the first call makes store and experiment."""
+        """Return the experiment's id in MLflow; the first call makes store and experiment.
+
+        Raises:
+            TrackingError: MLflow cannot be reached or refuses.
+        """
         with self._exclusive():
             return str(self._experiment.open().experiment_id)
 
@@ -158,7 +162,11 @@ class RunsTracker:
             ) from first
 
     def logged_runs(self) -> list[LoggedRun]:
-        """Read the runs, deleted ones too; nothing is written."""
+        """Read the runs, deleted ones too; nothing is written.
+
+        Raises:
+            TrackingError: MLflow cannot be reached or refuses.
+        """
         with explained("read"):
             experiment = self._experiment.find()
             return (
@@ -182,7 +190,11 @@ class RunsTracker:
     def register_model(
         self, key: str, model: Path, name: str, *, description: str, usage: str
     ) -> int:
-        """Upload a model to a run that a `sync` has made, and register it (`register_version`)."""
+        """Upload a model to a run that a `sync` has made, and register it (`register_version`).
+
+        Raises:
+            TrackingError: MLflow cannot be reached or refuses.
+        """
         with self._exclusive():
             self._list_runs()
             run = self._runs[key]

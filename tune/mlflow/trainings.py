@@ -299,7 +299,11 @@ def track_training(
 
 
 def sync_training(folder: TrackedTraining, tracking_uri: str) -> None:
-    """Bring MLflow up to date with a training; repeating it changes nothing."""
+    """Bring MLflow up to date with a training; repeating it changes nothing.
+
+    Raises:
+        TrackingError: MLflow cannot be reached or refuses.
+    """
     folder.settle()
     RunsTracker(_shown(folder), tracking_uri).sync()
 

@@ -41,11 +41,17 @@ def test_bars_count_apart(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.splitlines() == ["first: 2 of 2", "second: 1 of 2"]
 
 
-def test_a_certification_tells_rate_and_time_left(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A clock of progress, which stands until `now` is set."""
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(output, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
+
+
+def test_a_certification_tells_rate_and_time_left(
+    capsys: pytest.CaptureFixture[str], clock: SimpleNamespace
+) -> None:
     with progress_bars() as bars:
         show = bars.certification("certifying")
         # At once, after little, and after two minutes, when it turns out that less is to be drawn.
@@ -70,10 +76,8 @@ def test_a_certification_tells_rate_and_time_left(
 
 
 def test_a_resumed_certification_tells_the_rate_of_what_it_draws_itself(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], clock: SimpleNamespace
 ) -> None:
-    clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(output, "time", SimpleNamespace(monotonic=lambda: clock.now))
     with progress_bars() as bars:
         show = bars.certification("certifying")
         # A journal answers in no time; what the first group took of the clock is not known.

@@ -12,6 +12,7 @@ import torch
 import decrop.smoothing.backend
 import decrop.trial.run
 from decrop.cache import ContentCache
+from decrop.errors import InputError
 from decrop.files import read_json
 from decrop.smoothing.sampling import SamplingTask
 from decrop.training import denoiser
@@ -90,6 +91,14 @@ def test_a_torn_checkpoint_is_left_and_the_trial_comes_to_the_same(
     with pytest.warns(UserWarning, match="cannot be read: training begins anew"):
         assert list(session.run(folder))[:2] == before
     assert outcome(folder) == outcome(held_out_trial)
+
+
+def test_a_checkpoint_that_cannot_be_opened_is_not_taken_for_a_torn_one(
+    session: Session, folder: TrialFolder
+) -> None:
+    folder.checkpoint_path.mkdir(parents=True)
+    with pytest.raises(InputError, match="checkpoint"):
+        list(session.run(folder))
 
 
 def test_finished_trial_only_repeats_its_reports(
