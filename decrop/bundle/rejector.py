@@ -26,13 +26,13 @@ from decrop.config import TrialConfig
 from decrop.config.rejector import RejectorSettings
 from decrop.data.datasets import load_dataset
 from decrop.data.limited import images_to_certify
+from decrop.denoisers.adapted import content_hash_of
 from decrop.errors import InputError
 from decrop.evaluation.record import record_path
 from decrop.files import (
     read_json,
     read_text,
     sha256_of_json,
-    sha256_of_tensors,
     write_json,
     write_tensors,
 )
@@ -110,7 +110,7 @@ def add_rejector(
     images = images_to_certify(load_dataset(config.dataset), config.certification.test_images)
     folder.keep_inputs(
         {
-            "denoiser": sha256_of_tensors(bundle.denoiser.state_dict()),
+            "denoiser": content_hash_of(bundle.denoiser),
             "classifier": bundle.classifier.content_hash(),
             "limited_data": limited.all.content_hash(),
             "test_images": images.content_hash(),

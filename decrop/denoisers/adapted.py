@@ -1,13 +1,15 @@
 """Denoisers of other origin, called as their contract says."""
 
 import inspect
+from abc import abstractmethod
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from decrop.config import DenoiserContract
+from decrop.config import DenoiserContract, Settings
+from decrop.files import sha256_of_json, sha256_of_tensors
 from decrop.networks.conditional import SigmaConditional
-from decrop.networks.identity import remember_settings
+from decrop.networks.identity import network_identity, remember_settings
 
 
 class WrappedDenoiser(SigmaConditional):
@@ -18,6 +20,17 @@ class WrappedDenoiser(SigmaConditional):
     """
 
     network: nn.Module
+
+    @property
+    @abstractmethod
+    def called_by(self) -> Settings:
+        """How the network is called."""
+
+    def content_hash(self) -> str:
+        """Hash what it computes, but for the sigma that it is told."""
+        return sha256_of_json(
+            [network_identity(self.network), self.called_by.model_dump(mode="json")]
+        )
 
 
 class AdaptedDenoiser(WrappedDenoiser):
@@ -36,6 +49,10 @@ class AdaptedDenoiser(WrappedDenoiser):
         self.takes_sigma = contract.takes == "images_and_sigma" or (
             contract.takes == "auto" and _asks_for_two(network)
         )
+
+    @property
+    def called_by(self) -> DenoiserContract:
+        return self.contract
 
     def denoised(self, images: Tensor, sigma: Tensor) -> Tensor:
         symmetric = self.contract.value_range == "minus_one_to_one"
@@ -64,6 +81,13 @@ def _asks_for_two(network: nn.Module) -> bool:
     # One without a default may be called sigma and have one all the same, as in deepinv.
     named = len(parameters) > 1 and parameters[1].name in ("sigma", "noise_level")
     return len(required) > 1 or named
+
+
+def content_hash_of(denoiser: nn.Module) -> str:
+    """Hash what a denoiser computes: of networks that decrop brings the weights say all."""
+    if isinstance(denoiser, WrappedDenoiser):
+        return denoiser.content_hash()
+    return sha256_of_tensors(denoiser.state_dict())
 
 
 def bare(denoiser: nn.Module) -> nn.Module:

@@ -76,6 +76,10 @@ class OneStepDenoiser(WrappedDenoiser):
         config: Any = network.config
         self.size_multiple = 2 ** (len(config.block_out_channels) - 1)
 
+    @property
+    def called_by(self) -> Schedule:
+        return self.schedule
+
     def timesteps(self, sigma: Tensor) -> Tensor:
         """Return the timestep of each sigma in [0,1] pixels, int64 [B]."""
         levels = self.noise_levels.to(sigma.device).log()

@@ -6,10 +6,13 @@ from typing import Any, Literal, Self
 from pydantic import Field
 from torch import nn
 
+from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.storage import AnyClassifier
 from decrop.config import CertificationSettings, Count, Seed, Settings, TrialConfig, Word
+from decrop.config.classifier_source import imports_code
 from decrop.config.settings import BatchSize, Hashes, Sigma
 from decrop.data.limited import LabelledImages
+from decrop.denoisers.adapted import content_hash_of
 from decrop.documents import validated
 from decrop.errors import InputError
 from decrop.files import (
@@ -19,6 +22,7 @@ from decrop.files import (
     sha256_of_tensors,
     write_json,
 )
+from decrop.networks.identity import network_identity
 from decrop.rejection.network import RejectingNetwork
 from decrop.smoothing.execution import resolve_certified_precision, resolve_device
 
@@ -35,7 +39,10 @@ _NOT_OF_THE_TABLE = {
     "test_images",
 }
 _OF_THE_GRID = {"radii", "radius_step"}
-_CONTENTS = {"certified_images": "set of images"}
+_CONTENTS = {
+    "certified_images": "set of images",
+    "classifier_code": "version of the classifier's code",
+}
 
 
 class CertificationRecord(Settings):
@@ -179,19 +186,21 @@ def read_record(table: Path) -> CertificationRecord | None:
 
 def _hashes_of(network: nn.Module) -> dict[str, str]:
     """Hash classifier, denoiser and rejector, as far as a network has them."""
-    if isinstance(network, RejectingNetwork):
-        parts = {"denoiser": network.denoiser, "classifier": network.classifier.classifier}
-        parts["rejector"] = network.rejector
-    elif isinstance(network, nn.Sequential) and len(network) == 2:
-        parts = {"denoiser": network[0], "classifier": network[1]}
-    else:
-        parts = {"classifier": network}
     hashes = {}
-    for name, part in parts.items():
-        if isinstance(part, AnyClassifier):
-            hashes[name] = part.content_hash()
-        elif weights := part.state_dict():
-            hashes[name] = sha256_of_tensors(weights)
+    denoiser, classifier = None, network
+    if isinstance(network, RejectingNetwork):
+        denoiser, classifier = network.denoiser, network.classifier.classifier
+        hashes["rejector"] = network.content_hash()
+    elif isinstance(network, nn.Sequential) and len(network) == 2:
+        denoiser, classifier = network
+    if denoiser is not None and not isinstance(denoiser, nn.Identity):
+        hashes["denoiser"] = content_hash_of(denoiser)
+    if isinstance(classifier, AnyClassifier):
+        hashes["classifier"] = classifier.content_hash()
+        if isinstance(classifier, Classifier) and imports_code(classifier.architecture):
+            hashes["classifier_code"] = network_identity(classifier.network)
+    elif weights := classifier.state_dict():
+        hashes["classifier"] = sha256_of_tensors(weights)
     return hashes
 
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from decrop.classifiers.feature_maps import StagedClassifier
 from decrop.errors import InputError
+from decrop.files import sha256_of_json, sha256_of_tensors
 from decrop.networks.resnet import BasicBlock
 
 
@@ -123,6 +124,11 @@ class RejectingNetwork(nn.Module):
         denoised = self.denoiser(images)
         logits, maps = self.classifier(denoised)
         return outcomes(logits, self.rejector(denoised, maps), threshold=self.threshold)
+
+    def content_hash(self) -> str:
+        """Hash the rejector: its weights, what it is shown and when it rejects."""
+        weights = sha256_of_tensors(self.rejector.state_dict())
+        return sha256_of_json([weights, self.classifier.stages, self.threshold])
 
     def extra_repr(self) -> str:
         """State the threshold, which decides what this computes."""

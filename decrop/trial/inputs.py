@@ -21,7 +21,7 @@ from decrop.data.limited import (
     evenly_spaced,
     images_to_certify,
 )
-from decrop.denoisers.adapted import bare
+from decrop.denoisers.adapted import WrappedDenoiser, bare
 from decrop.denoisers.check import check_denoiser, check_sigma
 from decrop.denoisers.sources import OpenedDenoiser, open_denoiser
 from decrop.errors import InputError
@@ -94,7 +94,7 @@ class TrialInputs:
             hashes["initial_weights"] = self.classifier.content_hash()
         if imports_code(config.classifier.source):
             hashes["classifier_code"] = network_identity(self.classifier.network)
-        if self.denoiser is not None and config.denoiser.form.imports_code:
+        if self.denoiser is not None and isinstance(self.denoiser.network, WrappedDenoiser):
             hashes["denoiser_code"] = network_identity(self.denoiser.network)
         if split == "test":
             hashes["test_images"] = self.test.content_hash()

@@ -8,12 +8,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from torch import nn
 
+from decrop.classifiers.classifier import Classifier
+from decrop.config import DenoiserContract
+from decrop.denoisers.adapted import AdaptedDenoiser
 from decrop.errors import InputError
 from decrop.evaluation.record import CertificationRecord, read_record, record_path
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, write_json
+from decrop.networks.conditional import told_sigma
 from tests.cases import cases
+from tests.decrop.rejecting import rejecting_network, small_classifier
+from tests.decrop.tiny import labelled, random_images, tiny_classifier, tiny_config
 
 
 def record(**changes: Any) -> CertificationRecord:
@@ -125,3 +132,39 @@ def test_every_setting_of_certification_is_compared_unless_it_says_how_much_was_
     settings = set(type(record().certification).model_fields)
     assert settings - taken - {"test_images"} <= compared
     assert taken & compared == {"estimation_samples"}
+
+
+def record_of(network: nn.Module) -> CertificationRecord:
+    config = tiny_config(execution={"chunks_per_batch": 1})
+    images = labelled(tiny_classifier(), random_images(2))
+    return CertificationRecord.of(config, network, images, split="test", estimation_samples=100)
+
+
+def behind(denoiser: nn.Module, **contract: Any) -> nn.Module:
+    adapted = AdaptedDenoiser(denoiser, DenoiserContract(**contract))
+    return nn.Sequential(adapted, small_classifier())
+
+
+def of_a_function(negative_slope: float) -> nn.Module:
+    network = nn.Sequential(nn.Flatten(), nn.LeakyReLU(negative_slope))
+    return Classifier(
+        network, architecture="package.module:function", mean=(0.0,), std=(1.0,), class_count=36
+    )
+
+
+@cases(
+    ("certified", "otherwise", "said"),
+    [
+        # Programs, and networks of others, compute with more than their weights.
+        (behind(nn.AvgPool2d(3, 1, 1)), behind(nn.MaxPool2d(3, 1, 1)), "another denoiser"),
+        (behind(nn.Tanh()), behind(nn.Tanh(), returns="noise"), "another denoiser"),
+        (of_a_function(0.1), of_a_function(0.2), "another version of the classifier's code"),
+        (rejecting_network(), rejecting_network(threshold=0.4), "another rejector"),
+    ],
+)
+def test_a_function_of_the_same_weights_that_computes_something_else_is_another(
+    certified: nn.Module, otherwise: nn.Module, said: str
+) -> None:
+    assert record_of(certified).changes(record_of(otherwise)) == [said]
+    # All certificates at several sigmas have one record but for these.
+    assert record_of(told_sigma(certified, 0.5)) == record_of(told_sigma(certified, 0.1))
