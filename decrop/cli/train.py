@@ -50,11 +50,12 @@ def train(
     out = run_folder(out, settings)
     folder, undefended = TrialFolder(out / "trial"), TrialFolder(out / "undefended")
     held_out = TrialFolder(out / "held_out")
-    begun = folder.read_config() if folder.config_path.exists() else config
-    if begun.without_budget() != config.without_budget():
-        raise InputError(
-            f"{folder.path} holds a run with other settings; choose another folder with --out."
-        )
+    for begun in (folder, held_out):
+        found = begun.read_config() if begun.config_path.exists() else config
+        if found.without_budget() != config.without_budget():
+            raise InputError(
+                f"{begun.path} holds a run with other settings; choose another folder with --out."
+            )
     cache = ContentCache(out / "cache")
     device = resolve_device(config.execution.device)
     with console.status("loading data"):

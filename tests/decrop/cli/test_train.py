@@ -19,7 +19,7 @@ from tests.cases import cases
 from tests.commands import Ran, contents, refused, set_options
 from tests.commands import decrop as command
 from tests.decrop.cli.bad_settings import BAD_ARGUMENTS, write_bad_files
-from tests.decrop.digits_trial import EPOCHS, SHORT, TEST_IMAGES, outcome
+from tests.decrop.digits_trial import EPOCHS, SHORT, TEST_IMAGES, outcome, short_trial
 
 
 def arguments(out: Path, *assignments: str) -> list[str]:
@@ -129,6 +129,19 @@ def test_a_folder_of_other_settings_is_left_alone(
         "--out.\n"
     )
     assert contents(trained) == before
+
+
+@pytest.mark.usefixtures("no_work")
+def test_an_epoch_is_not_chosen_by_a_run_of_other_settings(tmp_path: Path) -> None:
+    # What is killed before early stopping has chosen leaves that folder alone.
+    held_out = TrialFolder(tmp_path / "held_out")
+    held_out.path.mkdir()
+    held_out.write_config(short_trial())
+    stopping = ("training.early_stopping=true", "sigma=0.5")
+    assert refused(*arguments(tmp_path, *stopping)) == (
+        f"error: {held_out.path} holds a run with other settings; choose another folder with "
+        "--out.\n"
+    )
 
 
 @pytest.mark.slow
