@@ -43,6 +43,10 @@ _SPLITS = {
     "test": "test images, which chose nothing",
     "held_out": "held-out images of the limited data, on which trials were ranked",
 }
+_CHOSEN_BY = {
+    "held_out": "That is of a function that was chosen without them. Of a trial, or an epoch, that "
+    "is chosen by\nthese certificates more may be wrong.\n",
+}
 _PROCEDURES = {
     "fixed": "Certified by {certificate} from equally many noise draws of each image",
     "adaptive": "Certified by exact sequential tests of a grid of radii, whose guarantee does not "
@@ -219,7 +223,6 @@ def model_card(
     )
     settings = config.certification
     procedure = _PROCEDURES[settings.procedure].format(certificate=settings.certificate)
-    draws = f"{'at most ' if settings.procedure == 'adaptive' else ''}{estimation_samples}"
     return f"""---
 {yaml.safe_dump(header, sort_keys=False).strip()}
 ---
@@ -227,7 +230,7 @@ def model_card(
 # {config.trains.capitalize()} for certified robustness
 
 {part.use(config, f"({config.dataset.name}{_images(result)})")}
-(Gaussian noise, σ = {config.sigma:g} in [0,1] pixels): the most frequent class cannot be changed by
+{_smoothing(config)}: the most frequent class cannot be changed by
 any perturbation of an L2 norm below the certified radius. {classifier}
 {_rejector(rejection)}
 ## Use
@@ -257,9 +260,8 @@ or not), abstentions {_percent(shares.abstained)}; accuracy without noise
 {_figure(files)}{_at_several_sigmas(result)}
 ## What a certificate means
 
-{procedure}: {settings.selection_samples} selection and {draws}
-estimation samples an image. {_guarantee(settings)}
-{_sample_sizes(settings)}
+{procedure}{_promise(settings, estimation_samples)}{_weakness(settings)}
+{_CHOSEN_BY.get(result.split, "")}{_sample_sizes(settings)}
 
 It holds for the function that was sampled: {part.before_the_classifier}\
 this classifier,
@@ -287,8 +289,11 @@ same.
 """
 
 
-def misquotes(card: str, result: TrialResult) -> bool:
-    """Return whether a card that tabulates certified accuracies has others than a result."""
+def misquotes(card: str, config: TrialConfig, result: TrialResult, estimation_samples: int) -> bool:
+    """Return whether a card that tabulates certified accuracies has other figures than a result.
+
+    Arguments as of `model_card`.
+    """
     _, heading, after = card.partition(f"\n{_ACCURACY}\n\n")
     section = after.partition("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("|")]
@@ -297,6 +302,8 @@ def misquotes(card: str, result: TrialResult) -> bool:
         and rows[2:] == _rows(result).splitlines()
         and f"\n{_average(result)};" in section
         and _at_several_sigmas(result) in card
+        and f"\n{_smoothing(config)}: " in card
+        and _promise(config.certification, estimation_samples) in card
     )
 
 
@@ -404,13 +411,25 @@ def _file_rows(files: Sequence[str]) -> str:
     )
 
 
-def _guarantee(settings: CertificationSettings) -> str:
-    promise = (
-        f"Each certificate is wrong with a probability of at most {settings.failure_probability:g}"
-    )
+def _smoothing(config: TrialConfig) -> str:
+    return f"(Gaussian noise, σ = {config.sigma:g} in [0,1] pixels)"
+
+
+def _promise(settings: CertificationSettings, estimation_samples: int) -> str:
+    """Say with how many samples, and how surely, each certificate holds."""
+    most = "at most " if settings.procedure == "adaptive" else ""
+    gap = ""
     if settings.certificate == "t_certify_published":
-        promise += ", for which the published proof of T-CERTIFY has a gap"
-    return f"{promise}." + (f" **{settings.weakness}**" if settings.weakness else "")
+        gap = ", for which the published proof of T-CERTIFY has a gap"
+    return (
+        f": {settings.selection_samples} selection and {most}{estimation_samples}\n"
+        "estimation samples an image. Each certificate is wrong with a probability of at most "
+        f"{settings.failure_probability:g}{gap}."
+    )
+
+
+def _weakness(settings: CertificationSettings) -> str:
+    return f" **{settings.weakness}**" if settings.weakness else ""
 
 
 def _sample_sizes(settings: CertificationSettings) -> str:

@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from decrop.bundle.layout import CARD, CERTIFICATES
+from decrop.bundle.layout import CARD, CERTIFICATES, CLASSIFIER
 from decrop.bundle.load import Bundle
 from decrop.bundle.model_card import misquotes
 from decrop.config import TrialConfig
@@ -17,6 +17,7 @@ from decrop.data.limited import (
     limited_data,
     take_recorded,
 )
+from decrop.documents import show
 from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
 from decrop.smoothing.execution import resolve_device
@@ -69,8 +70,10 @@ def verify_bundle(
             certificates were computed on, the images not those that the settings name, a label or a
             figure of the card another one, or the device is not here.
     """
-    if card is not None and misquotes(card, bundle.result):
-        raise InputError(f"{CARD}: its certified accuracies are not those of the certificates.")
+    if card is not None and misquotes(
+        card, bundle.config, bundle.result, bundle.estimation_samples
+    ):
+        raise InputError(f"{CARD}: its figures are not those of the certificates.")
     if bundle.format < _ADAPTIVE_SINCE and bundle.config.certification.procedure == "adaptive":
         raise InputError(
             "the certificates are of the adaptive procedure of an earlier version (bundle format "
@@ -135,4 +138,11 @@ def _certified_images(config: TrialConfig, bundle: Bundle) -> LabelledImages:
             f"{CERTIFICATES}: image {int(indices[row])} has label "
             f"{bundle.certificates.label[row]}, but {int(images.labels[row])} in the data."
         )
+    names = zip(bundle.class_names, dataset.class_names, strict=False)
+    for number, (ours, theirs) in enumerate(names):
+        if ours != theirs:
+            raise InputError(
+                f"{CLASSIFIER}: class {number} is named {show(ours)}, but {show(theirs)} in the "
+                "data."
+            )
     return images

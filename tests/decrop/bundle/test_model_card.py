@@ -144,6 +144,7 @@ def test_the_procedure_is_named(settings: tuple[str, ...], said: str, not_said: 
     [
         ("test", "40 test images, which chose nothing", "held-out"),
         ("held_out", "40 held-out images of the limited data", "test images"),
+        ("held_out", "chosen by these certificates more may be wrong", "which chose nothing"),
     ],
 )
 def test_the_split_is_named(split: Split, said: str, not_said: str) -> None:

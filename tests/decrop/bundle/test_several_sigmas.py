@@ -115,7 +115,7 @@ def test_what_does_not_fit_is_refused(
             card = bundle / "README.md"
             row = next(r for r in card.read_text().splitlines() if r.startswith("| envelope |"))
             card.write_text(card.read_text().replace(row, row.replace(" %", "9 %", 1)))
-            message = "its certified accuracies are not those"
+            message = "its figures are not those"
     renew_checksums(bundle)
     if change == "card":
         assert run(["verify", str(bundle)]) == 2

@@ -22,7 +22,7 @@ from decrop.files import read_json, write_json
 from decrop.trial.result import Scores
 from tests.commands import decrop as command
 from tests.commands import refused
-from tests.decrop.bundle.changed_bundle import renew_checksums
+from tests.decrop.bundle.changed_bundle import renew_checksums, set_in
 from tests.decrop.digits_trial import TEST_IMAGES
 
 
@@ -154,13 +154,28 @@ def test_labels_are_the_datas(bundle: Path) -> None:
     assert "has label" in refused("verify", bundle)
 
 
-@pytest.mark.parametrize("figure", ["| 0.25 | ", "Average certified radius ", "\n20 test images"])
+def test_classes_have_the_names_of_the_data(bundle: Path) -> None:
+    set_in(bundle, "class_names", list("0123456798"), "classifier/classifier.json")
+    assert "classifier: class 8 is named '9', but '8' in the data" in refused("verify", bundle)
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        "| 0.25 | ",
+        "Average certified radius ",
+        "\n20 test images",
+        "σ = 0.25",
+        "a probability of at most 0.0",
+        "selection and at most 60",
+    ],
+)
 def test_figures_of_the_card_are_those_of_the_certificates(bundle: Path, figure: str) -> None:
     card = bundle / "README.md"
     assert card.read_text().count(figure) == 1
     card.write_text(card.read_text().replace(figure, figure.replace("20", "30") + "9"))
     renew_checksums(bundle)
-    assert "README.md: its certified accuracies are not those" in refused("verify", bundle)
+    assert "README.md: its figures are not those of the certificates" in refused("verify", bundle)
 
 
 @pytest.mark.parametrize(
