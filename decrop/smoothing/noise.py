@@ -47,8 +47,8 @@ _BITS = 63
 _FARTHEST = 9.5
 _GUIDE_BITS = 16
 _DECIMALS = 60
-# A float32 that is so near to a grid point stands for it.
-_ROUNDED = 1e-6
+# A float32 that is so near to a value of 8 bits stands for it; the finest grid's steps are larger.
+_ROUNDED = 2.0**-24
 # Keys, and words under each, with which the kernel is tried.
 _TRIED_KEYS, _TRIED = 3, 4_097
 
@@ -97,12 +97,14 @@ class PixelGrid:
     def distance(self, images: Tensor) -> NDArray[np.float64]:
         """Return how far images [B, C, H, W] are from their nearest grid points, float64 [B].
 
-        In the L2 norm of [0,1] pixels. A float32 within 1e-6 of a grid point stands for it.
+        In the L2 norm of [0,1] pixels. A float32 as near to a value of 8 bits as rounding leaves
+        it stands for that.
         """
         if images.dtype == torch.uint8:
             return np.zeros(len(images))
-        away = images.double() - self.steps(images).double() / self.scale
-        away = torch.where(away.abs() <= _ROUNDED, 0.0, away)
+        given = images.double()
+        rounded = (given - (given * _LEVELS).round() / _LEVELS).abs() <= _ROUNDED
+        away = torch.where(rounded, 0.0, given - self.steps(images).double() / self.scale)
         distance: NDArray[np.float64] = away.flatten(1).norm(dim=1).cpu().numpy()
         return distance
 

@@ -156,6 +156,17 @@ def test_the_distance_to_the_grid_is_that_of_other_floats_alone() -> None:
     assert grid.distance(moved) == pytest.approx(np.hypot(0.3, 0.4) / 255, rel=1e-4)
 
 
+@pytest.mark.parametrize("sigma", [1e-6, 1e-5, 0.25])
+def test_no_distance_is_too_small_to_count(sigma: float) -> None:
+    grid = PixelGrid.of(sigma)
+    eight_bit = torch.arange(256).view(1, 1, 16, 16)
+    assert grid.distance(eight_bit / 255).tolist() == [0]
+    # Between values of 8 bits, half of the finest step away at most.
+    images = ((eight_bit[..., :-1] + 0.3) / 255).float()
+    exact = images.double() - grid.steps(images).double() / grid.scale
+    assert grid.distance(images) == pytest.approx(exact.norm().item(), rel=1e-9)
+
+
 def test_what_cannot_be_exact_is_refused() -> None:
     noise = GridNoise(1.0, 0, 50, CPU)
     # Thresholds times pixels times 2^-63.
