@@ -1,7 +1,8 @@
 """A classifier behind an HTTP endpoint, of which only predictions are known."""
 
 from decrop.black_box.classifier import EndpointClassifier, endpoint_classifier
-from decrop.black_box.client import EndpointError, QueryBudgetError, QueryLedger, Spent
+from decrop.black_box.client import EndpointError
+from decrop.black_box.ledger import QueryBudgetError, QueryLedger, Spent
 
 __all__ = [
     "EndpointClassifier",

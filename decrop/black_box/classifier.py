@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from pydantic import field_validator
 from torch import Tensor, nn
 
-from decrop.black_box.client import TOKEN_VARIABLE, EndpointClient, QueryLedger, WrongAnswerError
+from decrop.black_box.client import TOKEN_VARIABLE, EndpointClient, WrongAnswerError
+from decrop.black_box.ledger import QueryLedger
 from decrop.black_box.protocol import as_sent, decode, encode, most_bytes
 from decrop.black_box.sampler import EndpointBackend
 from decrop.cache import ContentCache, Tensors
