@@ -169,6 +169,8 @@ class CertificateTable:
             _require(path, values[name] >= 0, name, frame[name], "at least 0")
         for name in _COLUMNS:
             _require(path, values[name] <= _LARGEST, name, frame[name], f"at most {_LARGEST:g}")
+        first = ~pd.Series(values["idx"]).duplicated().to_numpy()
+        _require(path, first, "idx", frame["idx"], "of one row alone: an image counts once")
         abstains = values["predict"] == ABSTAIN
         _require(
             path, abstains | (values["predict"] >= 0), "predict", frame["predict"], "-1 or a class"

@@ -132,6 +132,7 @@ def test_shares_tell_wrong_classes_from_abstentions(
             st.floats(0, 1e9),
         ),
         max_size=20,
+        unique_by=lambda row: row[0],
     )
 )
 def test_reading_gives_back_what_was_written_to_the_last_bit(
@@ -176,6 +177,7 @@ def test_reading_gives_back_what_was_written_to_the_last_bit(
         (HEADER + "0\t1\t1\t0.5\t1\t1:xx:2\n", "line 2, column time"),
         (HEADER + "0\t1\t1\t0.5\n", "line 2, column correct: ''"),
         (HEADER + "0\t1\t1\t0.5\t1\t2\n\n0\t1\t1\t0.5\t1\t2\n", "line 3, column idx: ''"),
+        (HEADER + 2 * "7\t1\t1\t0.5\t1\t2\n", "line 3, column idx: '7' must be of one row alone"),
         (HEADER + "0\t1\t1\t0.5\t1\t2\t7\n", "not a tab-separated table"),
         (HEADER + "0\t1\t1\t0.5\t1\t2\n0\t1\t1\t0.5\t1\t2\t7\t8\n", "line 3"),
         *(
