@@ -246,8 +246,9 @@ def _certified(path: Path) -> tuple[_Document, CertificateTable, SigmaTables | N
     _check_rows(document, certificates, path / CERTIFICATES)
     record = document.result.record(document.trial, document.estimation_samples)
     found = certificates.record or record
-    # Of denoiser and rejector it alone has hashes.
-    if found != record.model_copy(update={"hashes": found.hashes | record.hashes}):
+    # Of denoiser and rejector it alone has hashes; those of before have no layout.
+    known = {"hashes": found.hashes | record.hashes, "layout": found.layout and record.layout}
+    if found != record.model_copy(update=known):
         told = "; ".join(found.differences(record)) or "other hashes, seed or chunks"
         raise InputError(f"{path / RECORD} contradicts {CONFIG}: {told}.")
     certificates = replace(certificates, record=found)

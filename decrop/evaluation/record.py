@@ -24,7 +24,12 @@ from decrop.files import (
 )
 from decrop.networks.identity import network_identity
 from decrop.rejection.network import RejectingNetwork
-from decrop.smoothing.execution import resolve_certified_precision, resolve_device
+from decrop.smoothing.execution import (
+    Layout,
+    resolve_certified_precision,
+    resolve_device,
+    resolve_layout,
+)
 
 Split = Literal["held_out", "test"]
 
@@ -60,6 +65,11 @@ class CertificationRecord(Settings):
     seed: Seed = Field(description="Of the trial, from which that of the noise derives.")
     device: Word = Field(description="Kind of device.")
     precision: Word = Field(description="Of the certified function.")
+    layout: Layout | None = Field(
+        None,
+        description="Of its images in memory; None in records of before it was recorded.",
+        exclude_if=lambda layout: layout is None,
+    )
     chunk_size: BatchSize = Field(description="Samples that share a random stream.")
     chunks_per_batch: BatchSize = Field(description="Chunks in one forward pass.")
     hashes: Hashes = Field(
@@ -92,6 +102,7 @@ class CertificationRecord(Settings):
             seed=config.seed,
             device=device.type,
             precision=resolve_certified_precision(config.execution.precision, device),
+            layout=resolve_layout(config.execution.layout),
             chunk_size=config.execution.chunk_size,
             chunks_per_batch=int(config.execution.chunks_per_batch),
             hashes={**_hashes_of(network), "certified_images": images.content_hash()},
@@ -110,6 +121,8 @@ class CertificationRecord(Settings):
         That is, in what decides random bits and last digits, and in what was certified.
         """
         own = {"seed", "chunk_size", "chunks_per_batch"}
+        if self.layout and other.layout:
+            own.add("layout")
         ours, theirs = (
             {**record._compared(), **record.model_dump(include=own)} for record in (self, other)
         )

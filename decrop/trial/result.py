@@ -154,6 +154,7 @@ class TrialResult:
             seed=config.seed,
             device=self.device,
             precision=self.precision,
+            layout=self.layout,
             chunk_size=config.execution.chunk_size,
             chunks_per_batch=self.chunks_per_batch,
             hashes={

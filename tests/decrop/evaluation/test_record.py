@@ -134,8 +134,16 @@ def test_every_setting_of_certification_is_compared_unless_it_says_how_much_was_
     assert taken & compared == {"estimation_samples"}
 
 
-def record_of(network: nn.Module) -> CertificationRecord:
-    config = tiny_config(execution={"chunks_per_batch": 1})
+def test_another_layout_of_images_is_a_change_where_both_tell_it() -> None:
+    one, other, unknown = record(layout="channels_last"), record(layout="contiguous"), record()
+    assert one.changes(other) == ["layout channels_last, not contiguous"]
+    assert one.differences(other) == one.changes(unknown) == unknown.changes(one) == []
+    assert record_of(small_classifier(), layout="contiguous").layout == "contiguous"
+    assert "layout" not in unknown.model_dump(mode="json")
+
+
+def record_of(network: nn.Module, **execution: str) -> CertificationRecord:
+    config = tiny_config(execution={"chunks_per_batch": 1, **execution})
     images = labelled(tiny_classifier(), random_images(2))
     return CertificationRecord.of(config, network, images, split="test", estimation_samples=100)
 
