@@ -142,7 +142,7 @@ def duration(seconds: float) -> str:
 
 def accuracy_table(title: str, rows: "Mapping[str, Scores]") -> Table:
     """Tabulate certified accuracy at each radius, with exact 95 % intervals."""
-    table = Table(title=title)
+    table = Table(title=title, collapse_padding=True)
     # Folded where a terminal is narrow: nothing is cut off.
     table.add_column("", overflow="fold")
     radii = list(next(iter(rows.values())).certified_accuracy)

@@ -1,5 +1,6 @@
 """Figures, drawn without global state: `figure.savefig(path)` writes them."""
 
+import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import cycle
 from typing import Any
@@ -36,6 +37,9 @@ _LEAST_GRID_INCHES = 5.6
 # As many as fit under a picture.
 _NAME_CHARACTERS = 11
 _MOST_MARKED_EPOCHS = 60
+# As many as fit over a panel of losses, and the share of its width that "phase 1" takes.
+_TITLE_CHARACTERS = 32
+_LEAST_NAMED_PHASE = 0.15
 LOSS_TITLES = {
     "total": "Total loss (minimised)",
     "label_consistency": "Label consistency loss",
@@ -311,12 +315,19 @@ def _finish_panel(
     axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.set_xlabel("Epoch")
-    axes.set_title(title, fontsize="medium")
+    # Room beside a title is not kept by the layout: of more than one line, above it is.
+    axes.set_title(textwrap.fill(title, _TITLE_CHARACTERS), fontsize="medium")
     axes.grid(alpha=0.3)
     if boundary is not None:
         axes.margins(y=0.14)  # Room for the labels above a flat curve.
         axes.axvline(boundary, color="0.4", ls="--", lw=1)
-        for phase, points_away, alignment in (("phase 1", -3, "right"), ("phase 2", 3, "left")):
+        share = (boundary - axes.get_xlim()[0]) / (axes.get_xlim()[1] - axes.get_xlim()[0])
+        for phase, room, points_away, alignment in (
+            ("phase 1", share, -3, "right"),
+            ("phase 2", 1 - share, 3, "left"),
+        ):
+            if room < _LEAST_NAMED_PHASE:
+                continue
             axes.annotate(
                 phase,
                 (boundary, 1),

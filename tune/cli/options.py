@@ -71,9 +71,13 @@ def print_tables(tables: "Sequence[TextTable]") -> None:
             words = " ".join(texts[0 if bare else 1 :]).split()
             # The words of a name stay whole, unless they are long.
             least = min(_WHOLE_WORD, max(map(len, words), default=1))
-            width = least if bare and not named else None
+            # Of many columns none has a least width: rich would cut off what has no room.
             shown.add_column(
-                Text(head), justify=justify, overflow="fold", min_width=least, width=width
+                Text(head),
+                justify=justify,
+                overflow="fold",
+                min_width=None if bare else least,
+                max_width=least if bare and not named else None,
             )
         for row in table.rows:
             shown.add_row(*map(Text, row))

@@ -147,10 +147,12 @@ def test_table_has_a_row_a_name_and_a_column_a_radius(capsys: pytest.CaptureFixt
 def test_a_table_in_a_narrow_terminal_cuts_nothing_off() -> None:
     shares = {f"{radius}": 0.5 for radius in (0.0, 0.25, 0.5, 0.75)}
     found = Scores(200, 0.287, shares, 0.1, radius_error=0.02)
-    narrow = Console(file=io.StringIO(), width=60)
-    narrow.print(accuracy_table("Title", {"my-denoiser": found}))
-    printed = narrow.file.getvalue()  # type: ignore[attr-defined]
-    assert "…" not in printed
+    # Of 80 columns intervals have a line of their own, unbroken.
+    for width, whole in ((60, "0.287"), (80, "(0.25–0.33)")):
+        narrow = Console(file=io.StringIO(), width=width)
+        narrow.print(accuracy_table("Title", {"my-denoiser": found}))
+        printed = narrow.file.getvalue()  # type: ignore[attr-defined]
+        assert "…" not in printed and whole in printed
 
 
 def test_json_is_one_line_however_long(capsys: pytest.CaptureFixture[str]) -> None:

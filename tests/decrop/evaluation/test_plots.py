@@ -12,6 +12,7 @@ from scipy.stats import norm
 from decrop.errors import InputError
 from decrop.evaluation.accuracy import certified_accuracy, exact_interval
 from decrop.evaluation.plots import (
+    LOSS_TITLES,
     certificates_figure,
     certified_accuracy_figure,
     embedding_figure,
@@ -163,6 +164,19 @@ def test_without_second_phase_there_is_no_boundary_and_no_discriminator() -> Non
     figure = training_curves_figure(history(phase_two=False))
     assert len(figure.axes) == 4
     assert all(len(axes.lines) == 1 and not axes.texts for axes in figure.axes)
+
+
+def test_texts_of_every_panel_stay_beside_those_of_others() -> None:
+    terms = dict.fromkeys(LOSS_TITLES, 1.0)
+    rows = [{"epoch": n, "phase": min(n, 2), **terms} for n in range(1, 600)]
+    figure = training_curves_figure(rows)
+    figure.draw_without_rendering()
+    assert len(figure.axes) == len(LOSS_TITLES)
+    for axes in figure.axes:
+        assert axes.title.get_window_extent().x1 <= figure.bbox.x1
+        assert axes.title.get_window_extent().width <= figure.bbox.width / 3
+        # Of one epoch, phase 1 has no room for its name.
+        assert [text.get_text() for text in axes.texts] == ["phase 2"]
 
 
 def grid(channels: int = 1, images: int = 3) -> Figure:

@@ -218,7 +218,8 @@ def losses_chart(shown: Sequence[Shown]) -> Chart | None:
                     "x": [row["epoch"] for row in told_rows],
                     "y": [_number(row[term]) for row in told_rows],
                     "type": "scatter",
-                    "mode": "lines",
+                    # A line of one point is not seen.
+                    "mode": "lines" if len(told_rows) > 1 else "markers",
                     "line": {"width": 1.5, "dash": _dash(one)},
                     "xaxis": f"x{number}",
                     "yaxis": f"y{number}",

@@ -1,7 +1,16 @@
 """Charts of a search, as data."""
 
+import numpy as np
+
+from tests.decrop.evaluation.test_plots import table
 from tune.finished_trials import FinishedTrial
-from tune.results.html.charts import front_charts, history_chart, importances_chart
+from tune.results.html.charts import (
+    Shown,
+    front_charts,
+    history_chart,
+    importances_chart,
+    losses_chart,
+)
 from tune.results.metric import Metric
 from tune.study import Importances
 
@@ -20,6 +29,15 @@ def test_history_never_falls_and_reaches_the_last_trial() -> None:
     assert (best["x"], best["y"]) == ([0, 1, 3, 4], [0.2, 0.2, 0.5, 0.5])
     assert complete["x"] == [0, 1, 3] and pruned["x"] == [2, 4]
     assert (reference["y"], reference["text"]) == ([0.2], ["trial 0, reference"])
+
+
+def test_a_loss_of_one_epoch_is_a_point() -> None:
+    epochs = [
+        {"epoch": n, "total": 1 / n, "discriminator": 0.7 if n == 3 else None} for n in (2, 3)
+    ]
+    chart = losses_chart([Shown("0", "trial 0", 0, table(np.array([0.1])), epochs)])
+    assert chart is not None
+    assert [trace["mode"] for trace in chart.data] == ["lines", "markers"]
 
 
 def test_without_a_complete_trial_there_is_no_history() -> None:
