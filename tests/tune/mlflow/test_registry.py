@@ -21,15 +21,17 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 import decrop
+from decrop.bundle import load_bundle
 from decrop.data.datasets import load_dataset
 from decrop.data.limited import take
 from decrop.errors import InputError
 from tests.commands import decrop as command
+from tests.decrop.bundle.test_sources import FACTORY, bundle_of
 from tests.mlflow_server.processes import START_SECONDS, eventually, free_port
 from tests.tune.runs import COMMAND, FinishedSweep
 from tune.directory import SweepDirectory
 from tune.export import best_trial
-from tune.mlflow.registry import serving_commands
+from tune.mlflow.registry import _usage, serving_commands
 from tune.mlflow.served_model import ServedBundle
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -177,6 +179,15 @@ def test_the_server_says_which_images_it_does_not_take() -> None:
     with pytest.raises(MlflowException, match="but are from 0 to 255") as error:
         served.predict(None, np.zeros((1, 1, 8, 8)))
     assert error.value.get_http_status_code() == 400
+
+
+def test_a_bundle_whose_classifier_is_code_is_served(tmp_path: Path) -> None:
+    arguments = "classifier.arguments={classes: 10, size: 8}"
+    bundle = bundle_of(tmp_path, f"classifier.source={FACTORY}", arguments)
+    served = ServedBundle()
+    served.load_context(SimpleNamespace(artifacts={"bundle": str(bundle)}))
+    assert len(served.predict(None, np.zeros((2, 1, 8, 8), np.float32))) == 2
+    assert f"imports `{FACTORY}`" in _usage(load_bundle(bundle, trust_code=True), NAME)
 
 
 def refused(images: Any) -> None:
