@@ -1,5 +1,6 @@
 """Checks of a sweep before it starts: data, classifiers, denoisers, and what they may do here."""
 
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -36,12 +37,16 @@ def check_sweep(sweep: SweepConfig, *, refused: Refused = None) -> Preparation:
     return preparation
 
 
-def resume_command(directory: SweepDirectory) -> str:
-    """Return the command that goes on with a sweep, with the flag that its classifier takes."""
-    sweep = directory.read_record().sweep
+def resume_command(
+    directory: SweepDirectory, address: str | None = None, tracking_uri: str | None = None
+) -> str:
+    """Return the command that goes on with a sweep where it ran, with the flag it may take."""
     command = f"decrop resume {directory.quoted}"
+    for option, value in (("--address", address), ("--tracking-uri", tracking_uri)):
+        if value is not None:
+            command += f" {option} {shlex.quote(value)}"
     try:
-        for config in _configs_to_check(sweep):
+        for config in _configs_to_check(directory.read_record().sweep):
             _check_sources(config, "strangers")
     except InputError:
         return f"{command} --trust-code"

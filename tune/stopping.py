@@ -108,11 +108,15 @@ class SweepStop:
         directory: SweepDirectory,
         console: Console,
         ends: float | None = None,
+        resume: str | None = None,
     ) -> None:
-        """Let a sweep run, until a time of the monotonic clock if there is one."""
+        """Let a sweep run, until a time of the monotonic clock if there is one.
+
+        `resume` is the command that goes on with it, if it takes options.
+        """
         self.reason: Reason | None = None
         self._path = directory.stop_path
-        self._directory = directory
+        self._resume = resume or f"decrop resume {directory.quoted}"
         self._console = console
         self._ends = ends
         self._requested = 0.0
@@ -173,7 +177,7 @@ class SweepStop:
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self.reason == "interrupted":
             self._console.show_cursor(True)
-            self._say(f"stopped at once; go on with: decrop resume {self._directory.quoted}")
+            self._say(f"stopped at once; go on with: {self._resume}")
             # Whatever is on disk is whole. Leaving by an exception would wait for trials and for
             # MLflow. The thread, for this one may be inside of Ray.
             end = threading.Thread(target=ray.shutdown, daemon=True)

@@ -33,7 +33,7 @@ from decrop.smoothing.execution import resolve_device
 from decrop.synthesis.synthetic_samples import INTERPOLATED
 from decrop.trial.prepare import load_inputs
 from tune.callbacks import RETRIES, SearchStopper, SweepCallback, SweepProgress
-from tune.check import check_sweep
+from tune.check import check_sweep, resume_command
 from tune.cluster import Claims, ClusterSize, claims, cluster, cluster_size, local_size
 from tune.directory import SweepDirectory, trial_name
 from tune.driver import sole_driver
@@ -126,6 +126,10 @@ class RunOptions:
     trust_code: bool = False
     learn_from: tuple[Path, ...] = ()
 
+    def resume(self, directory: SweepDirectory) -> str:
+        """Return the command that goes on with a sweep where these ran it."""
+        return resume_command(directory, self.address, self.tracking_uri)
+
 
 def start_sweep(sweep: SweepConfig, parent: Path, options: RunOptions) -> SweepOutcome:
     """Run a sweep in a new folder under `parent`, with the code that its file names.
@@ -153,7 +157,7 @@ def start_sweep(sweep: SweepConfig, parent: Path, options: RunOptions) -> SweepO
         _say_queries(sweep, options.console)
         say(f"sweep directory: {directory.path}", options.console)
         with sole_driver(directory) as fence:
-            stop = SweepStop(directory, options.console, ends)
+            stop = SweepStop(directory, options.console, ends, options.resume(directory))
             job = _job(sweep, directory, claimed, fence)
             return _run(directory, job, replace(options, trust_code=True), stop)
 
@@ -197,7 +201,7 @@ def resume_sweep(
                 directory.page_path.unlink(missing_ok=True)
             if sweep != record.sweep:
                 directory.write_record(record.model_copy(update={"sweep": sweep}))
-            stop = SweepStop(directory, options.console, ends)
+            stop = SweepStop(directory, options.console, ends, options.resume(directory))
             job = _job(sweep, directory, claimed, fence)
             return _run(directory, job, options, stop)
 

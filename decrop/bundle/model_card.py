@@ -21,8 +21,8 @@ from decrop.bundle.layout import (
     REJECTOR_HISTORY,
     TORCH_EXPORT,
 )
+from decrop.bundle.usage import load_call, verify_command
 from decrop.config import CertificationSettings, TrialConfig
-from decrop.config.classifier_source import source_kind
 from decrop.config.classifier_training import CLASSIFIER_OBJECTIVES, ClassifierTrainingSettings
 from decrop.config.components import Component
 from decrop.config.data import YOURS
@@ -221,6 +221,7 @@ def model_card(
         else "The classifier's weights are not included; its content hash is in "
         "`classifier/classifier.json`."
     )
+    verify = verify_command(config, "FOLDER", with_classifier=with_classifier)
     settings = config.certification
     procedure = _PROCEDURES[settings.procedure].format(certificate=settings.certificate)
     return f"""---
@@ -237,12 +238,12 @@ any perturbation of an L2 norm below the certified radius. {classifier}
 
     import decrop
 
-    model = decrop.load("FOLDER"{_options(config, with_classifier=with_classifier)})
+    model = {load_call(config, "FOLDER", with_classifier=with_classifier)}
     model.predict(images)    # classes, or -1 where it abstains
     model.certify(images)    # classes with the radius that each is certified for
 
 Images are uint8, or floats in [0,1], [batch, channels, height, width].{_made_of_files(config)}
-`decrop verify FOLDER` repeats every certificate recorded here.
+`{verify}` repeats every certificate recorded here.
 
 {_ACCURACY}
 
@@ -455,18 +456,6 @@ def _noise(config: TrialConfig) -> str:
         "images among them. An image that is not\nof 8 bits is certified at the nearest grid "
         "point, with a radius smaller by the distance."
     )
-
-
-def _options(config: TrialConfig, *, with_classifier: bool) -> str:
-    """Return what `decrop.load` needs besides the folder."""
-    kind = source_kind(config.classifier.source)
-    file = {"program": "PROGRAM.pt2", "endpoint": config.classifier.source}.get(
-        kind, "WEIGHTS.safetensors"
-    )
-    options = "" if with_classifier else f', classifier="{file}"'
-    if kind in ("factory", "timm", "torchvision"):
-        options += ", trust_code=True"
-    return options
 
 
 def _rows(result: TrialResult) -> str:

@@ -20,6 +20,7 @@ from decrop.documents import show
 from decrop.errors import InputError
 from decrop.files import MOST_TABLE_BYTES, refuse_object_store, require_regular
 
+_GIVEN_BY = "with --set dataset.path=PATH (that of a bundle's data: --dataset-path PATH)"
 _DOWNLOAD_FOLDER = Path.home() / ".cache" / "decrop" / "datasets"
 
 
@@ -195,7 +196,7 @@ def _torchvision_split(
             reason = " ".join(str(error).split())
             raise InputError(
                 f"dataset.path: {published.title} could not be downloaded ({reason}); "
-                "give the folder of a copy with --set dataset.path=PATH."
+                f"give the folder of a copy {_GIVEN_BY}."
             ) from None
         raise InputError(
             f"dataset.path: {root} holds neither train.parquet and test.parquet nor an intact "
@@ -275,8 +276,7 @@ def image_folder(settings: DatasetSettings) -> Dataset:
 def _required_path(settings: DatasetSettings) -> str:
     if settings.path is None:
         raise InputError(
-            f"dataset.path: {settings.name} needs the folder of your data; "
-            "give it with --set dataset.path=PATH."
+            f"dataset.path: {settings.name} needs the folder of your data; give it {_GIVEN_BY}."
         )
     return settings.path
 

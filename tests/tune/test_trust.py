@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from decrop.files import read_json, write_json
 from tests.commands import decrop
@@ -14,6 +15,7 @@ from tune.check import resume_command
 from tune.cluster import Claim, Claims, ClusterSize, Machines
 from tune.directory import SweepDirectory, TrialRecord
 from tune.space import reference_config
+from tune.sweep import RunOptions
 from tune.sweep_file import load_sweep
 from tune.worker import SweepJob, run_recorded
 
@@ -111,6 +113,14 @@ def test_a_strangers_directory_is_gone_on_with_only_by_those_who_trust_it(
     assert "the sweep directory" in refused(marker, "resume", strangers.path)
     assert resume_command(strangers) == f"decrop resume {strangers.path} --trust-code"
     assert FACTORY in refused(marker, "leaderboard", strangers.path, "--top", 3)
+
+
+def test_a_sweep_is_gone_on_with_where_it_ran(strangers: SweepDirectory) -> None:
+    options = RunOptions(Console(), "head:6379", "http://127.0.0.1:5000")
+    assert options.resume(strangers) == (
+        f"decrop resume {strangers.path} --address head:6379 --tracking-uri http://127.0.0.1:5000 "
+        "--trust-code"
+    )
 
 
 def test_a_strangers_endpoint_is_not_asked(tmp_path: Path) -> None:

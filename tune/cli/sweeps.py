@@ -1,6 +1,5 @@
 """`decrop sweep` and `decrop resume`: run a sweep to its end."""
 
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from decrop.trial.query_budget import TotalQueries
     from tune.directory import SweepDirectory
     from tune.results.board import Entry
-    from tune.sweep import SweepOutcome, SweepStoppedError
+    from tune.sweep import RunOptions, SweepOutcome, SweepStoppedError
     from tune.sweep_file import SweepConfig
 
 
@@ -92,7 +91,7 @@ def sweep(
         _dry_run(loaded, address, trust_code=trust_code, as_json=as_json)
         return
     options = RunOptions(console, address, tracking_uri, max_hours, learn_from=earlier)
-    _show_outcome(lambda: start_sweep(loaded, out, options), as_json=as_json)
+    _show_outcome(lambda: start_sweep(loaded, out, options), options, as_json=as_json)
 
 
 def resume(
@@ -124,6 +123,7 @@ def resume(
     options = RunOptions(console, address, tracking_uri, max_hours, trust_code)
     _show_outcome(
         lambda: resume_sweep(opened, options, trials=trials, query_budget=query_budget),
+        options,
         as_json=as_json,
     )
 
@@ -188,7 +188,7 @@ def _finals_are(sweep: "SweepConfig") -> str:
     return "trained on the whole limited data and " if again else ""
 
 
-def _show_outcome(run: Any, *, as_json: bool) -> None:
+def _show_outcome(run: Any, options: "RunOptions", *, as_json: bool) -> None:
     from tune.mlflow.registry import dashboard_command, dashboard_url
     from tune.results.tables import accuracy_table
     from tune.sweep import SweepFailedError, SweepStoppedError
@@ -196,7 +196,7 @@ def _show_outcome(run: Any, *, as_json: bool) -> None:
     try:
         outcome: SweepOutcome = run()
     except SweepStoppedError as stopped:
-        raise typer.Exit(_show_interim(stopped)) from None
+        raise typer.Exit(_show_interim(stopped, options)) from None
     except SweepFailedError as error:
         say(f"error: {error}")
         raise typer.Exit(FAILED) from None
@@ -210,7 +210,7 @@ def _show_outcome(run: Any, *, as_json: bool) -> None:
         url = dashboard_url(outcome.experiment_id)
     for name, value in (
         ("bundle", str(directory.bundle_path)),
-        ("verify", f"decrop verify {shlex.quote(str(directory.bundle_path))}"),
+        ("verify", _verify_command(directory)),
         ("report", str(directory.page_path)),
         ("dashboard", command),
         ("opens at", url),
@@ -220,6 +220,21 @@ def _show_outcome(run: Any, *, as_json: bool) -> None:
             say(f"{name + ':':<11}{value}")
     if as_json:
         print_json(_outcome_json(outcome, url))
+
+
+def _verify_command(directory: "SweepDirectory") -> str:
+    from decrop.bundle import read_certificates
+    from decrop.bundle.usage import verify_command
+    from tune.space import reference_config
+
+    config, bundle = read_certificates(directory.bundle_path)[0], directory.bundle_path
+    # A bundle does not record where its data lies.
+    data = reference_config(directory.read_record().sweep).dataset
+    return verify_command(
+        config.model_copy(update={"dataset": data}),
+        str(bundle),
+        with_classifier=config.classifier.asked is None,
+    )
 
 
 def _say_asked(directory: "SweepDirectory") -> None:
@@ -233,9 +248,8 @@ def _say_asked(directory: "SweepDirectory") -> None:
         )
 
 
-def _show_interim(stopped: "SweepStoppedError") -> int:
+def _show_interim(stopped: "SweepStoppedError", options: "RunOptions") -> int:
     """Say what a stopped sweep has found, and return the exit code of why it stopped."""
-    from tune.check import resume_command
     from tune.results.leaderboard import interim_tables
     from tune.stopping import INTERRUPTED
 
@@ -250,8 +264,7 @@ def _show_interim(stopped: "SweepStoppedError") -> int:
         "failures": (FAILED, f"error: {stopped.cause}\nonce that is mended"),
         "disk": (FAILED, f"error: {stopped.cause}\nonce there is room"),
     }[stopped.reason]
-    command = resume_command(stopped.directory)
-    say(f"{why}; go on with: {command}")
+    say(f"{why}; go on with: {options.resume(stopped.directory)}")
     return code
 
 

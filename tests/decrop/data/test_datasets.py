@@ -304,7 +304,7 @@ def test_failed_download_asks_for_a_copy(
     monkeypatch.setattr(module, "download_and_extract_archive", download)
     message = one_line(opened, name)
     assert "could not be downloaded" in message
-    assert "--set dataset.path=PATH" in message
+    assert "--set dataset.path=PATH" in message and "--dataset-path PATH" in message
     assert str(failure) in message
 
 

@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from decrop.bundle import read_certificates
 from decrop.bundle.export import recorded_settings
+from decrop.bundle.usage import load_call, names_code, verify_command
 from decrop.config import TrialConfig
 from decrop.documents import get_dotted
 from decrop.errors import InputError
@@ -135,7 +136,7 @@ def _html(
     config: TrialConfig,
 ) -> str:
     ranks, accuracies, *others = leaderboard_tables(board)
-    kind = sweep_kind(record.sweep)
+    kind, own = sweep_kind(record.sweep), _portable(directory, config)
     search = list(_search_charts(directory, record, board, shown))
     on_test = [accuracy_chart(shown), probability_chart(shown)]
     charts = {
@@ -168,9 +169,9 @@ def _html(
         costs=_costs(directory, board),
         settings=_settings(directory, record, certified),
         best_name=certified[0].name,
-        best_settings=_yaml(_portable(directory, config)),
+        best_settings=_yaml(recorded_settings(own)),
         space={p: d.model_dump_json(exclude_defaults=True) for p, d in record.sweep.space.items()},
-        commands=_commands(directory),
+        **_usage(directory, own),
         style=Markup(_resource("page.css")),
         script=Markup(script),
         plotly=Markup(packed),
@@ -329,19 +330,28 @@ def _setting(document: Mapping[str, Any], path: str) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _portable(directory: SweepDirectory, config: TrialConfig) -> dict[str, Any]:
+def _portable(directory: SweepDirectory, config: TrialConfig) -> TrialConfig:
     """Return the best's settings, as its bundle has them: without paths of this machine."""
     try:
-        return recorded_settings(read_certificates(directory.bundle_path)[0])
+        return read_certificates(directory.bundle_path)[0]
     except InputError:
         own = config.dataset.model_copy(update={"path": None})
-        return recorded_settings(config.model_copy(update={"dataset": own}))
+        return config.model_copy(update={"dataset": own})
 
 
 def _yaml(document: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True)
 
 
-def _commands(directory: SweepDirectory) -> list[str]:
-    name = shlex.quote(directory.path.name)
-    return [f"decrop export {name} --to my-denoiser", "decrop verify my-denoiser"]
+def _usage(directory: SweepDirectory, config: TrialConfig) -> dict[str, Any]:
+    """Return how the best is exported, verified and opened."""
+    bundle, with_classifier = "my-denoiser", config.classifier.asked is None
+    export = f"decrop export {shlex.quote(directory.path.name)} --to {bundle}"
+    trust = " --trust-code" if names_code(config) else ""
+    return {
+        "commands": [
+            f"{export}{trust}",
+            verify_command(config, bundle, with_classifier=with_classifier),
+        ],
+        "load": load_call(config, bundle, with_classifier=with_classifier),
+    }
