@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from decrop.cli.options import load_trial
 from tests.readmes import (
     DOCUMENTS,
     ROOT,
@@ -115,16 +116,21 @@ def test_every_command_takes_the_options_given(
     assert seen > 30 and not wrong, "\n".join(wrong)
 
 
-def test_sweep_files_are_valid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_sweep_files_and_settings_are_valid(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from tune.sweep_file import load_sweep
 
     monkeypatch.chdir(tmp_path)
     files = [block for block in FENCES if block.language == "yaml"]
-    assert len(files) >= 4
+    assert len(files) >= 5
     for number, block in enumerate(files):
-        path = tmp_path / f"{number}.yaml"
+        path, document = tmp_path / f"{number}.yaml", yaml.safe_load(block.text)
         path.write_text(block.text)
-        assert load_sweep(str(path)).name == yaml.safe_load(block.text)["name"], block
+        if "name" in document:
+            assert load_sweep(str(path)).name == document["name"], block
+        else:
+            assert load_trial(str(path), []).dataset.name == document["dataset"]["name"], block
 
 
 def test_the_hooks_before_a_commit_are_the_checks_of_make_lint() -> None:

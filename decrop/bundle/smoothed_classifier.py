@@ -181,8 +181,8 @@ class SmoothedClassifier(ModelHubMixin):
     ) -> CertificationOutcome:
         """Certify images by the bundle's procedure, with its samples and failure probability.
 
-        With the recorded labels and indices, on the recorded kind of device, these are the recorded
-        certificates.
+        With all recorded images, labels and indices, on the recorded kind of device, these are the
+        recorded certificates. With some of them adaptive radii may be others, which hold too.
 
         Args:
             labels: int64 [B], true classes, if known. Adaptive certification then draws no more of
