@@ -56,7 +56,8 @@ def _imported(source: str, group: str) -> Any:
     except Exception as error:  # a module may raise anything while it is imported
         raise InputError(
             f"{group}.source: {module_name} cannot be imported ({type(error).__name__}: "
-            f"{one_line(str(error), 300)}); install it, or put its folder on PYTHONPATH."
+            f"{one_line(str(error), 300)}); install it, or put the folder that holds it on "
+            "PYTHONPATH."
         ) from error
     for name in path.split("."):
         if not hasattr(found, name):
