@@ -7,15 +7,19 @@ from decrop.config.classifier_source import imports_code, source_kind
 from decrop.config.data import YOURS
 
 
-def names_code(config: TrialConfig) -> bool:
-    """Tell whether classifier or denoiser are code of others, which opening a bundle imports."""
-    return imports_code(config.classifier.source) or config.denoiser.form.imports_code
+def imported_code(config: TrialConfig) -> list[str]:
+    """Return the sources of classifier and denoiser that opening a bundle imports."""
+    classifier, denoiser = config.classifier.source, config.denoiser
+    return [
+        *([classifier] if imports_code(classifier) else []),
+        *([denoiser.source] if denoiser.form.imports_code else []),
+    ]
 
 
 def load_call(config: TrialConfig, folder: str, *, with_classifier: bool) -> str:
     """Return what opens a bundle in Python; what is not in it is named in capitals."""
     options = "" if with_classifier else f', classifier="{_classifier_file(config)}"'
-    if names_code(config):
+    if imported_code(config):
         options += ", trust_code=True"
     return f'decrop.load("{folder}"{options})'
 
@@ -32,7 +36,7 @@ def verify_command(config: TrialConfig, folder: str, *, with_classifier: bool) -
         words += ["--dataset-path", path]
     if not with_classifier:
         words += ["--weights", _classifier_file(config)]
-    return shlex.join([*words, *(["--trust-code"] if names_code(config) else [])])
+    return shlex.join([*words, *(["--trust-code"] if imported_code(config) else [])])
 
 
 def _classifier_file(config: TrialConfig) -> str:

@@ -12,7 +12,7 @@ from typing import NoReturn
 import numpy as np
 
 from decrop.bundle import Bundle, load_bundle
-from decrop.config.classifier_source import imports_code
+from decrop.bundle.usage import imported_code
 from decrop.errors import InputError
 from decrop.smoothing.backend import backend_of
 from tune.directory import SweepDirectory
@@ -136,13 +136,8 @@ def _usage(loaded: Bundle, name: str) -> str:
 
 def _imports(loaded: Bundle) -> list[str]:
     """Say what must be importable where the model is loaded."""
-    config = loaded.config
-    sources = [
-        *([config.classifier.source] if imports_code(config.classifier.source) else []),
-        *([config.denoiser.source] if config.denoiser.form.imports_code else []),
-    ]
-    named = " and ".join(f"`{source}`" for source in sources)
-    return [f"Loading it imports {named}, which must be installed there.\n"] if sources else []
+    named = " and ".join(f"`{source}`" for source in imported_code(loaded.config))
+    return [f"Loading it imports {named}, which must be installed there.\n"] if named else []
 
 
 DEFAULT_PORT = 5000

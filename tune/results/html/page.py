@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from decrop.bundle import read_certificates
 from decrop.bundle.export import recorded_settings
-from decrop.bundle.usage import load_call, names_code, verify_command
+from decrop.bundle.usage import imported_code, load_call, verify_command
 from decrop.config import TrialConfig
 from decrop.documents import get_dotted
 from decrop.errors import InputError
@@ -347,7 +347,7 @@ def _usage(directory: SweepDirectory, config: TrialConfig) -> dict[str, Any]:
     """Return how the best is exported, verified and opened."""
     bundle, with_classifier = "my-denoiser", config.classifier.asked is None
     export = f"decrop export {shlex.quote(directory.path.name)} --to {bundle}"
-    trust = " --trust-code" if names_code(config) else ""
+    trust = " --trust-code" if imported_code(config) else ""
     return {
         "commands": [
             f"{export}{trust}",
