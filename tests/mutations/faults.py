@@ -296,7 +296,7 @@ BUNDLES = [
             "return True",
         ),
         ("another classifier", 'if protected.content_hash() != hashes["classifier"]:', "if False:"),
-        ("doubled images", "if len(np.unique(idx)) < len(idx):", "if False:"),
+        ("doubled images", '_require(path, first, "idx"', '_require(path, first | True, "idx"'),
     ),
 ]
 FAULTS = (*LOSSES, *TRAINING, *CERTIFICATES, *SAMPLING, *SEARCH, *TRACKING, *BUNDLES)
