@@ -133,6 +133,20 @@ class DistillationSettings(Settings):
     )
 
 
+class AdversarialSettings(Settings):
+    """Adversarial examples in place of the clean images under noise (not in DE-CROP)."""
+
+    epsilon: NonNegative = Field(
+        0.0,
+        description="L2 bound of the perturbation of a clean image in [0,1] pixels, beside its "
+        "noise, that maximises the smoothed classifier's cross-entropy (SmoothAdv, Salman et al. "
+        "2019). 0: none (paper). Not in the epochs of the squared error.",
+    )
+    steps: Count = Field(
+        1, description="Steps of 2 epsilon / steps each, with the noise draws of the step."
+    )
+
+
 class PriorImagesSettings(Settings):
     """Generated images in every step beside those of the data (not in DE-CROP)."""
 
@@ -283,6 +297,7 @@ class TrainingSettings(Settings):
     loss_weights: LossWeights = LossWeights()
     mmd_kernel: KernelSettings = KernelSettings()
     distillation: DistillationSettings = DistillationSettings()
+    adversarial: AdversarialSettings = AdversarialSettings()
     prior_images: PriorImagesSettings = PriorImagesSettings()
     discriminator_phase: DiscriminatorPhaseSettings = DiscriminatorPhaseSettings()
     discriminator: DiscriminatorSettings = DiscriminatorSettings()

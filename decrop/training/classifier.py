@@ -16,7 +16,7 @@ from decrop.data.augmentation import moved
 from decrop.seeds import seeded_globals, torch_generator
 from decrop.smoothing.execution import resolve_precision
 from decrop.smoothing.prepare import copied
-from decrop.training.classifier_losses import smoothed_adversaries
+from decrop.training.adversarial import smoothed_adversaries
 from decrop.training.loop import Terms, Trainer
 from decrop.training.schedule import (
     Schedule,
@@ -149,7 +149,15 @@ class ClassifierTrainer(Trainer[ClassifierEpoch, Tensor]):
         # As SmoothAdv's published code attacks: in eval mode, so that BatchNorm's statistics are
         # not those of attacks under way.
         self.network.eval()
-        return smoothed_adversaries(self._classify, images, labels, noise, self._settings)
+        return smoothed_adversaries(
+            self._classify,
+            images,
+            labels,
+            noise,
+            epsilon=self._settings.attack_epsilon,
+            steps=self._settings.attack_steps,
+            regularisation_weight=self._settings.effective_regularisation_weight,
+        )
 
     def _classify(self, noisy: Tensor) -> Tensor:
         """Return logits [N, B, K] of images [N, B, C, H, W] in [0,1] pixels."""

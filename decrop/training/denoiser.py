@@ -33,6 +33,7 @@ from decrop.training.losses import (
     View,
     prior_terms,
     total_loss,
+    with_adversarial_noise,
 )
 from decrop.training.schedule import (
     OptimizerKind,
@@ -308,8 +309,6 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
         return "mse" if phase == 0 else self._settings.objective
 
     def _step(self, batch: Batch) -> Terms:
-        for layer in self._frozen:
-            layer.eval()
         epochs_done, step = divmod(self.steps_done, self.steps_an_epoch)
         phase, epoch = phase_and_epoch(self._settings, epochs_done)
         scale = None
@@ -317,6 +316,14 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
             progress = (epoch + step / self.steps_an_epoch) / self._settings.phase_epochs[phase]
             scale = reversal_scale(self._settings, progress)
         networks = Networks(self._denoise, self._classify, self._discriminator)
+        if phase and self._settings.adversarial.epsilon:
+            # As SmoothAdv's published code attacks: in eval mode, so that BatchNorm's statistics
+            # are not those of attacks under way.
+            self.network.eval()
+            batch = with_adversarial_noise(batch, networks, self._settings.adversarial)
+            self.network.train()
+        for layer in self._frozen:
+            layer.eval()
         # First, so that BatchNorm's running statistics are those of the data.
         prior = {} if batch.prior is None else prior_terms(batch.prior, networks, self._settings)
         terms: LossTerms = OBJECTIVES.build(

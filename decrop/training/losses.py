@@ -4,7 +4,7 @@ B batch, K classes, F features. Logits and features are the frozen classifier's.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from decrop.config import DistillationSettings, KernelSettings, LossWeights, TrainingSettings
+from decrop.config.training import AdversarialSettings
 from decrop.networks.discriminator import Discriminator, reverse_gradient
+from decrop.training.adversarial import smoothed_adversaries
 
 _PUBLISHED_KERNEL = KernelSettings()
 
@@ -229,6 +231,35 @@ class Networks:
     denoise: Callable[[Tensor, Tensor], Tensor]
     classify: Callable[[Tensor], tuple[Tensor, Tensor]]
     discriminator: Discriminator
+
+
+def with_adversarial_noise(
+    batch: Batch, networks: Networks, settings: AdversarialSettings
+) -> Batch:
+    """Return the batch with adversarial perturbations of the clean images added to their noise.
+
+    What maximises the cross-entropy of the smoothed classifier to the label of the clean image is
+    added to all noise draws of an image (SmoothAdv, Salman et al. 2019, eq. 6), which there trains
+    a classifier. Generated samples keep their noise.
+    """
+    clean_outputs = _clean_outputs(batch, networks)
+    noise: Tensor = batch.noise.unflatten(0, (batch.draws, -1))
+    images, labels = (part.chunk(batch.draws)[0] for part in (batch.clean, clean_outputs[0]))
+
+    def classify(noisy: Tensor) -> Tensor:
+        logits, _features = networks.classify(networks.denoise(noisy.flatten(0, 1), batch.sigma))
+        return logits.reshape(*noise.shape[:2], -1)
+
+    adversaries = smoothed_adversaries(
+        classify,
+        images,
+        labels.argmax(1),
+        noise,
+        epsilon=settings.epsilon,
+        steps=settings.steps,
+    )
+    perturbed = (noise + (adversaries - images)).flatten(0, 1)
+    return replace(batch, noise=perturbed, clean_outputs=clean_outputs)
 
 
 def decrop_terms(

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from decrop.config.classifier_training import ClassifierTrainingSettings
-from decrop.training.classifier_losses import attack_objective, smoothed_adversaries
+from decrop.training.adversarial import attack_objective, smoothed_adversaries
 from tests.decrop.tiny import random_images, tiny_classifier
 
 DRAWS, IMAGES = 3, 12
@@ -20,17 +19,27 @@ def classify(noisy: Tensor) -> Tensor:
     return logits
 
 
-def settings(epsilon: float, steps: int, weight: float) -> ClassifierTrainingSettings:
-    return ClassifierTrainingSettings(
-        objective="adre_adv",
-        attack_epsilon=epsilon,
-        attack_steps=steps,
+def attacked(epsilon: float = 0.3, steps: int = 2, weight: float = 0.2) -> Tensor:
+    return smoothed_adversaries(
+        classify,
+        CLEAN,
+        LABELS,
+        NOISE,
+        epsilon=epsilon,
+        steps=steps,
         regularisation_weight=weight,
     )
 
 
-def attacked(epsilon: float = 0.3, steps: int = 2, weight: float = 0.2) -> Tensor:
-    return smoothed_adversaries(classify, CLEAN, LABELS, NOISE, settings(epsilon, steps, weight))
+def test_attack_objective_is_equation_12() -> None:
+    logits = 3 * torch.randn(DRAWS, IMAGES, 4, dtype=torch.float64)
+    probabilities = logits.softmax(2).mean(0)
+    true = probabilities.gather(1, LABELS[:, None])[:, 0]
+    runner_up = probabilities.scatter(1, LABELS[:, None], 0).amax(1)
+    # With weight 0 it is SmoothAdv's.
+    for weight in (0.0, 0.3):
+        expected = weight * runner_up.log() - true.log()
+        torch.testing.assert_close(attack_objective(logits, LABELS, weight), expected)
 
 
 def norms(images: Tensor) -> Tensor:
@@ -70,7 +79,7 @@ def test_all_steps_see_the_same_noise_and_differ_in_the_image() -> None:
         seen.append(noisy.detach().clone())
         return classify(noisy)
 
-    smoothed_adversaries(watched, CLEAN, LABELS, NOISE, settings(0.3, 3, 0.1))
+    smoothed_adversaries(watched, CLEAN, LABELS, NOISE, epsilon=0.3, steps=3)
     assert len(seen) == 3
     torch.testing.assert_close(seen[0], CLEAN + NOISE)
     for noisy in seen:
@@ -94,7 +103,8 @@ def test_an_image_without_a_gradient_stays() -> None:
         CLEAN,
         LABELS,
         NOISE,
-        settings(0.3, 2, 0.2),
+        epsilon=0.3,
+        steps=2,
     )
     assert torch.equal(found, CLEAN)
 

@@ -5,11 +5,9 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from decrop.training.classifier_losses import (
     PROBABILITY_FLOOR,
-    attack_objective,
     perturbed_cross_entropy,
     runner_up_cross_entropy,
     smoothed_log_probabilities,
@@ -70,20 +68,6 @@ def test_runner_up_is_the_likeliest_but_the_true_class(logits: Tensor) -> None:
         for row, label in zip(smoothed(logits), LABELS.tolist(), strict=True)
     ]
     assert found == pytest.approx(expected)
-
-
-def test_attack_objective_is_equation_12(logits: Tensor) -> None:
-    found = attack_objective(logits, LABELS, 0.3).tolist()
-    expected = [
-        -math.log(row[label]) + 0.3 * math.log(max(p for c, p in enumerate(row) if c != label))
-        for row, label in zip(smoothed(logits), LABELS.tolist(), strict=True)
-    ]
-    assert found == pytest.approx(expected)
-
-
-def test_without_regularisation_the_attack_is_smoothadvs(logits: Tensor) -> None:
-    expected = F.nll_loss(logits.softmax(2).mean(0).log(), LABELS, reduction="none")
-    torch.testing.assert_close(attack_objective(logits, LABELS, 0.0), expected)
 
 
 def test_probabilities_that_underflow_stay_finite() -> None:

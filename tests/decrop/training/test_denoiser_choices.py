@@ -216,6 +216,48 @@ def test_views_share_their_noise_where_asked_to(noise: str) -> None:
             assert difference.std().item() == pytest.approx(0.1 * 2**0.5, rel=0.2)
 
 
+# Adversarial examples.
+
+
+def test_adversarial_examples_stand_for_clean_images_alone() -> None:
+    def first_epoch(epsilon: float, **more: Any) -> tuple[Recording, EpochRecord, DenoiserTrainer]:
+        adversarial = {"epsilon": epsilon, "steps": 2}
+        training = {"batch_size": IMAGES, "augmentation": PLAIN, "adversarial": adversarial, **more}
+        trainer = make_trainer(training=training)
+        return *record_epoch(trainer), trainer
+
+    plain, before, free = first_epoch(0)
+    attacked, after, trainer = first_epoch(0.3)
+    views = len(plain.noisy)
+    # The steps of the attack go first, then the views as ever, the clean one last.
+    assert len(attacked.noisy) == 2 + views
+    assert all(map(torch.equal, attacked.noisy[2:-1], plain.noisy[:-1]))
+    moved = (attacked.noisy[-1] - plain.noisy[-1]).flatten(1).norm(dim=1)
+    torch.testing.assert_close(moved, torch.full([IMAGES], 0.3))
+    assert before.label_consistency is not None and after.label_consistency is not None
+    assert after.label_consistency > before.label_consistency
+    # BatchNorm has counted the views, and no attack.
+    counts = [
+        {name: count for name, count in weights(one).items() if name.endswith("tracked")}
+        for one in (trainer, free)
+    ]
+    assert counts[0] and same(*counts)
+    # The squared error has no classifier to attack.
+    recording, _, _ = first_epoch(0.3, mse_epochs=1)
+    assert len(recording.noisy) == 1
+
+
+def test_an_image_has_one_adversarial_perturbation_under_all_its_noise_draws() -> None:
+    training = {"batch_size": IMAGES, "augmentation": PLAIN, "noise_draws": 3}
+    seen = [
+        record_epoch(make_trainer(training={**training, "adversarial": {"epsilon": epsilon}}))[0]
+        for epsilon in (0, 0.3)
+    ]
+    perturbations = (seen[1].noisy[-1] - seen[0].noisy[-1]).unflatten(0, (3, -1))
+    assert perturbations.abs().amax() > 0.01
+    torch.testing.assert_close(perturbations, perturbations[:1].expand_as(perturbations))
+
+
 # Optimisation.
 
 
