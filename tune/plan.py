@@ -322,14 +322,7 @@ def _samples_a_second(trial: PreparedTrial, denoiser: DenoiserSettings) -> float
     image = take(dataset.test, torch.zeros(1, dtype=torch.int64))
     certified = CertificationTask(network, image, "test", dataset.class_count)
     config = with_batch_size(config, certified)
-    task = sampling_task(
-        config,
-        network,
-        image.images,
-        image.indices,
-        split="test",
-        class_count=dataset.class_count,
-    )
+    task = sampling_task(config, certified)
     sampler = LocalSampler(task, resolve_device(config.execution.device))
     batch = full_batches(task, max(1, torch.get_num_threads()))
     sampler.class_counts(batch)

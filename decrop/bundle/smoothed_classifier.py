@@ -16,6 +16,7 @@ from decrop.bundle import Bundle, load_bundle
 from decrop.bundle.layout import checked_files
 from decrop.classifiers.storage import file_or_url
 from decrop.config import TrialConfig
+from decrop.data.limited import LabelledImages
 from decrop.denoisers.check import check_trained_sigma
 from decrop.errors import InputError
 from decrop.rejection.certificates import rejection_predictions
@@ -27,6 +28,7 @@ from decrop.smoothing.prepare import copied
 from decrop.smoothing.procedures import CertificationOutcome, certified_nearby, class_counts
 from decrop.smoothing.sampling import SamplingTask
 from decrop.trial.certify import (
+    CertificationTask,
     certify_task,
     local_sampler,
     sampling_task,
@@ -282,15 +284,11 @@ class SmoothedClassifier(ModelHubMixin):
             image_ids = torch.arange(len(checked))
         else:
             image_ids = _numbers("indices", indices, len(checked))
-        task = sampling_task(
-            config,
-            bundle.network,
-            checked,
-            image_ids,
-            split=bundle.result.split,
-            class_count=len(self.class_names),
-        )
-        return config, task
+        # Sampling asks for no labels, which need not be known.
+        given = LabelledImages(checked, torch.full_like(image_ids, -1), image_ids)
+        classes = len(self.class_names)
+        task = CertificationTask(bundle.network, given, bundle.result.split, classes)
+        return config, sampling_task(config, task)
 
     def _checked(self, images: Images, *, margin: float = 0.0) -> Tensor:
         """Return images uint8 or float32, on the CPU; floats may leave [0,1] by the margin."""

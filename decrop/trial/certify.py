@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from decrop.classifiers.predictions import accuracy
 from decrop.config import CertificationSettings, TrialConfig
@@ -57,6 +57,7 @@ class CertificationTask:
     Attributes:
         network: noisy images [B, C, H, W] to logits [B, K]; or a `RejectingNetwork`, whose
             rejections are counted as one more class.
+        images: uint8, or float32 in [0,1], with their positions in the split, which name the noise.
         class_count: K, without that of rejections.
     """
 
@@ -110,7 +111,7 @@ def with_batch_size(config: TrialConfig, task: CertificationTask) -> TrialConfig
     execution = config.execution
     if execution.chunks_per_batch != "auto":
         return config
-    sampled = _sampling_task(with_chunks_per_batch(config, 1), task)
+    sampled = sampling_task(with_chunks_per_batch(config, 1), task)
     device = resolve_device(execution.device)
     chunks = backend_of(task.network).chunks_per_batch(sampled, device)
     return with_chunks_per_batch(config, chunks)
@@ -137,15 +138,7 @@ def last_estimation_samples(settings: CertificationSettings, split: Split) -> in
     return settings.most_estimation_samples if split == "test" else settings.held_out_samples
 
 
-def sampling_task(
-    config: TrialConfig,
-    network: nn.Module,
-    images: Tensor,
-    image_ids: Tensor,
-    *,
-    split: Split,
-    class_count: int,
-) -> SamplingTask:
+def sampling_task(config: TrialConfig, task: CertificationTask) -> SamplingTask:
     """Describe to samplers what a trial certifies, and with which noise.
 
     Denoisers in the network that can be told the noise are told it. Random bits do not depend on
@@ -153,23 +146,18 @@ def sampling_task(
 
     Args:
         config: the trial's settings; chunks_per_batch is a number (`with_batch_size`).
-        network: noisy images [B, C, H, W] to logits [B, K]; or a `RejectingNetwork`, whose
-            rejections the task counts as one more class.
-        images: uint8, or float32 in [0,1], [B, C, H, W].
-        image_ids: int64 [B], their positions in the split.
-        class_count: K, without that of rejections.
     """
-    rejecting = isinstance(network, RejectingNetwork)
+    rejecting = isinstance(task.network, RejectingNetwork)
     check_certificate(config.certification.certificate, rejecting=rejecting)
     if config.execution.chunks_per_batch == "auto":
         raise ValueError("chunks_per_batch is auto; with_batch_size puts a number in its place")
     return SamplingTask(
-        network=told_sigma(network, config.sigma),
-        images=images,
-        image_ids=image_ids,
-        class_count=class_count + rejecting,
+        network=told_sigma(task.network, config.sigma),
+        images=task.images.images,
+        image_ids=task.images.indices,
+        class_count=task.class_count + rejecting,
         sigma=config.sigma,
-        seed=derive_seed(config.seed, "certification", split),
+        seed=derive_seed(config.seed, "certification", task.split),
         chunk_size=config.execution.chunk_size,
         chunks_per_batch=config.execution.chunks_per_batch,
         precision=precision_of(config),
@@ -253,7 +241,7 @@ def certification_outcome(
     Arguments and errors as of `certify`, and labels, int64 [B], which decide how much the adaptive
     procedure samples.
     """
-    images, sampled = task.images, _sampling_task(config, task)
+    images, sampled = task.images, sampling_task(config, task)
     backend, device = backend_of(task.network), resolve_device(config.execution.device)
     sampler = backend.sampler(sampled, device, hooks.make_sampler)
     settings = config.certification
@@ -402,7 +390,7 @@ def noisy_image_seconds(config: TrialConfig, task: CertificationTask) -> float:
         config: the trial's settings; chunks_per_batch is a number (`with_batch_size`).
         task: of whose images the first is sampled.
     """
-    sampled = _sampling_task(config, task)
+    sampled = sampling_task(config, task)
     device = resolve_device(config.execution.device)
     sampler = LocalSampler(sampled, device)
     batch = full_batches(sampled, 1)
@@ -415,17 +403,6 @@ def noisy_image_seconds(config: TrialConfig, task: CertificationTask) -> float:
         sampler.class_counts(batch)
         durations.append(clock() - started)
     return min(durations) / (len(batch) * sampled.chunk_size)
-
-
-def _sampling_task(config: TrialConfig, task: CertificationTask) -> SamplingTask:
-    return sampling_task(
-        config,
-        task.network,
-        task.images.images,
-        task.images.indices,
-        split=task.split,
-        class_count=task.class_count,
-    )
 
 
 def _with_fitting_execution(config: TrialConfig, task: CertificationTask) -> TrialConfig:

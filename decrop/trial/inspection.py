@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -269,18 +269,11 @@ class _NoisyImages:
 
     def accuracy(self, network: nn.Module, sigma: float) -> float:
         """Return the share of samples that a network classifies rightly."""
-        images, draws = self._images, self._draws
-        certified = CertificationTask(network, images, "test", self._class_count)
+        # Numbered anew, as certification numbers those of a split.
+        images, draws = replace(self._images, indices=torch.arange(len(self._images))), self._draws
+        certified = CertificationTask(network, images, self._split, self._class_count)
         config = _in_chunks_of(draws, with_batch_size(self._config, certified))
-        self.task = sampling_task(
-            config.model_copy(update={"sigma": sigma}),
-            network,
-            images.images,
-            # Consecutive, so that batches are full.
-            torch.arange(len(images)),
-            split=self._split,
-            class_count=self._class_count,
-        )
+        self.task = sampling_task(config.model_copy(update={"sigma": sigma}), certified)
         collector = CountCollector.of(self.task, local_sampler(config, self.task))
         started = time.perf_counter()
         counts = class_counts(collector, draws)

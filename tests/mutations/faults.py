@@ -144,8 +144,8 @@ CERTIFICATES = [
         ),
         (
             "denoisers not told",
-            "network=told_sigma(network, config.sigma),",
-            "network=network,",
+            "network=told_sigma(task.network, config.sigma),",
+            "network=task.network,",
         ),
     ),
     *_faults(
