@@ -7,8 +7,8 @@ from pydantic import Field
 from decrop.config.components import Component, Table
 from decrop.config.settings import BatchSize, Count, Positive, Settings, Sigma, SigmaRange
 
-# Builders take the number of images and, by name, their channels, height and width, a NumPy
-# generator and a device; they return float32 [B, C, H, W] in [0,1].
+# Builders take a shape [B, C, H, W], a NumPy generator and a device; they return images of it,
+# float32 in [0,1].
 PRIORS = Table(
     Component("none", "random weights, as in the paper", "decrop.training.prior:no_images"),
     Component(

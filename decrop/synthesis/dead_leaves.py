@@ -167,13 +167,7 @@ _IMAGES_TOGETHER = 64
 
 
 def dead_leaves(
-    count: int,
-    *,
-    channels: int,
-    height: int,
-    width: int,
-    generator: np.random.Generator,
-    device: torch.device | str = "cpu",
+    shape: Sequence[int], generator: np.random.Generator, device: torch.device | str = "cpu"
 ) -> Tensor:
     """Make images of discs, triangles, quadrilaterals and pentagons of many sizes.
 
@@ -185,22 +179,19 @@ def dead_leaves(
     depend on how many are made in a call nor, but for the last bits, on the device.
 
     Args:
-        channels: 1 for grey, 3 for colour.
+        shape: B, C, H and W; C is 1 for grey, 3 for colour.
 
     Returns:
-        float32 [count, channels, height, width] in [0,1].
+        float32 [B, C, H, W] in [0,1].
     """
-    return in_parts(_draw, (count, channels, height, width), generator, device)
+    return in_parts(_draw, shape, generator, device)
 
 
 Draw = Callable[[tuple[int, int, int, int], np.random.Generator, torch.device], Tensor]
 
 
 def in_parts(
-    draw: Draw,
-    shape: tuple[int, int, int, int],
-    generator: np.random.Generator,
-    device: torch.device | str,
+    draw: Draw, shape: Sequence[int], generator: np.random.Generator, device: torch.device | str
 ) -> Tensor:
     """Draw images [B, C, H, W], a few at a time, which takes less memory and is faster."""
     images = torch.empty(shape, device=device)

@@ -74,14 +74,7 @@ def _mixed(
 
 
 def _generated(shape: torch.Size, seed: int, piece: int) -> Tensor:
-    channels, height, width = shape
-    return dead_leaves(
-        PIECE,
-        channels=channels,
-        height=height,
-        width=width,
-        generator=numpy_generator(seed, "generated queries", piece),
-    )
+    return dead_leaves((PIECE, *shape), numpy_generator(seed, "generated queries", piece))
 
 
 def _moved_by(generator: torch.Generator, images: Tensor, settings: SurrogateSettings) -> Tensor:

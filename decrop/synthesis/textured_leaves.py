@@ -6,6 +6,8 @@ and partly out of focus (Achddou, Gousseau and Ladjal 2023, "Fully synthetic tra
 restoration tasks"; VibrantLeaves, arXiv 2504.10201).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -57,13 +59,7 @@ _BLUR_OF_ALL = 0.5
 
 
 def textured_leaves(
-    count: int,
-    *,
-    channels: int,
-    height: int,
-    width: int,
-    generator: np.random.Generator,
-    device: torch.device | str = "cpu",
+    shape: Sequence[int], generator: np.random.Generator, device: torch.device | str = "cpu"
 ) -> Tensor:
     """Make images as `dead_leaves` does, whose leaves have textures and may be out of focus.
 
@@ -73,12 +69,12 @@ def textured_leaves(
     image is a little blurred.
 
     Args:
-        channels: 1 for grey, 3 for colour.
+        shape: B, C, H and W; C is 1 for grey, 3 for colour.
 
     Returns:
-        float32 [count, channels, height, width] in [0,1].
+        float32 [B, C, H, W] in [0,1].
     """
-    return in_parts(_draw, (count, channels, height, width), generator, device)
+    return in_parts(_draw, shape, generator, device)
 
 
 def _draw(

@@ -267,20 +267,12 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
         settings = self._settings.prior_images
         if settings.kind == "none":
             yield from repeat(None)
-        channels, height, width = self._clean.shape[1:]
+        shape = settings.count, *self._clean.shape[1:]
         choices = numpy_generator(self._seed, "prior images", epoch)
         noise = torch_generator(self._seed, "noise of prior images", epoch, device=self._device)
         sigmas = torch_generator(self._seed, "sigma of prior images", epoch)
         while True:
-            images = PRIORS.build(
-                settings.kind,
-                settings.count,
-                channels=channels,
-                height=height,
-                width=width,
-                generator=choices,
-                device=self._device,
-            )
+            images = PRIORS.build(settings.kind, shape, choices, self._device)
             sigma = sampled_sigma(self._sigma, len(images), sigmas).to(self._device)
             yield PriorImages(images, self._noise_like(images, sigma, noise), sigma)
 

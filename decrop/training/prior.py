@@ -1,7 +1,7 @@
 """Prior: a denoiser pretrained on generated images, without any of the data (not in DE-CROP)."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -185,17 +185,10 @@ class PriorTrainer(Trainer[PriorEpoch, Tensor]):
         }
 
     def _batches(self, epoch: int) -> Iterator[Tensor]:
-        channels, height, width = self._prior.image_shape
+        settings = self._prior.settings
+        shape = settings.batch_size, *self._prior.image_shape
         for _ in range(self.steps_an_epoch):
-            yield PRIORS.build(
-                self._prior.settings.kind,
-                self._prior.settings.batch_size,
-                channels=channels,
-                height=height,
-                width=width,
-                generator=self._images,
-                device=self._device,
-            )
+            yield PRIORS.build(settings.kind, shape, self._images, self._device)
 
     def _step(self, batch: Tensor) -> Terms:
         sigma = sampled_sigma(self._prior.noise, len(batch), self._sigmas).to(self._device)
@@ -215,6 +208,6 @@ class PriorTrainer(Trainer[PriorEpoch, Tensor]):
         return f"step {self.steps_done} of the prior"
 
 
-def no_images(count: int, **_: Any) -> Tensor:
+def no_images(shape: Sequence[int], *_: Any) -> Tensor:
     """Raise an error: kind `none` pretrains on nothing."""
-    raise ValueError(f"prior.kind none has no images to pretrain on, but {count} are asked for")
+    raise ValueError(f"prior.kind none has no images to pretrain on, but {shape[0]} are asked for")

@@ -19,13 +19,8 @@ def drawn(
     width: int = 32,
     generator: np.random.Generator | None = None,
 ) -> Tensor:
-    return dead_leaves(
-        count,
-        channels=channels,
-        height=height,
-        width=width,
-        generator=generator or np.random.default_rng(0),
-    )
+    shape = count, channels, height, width
+    return dead_leaves(shape, generator or np.random.default_rng(0))
 
 
 @pytest.fixture(scope="module")

@@ -28,9 +28,7 @@ CPU = torch.device("cpu")
 
 
 def drawn(count: int, *, channels: int = 3, seed: int = 0, side: int = 32) -> Tensor:
-    return textured_leaves(
-        count, channels=channels, height=side, width=side, generator=np.random.default_rng(seed)
-    )
+    return textured_leaves((count, channels, side, side), np.random.default_rng(seed))
 
 
 def power(images: Tensor) -> Tensor:
@@ -51,9 +49,7 @@ def images() -> Tensor:
 
 @cases(("channels", "height", "width"), [(1, 8, 8), (3, 28, 20), (2, 1, 1), (3, 2, 5)])
 def test_shape_type_and_range(channels: int, height: int, width: int) -> None:
-    found = textured_leaves(
-        5, channels=channels, height=height, width=width, generator=np.random.default_rng(0)
-    )
+    found = textured_leaves((5, channels, height, width), np.random.default_rng(0))
     assert found.shape == (5, channels, height, width)
     assert found.dtype == torch.float32
     assert torch.isfinite(found).all() and found.min() >= 0 and found.max() <= 1
@@ -61,10 +57,7 @@ def test_shape_type_and_range(channels: int, height: int, width: int) -> None:
 
 def test_a_seed_gives_the_same_images_however_many_are_drawn_in_a_call(images: Tensor) -> None:
     generator = np.random.default_rng(0)
-    parts = [
-        textured_leaves(count, channels=3, height=32, width=32, generator=generator)
-        for count in (1, 70, 9)
-    ]
+    parts = [textured_leaves((count, 3, 32, 32), generator) for count in (1, 70, 9)]
     # The last bits differ with the number of images that a matrix product is of.
     torch.testing.assert_close(torch.cat(parts), images[:80], rtol=0, atol=1e-5)
     assert torch.equal(drawn(128), images)
@@ -79,7 +72,7 @@ def test_power_falls_with_frequency_as_in_photographs(images: Tensor) -> None:
 
 
 def test_images_show_fewer_and_larger_things_than_dead_leaves(images: Tensor) -> None:
-    others = dead_leaves(128, channels=3, height=32, width=32, generator=np.random.default_rng(0))
+    others = dead_leaves((128, 3, 32, 32), np.random.default_rng(0))
     low, high = slice(0, 3), slice(8, 15)
     found, other = power(images), power(others)
     assert found[low].sum() / found[high].sum() > 1.5 * other[low].sum() / other[high].sum()

@@ -71,9 +71,7 @@ def test_denoises_images_it_has_not_seen(cache: ContentCache) -> None:
     assert weights is not None
     denoiser = build_denoiser(DenoiserSettings(depth=4, channels=16), image_channels=1).eval()
     denoiser.load_state_dict(weights)
-    images = dead_leaves(
-        64, channels=1, height=16, width=16, generator=np.random.default_rng(12345)
-    )
+    images = dead_leaves((64, 1, 16, 16), np.random.default_rng(12345))
     noisy = images + SIGMA * torch.randn(
         images.shape, generator=torch.Generator().manual_seed(12345)
     )
