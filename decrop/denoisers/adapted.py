@@ -4,7 +4,6 @@ import inspect
 from abc import abstractmethod
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from decrop.config import DenoiserContract, Settings
 from decrop.files import sha256_of_json, sha256_of_tensors
@@ -46,6 +45,7 @@ class AdaptedDenoiser(WrappedDenoiser):
         remember_settings(network)
         self.network = network
         self.contract = contract
+        self.size_multiple = contract.size_multiple
         self.takes_sigma = contract.takes == "images_and_sigma" or (
             contract.takes == "auto" and _asks_for_two(network)
         )
@@ -56,17 +56,12 @@ class AdaptedDenoiser(WrappedDenoiser):
 
     def denoised(self, images: Tensor, sigma: Tensor) -> Tensor:
         symmetric = self.contract.value_range == "minus_one_to_one"
-        multiple = self.contract.size_multiple
         given, level = (2 * images - 1, 2 * sigma) if symmetric else (images, sigma)
-        height, width = images.shape[-2], images.shape[-1]
-        if multiple > 1:
-            given = F.pad(given, (0, -width % multiple, 0, -height % multiple), mode="replicate")
         found: Tensor = (
             self.network(given, level.to(given.dtype)) if self.takes_sigma else self.network(given)
         )
         if self.contract.returns == "noise":
             found = given - found
-        found = found[..., :height, :width]
         return (found + 1) / 2 if symmetric else found
 
 

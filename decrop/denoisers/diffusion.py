@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from decrop.config import DenoiserSettings, Settings
 from decrop.denoisers.adapted import WrappedDenoiser
@@ -92,9 +91,7 @@ class OneStepDenoiser(WrappedDenoiser):
         # Of the clean image and of the noise, in what the model is given.
         image_share = (1 / (1 + level.square()).sqrt()).to(images.dtype)
         noise_share = (level / (1 + level.square()).sqrt()).to(images.dtype)
-        height, width = images.shape[-2], images.shape[-1]
-        padding = (0, -width % self.size_multiple, 0, -height % self.size_multiple)
-        given = image_share * (2 * F.pad(images, padding, mode="replicate") - 1)
+        given = image_share * (2 * images - 1)
         found: Tensor = self.network(given, steps, return_dict=False)[0]
         # Some predict a variance, too.
         found = found[:, : images.shape[1]]
@@ -104,7 +101,7 @@ class OneStepDenoiser(WrappedDenoiser):
             found = image_share * given - noise_share * found
         if self.schedule.clip_sample:
             found = found.clamp(-1, 1)
-        return ((found + 1) / 2)[..., :height, :width]
+        return (found + 1) / 2
 
 
 def diffusers_denoiser(settings: DenoiserSettings, image_channels: int, _: Path) -> nn.Module:

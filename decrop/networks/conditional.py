@@ -4,6 +4,7 @@ from abc import abstractmethod
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class SigmaConditional(nn.Module):
@@ -14,9 +15,12 @@ class SigmaConditional(nn.Module):
 
     Attributes:
         sigma: standard deviation of the noise, in [0,1] pixels, where none is given.
+        size_multiple: of height and width that `denoised` takes; images of other sizes are padded
+            by their last row and column, and what is returned is cut.
     """
 
     sigma: float = 0.25
+    size_multiple: int = 1
 
     def forward(self, images: Tensor, sigma: Tensor | None = None) -> Tensor:
         """Return denoised images.
@@ -28,7 +32,11 @@ class SigmaConditional(nn.Module):
         if sigma is None:
             # In fp32 whatever the precision of images, which would round it.
             sigma = torch.full((images.shape[0],), self.sigma, device=images.device)
-        return self.denoised(images, sigma)
+        height, width = images.shape[-2:]
+        if self.size_multiple > 1:
+            padding = (0, -width % self.size_multiple, 0, -height % self.size_multiple)
+            images = F.pad(images, padding, mode="replicate")
+        return self.denoised(images, sigma)[..., :height, :width]
 
     @abstractmethod
     def denoised(self, images: Tensor, sigma: Tensor) -> Tensor:

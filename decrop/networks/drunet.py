@@ -2,14 +2,12 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from decrop.config import DenoiserSettings
 from decrop.networks.conditional import SigmaConditional
 
 _CHANNELS = (64, 128, 256, 512)
 _BLOCKS = 4
-_LOWEST_SCALE = 8
 
 
 class DRUNet(SigmaConditional):
@@ -23,6 +21,9 @@ class DRUNet(SigmaConditional):
 
     Zhang et al., Plug-and-Play Image Restoration with Deep Denoiser Prior, TPAMI 2021, section 4.1.
     """
+
+    # The scale of the lowest resolution.
+    size_multiple = 8
 
     def __init__(self, *, image_channels: int) -> None:
         super().__init__()
@@ -38,18 +39,15 @@ class DRUNet(SigmaConditional):
         self.m_tail = nn.Conv2d(first, image_channels, 3, padding=1, bias=False)
 
     def denoised(self, images: Tensor, sigma: Tensor) -> Tensor:
-        height, width = images.shape[-2], images.shape[-1]
-        padding = (0, -width % _LOWEST_SCALE, 0, -height % _LOWEST_SCALE)
-        padded = F.pad(images, padding, mode="replicate")
-        level = sigma.to(padded.dtype)[:, None, None, None].expand(-1, 1, *padded.shape[-2:])
-        full = self.m_head(torch.cat((padded, level), dim=1))
+        level = sigma.to(images.dtype)[:, None, None, None].expand(-1, 1, *images.shape[-2:])
+        full = self.m_head(torch.cat((images, level), dim=1))
         half = self.m_down1(full)
         quarter = self.m_down2(half)
         eighth = self.m_down3(quarter)
         found = self.m_up3(self.m_body(eighth) + eighth)
         found = self.m_up1(self.m_up2(found + quarter) + half)
         denoised: Tensor = self.m_tail(found + full)
-        return denoised[..., :height, :width]
+        return denoised
 
 
 class _ResidualBlock(nn.Module):

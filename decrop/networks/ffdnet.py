@@ -7,7 +7,6 @@ from torch.nn import functional as F
 from decrop.config import DenoiserSettings
 from decrop.networks.conditional import SigmaConditional
 
-_SCALE = 2
 # Layers and channels, as published: for one channel, and for more.
 _GREY, _COLOUR = (15, 64), (12, 96)
 
@@ -24,21 +23,20 @@ class FFDNet(SigmaConditional):
     IEEE Transactions on Image Processing 2018, section III.
     """
 
+    size_multiple = 2
+
     def __init__(self, *, image_channels: int, depth: int, channels: int) -> None:
         super().__init__()
-        maps = image_channels * _SCALE**2
+        maps = image_channels * self.size_multiple**2
         layers: list[nn.Module] = [nn.Conv2d(maps + 1, channels, 3, padding=1), nn.ReLU()]
         for _ in range(depth - 2):
             layers += [nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()]
         self.model = nn.Sequential(*layers, nn.Conv2d(channels, maps, 3, padding=1))
 
     def denoised(self, images: Tensor, sigma: Tensor) -> Tensor:
-        height, width = images.shape[-2], images.shape[-1]
-        padding = (0, -width % _SCALE, 0, -height % _SCALE)
-        maps = F.pixel_unshuffle(F.pad(images, padding, mode="replicate"), _SCALE)
+        maps = F.pixel_unshuffle(images, self.size_multiple)
         level = sigma.to(maps.dtype)[:, None, None, None].expand(-1, 1, *maps.shape[-2:])
-        found = F.pixel_shuffle(self.model(torch.cat((maps, level), dim=1)), _SCALE)
-        return found[..., :height, :width]
+        return F.pixel_shuffle(self.model(torch.cat((maps, level), dim=1)), self.size_multiple)
 
 
 def ffdnet(settings: DenoiserSettings, image_channels: int) -> FFDNet:
