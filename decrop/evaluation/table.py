@@ -120,29 +120,29 @@ class CertificateTable:
         if self.record is not None:
             write_record(self.record, path)
 
-    def write_tsv(self, path: Path) -> None:
-        """Write idx, label, predict, radius, correct (0 or 1) and time (seconds), exactly.
+    @property
+    def frame(self) -> pd.DataFrame:
+        """Columns idx, label, predict, radius, correct (0 or 1) and time (seconds).
 
         Columns samples, ending, selected and sigma follow where they are known.
         """
-        columns: dict[str, NDArray[Any]] = {
+        columns: dict[str, NDArray[Any] | None] = {
             "idx": self.idx,
             "label": self.label,
             "predict": self.predict,
             "radius": self.radius,
             "correct": self.correct.astype(np.int64),
             "time": self.seconds,
+            "samples": self.samples,
+            "ending": self.ending,
+            "selected": self.selected,
+            "sigma": self.sigma,
         }
-        if self.samples is not None:
-            columns["samples"] = self.samples
-        if self.ending is not None:
-            columns["ending"] = self.ending
-        if self.selected is not None:
-            columns["selected"] = self.selected
-        if self.sigma is not None:
-            columns["sigma"] = self.sigma
-        frame = pd.DataFrame(columns)
-        write_text(path, frame.to_csv(sep="\t", index=False, lineterminator="\n"))
+        return pd.DataFrame({k: column for k, column in columns.items() if column is not None})
+
+    def write_tsv(self, path: Path) -> None:
+        """Write `frame`, exactly."""
+        write_text(path, self.frame.to_csv(sep="\t", index=False, lineterminator="\n"))
 
     @classmethod
     def read_tsv(cls, path: Path) -> Self:

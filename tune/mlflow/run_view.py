@@ -1,20 +1,13 @@
 """The view of one MLflow run: parameters, metrics, tags, tables and files that it should show."""
 
-import csv
-import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, Protocol, TypeGuard
+from typing import Literal, Protocol, Self, TypeGuard
 
-import numpy as np
-from numpy.typing import NDArray
-
-from decrop.errors import InputError
-from decrop.files import MOST_TABLE_BYTES, read_text
+from decrop.evaluation.table import CertificateTable
 from tune.results.metric import Metric
 
 COLOUR_TAG = "mlflow.runColor"
@@ -53,54 +46,22 @@ CURVE_RADIUS = "certified/L2 radius"
 
 @dataclass(frozen=True)
 class Table:
-    """Texts and numbers by row; `json` is what MLflow's `log_table` writes.
-
-    Attributes:
-        source: what an error names.
-    """
+    """Texts and numbers by row; `json` is what MLflow's `log_table` writes."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str | float]]
-    source: str = "the table"
 
-    def numbers(self, column: str) -> NDArray[np.float64]:
-        """Return a column; one that is missing or holds a text is an InputError."""
-        try:
-            position = self.columns.index(column)
-            numbers = np.array([row[position] for row in self.rows], dtype=np.float64)
-        except (ValueError, IndexError):
-            numbers = np.array([np.nan])
-        if not np.isfinite(numbers).all():
-            raise InputError(
-                f"{self.source}: has no column {column} of finite numbers; restore it."
-            )
-        return numbers
+    @classmethod
+    def of(cls, certificates: CertificateTable) -> Self:
+        """Show certificates as they lie in their file."""
+        found = certificates.frame.to_dict("split")
+        return cls(found["columns"], found["data"])
 
     def json(self) -> str:
         """Write the table as pandas' orientation "split"."""
         # MLflow takes a point in a column's name for a path, and shows empty cells.
         columns = [column.replace(".", "·") for column in self.columns]
         return json.dumps({"columns": columns, "data": self.rows}, ensure_ascii=False)
-
-
-def tsv_table(path: Path) -> Table:
-    """Read a tab-separated file with a head; cells that are numbers become numbers."""
-    text = read_text(path, most_bytes=MOST_TABLE_BYTES)
-    try:
-        head, *rows = csv.reader(io.StringIO(text, newline=""), delimiter="\t")
-    except (ValueError, csv.Error):
-        raise InputError(f"{path} is not a tab-separated table; restore it.") from None
-    return Table(head, [[_value(cell) for cell in row] for row in rows], str(path))
-
-
-def _value(cell: str) -> str | float:
-    try:
-        number = float(cell)
-    except ValueError:
-        return cell
-    if not math.isfinite(number):
-        return cell
-    return int(number) if number.is_integer() else number
 
 
 _TRACEBACK_CHARACTERS = 4000

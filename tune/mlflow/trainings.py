@@ -15,6 +15,7 @@ from decrop.config.rejector import RejectorSettings
 from decrop.documents import trial_config, validated
 from decrop.errors import InputError
 from decrop.evaluation.record import record_path
+from decrop.evaluation.table import CertificateTable
 from decrop.files import read_object, read_rows
 from decrop.training.folder import ClassifierFolder
 from tune.directory import now
@@ -26,13 +27,13 @@ from tune.mlflow.run_view import (
     Measurement,
     RunView,
     Stamp,
+    Table,
     by_name,
     error_note,
     existing,
     is_number,
     stamps_of,
     trial_colour,
-    tsv_table,
 )
 from tune.mlflow.tracked_training import TrackedTraining, TrainingKind, known_record
 from tune.mlflow.tracker import RunsTracker, Shown, TrackingThread
@@ -126,7 +127,7 @@ class RejectorTrainingSource:
         measurements: list[Measurement] = []
         certificates = None
         if result is not None:
-            certificates = tsv_table(self.folder.path / "certificates.tsv")
+            certificates = CertificateTable.read_tsv(self.folder.path / "certificates.tsv")
             measurements += result_measurements(certificates, result, time)
             held_out = document["rejector"]["held_out"]
             measurements += _numbers("held_out", held_out, time)
@@ -149,7 +150,7 @@ class RejectorTrainingSource:
         )
         if certificates is None:
             return view
-        return replace(view, tables={"certificates.json": certificates})
+        return replace(view, tables={"certificates.json": Table.of(certificates)})
 
     @property
     def _ended(self) -> bool:

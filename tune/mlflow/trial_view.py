@@ -8,12 +8,11 @@ from datetime import datetime, timedelta
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
-import numpy as np
-
 from decrop.config import Settings, TrialConfig
 from decrop.evaluation.accuracy import certified_accuracy
 from decrop.evaluation.escaping import markdown_text
 from decrop.evaluation.record import record_path
+from decrop.evaluation.table import CertificateTable
 from tune.directory import State, SweepTrialFolder, TrialRecord, TrialState
 from tune.finished_trials import read_outcome
 from tune.mlflow.run_view import (
@@ -36,7 +35,6 @@ from tune.mlflow.run_view import (
     objective_key,
     stamps_of,
     trial_colour,
-    tsv_table,
 )
 from tune.results.metric import Metric
 from tune.space import kind_of
@@ -139,25 +137,20 @@ def flatten_settings(settings: Settings) -> dict[str, str]:
     return dict(_leaves("", settings.model_dump(mode="json")))
 
 
-def certified_curve(certificates: Table) -> list[tuple[int, float]]:
+def certified_curve(table: CertificateTable) -> list[tuple[int, float]]:
     """Compute certified accuracy on a grid of 0.05 up to the largest radius, at least to 1.
-
-    Args:
-        certificates: with columns label, predict and radius.
 
     Returns:
         pairs of radius × 1000 and certified accuracy in [0,1]; [] where nothing was certified.
     """
-    if not certificates.rows:
+    if not len(table.idx):
         return []
-    radius = certificates.numbers("radius")
-    label, predict = (certificates.numbers(n).astype(np.int64) for n in ("label", "predict"))
-    extent = max(CURVE_LEAST_EXTENT, float(radius.max()))
+    extent = max(CURVE_LEAST_EXTENT, float(table.radius.max()))
     # Rounding first keeps a radius that lies on the grid from adding a step beyond itself.
     last = math.ceil(round(extent / CURVE_SPACING, 9))
     steps = [round(index * CURVE_SPACING * STEPS_PER_UNIT_RADIUS) for index in range(last + 1)]
     radii = [step / STEPS_PER_UNIT_RADIUS for step in steps]
-    accuracies = certified_accuracy(predict, radius, label, radii)
+    accuracies = certified_accuracy(table.predict, table.radius, table.label, radii)
     return [(step, float(accuracy)) for step, accuracy in zip(steps, accuracies, strict=True)]
 
 
@@ -322,7 +315,7 @@ def _objective_measurements(
 
 
 def result_measurements(
-    certificates: Table | None, result: dict[str, Any], time: datetime
+    certificates: CertificateTable | None, result: dict[str, Any], time: datetime
 ) -> list[Measurement]:
     """Return the points of a `result.json` and, where there are any, of the certificates' curve."""
     split = result["split"]
@@ -408,13 +401,13 @@ def _inputs(config: TrialConfig, hashes: Mapping[str, str], split: str) -> list[
     ]
 
 
-def _certificates(folder: SweepTrialFolder) -> Table | None:
+def _certificates(folder: SweepTrialFolder) -> CertificateTable | None:
     path = folder.certificates_path
-    return tsv_table(path) if path.exists() else None
+    return CertificateTable.read_tsv(path) if path.exists() else None
 
 
-def _tables(certificates: Table | None) -> dict[str, Table]:
-    return {} if certificates is None else {"certificates.json": certificates}
+def _tables(certificates: CertificateTable | None) -> dict[str, Table]:
+    return {} if certificates is None else {"certificates.json": Table.of(certificates)}
 
 
 def _system_measurements(folder: SweepTrialFolder, started: datetime) -> list[Measurement]:

@@ -6,6 +6,7 @@ import pytest
 
 from decrop.config import ClassifierSettings, TrialConfig
 from decrop.errors import InputError
+from decrop.evaluation.table import CertificateTable
 from decrop.files import write_json, write_text
 from tests.tune.sweeps import (
     CERTIFICATES,
@@ -22,7 +23,7 @@ from tests.tune.sweeps import (
 )
 from tune.directory import CodeRecord, SweepDirectory
 from tune.mlflow.page import sweep_description
-from tune.mlflow.run_view import Measurement, RunView, Source, tsv_table
+from tune.mlflow.run_view import Measurement, RunView, Source
 from tune.mlflow.sweep_view import BestSoFar, sources
 from tune.mlflow.trial_view import certified_curve, flatten_settings, result_measurements
 
@@ -61,7 +62,7 @@ def test_config_leaves_have_dotted_paths_and_json_values() -> None:
 def test_curve_is_share_of_all_images_that_are_right_beyond_each_radius(tmp_path: Path) -> None:
     path = tmp_path / "certificates.tsv"
     path.write_text(CERTIFICATES)
-    curve = certified_curve(tsv_table(path))
+    curve = certified_curve(CertificateTable.read_tsv(path))
     assert [step for step, _ in curve] == list(range(0, 1201, 50))
     accuracies = dict(curve)
     # The wrong image with radius 0.9 and the two abstentions never count.
@@ -75,7 +76,7 @@ def test_curve_is_share_of_all_images_that_are_right_beyond_each_radius(tmp_path
 def test_curve_reaches_one_even_where_radii_are_small(tmp_path: Path) -> None:
     path = tmp_path / "certificates.tsv"
     path.write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t1\t1\t0.07\t1\t0.1\n")
-    assert certified_curve(tsv_table(path)) == [(0, 1.0), (50, 1.0)] + [
+    assert certified_curve(CertificateTable.read_tsv(path)) == [(0, 1.0), (50, 1.0)] + [
         (step, 0.0) for step in range(100, 1001, 50)
     ]
 
@@ -83,7 +84,7 @@ def test_curve_reaches_one_even_where_radii_are_small(tmp_path: Path) -> None:
 def test_curve_of_no_certificates_is_empty(tmp_path: Path) -> None:
     path = tmp_path / "certificates.tsv"
     path.write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n")
-    assert certified_curve(tsv_table(path)) == []
+    assert certified_curve(CertificateTable.read_tsv(path)) == []
 
 
 def test_a_trial_is_not_shown_before_it_starts(tmp_path: Path) -> None:
