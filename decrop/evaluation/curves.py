@@ -29,11 +29,9 @@ class AccuracyCurve:
     high: NDArray[np.float64]
 
 
-def accuracy_curve(
-    prediction: ArrayLike, radius: ArrayLike, labels: ArrayLike, radii: NDArray[np.float64]
-) -> AccuracyCurve:
-    """Return certified accuracy at increasing radii; other arguments as in `certified_correct`."""
-    certified = certified_correct(prediction, radius, labels, radii)
+def accuracy_curve(table: CertificateTable, radii: NDArray[np.float64]) -> AccuracyCurve:
+    """Return certified accuracy at increasing radii."""
+    certified = certified_correct(table.predict, table.radius, table.label, radii)
     images = certified.shape[1]
     successes = certified.sum(axis=1)
     low, high = exact_interval(successes, images)

@@ -1,7 +1,7 @@
 """Figures, drawn without global state: `figure.savefig(path)` writes them."""
 
 import textwrap
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -57,47 +57,36 @@ LOSS_TITLES = {
 }
 
 
-def certificates_figure(tables: Mapping[str, CertificateTable]) -> Figure:
-    """Draw the certified accuracies of tables, by name, over all radii that they certify."""
+def certificates_figure(
+    tables: Mapping[str, CertificateTable], max_radius: float | None = None
+) -> Figure:
+    """Draw certified accuracy over radius, one step curve a table, with 95 % exact intervals.
+
+    Envelopes, which follow other curves, lie broad and grey behind them.
+
+    Args:
+        max_radius: right end of the axis, in [0,1] pixels, > 0; that of all that is certified if
+            None.
+    """
     for name, table in tables.items():
         if not len(table.idx):
             raise InputError(f"{name}: there are no certificates to draw.")
-    return certified_accuracy_figure(
-        {name: (table.predict, table.radius, table.label) for name, table in tables.items()},
-        envelopes={name for name, table in tables.items() if table.sigma is not None},
-        max_radius=largest_radius(tables.values()),
-    )
-
-
-def certified_accuracy_figure(
-    curves: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]],
-    max_radius: float,
-    envelopes: Collection[str] = (),
-) -> Figure:
-    """Draw certified accuracy over radius, one step curve a name, with 95 % exact intervals.
-
-    Args:
-        curves: for each name prediction [B], radius [B] and labels [B] as in `certified_correct`.
-        max_radius: right end of the axis, in [0,1] pixels, > 0.
-        envelopes: names of curves that follow others, and lie broad and grey behind them.
-    """
+    max_radius = max_radius or largest_radius(tables.values())
     figure, axes = _axes_of_shares("Certified accuracy with 95 % exact intervals")
     styles = zip(cycle(_COLOURS), cycle(_LINE_STYLES), strict=False)
-    for (name, (prediction, radius, labels)), (colour, style) in zip(
-        curves.items(), styles, strict=False
-    ):
-        curve = accuracy_curve(prediction, radius, labels, steps_of(radius, max_radius))
+    for (name, table), (colour, style) in zip(tables.items(), styles, strict=False):
+        curve = accuracy_curve(table, steps_of(table.radius, max_radius))
         # At an image's own radius it still counts: each value holds up to and including its radius.
         axes.step(
             curve.radii,
             100 * curve.share,
             where="pre",
             label=figure_text(name),
-            **(_ENVELOPE if name in envelopes else {"color": colour, "ls": style}),
+            **({"color": colour, "ls": style} if table.sigma is None else _ENVELOPE),
             # At radius 0 alone a curve may be much higher than right after it.
             **_START,
         )
-        if name not in envelopes:
+        if table.sigma is None:
             axes.fill_between(
                 curve.radii,
                 100 * curve.low,

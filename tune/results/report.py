@@ -17,7 +17,7 @@ from decrop.config.trial import Part
 from decrop.documents import read_yaml, validated
 from decrop.errors import InputError
 from decrop.evaluation.escaping import latex_text, markdown_text
-from decrop.evaluation.plots import certified_accuracy_figure
+from decrop.evaluation.plots import certificates_figure
 from decrop.evaluation.table import CertificateTable
 from decrop.files import write_text
 from decrop.trial.folder import save_figure
@@ -228,7 +228,4 @@ def _figure(report: SweepReport) -> Figure:
         for seed, table in row.runs.items()
     }
     largest = max(float(table.radius.max()) for table in curves.values())
-    return certified_accuracy_figure(
-        {name: (table.predict, table.radius, table.label) for name, table in curves.items()},
-        max(largest, *report.radii, 0.05),
-    )
+    return certificates_figure(curves, max(largest, *report.radii, 0.05))

@@ -14,7 +14,6 @@ from decrop.evaluation.accuracy import certified_accuracy, exact_interval
 from decrop.evaluation.plots import (
     LOSS_TITLES,
     certificates_figure,
-    certified_accuracy_figure,
     embedding_figure,
     probabilities_figure,
     sample_grid_figure,
@@ -52,8 +51,16 @@ def history(phase_two: bool = True) -> list[dict[str, float | int | None]]:
     ]
 
 
+OURS = CertificateTable(np.arange(6), LABELS, PREDICTION, RADIUS, RADIUS)
+
+
+def table(radius: np.ndarray) -> CertificateTable:
+    count = len(radius)
+    return CertificateTable(np.arange(count), LABELS[:count], LABELS[:count], radius, radius)
+
+
 def test_the_drawn_steps_are_the_certified_accuracies() -> None:
-    figure = certified_accuracy_figure({"ours": (PREDICTION, RADIUS, LABELS)}, 1.0)
+    figure = certificates_figure({"ours": OURS}, 1.0)
     (axes,) = figure.axes
     (line,) = axes.lines
     assert line.get_drawstyle() == "steps-pre"
@@ -66,7 +73,7 @@ def test_the_drawn_steps_are_the_certified_accuracies() -> None:
 
 
 def test_the_band_is_the_exact_interval_of_each_step() -> None:
-    figure = certified_accuracy_figure({"ours": (PREDICTION, RADIUS, LABELS)}, 1.0)
+    figure = certificates_figure({"ours": OURS}, 1.0)
     (band,) = figure.axes[0].collections
     corners = np.asarray(band.get_paths()[0].vertices)
     # The image that is wrong makes no step but stands among the radii.
@@ -78,15 +85,14 @@ def test_the_band_is_the_exact_interval_of_each_step() -> None:
 
 
 def test_radii_beyond_the_axis_count_up_to_its_end() -> None:
-    figure = certified_accuracy_figure({"ours": (PREDICTION, RADIUS, LABELS)}, 0.5)
+    figure = certificates_figure({"ours": OURS}, 0.5)
     (line,) = figure.axes[0].lines
     assert np.asarray(line.get_xdata()).max() == 0.5
     assert np.asarray(line.get_ydata())[-1] == pytest.approx(100 * 2 / 6)
 
 
 def test_curves_are_named_and_axes_labelled() -> None:
-    curve = (PREDICTION, RADIUS, LABELS)
-    figure = certified_accuracy_figure({"best denoiser": curve, "no denoiser": curve}, 1.0)
+    figure = certificates_figure({"best denoiser": OURS, "no denoiser": OURS}, 1.0)
     (axes,) = figure.axes
     legend = axes.get_legend()
     assert legend is not None
@@ -97,17 +103,11 @@ def test_curves_are_named_and_axes_labelled() -> None:
 
 
 def test_many_rows_can_be_told_apart() -> None:
-    curve = (PREDICTION, RADIUS, LABELS)
-    figure = certified_accuracy_figure({f"trial {number}": curve for number in range(28)}, 1.0)
+    figure = certificates_figure({f"trial {number}": OURS for number in range(28)}, 1.0)
     (axes,) = figure.axes
     assert len(axes.lines) == len(axes.collections) == 28
     assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 28
     assert len({line.get_color() for line in axes.lines[:7]}) == 7
-
-
-def table(radius: np.ndarray) -> CertificateTable:
-    count = len(radius)
-    return CertificateTable(np.arange(count), LABELS[:count], LABELS[:count], radius, radius)
 
 
 def test_tables_are_drawn_over_all_radii_that_they_certify() -> None:

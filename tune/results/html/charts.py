@@ -87,8 +87,7 @@ def accuracy_chart(shown: Sequence[Shown]) -> Chart:
     radii = radii[spaced(len(radii), _MOST_STEPS)]
     traces: list[Trace] = []
     for one in shown:
-        table = one.table
-        curve = accuracy_curve(table.predict, table.radius, table.label, radii)
+        curve = accuracy_curve(one.table, radii)
         x, low, high = _numbers(radii), _numbers(100 * curve.low), _numbers(100 * curve.high)
         edge = {"x": x, "type": "scatter", "mode": "lines", "hoverinfo": "skip"}
         for ends, fill in ((low, None), (high, "tonexty")):
