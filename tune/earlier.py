@@ -15,10 +15,10 @@ from decrop.documents import get_dotted, show
 from decrop.errors import InputError
 from decrop.files import write_json
 from decrop.trial.folder import Report
-from tune.directory import SweepDirectory, SweepTrialFolder, TrialRecord, read_record
-from tune.domains import Space, contains, exists, ordered
+from tune.directory import SweepDirectory, SweepTrialFolder, read_record
+from tune.domains import contains
 from tune.finished_trials import FinishedTrial, other_values
-from tune.space import objectives_of, reference_config, trial_config_for
+from tune.space import objectives_of, parameters_in, reference_config, trial_config_for
 from tune.sweep_file import SweepConfig
 
 _MOST_TRIALS = 100_000
@@ -124,7 +124,7 @@ def _take(sweep: SweepConfig, folder: SweepTrialFolder) -> EarlierTrial | str:
     if record is None or state is None or state.state not in ("complete", "pruned"):
         return _UNSCORED
     _check_measured_alike(reference_config(sweep), record.config, folder.path)
-    parameters = _parameters(sweep.space, record)
+    parameters = parameters_in(record.config, sweep.space)
     if not contains(sweep.space, parameters):
         return _OUTSIDE
     if not _same_but_for_chance(trial_config_for(sweep, parameters), record.config):
@@ -148,18 +148,6 @@ def _take(sweep: SweepConfig, folder: SweepTrialFolder) -> EarlierTrial | str:
     except (KeyError, TypeError, ValueError, SafetensorError) as error:
         what = " ".join(str(error).split())[:_SHOWN]
         raise InputError(f"{folder.path}: its scores cannot be used: {what}") from None
-
-
-def _parameters(space: Space, record: TrialRecord) -> dict[str, Any]:
-    document = record.config.model_dump()
-    parameters: dict[str, Any] = {}
-    for path in ordered(space):
-        if exists(space[path], parameters):
-            try:
-                parameters[path] = get_dotted(document, path)
-            except KeyError:
-                continue
-    return parameters
 
 
 def _check_measured_alike(ours: TrialConfig, theirs: TrialConfig, where: Path) -> None:

@@ -1,6 +1,7 @@
 """The trials of a sweep: trial 0, points of a grid, rows of a table, and how many there are."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -128,23 +129,28 @@ def reference_words(config: TrialConfig) -> str:
     return "the paper’s choice" if of_denoiser and stated == papers else "as given"
 
 
+def parameters_in(config: TrialConfig, space: Space) -> dict[str, Any]:
+    """Return a trial's values of the settings of a space.
+
+    One is left out where its `when` does not hold, or where the trial has no such setting.
+    """
+    document = config.model_dump()
+    parameters: dict[str, Any] = {}
+    for path in ordered(space):
+        if exists(space[path], parameters):
+            with suppress(KeyError):
+                parameters[path] = get_dotted(document, path)
+    return parameters
+
+
 def reference_parameters(sweep: SweepConfig) -> dict[str, Any]:
     """Return trial 0's values of the settings that the sweep varies.
 
-    A setting is left out where its `when` does not hold for trial 0, or where trial 0 has no such
-    setting; values may lie outside the domains.
+    Values may lie outside the domains.
     """
     if sweep.search == "rows":
         return row_trials(sweep)[0].parameters
-    document = reference_config(sweep).model_dump()
-    parameters: dict[str, Any] = {}
-    for path in ordered(sweep.space):
-        if exists(sweep.space[path], parameters):
-            try:
-                parameters[path] = get_dotted(document, path)
-            except KeyError:
-                continue
-    return parameters
+    return parameters_in(reference_config(sweep), sweep.space)
 
 
 def objectives_of(sweep: SweepConfig) -> list[Metric]:
