@@ -4,7 +4,6 @@ import dataclasses
 import os
 import threading
 import typing
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,84 +16,16 @@ from pydantic import field_validator
 from torch import Tensor, nn
 
 from decrop.black_box.client import TOKEN_VARIABLE, EndpointClient, WrongAnswerError
-from decrop.black_box.ledger import QueryLedger
+from decrop.black_box.memory import remembered
 from decrop.black_box.protocol import as_sent, decode, encode, most_bytes
 from decrop.black_box.sampler import EndpointBackend
-from decrop.cache import ContentCache, Tensors
-from decrop.config import (
-    ClassifierSettings,
-    ClassNames,
-    EndpointSettings,
-    Settings,
-    Side,
-    Text,
-    Word,
-)
+from decrop.cache import ContentCache
+from decrop.config import ClassNames, EndpointSettings, Settings, Side, Text, Word
 from decrop.config.black_box import Answers, Pixels, Protocol, Scale
 from decrop.config.classifier_source import check_endpoint, source_kind
-from decrop.data.datasets import Dataset
 from decrop.documents import validated
 from decrop.errors import InputError
-from decrop.files import sha256_of_json, sha256_of_tensors
-from decrop.seeds import torch_generator
-
-
-class BlackBox(typing.Protocol):
-    """Answers images with predictions; there are no gradients and no features."""
-
-    class_count: int
-
-    def probabilities(self, images: Tensor) -> Tensor:
-        """Return float32 [B, K] of float32 images [B, C, H, W] in [0,1] pixels.
-
-        One-hot where the classifier gives labels only.
-
-        Raises:
-            RunError: the classifier does not answer, or not what it should.
-        """
-        ...
-
-    def content_hash(self) -> str:
-        """Hash what determines the predictions, as far as it is known."""
-        ...
-
-
-# Changed when what is asked changes, so that old answers are not taken for new ones.
-_VERSION = 1
-ANSWERS = "answers"
-
-
-def remembered(
-    target: BlackBox,
-    images: Tensor,
-    memory: ContentCache,
-    on_asked: Callable[[int], None] | None = None,
-) -> Tensor:
-    """Return what a black box answers, without asking about images that it has answered together.
-
-    Args:
-        images: [B, C, H, W], uint8, or float32 in [0,1] pixels.
-        on_asked: called with a number of images, before they are asked about.
-
-    Returns:
-        probabilities, float32 [B, K], on the CPU.
-
-    Raises:
-        RunError: the black box does not answer.
-    """
-
-    def ask() -> Tensors:
-        if on_asked is not None:
-            on_asked(len(images))
-        pixels = images if images.is_floating_point() else images.float() / 255
-        return {"probabilities": target.probabilities(pixels)}
-
-    determined_by = {
-        "version": _VERSION,
-        "target": target.content_hash(),
-        "images": sha256_of_tensors({"images": images}),
-    }
-    return memory.get(ANSWERS, determined_by, ask)["probabilities"]
+from decrop.files import sha256_of_json
 
 
 def ask(
@@ -369,7 +300,7 @@ class EndpointClassifier(nn.Module):
         settings = description.endpoint.model_copy(
             update={"token_variable": variable, "query_budget": None}
         )
-        return cls(function, client_of(given, settings, None)), description.class_names
+        return cls(function, EndpointClient(given, settings)), description.class_names
 
     def white_box(self) -> typing.NoReturn:
         """Refuse to be taken for a network."""
@@ -399,7 +330,7 @@ class EndpointClassifier(nn.Module):
         assert settings is not None  # of an endpoint
         token = settings.token_variable or self.client.settings.token_variable
         settings = settings.model_copy(update={"token_variable": token})
-        return type(self)(self.function, client_of(self.url, settings, ledger_path))
+        return type(self)(self.function, EndpointClient(self.url, settings, ledger_path))
 
     def recorded(self) -> EndpointSettings:
         """Return the settings to record: with what was found out, without what is this user's."""
@@ -421,72 +352,3 @@ class EndpointClassifier(nn.Module):
         if self.url != self.function.url:
             described["moved_to"] = self.url
         return ", ".join(f"{name}={value!r}" for name, value in described.items())
-
-
-_MLFLOW_PATH = "/invocations"
-
-
-def endpoint_classifier(
-    settings: ClassifierSettings, dataset: Dataset, ledger_path: Path | None
-) -> EndpointClassifier:
-    """Ask an endpoint for one image of noise, and return the classifier that it is.
-
-    Where the protocol is `auto` and the likelier one is not understood, it is asked once more.
-
-    Args:
-        ledger_path: file that counts the queries; None counts them in this process.
-
-    Raises:
-        EndpointError: the endpoint does not answer, or not for the dataset's classes.
-        QueryBudgetError: the budget does not even suffice for this.
-    """
-    asked = settings.asked
-    if asked is None:
-        raise InputError(f"classifier.source: {settings.source} is no http(s) URL of an endpoint.")
-    channels, height, width = dataset.train.shape
-    client = client_of(settings.source, asked, ledger_path)
-    image = torch.rand((1, channels, height, width), generator=torch_generator(0, "trial image"))
-    sent = as_sent(image, pixels=asked.pixels, scale=asked.scale)
-
-    def classifier(protocol: Protocol, retries: int | None) -> EndpointClassifier:
-        _, answers = ask(
-            client,
-            sent,
-            protocol=protocol,
-            answers=asked.answers,
-            class_count=dataset.class_count,
-            retries=retries,
-        )
-        function = EndpointFunction(
-            url=settings.source,
-            protocol=protocol,
-            answers=answers,
-            pixels=asked.pixels,
-            scale=asked.scale,
-            class_count=dataset.class_count,
-            image_shape=(channels, height, width),
-        )
-        return EndpointClassifier(function, client)
-
-    if asked.protocol != "auto":
-        return classifier(asked.protocol, None)
-    likely: tuple[Protocol, Protocol] = ("mlflow", "plain")
-    if not settings.source.rstrip("/").endswith(_MLFLOW_PATH):
-        likely = ("plain", "mlflow")
-    for protocol in likely:
-        try:
-            # No repetitions: an endpoint may well answer a protocol that it lacks with status 500.
-            return classifier(protocol, 0)
-        except WrongAnswerError:
-            continue
-    return classifier(likely[0], None)
-
-
-def client_of(url: str, settings: EndpointSettings, ledger_path: Path | None) -> EndpointClient:
-    """Return a client that counts its queries in a file, or in this process."""
-    ledger = QueryLedger(
-        ledger_path,
-        budget=settings.query_budget,
-        requests_per_second=settings.requests_per_second,
-    )
-    return EndpointClient(url, settings, ledger)

@@ -3,6 +3,7 @@
 import os
 import re
 import threading
+from pathlib import Path
 from typing import Any, Self
 
 import urllib3
@@ -68,11 +69,21 @@ class EndpointClient:
     request is sent and is kept nowhere.
     """
 
-    def __init__(self, url: str, settings: EndpointSettings, ledger: QueryLedger) -> None:
-        """Take what is to be asked, and how."""
+    def __init__(
+        self, url: str, settings: EndpointSettings, ledger_path: Path | None = None
+    ) -> None:
+        """Take what is to be asked, and how.
+
+        Args:
+            ledger_path: file that counts the queries; None counts them in this process.
+        """
         self.url = url
         self.settings = settings
-        self.ledger = ledger
+        self.ledger = QueryLedger(
+            ledger_path,
+            budget=settings.query_budget,
+            requests_per_second=settings.requests_per_second,
+        )
         self._token()
         self._begin()
 

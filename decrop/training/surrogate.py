@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decrop.black_box import endpoint_classifier
-from decrop.black_box.classifier import BlackBox, remembered
+from decrop.black_box import BlackBox, endpoint_classifier, remembered
 from decrop.cache import ContentCache, Tensors
 from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.load import untrained_classifier
@@ -98,8 +97,21 @@ class SurrogateToTrain:
         Raises:
             RunError: the black box does not answer.
         """
-        asker = _Asker(target, cache, self.queries, on_asked)
-        held_out = [asker.answers(part) for part in self.held_out.images.split(PIECE)]
+        done = asked = 0
+
+        def count(images: int) -> None:
+            nonlocal asked
+            asked += images
+
+        def answers_to(piece: Tensor) -> Tensor:
+            nonlocal done
+            found = remembered(target, piece, cache, count)
+            done += len(piece)
+            if on_asked is not None:
+                on_asked(done, self.queries)
+            return found
+
+        held_out = [answers_to(part) for part in self.held_out.images.split(PIECE)]
         images, answers = [], []
         if self.settings.weights is None:
             known = self.limited.all.images[~self.limited.held_out_mask]
@@ -107,13 +119,13 @@ class SurrogateToTrain:
             pieces = further_pieces(known, further, self.settings, seed=self.query_seed)
             for piece in (*known.split(PIECE), *pieces):
                 images.append(piece)
-                answers.append(asker.answers(piece))
+                answers.append(answers_to(piece))
         nothing = self.limited.all.images[:0], torch.zeros(0, target.class_count)
         return Answers(
             torch.cat([nothing[0], *images]),
             torch.cat([nothing[1], *answers]),
             torch.cat(held_out),
-            asker.asked,
+            asked,
         )
 
     def trainer(self, answers: Answers, device: torch.device) -> ClassifierTrainer:
@@ -294,28 +306,3 @@ def steal_classifier(
     }
     folder.finish(report)
     return {**report, "asked_now": answers.asked}
-
-
-class _Asker:
-    """Asks about pieces of images that the cache has no answers to."""
-
-    def __init__(
-        self, target: BlackBox, memory: ContentCache, total: int, on_asked: OnCount | None
-    ) -> None:
-        self._target = target
-        self._memory = memory
-        self._total = total
-        self._on_asked = on_asked
-        self._done = 0
-        self.asked = 0
-
-    def answers(self, images: Tensor) -> Tensor:
-        """Return float32 [n, K] of images uint8 [n, C, H, W]."""
-        found = remembered(self._target, images, self._memory, self._count)
-        self._done += len(images)
-        if self._on_asked is not None:
-            self._on_asked(self._done, self._total)
-        return found
-
-    def _count(self, images: int) -> None:
-        self.asked += images

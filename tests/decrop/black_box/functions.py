@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from decrop.black_box.classifier import remembered
+from decrop.black_box.memory import remembered
 from decrop.cache import ContentCache
 from decrop.classifiers.classifier import Classifier
 from decrop.config import ExecutionSettings

@@ -21,7 +21,7 @@ from decrop.black_box import (
     QueryBudgetError,
     endpoint_classifier,
 )
-from decrop.black_box.classifier import BlackBox
+from decrop.black_box.memory import BlackBox
 from decrop.classifiers.load import untrained_classifier
 from decrop.config import ClassifierSettings
 from decrop.errors import InputError, RunError

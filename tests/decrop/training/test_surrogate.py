@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from decrop.black_box.classifier import ANSWERS
+from decrop.black_box.memory import ANSWERS
 from decrop.cache import ContentCache
 from decrop.cli.options import load_trial
 from decrop.config import TrialConfig
