@@ -26,18 +26,15 @@ from decrop.trial.result import radius_key
 from tune.directory import SweepDirectory, SweepRecord, SweepTrialFolder
 from tune.finished_trials import finished_trials
 from tune.results.board import Entry, Leaderboard
+from tune.results.html.certificate_charts import accuracy_chart, losses_chart, probability_chart
 from tune.results.html.certified_images import CertifiedImages, read_certified_images
-from tune.results.html.charts import (
+from tune.results.html.charts import NEUTRAL, Chart, Shown
+from tune.results.html.search_charts import (
     MOST_TRIALS,
-    Chart,
-    Shown,
-    accuracy_chart,
     front_charts,
     history_chart,
     importances_chart,
-    losses_chart,
     parallel_chart,
-    probability_chart,
 )
 from tune.results.leaderboard import read_leaderboard
 from tune.results.paired import read_final
@@ -52,7 +49,6 @@ from tune.results.tables import (
 from tune.space import objectives_of, sweep_kind, total_trials, varied_paths
 from tune.study import parameter_importances
 
-_NEUTRAL = "neutral"
 # Curves of more would hide each other; all are in the tables.
 _MOST_CURVES = 12
 _MOST_NAMED_PATHS = 3
@@ -111,7 +107,7 @@ def _shown(directory: SweepDirectory, position: int, one: _Certified) -> Shown:
     return Shown(
         key=one.key,
         name=one.name,
-        colour=_NEUTRAL if number is None else position,
+        colour=NEUTRAL if number is None else position,
         table=read_final(directory, number),
         history=one.folder.read_history() if number is not None else (),
     )

@@ -4,13 +4,9 @@ import numpy as np
 
 from tests.decrop.evaluation.test_plots import table
 from tune.finished_trials import FinishedTrial
-from tune.results.html.charts import (
-    Shown,
-    front_charts,
-    history_chart,
-    importances_chart,
-    losses_chart,
-)
+from tune.results.html.certificate_charts import losses_chart
+from tune.results.html.charts import Shown
+from tune.results.html.search_charts import front_charts, history_chart, importances_chart
 from tune.results.metric import Metric
 from tune.study import Importances
 
