@@ -100,7 +100,9 @@ class SweepJob:
 
     def inputs_for(self, config: TrialConfig) -> TrialInputs:
         """Return the shared inputs, or load those of this trial."""
-        if self.inputs is not None and self._shares_seed(config):
+        # A surrogate is trained from the trial's own seed, on answers that all seeds share.
+        own = config.classifier.surrogate and config.seed != reference_config(self.sweep).seed
+        if self.inputs is not None and not own:
             return self.inputs
         inputs = load_inputs(
             config,
@@ -131,12 +133,6 @@ class SweepJob:
             if (record := folder.read_record()) is not None:
                 yield folder, record.config
         yield self.directory.undefended, reference_config(self.sweep)
-
-    def _shares_seed(self, config: TrialConfig) -> bool:
-        # A surrogate is trained from the trial's own seed, on answers that all seeds share.
-        return (
-            config.classifier.surrogate is None or config.seed == reference_config(self.sweep).seed
-        )
 
     def store_classifier(self, inputs: TrialInputs) -> None:
         """Keep a classifier in the sweep directory, for bundles, unless trials train it."""

@@ -224,6 +224,7 @@ def model_card(
     verify = verify_command(config, "FOLDER", with_classifier=with_classifier)
     settings = config.certification
     procedure = _PROCEDURES[settings.procedure].format(certificate=settings.certificate)
+    weakness = f" **{settings.weakness}**" if settings.weakness else ""
     return f"""---
 {yaml.safe_dump(header, sort_keys=False).strip()}
 ---
@@ -261,7 +262,7 @@ or not), abstentions {_percent(shares.abstained)}; accuracy without noise
 {_figure(files)}{_at_several_sigmas(result)}
 ## What a certificate means
 
-{procedure}{_promise(settings, estimation_samples)}{_weakness(settings)}
+{procedure}{_promise(settings, estimation_samples)}{weakness}
 {_CHOSEN_BY.get(result.split, "")}{_sample_sizes(settings)}
 
 It holds for the function that was sampled: {part.before_the_classifier}\
@@ -427,10 +428,6 @@ def _promise(settings: CertificationSettings, estimation_samples: int) -> str:
         "estimation samples an image. Each certificate is wrong with a probability of at most "
         f"{settings.failure_probability:g}{gap}."
     )
-
-
-def _weakness(settings: CertificationSettings) -> str:
-    return f" **{settings.weakness}**" if settings.weakness else ""
 
 
 def _sample_sizes(settings: CertificationSettings) -> str:

@@ -65,7 +65,8 @@ def convert(path: Path) -> Converted:
     if prefix:
         done.append(f"took the prefix {prefix} from all names")
     if source is not None and found.keys() != stripped.keys():
-        done.append(f"renamed {_renamed(stripped, found)} by their order and shapes")
+        renamed = len(found.keys() - stripped.keys())
+        done.append(f"renamed {renamed} of {len(found)} tensors by their order and shapes")
     if constants:
         done.append("kept the constants of its normalisation layer as settings")
     return Converted(
@@ -136,7 +137,3 @@ def _without_constants(
         else:
             rest[name] = tensor
     return rest, constants
-
-
-def _renamed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> str:
-    return f"{len(after.keys() - before.keys())} of {len(after)} tensors"

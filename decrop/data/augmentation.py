@@ -99,10 +99,6 @@ class Affine:
 Moves = tuple[CropAndFlips | Affine, ...]
 
 
-def _none(_: torch.Size, __: AugmentationSettings, ___: torch.Generator) -> Moves:
-    return ()
-
-
 def _crop_then_flip(
     shape: torch.Size, settings: AugmentationSettings, generator: torch.Generator
 ) -> Moves:
@@ -157,7 +153,7 @@ def _draw_crop_and_flip(
 POLICIES: dict[
     AugmentationPolicy,
     Callable[[torch.Size, AugmentationSettings, torch.Generator], Moves],
-] = {"none": _none, 1: _crop_then_flip, 2: _one_of_four, 3: _all_four}
+] = {"none": lambda *_: (), 1: _crop_then_flip, 2: _one_of_four, 3: _all_four}
 
 
 def mixed(
@@ -174,10 +170,6 @@ def mixed(
         generator: a CPU generator.
     """
     return MIXINGS[settings.mixing](views, settings, generator)
-
-
-def _unmixed(views: list[Tensor], _: AugmentationSettings, __: torch.Generator) -> list[Tensor]:
-    return views
 
 
 def _mixup(
@@ -220,7 +212,7 @@ def _interval(length: int, centre: Tensor, share: Tensor) -> Tensor:
 MIXINGS: dict[
     Mixing,
     Callable[[list[Tensor], AugmentationSettings, torch.Generator], list[Tensor]],
-] = {"none": _unmixed, "mixup": _mixup, "cutmix": _cutmix}
+] = {"none": lambda views, *_: views, "mixup": _mixup, "cutmix": _cutmix}
 
 
 def augments(settings: AugmentationSettings) -> bool:

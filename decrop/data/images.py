@@ -139,7 +139,8 @@ def _decoded(encoded: bytes, name: str, settings: DatasetSettings) -> NDArray[np
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(encoded), formats=_FORMATS)
             depth = _bits_a_channel(image, encoded)
-            shallow = depth <= _KEPT_BITS or _keeps_depth(image)
+            deep_modes = _DEEP_GREY_MODES.get(image.format or "", ())
+            shallow = depth <= _KEPT_BITS or image.mode in deep_modes
             count = _pixel_count(image.size, settings)
             pixels = _pixels(image, depth, settings) if shallow and count <= most else None
     # What Pillow raises for broken files depends on the format and on where they are broken.
@@ -175,10 +176,6 @@ def _bits_a_channel(image: Image.Image, encoded: bytes) -> int:
         return int(max(image.tag_v2.get(_TIFF_BITS, (1,))))
     # Of a portable grey map Pillow scales the values to 16 bits itself.
     return 16 if image.mode.startswith(("I", "F")) else 8
-
-
-def _keeps_depth(image: Image.Image) -> bool:
-    return image.mode in _DEEP_GREY_MODES.get(image.format or "", ())
 
 
 def _pixels(image: Image.Image, depth: int, settings: DatasetSettings) -> NDArray[np.uint8]:

@@ -83,14 +83,10 @@ def boundary_samples(
     samples = torch.from_numpy(adversarial)
     if "epsilon" in method.reads:
         # The library projects exactly up to rounding; DE-CROP eq. 5's bound holds to the last bit.
+        moves, most = samples - clean, settings.epsilon
         in_l2 = "norm" in method.reads and settings.norm == "l2"
-        project = _within_l2 if in_l2 else _within_linf
-        samples = clean + project(samples - clean, settings.epsilon)
+        samples = clean + (_within_l2(moves, most) if in_l2 else moves.clamp(-most, most))
     return samples.clamp(0, 1)
-
-
-def _within_linf(perturbations: Tensor, epsilon: float) -> Tensor:
-    return perturbations.clamp(-epsilon, epsilon)
 
 
 def _within_l2(perturbations: Tensor, epsilon: float) -> Tensor:

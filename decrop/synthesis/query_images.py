@@ -57,7 +57,8 @@ def further_pieces(
 
 def _pieces(make: Callable[[int], Tensor], count: int) -> Iterator[Tensor]:
     for piece, start in enumerate(range(0, count, PIECE)):
-        yield _rounded(make(piece)[: count - start])
+        images = make(piece)[: count - start]
+        yield (images.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def _moved(images: Tensor, settings: SurrogateSettings, seed: int, piece: int) -> Tensor:
@@ -85,7 +86,3 @@ def _moved_by(generator: torch.Generator, images: Tensor, settings: SurrogateSet
         flip_probability=settings.flip_probability,
     )
     return moved([images[rows].float() / 255], policy, generator)[0]
-
-
-def _rounded(images: Tensor) -> Tensor:
-    return (images.clamp(0, 1) * 255).round().to(torch.uint8)

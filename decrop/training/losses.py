@@ -60,10 +60,6 @@ def _inverse_multiquadric(joint: Tensor, factors: tuple[float, ...]) -> Tensor:
     return torch.stack([1 / (1 + squared / (width * factor)) for factor in factors]).sum(0)
 
 
-def _linear(joint: Tensor, _: tuple[float, ...]) -> Tensor:
-    return joint @ joint.T
-
-
 def _squared_distances(joint: Tensor, factors: tuple[float, ...]) -> tuple[Tensor, Tensor]:
     squared = (joint[:, None] - joint[None, :]).square().sum(2)
     pairs = len(joint) * (len(joint) - 1)
@@ -76,7 +72,7 @@ def _squared_distances(joint: Tensor, factors: tuple[float, ...]) -> tuple[Tenso
 _KERNELS: dict[str, Callable[[Tensor, tuple[float, ...]], Tensor]] = {
     "rbf": _rbf,
     "inverse_multiquadric": _inverse_multiquadric,
-    "linear": _linear,
+    "linear": lambda joint, _: joint @ joint.T,
 }
 
 

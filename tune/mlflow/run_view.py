@@ -34,7 +34,8 @@ SCORE = "held_out/average_certified_radius"
 
 def objective_key(objective: Metric) -> str:
     """Return the name of the metric that has an objective's values."""
-    return SCORE if objective == Metric() else f"objective/{objective.metric_name}"
+    # MLflow takes no @ in a name.
+    return SCORE if objective == Metric() else f"objective/{objective.name.replace('@', '_at_')}"
 
 
 BEST_SO_FAR = "sweep/best_so_far"

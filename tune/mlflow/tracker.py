@@ -138,7 +138,9 @@ class RunsTracker:
                 self._experiment.sync()
             except InputError as error:
                 problems.append(("the page", error))
-            self._listed = self._listed and self._wrote_last()
+            path = self._writer_path
+            wrote_last = path.exists() and path.read_text() == self._identity
+            self._listed = self._listed and wrote_last
             if whole:
                 self._settled.clear()
             for source in self.shown.sources(self._settled):
@@ -243,9 +245,6 @@ class RunsTracker:
                     self._runs[source.key] = run
                 self._writer.log(run, view, stamps, digest)
         self._synced[source.key] = digest
-
-    def _wrote_last(self) -> bool:
-        return self._writer_path.exists() and self._writer_path.read_text() == self._identity
 
     def _list_runs(self, those: str = "") -> None:
         for key, run in self._runs_of(self._experiment.open(), those):

@@ -173,8 +173,9 @@ def _trial_view(source: TrialSource) -> RunView | None:
     if result is not None:
         measurements += result_measurements(certificates, result, state.ended or state.started)
     measurements += _system_measurements(folder, state.started)
+    row = record.name if source.kind == "trial" else f"{record.name} (test)"
     return RunView(
-        name=source.name if record.row is None else _row_run_name(source, record),
+        name=source.name if record.row is None else row,
         status=_STATUS[state.state],
         started=state.started,
         ended=state.ended,
@@ -183,8 +184,8 @@ def _trial_view(source: TrialSource) -> RunView | None:
             "kind": source.kind,
             **({} if record.row is None else {"row": record.row}),
             "state": state.state,
-            "reference": _json(record.reference),
-            "pruned": _json(state.state == "pruned"),
+            "reference": json.dumps(record.reference),
+            "pruned": json.dumps(state.state == "pruned"),
             NOTE_TAG: _note(source, record, state, result),
             COLOUR_TAG: trial_colour(record.number),
             **_hash_tags(inputs),
@@ -243,10 +244,6 @@ def certified_sentence(result: Mapping[str, Any]) -> str:
     average = result.get("average_certified_radius")
     mean = f"; average certified radius {average:.3f}" if is_number(average) else ""
     return f"Certified accuracy on {result.get('images', '?')} {split} images: {accuracies}{mean}."
-
-
-def _row_run_name(source: TrialSource, record: TrialRecord) -> str:
-    return record.name if source.kind == "trial" else f"{record.name} (test)"
 
 
 def epoch_times(started: datetime, history: list[dict[str, Any]]) -> dict[int, datetime]:
@@ -371,7 +368,7 @@ def _code_tags(folder: SweepTrialFolder) -> dict[str, str]:
 
 def _samples_tags(folder: SweepTrialFolder) -> dict[str, str]:
     samples = folder.read_samples()
-    return {"decrop.samples": _json(samples)} if samples else {}
+    return {"decrop.samples": json.dumps(samples)} if samples else {}
 
 
 def _hashes(inputs: Mapping[str, str], result: dict[str, Any] | None) -> dict[str, str]:
@@ -456,8 +453,4 @@ def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
         for name, inner in value.items():
             yield from _leaves(f"{prefix}.{name}" if prefix else name, inner)
     else:
-        yield prefix, value if isinstance(value, str) else _json(value)
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value)
+        yield prefix, value if isinstance(value, str) else json.dumps(value)

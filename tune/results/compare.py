@@ -16,7 +16,7 @@ from decrop.evaluation.logs import read_log
 from decrop.evaluation.plots import certificates_figure
 from decrop.evaluation.sigma_tables import ENVELOPE, envelope_table
 from decrop.evaluation.table import CertificateTable, Shares
-from decrop.files import read_json, write_text
+from decrop.files import write_text
 from decrop.trial.folder import save_figure
 from decrop.trial.result import TrialResult, radius_key
 from tune.directory import SweepDirectory
@@ -308,12 +308,11 @@ def _of_sweep(target: str, path: Path, selector: str) -> Certified:
         folder = directory.final(number)
         record = folder.read_record()
         name = f"trial {number}" if record is None else record.name
-    if not folder.result_path.exists():
+    if (result := folder.result) is None:
         certified = ", ".join(map(str, directory.final_numbers())) or "none"
         raise InputError(
             f"{target}: {name} is not certified on test images; certified trials are {certified}."
         )
-    result = TrialResult.from_json(read_json(folder.result_path))
     table = read_final(directory, number)
     return Certified(target, f"{path.resolve().name}: {name}", table, _pixel_values(result))
 

@@ -58,11 +58,6 @@ class Metric:
         return self.kind if self.radius is None else f"{_ACCURACY}{self.radius:g}"
 
     @property
-    def metric_name(self) -> str:
-        """Name it as MLflow and files take it."""
-        return self.name.replace("@", "_at_")
-
-    @property
     def phrase(self) -> str:
         """Name it in a sentence."""
         at = "" if self.radius is None else f" at r = {self.radius:g}"

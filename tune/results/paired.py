@@ -13,7 +13,7 @@ from decrop.evaluation.comparison import holm_adjusted, paired_difference, paire
 from decrop.evaluation.record import CertificationRecord
 from decrop.evaluation.table import CertificateTable
 from decrop.trial.certify import last_estimation_samples
-from decrop.trial.result import TrialResult, radius_key
+from decrop.trial.result import radius_key
 from tune.directory import SweepDirectory, SweepTrialFolder
 from tune.results.ranking import REFERENCE
 
@@ -39,10 +39,9 @@ def held_out_record(directory: SweepDirectory, number: int) -> CertificationReco
 
 def recorded(folder: SweepTrialFolder, config: TrialConfig | None) -> CertificationRecord | None:
     """Return the record that a folder's settings and result make; None without them."""
-    document = folder.read_result()
-    if config is None or document is None:
+    result = folder.result
+    if config is None or result is None:
         return None
-    result = TrialResult.from_json(document)
     return result.record(config, last_estimation_samples(config.certification, result.split))
 
 

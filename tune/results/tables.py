@@ -55,11 +55,6 @@ def with_remarks(table: TextTable, remarks: Sequence[str]) -> TextTable:
     return TextTable(table.caption, [*table.head, "measured otherwise"], rows)
 
 
-def percentage_cell(accuracy: float, low: float, high: float, *, decimals: int = 1) -> str:
-    """Write a share and its interval in percent, the interval's ends with so many decimals."""
-    return f"{100 * accuracy:.1f} ({100 * low:.{decimals}f}–{100 * high:.{decimals}f})"
-
-
 def mean_cell(values: Sequence[float] | NDArray[np.float64], form: str) -> str:
     """Write values of several runs as mean ± standard deviation [number]; a single one as it is.
 
@@ -74,10 +69,14 @@ def mean_cell(values: Sequence[float] | NDArray[np.float64], form: str) -> str:
 def accuracy_cell(
     values: Sequence[float], interval: tuple[float, float], *, decimals: int = 1
 ) -> str:
-    """Write a certified accuracy in percent: with its interval, of several runs as their mean."""
+    """Write a certified accuracy in percent: with its interval, of several runs as their mean.
+
+    `decimals` are of the interval's ends.
+    """
     if len(values) > 1:
         return mean_cell([100 * value for value in values], "{:.1f}")
-    return percentage_cell(values[0], *interval, decimals=decimals)
+    low, high = interval
+    return f"{100 * values[0]:.1f} ({100 * low:.{decimals}f}–{100 * high:.{decimals}f})"
 
 
 def difference_cell(comparison: Comparison) -> str:

@@ -165,7 +165,7 @@ def _html(
         costs=_costs(directory, board),
         settings=_settings(directory, record, certified),
         best_name=certified[0].name,
-        best_settings=_yaml(recorded_settings(own)),
+        best_settings=yaml.safe_dump(recorded_settings(own), sort_keys=False, allow_unicode=True),
         space={p: d.model_dump_json(exclude_defaults=True) for p, d in record.sweep.space.items()},
         **_usage(directory, own),
         style=Markup(_resource("page.css")),
@@ -333,10 +333,6 @@ def _portable(directory: SweepDirectory, config: TrialConfig) -> TrialConfig:
     except InputError:
         own = config.dataset.model_copy(update={"path": None})
         return config.model_copy(update={"dataset": own})
-
-
-def _yaml(document: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True)
 
 
 def _usage(directory: SweepDirectory, config: TrialConfig) -> dict[str, Any]:
