@@ -27,47 +27,6 @@ from decrop.documents import validated
 from decrop.errors import InputError
 from decrop.files import sha256_of_json
 
-
-def ask(
-    client: EndpointClient,
-    sent: NDArray[Any],
-    *,
-    protocol: Protocol,
-    answers: Literal["auto", Answers],
-    class_count: int,
-    retries: int | None = None,
-    stop: threading.Event | None = None,
-) -> tuple[NDArray[np.float32], Answers]:
-    """Ask for images by one request (and its repetitions).
-
-    Args:
-        sent: numbers [B, C, H, W], B >= 1 (`as_sent`).
-        retries: instead of those of the client's settings.
-        stop: once it is set, the request is not repeated any more.
-
-    Returns:
-        probabilities, float32 [B, K], and what the answer held.
-
-    Raises:
-        EndpointError: the endpoint does not answer, or not what a classifier must.
-        QueryBudgetError: the budget does not suffice.
-    """
-    count = len(sent)
-    body = client.post(
-        encode(protocol, sent),
-        images=count,
-        most_bytes=most_bytes(count, class_count),
-        retries=retries,
-        stop=stop,
-    )
-    try:
-        found = decode(body, protocol, answers, count=count, class_count=class_count)
-    except ValueError as error:
-        raise WrongAnswerError(f"{client.url} {client.shown(error)}. {client.told(body)}") from None
-    client.ledger.answered(count)
-    return found
-
-
 # Logarithms of smaller probabilities would not be finite, as if the endpoint had failed.
 _SMALLEST = torch.finfo(torch.float32).tiny
 
@@ -78,6 +37,7 @@ class EndpointFunction:
 
     Attributes:
         url: of the endpoint that was certified, or is to be.
+        answers: what it gives; auto until it is opened.
         pixels: what is done to images before they are sent.
         scale: that a white pixel is sent as.
         image_shape: channels, height and width.
@@ -85,7 +45,7 @@ class EndpointFunction:
 
     url: str
     protocol: Protocol
-    answers: Answers
+    answers: Literal["auto", Answers]
     pixels: Pixels
     scale: Scale
     class_count: int
@@ -94,6 +54,44 @@ class EndpointFunction:
     def content_hash(self) -> str:
         """Hash all of it."""
         return sha256_of_json(["endpoint", asdict(self)])
+
+    def ask(
+        self,
+        client: EndpointClient,
+        images: Tensor,
+        *,
+        retries: int | None = None,
+        stop: threading.Event | None = None,
+    ) -> tuple[NDArray[np.float32], Answers]:
+        """Ask for images by one request (and its repetitions).
+
+        Args:
+            images: float32 [B, C, H, W] in [0,1] pixels, plus noise, on the CPU, B >= 1.
+            retries: instead of those of the client's settings.
+            stop: once it is set, the request is not repeated any more.
+
+        Returns:
+            probabilities, float32 [B, K], and what the answer held.
+
+        Raises:
+            EndpointError: the endpoint does not answer, or not what a classifier must.
+            QueryBudgetError: the budget does not suffice.
+        """
+        count, classes = len(images), self.class_count
+        body = client.post(
+            encode(self.protocol, as_sent(images, pixels=self.pixels, scale=self.scale)),
+            images=count,
+            most_bytes=most_bytes(count, classes),
+            retries=retries,
+            stop=stop,
+        )
+        try:
+            found = decode(body, self.protocol, self.answers, count=count, class_count=classes)
+        except ValueError as error:
+            told = f"{client.url} {client.shown(error)}. {client.told(body)}"
+            raise WrongAnswerError(told) from None
+        client.ledger.answered(count)
+        return found
 
 
 class _Description(Settings):
@@ -127,7 +125,7 @@ class _Description(Settings):
     def function(self) -> EndpointFunction:
         """What decides the answers."""
         recorded = self.endpoint
-        assert recorded.protocol != "auto" and recorded.answers != "auto"  # validated
+        assert recorded.protocol != "auto"  # validated
         return EndpointFunction(
             url=self.architecture,
             protocol=recorded.protocol,
@@ -229,15 +227,7 @@ class EndpointClassifier(nn.Module):
                 f"{self.url} cannot be asked for images with values that are not finite numbers; "
                 "the denoiser gives these."
             )
-        sent = as_sent(given, pixels=function.pixels, scale=function.scale)
-        found, _ = ask(
-            self.client,
-            sent,
-            protocol=function.protocol,
-            answers=function.answers,
-            class_count=self.class_count,
-            stop=stop,
-        )
+        found, _ = function.ask(self.client, given, stop=stop)
         return torch.from_numpy(found).to(images.device)
 
     def content_hash(self) -> str:

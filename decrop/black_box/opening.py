@@ -1,12 +1,12 @@
 """The opening of an endpoint: one image tells which protocol it speaks and what it gives."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from decrop.black_box.classifier import EndpointClassifier, EndpointFunction, ask
+from decrop.black_box.classifier import EndpointClassifier, EndpointFunction
 from decrop.black_box.client import EndpointClient, WrongAnswerError
-from decrop.black_box.protocol import as_sent
 from decrop.config import ClassifierSettings
 from decrop.config.black_box import Protocol
 from decrop.data.datasets import Dataset
@@ -36,27 +36,19 @@ def endpoint_classifier(
     channels, height, width = dataset.train.shape
     client = EndpointClient(settings.source, asked, ledger_path)
     image = torch.rand((1, channels, height, width), generator=torch_generator(0, "trial image"))
-    sent = as_sent(image, pixels=asked.pixels, scale=asked.scale)
 
     def classifier(protocol: Protocol, retries: int | None) -> EndpointClassifier:
-        _, answers = ask(
-            client,
-            sent,
-            protocol=protocol,
-            answers=asked.answers,
-            class_count=dataset.class_count,
-            retries=retries,
-        )
         function = EndpointFunction(
             url=settings.source,
             protocol=protocol,
-            answers=answers,
+            answers=asked.answers,
             pixels=asked.pixels,
             scale=asked.scale,
             class_count=dataset.class_count,
             image_shape=(channels, height, width),
         )
-        return EndpointClassifier(function, client)
+        _, answers = function.ask(client, image, retries=retries)
+        return EndpointClassifier(replace(function, answers=answers), client)
 
     if asked.protocol != "auto":
         return classifier(asked.protocol, None)

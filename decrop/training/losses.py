@@ -45,19 +45,18 @@ def maximum_mean_discrepancy(
     five RBF kernels exp(-|u-v|^2 / w), w = 2^-2 ... 2^2 times the mean squared distance over
     distinct pairs of the joint sample, which is constant in the gradient. Zero for equal samples.
     """
-    kernel = _KERNELS[settings.kind](torch.cat([first, second]), settings.bandwidth_factors)
+    kernel = _kernel(torch.cat([first, second]), settings)
     m = len(first)
     return kernel[:m, :m].mean() + kernel[m:, m:].mean() - 2 * kernel[:m, m:].mean()
 
 
-def _rbf(joint: Tensor, factors: tuple[float, ...]) -> Tensor:
+def _kernel(joint: Tensor, settings: KernelSettings) -> Tensor:
+    """Return the kernel of each pair of a joint sample [n, F], [n, n]."""
+    if settings.kind == "linear":
+        return joint @ joint.T
+    factors, of_distance = settings.bandwidth_factors, _KERNELS[settings.kind]
     squared, width = _squared_distances(joint, factors)
-    return torch.stack([torch.exp(-squared / (width * factor)) for factor in factors]).sum(0)
-
-
-def _inverse_multiquadric(joint: Tensor, factors: tuple[float, ...]) -> Tensor:
-    squared, width = _squared_distances(joint, factors)
-    return torch.stack([1 / (1 + squared / (width * factor)) for factor in factors]).sum(0)
+    return torch.stack([of_distance(squared / (width * factor)) for factor in factors]).sum(0)
 
 
 def _squared_distances(joint: Tensor, factors: tuple[float, ...]) -> tuple[Tensor, Tensor]:
@@ -68,11 +67,10 @@ def _squared_distances(joint: Tensor, factors: tuple[float, ...]) -> tuple[Tenso
     return squared, (squared.detach().sum() / pairs).clamp_min(smallest)
 
 
-# Of the joint sample [n, F] and the factors of the bandwidth, to [n, n].
-_KERNELS: dict[str, Callable[[Tensor, tuple[float, ...]], Tensor]] = {
-    "rbf": _rbf,
-    "inverse_multiquadric": _inverse_multiquadric,
-    "linear": lambda joint, _: joint @ joint.T,
+# Of the squared distance, divided by the bandwidth.
+_KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
+    "rbf": lambda scaled: torch.exp(-scaled),
+    "inverse_multiquadric": lambda scaled: 1 / (1 + scaled),
 }
 
 
