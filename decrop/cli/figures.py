@@ -103,6 +103,7 @@ def _class_number(bundle: "Bundle", name: str | None) -> int:
 
 def _draw_samples(bundle: "Bundle", limited: "LimitedData", class_number: int, to: Path) -> None:
     from decrop.cache import ContentCache
+    from decrop.evaluation.sample_figures import PicturedSamples
     from decrop.smoothing.execution import resolve_device
     from decrop.synthesis.synthetic_samples import synthetic_samples
     from decrop.trial.folder import save_sample_figures
@@ -114,14 +115,7 @@ def _draw_samples(bundle: "Bundle", limited: "LimitedData", class_number: int, t
         samples = synthetic_samples(
             config, bundle.white_box, limited, cache=ContentCache(Path(folder)), device=device
         )
-    save_sample_figures(
-        to,
-        config,
-        samples,
-        limited.all.labels,
-        bundle.white_box,
-        bundle.denoiser,
-        bundle.class_names,
-        shown_class=class_number,
-        device=device,
-    )
+    labels, names = limited.all.labels, bundle.class_names
+    shown = PicturedSamples(samples, labels, bundle.white_box, names, config.seed, device)
+    sigma = config.sigma
+    save_sample_figures(to, shown, bundle.denoiser, sigma=sigma, shown_class=class_number)

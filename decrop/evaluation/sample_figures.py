@@ -1,6 +1,7 @@
 """Figures of the limited data, of the samples made of them, and of their features."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -52,34 +53,41 @@ _PICTURES = 8
 _EMBEDDED_IMAGES = 100
 
 
-def samples_figure(
-    samples: SyntheticSamples,
-    labels: Tensor,
-    classifier: Classifier,
-    denoiser: nn.Module,
-    class_names: Sequence[str],
-    *,
-    sigma: float,
-    seed: int,
-    device: torch.device,
-) -> Figure:
+@dataclass(frozen=True)
+class PicturedSamples:
+    """Samples of n limited images, and what they are shown with.
+
+    Attributes:
+        labels: true classes of the images, int64 [n].
+        classifier: whose predictions and features are shown.
+        seed: of noise and embedding.
+    """
+
+    samples: SyntheticSamples
+    labels: Tensor
+    classifier: Classifier
+    class_names: Sequence[str]
+    seed: int
+    device: torch.device
+
+
+def samples_figure(shown: PicturedSamples, denoiser: nn.Module, *, sigma: float) -> Figure:
     """Draw some images clean, on the boundary, interpolated, noisy, and denoised.
 
-    They are the first of each class, then the second, and so on, up to eight.
+    They are the first of each class, then the second, and so on, up to eight. The classifier's
+    predictions stand under them.
 
     Args:
-        samples: of n limited images.
-        labels: their true classes, int64 [n].
-        classifier: whose predictions stand under the pictures.
         denoiser: noisy images [B, C, H, W] to images of the same shape; set to eval mode.
         sigma: standard deviation of the noise, in [0,1] pixels.
     """
-    chosen = _spread_over_classes(labels.numpy())
+    samples, device = shown.samples, shown.device
+    chosen = _spread_over_classes(shown.labels.numpy())
     clean = samples.clean[chosen]
     noisy, denoised = noisy_and_denoised(
-        clean, denoiser, sigma=sigma, generator=picture_noise(seed), device=device
+        clean, denoiser, sigma=sigma, generator=picture_noise(shown.seed), device=device
     )
-    classifier = classifier.to(device)
+    classifier = shown.classifier.to(device)
     with torch.inference_mode():
         rows = {
             "clean": clean,
@@ -93,8 +101,8 @@ def samples_figure(
         }
     return sample_grid_figure(
         {kind: (images.numpy(), predictions[kind].numpy()) for kind, images in rows.items()},
-        labels[chosen].numpy(),
-        class_names,
+        shown.labels[chosen].numpy(),
+        shown.class_names,
         title=f"Limited data: class above, prediction below (✗ wrong); σ = {sigma:g}",
     )
 
@@ -126,40 +134,32 @@ def noisy_and_denoised(
         return noisy, denoiser(noisy.to(device)).cpu()
 
 
-def features_figure(
-    samples: SyntheticSamples,
-    labels: Tensor,
-    classifier: Classifier,
-    class_names: Sequence[str],
-    *,
-    shown_class: int,
-    seed: int,
-    device: torch.device,
-) -> Figure:
+def features_figure(shown: PicturedSamples, shown_class: int | None = None) -> Figure:
     """Draw the classifier's features of one class's clean, boundary and interpolated samples.
 
     Embedded together by t-SNE (DE-CROP, figure 2); of the first hundred images, if there are more.
 
     Args:
-        samples: of n limited images.
-        labels: their true classes, int64 [n].
-        shown_class: a class of `labels`.
+        shown_class: a class of the labels; that of most images if not given.
     """
-    chosen = torch.nonzero(labels == shown_class).flatten()[:_EMBEDDED_IMAGES]
+    samples, device = shown.samples, shown.device
+    if shown_class is None:
+        shown_class = int(shown.labels.bincount().argmax())
+    chosen = torch.nonzero(shown.labels == shown_class).flatten()[:_EMBEDDED_IMAGES]
     groups = {
         "limited": samples.clean[chosen],
         "boundary": samples.boundary[chosen],
         "interpolated": _interpolated(samples)[chosen],
     }
-    classifier = classifier.to(device)
+    classifier = shown.classifier.to(device)
     with torch.inference_mode():
         features = [
             classifier.logits_and_features(images.to(device))[1].cpu() for images in groups.values()
         ]
-    points = t_sne(torch.cat(features).numpy(), seed=derive_seed(seed, "t-SNE"))
+    points = t_sne(torch.cat(features).numpy(), seed=derive_seed(shown.seed, "t-SNE"))
     return embedding_figure(
         dict(zip(groups, np.split(points, len(groups)), strict=True)),
-        title=f"t-SNE of the classifier's features, class {class_names[shown_class]}",
+        title=f"t-SNE of the classifier's features, class {shown.class_names[shown_class]}",
     )
 
 

@@ -5,11 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
-from decrop.classifiers.classifier import Classifier
 from decrop.config import DenoiserSettings, TrialConfig, as_recorded
 from decrop.denoisers.adapted import bare
 from decrop.denoisers.sources import store_program
@@ -27,13 +25,14 @@ from decrop.files import (
     write_whole,
 )
 from decrop.smoothing.journal import remove_journals
-from decrop.synthesis.synthetic_samples import SyntheticSamples
 from decrop.training.folder import TrainingFolder
 from decrop.trial.result import TrialResult
 
 # Figures are drawn once a trial has been trained; until then it needs no matplotlib.
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from decrop.evaluation.sample_figures import PicturedSamples
 
 TRAINING_FIGURE = "training.png"
 ACCURACY_FIGURE = "certified_accuracy.png"
@@ -196,44 +195,20 @@ def save_certificate_figures(tables: Mapping[str, CertificateTable], figures_pat
 
 def save_sample_figures(
     figures_path: Path,
-    config: TrialConfig,
-    samples: SyntheticSamples,
-    labels: Tensor,
-    classifier: Classifier,
+    shown: "PicturedSamples",
     denoiser: nn.Module,
-    class_names: Sequence[str],
     *,
+    sigma: float,
     shown_class: int | None = None,
-    device: torch.device,
 ) -> None:
     """Draw the limited data as pictures, and the classifier's features of one class.
 
-    Arguments as in `samples_figure` and `features_figure`; sigma and seed are the settings', and
-    the shown class that of most images if it is not given.
+    Arguments as in `samples_figure` and `features_figure`.
     """
     from decrop.evaluation.sample_figures import features_figure, samples_figure
 
-    pictures = samples_figure(
-        samples,
-        labels,
-        classifier,
-        denoiser,
-        class_names,
-        sigma=config.sigma,
-        seed=config.seed,
-        device=device,
-    )
-    save_figure(pictures, figures_path / SAMPLES_FIGURE)
-    features = features_figure(
-        samples,
-        labels,
-        classifier,
-        class_names,
-        shown_class=int(labels.bincount().argmax()) if shown_class is None else shown_class,
-        seed=config.seed,
-        device=device,
-    )
-    save_figure(features, figures_path / FEATURES_FIGURE)
+    save_figure(samples_figure(shown, denoiser, sigma=sigma), figures_path / SAMPLES_FIGURE)
+    save_figure(features_figure(shown, shown_class), figures_path / FEATURES_FIGURE)
 
 
 def save_figure(figure: "Figure", path: Path) -> None:

@@ -188,16 +188,14 @@ class DenoiserPart(_InTraining):
 
     def draw(self, folder: TrialFolder) -> None:
         """Draw samples and features."""
-        save_sample_figures(
-            folder.figures_path,
-            self.config,
-            self._samples,
-            self._inputs.limited.all.labels,
-            self._inputs.classifier,
-            self._denoiser,
-            self._inputs.class_names,
-            device=self._device,
+        # It takes matplotlib.
+        from decrop.evaluation.sample_figures import PicturedSamples
+
+        config, inputs, labels = self.config, self._inputs, self._inputs.limited.all.labels
+        shown = PicturedSamples(
+            self._samples, labels, inputs.classifier, inputs.class_names, config.seed, self._device
         )
+        save_sample_figures(folder.figures_path, shown, self._denoiser, sigma=config.sigma)
 
 
 class ClassifierPart(_InTraining):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from decrop.cache import ContentCache
 from decrop.evaluation import sample_figures as module
-from decrop.evaluation.sample_figures import features_figure, samples_figure
+from decrop.evaluation.sample_figures import PicturedSamples, features_figure, samples_figure
 from decrop.synthesis.synthetic_samples import SyntheticSamples, synthetic_samples
 from decrop.trial.inputs import TrialInputs
 from tests.decrop.digits_trial import CPU, short_trial
@@ -33,29 +33,17 @@ def samples(inputs: TrialInputs, cache: ContentCache) -> SyntheticSamples:
     return synthetic_samples(config, inputs.classifier, inputs.limited, cache=cache, device=CPU)
 
 
+def pictured(inputs: TrialInputs, samples: SyntheticSamples, seed: int = 0) -> PicturedSamples:
+    labels = inputs.limited.all.labels
+    return PicturedSamples(samples, labels, inputs.classifier, inputs.class_names, seed, CPU)
+
+
 def drawn_samples(inputs: TrialInputs, samples: SyntheticSamples, seed: int = 0) -> Figure:
-    return samples_figure(
-        samples,
-        inputs.limited.all.labels,
-        inputs.classifier,
-        Halving(),
-        inputs.class_names,
-        sigma=SIGMA,
-        seed=seed,
-        device=CPU,
-    )
+    return samples_figure(pictured(inputs, samples, seed), Halving(), sigma=SIGMA)
 
 
 def drawn_features(inputs: TrialInputs, samples: SyntheticSamples, shown_class: int = 3) -> Figure:
-    return features_figure(
-        samples,
-        inputs.limited.all.labels,
-        inputs.classifier,
-        inputs.class_names,
-        shown_class=shown_class,
-        seed=0,
-        device=CPU,
-    )
+    return features_figure(pictured(inputs, samples), shown_class)
 
 
 def rows_of(figure: Figure) -> dict[str, list[Axes]]:
