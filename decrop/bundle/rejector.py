@@ -102,7 +102,7 @@ def add_rejector(
         settings,
         denoiser=bundle.denoiser,
         classifier=bundle.white_box,
-        images=limited.all.subset(~limited.held_out_mask).images,
+        images=limited.without_held_out.images,
         sigma=config.sigma,
         precision=resolve_precision(config.execution.training_precision, device),
         device=device,
@@ -121,7 +121,7 @@ def add_rejector(
     rejector = BundledRejector(
         settings=settings,
         network=trainer.rejector.cpu().eval(),
-        held_out=trainer.score(limited.all.subset(limited.held_out_mask).images),
+        held_out=trainer.score(limited.held_out.images),
     )
     network = rejector.behind(bundle.denoiser.cpu(), bundle.white_box.cpu())
     task = CertificationTask(network, images, "test", len(bundle.class_names))

@@ -124,8 +124,7 @@ def _certified_images(config: TrialConfig, bundle: Bundle) -> LabelledImages:
     if on_test:
         named = evenly_spaced(dataset.test, config.certification.test_images)
     else:
-        limited = limited_data(dataset, config.limited)
-        named = limited.all.subset(limited.held_out_mask)
+        named = limited_data(dataset, config.limited).held_out
     if not torch.equal(indices, named.indices):
         raise InputError(
             f"{CERTIFICATES}: the certified images are not those that the settings name; "

@@ -85,7 +85,7 @@ def train(
     if inputs.agreement is not None:
         say(
             "certified on the endpoint; trained through a surrogate that agrees with it on "
-            f"{100 * inputs.agreement:.1f} % of {int(inputs.limited.held_out_mask.sum())} held-out "
+            f"{100 * inputs.agreement:.1f} % of {len(inputs.limited.held_out)} held-out "
             "images"
         )
     say(f"bundle: {bundle}")

@@ -46,6 +46,16 @@ class LimitedData:
     all: LabelledImages
     held_out_mask: Tensor
 
+    @property
+    def held_out(self) -> LabelledImages:
+        """The images that are held out."""
+        return self.all.subset(self.held_out_mask)
+
+    @property
+    def without_held_out(self) -> LabelledImages:
+        """The others."""
+        return self.all.subset(~self.held_out_mask)
+
 
 def limited_data(dataset: Dataset, settings: LimitedDataSettings) -> LimitedData:
     """Choose the limited data: equally many images a class, and of those the same share held out.

@@ -82,7 +82,7 @@ class SurrogateToTrain:
     @property
     def held_out(self) -> LabelledImages:
         """The images that agreement is measured on; it is never trained on them."""
-        return self.limited.all.subset(self.limited.held_out_mask)
+        return self.limited.held_out
 
     def ask(
         self, target: BlackBox, cache: ContentCache, on_asked: OnCount | None = None
@@ -114,7 +114,7 @@ class SurrogateToTrain:
         held_out = [answers_to(part) for part in self.held_out.images.split(PIECE)]
         images, answers = [], []
         if self.settings.weights is None:
-            known = self.limited.all.images[~self.limited.held_out_mask]
+            known = self.limited.without_held_out.images
             further = further_images(self.settings, len(self.limited.all))
             pieces = further_pieces(known, further, self.settings, seed=self.query_seed)
             for piece in (*known.split(PIECE), *pieces):
@@ -188,7 +188,7 @@ def surrogate_to_train(
             "--set classifier.surrogate.architecture=resnet18."
         )
     further_images(settings, len(limited.all))
-    pixels = limited.all.images[~limited.held_out_mask].double() / 255
+    pixels = limited.without_held_out.images.double() / 255
     mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3)).clamp(min=1 / 255)
     given = settings.weights is not None
     classifier = untrained_classifier(
@@ -209,15 +209,9 @@ def load_surrogate(
     target: BlackBox,
     cache: ContentCache,
     device: torch.device,
-    *,
-    on_asked: OnCount | None = None,
-    on_step: OnCount | None = None,
+    hooks: Hooks = NO_HOOKS,
 ) -> Surrogate:
     """Steal a surrogate, or take it from the cache, where nothing is asked.
-
-    Args:
-        on_asked: called with images that are answered and how many there are.
-        on_step: called with steps trained and how many there are.
 
     Raises:
         RunError: the black box does not answer.
@@ -225,10 +219,10 @@ def load_surrogate(
     """
 
     def steal() -> Tensors:
-        answers = given.ask(target, cache, on_asked)
+        answers = given.ask(target, cache, hooks.stage("asking, images"))
         if given.settings.weights is None:
             trainer = given.trainer(answers, device)
-            train(trainer, on_step=on_step)
+            train(trainer, on_step=hooks.stage("training the surrogate, steps"))
             given.classifier.network.load_state_dict(trainer.weights())
         agreement = torch.tensor(given.agreement(answers, device), dtype=torch.float64)
         weights = given.classifier.cpu().network.state_dict()

@@ -135,9 +135,9 @@ def training_images(
         return take(dataset.train, torch.arange(len(dataset.train.labels)))
     found = limited_data(dataset, limited)
     if settings.trained_on == "limited":
-        return found.all.subset(~found.held_out_mask)
+        return found.without_held_out
     chosen = torch.ones(len(dataset.train.labels), dtype=torch.bool)
-    chosen[found.all.indices[found.held_out_mask]] = False
+    chosen[found.held_out.indices] = False
     return take(dataset.train, chosen.nonzero().flatten())
 
 
@@ -199,8 +199,7 @@ def _held_out_scores(
     """Return accuracies on the held-out images, None where the classifier was trained on them."""
     if given.settings.trained_on == "all":
         return None
-    limited = limited_data(dataset, config.limited)
-    images = limited.all.subset(limited.held_out_mask)
+    images = limited_data(dataset, config.limited).held_out
     return {
         "images": len(images),
         "clean_accuracy": accuracy(given.classifier, images, device),

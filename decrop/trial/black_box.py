@@ -34,14 +34,7 @@ class PreparedBlackBoxTrial(PreparedTrial):
         given = replace(self._surrogate, classifier=copied(self.classifier))
         target = endpoint_classifier(self.config.classifier, self.dataset, ledger)
         target.memory = cache
-        surrogate = load_surrogate(
-            given,
-            target,
-            cache,
-            device,
-            on_asked=hooks.stage("asking, images"),
-            on_step=hooks.stage("training the surrogate, steps"),
-        )
+        surrogate = load_surrogate(given, target, cache, device, hooks)
         return self._inputs(surrogate.classifier, target=target, agreement=surrogate.agreement)
 
     def _opened(self) -> Classifier:

@@ -300,9 +300,7 @@ def _prior(
 
 def _training_images(inputs: TrialInputs, limited: bool, split: Split) -> LabelledImages:
     if limited:
-        held_out = inputs.limited.held_out_mask
-        everything = inputs.limited.all
-        return everything if split == "test" else everything.subset(~held_out)
+        return inputs.limited.all if split == "test" else inputs.limited.without_held_out
     assert inputs.training_images is not None  # check_classifier_trial passed
     return inputs.training_images
 

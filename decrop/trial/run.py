@@ -69,7 +69,7 @@ def run_trial(
     part.load_progress(folder)
     images, evaluations = inputs.test, 1
     if split == "held_out":
-        images = inputs.limited.all.subset(inputs.limited.held_out_mask)
+        images = inputs.limited.held_out
         evaluations = config.training.evaluations
     task = CertificationTask(part.network, images, split, inputs.classifier.class_count)
     config = with_recorded_batch_size(part.config, task, folder.execution_path)
