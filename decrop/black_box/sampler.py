@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,16 +75,9 @@ _Chunk = tuple[int, Tensor]
 _Counted = tuple[list[int], NDArray[np.int64]]
 
 
-class Probabilities(Protocol):
-    """Asks a classifier for the probabilities of its classes."""
-
-    def __call__(self, images: Tensor, *, stop: threading.Event | None = None) -> Tensor:
-        """Return float32 [B, K] of images [B, C, H, W] in [0,1] pixels.
-
-        Args:
-            stop: once it is set nothing more is sent.
-        """
-        ...
+# Of images [B, C, H, W] in [0,1] pixels, float32 [B, K]; and, by name, `stop`, an event after which
+# nothing more is sent.
+Probabilities = Callable[..., Tensor]
 
 
 class EndpointBackend(Backend):
