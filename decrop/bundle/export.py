@@ -20,14 +20,13 @@ from decrop.bundle.layout import (
     files_of,
     write_checksums,
 )
-from decrop.bundle.load import RejectorRecord
-from decrop.bundle.model_card import model_card
+from decrop.bundle.model_card import Described, model_card
 from decrop.bundle.programs import require_onnx, write_onnx, write_torch_export
 from decrop.classifiers.storage import AnyClassifier, store_classifier
 from decrop.config import TrialConfig
 from decrop.denoisers.sources import PROGRAM, stored_denoiser
 from decrop.errors import InputError
-from decrop.evaluation.table import CertificateTable, Shares
+from decrop.evaluation.table import CertificateTable
 from decrop.files import write_json, write_text
 from decrop.trial.certify import last_estimation_samples
 from decrop.trial.folder import SAMPLES_FIGURE, TrialFolder
@@ -118,57 +117,33 @@ def export_bundle(
         _write_programs(
             partial, config, result, onnx=onnx, torch_export=torch_export, trust_code=trust_code
         )
-    carried = portable(config, classifier, result)
-    finish_bundle(
-        partial,
-        destination,
-        carried,
-        result,
-        estimation_samples,
-        certificates.shares,
+    described = Described(
+        config=portable(config, classifier, result),
+        result=result,
+        estimation_samples=estimation_samples,
+        shares=certificates.shares,
         origin=origin,
         license_id=license_id,
     )
+    finish_bundle(partial, destination, described)
 
 
-def finish_bundle(
-    partial: Path,
-    destination: Path,
-    config: TrialConfig,
-    result: TrialResult,
-    estimation_samples: int,
-    shares: Shares,
-    *,
-    origin: str,
-    license_id: str,
-    rejector: RejectorRecord | None = None,
-) -> None:
+def finish_bundle(partial: Path, destination: Path, described: Described) -> None:
     """Write settings, model card and checksums beside all else, and give the bundle its name.
 
     Args:
         partial: the folder so far.
-        config: portable ones.
-        origin, license_id: as in `export_bundle`.
     """
+    rejector = described.rejector
     document = {
         "format": FORMAT,
-        "trial": recorded_settings(config),
-        "estimation_samples": estimation_samples,
-        "result": result.to_json(),
+        "trial": recorded_settings(described.config),
+        "estimation_samples": described.estimation_samples,
+        "result": described.result.to_json(),
         **({} if rejector is None else {"rejector": rejector.model_dump(mode="json")}),
     }
     write_json(partial / CONFIG, document)
-    card = model_card(
-        config,
-        result,
-        estimation_samples,
-        origin=origin,
-        license_id=license_id,
-        files=files_of(partial),
-        shares=shares,
-        rejection=None if rejector is None else rejector.held_out,
-    )
-    write_text(partial / CARD, card)
+    write_text(partial / CARD, model_card(described, files_of(partial)))
     write_checksums(partial)
     partial.rename(destination)
 

@@ -1,6 +1,7 @@
 """The README.md of a bundle: what it protects, what is certified and what is not."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from decrop.bundle.layout import (
     REJECTOR_HISTORY,
     TORCH_EXPORT,
 )
+from decrop.bundle.load import RejectorRecord
 from decrop.bundle.usage import load_call, verify_command
 from decrop.config import CertificationSettings, TrialConfig
 from decrop.config.classifier_training import CLASSIFIER_OBJECTIVES, ClassifierTrainingSettings
@@ -177,30 +179,39 @@ class _Classifier:
 _PARTS: dict[Part, _Denoiser | _Classifier] = {"denoiser": _Denoiser(), "classifier": _Classifier()}
 
 
-def model_card(
-    config: TrialConfig,
-    result: TrialResult,
-    estimation_samples: int,
-    *,
-    origin: str,
-    license_id: str,
-    files: Sequence[str],
-    shares: Shares,
-    rejection: RejectionScores | None = None,
-) -> str:
-    """Write a model card in Markdown with a YAML header that model hubs read.
+@dataclass(frozen=True)
+class Described:
+    """What a bundle's settings and its card say.
 
-    Args:
+    Attributes:
+        config: portable ones.
         estimation_samples: N, or the most of them where images stop early.
         origin: sentences that say how this denoiser was chosen.
         license_id: of the weights, as model hubs name it.
+    """
+
+    config: TrialConfig
+    result: TrialResult
+    estimation_samples: int
+    shares: Shares
+    origin: str
+    license_id: str
+    rejector: RejectorRecord | None = None
+
+
+def model_card(described: Described, files: Sequence[str]) -> str:
+    """Write a model card in Markdown with a YAML header that model hubs read.
+
+    Args:
         files: names of the bundle's files, without this card and the checksums.
     """
+    config, result, shares = described.config, described.result, described.shares
+    rejection = None if described.rejector is None else described.rejector.held_out
     part = _PARTS[config.trains]
     header: dict[str, Any] = {
         "library_name": "decrop",
         "pipeline_tag": "image-classification",
-        "license": license_id,
+        "license": described.license_id,
         "tags": [
             "certified-robustness",
             "randomized-smoothing",
@@ -262,7 +273,7 @@ or not), abstentions {_percent(shares.abstained)}; accuracy without noise
 {_figure(files)}{_at_several_sigmas(result)}
 ## What a certificate means
 
-{procedure}{_promise(settings, estimation_samples)}{weakness}
+{procedure}{_promise(settings, described.estimation_samples)}{weakness}
 {_CHOSEN_BY.get(result.split, "")}{_sample_sizes(settings)}
 
 It holds for the function that was sampled: {part.before_the_classifier}\
@@ -281,7 +292,7 @@ same.
 
 {part.training_data(config)} {part.training(config)}
 
-{origin}
+{described.origin}
 
 ## Files
 

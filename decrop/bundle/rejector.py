@@ -20,7 +20,7 @@ from decrop.bundle.layout import (
     checked_files,
 )
 from decrop.bundle.load import Bundle, BundledRejector, RejectorRecord
-from decrop.bundle.model_card import license_and_origin
+from decrop.bundle.model_card import Described, license_and_origin
 from decrop.bundle.verify import limited_data_of
 from decrop.config import TrialConfig
 from decrop.config.rejector import RejectorSettings
@@ -215,14 +215,13 @@ def _write(
     save_certificate_figures(drawn, partial / "figures")
     card = source / CARD
     license_id, origin = license_and_origin(read_text(card) if card.exists() else "")
-    finish_bundle(
-        partial,
-        destination,
-        portable(config, bundle.classifier, result),
-        result,
-        config.certification.estimation_samples,
-        table.shares,
+    described = Described(
+        config=portable(config, bundle.classifier, result),
+        result=result,
+        estimation_samples=config.certification.estimation_samples,
+        shares=table.shares,
         origin=origin,
         license_id=license_id,
         rejector=RejectorRecord(settings=rejector.settings, held_out=rejector.held_out),
     )
+    finish_bundle(partial, destination, described)

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from decrop.bundle.model_card import model_card
+from decrop.bundle.model_card import Described, model_card
 from decrop.config import TrialConfig
 from decrop.evaluation.accuracy import exact_interval
 from decrop.evaluation.table import Shares
@@ -44,20 +44,21 @@ def card(
         seconds={},
         image_shape=image_shape,
     )
-    return model_card(
+    described = Described(
         config,
         result,
         estimation_samples,
+        Shares(correct=0.525, misclassified=0.3, abstained=0.175),
         origin="Chosen by a fair die.",
         license_id=license_id,
-        files=[
-            "certificates.tsv",
-            "denoiser.safetensors",
-            *(["classifier/weights.safetensors"] if with_classifier else []),
-            *further_files,
-        ],
-        shares=Shares(correct=0.525, misclassified=0.3, abstained=0.175),
     )
+    files = [
+        "certificates.tsv",
+        "denoiser.safetensors",
+        *(["classifier/weights.safetensors"] if with_classifier else []),
+        *further_files,
+    ]
+    return model_card(described, files)
 
 
 def header(text: str) -> Any:
