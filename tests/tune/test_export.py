@@ -105,19 +105,6 @@ def test_a_sweep_without_finished_trials_has_no_best(tmp_path: Path) -> None:
         export_trial(directory, 0, tmp_path / "bundle")
 
 
-def test_a_sweep_may_be_moved_before_it_is_exported(
-    finished: FinishedSweep, tmp_path: Path
-) -> None:
-    moved = tmp_path / "moved"
-    shutil.copytree(finished.directory.path, moved)
-    ran = decrop("export", moved, "--to", tmp_path / "bundle")
-    assert ran.code == 0
-    assert (
-        load_bundle(tmp_path / "bundle").config
-        == load_bundle(finished.directory.bundle_path).config
-    )
-
-
 @pytest.mark.slow
 def test_programs_and_licence_are_asked_for_on_the_command_line(
     finished: FinishedSweep, tmp_path: Path

@@ -218,26 +218,6 @@ def test_images_that_may_stop_early_are_planned_with_the_most_draws(tmp_path: Pa
     assert adaptive.noisy_samples == fixed.noisy_samples
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("size", "claimed", "at_once"),
-    [
-        (ClusterSize((Machines(2, 0),)), {}, 2),
-        (ClusterSize((Machines(2, 0),)), {"trial": Claim(0.75, 0)}, 2),
-        (ClusterSize((Machines(0.3, 0),)), {"trial": Claim(0.1, 0)}, 3),
-        (ClusterSize((Machines(64, 0),)), {}, 4),
-        (ClusterSize((Machines(64, 0),)), {"max_concurrent": 3}, 3),
-        (ClusterSize((Machines(64, 1),)), {"trial": Claim(1, 0.5)}, 2),
-        (ClusterSize((Machines(2, 8),)), {"trial": Claim(1, 0.5)}, 2),
-    ],
-)
-def test_as_many_trials_run_at_once_as_fit(
-    tmp_path: Path, size: ClusterSize, claimed: dict[str, Any], at_once: int
-) -> None:
-    sweep = load_sweep(str(write_sweep(tmp_path)))
-    assert plan(sweep, size, **claimed).at_once == at_once
-
-
 def test_no_more_finals_are_planned_than_there_are_trials(tmp_path: Path) -> None:
     sweep = load_sweep(str(write_sweep(tmp_path, leaderboard={"top": 9})))
     assert plan(sweep).finals == TINY["trials"]

@@ -212,15 +212,6 @@ def test_random_proposals_do_not_learn() -> None:
     assert [trial.parameters for trial in run(searcher(of))] == blind
 
 
-def test_tpe_finds_better_settings_than_random() -> None:
-    def best(method: str) -> float:
-        seeds = range(4)
-        found = [run(searcher(sweep(search=method, search_seed=s, trials=40))) for s in seeds]
-        return sum(max(score(t.parameters) for t in trials) for trials in found) / len(seeds)
-
-    assert best("tpe") > best("random")
-
-
 def test_unfinished_trials_keep_their_numbers_and_come_before_new_ones() -> None:
     of = sweep()
     handed = searcher(of)

@@ -15,7 +15,6 @@ from tune.finished_trials import FinishedTrial, finished_trials
 from tune.space import trial_config_for
 from tune.study import (
     LEAST_TRIALS,
-    distribution,
     known_study,
     parameter_importances,
     propose,
@@ -66,48 +65,6 @@ def test_suggestions_have_what_their_conditions_ask_and_nothing_else() -> None:
 )
 def test_parameters_that_no_suggestion_has_are_not_contained(parameters: dict[str, Any]) -> None:
     assert not contains(made(CONDITIONAL), parameters)
-
-
-def test_optuna_accepts_the_distributions_of_a_suggestion() -> None:
-    space = made(CONDITIONAL)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=2))
-    for _ in range(10):
-        trial = study.ask()
-        parameters = suggest(trial, space)
-        assert {p: distribution(space[p]) for p in parameters} == trial.distributions
-        study.add_trial(
-            optuna.create_trial(
-                value=1.0,
-                params=parameters,
-                distributions={p: distribution(space[p]) for p in parameters},
-            )
-        )
-
-
-def test_training_of_the_classifier_can_be_searched() -> None:
-    adversarial = {"classifier.training.objective": "adre_adv"}
-    space = made(
-        {
-            "classifier.training.objective": {"choice": ["adre_reg", "adre_adv"]},
-            "classifier.training.regularisation_weight": {"uniform": [0, 0.5]},
-            "classifier.training.noise_samples": {"choice": [1, 2, 4]},
-            "classifier.training.attack_epsilon": {"uniform": [0.1, 0.5], "when": adversarial},
-            "classifier.training.attack_steps": {"int": [1, 3], "when": adversarial},
-        }
-    )
-    training = {"objective": "adre_reg", "trained_on": "without_held_out"}
-    given = sweep(trial={"classifier": {"source": "small_cnn", "training": training}})
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
-    seen = set()
-    for _ in range(20):
-        parameters = suggest(study.ask(), space)
-        found = trial_config_for(given, parameters).classifier.training
-        assert found is not None
-        assert found.trained_on == "without_held_out"
-        assert found.noise_samples in (1, 2, 4)
-        assert ("classifier.training.attack_steps" in parameters) == found.attacks
-        seen.add(found.objective)
-    assert seen == {"adre_reg", "adre_adv"}
 
 
 def test_optuna_is_told_what_the_folders_of_finished_trials_say(tmp_path: Path) -> None:

@@ -169,27 +169,6 @@ def test_a_trial_without_shared_inputs_loads_its_own(
     assert loaded.classifier.content_hash() == inputs.classifier.content_hash()
 
 
-@pytest.mark.slow
-def test_a_trial_is_recorded_from_its_start_to_its_end(job: SweepJob) -> None:
-    folder = job.directory.trial(1)
-    record = record_of(job)
-    states = []
-    reports: list[Report] = []
-    for report in run_recorded(job, record, folder, "held_out"):
-        states.append(state_of(folder))
-        reports.append(report)
-    assert folder.read_record() == record
-    # The end is written before the last report is handed out.
-    assert states == ["running", "complete"]
-    assert [report.finished for report in reports] == [False, True]
-    result = folder.read_result()
-    assert result is not None and result["split"] == "held_out"
-    assert (
-        folder.read_reports()[-1]["average_certified_radius"]
-        == (result["average_certified_radius"])
-    )
-
-
 def test_a_search_reads_nothing_of_the_test_split(job: SweepJob, inputs: TrialInputs) -> None:
     hidden = dataclasses.replace(job, inputs=dataclasses.replace(inputs, test=OutOfBounds()))
     folder = hidden.directory.trial(1)

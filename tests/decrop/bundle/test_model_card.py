@@ -216,11 +216,6 @@ def test_files_are_listed_with_what_they_are() -> None:
     assert "| `classifier/weights.safetensors` |" not in card(with_classifier=False)
 
 
-def test_use_is_shown() -> None:
-    assert 'decrop.load("FOLDER")' in card()
-    assert 'decrop.load("FOLDER", classifier="WEIGHTS.safetensors")' in card(with_classifier=False)
-
-
 def test_the_shape_of_the_images_is_said_where_it_is_known() -> None:
     assert "digits, images of 1×8×8" in body(card())
     assert "(digits)" in body(card(image_shape=None))

@@ -91,18 +91,6 @@ def test_features_before_a_last_convolution_are_averaged() -> None:
     torch.testing.assert_close(found[1], expected[1])
 
 
-@pytest.mark.slow
-def test_a_registered_network_survives_its_export() -> None:
-    torch.manual_seed(0)
-    resnet = build_classifier_network("cifar_resnet20", image_channels=3, class_count=4).eval()
-    images = torch.rand(3, 3, 16, 16)
-    exported = network(program_of(resnet, (3, 16, 16)))
-    found = classifier(exported, channels=3).logits_and_features(images)
-    expected = classifier(resnet, channels=3).logits_and_features(images)
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other)
-
-
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_certification_counts_as_with_the_network(program: bytes, precision: Any) -> None:
     counts = []

@@ -344,12 +344,6 @@ def test_images_of_other_channels_are_refused(tmp_path: Path, name: str, channel
         opened(name, tmp_path)
 
 
-def test_parquet_files_may_hold_fashion_mnist(tmp_path: Path) -> None:
-    write_grey_parquet(tmp_path)
-    dataset = opened("fashion_mnist", tmp_path)
-    assert (dataset.channels, dataset.class_names[9]) == (1, "Ankle boot")
-
-
 NAMES = {"classes": "cat,dog"}
 
 

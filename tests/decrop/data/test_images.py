@@ -13,7 +13,7 @@ from PIL import Image
 
 from decrop._torchvision import torchvision
 from decrop.config import DatasetSettings
-from decrop.data.images import EncodedImages, InMemoryImages, Shape
+from decrop.data.images import EncodedImages, Shape
 from decrop.errors import InputError
 from tests.cases import cases
 from tests.decrop.data.encoded import png, random_pixels
@@ -219,11 +219,3 @@ def test_image_of_another_shape_is_named(file: bytes, found: str) -> None:
         encoded(png(COLOUR[0]), file).images(torch.tensor([1]))
     with pytest.raises(InputError, match=message):
         encoded(b"", file, shape=(3, 4, 5)).images(torch.tensor([1]))
-
-
-def test_images_in_memory_are_taken_by_position() -> None:
-    images = torch.arange(12, dtype=torch.uint8).reshape(3, 1, 2, 2)
-    source = InMemoryImages(images, torch.tensor([5, 6, 7]))
-    assert torch.equal(source.images(torch.tensor([2, 0])), images[[2, 0]])
-    assert source.labels.tolist() == [5, 6, 7]
-    assert source.shape == (1, 2, 2)

@@ -85,17 +85,6 @@ def test_smaller_class_gives_what_it_has() -> None:
     assert per_class(limited.all.labels[limited.held_out_mask])[3] == 3
 
 
-@cases("fraction", [0.01, 0.05, 0.1, 0.2, 1])
-def test_every_budget_of_the_paper_is_drawn(fraction: float) -> None:
-    labels = torch.arange(5_000) % 10
-    dataset = tiny_dataset(labels, class_count=10)
-    settings = LimitedDataSettings(fraction=fraction, held_out_fraction=0.2)
-    limited = limited_data(dataset, settings)
-    assert limited.all.labels.bincount().tolist() == [500 * fraction] * 10
-    assert limited.all.labels[limited.held_out_mask].bincount().tolist() == [100 * fraction] * 10
-    assert len(limited.all.indices.unique()) == 5_000 * fraction
-
-
 @cases(
     ("fraction", "held_out", "parts"),
     [

@@ -47,12 +47,6 @@ def test_exact_interval_inverts_both_binomial_tails() -> None:
     assert binom.cdf(0, 20, high[0]) == pytest.approx(0.025)
 
 
-def test_exact_interval_follows_its_level() -> None:
-    low, high = exact_interval(7, 20, level=0.8)
-    assert binom.sf(6, 20, low) == pytest.approx(0.1)
-    assert binom.cdf(7, 20, high) == pytest.approx(0.1)
-
-
 @pytest.mark.parametrize("level", [0.8, 0.95])
 def test_exact_interval_covers_at_least_its_level(level: float) -> None:
     successes = np.arange(51)

@@ -140,12 +140,6 @@ def test_features_are_of_one_class_in_three_groups(
     assert not np.array_equal(other["limited"], groups["limited"])
 
 
-def test_the_same_features_are_drawn_again(inputs: TrialInputs, samples: SyntheticSamples) -> None:
-    once, again = (points(drawn_features(inputs, samples)) for _ in range(2))
-    for name, group in once.items():
-        assert np.array_equal(group, again[name])
-
-
 def test_of_many_images_the_first_are_embedded(
     inputs: TrialInputs, samples: SyntheticSamples, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,15 +32,6 @@ def test_layers_are_the_published_ones(image_channels: int, channels: int) -> No
     assert [(c.in_channels, c.out_channels, c.kernel_size[0]) for c in convolutions] == expected
 
 
-def test_only_the_last_layer_starts_at_zero() -> None:
-    convolutions = [
-        layer
-        for layer in MemNet(image_channels=3, channels=4).modules()
-        if isinstance(layer, nn.Conv2d)
-    ]
-    assert [bool(layer.weight.any()) for layer in convolutions] == [True] * 40 + [False]
-
-
 def test_denoiser_is_the_papers_equations() -> None:
     """Eqs. 3 to 8 of the paper, written out."""
     network = trained()

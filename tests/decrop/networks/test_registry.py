@@ -134,25 +134,6 @@ def test_classifier_has_its_parameters(architecture: ClassifierArchitecture) -> 
     assert parameter_count(network) == CLASSIFIER_PARAMETERS[architecture]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("architecture", CLASSIFIERS)
-@pytest.mark.parametrize(("image_channels", "class_count", "size"), [(1, 3, 32), (3, 10, 84)])
-def test_classifier_maps_images_to_logits(
-    architecture: ClassifierArchitecture, image_channels: int, class_count: int, size: int
-) -> None:
-    network = classifier_network(
-        architecture, image_channels=image_channels, class_count=class_count
-    ).eval()
-    images = random_images((size, size), image_channels=image_channels)
-    with torch.inference_mode():
-        logits = network(images)
-        assert logits.shape == (2, class_count)
-        assert logits.dtype == torch.float32
-        assert logits.isfinite().all()
-        assert torch.equal(network(images), logits)
-        torch.testing.assert_close(network(images[:1]), logits[:1], atol=1e-4, rtol=1e-4)
-
-
 @cases("architecture", CLASSIFIERS)
 def test_gradient_of_a_classifier_reaches_the_pixels(architecture: ClassifierArchitecture) -> None:
     # Attack and denoiser need it.
@@ -171,21 +152,6 @@ def test_classifier_takes_images_down_to_its_smallest(architecture: ClassifierAr
         if smallest > 1:
             with pytest.raises(RuntimeError):
                 network(random_images((smallest - 1, smallest - 1), image_channels=1))
-
-
-@pytest.mark.slow
-@cases("architecture", CLASSIFIERS)
-def test_classifier_also_computes_in_bf16(architecture: ClassifierArchitecture) -> None:
-    # As certification prepares it, on hardware that computes in bf16.
-    network = classifier_network(architecture).eval()
-    images = random_images((32, 32))
-    with torch.inference_mode():
-        expected = network(images)
-        network.to(torch.bfloat16).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        logits = network(images.to(torch.bfloat16, memory_format=torch.channels_last))
-    assert logits.dtype == torch.bfloat16
-    scale = expected.abs().max()
-    torch.testing.assert_close(logits.float() / scale, expected / scale, atol=0.1, rtol=0)
 
 
 @pytest.mark.parametrize("architecture", CLASSIFIERS)

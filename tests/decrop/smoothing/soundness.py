@@ -103,9 +103,8 @@ def wrong_share_of_reused_samples(
     return share_of_wrong_certificates(rule(counts, counts, SIGMA, LEVEL), exact_radius)
 
 
-# From the radii at all looks [looks, REPETITIONS] and the radius wished for to the look of each
-# repetition at which its samples stop.
-StoppingRule = Callable[[np.ndarray, float], np.ndarray]
+# Stopping rules: from the radii at all looks [looks, REPETITIONS] and the radius wished for to the
+# look of each repetition at which its samples stop.
 
 
 def stop_at_the_first(reached: np.ndarray) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Boundary samples: they cross the boundary, stay in the ball, and follow their seed alone."""
 
-import math
 import random
 from typing import Any
 
@@ -75,18 +74,6 @@ def test_samples_stay_in_the_ball_and_in_the_pixel_range(
     assert boundary.max() <= 1
 
 
-@cases("attack", BOUNDED)
-def test_wider_ball_flips_more(attack: str) -> None:
-    rates = [
-        flipped(tiny_classifier(), IMAGES, attacked(attack, epsilon=epsilon, step_size=epsilon / 4))
-        .float()
-        .mean()
-        for epsilon in (1e-4, 0.03, 0.3)
-    ]
-    assert rates[0] < 0.2
-    assert rates == sorted(rates)
-
-
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_attack_flips_more_than_chance_does(attack: str, channels: int) -> None:
@@ -144,23 +131,6 @@ def test_samples_follow_the_seed_alone(attack: str) -> None:
         assert differs.float().mean() >= {"pgd": 1.0, "auto_attack": 0.5}[attack]
 
 
-def test_pgd_starts_anywhere_in_the_ball() -> None:
-    start = attacked(steps=1, step_size=1e-6, epsilon=0.1, images=torch.full((50, 1, 6, 6), 0.5))
-    distances = (start - 0.5).flatten()
-    assert distances.min() < -0.095 and distances.max() > 0.095
-    assert abs(distances.mean()) < 0.01
-    assert distances.std().item() == pytest.approx(0.1 / math.sqrt(3), rel=0.05)
-
-
-def test_pgd_takes_the_steps_it_is_given() -> None:
-    # From anywhere in the ball, steps of a tenth of it reach its faces in 20 and not in 2.
-    few, many = (attacked(steps=steps, step_size=0.01, epsilon=0.1) for steps in (2, 25))
-    at_face = [
-        ((boundary - IMAGES).abs() > 0.0999).float().mean().item() for boundary in (few, many)
-    ]
-    assert at_face[0] < 0.4 < 0.6 < at_face[1]
-
-
 @pytest.mark.parametrize("step_size", [0.05, 2.0])
 def test_pgd_keeps_to_the_ball_in_l2(step_size: float) -> None:
     images = torch.cat([IMAGES[:8], torch.zeros(2, 1, 6, 6), torch.ones(2, 1, 6, 6)])
@@ -185,27 +155,12 @@ def test_pgd_in_l2_ascends_where_the_slope_is_steepest() -> None:
     torch.testing.assert_close(boundary.flatten(1), expected, atol=1e-4, rtol=0)
 
 
-def test_restarts_flip_more() -> None:
-    weak: dict[str, Any] = {"steps": 1, "step_size": 1e-6, "epsilon": 0.05}
-    once, often = attacked(**weak), attacked(**weak, restarts=20)
-    assert flip_rate(often) > flip_rate(once) + 0.1
-    # One that flipped nothing keeps the first start.
-    left = ~flipped(tiny_classifier(), IMAGES, often)
-    assert left.any()
-    assert torch.equal(often[left], once[left])
-
-
 def test_auto_attack_leaves_an_image_as_it_is_where_it_fails() -> None:
     samples = attacked("auto_attack", epsilon=0.02, step_size=0.005)
     changed = flipped(tiny_classifier(), IMAGES, samples)
     assert 0 < changed.sum() < len(IMAGES)
     assert torch.equal(samples[~changed], IMAGES[~changed])
     assert (samples[changed] != IMAGES[changed]).flatten(1).any(1).all()
-
-
-def test_auto_attack_flips_no_fewer_than_pgd() -> None:
-    rates = [flip_rate(attacked(attack, epsilon=0.05, step_size=0.01)) for attack in BOUNDED]
-    assert 0.1 < rates[0] <= rates[1]
 
 
 def test_square_takes_images_that_the_other_parts_leave() -> None:
@@ -272,12 +227,6 @@ def test_deepfool_keeps_no_bound_but_the_pixel_range() -> None:
     assert samples.min() >= 0 and samples.max() <= 1
     assert ((samples - images).abs().flatten(1).amax(1) > 0.01).any()
     assert torch.equal(attacked("deepfool", images, epsilon=0.3, overshoot=0.5), samples)
-
-
-def test_deepfool_takes_no_more_steps_than_it_is_given() -> None:
-    one, many = (flip_rate(attacked("deepfool", steps=steps, overshoot=0)) for steps in (1, 30))
-    assert 0.1 < one < many - 0.1
-    assert many > 0.9
 
 
 # Every setting but the attack, with a value that differs from that of `WEAK`.

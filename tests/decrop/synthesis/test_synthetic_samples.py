@@ -270,16 +270,6 @@ def test_logit_errors_are_those_of_the_samples(cache: ContentCache, mode: str) -
         torch.testing.assert_close(errors, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_logit_error_falls_with_the_steps_of_eq_7(cache: ContentCache) -> None:
-    errors = [
-        made(cache, interpolation=InterpolationSettings(steps=steps)).logit_errors.mean()
-        for steps in (1, 50, 800)
-    ]
-    # The published 50 steps of 0.001 do not reach the target here.
-    assert errors[0] > errors[1] > 0.05
-    assert errors[2] < 0.02
-
-
 def test_other_classifier_is_another_entry(cache: ContentCache) -> None:
     images = labelled(tiny_classifier(), IMAGES)
     made(cache, images=images)

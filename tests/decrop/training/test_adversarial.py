@@ -64,14 +64,6 @@ def test_the_attack_ascends_its_objective(steps: int, weight: float) -> None:
     assert (after > before).all()
 
 
-def test_more_steps_ascend_further() -> None:
-    reached = [
-        attack_objective(classify(attacked(2.0, steps, 0.0) + NOISE), LABELS, 0.0).mean()
-        for steps in (1, 10)
-    ]
-    assert reached[1] > reached[0]
-
-
 def test_all_steps_see_the_same_noise_and_differ_in_the_image() -> None:
     seen: list[Tensor] = []
 
@@ -107,8 +99,3 @@ def test_an_image_without_a_gradient_stays() -> None:
         steps=2,
     )
     assert torch.equal(found, CLEAN)
-
-
-def test_nothing_is_clipped_as_in_the_paper() -> None:
-    found = attacked(epsilon=3.0)
-    assert found.min() < 0 or found.max() > 1

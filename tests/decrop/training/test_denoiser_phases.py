@@ -215,16 +215,6 @@ def test_training_goes_on_with_hardly_any_boundary_samples(flipped: int) -> None
 # The classifier.
 
 
-def test_classifier_does_not_change() -> None:
-    classifier = tiny_classifier()
-    content = classifier.content_hash()
-    trained(classifier=classifier)
-    assert classifier.content_hash() == content
-    assert all(parameter.grad is None for parameter in classifier.parameters())
-    assert not any(parameter.requires_grad for parameter in classifier.parameters())
-    assert not any(module.training for module in classifier.modules())
-
-
 # Reproducibility and resumption.
 
 

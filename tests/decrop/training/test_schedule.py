@@ -108,10 +108,3 @@ def test_reversal_begins_at_0_and_ends_at_its_weight() -> None:
     assert scales == sorted(scales)
     # Ganin and Lempitsky 2015: 2 / (1 + exp(-10 p)) - 1 = tanh(5 p).
     assert scales == pytest.approx([6 * math.tanh(progress / 2) for progress in range(11)])
-
-
-@pytest.mark.parametrize(
-    "zero", [{"loss_weights": {"discriminator": 0}}, {"discriminator": {"reversal_scale": 0}}]
-)
-def test_nothing_is_reversed_without_a_weight(zero: dict[str, Any]) -> None:
-    assert reversal_scale(settings(**zero), 0.7) == 0

@@ -12,7 +12,6 @@ from decrop.cache import ContentCache
 from decrop.config import TrialConfig
 from decrop.data.datasets import Dataset
 from decrop.data.limited import limited_data
-from decrop.errors import InputError
 from decrop.networks.registry import build_classifier_network
 from decrop.training.trained_classifier import classifier_to_train, load_classifier
 from tests.decrop.tiny import CPU, random_images, tiny_dataset
@@ -125,8 +124,3 @@ def test_held_out_images_are_left_out_where_asked() -> None:
     assert len(held_out) == 4
     assert sorted([*chosen.indices.tolist(), *held_out.tolist()]) == list(range(24))
     assert torch.equal(chosen.images, data.train.images(chosen.indices))
-
-
-def test_settings_without_training_name_what_is_missing() -> None:
-    with pytest.raises(InputError, match=r"classifier\.training: nothing says how"):
-        classifier_to_train(TrialConfig(), dataset())

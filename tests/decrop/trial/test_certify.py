@@ -73,10 +73,6 @@ def four_pixel_images(count: int = 12) -> LabelledImages:
     return LabelledImages(images, images.flatten(1).argmax(1), torch.arange(count) * 3 + 5)
 
 
-def labelled_as(label: int, images: LabelledImages) -> LabelledImages:
-    return dataclasses.replace(images, labels=torch.full_like(images.labels, label))
-
-
 def column(values: NDArray[Any] | None) -> list[Any]:
     """Return a column that must be there."""
     assert values is not None
@@ -97,13 +93,6 @@ def table(
 ) -> CertificateTable:
     task = CertificationTask(network, images, split, CLASSES)
     return certify(short_trial(*assignments), task, estimation_samples=estimation_samples).table
-
-
-def test_rows_name_the_images_of_the_split() -> None:
-    images = four_pixel_images()
-    found = table(NoisiestPixel(), images)
-    assert found.idx.tolist() == images.indices.tolist()
-    assert found.label.tolist() == images.labels.tolist()
 
 
 @cases("procedure", PROCEDURES)
@@ -163,27 +152,6 @@ def test_unanimous_draws_give_the_radius_of_the_settings() -> None:
         atol=0,
     )
     assert (found.radius < expected).all()
-
-
-def test_unanimous_draws_give_a_radius_of_the_grid() -> None:
-    """As `fixed` with the same draws could, but for the step of the grid and for the looks."""
-    images = labelled_as(2, four_pixel_images())
-    settings = ("sigma=0.7", "certification.failure_probability=0.02")
-    found = table(Always(2), images, *settings, estimation_samples=1_000)
-    assert found.predict.tolist() == [2] * len(images)
-    (radius,) = set(found.radius.tolist())
-    (samples,) = set(column(found.samples))
-    possible = 0.7 * norm.ppf(0.02 ** (1 / (samples - SELECTION_SAMPLES)))
-    assert 0.8 * possible < radius <= possible
-    assert radius in grid_up_to(2.0)
-
-
-def test_images_that_are_wrong_stop_after_selection() -> None:
-    images = labelled_as(1, four_pixel_images())
-    found = table(Always(2), images)
-    assert found.predict.tolist() == [-1] * len(images)
-    assert column(found.samples) == [SELECTION_SAMPLES] * len(images)
-    assert column(found.ending) == ["misclassified"] * len(images)
 
 
 def test_adaptive_radii_are_in_the_grid_and_no_larger_than_fixed_draws_could_give() -> None:

@@ -29,20 +29,6 @@ def test_inputs_hold_limited_data_and_evenly_spaced_test_images(inputs: TrialInp
     assert inputs.test.indices.tolist() == list(range(0, 500, 500 // TEST_IMAGES))
 
 
-def test_classifier_is_trained_once_and_frozen_on_the_cpu(tmp_path: Path) -> None:
-    cache = ContentCache(tmp_path)
-    first, second = (load_inputs(short_trial(), cache, CPU).classifier for _ in range(2))
-    assert cache.computations("classifier") == 1
-    assert first.content_hash() == second.content_hash()
-    assert all(tensor.device == CPU for tensor in first.state_dict().values())
-    assert not any(parameter.requires_grad for parameter in first.parameters())
-    assert not first.network.training
-    dataset = load_dataset(short_trial().dataset)
-    images = dataset.test.images(torch.arange(500)).float() / 255
-    with torch.no_grad():
-        assert (first(images).argmax(1) == dataset.test.labels).float().mean() > 0.8
-
-
 @pytest.fixture
 def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def train(*arguments: object) -> None:

@@ -1,7 +1,5 @@
 """Trials whose denoiser starts from a prior."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -9,7 +7,6 @@ from decrop.cache import ContentCache
 from decrop.config import TrialConfig
 from decrop.files import read_json
 from decrop.training.denoiser import DenoiserTrainer
-from decrop.training.hooks import Hooks
 from decrop.training.prior import PRIOR, Prior, prior_weights
 from decrop.trial.folder import TrialFolder
 from decrop.trial.inputs import TrialInputs
@@ -77,30 +74,6 @@ def test_trial_with_a_prior_starts_from_it(
     assert begun[0].keys() == expected.keys()
     assert all(torch.equal(begun[0][name], expected[name]) for name in expected)
     assert cache.computations(PRIOR) == 1
-
-
-@pytest.mark.slow
-def test_trial_with_a_prior_is_the_same_from_nothing(
-    pretrained_trial: tuple[TrialFolder, ContentCache],
-    inputs: TrialInputs,
-    folder: TrialFolder,
-    tmp_path: Path,
-) -> None:
-    seen: list[tuple[str, int, int]] = []
-    cache = ContentCache(tmp_path / "cache")
-    list(
-        run_trial(
-            trial_with_prior(),
-            inputs,
-            folder,
-            cache,
-            split="held_out",
-            hooks=Hooks(on_progress=lambda *progress: seen.append(progress)),
-        )
-    )
-    assert ("pretraining, steps", PRIOR_STEPS, PRIOR_STEPS) in seen
-    assert cache.computations(PRIOR) == 1
-    assert outcome(folder) == outcome(pretrained_trial[0])
 
 
 def test_trial_with_a_prior_goes_on_without_pretraining_again(

@@ -1,6 +1,5 @@
 """What a trial writes can be read back, and the result appears last."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -144,10 +143,3 @@ def test_result_appears_after_the_files_it_speaks_of(
     assert written[-1] == "result.json"
     assert {"certificates.tsv", "certified_accuracy.png"} < set(written)
     assert not folder.counts_path.exists()
-
-
-def test_training_figure_is_drawn(trainer: DenoiserTrainer, folder: TrialFolder) -> None:
-    trainer.run_epoch()
-    folder.draw_history([asdict(record) for record in trainer.history])
-    with Image.open(folder.figures_path / "training.png") as figure:
-        assert figure.width > 500

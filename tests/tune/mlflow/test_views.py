@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from decrop.config import ClassifierSettings, TrialConfig
-from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
 from decrop.files import write_json, write_text
 from tests.tune.sweeps import (
@@ -19,7 +18,6 @@ from tests.tune.sweeps import (
     write_board,
     write_complete_trial,
     write_outcome,
-    write_progress,
 )
 from tune.directory import CodeRecord, SweepDirectory
 from tune.mlflow.page import sweep_description
@@ -325,15 +323,6 @@ def test_the_sweep_is_running_until_its_leaderboard(tmp_path: Path) -> None:
         "report.html",
         "figures/certified_accuracy.png",
     }
-
-
-def test_a_broken_file_is_an_input_error(tmp_path: Path) -> None:
-    directory = make_sweep(tmp_path)
-    begin(directory.trial(0), 0)
-    write_progress(directory.trial(0), epochs=1, evaluations=1)
-    directory.trial(0).history_path.write_text("[")
-    with pytest.raises(InputError, match=r"history\.json"):
-        source_of(directory, "trials/0").view()
 
 
 def test_a_running_trial_shows_its_inputs_code_and_load(tmp_path: Path) -> None:

@@ -171,22 +171,6 @@ def test_all_finished_trials_are_ranked_with_their_held_out_scores(board: Leader
     assert board.held_out[0].certified_accuracy == {"0.0": 0.7, "0.25": 0.5}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("top", "expected", "p_value"),
-    # With trial 1 there are two tests more.
-    [(1, [2, 0], 4 / 2**8), (2, [2, 1, 0], 8 / 2**8), (4, [2, 1, 0], 8 / 2**8)],
-)
-def test_the_best_few_and_trial_0_are_compared(
-    directory: SweepDirectory, top: int, expected: list[int], p_value: float
-) -> None:
-    board = build_leaderboard(directory, RADII, top=top)
-    assert [entry.number for entry in board.entries] == expected
-    comparisons = board.best.against_reference
-    assert comparisons is not None
-    assert comparisons["0.25"].holm_p_value == pytest.approx(p_value)
-
-
 def test_the_metric_decides_on_ranks_by_held_out_images_only(tmp_path: Path) -> None:
     directory = sweep_with(
         tmp_path,

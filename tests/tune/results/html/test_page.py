@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, write_json
 from tests.commands import decrop
@@ -367,13 +366,3 @@ def test_the_command_writes_it_and_refuses_what_it_cannot_do(
     ):
         refused = decrop("report", *arguments)
         assert refused.code == 2 and said in refused.err
-
-
-def test_a_broken_leaderboard_is_refused(directory: SweepDirectory, tmp_path: Path) -> None:
-    copied = tmp_path / "copied"
-    shutil.copytree(directory.path, copied)
-    path = copied / "leaderboard.json"
-    path.unlink()
-    path.write_text("{}")
-    with pytest.raises(InputError, match=r"leaderboard\.json"):
-        write_page(SweepDirectory.open(copied), tmp_path / "report.html")
