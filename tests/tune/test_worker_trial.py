@@ -36,6 +36,14 @@ def proposal(number: int, cosine: float = 4.0) -> dict[str, Any]:
     }
 
 
+def trial_of(job: SweepJob, proposed: dict[str, Any]) -> SweepTrial:
+    class OfThisJob(SweepTrial):
+        def setup(self, config: dict[str, Any]) -> None:  # type: ignore[override]
+            super().setup(config, job)
+
+    return OfThisJob(config=proposed)
+
+
 def states(directory: SweepDirectory) -> dict[int, str]:
     read = {n: directory.trial(n).read_state() for n in directory.trial_numbers()}
     return {number: state.state for number, state in read.items() if state is not None}
@@ -54,11 +62,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> SweepJob:
 
 @pytest.mark.slow
 def test_a_process_runs_one_trial_after_another(job: SweepJob) -> None:
-    class OfThisJob(SweepTrial):
-        def setup(self, config: dict[str, Any]) -> None:  # type: ignore[override]
-            super().setup(config, job)
-
-    trial = OfThisJob(config=proposal(0))
+    trial = trial_of(job, proposal(0))
     first, last = trial.step(), trial.step()
     assert (first["done"], first["finished"], last["done"], last["finished"]) == (
         *(False, False),
@@ -78,7 +82,7 @@ def test_a_process_runs_one_trial_after_another(job: SweepJob) -> None:
     trial.step()
     trial.cleanup()
     assert states(job.directory) == {0: "complete", 1: "running", 2: "running"}
-    again = OfThisJob(config=proposal(1, cosine=2.5))
+    again = trial_of(job, proposal(1, cosine=2.5))
     assert again.step()["finished"] is False
     assert again.step()["finished"] is True
     assert states(job.directory) == {0: "complete", 1: "complete", 2: "running"}
@@ -86,12 +90,8 @@ def test_a_process_runs_one_trial_after_another(job: SweepJob) -> None:
 
 @pytest.mark.slow
 def test_a_trial_saves_its_state_and_ends_when_the_sweep_is_to_stop(job: SweepJob) -> None:
-    class OfThisJob(SweepTrial):
-        def setup(self, config: dict[str, Any]) -> None:  # type: ignore[override]
-            super().setup(config, job)
-
     folder, never_begun = job.directory.trial(5), job.directory.trial(6)
-    trial = OfThisJob(config=proposal(5))
+    trial = trial_of(job, proposal(5))
     assert trial.step()["finished"] is False
     epochs = len(folder.read_history())
     job.directory.stop_path.touch()
@@ -108,7 +108,7 @@ def test_a_trial_saves_its_state_and_ends_when_the_sweep_is_to_stop(job: SweepJo
         assert not never_begun.path.exists()
     finally:
         job.directory.stop_path.unlink()
-    again = OfThisJob(config=proposal(5))
+    again = trial_of(job, proposal(5))
     assert [again.step()["finished"], again.step()["finished"]] == [False, True]
     assert states(job.directory)[5] == "complete"
 
@@ -116,15 +116,11 @@ def test_a_trial_saves_its_state_and_ends_when_the_sweep_is_to_stop(job: SweepJo
 def test_a_trial_that_fails_says_so_before_it_raises(
     job: SweepJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class OfThisJob(SweepTrial):
-        def setup(self, config: dict[str, Any]) -> None:  # type: ignore[override]
-            super().setup(config, job)
-
     def no_memory(*_: Any, **__: Any) -> None:
         raise MemoryError("no memory left")
 
     monkeypatch.setattr("tune.worker.run_trial", no_memory)
-    trial = OfThisJob(config=proposal(7))
+    trial = trial_of(job, proposal(7))
     said = trial.step()
     assert (said[FAILED], said["done"], said["finished"]) == (True, False, False)
     assert math.isnan(said[METRIC])
@@ -143,16 +139,12 @@ def test_a_trial_that_fails_says_so_before_it_raises(
 def test_a_trial_without_memory_may_be_taken_up_again_if_others_have_it(
     job: SweepJob, monkeypatch: pytest.MonkeyPatch, gpu: float, why: str
 ) -> None:
-    class OfThisJob(SweepTrial):
-        def setup(self, config: dict[str, Any]) -> None:  # type: ignore[override]
-            super().setup(config, with_gpu(job, gpu))
-
     def no_memory(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 6.25 GiB.")
 
     monkeypatch.setattr("tune.worker.run_trial", no_memory)
     monkeypatch.setattr("tune.worker.use_claimed", lambda claim, config: None)
-    trial = OfThisJob(config=proposal(9))
+    trial = trial_of(with_gpu(job, gpu), proposal(9))
     said = trial.step()
     assert said[why] is True and len({CROWDED_OUT, FAILED} & set(said)) == 1
     state = job.directory.trial(9).read_state()
@@ -164,20 +156,3 @@ def test_a_trial_without_memory_may_be_taken_up_again_if_others_have_it(
         )
     with pytest.raises(torch.OutOfMemoryError):
         trial.step()
-
-
-def test_a_trial_is_what_the_searcher_proposed(job: SweepJob) -> None:
-    class OfThisJob(SweepTrial):
-        def setup(self, config: dict[str, Any]) -> None:  # type: ignore[override]
-            super().setup(config, job)
-
-    for number, cosine in ((0, 4.0), (3, 1.5)):
-        trial = OfThisJob(config=proposal(number, cosine))
-        trial.step()
-        trial.cleanup()
-        record = job.directory.trial(number).read_record()
-        assert record is not None
-        assert (record.number, record.reference) == (number, number == 0)
-        assert record.parameters["training.loss_weights.cosine"] == cosine
-        assert record.config.training.loss_weights.cosine == cosine
-        assert record.config == job.config(number, record.parameters)

@@ -16,6 +16,7 @@ from decrop.evaluation.record import CertificationRecord
 from decrop.evaluation.table import CertificateTable, Shares
 from decrop.files import read_json, write_json
 from tests.commands import contents, decrop
+from tests.decrop.evaluation.test_record import record
 from tests.refusals import one_line
 from tests.tune.results.boards import sweep_with
 from tests.tune.runs import FinishedSweep
@@ -40,22 +41,7 @@ def certified(name: str, robust: range, **changes: Any) -> Certified:
 def record_of_twenty(**changes: Any) -> CertificationRecord:
     """Images 0 to 19, at radii 0 and 0.25; settings of certification may be changed by name."""
     own = {name: changes.pop(name) for name in ("sigma", "precision", "hashes") if name in changes}
-    return CertificationRecord.model_validate(
-        {
-            "sigma": 0.25,
-            "certification": {"radii": (0.0, 0.25), **changes},
-            "estimation_samples": 100,
-            "split": "test",
-            "images": 20,
-            "seed": 0,
-            "device": "cpu",
-            "precision": "fp32",
-            "chunk_size": 50,
-            "chunks_per_batch": 4,
-            "hashes": {"certified_images": "a"},
-            **own,
-        }
-    )
+    return record(images=20, certification={"radii": (0.0, 0.25), **changes}, **own)
 
 
 @pytest.fixture
