@@ -17,7 +17,7 @@ from decrop.seeds import seeded_globals
 
 # The library is imported by what attacks: a sweep's driver and its helpers do without.
 if TYPE_CHECKING:
-    from art.attacks.evasion import AutoProjectedGradientDescent, DeepFool
+    from art.attacks import EvasionAttack
     from art.estimators.classification import PyTorchClassifier
 
 _BATCH_SIZE = 256
@@ -31,10 +31,18 @@ _SQUARE_FIRST_SHARE = 0.8
 
 @dataclass(frozen=True)
 class Method:
-    """An attack of the library, and the names of the settings that its samples depend on."""
+    """An attack of the library.
 
-    generate: Callable[["PyTorchClassifier", np.ndarray, np.ndarray, BoundarySettings], np.ndarray]
+    Attributes:
+        build: makes it of the attacked classifier and the settings.
+        reads: names of the settings that its samples depend on.
+        given_labels: whether it ascends the loss of the true classes; else it leaves the predicted
+            ones, for given true labels it would leave every image alone that is classified wrongly.
+    """
+
+    build: Callable[["PyTorchClassifier", BoundarySettings], "EvasionAttack"]
     reads: frozenset[str]
+    given_labels: bool = False
 
 
 def boundary_samples(
@@ -78,9 +86,9 @@ def boundary_samples(
         device_type="gpu" if device.type == "cuda" else "cpu",
     )
     clean = images.cpu()
+    given = [clean.numpy(), labels.cpu().numpy()] if method.given_labels else [clean.numpy()]
     with seeded_globals(seed, "boundary samples"):
-        adversarial = method.generate(estimator, clean.numpy(), labels.cpu().numpy(), settings)
-    samples = torch.from_numpy(adversarial)
+        samples = torch.from_numpy(method.build(estimator, settings).generate(*given))
     if "epsilon" in method.reads:
         # The library projects exactly up to rounding; DE-CROP eq. 5's bound holds to the last bit.
         moves, most = samples - clean, settings.epsilon
@@ -107,15 +115,10 @@ def determining_settings(settings: BoundarySettings) -> dict[str, Any]:
     return settings.model_dump(mode="json", include={"attack", *method.reads})
 
 
-def _pgd(
-    estimator: "PyTorchClassifier",
-    images: np.ndarray,
-    labels: np.ndarray,
-    settings: BoundarySettings,
-) -> np.ndarray:
+def _pgd(estimator: "PyTorchClassifier", settings: BoundarySettings) -> "EvasionAttack":
     from art.attacks.evasion import ProjectedGradientDescentPyTorch
 
-    attack = ProjectedGradientDescentPyTorch(
+    return ProjectedGradientDescentPyTorch(
         estimator,
         norm=2 if settings.norm == "l2" else np.inf,
         eps=settings.epsilon,
@@ -125,23 +128,16 @@ def _pgd(
         batch_size=_BATCH_SIZE,
         verbose=False,
     )
-    adversarial: np.ndarray = attack.generate(images, labels)
-    return adversarial
 
 
-def _auto_attack(
-    estimator: "PyTorchClassifier",
-    images: np.ndarray,
-    labels: np.ndarray,
-    settings: BoundarySettings,
-) -> np.ndarray:
+def _auto_attack(estimator: "PyTorchClassifier", settings: BoundarySettings) -> "EvasionAttack":
     from art.attacks.evasion import AutoAttack, SquareAttack
 
     _require_what_auto_attack_needs(estimator, settings)
     parts = [
         _auto_pgd(estimator, "cross_entropy", settings),
         _auto_pgd(estimator, "difference_logits_ratio", settings),
-        _deepfool(estimator, settings.steps, overshoot=_OVERSHOOT_WITHIN_EPSILON),
+        _deepfool(estimator, settings, _OVERSHOOT_WITHIN_EPSILON),
     ]
     if settings.square_queries:
         parts.append(
@@ -156,7 +152,7 @@ def _auto_attack(
                 verbose=False,
             )
         )
-    attack = AutoAttack(
+    return AutoAttack(
         estimator,
         norm=np.inf,
         eps=settings.epsilon,
@@ -164,25 +160,11 @@ def _auto_attack(
         attacks=parts,
         batch_size=_BATCH_SIZE,
     )
-    # Given true labels it would leave every image alone that is classified wrongly.
-    adversarial: np.ndarray = attack.generate(images)
-    return adversarial
-
-
-def _deepfool_samples(
-    estimator: "PyTorchClassifier",
-    images: np.ndarray,
-    labels: np.ndarray,
-    settings: BoundarySettings,
-) -> np.ndarray:
-    attack = _deepfool(estimator, settings.steps, overshoot=settings.overshoot)
-    adversarial: np.ndarray = attack.generate(images)
-    return adversarial
 
 
 def _auto_pgd(
     estimator: "PyTorchClassifier", loss: str, settings: BoundarySettings
-) -> "AutoProjectedGradientDescent":
+) -> "EvasionAttack":
     from art.attacks.evasion import AutoProjectedGradientDescent
 
     return AutoProjectedGradientDescent(
@@ -198,13 +180,15 @@ def _auto_pgd(
     )
 
 
-def _deepfool(estimator: "PyTorchClassifier", steps: int, *, overshoot: float) -> "DeepFool":
+def _deepfool(
+    estimator: "PyTorchClassifier", settings: BoundarySettings, overshoot: float | None = None
+) -> "EvasionAttack":
     from art.attacks.evasion import DeepFool
 
     return DeepFool(
         estimator,
-        max_iter=steps,
-        epsilon=overshoot,
+        max_iter=settings.steps,
+        epsilon=settings.overshoot if overshoot is None else overshoot,
         batch_size=_DEEPFOOL_BATCH_SIZE,
         verbose=False,
     )
@@ -228,6 +212,6 @@ def _require_what_auto_attack_needs(
 
 
 _BOUNDED = frozenset({"epsilon", "step_size", "steps"})
-PGD = Method(_pgd, _BOUNDED | {"norm", "restarts"})
+PGD = Method(_pgd, _BOUNDED | {"norm", "restarts"}, given_labels=True)
 AUTO_ATTACK = Method(_auto_attack, _BOUNDED | {"square_queries"})
-DEEPFOOL = Method(_deepfool_samples, frozenset({"steps", "overshoot"}))
+DEEPFOOL = Method(_deepfool, frozenset({"steps", "overshoot"}))

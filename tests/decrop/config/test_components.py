@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -90,8 +91,11 @@ def _denoiser(settings: DenoiserSettings, image_channels: int) -> nn.Module:
     return _Shift(image_channels)
 
 
-def _attack(estimator: Any, images: np.ndarray, labels: np.ndarray, settings: Any) -> np.ndarray:
-    return np.clip(images + settings.epsilon, 0, 1).astype(np.float32)
+def _attack(estimator: Any, settings: Any) -> Any:
+    def generate(images: np.ndarray) -> np.ndarray:
+        return np.clip(images + settings.epsilon, 0, 1).astype(np.float32)
+
+    return SimpleNamespace(generate=generate)
 
 
 def _dataset(_: Any) -> Dataset:
