@@ -12,7 +12,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import ray
@@ -78,7 +78,7 @@ class ShardedSampler:
         self._own_batches = torch.get_num_threads() if device.type == "cpu" else 1
         helps = device.type == "cpu" or helper.gpu > 0
         self._max_helpers = max_helpers if helps else 0
-        self._helpers: _Helpers | None = None
+        self._helpers: _HelpersOnCpus | _HelpersOnGpus | None = None
         if self._max_helpers and device.type == "cpu":
             self._helpers = _HelpersOnCpus(ray.put(task), helper)
         elif self._max_helpers:
@@ -220,26 +220,6 @@ def _requests_in(leases: Iterable[Lease]) -> int:
     return sum(end - start for start, end in leases)
 
 
-class _Helpers(Protocol):
-    """Processes that take leases."""
-
-    def take_more(self) -> bool:
-        """Tell whether one is free, or may be started, for another lease."""
-        ...
-
-    def begin(self, requests: list[CountRequest]) -> Any:
-        """Hand out a lease; return the reference to its answer."""
-        ...
-
-    def drop(self, reference: Any) -> None:
-        """Let go of a lease whose answer is not wanted any more."""
-        ...
-
-    def lose(self, reference: Any) -> None:
-        """Note that the process has failed that held a lease."""
-        ...
-
-
 def _outside(helper: Claim, *, gpu: float) -> dict[str, Any]:
     """Return Ray's options of what is outside the trial's placement group."""
     return {
@@ -272,16 +252,19 @@ class _HelpersOnCpus:
         self._arguments = uuid.uuid4().hex, [task], hardware_of(_CPU), _threads(helper)
 
     def take_more(self) -> bool:
+        """Tell whether one is free, or may be started, for another lease."""
         return True
 
     def begin(self, requests: list[CountRequest]) -> Any:
+        """Hand out a lease; return the reference to its answer."""
         return self._lease.remote(*self._arguments, requests)
 
     def drop(self, reference: Any) -> None:
+        """Let go of a lease whose answer is not wanted any more."""
         ray.cancel(reference)
 
     def lose(self, reference: Any) -> None:
-        pass
+        """Note that the process has failed that held a lease."""
 
 
 class _HelpersOnGpus:
