@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, Protocol, Self
+from typing import Literal, Self
 
 import mpmath
 import numpy as np
@@ -107,14 +107,6 @@ class PixelGrid:
         away = torch.where(rounded, 0.0, given - self.steps(images).double() / self.scale)
         distance: NDArray[np.float64] = away.flatten(1).norm(dim=1).cpu().numpy()
         return distance
-
-
-class NoiseSource(Protocol):
-    """Adds noise to images."""
-
-    def noisy(self, images: Tensor, names: Sequence[ChunkName]) -> Tensor:
-        """Return float32 [P, S, C, H, W] of images [P, C, H, W], one chunk of noise each."""
-        ...
 
 
 class GaussianNoise:
@@ -237,7 +229,7 @@ def _in_one_launch(limits: Tensor) -> ThresholdsPassed | None:
 
 def noise_source(
     kind: Noise, *, sigma: float, seed: int, chunk_size: int, device: torch.device
-) -> NoiseSource:
+) -> GridNoise | GaussianNoise:
     """Return what adds noise of a kind."""
     source = GridNoise if kind == "grid" else GaussianNoise
     return source(sigma, seed, chunk_size, device)
