@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from decrop.config import TrialConfig
+    from decrop.documents import Model
 
 Assignments = Annotated[
     list[str] | None,
@@ -57,14 +58,16 @@ TrustCode = Annotated[
 
 def load_trial(name_or_path: str, assignments: Sequence[str]) -> "TrialConfig":
     """Read a trial preset or YAML file and apply `KEY=VALUE` assignments."""
+    from decrop.config import TrialConfig
     from decrop.documents import load_trial_document
 
-    return _assigned(load_trial_document(name_or_path), assignments, source=name_or_path)
+    document = load_trial_document(name_or_path)
+    return assigned(TrialConfig, document, assignments, source=name_or_path)
 
 
 def change(config: "TrialConfig", assignments: Sequence[str]) -> "TrialConfig":
     """Apply `KEY=VALUE` assignments to settings."""
-    return _assigned(config.model_dump(mode="json"), assignments, source="settings")
+    return assigned(type(config), config.model_dump(mode="json"), assignments, source="settings")
 
 
 def run_folder(out: Path | None, settings: str) -> Path:
@@ -73,15 +76,21 @@ def run_folder(out: Path | None, settings: str) -> Path:
     return out or Path("runs") / f"{Path(settings).stem}-{stamp}"
 
 
-def _assigned(
-    document: Mapping[str, Any], assignments: Sequence[str], *, source: str
-) -> "TrialConfig":
+def assigned(
+    model: "type[Model]",
+    document: Mapping[str, Any],
+    assignments: Sequence[str],
+    *,
+    source: str,
+    group: str = "",
+) -> "Model":
+    """Validate settings with `KEY=VALUE` assignments applied, whose keys begin with a group's."""
     # Imported where they are used: `--help` does without the settings.
-    from decrop.documents import parse_assignment, set_dotted, trial_config
+    from decrop.documents import parse_assignment, set_dotted, validated
 
     paths = []
     for assignment in assignments:
         path, value = parse_assignment(assignment)
-        document = set_dotted(document, path, value)
-        paths.append(path)
-    return trial_config(document, source=source, assigned=paths)
+        paths.append(path.removeprefix(group))
+        document = set_dotted(document, paths[-1], value)
+    return validated(model, document, source=source, assigned=paths)

@@ -1,8 +1,7 @@
 """`decrop rejector`: rejectors behind the denoiser of a bundle."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -11,9 +10,6 @@ from decrop.cli.options import AsJson, Assignments, ClassifierWeights, DatasetPa
 from decrop.cli.output import accuracy_table, console, print_json, progress_bars, say
 from decrop.cli.tracking import Experiment, TrackingUri, tracked
 from decrop.errors import InputError
-
-if TYPE_CHECKING:
-    from decrop.config.rejector import RejectorSettings
 
 rejector = typer.Typer(name="rejector", no_args_is_help=True)
 
@@ -54,10 +50,14 @@ def train(
 
     Example: [bold]decrop rejector train runs/digits/bundle --out runs/digits/rejecting[/bold]
     """
+    from importlib.resources import files
+
     from decrop.bundle import load_bundle
     from decrop.bundle.rejector import add_rejector
     from decrop.classifiers.storage import file_or_url
-    from decrop.cli.options import change
+    from decrop.cli.options import assigned, change
+    from decrop.config.rejector import RejectorSettings
+    from decrop.documents import load_document
     from decrop.trial.folder import TrialFolder
 
     if out.exists():
@@ -67,7 +67,9 @@ def train(
     refuse_what_a_bundle_fixes(others, changeable=_CHANGEABLE)
     if dataset_path is not None:
         others.append(f"dataset.path={dataset_path}")
-    rejector_settings = _rejector_settings(settings, own)
+    presets = files("decrop") / "presets" / "rejector"
+    document = load_document(settings, presets, kind="rejector preset")
+    rejector_settings = assigned(RejectorSettings, document, own, source=settings, group=_OWN)
     loaded = load_bundle(bundle, classifier=file_or_url(weights))
     config = change(loaded.config, [*_CERTIFICATE, *others])
     with tracked("rejector", out, tracking_uri, experiment), progress_bars() as bars:
@@ -98,23 +100,6 @@ def train(
         print_json(
             {"bundle": str(out), "held_out": asdict(scores), "result": made.result.to_json()}
         )
-
-
-def _rejector_settings(name_or_path: str, assignments: Sequence[str]) -> "RejectorSettings":
-    from importlib.resources import files
-
-    from decrop.config.rejector import RejectorSettings
-    from decrop.documents import load_document, parse_assignment, set_dotted, validated
-
-    presets = files("decrop") / "presets" / "rejector"
-    document = load_document(name_or_path, presets, kind="rejector preset")
-    paths = []
-    for assignment in assignments:
-        path, value = parse_assignment(assignment)
-        path = path.removeprefix(_OWN)
-        document = set_dotted(document, path, value)
-        paths.append(path)
-    return validated(RejectorSettings, document, source=name_or_path, assigned=paths)
 
 
 def _percent(share: float | None) -> str:
