@@ -2,10 +2,10 @@
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from statsmodels.stats.proportion import proportion_confint
+from scipy.special import betainccinv
 
 from decrop.errors import InputError
-from decrop.smoothing.certificates import ABSTAIN
+from decrop.smoothing.certificates import ABSTAIN, clopper_pearson_bound
 
 
 def certified_correct(
@@ -92,8 +92,14 @@ def exact_interval(
         Lower and upper ends, float64 in the broadcast shape.
     """
     counts, totals = np.broadcast_arrays(np.asarray(successes), np.asarray(trials))
-    low, high = proportion_confint(counts, totals, 1 - level, method="beta")
-    return np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+    # Each end fails with half of the error.
+    failure_probability = (1 - level) / 2
+    failures = totals - counts
+    high = betainccinv(counts + 1, np.maximum(failures, 1), failure_probability)
+    return (
+        clopper_pearson_bound(counts, totals, failure_probability),
+        np.where(failures > 0, high, 1.0),
+    )
 
 
 def _correct(prediction: ArrayLike, radius: ArrayLike, labels: ArrayLike) -> NDArray[np.bool_]:

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom, norm
-from statsmodels.stats.multitest import multipletests
+from scipy.special import ndtri
 
 from decrop.errors import InputError
+from decrop.smoothing.certificates import binomial_probabilities
 
 Successes = NDArray[np.bool_] | NDArray[np.int64]
 
@@ -50,9 +50,12 @@ def paired_p_values(first: Successes, second: Successes) -> NDArray[np.float64]:
 def holm_adjusted(p_values: ArrayLike) -> NDArray[np.float64]:
     """Adjust p-values [n] for being n tests (Holm 1979, Scandinavian J. of Statistics 6(2))."""
     values = np.asarray(p_values, dtype=np.float64)
-    if not len(values):
-        return values
-    return np.asarray(multipletests(values, method="holm")[1], dtype=np.float64)
+    order = np.argsort(values)
+    adjusted = np.empty_like(values)
+    # The smallest of n is multiplied by n, the next by n - 1, and none falls below one before it.
+    multiplied = values[order] * np.arange(len(values), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(multiplied), 1.0)
+    return adjusted
 
 
 def paired_difference(
@@ -80,7 +83,7 @@ def paired_difference(
     total = differences.sum(axis=1)
     mean = total / (images + 2)
     variance = (np.square(differences).sum(axis=1) + 2) / (images + 2) - mean**2
-    half_width = norm.ppf((1 + level) / 2) * np.sqrt(variance / (images + 2))
+    half_width = ndtri((1 + level) / 2) * np.sqrt(variance / (images + 2))
     return PairedDifference(
         points=100 * total / images,
         low=100 * np.maximum(mean - half_width, -1.0),
@@ -95,7 +98,7 @@ def _sign_flip_p_value(differences: NDArray[np.int64]) -> float:
     for size, count in zip(sizes, counts, strict=True):
         # Of `count` signs k are positive: the sum is size * (2 k - count).
         of_size = np.zeros(2 * size * count + 1)
-        of_size[:: 2 * size] = binom.pmf(np.arange(count + 1), count, 0.5)
+        of_size[:: 2 * size] = binomial_probabilities(np.arange(count + 1), count, 0.5)
         likelihood = np.convolve(likelihood, of_size)
     sums = np.arange(len(likelihood)) - len(likelihood) // 2
     return min(1.0, float(likelihood[np.abs(sums) >= abs(differences.sum())].sum()))

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from decrop.documents import show
 from decrop.errors import InputError
@@ -108,7 +108,7 @@ class CertificateTable:
         if self.record is None or self.sigma is not None:
             return None
         bound: NDArray[np.float64] = np.where(
-            self.predict == ABSTAIN, 0.0, norm.cdf(self.radius / self.record.sigma)
+            self.predict == ABSTAIN, 0.0, ndtr(self.radius / self.record.sigma)
         )
         return bound
 

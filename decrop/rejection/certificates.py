@@ -1,7 +1,7 @@
 """Certificates of a smoothed classifier whose samples may be rejected."""
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from decrop.errors import InputError
 from decrop.smoothing.certificates import (
@@ -60,7 +60,7 @@ def rejection_certificates(
     p_a = lower_confidence_bound(accepted, samples, failure_probability / 2)
     p_a_or_r = lower_confidence_bound(accepted_or_rejected, samples, failure_probability / 2)
     # Positive exactly where the sum of both exceeds 1.
-    radius = sigma / 2 * (norm.ppf(p_a) + norm.ppf(p_a_or_r))
+    radius = sigma / 2 * (ndtri(p_a) + ndtri(p_a_or_r))
     return certificates_from_radii(candidate, radius, selection_counts, estimation_counts)
 
 

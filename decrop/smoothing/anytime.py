@@ -2,8 +2,7 @@
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import betaln, xlog1py, xlogy
-from scipy.stats import norm
+from scipy.special import betaln, ndtri, xlog1py, xlogy
 
 from decrop.errors import InputError
 from decrop.smoothing.certificates import (
@@ -108,5 +107,5 @@ def anytime_certificates(
     candidate = selection_counts[:, :-1].argmax(axis=1)
     successes = samples_of_class(estimation_counts, candidate)
     bound = anytime_lower_bound(successes, samples, failure_probability)
-    radius = sigma * norm.ppf(bound)
+    radius = sigma * ndtri(bound)
     return certificates_from_radii(candidate, radius, selection_counts, estimation_counts)

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom, norm
-from statsmodels.stats.proportion import proportion_confint
+from scipy.special import betainc, betaincinv, ndtri
 
 from decrop.errors import InputError
 
@@ -62,10 +61,28 @@ def lower_confidence_bound(
         raise InputError(f"trials must be at least 1, but one is {trials.min()}.")
     if np.any((successes < 0) | (successes > trials)):
         raise InputError("successes must lie between 0 and the number of trials.")
-    # The two-sided interval puts half of its error on each side.
-    level = 2 * rounded_down(failure_probability)
-    low, _ = proportion_confint(successes, trials, level, method="beta")
-    return np.maximum(np.asarray(low, dtype=np.float64) - SAMPLING_ERROR, 0.0)
+    bound = clopper_pearson_bound(successes, trials, rounded_down(failure_probability))
+    return np.maximum(bound - SAMPLING_ERROR, 0.0)
+
+
+def clopper_pearson_bound(
+    successes: Integers, trials: Integers, failure_probability: float
+) -> Floats:
+    """Return the lower bound of Clopper and Pearson, as `lower_confidence_bound`, but as it is.
+
+    A quantile of the beta distribution, 0 where there is no success.
+    """
+    some = np.maximum(successes, 1)
+    low = betaincinv(some, trials - some + 1, failure_probability)
+    return np.where(successes > 0, low, 0.0)
+
+
+def binomial_probabilities(counts: Integers, trials: int, probability: float) -> Floats:
+    """Return the probability of each number of successes."""
+    # Importing it takes longer than all else here, and most processes of a sweep never need it.
+    from scipy.stats import binom
+
+    return np.asarray(binom.pmf(counts, trials, probability))
 
 
 def cohen_certificates(
@@ -98,7 +115,7 @@ def cohen_certificates(
     check_same_shape(selection_counts, estimation_counts)
     candidate = selection_counts[:, :-1].argmax(axis=1)
     successes = samples_of_class(estimation_counts, candidate)
-    radius = sigma * norm.ppf(lower_confidence_bound(successes, trials, failure_probability))
+    radius = sigma * ndtri(lower_confidence_bound(successes, trials, failure_probability))
     return certificates_from_radii(candidate, radius, selection_counts, estimation_counts)
 
 
@@ -160,8 +177,10 @@ def leading_classes(counts: Integers, failure_probability: float) -> Integers:
     """Predict as `smoothed_predictions`, from rows of counts that may have different sums."""
     check_failure_probability(failure_probability)
     runner_up, most = np.sort(counts[:, :-1], axis=1)[:, -2:].T
-    # The binomial at p = 1/2 is symmetric, so both tails weigh the same.
-    p_value = np.minimum(1.0, 2 * binom.sf(most - 1, most + runner_up, 0.5 + SAMPLING_ERROR))
+    # The binomial at p = 1/2 is symmetric, so both tails weigh the same. P(Bin(n, p) >= k) is the
+    # incomplete beta function I_p(k, n - k + 1).
+    tail = betainc(np.maximum(most, 1), runner_up + 1, 0.5 + SAMPLING_ERROR)
+    p_value = np.minimum(1.0, 2 * tail)
     decided = (p_value <= rounded_down(failure_probability)) & (counts[:, -1] == 0)
     return np.where(decided, counts[:, :-1].argmax(axis=1), ABSTAIN)
 

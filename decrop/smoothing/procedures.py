@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from decrop.errors import InputError
 from decrop.smoothing.anytime import anytime_certificates
@@ -306,7 +306,7 @@ def radius_grid(
     """
     check_sigma(sigma)
     check_failure_probability(failure_probability)
-    reachable = sigma * norm.ppf(failure_probability ** (1 / samples))
+    reachable = sigma * ndtri(failure_probability ** (1 / samples))
     # Multiples as decimals print them, so that 3 * 0.05 is the radius 0.15 that a user asks for.
     multiples = np.arange(int(max(reachable, 0.0) / step) + 1) * step
     return np.unique(np.concatenate([multiples.round(10), radii]))

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy.stats import binom, norm
+from scipy.special import ndtr
 
 from decrop.errors import InputError
 from decrop.smoothing.certificates import (
     SAMPLING_ERROR,
     Floats,
     Integers,
+    binomial_probabilities,
     check_failure_probability,
     check_sigma,
 )
@@ -100,7 +101,7 @@ def sequential_design(
     schedule = tuple(looks.tolist())
     never = (-1,) * len(schedule)
     # The sampled noise may make other classes less likely than the exact one by so much.
-    others = norm.sf(radii / sigma) - SAMPLING_ERROR
+    others = ndtr(-radii / sigma) - SAMPLING_ERROR
     limits = [
         _limits(float(other), failure_probability, schedule) if other > 0 else never
         for other in others
@@ -174,4 +175,4 @@ def _binomial(samples: int, probability: float) -> tuple[int, Floats]:
     reach = 12 * np.sqrt(samples * probability * (1 - probability)) + 40
     first = max(0, int(samples * probability - reach))
     last = min(samples, int(samples * probability + reach) + 1)
-    return first, binom.pmf(np.arange(first, last + 1), samples, probability)
+    return first, binomial_probabilities(np.arange(first, last + 1), samples, probability)

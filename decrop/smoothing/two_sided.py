@@ -5,8 +5,7 @@ from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
-from scipy.special import bdtr
-from scipy.stats import norm
+from scipy.special import bdtr, ndtri
 
 from decrop.errors import InputError
 from decrop.smoothing.certificates import (
@@ -142,12 +141,12 @@ def _grid_quantiles(
     first, second = [], []
     for tenths in _TENTHS:
         level = failure_probability * (tenths / 10)
-        first.append(norm.ppf(lower_confidence_bound(top, samples, level)))
+        first.append(ndtri(lower_confidence_bound(top, samples, level)))
         if tenths == 10:
             second.append(first[-1])
         else:
             level = failure_probability * ((10 - tenths) / 10)
-            runner_up = norm.ppf(runner_up_bound(others, samples, level))
+            runner_up = ndtri(runner_up_bound(others, samples, level))
             second.append(np.maximum(first[-1], runner_up))
     return np.stack(first), np.stack(second)
 

@@ -2,8 +2,7 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import xlog1py, xlogy
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri, xlog1py, xlogy
 
 from decrop.smoothing.certificates import Floats, Integers
 from decrop.smoothing.sequential import SequentialDesign
@@ -35,10 +34,11 @@ def patience_of_radii(
     """
     reachable = design.limits[:, -1] >= 0
     others, most = design.others[reachable], int(design.looks[-1])
-    needed = norm.isf(others)
+    needed = -ndtri(others)
     density = _density(needed, samples, other_samples)
     # Of Phi^-1(p), estimated from one sample.
-    error = np.sqrt(others * (1 - others)) / norm.pdf(needed)
+    normal_density = np.exp(-(needed**2) / 2) / np.sqrt(2 * np.pi)
+    error = np.sqrt(others * (1 - others)) / normal_density
     last = np.maximum(_score(most, design.limits[reachable, -1], others), 0) / np.sqrt(most)
     patience = np.ones(len(design.radii))
     patience[reachable] = _PATIENCE / (last + given_up[reachable] / (density * error)) ** 2
@@ -109,7 +109,7 @@ def _density(needed: Floats, samples: int, other_samples: Integers) -> Floats:
     It is the mean of the posteriors that the samples leave of the even prior, beside one image of
     which nothing is known.
     """
-    others = norm.sf(_EVEN_PRIOR)[:, None]
+    others = ndtr(-_EVEN_PRIOR)[:, None]
     counts, images = np.unique(other_samples, return_counts=True)
     log_likelihood = xlogy(counts, others) + xlog1py(samples - counts, -others)
     posterior = np.exp(log_likelihood - log_likelihood.max(axis=0))

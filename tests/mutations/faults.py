@@ -98,21 +98,21 @@ CERTIFICATES = [
         "CERTIFY",
         "tests/decrop/smoothing/test_certificates.py",
         (
-            "both sides of the interval",
-            "level = 2 * rounded_down(failure_probability)",
-            "level = 4 * rounded_down(failure_probability)",
+            "a two-sided level",
+            "clopper_pearson_bound(successes, trials, rounded_down(failure_probability))",
+            "clopper_pearson_bound(successes, trials, 2 * rounded_down(failure_probability))",
         ),
         (
             "the bound without its error",
-            "return np.maximum(np.asarray(low, dtype=np.float64) - SAMPLING_ERROR, 0.0)",
-            "return np.asarray(low, dtype=np.float64)",
+            "return np.maximum(bound - SAMPLING_ERROR, 0.0)",
+            "return bound",
         ),
         (
             "non-finite logits certified",
             "(selection_counts[:, -1] == 0) & (estimation_counts[:, -1] == 0)",
             "(selection_counts[:, -1] == 0)",
         ),
-        ("PREDICT one-sided", "np.minimum(1.0, 2 * binom.sf(", "np.minimum(1.0, 1 * binom.sf("),
+        ("PREDICT one-sided", "np.minimum(1.0, 2 * tail)", "np.minimum(1.0, 1 * tail)"),
     ),
     *_faults(
         "T-CERTIFY",
