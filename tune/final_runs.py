@@ -16,7 +16,8 @@ from decrop.training.hooks import TrialStoppedError
 from decrop.trial.run import certify_undefended
 from tune.callbacks import RETRIES
 from tune.cluster import Claim
-from tune.directory import SampleCounts, SweepDirectory, SweepTrialFolder, TrialRecord
+from tune.directory import SweepDirectory, SweepTrialFolder, TrialRecord
+from tune.sample_counts import SampleCounts
 from tune.space import kind_of, reference_config
 from tune.stopping import SweepStop, behind, death, ends_sweep, last_line
 from tune.worker import SweepJob, crowded_out, end_trial, run_recorded, use_claimed, with_gpu

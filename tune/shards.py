@@ -27,7 +27,7 @@ import decrop._torchvision_operators  # noqa: F401
 from decrop.smoothing.execution import hardware_of
 from decrop.smoothing.sampling import CountRequest, LocalSampler, SamplingTask
 from tune.cluster import Claim, bound_memory
-from tune.directory import Role, SampleCounts
+from tune.sample_counts import Role, SampleCounts
 
 # The length of a lease on this process's device; a helper holds its resources no longer at a time.
 _LEASE_SECONDS = 2.0

@@ -16,7 +16,6 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.exceptions import ExperimentalWarning
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -209,6 +208,9 @@ def parameter_importances(past: Sequence[FinishedTrial], space: Space) -> Import
     settings = {repr(sorted(trial.params.items())) for trial, _ in compared}
     if len({score for _, score in compared}) == 1 or len(settings) == 1:
         return None
+    # Its forest is scikit-learn's, which a sweep does without until its end.
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
     study = _new_study()
     # No tree of its forest may tell the scores apart, where next to nothing differs.
     with _quiet(), suppress(RuntimeError):

@@ -28,7 +28,6 @@ from decrop.trial.result import Split
 from decrop.trial.run import run_trial, stopping_epoch
 from tune.cluster import Claim, Claims, bound_memory
 from tune.directory import (
-    SampleCounts,
     State,
     SweepDirectory,
     SweepTrialFolder,
@@ -38,6 +37,7 @@ from tune.directory import (
 )
 from tune.monitor import code_record, monitored
 from tune.results.metric import Metric
+from tune.sample_counts import SampleCounts
 from tune.scheduler import EVALUATION
 from tune.shards import ShardedSampler
 from tune.space import (

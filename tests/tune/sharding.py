@@ -24,7 +24,7 @@ from decrop.smoothing.sampling import (
 )
 from tests.mlflow_server.processes import eventually
 from tune.cluster import Claim, ClusterSize
-from tune.directory import SampleCounts
+from tune.sample_counts import SampleCounts
 from tune.shards import Counts, ShardedSampler
 
 CPU = torch.device("cpu")

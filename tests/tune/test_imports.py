@@ -3,11 +3,27 @@
 import subprocess
 import sys
 
-HEAVY = {"matplotlib", "art", "torchvision", "torch._dynamo", "sklearn", "mlflow", "optuna"}
+from tests.cases import cases
+
+# Each takes its time, and every process that is started pays for it, all at once.
+HEAVY = {
+    *("art", "matplotlib", "mlflow", "plotly", "scipy.stats", "sklearn", "statsmodels"),
+    *("torch._dynamo", "torchvision"),
+}
 
 
-def test_workers_import_what_attacks_and_draws_only_when_they_do() -> None:
-    """Each of them pays for it, all at once, before its first epoch."""
-    check = f"import sys, tune.worker; print(sorted({HEAVY} & set(sys.modules)))"
+@cases(
+    ("process", "module", "needless"),
+    [
+        ("driver", "tune.sweep", HEAVY),
+        ("trial", "tune.worker", HEAVY | {"optuna"}),
+        # Ray Tune, which helpers do without, imports pandas.
+        ("helper", "tune.shards", HEAVY | {"optuna", "pandas", "ray.tune", "tune.sweep_file"}),
+    ],
+)
+def test_processes_import_what_attacks_draws_and_tests_only_when_they_do(
+    process: str, module: str, needless: set[str]
+) -> None:
+    check = f"import sys, {module}; print(sorted({needless} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == "[]"
+    assert ran.stdout.strip() == "[]", process

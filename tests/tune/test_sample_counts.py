@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from tests.tune.sweeps import write_complete_trial
-from tune.directory import SampleCounts, SweepTrialFolder
+from tune.directory import SweepTrialFolder
 from tune.mlflow.trial_view import TrialSource
+from tune.sample_counts import SampleCounts
 
 
 def test_samples_add_up_over_attempts(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ from tests.tune.sharding import (
     warmed_up,
 )
 from tune.cluster import ClusterSize
-from tune.directory import SampleCounts
+from tune.sample_counts import SampleCounts
 from tune.shards import _sample_lease
 
 pytestmark = pytest.mark.usefixtures("one_thread")

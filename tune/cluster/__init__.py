@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 # Read by Ray when it is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -19,7 +19,10 @@ import ray
 import torch
 
 from decrop.errors import InputError, RunError
-from tune.sweep_file import Resources, ResourceSettings
+
+# Helpers import this module too, and know no sweep files.
+if TYPE_CHECKING:
+    from tune.sweep_file import Resources, ResourceSettings
 
 # Shares of a GPU where a sweep does not say: two trials, or four helpers, keep one busy.
 _TRIAL_GPU, _HELPER_GPU = 0.5, 0.25
@@ -194,7 +197,9 @@ def cluster(address: str | None) -> Iterator[ClusterSize]:
 
 
 def claims(
-    settings: ResourceSettings, size: ClusterSize, device: Literal["auto", "cpu", "cuda"] = "auto"
+    settings: "ResourceSettings",
+    size: ClusterSize,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> Claims:
     """Fill in the GPU shares that a sweep leaves open, and refuse what could never be met.
 
@@ -218,7 +223,7 @@ def claims(
     )
 
 
-def _claim(name: str, asked: Resources, gpu_share: float, size: ClusterSize) -> Claim:
+def _claim(name: str, asked: "Resources", gpu_share: float, size: ClusterSize) -> Claim:
     machines = (*size.machines, *size.growth)
     most_cpu = max((machine.cpu for machine in machines), default=0.0)
     most_gpu = max((machine.gpu for machine in machines), default=0.0)

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
 from decrop.errors import InputError
-from decrop.evaluation.plots import certificates_figure
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, write_json, write_text
 from decrop.trial.folder import save_figure
@@ -160,6 +159,9 @@ def interim_tables(directory: SweepDirectory, *, decimals: int = 1) -> list[Text
 
 def write_leaderboard(directory: SweepDirectory, leaderboard: Leaderboard) -> None:
     """Write a figure of all rows, `leaderboard.md` and, last, `leaderboard.json`."""
+    # A sweep needs no matplotlib until its end.
+    from decrop.evaluation.plots import certificates_figure
+
     entries = [*leaderboard.entries]
     if leaderboard.undefended is not None:
         entries.append(leaderboard.undefended)

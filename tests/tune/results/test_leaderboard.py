@@ -275,7 +275,7 @@ def test_all_rows_are_drawn_in_one_figure(
         drawn.append(tables)
         return certificates_figure(tables)
 
-    monkeypatch.setattr("tune.results.leaderboard.certificates_figure", drawing)
+    monkeypatch.setattr("decrop.evaluation.plots.certificates_figure", drawing)
     write_leaderboard(directory, board)
     (tables,) = drawn
     assert list(tables) == ["trial 2", "trial 1", "trial 0, reference", "no denoiser"]
