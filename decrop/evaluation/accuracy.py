@@ -2,10 +2,9 @@
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betainccinv
 
 from decrop.errors import InputError
-from decrop.smoothing.certificates import ABSTAIN, clopper_pearson_bound
+from decrop.smoothing.certificates import ABSTAIN
 
 
 def certified_correct(
@@ -91,15 +90,12 @@ def exact_interval(
     Returns:
         Lower and upper ends, float64 in the broadcast shape.
     """
+    # Importing it takes longer than all else here, and most processes of a sweep never need it.
+    from statsmodels.stats.proportion import proportion_confint
+
     counts, totals = np.broadcast_arrays(np.asarray(successes), np.asarray(trials))
-    # Each end fails with half of the error.
-    failure_probability = (1 - level) / 2
-    failures = totals - counts
-    high = betainccinv(counts + 1, np.maximum(failures, 1), failure_probability)
-    return (
-        clopper_pearson_bound(counts, totals, failure_probability),
-        np.where(failures > 0, high, 1.0),
-    )
+    low, high = proportion_confint(counts, totals, 1 - level, method="beta")
+    return np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
 
 
 def _correct(prediction: ArrayLike, radius: ArrayLike, labels: ArrayLike) -> NDArray[np.bool_]:

@@ -61,20 +61,10 @@ def lower_confidence_bound(
         raise InputError(f"trials must be at least 1, but one is {trials.min()}.")
     if np.any((successes < 0) | (successes > trials)):
         raise InputError("successes must lie between 0 and the number of trials.")
-    bound = clopper_pearson_bound(successes, trials, rounded_down(failure_probability))
-    return np.maximum(bound - SAMPLING_ERROR, 0.0)
-
-
-def clopper_pearson_bound(
-    successes: Integers, trials: Integers, failure_probability: float
-) -> Floats:
-    """Return the lower bound of Clopper and Pearson, as `lower_confidence_bound`, but as it is.
-
-    A quantile of the beta distribution, 0 where there is no success.
-    """
     some = np.maximum(successes, 1)
-    low = betaincinv(some, trials - some + 1, failure_probability)
-    return np.where(successes > 0, low, 0.0)
+    bound = betaincinv(some, trials - some + 1, rounded_down(failure_probability))
+    bound = np.where(successes > 0, bound, 0.0)
+    return np.maximum(bound - SAMPLING_ERROR, 0.0)
 
 
 def binomial_probabilities(counts: Integers, trials: int, probability: float) -> Floats:
