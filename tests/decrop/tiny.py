@@ -105,3 +105,16 @@ def tiny_dataset(
         mean=(0.5,) * channels,
         std=(0.25,) * channels,
     )
+
+
+def same(one: Any, other: Any) -> bool:
+    """Compare nested states to the bit, but for the seconds that epochs took."""
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(
+            same(one[key], other[key]) for key in one if key != "seconds"
+        )
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)

@@ -115,15 +115,6 @@ def test_trial_0_alone_is_a_sweep() -> None:
     assert search.suggest("b") == Searcher.FINISHED
 
 
-def test_trial_0_inside_the_domains_teaches_the_search() -> None:
-    search = searcher(sweep())
-    suggestion(search, "a")
-    search.on_trial_complete("a", result(0.5))
-    (trial,) = known(search)
-    assert trial.state == TrialState.COMPLETE
-    assert trial.params == reference_parameters(sweep())
-
-
 def test_trial_0_outside_the_domains_is_run_but_not_learnt_from() -> None:
     of = sweep({"training.loss_weights.cosine": {"uniform": [6, 8]}})
     search = searcher(of)

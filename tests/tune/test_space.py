@@ -85,14 +85,6 @@ def test_trial_0_has_no_prior_but_a_sweep_may_search_for_one() -> None:
     ]
 
 
-def test_trial_0_does_not_depend_on_the_space() -> None:
-    outside = {"training.loss_weights.cosine": {"uniform": [6, 8]}}
-    assert reference_config(sweep(outside)) == reference_config(sweep({}, trials=1))
-    parameters = reference_parameters(sweep(outside))
-    assert parameters == {"training.loss_weights.cosine": 4}
-    assert not contains(made(outside), parameters)
-
-
 def test_the_reference_is_called_the_papers_where_it_is_so_in_all_that_the_paper_states() -> None:
     for changes, words in (
         ({}, "the paper’s choice"),

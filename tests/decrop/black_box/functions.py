@@ -20,6 +20,13 @@ from decrop.smoothing.sampling import LocalSampler, SamplingTask
 URL = "http://127.0.0.1:9/invocations"
 
 
+def through_surrogate(queries: int, url: str = URL, **surrogate: object) -> tuple[str, ...]:
+    """Return the settings of an endpoint from which a small network is trained."""
+    given = {"architecture": "small_cnn", "queries": queries, **surrogate}
+    own = (f"classifier.surrogate.{name}={value}" for name, value in given.items())
+    return f"classifier.source={url}", "classifier.training=null", *own
+
+
 class Paid(Backend):
     """This process, in which answers cost what those of an endpoint do: none is tried out."""
 

@@ -132,9 +132,31 @@ def test_how_images_are_made_of_photographs_is_said() -> None:
             "published proof of T-CERTIFY has a gap",
             "cohen",
         ),
+        (
+            (),
+            "interpolated samples (DE-CROP eq. 12), 5 epochs. Chosen by a fair die.",
+            "Early stopping",
+        ),
+        (("training.early_stopping=true",), "5 epochs at most. Early stopping", "pretrained on"),
+        (
+            ("prior.kind=dead_leaves", "prior.steps=123"),
+            "pretrained on generated images (random shapes that cover each other), 123",
+            "Early stopping",
+        ),
+        (
+            ("training.prior_images.kind=dead_leaves", "training.last_layers=2"),
+            "50 generated images (random shapes that cover each other) were in every step. "
+            "Only its last 2 layers",
+            "pretrained on",
+        ),
+        (("training.sigma=[0.1, 0.5]",), "a standard deviation of 0.1 to 0.5.", "last"),
+        (("training.sigma=0.3",), "a standard deviation of 0.3.", "every step"),
+        (("training.objective=mse",), "Mean squared error to the clean images", "boundary"),
     ],
 )
-def test_the_procedure_is_named(settings: tuple[str, ...], said: str, not_said: str) -> None:
+def test_procedure_and_training_are_told(
+    settings: tuple[str, ...], said: str, not_said: str
+) -> None:
     text = body(card(*settings))
     assert said in text
     assert not_said not in text
@@ -173,37 +195,6 @@ def test_the_hub_reads_the_header() -> None:
 def test_data_of_the_users_own_have_no_name_that_others_know() -> None:
     own = ("dataset.name=parquet", "classifier.mean=[0.5]", "classifier.std=[0.5]")
     assert "datasets" not in header(card(*own))
-
-
-@cases(
-    ("settings", "said", "not_said"),
-    [
-        (
-            (),
-            "interpolated samples (DE-CROP eq. 12), 5 epochs. Chosen by a fair die.",
-            "Early stopping",
-        ),
-        (("training.early_stopping=true",), "5 epochs at most. Early stopping", "pretrained on"),
-        (
-            ("prior.kind=dead_leaves", "prior.steps=123"),
-            "pretrained on generated images (random shapes that cover each other), 123",
-            "Early stopping",
-        ),
-        (
-            ("training.prior_images.kind=dead_leaves", "training.last_layers=2"),
-            "50 generated images (random shapes that cover each other) were in every step. "
-            "Only its last 2 layers",
-            "pretrained on",
-        ),
-        (("training.sigma=[0.1, 0.5]",), "a standard deviation of 0.1 to 0.5.", "last"),
-        (("training.sigma=0.3",), "a standard deviation of 0.3.", "every step"),
-        (("training.objective=mse",), "Mean squared error to the clean images", "boundary"),
-    ],
-)
-def test_the_training_is_told(settings: tuple[str, ...], said: str, not_said: str) -> None:
-    text = body(card(*settings))
-    assert said in text
-    assert not_said not in text
 
 
 def test_files_are_listed_with_what_they_are() -> None:

@@ -13,6 +13,7 @@ from decrop.cli.options import change
 from decrop.files import read_json
 from decrop.trial.inputs import TrialInputs
 from tests.commands import set_options
+from tests.decrop.black_box.functions import through_surrogate
 from tests.decrop.black_box.server import labels_of, probabilities_of, serving
 from tests.decrop.digits_trial import (
     ESTIMATION_SAMPLES,
@@ -37,16 +38,8 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def arguments(out: Path, url: str, *assignments: str) -> list[str]:
     given = [assignment for assignment in SHORT if "classifier.training" not in assignment]
-    given += [
-        f"classifier.source={url}",
-        "classifier.training=null",
-        "classifier.surrogate.architecture=small_cnn",
-        f"classifier.surrogate.queries={QUERIES}",
-        "classifier.surrogate.epochs=3",
-        "classifier.surrogate.learning_rate=0.01",
-        *assignments,
-    ]
-    options = set_options(*given)
+    stolen = through_surrogate(QUERIES, url, epochs=3, learning_rate=0.01)
+    options = set_options(*given, *stolen, *assignments)
     return ["train", "digits", *options, "--out", str(out), "--json"]
 
 

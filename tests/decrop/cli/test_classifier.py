@@ -14,7 +14,7 @@ from decrop.cli.options import load_trial
 from decrop.files import read_json
 from decrop.trial.prepare import load_inputs
 from tests.commands import set_options
-from tests.decrop.black_box.functions import URL, InProcess, serve
+from tests.decrop.black_box.functions import URL, InProcess, serve, through_surrogate
 from tests.decrop.digits_trial import CPU, files_in
 from tests.decrop.interrupted_training import interrupted_once
 
@@ -22,12 +22,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 QUERIES, HELD_OUT = 600, 80
 SHORT = (
-    f"classifier.source={URL}",
-    "classifier.training=null",
-    "classifier.surrogate.architecture=small_cnn",
-    f"classifier.surrogate.queries={QUERIES}",
-    "classifier.surrogate.epochs=3",
-    "classifier.surrogate.learning_rate=0.01",
+    *through_surrogate(QUERIES, epochs=3, learning_rate=0.01),
     "execution.device=cpu",
 )
 FILES = {"inputs.json", "weights.safetensors", "settings.yaml", "report.json"}

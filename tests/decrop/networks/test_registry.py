@@ -1,7 +1,6 @@
 """One contract for every registered network."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from decrop.networks.registry import (
 )
 from decrop.seeds import seeded_globals, torch_generator
 from tests.cases import cases
+from tests.decrop.tiny import same
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -109,11 +109,6 @@ def last_linear(network: nn.Module) -> nn.Linear:
     return [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1]
 
 
-def same_weights(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    assert one.keys() == other.keys()
-    return all(torch.equal(one[name], other[name]) for name in one)
-
-
 @pytest.mark.parametrize(
     ("path", "names"),
     [
@@ -161,7 +156,7 @@ def test_classifier_is_determined_by_its_seed_and_survives_a_file(
     network = trained_somewhat(classifier_network(architecture)).eval()
     other = classifier_network(architecture, seed=1).eval()
     again = trained_somewhat(classifier_network(architecture))
-    assert same_weights(network.state_dict(), again.state_dict())
+    assert same(network.state_dict(), again.state_dict())
     assert not torch.equal(last_linear(network).weight, last_linear(other).weight)
     save_file(network.state_dict(), tmp_path / "w.safetensors")
     other.load_state_dict(load_file(tmp_path / "w.safetensors"))
@@ -300,9 +295,9 @@ def test_denoiser_is_determined_by_its_seed_and_survives_a_file(
 ) -> None:
     network = trained_somewhat(denoiser_network(architecture)).eval()
     again = trained_somewhat(denoiser_network(architecture))
-    assert same_weights(network.state_dict(), again.state_dict())
+    assert same(network.state_dict(), again.state_dict())
     other = denoiser_network(architecture, seed=1).eval()
-    assert not same_weights(other.state_dict(), denoiser_network(architecture).state_dict())
+    assert not same(other.state_dict(), denoiser_network(architecture).state_dict())
     save_file(network.state_dict(), tmp_path / "w.safetensors")
     other.load_state_dict(load_file(tmp_path / "w.safetensors"))
     images = random_images((17, 30))

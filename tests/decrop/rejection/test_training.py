@@ -20,7 +20,7 @@ from tests.decrop.rejecting import (
     small_classifier,
     small_settings,
 )
-from tests.decrop.tiny import random_images, tiny_classifier
+from tests.decrop.tiny import random_images, same, tiny_classifier
 
 CPU = torch.device("cpu")
 IMAGES = random_images(12, size=SHAPE[1])
@@ -42,10 +42,6 @@ def trainer(settings: RejectorSettings | None = None, **changes: Any) -> Rejecto
 
 def weights(trained: RejectorTrainer) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in trained.rejector.state_dict().items()}
-
-
-def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize(("head", "heads"), [("clean", [0, 1, 2, 2]), ("denoised", [0, 2, 2, 1])])
@@ -88,9 +84,9 @@ def test_neither_denoiser_nor_classifier_learns() -> None:
     for _ in range(3):
         trained.run_epoch()
     for module, state in zip(frozen, before, strict=True):
-        assert equal(state, module.state_dict())
+        assert same(state, module.state_dict())
         assert all(weight.grad is None for weight in module.parameters())
-    assert not equal(rejector, weights(trained))
+    assert not same(rejector, weights(trained))
     assert all(weight.grad is not None for weight in trained.rejector.parameters())
 
 
@@ -110,7 +106,7 @@ def test_a_resumed_training_continues_exactly() -> None:
         second.load_state_dict(torch.load(stream, weights_only=True))
         while second.epochs_done < 4:
             second.run_epoch()
-        assert equal(weights(whole), weights(second))
+        assert same(weights(whole), weights(second))
         assert [r.loss for r in second.history] == [r.loss for r in whole.history]
 
 

@@ -366,11 +366,6 @@ def test_bad_values_are_named_before_anything_is_sampled(
     assert not sampler.requests
 
 
-def test_no_images_are_refused() -> None:
-    with pytest.raises(InputError, match="images must be at least 1"):
-        certified(np.zeros((0, 2)))
-
-
 def test_the_grid_has_what_is_asked_for_and_what_can_be_reached() -> None:
     grid = radius_grid(
         (0.0, 0.12, 0.25, 3.0), 0.05, sigma=SIGMA, samples=100, failure_probability=0.001

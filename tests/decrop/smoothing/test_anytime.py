@@ -163,14 +163,6 @@ def test_rows_may_have_different_numbers_of_samples() -> None:
     assert result.radius[2:].tolist() == [0, 0]
 
 
-def test_images_with_non_finite_samples_abstain() -> None:
-    selection = np.array([[99, 0, 1], [100, 0, 0], [100, 0, 0], [0, 0, 100]])
-    estimation = np.array([[100, 0, 0], [199, 0, 1], [100, 0, 0], [0, 0, 50]])
-    result = anytime_certificates(selection, estimation, SIGMA, 0.001)
-    assert result.prediction.tolist() == [ABSTAIN, ABSTAIN, 0, ABSTAIN]
-    assert (result.radius > 0).tolist() == [False, False, True, False]
-
-
 @given(st.integers(0, 10**6), st.integers(0, 10**6), st.floats(1e-6, 0.99))
 def test_bound_lies_below_the_sample_proportion(
     successes: int, failures: int, failure_probability: float
@@ -203,29 +195,6 @@ def test_radius_grows_with_the_top_count(
     assert np.all(result.radius[abstains] == 0)
     assert np.all(result.radius[~abstains] > 0)
     assert np.all(result.prediction[~abstains] == 0)
-
-
-GOOD = np.array([[9, 1, 0]])
-
-
-@cases(
-    ("arguments", "message"),
-    [
-        ((GOOD, GOOD, 0.0, 0.001), "sigma"),
-        ((GOOD, GOOD, -1.0, 0.001), "sigma"),
-        ((GOOD, GOOD, 0.25, 0.0), "failure_probability"),
-        ((GOOD, GOOD, 0.25, 1.0), "failure_probability"),
-        ((0 * GOOD, GOOD, 0.25, 0.001), "no samples"),
-        ((GOOD, -GOOD, 0.25, 0.001), "negative"),
-        ((np.array([[9, 1, 0], [9, 2, 0]]), GOOD, 0.25, 0.001), "same number of samples"),
-        ((GOOD, np.array([[9, 1, 0, 0]]), 0.25, 0.001), "same shape"),
-    ],
-)
-def test_bad_arguments_are_refused(
-    arguments: tuple[np.ndarray, np.ndarray, float, float], message: str
-) -> None:
-    with pytest.raises(InputError, match=message):
-        anytime_certificates(*arguments)
 
 
 def test_bad_arguments_of_the_bound_are_refused() -> None:

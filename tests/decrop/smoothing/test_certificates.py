@@ -240,29 +240,6 @@ def test_radius_grows_with_the_top_count_within_its_limits(
 GOOD = np.array([[9, 1, 0]])
 
 
-@cases(
-    ("arguments", "message"),
-    [
-        ((GOOD, GOOD, 0.0, 0.001), "sigma"),
-        ((GOOD, GOOD, float("nan"), 0.001), "sigma"),
-        ((GOOD, GOOD, 0.25, 0.0), "failure_probability"),
-        ((GOOD, GOOD, 0.25, 1.0), "failure_probability"),
-        ((GOOD, np.array([[0, 0, 0]]), 0.25, 0.001), "no samples"),
-        ((np.array([[0, 0, 0]]), GOOD, 0.25, 0.001), "no samples"),
-        ((np.array([[11, -1, 0]]), GOOD, 0.25, 0.001), "negative"),
-        ((GOOD, np.array([[9, 1, 0], [9, 2, 0]]), 0.25, 0.001), "same number of samples"),
-        ((GOOD, np.array([[9, 1, 0, 0]]), 0.25, 0.001), "same shape"),
-        ((np.zeros((0, 3), dtype=np.int64), GOOD, 0.25, 0.001), "at least one image"),
-        ((np.array([[10, 0]]), np.array([[10, 0]]), 0.25, 0.001), "two classes"),
-    ],
-)
-def test_bad_arguments_of_certify_are_refused(
-    arguments: tuple[np.ndarray, np.ndarray, float, float], message: str
-) -> None:
-    with pytest.raises(InputError, match=message):
-        cohen_certificates(*arguments)
-
-
 def test_bad_arguments_of_predict_and_the_bound_are_refused() -> None:
     with pytest.raises(InputError, match="failure_probability"):
         smoothed_predictions(GOOD, 1.5)

@@ -24,52 +24,43 @@ def convolution() -> nn.Conv2d:
     return nn.Conv2d(3, 3, 3, padding=1)
 
 
-class CalledTwice(nn.Module):
+class Normalised(nn.Module):
+    """A convolution and its BatchNorm, used as a subclass says."""
+
     def __init__(self) -> None:
         super().__init__()
         self.convolution, self.norm = convolution(), nn.BatchNorm2d(3)
 
+
+class CalledTwice(Normalised):
     def forward(self, images: Tensor) -> Tensor:
         output: Tensor = self.norm(self.convolution(self.convolution(images)))
         return output
 
 
-class UsedTwice(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.convolution, self.norm = convolution(), nn.BatchNorm2d(3)
-
+class UsedTwice(Normalised):
     def forward(self, images: Tensor) -> Tensor:
         maps = self.convolution(images)
         output: Tensor = self.norm(maps) + maps
         return output
 
 
-class WeightReadElsewhere(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.convolution, self.norm = convolution(), nn.BatchNorm2d(3)
-
+class WeightReadElsewhere(Normalised):
     def forward(self, images: Tensor) -> Tensor:
         output: Tensor = self.norm(self.convolution(images)) * self.convolution.weight.sum()
         return output
 
 
-class BranchingOnData(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.convolution, self.norm = convolution(), nn.BatchNorm2d(3)
-
+class BranchingOnData(Normalised):
     def forward(self, images: Tensor) -> Tensor:
         maps = self.norm(self.convolution(images))
         output: Tensor = maps if maps.sum() > 0 else -maps
         return output
 
 
-class RegisteredTwice(nn.Module):
+class RegisteredTwice(Normalised):
     def __init__(self) -> None:
         super().__init__()
-        self.convolution, self.norm = convolution(), nn.BatchNorm2d(3)
         self.body = nn.Sequential(self.convolution, self.norm, nn.ReLU())
 
     def forward(self, images: Tensor) -> Tensor:

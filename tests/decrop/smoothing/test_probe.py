@@ -129,13 +129,6 @@ def test_a_real_probe_gives_a_size_that_samples() -> None:
     assert (sampler.class_counts(requests).sum(axis=1) == CHUNK).all()
 
 
-@pytest.mark.slow
-@cases("error", OUT_OF_MEMORY)
-def test_a_real_probe_keeps_within_memory(error: Exception) -> None:
-    size = probe_chunks_per_batch(task(Limited(2 * CHUNK, error), 2), CPU, seconds=0.1)
-    assert size in [1, 2]
-
-
 @cases("error", OUT_OF_MEMORY)
 def test_a_chunk_that_does_not_fit_is_refused(error: Exception) -> None:
     with pytest.raises(InputError, match=f"memory of cpu; lower chunk_size, which is {CHUNK}"):

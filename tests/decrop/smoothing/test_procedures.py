@@ -10,7 +10,6 @@ from scipy.stats import norm
 from torch import Tensor, nn
 
 from decrop.errors import InputError
-from decrop.smoothing import collect
 from decrop.smoothing.certificates import Certificates, Integers, cohen_certificates
 from decrop.smoothing.collect import CertificationProgress, CountCollector
 from decrop.smoothing.procedures import (
@@ -145,16 +144,6 @@ def test_anytime_radii_grow_and_stay_below_the_exact_ones() -> None:
     assert radius.sum() > 0.8 * fixed.radius.sum()
 
 
-@pytest.mark.slow
-def test_the_size_of_groups_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    usual, _ = certify_linear()
-    monkeypatch.setattr(collect, "_FIRST_GROUP", 7)
-    monkeypatch.setattr(collect, "_GROUP_SECONDS", 0.0)
-    small, _ = certify_linear()
-    assert np.array_equal(small.selection_counts, usual.selection_counts)
-    assert np.array_equal(small.estimation_counts, usual.estimation_counts)
-
-
 def test_another_rule_gets_both_streams_of_all_images() -> None:
     given: list[tuple[Integers, Integers]] = []
 
@@ -224,8 +213,3 @@ def test_bad_settings_are_refused_before_sampling(changes: dict[str, Any], messa
     with pytest.raises(InputError, match=message):
         fixed(sampler, 5, CERTIFY, **SETTINGS | changes)
     assert not sampler.groups
-
-
-def test_no_images_are_refused() -> None:
-    with pytest.raises(InputError, match="images must be at least 1"):
-        fixed(RecordingSampler(), 0, CERTIFY, **SETTINGS)

@@ -241,15 +241,6 @@ def test_preselected_share_depends_on_the_selection_samples_alone() -> None:
         assert np.isclose(radius, radii, rtol=1e-9).any()
 
 
-@cases("variant", VARIANTS)
-def test_images_with_non_finite_samples_abstain(variant: Variant) -> None:
-    selection = np.array([[99, 0, 1], [100, 0, 0], [100, 0, 0], [0, 0, 100]])
-    estimation = np.array([[100, 0, 0], [99, 0, 1], [100, 0, 0], [0, 0, 100]])
-    result = two_sided_certificates(selection, estimation, SIGMA, 0.001, variant=variant)
-    assert result.prediction.tolist() == [ABSTAIN, ABSTAIN, 0, ABSTAIN]
-    assert (result.radius > 0).tolist() == [False, False, True, False]
-
-
 COUNTS = st.lists(st.integers(0, 200), min_size=2, max_size=5).filter(
     lambda counts: sum(counts) > 0
 )
@@ -299,26 +290,7 @@ def test_published_radius_is_at_least_that_of_certify(
     assert published.prediction[0] == certify.prediction[0]
 
 
-GOOD = np.array([[9, 1, 0]])
-
-
-@cases(
-    ("arguments", "variant", "message"),
-    [
-        ((GOOD, GOOD, 0.0, 0.001), "grid", "sigma"),
-        ((GOOD, GOOD, -1.0, 0.001), "grid", "sigma"),
-        ((GOOD, GOOD, 0.25, 0.0), "published", "failure_probability"),
-        ((GOOD, GOOD, 0.25, 1.0), "grid", "failure_probability"),
-        ((GOOD, 0 * GOOD, 0.25, 0.001), "grid", "no samples"),
-        ((0 * GOOD, GOOD, 0.25, 0.001), "preselected", "no samples"),
-        ((GOOD, np.array([[11, -1, 0]]), 0.25, 0.001), "grid", "negative"),
-        ((GOOD, np.array([[9, 1, 0], [9, 2, 0]]), 0.25, 0.001), "grid", "same number of samples"),
-        ((GOOD, np.array([[9, 1, 0, 0]]), 0.25, 0.001), "grid", "same shape"),
-        ((GOOD, GOOD, 0.25, 0.001), "best", "published, preselected, grid"),
-    ],
-)
-def test_bad_arguments_are_refused(
-    arguments: tuple[np.ndarray, np.ndarray, float, float], variant: Variant, message: str
-) -> None:
-    with pytest.raises(InputError, match=message):
-        two_sided_certificates(*arguments, variant=variant)
+def test_other_variants_are_refused() -> None:
+    counts = np.array([[9, 1, 0]])
+    with pytest.raises(InputError, match="published, preselected, grid"):
+        two_sided_certificates(counts, counts, 0.25, 0.001, variant="best")  # type: ignore[arg-type]

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from decrop.classifiers.classifier import Classifier
@@ -42,19 +41,6 @@ def trained(epochs: int = 4, **changes: Any) -> DenoiserTrainer:
 
 def weights(trainer: DenoiserTrainer) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in trainer.denoiser.state_dict().items()}
-
-
-def same(one: Any, other: Any) -> bool:
-    """Compare nested states to the bit, but for the seconds that epochs took."""
-    if isinstance(one, Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(
-            same(one[key], other[key]) for key in one if key != "seconds"
-        )
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other)
 
 
 @dataclasses.dataclass

@@ -18,7 +18,7 @@ from decrop.seeds import torch_generator
 from decrop.training import loop
 from decrop.training.classifier import ClassifierTrainer
 from decrop.training.loop import TrainingDivergedError, train
-from tests.decrop.tiny import CPU
+from tests.decrop.tiny import CPU, same
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -67,11 +67,6 @@ def trained(
     training = trainer(given, classifier, sigma)
     train(training)
     return training.weights()
-
-
-def same(one: Weights, other: Weights) -> bool:
-    assert one.keys() == other.keys()
-    return all(torch.equal(one[name], other[name]) for name in one)
 
 
 def accuracy(weights: Weights, sigma: float = 0.0) -> float:

@@ -23,7 +23,7 @@ from decrop.training.losses import (
     total_loss,
 )
 from tests.cases import cases
-from tests.decrop.tiny import CPU, FEATURES, random_samples, tiny_classifier, tiny_config
+from tests.decrop.tiny import CPU, FEATURES, random_samples, same, tiny_classifier, tiny_config
 from tests.decrop.training.denoiser_trainers import (
     IMAGES,
     NO_NOISE,
@@ -33,7 +33,6 @@ from tests.decrop.training.denoiser_trainers import (
     make_trainer,
     positions,
     record_epoch,
-    same,
     trained,
     weights,
 )

@@ -18,7 +18,7 @@ from decrop.training.losses import (
     label_consistency_loss,
     maximum_mean_discrepancy,
 )
-from tests.decrop.tiny import random_samples, tiny_classifier
+from tests.decrop.tiny import random_samples, same, tiny_classifier
 from tests.decrop.training.denoiser_trainers import (
     IMAGES,
     NO_NOISE,
@@ -28,7 +28,6 @@ from tests.decrop.training.denoiser_trainers import (
     make_trainer,
     positions,
     record_epoch,
-    same,
     trained,
     weights,
 )

@@ -17,7 +17,7 @@ from decrop.training.losses import (
     label_consistency_loss,
 )
 from tests.cases import cases
-from tests.decrop.tiny import random_samples, tiny_classifier, tiny_config
+from tests.decrop.tiny import random_samples, same, tiny_classifier, tiny_config
 from tests.decrop.training.denoiser_trainers import (
     IMAGES,
     NO_NOISE,
@@ -26,7 +26,6 @@ from tests.decrop.training.denoiser_trainers import (
     make_trainer,
     positions,
     record_epoch,
-    same,
     trained,
     weights,
 )

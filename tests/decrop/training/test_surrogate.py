@@ -26,7 +26,7 @@ from decrop.training.surrogate import (
 )
 from decrop.trial.prepare import load_inputs
 from tests.cases import cases
-from tests.decrop.black_box.functions import URL, InProcess
+from tests.decrop.black_box.functions import InProcess, through_surrogate
 from tests.decrop.digits_trial import CPU
 from tests.refusals import one_line
 
@@ -37,15 +37,8 @@ DIGITS = (
     "classifier.training.epochs=5",
     "classifier.training.seed=3",
 )
-BLACK_BOX = (
-    f"classifier.source={URL}",
-    "classifier.training=null",
-    "classifier.surrogate.architecture=small_cnn",
-    f"classifier.surrogate.queries={QUERIES}",
-    "classifier.surrogate.crop_padding=1",
-    "classifier.surrogate.flip_probability=0",
-    "classifier.surrogate.epochs=8",
-    "classifier.surrogate.learning_rate=0.01",
+BLACK_BOX = through_surrogate(
+    QUERIES, crop_padding=1, flip_probability=0, epochs=8, learning_rate=0.01
 )
 
 

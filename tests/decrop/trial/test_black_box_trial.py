@@ -15,7 +15,7 @@ from decrop.trial.inputs import TrialInputs
 from decrop.trial.prepare import load_inputs, prepare
 from decrop.trial.result import TrialResult
 from decrop.trial.run import certify_undefended, run_trial
-from tests.decrop.black_box.functions import URL, InProcess, serve
+from tests.decrop.black_box.functions import InProcess, serve, through_surrogate
 from tests.decrop.digits_trial import (
     CPU,
     ESTIMATION_SAMPLES,
@@ -30,14 +30,7 @@ from tests.decrop.digits_trial import (
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 QUERIES = 300
-BLACK_BOX = (
-    f"classifier.source={URL}",
-    "classifier.training=null",
-    "classifier.surrogate.architecture=small_cnn",
-    f"classifier.surrogate.queries={QUERIES}",
-    "classifier.surrogate.epochs=5",
-    "classifier.surrogate.learning_rate=0.01",
-)
+BLACK_BOX = through_surrogate(QUERIES, epochs=5, learning_rate=0.01)
 
 
 def settings(*assignments: str) -> TrialConfig:

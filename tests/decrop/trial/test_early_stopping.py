@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -31,6 +30,7 @@ from tests.decrop.digits_trial import (
     sample_nothing,
     short_trial,
 )
+from tests.decrop.tiny import same
 
 STOPPING = short_trial("training.early_stopping=true")
 # Epochs after which a trial of three evaluations is scored.
@@ -71,12 +71,6 @@ def certified(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, dict[str, Tens
 
     monkeypatch.setattr(decrop.trial.run, "certify", spy)
     return calls
-
-
-def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return first.keys() == second.keys() and all(
-        torch.equal(first[name], second[name]) for name in first
-    )
 
 
 def stopped(

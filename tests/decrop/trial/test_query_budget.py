@@ -7,14 +7,11 @@ from decrop.config import TrialConfig
 from decrop.errors import InputError
 from decrop.trial.prepare import prepare
 from decrop.trial.query_budget import OPENING, TotalQueries, total_queries
-from tests.decrop.black_box.functions import URL
+from tests.decrop.black_box.functions import URL, through_surrogate
 from tests.refusals import one_line
 
 BLACK_BOX = (
-    f"classifier.source={URL}",
-    "classifier.training=null",
-    "classifier.surrogate.architecture=small_cnn",
-    "classifier.surrogate.queries=700",
+    *through_surrogate(700),
     "certification.selection_samples=20",
     "certification.estimation_samples=80",
     "certification.max_samples=100",
