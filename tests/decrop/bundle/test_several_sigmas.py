@@ -1,7 +1,5 @@
 """A bundle of a trial certified at several sigmas: verified, and refused where changed."""
 
-import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +10,6 @@ import decrop
 from decrop.bundle import load_bundle
 from decrop.bundle.load import read_certificates
 from decrop.cache import ContentCache
-from decrop.cli.main import run
 from decrop.data.datasets import load_dataset
 from decrop.errors import InputError
 from decrop.evaluation.table import CertificateTable
@@ -21,6 +18,8 @@ from decrop.trial.folder import TrialFolder
 from decrop.trial.inputs import TrialInputs
 from decrop.trial.result import TrialResult
 from decrop.trial.run import run_trial
+from tests.commands import decrop as command
+from tests.commands import refused
 from tests.decrop.bundle.changed_bundle import renew_checksums
 from tests.decrop.digits_trial import TEST_IMAGES, certificates, export, files_in, short_trial
 
@@ -64,34 +63,30 @@ def test_a_trial_is_certified_at_all_sigmas_and_its_own_tables_stay(
     assert TrialResult.from_json(trial.result.to_json()) == trial.result
 
 
-def test_a_bundle_of_several_sigmas_is_verified(
-    bundle: Path, trial: TrialFolder, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bundle_of_several_sigmas_is_verified(bundle: Path) -> None:
     assert files_in(bundle) > FURTHER
-    assert run(["verify", str(bundle), "--json"]) == 0
-    shown = capsys.readouterr().out
-    assert f"all {4 * TEST_IMAGES} recorded certificates are identical" in shown
-    assert "the best sigma of each among 0.12, 0.25, 0.5" in shown
-    assert json.loads(shown.splitlines()[-1])["identical"] == 4 * TEST_IMAGES
+    ran = command("verify", bundle, "--json")
+    assert ran.code == 0
+    assert f"all {4 * TEST_IMAGES} recorded certificates are identical" in ran.out
+    assert "the best sigma of each among 0.12, 0.25, 0.5" in ran.out
+    assert ran.last_line["identical"] == 4 * TEST_IMAGES
     card = (bundle / "README.md").read_text()
     assert "| envelope |" in card and "no certificate of one\nclassifier" in card
     assert "| `certificates_envelope.tsv` |" in card and "`certificates_sigma_…`" in card
 
 
-def test_a_changed_envelope_is_counted(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_changed_envelope_is_counted(bundle: Path) -> None:
     path = bundle / "certificates_envelope.tsv"
     table = CertificateTable.read_tsv(path)
     assert table.sigma is not None
     replace(table, sigma=table.sigma[::-1].copy()).write(path)
     renew_checksums(bundle)
-    assert run(["verify", str(bundle)]) == 1
-    assert "differ" in capsys.readouterr().out
+    ran = command("verify", bundle)
+    assert ran.code == 1 and "differ" in ran.out
 
 
 @pytest.mark.parametrize("change", ["radius", "missing", "summary", "images", "record", "card"])
-def test_what_does_not_fit_is_refused(
-    change: str, bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_does_not_fit_is_refused(change: str, bundle: Path) -> None:
     path = bundle / "certificates_sigma_0.5.tsv"
     table, config = CertificateTable.read_tsv(path), read_json(bundle / "config.json")
     message = "do not add up to its summary"
@@ -118,8 +113,7 @@ def test_what_does_not_fit_is_refused(
             message = "its figures are not those"
     renew_checksums(bundle)
     if change == "card":
-        assert run(["verify", str(bundle)]) == 2
-        assert message in " ".join(capsys.readouterr().err.split())
+        assert message in refused("verify", bundle)
         return
     with pytest.raises(InputError, match=message):
         load_bundle(bundle)
@@ -128,14 +122,13 @@ def test_what_does_not_fit_is_refused(
 
 
 def test_a_bundle_is_certified_at_other_sigmas(
-    exported: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exported: Path, bundle: Path, tmp_path: Path
 ) -> None:
     """A bundle that records one sigma gives at several what one that records them has."""
     out = tmp_path / "out" / "mine.tsv"
     sigmas = "certification.sigmas=[0.12,0.5]"
-    assert run(["certify", str(exported), "--out", str(out), "--set", sigmas, "--json"]) == 0
-    shown = capsys.readouterr().out
-    document = json.loads(shown.splitlines()[-1])
+    ran = command("certify", exported, "--out", out, "--set", sigmas, "--json")
+    document = ran.last_line
     names = {name.replace("certificates", "mine") for name in FURTHER}
     assert files_in(out.parent) == {"mine.tsv", "mine.tsv.json", "mine_sigmas.png", *names}
     recorded = load_bundle(bundle).tables
@@ -146,10 +139,9 @@ def test_a_bundle_is_certified_at_other_sigmas(
         ("envelope", document["envelope"]["certificates"]),
     ):
         assert certificates(CertificateTable.read_tsv(Path(path))) == certificates(recorded[name])
-    assert "not for one classifier that chooses σ by the image" in " ".join(shown.split())
-    to = tmp_path / "figures"
-    shutil.rmtree(to, ignore_errors=True)
-    assert run(["figures", str(bundle), "--to", str(to), "--without-data"]) == 0
+    assert "not for one classifier that chooses σ by the image" in " ".join(ran.out.split())
+    drawn = command("figures", bundle, "--to", tmp_path / "figures", "--without-data")
+    assert drawn.code == 0, drawn.err
 
 
 def test_a_loaded_bundle_certifies_at_another_sigma_what_is_recorded(bundle: Path) -> None:

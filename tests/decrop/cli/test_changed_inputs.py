@@ -13,10 +13,10 @@ from decrop.cli.main import run
 from decrop.networks.registry import build_classifier_network
 from decrop.training.classifier import ClassifierTrainer
 from decrop.training.denoiser import DenoiserTrainer
-from tests.commands import set_options
+from tests.commands import contents, decrop, set_options
 from tests.decrop.black_box.functions import URL, InProcess, serve
 from tests.decrop.data.test_datasets import write_parquet
-from tests.decrop.digits_trial import SHORT, files_in
+from tests.decrop.digits_trial import SHORT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -70,23 +70,17 @@ def interrupted(patch: pytest.MonkeyPatch, trainer: type, step: str, *command: s
         assert run([*command]) == 130
 
 
-def refusal(
-    capsys: pytest.CaptureFixture[str], change: Callable[[], None], command: list[str]
-) -> str:
+def refusal(change: Callable[[], None], command: list[str]) -> str:
     """Change a file, let the command go on, and return what it says; it must touch nothing."""
     change()
-    before = {name: Path("run", name).read_bytes() for name in files_in(Path("run"))}
-    capsys.readouterr()
-    code = run(command)
-    error = capsys.readouterr().err
-    assert (code, error.count("\n")) == (2, 1), error
-    assert before == {name: Path("run", name).read_bytes() for name in files_in(Path("run"))}
-    return error
+    before = contents(Path("run"))
+    ran = decrop(*command)
+    assert (ran.code, ran.err.count("\n")) == (2, 1), ran.err
+    assert contents(Path("run")) == before
+    return ran.err
 
 
-def test_training_a_denoiser(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_training_a_denoiser(monkeypatch: pytest.MonkeyPatch) -> None:
     # The settings' own training gives way to weights.
     short = [item for item in SHORT if not item.startswith(("classifier.", "limited."))]
     settings = (
@@ -99,23 +93,21 @@ def test_training_a_denoiser(
     options = set_options(*settings)
     command = ["train", "digits", *options, "--out", "run"]
     interrupted(monkeypatch, DenoiserTrainer, "run_epoch", *command)
-    said = refusal(capsys, lambda: write_weights("w.safetensors", 4), command)
+    said = refusal(lambda: write_weights("w.safetensors", 4), command)
     assert said.startswith("error: run/trial was begun with another classifier (")
     assert said.endswith("); put back what lay there, or begin anew in another folder.\n")
     write_weights("w.safetensors", 3)
-    assert "other limited data (" in refusal(capsys, lambda: write_data("train", 5), command)
+    assert "other limited data (" in refusal(lambda: write_data("train", 5), command)
     write_data("train", 1)
-    said = refusal(capsys, lambda: write_data("test", 6), command)
+    said = refusal(lambda: write_data("test", 6), command)
     assert "other test images (" in said and "limited data" not in said
     write_data("test", 2)
     assert run(command) == 0
     # Nor is a finished run taken for one with other test images.
-    refusal(capsys, lambda: write_data("test", 6), command)
+    refusal(lambda: write_data("test", 6), command)
 
 
-def test_training_a_classifier(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_training_a_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = (
         *DATA,
         *STATISTICS,
@@ -127,17 +119,15 @@ def test_training_a_classifier(
     options = set_options(*settings)
     command = ["classifier", "train", "digits", *options, "--out", "run"]
     interrupted(monkeypatch, ClassifierTrainer, "step", *command)
-    said = refusal(capsys, lambda: write_weights("w.safetensors", 4), command)
+    said = refusal(lambda: write_weights("w.safetensors", 4), command)
     assert said.startswith("error: run was begun with other initial weights (")
     write_weights("w.safetensors", 3)
-    assert "other training images (" in refusal(capsys, lambda: write_data("train", 5), command)
+    assert "other training images (" in refusal(lambda: write_data("train", 5), command)
     write_data("train", 1)
     assert run(command) == 0
 
 
-def test_stealing_a_classifier(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stealing_a_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
     from decrop.classifiers.classifier import Classifier
 
     serve(
@@ -160,7 +150,7 @@ def test_stealing_a_classifier(
     options = set_options(*settings)
     command = ["classifier", "steal", "digits", *options, "--out", "run"]
     interrupted(monkeypatch, ClassifierTrainer, "step", *command)
-    said = refusal(capsys, lambda: write_data("train", 5), command)
+    said = refusal(lambda: write_data("train", 5), command)
     assert said.startswith("error: run was begun with other limited data (")
     write_data("train", 1)
     assert run(command) == 0

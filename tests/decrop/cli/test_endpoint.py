@@ -23,7 +23,7 @@ from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, write_json
 from decrop.trial.folder import TrialFolder
 from decrop.trial.inputs import TrialInputs
-from tests.commands import set_options
+from tests.commands import decrop, refused, set_options
 from tests.decrop.black_box.server import (
     Endpoint,
     Reply,
@@ -142,17 +142,14 @@ def test_a_killed_certification_asks_for_nothing_twice(endpoint: Endpoint, tmp_p
     assert certificates(table) == white_box([FIXED], tmp_path / "white.tsv")
 
 
-def test_a_budget_is_said_refused_and_kept_to(
-    endpoint: Endpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_budget_is_said_refused_and_kept_to(endpoint: Endpoint, tmp_path: Path) -> None:
     out = tmp_path / "certificates.tsv"
     most = TEST_IMAGES * SAMPLES
 
     def ran(*assignments: str) -> tuple[int, str, str]:
-        code = run(["certify", "digits", *options(endpoint, *assignments), "--out", str(out)])
-        shown = capsys.readouterr()
-        assert shown.err.count("\n") <= 1
-        return code, shown.out, shown.err
+        done = decrop("certify", "digits", *options(endpoint, *assignments), "--out", out)
+        assert done.err.count("\n") <= 1
+        return done.code, done.out, done.err
 
     code, _, error = ran(FIXED, "classifier.endpoint.query_budget=500")
     assert code == 2 and endpoint.images == 1
@@ -172,7 +169,7 @@ def test_a_budget_is_said_refused_and_kept_to(
 
 
 def test_options_that_do_not_fit_are_refused(
-    endpoint: Endpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str], exported: Path
+    endpoint: Endpoint, tmp_path: Path, exported: Path
 ) -> None:
     out = ["--out", str(tmp_path / "c.tsv")]
     for arguments, said in (
@@ -181,27 +178,23 @@ def test_options_that_do_not_fit_are_refused(
         (["certify", str(exported), "--weights", endpoint.url, *out], "no endpoint can stand in"),
         (["train", "digits", *options(endpoint)], "which gives no gradients"),
     ):
-        assert run(arguments) == 2
-        assert said in capsys.readouterr().err
+        assert said in refused(*arguments)
     assert not endpoint.asked
 
 
-def test_an_endpoint_is_inspected(
-    endpoint: Endpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_endpoint_is_inspected(endpoint: Endpoint, tmp_path: Path) -> None:
     ledger = tmp_path / "queries"
     budget = ["--set", "classifier.endpoint.query_budget=400", "--queries", str(ledger)]
     arguments = ["inspect", endpoint.url, "--dataset", "digits", "--images", "20", *budget]
-    assert run([*arguments, "--json"]) == 0
-    shown = capsys.readouterr().out
-    assert f"asks {endpoint.url} for 340 images; 399 are left of the budget" in shown
-    found = json.loads(shown.splitlines()[-1])
+    ran = decrop(*arguments, "--json")
+    assert f"asks {endpoint.url} for 340 images; 399 are left of the budget" in ran.out
+    found = ran.last_line
     assert found["queries"]["asked"] == endpoint.images == 341
     assert found["parameters"] is None and found["classes"] == 10
     assert found["architecture"].startswith("an endpoint that gives probabilities (mlflow)")
     assert found["clean_accuracy"] >= 0.5 and found["precision"] == "fp32"
-    assert run(arguments) == 2
-    assert "340 images are to be asked" in capsys.readouterr().err
+    ran = decrop(*arguments)
+    assert ran.code == 2 and "340 images are to be asked" in ran.err
     assert endpoint.images == 342
 
 
@@ -239,9 +232,7 @@ def bundle(
     return path
 
 
-def test_a_bundle_names_its_endpoint_and_does_not_ask_it(
-    bundle: Path, endpoint: Endpoint, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bundle_names_its_endpoint_and_does_not_ask_it(bundle: Path, endpoint: Endpoint) -> None:
     document = read_json(bundle / "config.json")
     assert document["format"] == FORMAT
     assert document["trial"]["classifier"]["source"] == endpoint.url
@@ -252,58 +243,52 @@ def test_a_bundle_names_its_endpoint_and_does_not_ask_it(
     card = (bundle / "README.md").read_text()
     assert "asked only where the user names it" in card
     assert f'classifier="{endpoint.url}"' in card
-    assert run(["verify", str(bundle)]) == 2
-    assert f"describes the endpoint {endpoint.url}, which is not asked unless" in (
-        capsys.readouterr().err
-    )
+    said = refused("verify", bundle)
+    assert f"describes the endpoint {endpoint.url}, which is not asked unless" in said
     loaded = load_bundle(bundle, classifier=endpoint.url)
     assert loaded.network is not None and not endpoint.asked
 
 
 def test_a_bundle_is_verified_and_certified_where_the_endpoint_is_now(
-    bundle: Path, inputs: TrialInputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Path, inputs: TrialInputs, tmp_path: Path
 ) -> None:
     # Verification computes as recorded, in whatever precision that was.
     with serving(probabilities_of(inputs.classifier)) as moved:
         arguments = [str(bundle), "--weights", moved.url]
-        code = run(["verify", *arguments])
-        shown = capsys.readouterr().out
-        assert f"asks {moved.url} for {TEST_IMAGES * SAMPLES:,} images" in shown
+        ran = decrop("verify", *arguments)
+        assert f"asks {moved.url} for {TEST_IMAGES * SAMPLES:,} images" in ran.out
         assert moved.images == TEST_IMAGES * SAMPLES
-        assert "recorded certificates are identical" in shown and code in (0, 1)
+        assert "recorded certificates are identical" in ran.out and ran.code in (0, 1)
         budget = ["--set", "classifier.endpoint.query_budget=5000"]
         table = certified([*arguments, *budget], tmp_path / "certificates.tsv")
         assert len(table.idx) == TEST_IMAGES
         spent = read_json(tmp_path / "certificates.tsv.queries")
         assert spent["asked"] == TEST_IMAGES * SAMPLES
     fixed = ["--set", "classifier.endpoint.pixels=uint8"]
-    assert run(["certify", *arguments, *fixed, "--out", str(tmp_path / "c.tsv")]) == 2
-    assert "the bundle fixes it" in capsys.readouterr().err
+    said = refused("certify", *arguments, *fixed, "--out", tmp_path / "c.tsv")
+    assert "the bundle fixes it" in said
 
 
 def test_a_rejector_and_figures_need_more_than_predictions(
-    bundle: Path, endpoint: Endpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Path, endpoint: Endpoint, tmp_path: Path
 ) -> None:
     weights = ["--weights", endpoint.url]
     for arguments in (
         ["rejector", "train", str(bundle), "--out", str(tmp_path / "r"), *weights],
         ["figures", str(bundle), "--to", str(tmp_path / "f"), *weights],
     ):
-        assert run(arguments) == 2
-        error = capsys.readouterr().err
-        assert "gives predictions only" in error and error.count("\n") == 1
+        assert "gives predictions only" in refused(*arguments)
     assert not endpoint.asked
 
 
 def test_another_kind_of_answer_is_not_the_recorded_classifier(
-    bundle: Path, inputs: TrialInputs, capsys: pytest.CaptureFixture[str]
+    bundle: Path, inputs: TrialInputs
 ) -> None:
     with serving(labels_of(inputs.classifier)) as other:
-        assert run(["verify", str(bundle), "--weights", other.url]) == 1
-    assert "answers with labels only" in capsys.readouterr().err
+        ran = decrop("verify", bundle, "--weights", other.url)
+    assert ran.code == 1 and "answers with labels only" in ran.err
     with serving(None, Reply(b"")) as unused:
         for url in (f"{unused.url}?key=secret", "http://me:secret@localhost/"):
-            assert run(["verify", str(bundle), "--weights", url]) == 2
-            error = capsys.readouterr().err
+            error = refused("verify", bundle, "--weights", url)
             assert "token_variable" in error and "secret" not in error
     assert not unused.asked

@@ -12,9 +12,11 @@ import typer.main
 
 import decrop
 from decrop.cli import main as run_and_exit
-from decrop.cli.main import build_app, run
+from decrop.cli.main import build_app
 from decrop.errors import InputError, RunError
 from decrop.training.loop import TrainingDivergedError
+from tests.commands import decrop as command_of
+from tests.commands import refused
 
 # mypy takes `decrop.cli.main` for the function of that name in the package.
 main_module = sys.modules["decrop.cli.main"]
@@ -31,23 +33,27 @@ def replace_commands(
     monkeypatch.setattr(main_module, "build_app", lambda: app)
 
 
+def helped(*arguments: str, option: str = "--help") -> str:
+    ran = command_of(*arguments, option)
+    assert ran.code == 0
+    return ANSI.sub("", ran.out)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_shows_an_example_of_itself(
-    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    assert run([command, "--help"]) == 0
-    shown = ANSI.sub("", capsys.readouterr().out)
+    shown = helped(command)
     assert re.search(rf"Example:\s+decrop {command}\b", shown), shown
 
 
 def test_help_fits_a_terminal_and_flags_have_no_value(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     for arguments in ([], ["certify"], ["classifier", "train"]):
-        assert run([*arguments, "--help"]) == 0
-        lines = ANSI.sub("", capsys.readouterr().out).splitlines()
+        lines = helped(*arguments).splitlines()
         assert "--help" in " ".join(lines) and "<bool>" not in " ".join(lines)
         assert max(map(len, lines)) <= 80
         for line, following in itertools.pairwise(lines):
@@ -56,10 +62,9 @@ def test_help_fits_a_terminal_and_flags_have_no_value(
                 assert len(line.rstrip()) + len(following.split()[0]) >= 79, (line, following)
 
 
-def test_help_lists_commands_and_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["--help"], ["-h"]):
-        assert run(arguments) == 0
-        shown = " ".join(ANSI.sub("", capsys.readouterr().out).split())
+def test_help_lists_commands_and_exit_codes() -> None:
+    for option in ("--help", "-h"):
+        shown = " ".join(helped(option=option).split())
         assert "0 done, 1 failed, 2 bad input, 3 out of time" in shown
         assert all(f" {command} " in shown for command in COMMANDS)
 
@@ -92,20 +97,15 @@ def test_a_command_chooses_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
         raise typer.Exit(7)
 
     replace_commands(monkeypatch, command)
-    assert run(["do"]) == 7
+    assert command_of("do").code == 7
 
 
-def test_bad_input_is_one_line_and_gives_2(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_input_is_one_line_and_gives_2(monkeypatch: pytest.MonkeyPatch) -> None:
     def command() -> None:
         raise InputError("sigma = [0]: must be greater than 0.")
 
     replace_commands(monkeypatch, command)
-    assert run(["do"]) == 2
-    shown = capsys.readouterr()
-    assert shown.err == "error: sigma = [0]: must be greater than 0.\n"
-    assert shown.out == ""
+    assert refused("do") == "error: sigma = [0]: must be greater than 0.\n"
 
 
 @pytest.mark.parametrize(
@@ -117,31 +117,29 @@ def test_bad_input_is_one_line_and_gives_2(
     ],
 )
 def test_a_failure_is_one_line_and_gives_1(
-    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def command() -> None:
         raise error
 
     replace_commands(monkeypatch, command)
-    assert run(["do"]) == 1
-    assert capsys.readouterr().err == f"error: {error}\n"
+    ran = command_of("do")
+    assert (ran.code, ran.err) == (1, f"error: {error}\n")
 
 
-def test_ctrl_c_gives_130_without_a_traceback(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ctrl_c_gives_130_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def command() -> None:
         raise KeyboardInterrupt
 
     replace_commands(monkeypatch, command)
-    assert run(["do"]) == 130
-    assert "Traceback" not in capsys.readouterr().err
+    ran = command_of("do")
+    assert ran.code == 130 and "Traceback" not in ran.err
 
 
 @pytest.mark.parametrize("arguments", [["nothing"], ["train"], ["train", "digits", "--nothing"]])
-def test_wrong_usage_gives_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(arguments) == 2
-    assert "Traceback" not in capsys.readouterr().err
+def test_wrong_usage_gives_2(arguments: list[str]) -> None:
+    ran = command_of(*arguments)
+    assert ran.code == 2 and "Traceback" not in ran.err
 
 
 def test_main_exits_with_the_code_of_its_arguments(
@@ -167,10 +165,9 @@ def test_main_exits_with_the_code_of_its_arguments(
     ],
 )
 def test_an_address_in_an_object_store_is_refused_with_the_reason(
-    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], named: str
 ) -> None:
-    assert run(arguments) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    line = refused(*arguments)
     assert line.startswith(f"error: {named}")
     assert "is in an object store, which can neither rename a file" in line
 
@@ -184,9 +181,8 @@ def test_an_address_in_an_object_store_is_refused_with_the_reason(
     ],
 )
 def test_an_object_store_in_a_file_of_settings_is_refused_too(
-    settings: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    settings: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text(settings)
-    assert run(["train", str(file), "--out", str(tmp_path / "run")]) == 2
-    assert "is in an object store" in capsys.readouterr().err
+    assert "is in an object store" in refused("train", file, "--out", tmp_path / "run")
