@@ -1,6 +1,5 @@
 """`decrop classifier train` leaves weights that other commands take, and goes on when killed."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from decrop.files import read_json
 from decrop.training.classifier import ClassifierTrainer
 from tests.cases import cases
 from tests.commands import contents, refused, set_options
+from tests.commands import decrop as command
 from tests.decrop.digits_trial import files_in
 from tests.decrop.interrupted_training import interrupted_once
 
@@ -105,14 +105,11 @@ def test_test_images_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert run(arguments(tmp_path / "run", *plain)) == 0
 
 
-def test_a_classifier_trained_on_all_images_is_not_scored(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_classifier_trained_on_all_images_is_not_scored(tmp_path: Path) -> None:
     plain = ("classifier.training.objective=plain", "classifier.training.trained_on=all")
-    assert run(arguments(tmp_path / "run", *plain)) == 0
-    shown = capsys.readouterr().out
-    assert "trained on all images, so there is none to score it on" in shown
-    assert json.loads(shown.splitlines()[-1])["report"]["held_out"] is None
+    ran = command(*arguments(tmp_path / "run", *plain))
+    assert "trained on all images, so there is none to score it on" in ran.out
+    assert ran.last_line["report"]["held_out"] is None
 
 
 def test_weights_are_certified_at_once(trained: Path, tmp_path: Path) -> None:
@@ -145,15 +142,12 @@ def test_an_interrupted_run_goes_on(
 
 
 @pytest.mark.usefixtures("no_work")
-def test_a_finished_run_is_not_done_again(
-    trained: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_finished_run_is_not_done_again(trained: Path) -> None:
     before = contents(trained)
-    assert run(arguments(trained)) == 0
-    assert contents(trained) == before
-    shown = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert shown["report"] == read_json(trained / "report.json")
-    assert shown["weights"] == str(trained / "weights.safetensors")
+    ran = command(*arguments(trained))
+    assert ran.code == 0 and contents(trained) == before
+    assert ran.last_line["report"] == read_json(trained / "report.json")
+    assert ran.last_line["weights"] == str(trained / "weights.safetensors")
 
 
 @pytest.mark.usefixtures("no_work")

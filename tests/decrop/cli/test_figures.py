@@ -1,6 +1,5 @@
 """`decrop figures` draws what the run drew, from the bundle and the dataset alone."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 import decrop.bundle.verify
 from decrop.cli.main import run
 from decrop.trial.folder import TrialFolder
+from tests.commands import decrop as command
 from tests.commands import refused
 from tests.decrop.bundle.changed_bundle import renew_checksums
 from tests.decrop.digits_trial import files_in
@@ -29,41 +29,35 @@ def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_the_figures_of_the_run_are_drawn_again(
-    exported: Path, final_trial: TrialFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exported: Path, final_trial: TrialFolder, tmp_path: Path
 ) -> None:
     to = tmp_path / "new" / "figures"
-    assert run(["figures", str(exported), "--to", str(to), "--json"]) == 0
-    shown = capsys.readouterr()
+    ran = command("figures", exported, "--to", to, "--json")
+    assert (ran.code, ran.err) == (0, "")
     assert files_in(to) == ALL
     for name in ALL:
         assert (to / name).read_bytes() == (final_trial.figures_path / name).read_bytes(), name
-    sentence, last = shown.out.splitlines()
-    assert sentence == f"figures: {to}"
-    assert json.loads(last) == {"figures": sorted(str(to / name) for name in ALL)}
-    assert shown.err == ""
+    assert ran.out.splitlines()[0] == f"figures: {to}"
+    assert ran.last_line == {"figures": sorted(str(to / name) for name in ALL)}
 
 
 @pytest.mark.usefixtures("no_data")
-def test_without_data_what_needs_none_is_drawn(
-    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["figures", str(exported), "--to", str(tmp_path / "figures"), "--without-data"]
-    assert run(arguments) == 0
-    assert files_in(tmp_path / "figures") == NEED_NO_DATA
-    assert capsys.readouterr().out == f"figures: {tmp_path / 'figures'}\n"
+def test_without_data_what_needs_none_is_drawn(exported: Path, tmp_path: Path) -> None:
+    to = tmp_path / "figures"
+    ran = command("figures", exported, "--to", to, "--without-data")
+    assert (ran.code, ran.out) == (0, f"figures: {to}\n")
+    assert files_in(to) == NEED_NO_DATA
 
 
 @pytest.mark.usefixtures("no_data")
-def test_a_bundle_without_history_has_no_loss_curves(
-    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bundle_without_history_has_no_loss_curves(exported: Path, tmp_path: Path) -> None:
     bundle = Path(shutil.copytree(exported, tmp_path / "bundle"))
     (bundle / "history.json").unlink()
     renew_checksums(bundle)
     to = tmp_path / "figures"
-    assert run(["figures", str(bundle), "--to", str(to), "--without-data"]) == 0
+    ran = command("figures", bundle, "--to", to, "--without-data")
+    assert ran.code == 0 and "no losses are drawn" in ran.out
     assert files_in(to) == CERTIFICATES
-    assert "no losses are drawn" in capsys.readouterr().out
 
 
 @pytest.mark.slow
