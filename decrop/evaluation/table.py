@@ -1,7 +1,6 @@
 """Certificates of a set of images as the field's tab-separated table."""
 
 import csv
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -207,21 +206,25 @@ def read_texts(path: Path) -> pd.DataFrame:
     """Read a tab-separated file with a header, each field as text."""
     require_regular(path, most_bytes=MOST_TABLE_BYTES)
     try:
-        with warnings.catch_warnings():
-            # pandas only warns where a row has one field more than the header.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(
-                path,
-                sep="\t",
-                dtype=str,
-                keep_default_na=False,
-                skip_blank_lines=False,
-                quoting=csv.QUOTE_NONE,
-                index_col=False,
-            )
-    except (OSError, ValueError, pd.errors.ParserWarning) as error:
+        frame = pd.read_csv(
+            path,
+            sep="\t",
+            # As a row, for pandas would give the second of two equal names another one.
+            header=None,
+            dtype=str,
+            keep_default_na=False,
+            skip_blank_lines=False,
+            quoting=csv.QUOTE_NONE,
+        )
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not a tab-separated table: {reason}") from None
+    names = frame.iloc[0]
+    if names.duplicated().any():
+        raise InputError(
+            f"{path}, line 1: has two columns {names[names.duplicated()].iloc[0]}; keep one."
+        )
+    return frame[1:].set_axis(names.tolist(), axis=1).reset_index(drop=True)
 
 
 def _numbers(path: Path, frame: pd.DataFrame, name: str) -> NDArray[np.float64]:

@@ -70,6 +70,7 @@ def test_a_column_that_contradicts_label_and_predict_is_said(tmp_path: Path) -> 
     ("old", "new", "message"),
     [
         ("radius", "r", "radius is missing among idx, label, predict, r, "),
+        ("idx", "radius", "line 1: has two columns radius; keep one"),
         ("20 7 -1", "20 7 -2", "line 3, column predict: '-2' must be -1 or a class"),
         ("-1 0.0", "-1 0.3", "line 3, column radius: '0.3' must be 0 on abstention"),
         ("0.341", "inf", "line 4, column radius: 'inf' must be a finite number"),
