@@ -1,12 +1,13 @@
 """Assemble the command line from all packages' commands, and map errors to exit codes."""
 
 import io
+import platform
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib.metadata import entry_points
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from inspect import cleandoc
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -45,6 +46,7 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": _HELP_OPTIONS},
     )
+    app.callback()(_options)
     for extension in sorted(entry_points(group=_COMMAND_GROUP), key=lambda point: point.name):
         app.add_typer(extension.load())
     for command in (inspect, train, certify, verify, figures):
@@ -52,6 +54,34 @@ def build_app() -> typer.Typer:
     app.add_typer(classifier, name="classifier")
     app.add_typer(rejector)
     return app
+
+
+def _options(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the versions that a bug report needs.",
+            is_eager=True,
+            callback=lambda asked: _print_versions() if asked else None,
+        ),
+    ] = False,
+) -> None:
+    """Take the options of `decrop` itself."""
+
+
+def _print_versions() -> None:
+    # Read, not imported, which would take seconds.
+    beside = ", ".join(map(_version, ("torch", "ray", "mlflow")))
+    print(f"{_version('decrop')}\nPython {platform.python_version()}, {beside}")
+    raise typer.Exit
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"{package} not installed"
 
 
 def _tidy_help(command: Any) -> None:

@@ -2,9 +2,11 @@
 
 import itertools
 import os
+import platform
 import re
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -69,15 +71,32 @@ def test_help_lists_commands_and_exit_codes() -> None:
         assert all(f" {command} " in shown for command in COMMANDS)
 
 
-def test_help_imports_no_heavy_library(tmp_path: Path) -> None:
-    script = """
+def test_versions_are_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(package: str) -> str:
+        if package == "ray":
+            raise PackageNotFoundError
+        return "1.2"
+
+    monkeypatch.setattr(main_module, "version", found)
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "decrop 1.2",
+        f"Python {platform.python_version()}, torch 1.2, ray not installed, mlflow 1.2",
+    ]
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_no_heavy_library_is_imported_to_explain(option: str, tmp_path: Path) -> None:
+    script = f"""
 import sys
 from decrop.cli.main import build_app, run
 build_app()
 try:
-    code = run(["--help"])
+    code = run(["{option}"])
 finally:
-    heavy = {"torch", "torchvision", "ray", "mlflow", "optuna", "art", "sklearn", "matplotlib"}
+    heavy = {{"torch", "torchvision", "ray", "mlflow", "optuna", "art", "sklearn", "matplotlib"}}
     print("imported:", sorted(heavy & set(sys.modules)), "code:", code)
 """
     process = subprocess.run(
