@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from decrop.cli.output import duration, say
+from decrop.wording import counted
 from tune.directory import State, SweepDirectory
 from tune.results.metric import Metric
 from tune.stopping import SweepStop, common_cause, death, last_line
@@ -152,14 +153,14 @@ class SweepProgress:
 
     def _summary(self) -> str:
         done = self.done_before + self._ended_before + len(self._ended)
-        text = f"{done} of {self.total} trials done"
+        text = f"{done} of {counted(self.total, 'trial')} done"
         best = self._best
         if best is not None and best.score is not None:
             text += (
                 f", best so far {self._name(best.number)} with {self.objective.text(best.score)}"
             )
         left = self._seconds_left()
-        return text if left is None else f"{text}, about {duration(left)} left"
+        return f"{text}, about {duration(left)} left" if left else text
 
     def _seconds_left(self) -> float | None:
         if not self._ended:

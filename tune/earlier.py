@@ -15,6 +15,7 @@ from decrop.documents import get_dotted, show
 from decrop.errors import InputError
 from decrop.files import write_json
 from decrop.trial.folder import Report
+from decrop.wording import counted
 from tune.directory import SweepDirectory, SweepTrialFolder, read_record
 from tune.domains import contains
 from tune.finished_trials import FinishedTrial, other_values
@@ -77,7 +78,8 @@ def gather(sweep: SweepConfig, paths: Sequence[Path], say: Callable[[str], None]
             else:
                 found.append(taken)
         why = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-        say(f"learns from {len(found) - before} trials of {path}{why and f'; left out: {why}'}")
+        learnt = counted(len(found) - before, "trial")
+        say(f"learns from {learnt} of {path}{why and f'; left out: {why}'}")
     return EarlierTrials(trials=tuple(found[:_MOST_TRIALS]))
 
 

@@ -6,6 +6,7 @@ from decrop.bundle import export_bundle
 from decrop.classifiers.storage import load_stored_classifier
 from decrop.errors import InputError
 from decrop.evaluation.escaping import markdown_text
+from decrop.wording import counted
 from tune.directory import SweepDirectory, TrialRecord
 from tune.results.ranking import REFERENCE, ranking, sweep_metric
 from tune.space import kind_of, reference_words
@@ -99,7 +100,7 @@ def _origin(directory: SweepDirectory, record: TrialRecord, *, certified_on_test
     name = markdown_text(f"“{directory.read_record().name}”")
     origin = (
         f"Trial {record.number} of the sweep {name}{named}, rank "
-        f"{list(scores).index(record.number) + 1} of {len(scores)} finished trials by "
+        f"{list(scores).index(record.number) + 1} of {counted(len(scores), 'finished trial')} by "
         f"{metric.phrase} on held-out images ({metric.text(scores[record.number])})."
     )
     if not certified_on_test:

@@ -9,10 +9,13 @@ from decrop.config import TrialConfig
 from decrop.config.trial import Part, measures
 from decrop.documents import get_dotted, merge, set_dotted, trial_config, validated
 from decrop.errors import InputError
+from decrop.wording import counted
 from tune.domains import Space, exists, ordered, require_choices, row_document
 from tune.results.metric import AVERAGE_RADIUS, Metric, metrics_named
 from tune.sweep_file import PAPER, SweepConfig
 
+# Settings that decide what the inputs are; where none of them is swept all trials share one copy.
+INPUT_GROUPS = ("dataset", "limited", "classifier")
 _ARCHITECTURE = "denoiser.source"
 
 # DE-CROP's own choices (section 4 and supplement).
@@ -278,13 +281,13 @@ def extended(sweep: SweepConfig, trials: int, *, existing: int) -> SweepConfig:
     if sweep.search in ("grid", "rows"):
         what = "grid" if sweep.search == "grid" else "table of rows"
         raise InputError(
-            f"--trials {trials}: the sweep is a {what}, which has {total_trials(sweep)} trials of "
-            "its own; drop --trials."
+            f"--trials {trials}: the sweep is a {what}, which has "
+            f"{counted(total_trials(sweep), 'trial')} of its own; drop --trials."
         )
     if trials < existing:
         raise InputError(
-            f"--trials {trials}: the sweep has begun {existing} trials already; give at least as "
-            f"many, or drop --trials to go on to {sweep.trials}."
+            f"--trials {trials}: the sweep has begun {counted(existing, 'trial')} already; give "
+            f"at least as many, or drop --trials to go on to {sweep.trials}."
         )
     document = {**sweep.model_dump(mode="json"), "trials": trials}
     return validated(SweepConfig, document, source=f"--trials {trials}")

@@ -16,10 +16,14 @@ from rich.console import Console
 from decrop.cli.output import say
 from decrop.files import LostFolderError, fence_of, is_full_disk, write_text
 from decrop.training.folder import ChangedInputsError
+from decrop.wording import times
 from tune.directory import SweepDirectory
 
 # Why a sweep stops before all its work is done.
 Reason = Literal["interrupted", "time", "failures", "disk", "inputs", "lost"]
+
+# Of what is no sweep, but final trainings.
+SAME_COMMAND = "the same command goes on"
 
 
 def last_line(text: str) -> str:
@@ -60,10 +64,9 @@ def common_cause(errors: Sequence[str]) -> tuple[str, int]:
     return message, count
 
 
-def death(said: str, times: int) -> str:
+def death(said: str, deaths: int) -> str:
     """Return the error of a trial whose process died so many times, below what Ray says of it."""
-    died = "once" if times == 1 else f"{times} times"
-    line = f"the trial's process died {died}: it was killed, or had no memory left"
+    line = f"the trial's process died {times(deaths)}: it was killed, or had no memory left"
     return f"{said.strip()}\n{line}" if said.strip() else line
 
 
@@ -108,15 +111,15 @@ class SweepStop:
         directory: SweepDirectory,
         console: Console,
         ends: float | None = None,
-        resume: str | None = None,
+        going_on: str = SAME_COMMAND,
     ) -> None:
         """Let a sweep run, until a time of the monotonic clock if there is one.
 
-        `resume` is the command that goes on with it, if it takes options.
+        `going_on` says how to go on with it.
         """
         self.reason: Reason | None = None
         self._path = directory.stop_path
-        self._resume = resume or f"decrop resume {directory.quoted}"
+        self._going_on = going_on
         self._console = console
         self._ends = ends
         self._requested = 0.0
@@ -177,7 +180,7 @@ class SweepStop:
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self.reason == "interrupted":
             self._console.show_cursor(True)
-            self._say(f"stopped at once; go on with: {self._resume}")
+            self._say(f"stopped at once; {self._going_on}")
             # Whatever is on disk is whole. Leaving by an exception would wait for trials and for
             # MLflow. The thread, for this one may be inside of Ray.
             end = threading.Thread(target=ray.shutdown, daemon=True)

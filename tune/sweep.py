@@ -32,8 +32,9 @@ from decrop.files import LostFolderError, fence_of
 from decrop.smoothing.execution import resolve_device
 from decrop.synthesis.synthetic_samples import INTERPOLATED
 from decrop.trial.prepare import load_inputs
+from decrop.wording import counted
 from tune.callbacks import RETRIES, SearchStopper, SweepCallback, SweepProgress
-from tune.check import check_sweep, resume_command
+from tune.check import check_sweep
 from tune.cluster import Claims, ClusterSize, claims, cluster, cluster_size, local_size
 from tune.directory import SweepDirectory, trial_name
 from tune.driver import sole_driver
@@ -61,6 +62,7 @@ from tune.space import (
 )
 from tune.stopping import Reason, SweepStop, common_cause, deadline, ends_sweep
 from tune.sweep_file import SweepConfig
+from tune.trust import resume_command
 from tune.worker import OBJECTIVE, SweepJob, SweepTrial, shares_inputs
 
 # It tells of a trial that failed by a traceback, which is in the trial's folder.
@@ -126,9 +128,9 @@ class RunOptions:
     trust_code: bool = False
     learn_from: tuple[Path, ...] = ()
 
-    def resume(self, directory: SweepDirectory) -> str:
-        """Return the command that goes on with a sweep where these ran it."""
-        return resume_command(directory, self.address, self.tracking_uri)
+    def going_on(self, directory: SweepDirectory) -> str:
+        """Say how to go on with a sweep where these ran it."""
+        return f"go on with: {resume_command(directory, self.address, self.tracking_uri)}"
 
 
 def start_sweep(sweep: SweepConfig, parent: Path, options: RunOptions) -> SweepOutcome:
@@ -157,7 +159,7 @@ def start_sweep(sweep: SweepConfig, parent: Path, options: RunOptions) -> SweepO
         _say_queries(sweep, options.console)
         say(f"sweep directory: {directory.path}", options.console)
         with sole_driver(directory) as fence:
-            stop = SweepStop(directory, options.console, ends, options.resume(directory))
+            stop = SweepStop(directory, options.console, ends, options.going_on(directory))
             job = _job(sweep, directory, claimed, fence)
             return _run(directory, job, replace(options, trust_code=True), stop)
 
@@ -201,7 +203,7 @@ def resume_sweep(
                 directory.page_path.unlink(missing_ok=True)
             if sweep != record.sweep:
                 directory.write_record(record.model_copy(update={"sweep": sweep}))
-            stop = SweepStop(directory, options.console, ends, options.resume(directory))
+            stop = SweepStop(directory, options.console, ends, options.going_on(directory))
             job = _job(sweep, directory, claimed, fence)
             return _run(directory, job, options, stop)
 
@@ -218,7 +220,7 @@ def _run(
         numbers = chosen(list(ranking(directory)), sweep.leaderboard.top)
         if not numbers:
             raise SweepFailedError(_common_failure(directory))
-        say(f"{_what_follows(sweep)}: {len(numbers)} trials", console)
+        say(f"{_what_follows(sweep)}: {counted(len(numbers), 'trial')}", console)
         _certify(job, missing_finals(job.directory, numbers), console, stop)
         undefended = directory.undefended.result_path
         if kind_of(reference).certifies_undefended and not undefended.exists():
@@ -301,8 +303,8 @@ def certify_trials(
 def _say_size(size: ClusterSize, claimed: Claims, options: RunOptions) -> None:
     if options.address is not None:
         say(
-            f"a cluster of {size.cpu:g} CPUs and {size.gpu:g} GPUs: up to "
-            f"{claimed.trials_at_once(size)} trials at once, on "
+            f"a cluster of {size.processors}: up to "
+            f"{counted(claimed.trials_at_once(size), 'trial')} at once, on "
             f"{'GPUs' if claimed.trial.gpu > 0 else 'CPUs'}",
             options.console,
         )

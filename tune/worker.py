@@ -41,6 +41,7 @@ from tune.sample_counts import SampleCounts
 from tune.scheduler import EVALUATION
 from tune.shards import ShardedSampler
 from tune.space import (
+    INPUT_GROUPS,
     denoiser_origins,
     objectives_of,
     reference_config,
@@ -56,10 +57,6 @@ from tune.sweep_file import SweepConfig
 _TOO_LARGE = (
     "out of memory: it does not fit even alone; lower training.batch_size, or execution.chunk_size"
 )
-
-
-# Settings that decide what the inputs are; where none of them is swept all trials share one copy.
-INPUT_GROUPS = ("dataset", "limited", "classifier")
 
 
 @dataclass(frozen=True)

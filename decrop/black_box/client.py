@@ -22,6 +22,7 @@ from decrop.black_box.exchange import BoundedPools, Exchange, TooLongError, duri
 from decrop.black_box.ledger import QueryLedger
 from decrop.config import EndpointSettings
 from decrop.errors import InputError, RunError, one_line
+from decrop.wording import counted
 
 
 class EndpointError(RunError):
@@ -219,8 +220,8 @@ class EndpointClient:
 
     def _too_long(self, images: int, most_bytes: int) -> WrongAnswerError:
         return WrongAnswerError(
-            f"{self.url} answers {images} images with more than {most_bytes:,} bytes; no answer of "
-            "a classifier is that long."
+            f"{self.url} answers {counted(images, 'image')} with more than {most_bytes:,} bytes; "
+            "no answer of a classifier is that long."
         )
 
     def _read(self, response: urllib3.BaseHTTPResponse, most: int, *, whole: bool) -> bytes:

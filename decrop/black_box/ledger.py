@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from decrop.errors import InputError, RunError
 from decrop.files import read_json, write_json
+from decrop.wording import counted
 
 
 class QueryBudgetError(RunError):
@@ -90,8 +91,9 @@ class QueryLedger:
             found = self.spent()
             if self.budget is not None and found.asked + images > self.budget:
                 raise QueryBudgetError(
-                    f"classifier.endpoint.query_budget: {found.asked:,} of {self.budget:,} images "
-                    f"are spent, and the next request has {images:,}; raise it to go on."
+                    f"classifier.endpoint.query_budget: {found.asked:,} of "
+                    f"{counted(self.budget, 'image')} are spent, and the next request has "
+                    f"{images:,}; raise it to go on."
                 )
             now = time.time()
             send = max(now, found.next_send)

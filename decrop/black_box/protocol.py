@@ -9,6 +9,7 @@ from scipy.special import softmax
 from torch import Tensor
 
 from decrop.config.black_box import Answers, Pixels, Protocol, Scale
+from decrop.wording import counted
 
 
 def as_sent(images: Tensor, *, pixels: Pixels, scale: Scale) -> NDArray[Any]:
@@ -77,7 +78,7 @@ def decode(
     """
     rows, named = _rows(body, protocol, answers)
     if len(rows) != count:
-        raise ValueError(f"answers {count} images with {len(rows)} rows")
+        raise ValueError(f"answers {counted(count, 'image')} with {counted(len(rows), 'row')}")
     if _are_labels(rows):
         if answers not in ("auto", "labels"):
             raise ValueError(
@@ -87,8 +88,8 @@ def decode(
     numbers = _numbers(rows)
     if numbers.shape[1] != class_count:
         raise ValueError(
-            f"answers with {numbers.shape[1]} numbers an image, but the data have {class_count} "
-            "classes"
+            f"answers with {counted(numbers.shape[1], 'number')} an image, but the data have "
+            f"{class_count} classes"
         )
     if answers == "auto":
         answers = named or ("probabilities" if _add_up(numbers) else "logits")

@@ -24,6 +24,7 @@ from decrop.smoothing.sampling import (
     Sampler,
     SamplingTask,
 )
+from decrop.wording import counted
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,16 @@ class QueryPlan:
         """Raise InputError if the budget cannot suffice."""
         if self.exact and not self.within_budget:
             raise InputError(
-                f"classifier.endpoint.query_budget: {self.most:,} images are to be asked of "
-                f"{self.url}, but {self.left:,} are left of the budget; raise it, or lower the "
-                "samples or images."
+                "classifier.endpoint.query_budget: "
+                f"{counted(self.most, 'image is', 'images are')} to be asked of {self.url}, but "
+                f"{self.left:,} are left of the budget; raise it, or lower the samples or images."
             )
 
     def __str__(self) -> str:
         """Say it in a sentence."""
-        asked = f"asks {self.url} for {'' if self.exact else 'at most '}{self.most:,} images"
+        asked = (
+            f"asks {self.url} for {'' if self.exact else 'at most '}{counted(self.most, 'image')}"
+        )
         kept = f" ({self.kept:,} are answered already)" if self.kept else ""
         if self.left is None:
             return f"{asked}{kept}; there is no classifier.endpoint.query_budget"
@@ -135,8 +138,8 @@ class EndpointBackend(Backend):
         where = "" if ledger.path is None else f" (counted in {ledger.path})"
         again = f", {spent.retries:,} of them repeated" if spent.retries else ""
         return (
-            f"asked {self._client.url} for {spent.asked:,} images{of_budget} so far, in "
-            f"{spent.requests:,} requests{again}{where}"
+            f"asked {self._client.url} for {counted(spent.asked, 'image')}{of_budget} so far, in "
+            f"{counted(spent.requests, 'request')}{again}{where}"
         )
 
     def spent_document(self) -> dict[str, Any]:

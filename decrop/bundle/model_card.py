@@ -40,6 +40,7 @@ from decrop.evaluation.table import Shares
 from decrop.rejection.training import RejectionScores
 from decrop.smoothing.noise import PixelGrid
 from decrop.trial.result import TrialResult
+from decrop.wording import counted
 
 _SPLITS = {
     "test": "test images, which chose nothing",
@@ -115,19 +116,22 @@ class _Denoiser:
         if config.prior.kind != "none":
             sentences.append(
                 f"Before it saw an image of the data it was pretrained on generated images "
-                f"({PRIORS[config.prior.kind].help}), {config.prior.steps} steps."
+                f"({PRIORS[config.prior.kind].help}), {counted(config.prior.steps, 'step')}."
             )
         sentences.append(
-            f"{_sentence(OBJECTIVES[training.objective])}, {sum(training.phase_epochs)} epochs"
+            f"{_sentence(OBJECTIVES[training.objective])}, "
+            f"{counted(sum(training.phase_epochs), 'epoch')}"
             + (" at most." if training.early_stopping else ".")
         )
         if training.prior_images.kind != "none":
             sentences.append(
-                f"{training.prior_images.count} generated images "
-                f"({PRIORS[training.prior_images.kind].help}) were in every step."
+                f"Every step took {counted(training.prior_images.count, 'generated image')} as "
+                f"well ({PRIORS[training.prior_images.kind].help})."
             )
         if training.last_layers:
-            sentences.append(f"Only its last {training.last_layers} layers were trained.")
+            last = training.last_layers
+            layers = "layer was" if last == 1 else f"{last} layers were"
+            sentences.append(f"Only its last {layers} trained.")
         if training.sigma is not None:
             levels = training.sigma if isinstance(training.sigma, tuple) else (training.sigma,)
             sentences.append(
@@ -164,10 +168,13 @@ class _Classifier:
 
     def training(self, config: TrialConfig) -> str:
         own = self._settings(config)
-        return f"{_sentence(CLASSIFIER_OBJECTIVES[own.objective])}, {own.epochs} epochs" + (
-            " at most; the certified\nradius on held-out images chose the epoch."
-            if config.training.early_stopping
-            else "."
+        return (
+            f"{_sentence(CLASSIFIER_OBJECTIVES[own.objective])}, {counted(own.epochs, 'epoch')}"
+            + (
+                " at most; the certified\nradius on held-out images chose the epoch."
+                if config.training.early_stopping
+                else "."
+            )
         )
 
     def _settings(self, config: TrialConfig) -> ClassifierTrainingSettings:
@@ -279,8 +286,7 @@ or not), abstentions {_percent(shares.abstained)}; accuracy without noise
 It holds for the function that was sampled: {part.before_the_classifier}\
 this classifier,
 {"" if rejection is None else "this rejector, "}{result.precision} on {result.device}, in batches of
-{config.execution.chunks_per_batch} chunks of {config.execution.chunk_size} noisy copies. \
-{_noise(config)}
+{_batches(config)}. {_noise(config)}
 
 ## Limits
 
@@ -347,6 +353,13 @@ A rejector turns noisy copies away whose class it doubts; they count for no clas
 and {of_others} of the others. The rejector was not trained on these images; the denoiser may have
 been.
 """
+
+
+def _batches(config: TrialConfig) -> str:
+    chunks = config.execution.chunks_per_batch
+    assert chunks != "auto"  # a bundle records what was used
+    size = counted(config.execution.chunk_size, "noisy copy", "noisy copies")
+    return f"{counted(chunks, 'chunk')} of {size}"
 
 
 def _images(result: TrialResult) -> str:

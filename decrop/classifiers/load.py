@@ -8,6 +8,7 @@ from decrop.config import ClassifierSettings
 from decrop.data.datasets import Dataset
 from decrop.errors import InputError, one_line
 from decrop.seeds import torch_generator
+from decrop.wording import counted
 
 
 def untrained_classifier(settings: ClassifierSettings, dataset: Dataset) -> Classifier:
@@ -53,8 +54,8 @@ def _statistics(
     for name, values in (("mean", mean), ("std", std)):
         if len(values) != dataset.channels:
             raise InputError(
-                f"classifier.{name}: {len(values)} values given; {dataset.name} has "
-                f"{dataset.channels} channels."
+                f"classifier.{name}: {counted(len(values), 'value')} given; "
+                f"{dataset.name} has {counted(dataset.channels, 'channel')}."
             )
     return mean, std
 

@@ -20,6 +20,7 @@ from decrop.classifiers.program_operators import (
     written_arguments,
 )
 from decrop.errors import InputError
+from decrop.wording import counted
 
 ImageShape = tuple[int | None, int | None, int | None]
 
@@ -337,7 +338,7 @@ def _check_sizes(
             functional_call(module, tensors, (batch,))
     except _TooLargeError as error:
         raise InputError(
-            f"{blamed} makes {error} of {images} images, which is too large."
+            f"{blamed} makes {error} of {counted(images, 'image')}, which is too large."
         ) from None
     except Exception as error:  # any operator may refuse
         raise InputError(

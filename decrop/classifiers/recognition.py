@@ -11,6 +11,7 @@ from decrop.classifiers.weights import fits, header, listed, problems, without_p
 from decrop.config.classifier_source import CLASSIFIERS
 from decrop.errors import InputError
 from decrop.networks.registry import build_classifier_network
+from decrop.wording import counted
 
 _TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "wide_resnet50_2")
 
@@ -34,8 +35,8 @@ def matching_architecture(
     fails = (
         f"does not fit {nearest}"
         if len(known) == 1
-        else f"fits none of {', '.join(known)} with {class_count} classes and {image_channels} "
-        f"channels; nearest is {nearest}"
+        else f"fits none of {', '.join(known)} with {class_count} classes and "
+        f"{counted(image_channels, 'channel')}; nearest is {nearest}"
     )
     raise InputError(
         f"{blamed} {fails}: {listed(problems(known[nearest], weights))}. {_advice(weights, path)}"
@@ -50,7 +51,8 @@ def _advice(weights: Mapping[str, Tensor], path: Path) -> str:
     if source is None:
         return f"{begin}`decrop classifier convert` finds out what a checkpoint of torch.save is."
     channels, classes = _channels_and_classes(found)
-    holds = f"{begin}It holds {source} of {classes} classes and {channels} channels: "
+    assert channels is not None  # all that is recognised has convolutions
+    holds = f"{begin}It holds {source} of {classes} classes and {counted(channels, 'channel')}: "
     if prefix or found.keys() != weights.keys():
         return f"{holds}`decrop classifier convert {path}` writes it with the right names."
     return f"{holds}with data of as many, set classifier.source={source}."

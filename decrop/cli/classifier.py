@@ -9,6 +9,7 @@ import typer
 from decrop.cli.options import AsJson, Assignments, RunFolder
 from decrop.cli.output import accuracy_cell, duration, print_json, progress_bars, say
 from decrop.cli.tracking import Experiment, TrackingUri, tracked
+from decrop.wording import counted
 
 
 def steal(
@@ -55,10 +56,10 @@ def _steal_summary(report: dict[str, Any]) -> str:
     gives = "labels only" if report["labels_only"] else "probabilities"
     cell = accuracy_cell(held_out["agreement"], held_out["images"])
     return (
-        f"asked about {report['asked_now']:,} images ({report['queries']:,} in all), which gave "
-        f"{gives}; trained in {duration(report['seconds'])}\n"
-        f"agreement with the endpoint on {held_out['images']} held-out images {cell} %; accuracy "
-        f"there {100 * held_out['accuracy']:.1f} %, the endpoint's "
+        f"asked about {counted(report['asked_now'], 'image')} ({report['queries']:,} in all), "
+        f"which gave {gives}; trained in {duration(report['seconds'])}\n"
+        f"agreement with the endpoint on {counted(held_out['images'], 'held-out image')} {cell} "
+        f"%; accuracy there {100 * held_out['accuracy']:.1f} %, the endpoint's "
         f"{100 * held_out['target_accuracy']:.1f} %"
     )
 
@@ -107,7 +108,7 @@ def _summary(report: dict[str, Any]) -> str:
     if held_out is None:
         return f"{trained}; trained on all images, so there is none to score it on"
     return (
-        f"{trained}; {held_out['images']} held-out images: clean accuracy "
+        f"{trained}; {counted(held_out['images'], 'held-out image')}: clean accuracy "
         f"{100 * held_out['clean_accuracy']:.1f} %, with noise of sigma {report['sigma']:g} "
         f"{100 * held_out['noisy_accuracy']:.1f} %"
     )
@@ -139,7 +140,7 @@ def convert(
     found = converted(checkpoint)
     write_tensors(target, found.weights)
     fitting = found.source or "no network that is known here; name yours with classifier.source"
-    lines = [*found.done, f"{target}: {len(found.weights)} tensors, which fit {fitting}"]
+    lines = [*found.done, f"{target}: {counted(len(found.weights), 'tensor')}, which fit {fitting}"]
     settings = [f"classifier.weights={target}", *found.settings]
     lines.append(
         "use it: " + " ".join(f"--set {shlex.quote(assignment)}" for assignment in settings)

@@ -19,6 +19,7 @@ from decrop.cli.output import (
     say,
 )
 from decrop.errors import InputError
+from decrop.wording import counted
 
 if TYPE_CHECKING:
     from decrop.config import TrialConfig
@@ -155,10 +156,10 @@ def _table(found: "Inspection") -> Table:
     rows["images"] = f"{channels} x {' x '.join(map(str, size))}, {found.classes} classes"
     rows |= _input_rows(found)
     rows |= {
-        "accuracy, %": f"of {found.images} images of the {found.split} split",
+        "accuracy, %": f"of {counted(found.images, 'image')} of the {found.split} split",
         "  without noise": accuracy_cell(found.clean_accuracy, found.images),
         **{
-            f"  σ = {sigma}": f"{100 * share:.1f}, {found.draws} draws an image"
+            f"  σ = {sigma}": f"{100 * share:.1f}, {counted(found.draws, 'draw')} an image"
             for sigma, share in found.noisy_accuracy.items()
         },
         "speed": f"{found.samples_per_second:,.0f} samples a second without a denoiser, in "

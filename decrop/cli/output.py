@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from decrop.errors import InputError
+from decrop.wording import counted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -86,11 +87,12 @@ class ProgressBars:
             drawn, now = progress.samples - progress.restored, time.monotonic()
             if show is None:
                 show, started, drawn_before = self._begin(), now, drawn
-            text = f"{description}: {progress.images_done} of {progress.images} images"
+            text = f"{description}: {progress.images_done} of {counted(progress.images, 'image')}"
             if drawn > drawn_before and now > started:
                 rate = (drawn - drawn_before) / (now - started)
-                left = (progress.samples_expected - progress.samples) / rate
-                text += f", {rate:,.0f} samples a second, about {duration(left)} left"
+                text += f", {rate:,.0f} samples a second"
+                if left := progress.samples_expected - progress.samples:
+                    text += f", about {duration(left / rate)} left"
             show(text, progress.samples, progress.samples_expected)
 
         return update

@@ -19,6 +19,7 @@ from decrop.data.parquet import ParquetSplit, read_parquet_split
 from decrop.documents import show
 from decrop.errors import InputError
 from decrop.files import MOST_TABLE_BYTES, refuse_object_store, require_regular
+from decrop.wording import counted
 
 _GIVEN_BY = "with --set dataset.path=PATH (that of a bundle's data: --dataset-path PATH)"
 _DOWNLOAD_FOLDER = Path.home() / ".cache" / "decrop" / "datasets"
@@ -147,7 +148,7 @@ def _published(published: _Published, settings: DatasetSettings) -> Dataset:
     place = settings.path or str(_DOWNLOAD_FOLDER)
     if train.shape[0] != len(published.mean):
         raise InputError(
-            f"dataset.path: images of {place} have {train.shape[0]} channels; "
+            f"dataset.path: images of {place} have {counted(train.shape[0], 'channel')}; "
             f"{published.title} has {len(published.mean)}."
         )
     return Dataset(

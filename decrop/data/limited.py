@@ -13,6 +13,7 @@ from decrop.data.images import ImageSource
 from decrop.errors import InputError
 from decrop.files import sha256_of_tensors
 from decrop.seeds import numpy_generator
+from decrop.wording import counted
 
 _SURELY_TAKEN = 10
 # One to train on, one held out.
@@ -81,7 +82,7 @@ def limited_data(dataset: Dataset, settings: LimitedDataSettings) -> LimitedData
         if taken - held < 1 or held < 1:
             raise InputError(
                 f"limited.fraction {settings.fraction} with limited.held_out_fraction "
-                f"{settings.held_out_fraction} leaves {named} {taken - held} images to "
+                f"{settings.held_out_fraction} leaves {named} {counted(taken - held, 'image')} to "
                 f"train on and {held} held out, of {len(members)}; both need at least 1."
             )
         order = numpy_generator(settings.seed, "limited", *number).permutation(members)[:taken]
@@ -117,8 +118,8 @@ def check_test_images(dataset: Dataset, count: int) -> None:
     there = len(dataset.test.labels)
     if count > there:
         raise InputError(
-            f"certification.test_images = {count}: the test split has {there} images; certify all "
-            f"of them with --set certification.test_images={there}."
+            f"certification.test_images = {count}: the test split has {counted(there, 'image')}; "
+            f"certify all of them with --set certification.test_images={there}."
         )
 
 
@@ -144,7 +145,7 @@ def take_recorded(
     """
     if int(indices.max()) >= len(source.labels):
         raise InputError(
-            f"dataset.path: the data have {len(source.labels)} images, but image "
+            f"dataset.path: the data have {counted(len(source.labels), 'image')}, but image "
             f"{int(indices.max())} was certified; give the dataset of the certificates."
         )
     images = take(source, indices)

@@ -17,6 +17,7 @@ from decrop.data.images import EncodedImages, Shape
 from decrop.documents import show
 from decrop.errors import InputError
 from decrop.files import MOST_DATA_BYTES, MOST_IMAGE_BYTES, require_regular
+from decrop.wording import counted
 
 _COLUMNS = ("image", "label")
 _SHOWN_COLUMNS = 20
@@ -160,8 +161,8 @@ def _labels(path: Path, column: pa.ChunkedArray) -> Labels:
         )
     if column.null_count:
         raise InputError(
-            f"dataset.path: column label of {path} is empty in {column.null_count} rows; "
-            "every image needs a class."
+            f"dataset.path: column label of {path} is empty in "
+            f"{counted(column.null_count, 'row')}; every image needs a class."
         )
     values = column.cast(kind).to_numpy()
     labels: Labels = values.astype(np.object_) if texts else values.astype(np.int64, copy=True)

@@ -19,6 +19,7 @@ from decrop.files import write_bytes
 from decrop.networks.conditional import told_sigma
 from decrop.networks.imported import build_by_factory, called, import_extra
 from decrop.networks.registry import build_denoiser
+from decrop.wording import counted
 
 # Of a denoiser that is a program, in the folder of a trial or a bundle.
 PROGRAM = "denoiser_program.pt2"
@@ -173,8 +174,8 @@ def program_denoiser(settings: DenoiserSettings, image_channels: int, folder: Pa
     network = ExportedNetwork(program_bytes(path, blamed), None, blamed=blamed)
     if network.image_shape[0] not in (None, image_channels):
         raise InputError(
-            f"{blamed} takes images of {network.image_shape[0]} channels; those of the data have "
-            f"{image_channels}."
+            f"{blamed} takes images of {counted(network.image_shape[0], 'channel')}; those of the "
+            f"data have {image_channels}."
         )
     # Programs are read to be protected, with weights that stay.
     for weight in network.parameters():

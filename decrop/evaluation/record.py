@@ -30,6 +30,7 @@ from decrop.smoothing.execution import (
     resolve_device,
     resolve_layout,
 )
+from decrop.wording import counted
 
 Split = Literal["held_out", "test"]
 
@@ -110,7 +111,7 @@ class CertificationRecord(Settings):
 
     def differences(self, other: "CertificationRecord") -> list[str]:
         """Say in which settings certificates were computed otherwise than others, if in any."""
-        told = _told(self._compared(), other._compared())
+        told = _told(self._compared(other), other._compared(self))
         if self.images == other.images and not self.of_the_same_images(other):
             told.append("other images")
         return told
@@ -124,7 +125,8 @@ class CertificationRecord(Settings):
         if self.layout and other.layout:
             own.add("layout")
         ours, theirs = (
-            {**record._compared(), **record.model_dump(include=own)} for record in (self, other)
+            {**one._compared(another), **one.model_dump(include=own)}
+            for one, another in ((self, other), (other, self))
         )
         parts = sorted(self.hashes.keys() | other.hashes.keys())
         changed = [part for part in parts if self.hashes.get(part) != other.hashes.get(part)]
@@ -146,7 +148,7 @@ class CertificationRecord(Settings):
             else f"sigma {self.sigma:g}"
         )
         return (
-            f"{self.images} {self.split.replace('_', '-')} images, {sigma}, failure "
+            f"{counted(self.images, self.split.replace('_', '-') + ' image')}, {sigma}, failure "
             f"probability {settings.failure_probability:g} an image"
             f"{' for all sigmas together' if several else ''}, procedure "
             f"{settings.procedure}{f' ({settings.certificate})' if fixed else ''}, "
@@ -154,7 +156,19 @@ class CertificationRecord(Settings):
             f"{'' if fixed else 'at most '}{self.estimation_samples} samples an image"
         )
 
-    def _compared(self) -> dict[str, Any]:
+    def _samples_setting(self) -> tuple[str, int]:
+        """Return the setting that `estimation_samples` came from."""
+        settings = self.certification
+        if self.split == "held_out":
+            return "held_out_samples", self.estimation_samples
+        if settings.procedure == "fixed":
+            return "estimation_samples", self.estimation_samples
+        return "max_samples", settings.selection_samples + self.estimation_samples
+
+    def _compared(self, other: "CertificationRecord") -> dict[str, Any]:
+        name, samples = self._samples_setting()
+        if name != other._samples_setting()[0]:
+            name, samples = "estimation_samples", self.estimation_samples
         left_out = _NOT_OF_THE_TABLE
         if self.certification.procedure != "adaptive":
             left_out = left_out | _OF_THE_GRID
@@ -163,7 +177,7 @@ class CertificationRecord(Settings):
             **self.certification.model_dump(exclude=left_out),
             # Not dumped where there are none.
             "sigmas": self.certification.sigmas,
-            "estimation_samples": self.estimation_samples,
+            name: samples,
             "split": self.split,
             "images": self.images,
             "device": self.device,

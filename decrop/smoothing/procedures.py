@@ -24,6 +24,7 @@ from decrop.smoothing.collect import CertificationProgress, CountCollector, OnPr
 from decrop.smoothing.sampling import ESTIMATION, SELECTION
 from decrop.smoothing.sequential import look_schedule, sequential_design
 from decrop.smoothing.worth import patience_of_radii, worthwhile
+from decrop.wording import counted
 
 _IMAGES_NAMED = 10
 # Of the most samples, that an image is expected to take while nothing is known of it.
@@ -368,8 +369,9 @@ def _warn_of_non_finite(counts: Integers) -> None:
         named = ", ".join(str(image) for image in images[:_IMAGES_NAMED])
         more = ", ..." if len(images) > _IMAGES_NAMED else ""
         warnings.warn(
-            f"{len(images)} images abstain because {non_finite.sum()} of their samples have "
-            f"non-finite logits: {named}{more} (positions in the task).",
+            f"{counted(len(images), 'image abstains', 'images abstain')} because of "
+            f"{counted(int(non_finite.sum()), 'sample')} with non-finite logits: {named}{more} "
+            "(positions in the task).",
             RuntimeWarning,
             stacklevel=3,
         )

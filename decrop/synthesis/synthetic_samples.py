@@ -22,6 +22,7 @@ from decrop.synthesis.interpolation import (
     relative_logit_errors,
     same_class_partners,
 )
+from decrop.wording import counted
 
 # Changed when the computation changes, so that an old cache is not taken for a new one.
 _VERSION = 1
@@ -108,7 +109,7 @@ def synthetic_samples(
             return by_parts(classifier, images, device=device)
 
     def make_boundary() -> Tensors:
-        say(f"making boundary samples of {len(clean)} images ({config.boundary.attack})")
+        say(f"making boundary samples of {counted(len(clean), 'image')} ({config.boundary.attack})")
         samples = boundary_samples(
             classifier, clean, labels, config.boundary, seed=seed, device=device
         )
@@ -120,7 +121,7 @@ def synthetic_samples(
         return interpolated_samples(classifier, images, target, config.interpolation)
 
     def make_interpolated() -> Tensors:
-        say(f"making interpolated samples of {len(clean)} images")
+        say(f"making interpolated samples of {counted(len(clean), 'image')}")
         clean_logits = logits_of(clean)
         partner_logits = (
             logits_of(first["boundary"]) if partners is None else clean_logits[partners]

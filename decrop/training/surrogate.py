@@ -28,6 +28,7 @@ from decrop.training.folder import ClassifierFolder
 from decrop.training.hooks import NO_HOOKS, Hooks, OnCount
 from decrop.training.loop import train
 from decrop.training.trained_classifier import outcome_of, train_in_folder
+from decrop.wording import counted
 
 # Changed when the computation changes, so that an old cache is not taken for a new one.
 _VERSION = 1
@@ -273,8 +274,8 @@ def steal_classifier(
         return {**finished, "asked_now": 0}
     folder.write_settings(config)
     hooks.say(
-        f"{config.classifier.source} will be asked about {given.queries:,} images, less what it "
-        "has answered already"
+        f"{config.classifier.source} will be asked about {counted(given.queries, 'image')}, less "
+        "what it has answered already"
     )
     target = endpoint_classifier(config.classifier, dataset, folder.ledger_path)
     folder.keep_inputs({"classifier": target.content_hash()})

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from decrop.errors import InputError
 from decrop.trial.inputs import PreparedTrial
+from decrop.wording import counted, times
 
 # To open an endpoint: one image, and one more where the protocol has to be found out.
 OPENING = 2
@@ -43,13 +44,12 @@ class TotalQueries:
         if self.stealing:
             parts.append(f"{self.stealing:,} for the surrogate")
         if self.certifications:
-            times = "once" if self.certifications == 1 else f"{self.certifications} times"
-            parts.append(f"{self.certifying:,} to certify test images {times}")
+            parts.append(f"{self.certifying:,} to certify test images {times(self.certifications)}")
         parts.append(f"{self.opening:,} to see what it answers")
         budget = "there is no budget" if self.budget is None else f"the budget is {self.budget:,}"
         text = (
-            f"{self.source} is asked about at most {self.most:,} images: {', '.join(parts)}; "
-            f"{budget}"
+            f"{self.source} is asked about at most {counted(self.most, 'image')}: "
+            f"{', '.join(parts)}; {budget}"
         )
         if self.budget is not None and self.most > self.budget:
             text += (

@@ -24,7 +24,7 @@ from tests.tune.sweeps import (
     write_progress,
 )
 from tune.directory import SweepDirectory
-from tune.mlflow.audit import Audit, audit_sweep
+from tune.mlflow.audit import Audit, audit_sweep, audit_table
 from tune.mlflow.client import TrackingError
 from tune.mlflow.tracker import Tracker
 from tune.sweep_file import SweepConfig
@@ -190,6 +190,16 @@ def copy_a_folder(directory: SweepDirectory) -> None:
     shutil.copytree(directory.trial(1).path, directory.trial(2).path)
 
 
+def test_the_table_leaves_out_what_there_is_none_of() -> None:
+    audit = Audit(trials={0}, doubled=1)
+    audit.folders["trials"] = audit.runs["trials"] = 1
+    table = audit_table(audit)
+    assert table.caption == "Files and MLflow compared: 1 trial, 1 double."
+    assert [row[0] for row in table.rows] == ["trials"]
+    caption = audit_table(Audit()).caption
+    assert caption == "Files and MLflow compared: 0 trials, nothing lost, double or different."
+
+
 @pytest.mark.parametrize(
     ("tamper", "found", "said"),
     [
@@ -249,9 +259,19 @@ def test_what_is_still_to_come_is_not_lost(directory: SweepDirectory) -> None:
     begin(directory.trial(3), 3)
     found = audit_sweep(directory)
     assert not found.lost and not found.doubled
-    assert found.notes == [
-        f"2 of 5 trials have not ended; go on with: decrop resume {directory.path}"
-    ]
+    assert found.notes == [f"not ended: 2 of 5 trials; go on with: decrop resume {directory.path}"]
+
+
+def test_hints_name_the_server_that_was_compared(
+    directory: SweepDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory.leaderboard_json_path.unlink()
+    begin(directory.trial(3), 3)
+    monkeypatch.setattr(Tracker, "logged_runs", lambda _: [])
+    found = audit_sweep(directory, "http://127.0.0.1:9")
+    here = f"{directory.path} --tracking-uri http://127.0.0.1:9"
+    assert found.notes[0] == f"not ended: 1 of 5 trials; go on with: decrop resume {here}"
+    assert f"trials/0: has no run in MLflow; catch up with: decrop sync {here}" in found.problems
 
 
 def test_trials_that_nobody_asked_for_are_a_problem(directory: SweepDirectory) -> None:
@@ -259,7 +279,7 @@ def test_trials_that_nobody_asked_for_are_a_problem(directory: SweepDirectory) -
     fewer = record.sweep.model_copy(update={"trials": 4})
     directory.write_record(record.model_copy(update={"sweep": fewer}))
     found = audit_sweep(directory)
-    assert "there are 5 trials, but 4 were asked for" in found.problems
+    assert "there are 5 trials, but the sweep has 4" in found.problems
 
 
 def test_values_that_no_store_can_hold_agree_with_what_it_holds(tmp_path: Path) -> None:

@@ -258,3 +258,8 @@ def test_a_cluster_ends_with_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls[0]["address"] == "local"
     assert calls[0]["num_cpus"] == len(os.sched_getaffinity(0))
     assert calls[1] == "shutdown"
+
+
+def test_the_processors_in_words_leave_out_what_there_is_none_of() -> None:
+    assert ClusterSize((Machines(1, 0),)).processors == "1 CPU"
+    assert ClusterSize((Machines(8, 1), Machines(0.5, 2))).processors == "8.5 CPUs and 3 GPUs"

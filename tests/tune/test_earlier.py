@@ -58,7 +58,7 @@ def test_trials_of_the_space_are_learnt_and_kept(tmp_path: Path) -> None:
     learnt, said = gathered(sweep(), first.path, second.path)
     assert said.splitlines() == [
         f"learns from 2 trials of {first.path}",
-        f"learns from 1 trials of {second.path}; left out: 1 outside of the space",
+        f"learns from 1 trial of {second.path}; left out: 1 outside of the space",
     ]
     trials = as_finished(learnt)
     assert [(t.number, t.parameters[RATE], t.state, t.value) for t in trials] == [

@@ -34,7 +34,7 @@ def test_a_sweep_gets_another_number_of_trials_and_keeps_the_rest(trials: int) -
         (
             {"search": "rows", "trials": None, "space": {}, "rows": {"a": {"seed": 1}}},
             9,
-            "--trials 9: the sweep is a table of rows, which has 1 trials",
+            "--trials 9: the sweep is a table of rows, which has 1 trial of its own",
         ),
         ({"space": {}, "trials": 1}, 9, "--trials 9.*space is empty"),
     ],

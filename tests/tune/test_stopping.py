@@ -90,7 +90,7 @@ from pathlib import Path
 from rich.console import Console
 from tune.directory import SweepDirectory
 from tune.stopping import SweepStop
-stop = SweepStop(SweepDirectory(Path(sys.argv[1])), Console(), None, "decrop resume HERE")
+stop = SweepStop(SweepDirectory(Path(sys.argv[1])), Console(), None, "go on with: HERE")
 try:
     with stop.listening():
         signal.raise_signal(signal.SIGINT)
@@ -112,4 +112,4 @@ def test_the_second_ctrl_c_ends_the_process_at_once(directory: SweepDirectory) -
     assert ran.returncode == 130, ran.stderr
     assert "still here" in ran.stdout and "unwound" not in ran.stdout
     last = ran.stdout.strip().splitlines()[-1]
-    assert last.endswith("stopped at once; go on with: decrop resume HERE")
+    assert last.endswith("stopped at once; go on with: HERE")

@@ -404,7 +404,7 @@ def test_failures_in_a_row_end_a_sweep_that_can_be_taken_up_again(
     assert not directory.stop_path.exists() and not directory.driver_path.exists()
     audited = decrop("audit", directory.path, "--json")
     assert audited.code == 0, audited.out
-    assert "2 of 4 trials have not ended" in audited.out
+    assert "not ended: 2 of 4 trials" in audited.out
 
 
 @pytest.mark.slow

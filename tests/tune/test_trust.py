@@ -11,12 +11,12 @@ from decrop.files import read_json, write_json
 from tests.commands import decrop
 from tests.tune.runs import running_on, write_sweep
 from tests.tune.sweeps import begin, end, write_board, write_complete_trial, write_outcome
-from tune.check import resume_command
 from tune.cluster import Claim, Claims, ClusterSize, Machines
 from tune.directory import SweepDirectory, TrialRecord
 from tune.space import reference_config
 from tune.sweep import RunOptions
 from tune.sweep_file import load_sweep
+from tune.trust import resume_command
 from tune.worker import SweepJob, run_recorded
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -117,10 +117,31 @@ def test_a_strangers_directory_is_gone_on_with_only_by_those_who_trust_it(
 
 def test_a_sweep_is_gone_on_with_where_it_ran(strangers: SweepDirectory) -> None:
     options = RunOptions(Console(), "head:6379", "http://127.0.0.1:5000")
-    assert options.resume(strangers) == (
-        f"decrop resume {strangers.path} --address head:6379 --tracking-uri http://127.0.0.1:5000 "
-        "--trust-code"
+    assert options.going_on(strangers) == (
+        f"go on with: decrop resume {strangers.path} --address head:6379 "
+        "--tracking-uri http://127.0.0.1:5000 --trust-code"
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "given"),
+    [
+        (
+            ["leaderboard", "HERE", "--top", "1"],
+            ["--address", "head:6379", "--tracking-uri", "http://127.0.0.1:9"],
+        ),
+        (["report", "HERE", "--html", "page.html"], []),
+        (["report", "HERE"], []),
+    ],
+)
+def test_every_hint_to_go_on_is_a_whole_command(
+    strangers: SweepDirectory, marker: Path, command: list[str], given: list[str]
+) -> None:
+    strangers.leaderboard_json_path.unlink()
+    shutil.rmtree(strangers.path / "final")
+    ran = decrop(*[word.replace("HERE", str(strangers.path)) for word in command], *given)
+    expected = ["decrop", "resume", str(strangers.path), *given, "--trust-code"]
+    assert f"`{' '.join(expected)}`" in ran.err
 
 
 def test_a_strangers_endpoint_is_not_asked(tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ def leaderboard(
     from tune.results.metric import metric_named
     from tune.results.ranking import certified_radii, chosen, ranking, sweep_metric
     from tune.results.tables import leaderboard_tables
+    from tune.trust import resume_command
 
     opened = SweepDirectory.open(directory)
     more = by is not None or top is not None or seeds > 1
@@ -94,7 +95,8 @@ def leaderboard(
         if more:
             raise InputError(
                 f"{directory} has no leaderboard yet, and --by, --top and --seeds certify what it "
-                f"lacks; let the sweep end, or go on with `decrop resume {opened.quoted}`."
+                f"lacks; let the sweep end, or go on with "
+                f"`{resume_command(opened, address, tracking_uri)}`."
             )
         _show_so_far(opened, as_json=as_json)
         return
@@ -429,6 +431,7 @@ def _check_seeds(directory: "SweepDirectory", seeds: int) -> None:
 def _certify_missing(
     directory: "SweepDirectory", numbers: list[int], seeds: int, options: "RunOptions"
 ) -> None:
+    from tune.stopping import SAME_COMMAND
     from tune.sweep import SweepStoppedError, certify_trials
 
     try:
@@ -436,7 +439,7 @@ def _certify_missing(
     except SweepStoppedError as stopped:
         full = stopped.reason == "disk"
         why = f"error: {stopped.cause}\nonce there is room" if full else "stopped"
-        say(f"{why}; the same command goes on")
+        say(f"{why}; {SAME_COMMAND}")
         raise typer.Exit(1 if full else 130) from None
     if warning is not None:
         say(f"warning: {warning}")

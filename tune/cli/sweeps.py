@@ -9,6 +9,7 @@ import typer
 from decrop.cli.options import AsJson, Assignments, TrustCode
 from decrop.cli.output import console, duration, print_json, say
 from decrop.errors import InputError
+from decrop.wording import counted, joined
 from tune.cli.options import (
     INTERVAL_DECIMALS,
     Address,
@@ -32,6 +33,7 @@ FAILED, OUT_OF_TIME = 1, 3
 if TYPE_CHECKING:
     from decrop.trial.query_budget import TotalQueries
     from tune.directory import SweepDirectory
+    from tune.plan import Plan
     from tune.results.board import Entry
     from tune.sweep import RunOptions, SweepOutcome, SweepStoppedError
     from tune.sweep_file import SweepConfig
@@ -148,15 +150,13 @@ def _dry_run(loaded: Any, address: str | None, *, trust_code: bool, as_json: boo
     claimed = claims(loaded.resources, size, reference_config(loaded).execution.device)
     say(f"{loaded.name}: timing its networks on this machine")
     plan = plan_sweep(loaded, claimed, size, preparation)
-    how = f"of {len(loaded.rows)} rows" if loaded.rows else f"by {loaded.search}"
+    how = f"of {counted(len(loaded.rows), 'row')}" if loaded.rows else f"by {loaded.search}"
     lines = [
-        f"{loaded.name}: {plan.trials} trials {how}, {plan.at_once} at once on "
-        f"{size.cpu:g} CPUs and {size.gpu:g} GPUs",
+        f"{loaded.name}: {counted(plan.trials, 'trial')} {how}, {plan.at_once} at once "
+        f"on {size.processors}",
         *_reference_is(loaded),
         f"then {plan.finals} {_finals_are(loaded)}certified on test images",
-        f"{plan.generated_images:,} generated images, {plan.training_images:,} training images "
-        f"(three views each), {plan.classifier_images:,} images to train classifiers (each noise "
-        f"sample and attack step) and {plan.noisy_samples:,} noisy samples",
+        _work(plan),
         f"roughly {duration(3600 * plan.hours)} on this machine if no trial is pruned",
         *_of_a_black_box(sweep_queries(loaded, preparation)),
         "everything is in order; nothing was started",
@@ -165,6 +165,20 @@ def _dry_run(loaded: Any, address: str | None, *, trust_code: bool, as_json: boo
         say(line)
     if as_json:
         print_json(asdict(plan))
+
+
+def _work(plan: "Plan") -> str:
+    trained_on = counted(plan.training_images, "training image")
+    classified = counted(plan.classifier_images, "image")
+    work = {
+        counted(plan.generated_images, "generated image"): plan.generated_images,
+        f"{trained_on} (three views each)": plan.training_images,
+        f"{classified} to train classifiers (each noise sample and attack step)": (
+            plan.classifier_images
+        ),
+        counted(plan.noisy_samples, "noisy sample"): plan.noisy_samples,
+    }
+    return joined([text for text, count in work.items() if count])
 
 
 def _of_a_black_box(queries: "TotalQueries | None") -> list[str]:
@@ -204,15 +218,15 @@ def _show_outcome(run: Any, options: "RunOptions", *, as_json: bool) -> None:
     say(outcome.leaderboard.summary)
     directory = outcome.directory
     _say_asked(directory)
-    command = dashboard_command(directory)
     url = None
     if outcome.experiment_id is not None:
-        url = dashboard_url(outcome.experiment_id)
+        url = dashboard_url(outcome.experiment_id, server=options.tracking_uri)
     for name, value in (
         ("bundle", str(directory.bundle_path)),
         ("verify", _verify_command(directory)),
         ("report", str(directory.page_path)),
-        ("dashboard", command),
+        # A server shows the sweep without it.
+        ("dashboard", dashboard_command(directory) if options.tracking_uri is None else None),
         ("opens at", url),
         ("warning", outcome.warning),
     ):
@@ -243,7 +257,7 @@ def _say_asked(directory: "SweepDirectory") -> None:
     if directory.queries_path.exists():
         spent = QueryLedger(directory.queries_path).spent()
         say(
-            f"asked the endpoint for {spent.asked:,} images so far (counted in "
+            f"asked the endpoint for {counted(spent.asked, 'image')} so far (counted in "
             f"{directory.queries_path})"
         )
 
@@ -264,7 +278,7 @@ def _show_interim(stopped: "SweepStoppedError", options: "RunOptions") -> int:
         "failures": (FAILED, f"error: {stopped.cause}\nonce that is mended"),
         "disk": (FAILED, f"error: {stopped.cause}\nonce there is room"),
     }[stopped.reason]
-    say(f"{why}; go on with: {options.resume(stopped.directory)}")
+    say(f"{why}; {options.going_on(stopped.directory)}")
     return code
 
 

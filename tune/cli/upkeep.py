@@ -7,6 +7,7 @@ import typer
 from decrop.cli.options import AsJson
 from decrop.cli.output import console, print_json, say
 from decrop.errors import InputError
+from decrop.wording import counted
 from tune.cli.options import (
     Directory,
     TrackingUri,
@@ -123,11 +124,15 @@ def clean(
     with sole_driver(opened):
         removal = plan_removal(opened, top)
         kept = ", ".join(map(str, removal.kept)) or "none"
-        say(
-            f"to be removed: {len(removal.files)} files of {len(removal.trials)} trials, "
-            f"{removal.megabytes:.1f} MB; checkpoints stay of the best trials and trial 0 "
-            f"({kept}) and of {len(removal.unfinished)} that have not ended"
+        if removal.files:
+            say(
+                f"to be removed: {counted(len(removal.files), 'file')} of "
+                f"{counted(len(removal.trials), 'trial')}, {removal.megabytes:.1f} MB"
+            )
+        unfinished = (
+            f" and of {left} that have not ended" if (left := len(removal.unfinished)) else ""
         )
+        say(f"checkpoints stay of the best trials and trial 0 ({kept}){unfinished}")
         removed = bool(removal.files) and (yes or typer.confirm("Remove them?", err=True))
         if removed:
             remove(removal)

@@ -19,6 +19,7 @@ import ray
 import torch
 
 from decrop.errors import InputError, RunError
+from decrop.wording import counted
 
 # Helpers import this module too, and know no sweep files.
 if TYPE_CHECKING:
@@ -83,6 +84,12 @@ class ClusterSize:
     def gpu(self) -> float:
         """GPUs of all machines."""
         return sum(machines.count * machines.gpu for machines in self.machines)
+
+    @property
+    def processors(self) -> str:
+        """Both in words; GPUs only if there are any."""
+        cpus = counted(self.cpu, "CPU")
+        return f"{cpus} and {counted(self.gpu, 'GPU')}" if self.gpu else cpus
 
     def room(self, claim: Claim) -> int:
         """Return how many processes with a claim run side by side, each on one machine, at most."""
@@ -236,10 +243,12 @@ def _claim(name: str, asked: "Resources", gpu_share: float, size: ClusterSize) -
             )
     claim = Claim(asked.cpu, gpu)
     if not any(machine.room(claim) for machine in machines):
-        kinds = dict.fromkeys(f"{m.cpu:g} CPUs and {m.gpu:g} GPUs" for m in machines)
+        kinds = dict.fromkeys(
+            f"{counted(m.cpu, 'CPU')} and {counted(m.gpu, 'GPU')}" for m in machines
+        )
         raise InputError(
-            f"resources.{name}: no machine of the cluster has both {claim.cpu:g} CPUs and "
-            f"{claim.gpu:g} GPUs; its machines have {', '.join(kinds)}. Lower "
+            f"resources.{name}: no machine of the cluster has both {counted(claim.cpu, 'CPU')} and "
+            f"{counted(claim.gpu, 'GPU')}; its machines have {', '.join(kinds)}. Lower "
             f"resources.{name}.cpu or resources.{name}.gpu."
         )
     return claim

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from decrop.errors import InputError
-from tune.directory import SweepDirectory, SweepRecord
+from decrop.wording import counted, joined
+from tune.directory import SweepDirectory
 from tune.mlflow.run_view import Measurement, Source
 from tune.mlflow.sweep_view import SweepSource, sources
 from tune.mlflow.tracker import LoggedRun, Tracker
@@ -14,6 +15,7 @@ from tune.mlflow.trial_view import TrialSource
 from tune.results.tables import TextTable
 from tune.space import total_trials
 from tune.sweep_file import SweepConfig
+from tune.trust import resume_command
 
 Point = tuple[str, int]
 Points = Mapping[Point, Sequence[float]]
@@ -91,20 +93,22 @@ def audit_sweep(directory: SweepDirectory, tracking_uri: str | None = None) -> A
         )
     record = directory.read_record()
     audit = Audit()
-    logged = _by_key(Tracker(directory, tracking_uri).logged_runs())
+    tracker = Tracker(directory, tracking_uri)
+    logged = _by_key(tracker.logged_runs())
     for key in logged:
         if _is_trial(key):
             audit.trials.add(int(key.removeprefix("trials/")))
     audit.trials.update(directory.trial_numbers())
-    _look_for_trials(audit, directory, record.sweep)
-    _compare_runs(audit, directory, record, logged)
+    going_on = f"go on with: {resume_command(directory, tracking_uri=tracking_uri)}"
+    _look_for_trials(audit, directory, record.sweep, going_on)
+    _compare_runs(audit, sources(directory, record), logged, tracker.catching_up)
     if directory.driver_path.exists():
         audit.notes.append("The sweep seems to run: MLflow may be some seconds behind its files.")
     return audit
 
 
 def audit_table(audit: Audit) -> TextTable:
-    """Tabulate how much of each kind was compared."""
+    """Tabulate how much of each kind there is was compared."""
     rows = [
         [
             name,
@@ -113,11 +117,18 @@ def audit_table(audit: Audit) -> TextTable:
             str(audit.points[kind]),
         ]
         for kind, name in _KINDS.items()
+        if audit.folders[kind] or audit.runs[kind]
     ]
-    counts = audit.counts
-    found = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in counts)
+    mismatches = counted(audit.metric_mismatches, "metric mismatch", "metric mismatches")
+    wrong = {
+        f"{len(audit.lost)} lost": len(audit.lost),
+        f"{audit.doubled} double": audit.doubled,
+        mismatches: audit.metric_mismatches,
+    }
+    found = joined([text for text, count in wrong.items() if count])
     return TextTable(
-        f"Files and MLflow compared: {found}.",
+        f"Files and MLflow compared: {counted(len(audit.trials), 'trial')}, "
+        f"{found or 'nothing lost, double or different'}.",
         ["", "in files", "in MLflow", "metric points"],
         rows,
     )
@@ -125,11 +136,11 @@ def audit_table(audit: Audit) -> TextTable:
 
 def _compare_runs(
     audit: Audit,
-    directory: SweepDirectory,
-    record: SweepRecord,
+    shown: Iterable[Source],
     logged: Mapping[str, Sequence[LoggedRun]],
+    catching_up: str,
 ) -> None:
-    found = [source for source in sources(directory, record) if source.stamps()]
+    found = [source for source in shown if source.stamps()]
     for key in sorted(set(logged) - {source.key for source in found} - audit.lost):
         audit.lose(key, "has a run in MLflow but no folder")
     for source in found:
@@ -156,7 +167,7 @@ def _compare_runs(
                 source.key,
                 "its run was deleted in MLflow; restore it there"
                 if runs
-                else f"has no run in MLflow; catch up with: decrop sync {directory.quoted}",
+                else f"has no run in MLflow; {catching_up}",
             )
             continue
         if len(there) > 1:
@@ -175,7 +186,9 @@ def _check_number(audit: Audit, source: TrialSource) -> None:
         audit.problems.append(f"{source.key}: its trial.json says that it is trial {record.number}")
 
 
-def _look_for_trials(audit: Audit, directory: SweepDirectory, sweep: SweepConfig) -> None:
+def _look_for_trials(
+    audit: Audit, directory: SweepDirectory, sweep: SweepConfig, going_on: str
+) -> None:
     """Look whether the trials are there that the sweep's file asks for."""
     total = total_trials(sweep)
     left = []
@@ -193,12 +206,9 @@ def _look_for_trials(audit: Audit, directory: SweepDirectory, sweep: SweepConfig
             audit.trials.add(number)
             audit.lose(f"trials/{number}", f"{how}, but the sweep has its leaderboard")
     elif left:
-        audit.notes.append(
-            f"{len(left)} of {total} trials have not ended; go on with: "
-            f"decrop resume {directory.quoted}"
-        )
+        audit.notes.append(f"not ended: {len(left)} of {counted(total, 'trial')}; {going_on}")
     if len(audit.trials) > total:
-        audit.problems.append(f"there are {len(audit.trials)} trials, but {total} were asked for")
+        audit.problems.append(f"there are {len(audit.trials)} trials, but the sweep has {total}")
 
 
 def _measurements(source: Source) -> Sequence[Measurement] | None:
@@ -221,7 +231,7 @@ def _compare_points(audit: Audit, where: str, expected: Points, found: Points) -
     audit.metric_mismatches += len(wrong)
     audit.problems += [f"{where}: {line}" for line in wrong[:_NAMED_POINTS]]
     if len(wrong) > _NAMED_POINTS:
-        audit.problems.append(f"{where}: and {len(wrong) - _NAMED_POINTS} more points")
+        audit.problems.append(f"{where}: and {counted(len(wrong) - _NAMED_POINTS, 'more point')}")
 
 
 def _points(given: Iterable[tuple[str, int, float]]) -> Points:

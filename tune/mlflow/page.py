@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from decrop.evaluation.escaping import markdown_text
+from decrop.wording import counted
 from tune.directory import SweepDirectory, SweepRecord
 from tune.mlflow.run_view import (
     BEST_SO_FAR,
@@ -188,7 +189,10 @@ def _swept(record: SweepRecord) -> str:
     if sweep.search == "rows":
         rows = ", ".join(map(markdown_text, sweep.rows))
         return f"A table of rows, each with its own settings: {rows}."
-    lines = [f"{sweep.trials or 'All'} trials by search `{sweep.search}` over\n"]
+    lines = [
+        f"{counted(sweep.trials, 'trial') if sweep.trials else 'All trials'} by search "
+        f"`{sweep.search}` over\n"
+    ]
     for path, domain in sweep.space.items():
         lines.append(f"- `{path}`: {markdown_text(domain.model_dump_json(exclude_defaults=True))}")
     return "\n".join(lines)

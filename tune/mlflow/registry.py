@@ -150,9 +150,11 @@ def dashboard_command(directory: SweepDirectory, port: int = DEFAULT_PORT) -> st
     return f"decrop dashboard {directory.quoted}{port_option}"
 
 
-def dashboard_url(experiment_id: str, port: int = DEFAULT_PORT) -> str:
-    """Return the address at which that command opens the sweep on its charts."""
-    return f"http://127.0.0.1:{port}{experiment_page(experiment_id)}"
+def dashboard_url(
+    experiment_id: str, port: int = DEFAULT_PORT, *, server: str | None = None
+) -> str:
+    """Return the address at which that command, or a server, opens the sweep on its charts."""
+    return (server or f"http://127.0.0.1:{port}").rstrip("/") + experiment_page(experiment_id)
 
 
 def serving_commands(

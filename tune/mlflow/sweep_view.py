@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from decrop.errors import InputError
+from decrop.wording import counted
 from tune.directory import SweepDirectory, SweepRecord, TrialState
 from tune.mlflow.page import sweep_outcome
 from tune.mlflow.run_view import (
@@ -165,7 +166,9 @@ class BestSoFar:
         if own is None or not self._ranks:
             return ""
         better = sum(score > own for score in self._scores.values())
-        return f"rank {better + 1} of {len(self._scores)} complete trials by held-out score"
+        return (
+            f"rank {better + 1} of {counted(len(self._scores), 'complete trial')} by held-out score"
+        )
 
     def _ended(self, number: int) -> tuple[datetime, dict[str, Any] | None] | None:
         """Return when a trial ended, and its result if it is complete; None while it has not."""

@@ -271,6 +271,14 @@ class RunsTracker:
             if not token:
                 return
 
+    @property
+    def catching_up(self) -> str:
+        """Say which command shows what MLflow lacks."""
+        words = ["decrop", "sync", str(self.shown.path)]
+        if self._tracking_uri is not None:
+            words += ["--tracking-uri", self._tracking_uri]
+        return f"catch up with: {shlex.join(words)}"
+
     @cached_property
     def _client(self) -> "MlflowClient":
         if self._tracking_uri is not None:
@@ -381,10 +389,9 @@ class TrackingThread:
         """Return what to tell the user if the last sync failed, None if MLflow is complete."""
         if self.last_error is None:
             return None
-        path = shlex.quote(str(self._tracker.shown.path))
         return (
             f"MLflow does not show all of it: {one_line(self.last_error)} "
-            f"Nothing is lost; catch up with: decrop sync {path}"
+            f"Nothing is lost; {self._tracker.catching_up}"
         )
 
     def _run(self) -> None:

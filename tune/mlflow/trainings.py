@@ -1,6 +1,5 @@
 """Trainings of classifiers and rejectors in MLflow, read from their files."""
 
-import shlex
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from decrop.evaluation.table import CertificateTable
 from decrop.files import read_object, read_rows
 from decrop.training.folder import ClassifierFolder
 from tune.directory import now
-from tune.mlflow.client import TrackingError, check_tracking_uri, one_line
+from tune.mlflow.client import TrackingError, check_tracking_uri
 from tune.mlflow.experiment import ExperimentView, experiment_page
 from tune.mlflow.page import page_state
 from tune.mlflow.run_view import (
@@ -331,9 +330,5 @@ def _say_where(tracker: RunsTracker, thread: TrackingThread, tracking_uri: str) 
     if thread.last_error is None:
         line = f"MLflow: {tracking_uri.rstrip('/')}{page}"
     else:
-        line = (
-            f"warning: MLflow does not show all of it: {one_line(thread.last_error)} Nothing is "
-            f"lost; catch up with: decrop sync {shlex.quote(str(tracker.shown.path))} "
-            f"--tracking-uri {tracking_uri}"
-        )
+        line = f"warning: {thread.closing_warning()}"
     say(line)

@@ -19,6 +19,7 @@ from decrop.evaluation.table import CertificateTable, Shares
 from decrop.files import write_text
 from decrop.trial.folder import save_figure
 from decrop.trial.result import TrialResult, radius_key
+from decrop.wording import times
 from tune.directory import SweepDirectory
 from tune.export import trial_number
 from tune.results.metric import Metric
@@ -127,7 +128,7 @@ def renamed(sources: Sequence[Certified], names: Sequence[str]) -> list[Certifie
     """Give sources the names of methods, one each in their order."""
     if len(names) != len(sources):
         raise InputError(
-            f"--method is given {len(names)} times, but there are {len(sources)} targets; give "
+            f"--method is given {times(len(names))}, but there are {len(sources)} targets; give "
             "one name for each, in their order."
         )
     return [replace(source, name=name) for source, name in zip(sources, names, strict=True)]

@@ -38,6 +38,7 @@ from tune.results.tables import (
     surrogate_sentences,
 )
 from tune.space import DENOISER_TRIALS, kind_of, objectives_of
+from tune.trust import resume_command
 
 
 def build_leaderboard(
@@ -179,7 +180,7 @@ def read_leaderboard(directory: SweepDirectory) -> Leaderboard | None:
     try:
         return read_record(directory.leaderboard_json_path, Leaderboard)
     except InputError as error:
-        raise InputError(f"{error} `decrop resume {directory.quoted}` writes it anew.") from None
+        raise InputError(f"{error} `{resume_command(directory)}` writes it anew.") from None
 
 
 def _entry(

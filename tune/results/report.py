@@ -34,6 +34,7 @@ from tune.results.tables import (
     radius_heads,
     with_remarks,
 )
+from tune.trust import resume_command
 
 _Numbers = Annotated[tuple[NonNegative, ...], Field(max_length=MOST_RADII)]
 _Rows = Annotated[dict[Word, _Numbers], Field(max_length=1_000)]
@@ -93,7 +94,7 @@ def read_report(directory: SweepDirectory) -> SweepReport:
     if not rows:
         raise InputError(
             f"{directory.path} has nothing certified yet; let the sweep end, or go on with "
-            f"`decrop resume {directory.quoted}`."
+            f"`{resume_command(directory)}`."
         )
     reference = sweep.reference or next(iter(sweep.rows), "trial 0")
     compared = next((row for row in rows if row.name == reference), None)

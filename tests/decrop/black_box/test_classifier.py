@@ -399,7 +399,7 @@ def reply(document: Any) -> Reply:
         (Reply(b"\xff\x1b[31m"), "does not answer with JSON"),
         (reply([1]), "answers without predictions"),
         (reply({"predictions": 3}), "no list of one row an image"),
-        (reply({"predictions": [1, 2]}), "answers 1 images with 2 rows"),
+        (reply({"predictions": [1, 2]}), "answers 1 image with 2 rows"),
         (reply({"predictions": [CLASSES]}), "answers with 4 as a label; labels must be"),
         (reply({"predictions": [-1]}), "answers with -1 as a label"),
         (reply({"predictions": [1.5]}), "answers with 1.5 as a label"),

@@ -145,10 +145,11 @@ def test_how_images_are_made_of_photographs_is_said() -> None:
         ),
         (
             ("training.prior_images.kind=dead_leaves", "training.last_layers=2"),
-            "50 generated images (random shapes that cover each other) were in every step. "
-            "Only its last 2 layers",
+            "Every step took 50 generated images as well (random shapes that cover each other). "
+            "Only its last 2 layers were trained.",
             "pretrained on",
         ),
+        (("training.last_layers=1",), "Only its last layer was trained.", "last 1"),
         (("training.sigma=[0.1, 0.5]",), "a standard deviation of 0.1 to 0.5.", "last"),
         (("training.sigma=0.3",), "a standard deviation of 0.3.", "every step"),
         (("training.objective=mse",), "Mean squared error to the clean images", "boundary"),

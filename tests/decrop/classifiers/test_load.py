@@ -84,8 +84,8 @@ def test_classifier_without_a_source_is_refused() -> None:
 @pytest.mark.parametrize(
     ("mean", "std", "message"),
     [
-        ([0.5, 0.5, 0.5], [0.2], r"classifier\.mean: 3 values given; tiny has 1 channels"),
-        ([0.5], [0.2, 0.2], r"classifier\.std: 2 values given; tiny has 1 channels"),
+        ([0.5, 0.5, 0.5], [0.2], r"classifier\.mean: 3 values given; tiny has 1 channel\."),
+        ([0.5], [0.2, 0.2], r"classifier\.std: 2 values given; tiny has 1 channel\."),
     ],
 )
 def test_statistics_of_other_channels_are_refused(

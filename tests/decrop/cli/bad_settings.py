@@ -76,7 +76,7 @@ BAD_ARGUMENTS = {
     ),
     "fraction that leaves a class empty": (
         ["digits", "--set", "limited.fraction=0.001"],
-        ["limited.fraction 0.001", "leaves all classes together 1 images"],
+        ["limited.fraction 0.001", "leaves all classes together 1 image"],
     ),
 }
 

@@ -208,7 +208,7 @@ def test_the_same_command_shows_what_it_wrote(
 
 
 OTHERS = {
-    "max_samples": (["certification.max_samples=410"], "estimation samples "),
+    "max_samples": (["certification.max_samples=410"], ", not 410;"),
     "images": (["certification.test_images=5"], "not 5"),
     "seed": (["seed=1"], "it has seed 0, not 1;"),
     "radii": (["certification.radii=[0.1]"], "radii ["),
@@ -459,7 +459,7 @@ def test_an_anytime_certification_goes_on_with_more_samples(
     fewer = set_options(*anytime, "certification.max_samples=130")
     capsys.readouterr()
     message = refused("certify", str(exported), "--out", str(out), *fewer)
-    assert "it has estimation samples 360, not 120;" in message
+    assert "it has max samples 370, not 130;" in message
 
 
 # On a cluster

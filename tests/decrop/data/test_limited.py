@@ -89,7 +89,7 @@ def test_smaller_class_gives_what_it_has() -> None:
     ("fraction", "held_out", "parts"),
     [
         (0.001, 0.2, ["limited.fraction 0.001", "0 images to train on and 0 held out, of 400"]),
-        (0.003, 0.2, ["all classes together 1 images to train on and 0 held out"]),
+        (0.003, 0.2, ["all classes together 1 image to train on and 0 held out"]),
         (0.025, 0.2, ["class class 0 2 images to train on and 0 held out, of 80"]),
         (0.025, 0.9, ["limited.held_out_fraction 0.9", "0 images to train on and 2 held out"]),
         (0.025, 0.1, ["2 images to train on and 0 held out"]),

@@ -106,7 +106,12 @@ def test_what_is_no_record_is_refused_by_name(
         ({"seed": 7, "chunk_size": 10, "chunks_per_batch": 9}, []),
         ({"sigma": 0.5}, ["sigma 0.5, not 0.25"]),
         ({"precision": "bf16"}, ["precision bf16, not fp32"]),
-        ({"estimation_samples": 9}, ["estimation samples 9, not 100"]),
+        # By the setting that says how many: with 100 selection samples max_samples was 109.
+        ({"estimation_samples": 9}, ["max samples 109, not 200"]),
+        (
+            {"estimation_samples": 150, "certification": {"selection_samples": 50}},
+            ["selection samples 50, not 100"],
+        ),
         ({"images": 3}, ["images 3, not 2"]),
         ({"hashes": {"certified_images": "b"}}, ["other images"]),
         ({"hashes": {}}, []),
@@ -128,10 +133,26 @@ def test_differences_are_those_of_the_measure(changes: dict[str, Any], said: lis
 
 def test_every_setting_of_certification_is_compared_unless_it_says_how_much_was_taken() -> None:
     taken = {"estimation_samples", "max_samples", "held_out_samples", "pruning_samples"}
-    compared = set(record()._compared())
+    compared = set(record()._compared(record()))
     settings = set(type(record().certification).model_fields)
     assert settings - taken - {"test_images"} <= compared
-    assert taken & compared == {"estimation_samples"}
+    assert taken & compared == {"max_samples"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"split": "held_out"}, "held out samples"),
+        ({"certification": {"procedure": "fixed"}}, "estimation samples"),
+        ({"certification": {"procedure": "anytime"}}, "max samples"),
+    ],
+)
+def test_samples_are_told_by_the_setting_that_says_how_many(
+    changes: dict[str, Any], named: str
+) -> None:
+    more = record(**{**changes, "estimation_samples": 101})
+    (told,) = more.differences(record(**changes))
+    assert told.startswith(f"{named} ")
 
 
 def test_another_layout_of_images_is_a_change_where_both_tell_it() -> None:

@@ -306,7 +306,7 @@ class NotFinite(VirtualSampler):
 
 def test_images_with_non_finite_samples_abstain_and_are_named() -> None:
     probabilities = np.tile([[1.0, 0.0]], (3, 1))
-    with pytest.warns(RuntimeWarning, match=r"2 images abstain .* 2 of their samples .*: 0, 1 "):
+    with pytest.warns(RuntimeWarning, match=r"2 images abstain because of 2 samples .*: 0, 1 "):
         outcome = certified(probabilities, sampler=NotFinite(probabilities, 0))
     assert outcome.prediction.tolist() == [-1, -1, 0]
     assert outcome.radius[:2].tolist() == [0, 0]

@@ -188,7 +188,7 @@ def test_each_image_gets_its_samples_once_in_bounded_groups() -> None:
 
 
 def test_images_with_non_finite_samples_are_named_and_abstain() -> None:
-    with pytest.warns(RuntimeWarning, match=r"^2 images abstain because 4 .* logits: 1, 3 "):
+    with pytest.warns(RuntimeWarning, match=r"^2 images abstain because of 4 .* logits: 1, 3 "):
         outcome = fixed(RecordingSampler(non_finite_images=(1, 3)), 5, CERTIFY, **SETTINGS)
     assert outcome.prediction.tolist() == [0, -1, 0, -1, 0]
     assert outcome.radius[[1, 3]].tolist() == [0, 0]

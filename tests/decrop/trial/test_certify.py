@@ -229,7 +229,7 @@ def test_an_image_without_finite_logits_abstains_and_no_other_changes(procedure:
     usual = certificates(table(NotFinite(), images, *settings))
     assert "not_finite" not in [row[-1] for row in usual]
     shown[7, ..., 4] = 255
-    with pytest.warns(RuntimeWarning, match=r"^1 images abstain .* non-finite logits: 7 "):
+    with pytest.warns(RuntimeWarning, match=r"^1 image abstains .* non-finite logits: 7 "):
         found = certificates(table(NotFinite(), images, *settings))
     assert found[:7] + found[8:] == usual[:7] + usual[8:]
     samples = SELECTION_SAMPLES + (100 if procedure == FIXED else 0)

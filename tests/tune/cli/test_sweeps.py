@@ -11,13 +11,17 @@ import ray
 import torch
 from safetensors.torch import save_file
 
-from decrop.cli.output import duration
+from decrop.cli.output import console, duration
 from tests.cases import cases
 from tests.commands import contents, decrop, refused
 from tests.mlflow_server.processes import free_port
 from tests.tune.runs import FinishedSweep, tracked_runs, write_sweep
+from tests.tune.sweeps import write_board
 from tune.cli import app
+from tune.cli.sweeps import _show_outcome
 from tune.directory import SweepDirectory
+from tune.sweep import RunOptions, SweepOutcome
+from tune.sweep_file import load_sweep
 
 COMMANDS = sorted(
     command.callback.__name__ for command in app.registered_commands if command.callback
@@ -90,16 +94,33 @@ def test_a_sweep_ends_with_its_outcome_as_json(finished: FinishedSweep) -> None:
     assert "\x1b" not in finished.ran.out
 
 
+def test_what_a_server_tracks_opens_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = SweepDirectory.create(tmp_path, load_sweep(str(write_sweep(tmp_path)), []))
+    outcome = SweepOutcome(directory, write_board(directory), "7", 2, 1, warning=None)
+    monkeypatch.setattr("tune.cli.sweeps._verify_command", lambda _: "decrop verify BUNDLE")
+    for server in ("http://127.0.0.1:9/", None):
+        _show_outcome(lambda: outcome, RunOptions(console, tracking_uri=server), as_json=True)
+        said = capsys.readouterr().out
+        at = server or "http://127.0.0.1:5000/"
+        assert f"opens at:  {at}#/experiments/7/" in said
+        assert f'"experiment_url": "{at}#/experiments/7/' in said
+        assert ("dashboard:" in said) is (server is None)
+
+
 def test_dry_run_says_what_would_run_and_starts_nothing(no_ray: None, tmp_path: Path) -> None:
     file = write_sweep(tmp_path)
-    ran = decrop("sweep", file, "--out", tmp_path / "out", "--trials", 7, "--dry-run", "--json")
+    ran = decrop("sweep", file, "--out", tmp_path / "out", "--trials", 1, "--dry-run", "--json")
     assert ran.code == 0, ran.err
     assert set(ran.last_line) == {
         *("trials", "at_once", "finals", "generated_images", "training_images"),
         *("classifier_images", "noisy_samples", "queries", "hours"),
     }
-    assert ran.last_line["trials"] == 7
-    assert "tiny: 7 trials by random, 1 at once on " in ran.out
+    assert ran.last_line["trials"] == 1
+    assert "tiny: 1 trial by random, 1 at once on " in ran.out
+    # What there is nothing of is not listed.
+    assert ran.last_line["generated_images"] == 0 and "generated images" not in ran.out
     assert f"{ran.last_line['noisy_samples']:,} noisy samples" in ran.out
     assert f"roughly {duration(3600 * ran.last_line['hours'])} on this machine" in ran.out
     assert "nothing was started" in ran.out

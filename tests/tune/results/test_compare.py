@@ -140,7 +140,7 @@ def test_radii_and_names_may_be_given_and_shown_in_other_norms(sources: list[Cer
     assert norms.head == ["L2", "L1", "L∞", "L∞ × 255", "A", "B", "C"]
     # 0.2 / sqrt(64) = 0.025, of 255 grey levels 6.375.
     assert norms.rows[1] == ["0.2", "0.2", "0.025", "6.38", "50.0", "90.0", "50.0"]
-    with pytest.raises(InputError, match="given 1 times, but there are 3 targets"):
+    with pytest.raises(InputError, match="given once, but there are 3 targets"):
         renamed(sources, ["A"])
 
 

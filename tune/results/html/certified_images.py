@@ -22,6 +22,7 @@ from decrop.evaluation.table import CertificateTable
 from decrop.smoothing.certificates import ABSTAIN
 from decrop.smoothing.execution import resolve_device
 from decrop.smoothing.noise import as_pixels
+from decrop.wording import counted
 from tune.directory import SweepTrialFolder
 from tune.results.html.charts import spaced
 
@@ -121,7 +122,7 @@ def read_certified_images(
         shown, missing = _shown(config, images, denoiser)
         pictures = _encoded(shown)
         if (fitting := sum(map(bool, pictures))) < len(pictures):
-            missing = f"Only {fitting} images have pictures here, for there is no room for more."
+            missing = f"There is room for pictures of {counted(fitting, 'image')} only."
         pixelated = max(images.images.shape[-2:]) <= _LOSSLESS_SIDE
     except (InputError, RunError, RuntimeError) as error:
         # RuntimeError: PyTorch's, of a denoiser that finds no memory here, for example.
@@ -225,7 +226,9 @@ def _shown(
         late += len(batch) if slow and denoiser is not None else 0
         bytes_of = {kind: _as_bytes(found) for kind, found in kinds.items()}
         shown += [{kind: found[i] for kind, found in bytes_of.items()} for i in range(len(batch))]
-    missing = f"{late} images are not denoised here, which would take too long." if late else ""
+    missing = (
+        f"Not denoised here, which would take too long: {counted(late, 'image')}." if late else ""
+    )
     return shown, missing
 
 

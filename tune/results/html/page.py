@@ -23,6 +23,7 @@ from decrop.documents import get_dotted
 from decrop.errors import InputError
 from decrop.files import write_text
 from decrop.trial.result import radius_key
+from decrop.wording import counted
 from tune.directory import SweepDirectory, SweepRecord, SweepTrialFolder
 from tune.finished_trials import finished_trials
 from tune.results.board import Entry, Leaderboard
@@ -48,6 +49,7 @@ from tune.results.tables import (
 )
 from tune.space import objectives_of, sweep_kind, total_trials, varied_paths
 from tune.study import parameter_importances
+from tune.trust import resume_command
 
 # Curves of more would hide each other; all are in the tables.
 _MOST_CURVES = 12
@@ -74,7 +76,7 @@ def write_page(directory: SweepDirectory, path: Path, *, trust_code: bool = Fals
     if board is None:
         raise InputError(
             f"{directory.path} has no leaderboard yet; let the sweep end, or go on with "
-            f"`decrop resume {directory.path}`."
+            f"`{resume_command(directory)}`."
         )
     certified = _certified(directory, board)
     record = directory.read_record()
@@ -204,7 +206,9 @@ def _asked(record: SweepRecord, board: Leaderboard, config: TrialConfig) -> str:
     sweep = record.sweep
     where = f"held-out images of {config.dataset.name} at σ = {config.sigma:g}"
     if sweep.search == "rows":
-        return f"The sweep asked how {len(sweep.rows)} rows of settings compare on {where}."
+        return (
+            f"The sweep asked how {counted(len(sweep.rows), 'row')} of settings compare on {where}."
+        )
     paths = varied_paths(sweep)
     named = ", ".join(paths[:_MOST_NAMED_PATHS])
     if len(paths) > _MOST_NAMED_PATHS:
@@ -212,8 +216,9 @@ def _asked(record: SweepRecord, board: Leaderboard, config: TrialConfig) -> str:
     objectives = objectives_of(sweep)
     aims = " and ".join(f"{'least' if m.minimised else 'largest'} {m.phrase}" for m in objectives)
     return (
-        f"The sweep asked which settings give the {aims} on {where}: {total_trials(sweep)} trials, "
-        f"{len(board.held_out)} of them finished, by search {sweep.search} over {named}."
+        f"The sweep asked which settings give the {aims} on {where}: "
+        f"{counted(total_trials(sweep), 'trial')}, {len(board.held_out)} of them finished, by "
+        f"search {sweep.search} over {named}."
     )
 
 
@@ -238,8 +243,8 @@ def _won(board: Leaderboard, config: TrialConfig) -> str:
     beside = f"; {' and '.join(others)}" if others else ""
     return (
         f"{name[0].upper()}{name[1:]} won, with {metric.phrase}{score} held out: of "
-        f"{best.result['images']} test images it certifies {on_test(best)} at r = {radius:g}"
-        f"{beside}."
+        f"{counted(best.result['images'], 'test image')} it certifies {on_test(best)} at r = "
+        f"{radius:g}{beside}."
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from decrop.wording import counted
 from tune.domains import Domain, Space
 from tune.finished_trials import FinishedTrial, finite
 from tune.results.html.charts import (
@@ -89,11 +90,14 @@ def history_chart(
         for name, (scores, colour, symbol) in marks.items()
         if scores
     ]
+    ended = counted(len(complete), "complete trial")
+    if pruned:
+        ended = f"{len(complete)} complete and {counted(len(pruned), 'pruned trial')}"
     return Chart(
         "history",
         "Search history",
         f"{_capitalised(objective.phrase)} on held-out images, by the trial's number.",
-        f"{len(complete)} complete and {len(pruned)} pruned trials; the best score is {best:.4g}.",
+        f"{ended}; the best score is {best:.4g}.",
         traces,
         {
             "xaxis": {"title": {"text": "trial"}},

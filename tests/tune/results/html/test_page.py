@@ -335,7 +335,7 @@ def test_a_slow_denoiser_does_not_hold_up_a_sweeps_end(
 ) -> None:
     monkeypatch.setattr(pictures, "_MOST_SECONDS", -1.0)
     said = write_page(directory, tmp_path / "report.html")
-    assert said == "20 images are not denoised here, which would take too long."
+    assert said == "Not denoised here, which would take too long: 20 images."
     found = Elements((tmp_path / "report.html").read_text())
     assert sum(tag == "img" for tag, _ in found.tags) == 2 * 20
 
@@ -348,9 +348,7 @@ def test_pictures_take_no_more_room_than_there_is(
     found = Elements((tmp_path / "report.html").read_text())
     sources = [a["src"] or "" for tag, a in found.tags if tag == "img"]
     assert 0 < sum(map(len, sources)) <= 5_000
-    assert said == (
-        f"Only {len(sources) // 3} images have pictures here, for there is no room for more."
-    )
+    assert said == (f"There is room for pictures of {len(sources) // 3} images only.")
 
 
 def test_the_command_writes_it_and_refuses_what_it_cannot_do(
