@@ -9,7 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 from decrop.evaluation.accuracy import certified_correct, exact_interval
 from decrop.evaluation.table import CertificateTable
 
-_LEAST_RADIUS = 0.25
+_LEAST_END = 0.25
+_BEYOND = 1.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,17 +39,17 @@ def accuracy_curve(table: CertificateTable, radii: NDArray[np.float64]) -> Accur
     return AccuracyCurve(radii, successes / images, low, high)
 
 
-def steps_of(radius: ArrayLike, max_radius: float) -> NDArray[np.float64]:
-    """Return the radii at which certified accuracy may change, with 0 and the largest."""
+def steps_of(radius: ArrayLike, end: float) -> NDArray[np.float64]:
+    """Return the radii at which certified accuracy may change, with 0 and the end."""
     within = np.asarray(radius, dtype=np.float64)
-    within = within[within < max_radius]
-    steps: NDArray[np.float64] = np.unique(np.concatenate([[0.0], within, [max_radius]]))
+    within = within[within < end]
+    steps: NDArray[np.float64] = np.unique(np.concatenate([[0.0], within, [end]]))
     return steps
 
 
-def largest_radius(tables: Iterable[CertificateTable]) -> float:
-    """Return up to which radius the curves of tables are drawn, in [0,1] pixels."""
-    return max(_LEAST_RADIUS, *(float(table.radius.max()) for table in tables))
+def end_of_curves(tables: Iterable[CertificateTable]) -> float:
+    """Return the radius, in [0,1] pixels, at which the curves of tables end: all are 0 there."""
+    return max(_LEAST_END, *(_BEYOND * float(table.radius.max()) for table in tables))
 
 
 def probability_curve(

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from decrop.errors import InputError
 from decrop.evaluation.curves import (
     accuracy_curve,
-    largest_radius,
+    end_of_curves,
     probability_curve,
     steps_of,
 )
@@ -65,13 +65,12 @@ def certificates_figure(
     Envelopes, which follow other curves, lie broad and grey behind them.
 
     Args:
-        max_radius: right end of the axis, in [0,1] pixels, > 0; that of all that is certified if
-            None.
+        max_radius: right end of the axis, in [0,1] pixels, > 0; where all curves are 0 if None.
     """
     for name, table in tables.items():
         if not len(table.idx):
             raise InputError(f"{name}: there are no certificates to draw.")
-    max_radius = max_radius or largest_radius(tables.values())
+    max_radius = max_radius or end_of_curves(tables.values())
     figure, axes = _axes_of_shares("Certified accuracy with 95 % exact intervals")
     styles = zip(cycle(_COLOURS), cycle(_LINE_STYLES), strict=False)
     for (name, table), (colour, style) in zip(tables.items(), styles, strict=False):

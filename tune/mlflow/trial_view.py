@@ -138,16 +138,16 @@ def flatten_settings(settings: Settings) -> dict[str, str]:
 
 
 def certified_curve(table: CertificateTable) -> list[tuple[int, float]]:
-    """Compute certified accuracy on a grid of 0.05 up to the largest radius, at least to 1.
+    """Compute certified accuracy on a grid of 0.05 down to 0, at least to radius 1.
 
     Returns:
         pairs of radius × 1000 and certified accuracy in [0,1]; [] where nothing was certified.
     """
     if not len(table.idx):
         return []
-    extent = max(CURVE_LEAST_EXTENT, float(table.radius.max()))
-    # Rounding first keeps a radius that lies on the grid from adding a step beyond itself.
-    last = math.ceil(round(extent / CURVE_SPACING, 9))
+    # The first place of the grid that nothing reaches; rounded, for a radius may lie on the grid.
+    reached = math.floor(round(float(table.radius.max()) / CURVE_SPACING, 9))
+    last = max(reached + 1, round(CURVE_LEAST_EXTENT / CURVE_SPACING))
     steps = [round(index * CURVE_SPACING * STEPS_PER_UNIT_RADIUS) for index in range(last + 1)]
     radii = [step / STEPS_PER_UNIT_RADIUS for step in steps]
     accuracies = certified_accuracy(table.predict, table.radius, table.label, radii)

@@ -228,5 +228,4 @@ def _figure(report: SweepReport) -> Figure:
         for row in report.rows
         for seed, table in row.runs.items()
     }
-    largest = max(float(table.radius.max()) for table in curves.values())
-    return certificates_figure(curves, max(largest, *report.radii, 0.05))
+    return certificates_figure(curves)

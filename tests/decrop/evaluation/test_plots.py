@@ -110,10 +110,12 @@ def test_many_rows_can_be_told_apart() -> None:
     assert len({line.get_color() for line in axes.lines[:7]}) == 7
 
 
-def test_tables_are_drawn_over_all_radii_that_they_certify() -> None:
+def test_tables_are_drawn_until_they_certify_nothing() -> None:
     (axes,) = certificates_figure({"one": table(RADIUS), "other": table(2 * RADIUS)}).axes
     assert [line.get_label() for line in axes.lines] == ["one", "other"]
-    assert axes.get_xlim()[1] == 2 * RADIUS.max()
+    assert axes.get_xlim()[1] == pytest.approx(1.05 * 2 * RADIUS.max())
+    # All are right, so the last step is at the largest radius.
+    assert [np.asarray(line.get_ydata())[-1] for line in axes.lines] == [0, 0]
     (empty,) = certificates_figure({"nothing certified": table(0 * RADIUS)}).axes
     assert empty.get_xlim()[1] == 0.25
 

@@ -61,7 +61,7 @@ def test_curve_is_share_of_all_images_that_are_right_beyond_each_radius(tmp_path
     path = tmp_path / "certificates.tsv"
     path.write_text(CERTIFICATES)
     curve = certified_curve(CertificateTable.read_tsv(path))
-    assert [step for step, _ in curve] == list(range(0, 1201, 50))
+    assert [step for step, _ in curve] == list(range(0, 1251, 50))
     accuracies = dict(curve)
     # The wrong image with radius 0.9 and the two abstentions never count.
     assert accuracies[0] == pytest.approx(0.7)
@@ -69,6 +69,8 @@ def test_curve_is_share_of_all_images_that_are_right_beyond_each_radius(tmp_path
     assert accuracies[300] == pytest.approx(0.4)
     assert accuracies[850] == pytest.approx(0.1)
     assert accuracies[1200] == pytest.approx(0.1)
+    # One image is certified with just 1.2; the curve does not end in mid-air.
+    assert accuracies[1250] == 0
 
 
 def test_curve_reaches_one_even_where_radii_are_small(tmp_path: Path) -> None:
@@ -127,7 +129,7 @@ def test_a_complete_trial_shows_scores_curve_and_artifacts(tmp_path: Path) -> No
     assert points(view, "held_out/certified_accuracy_at_0.25") == [(1, 0.05), (2, 0.1)]
     assert points(view, "held_out/clean_accuracy") == [(0, 0.9)]
     assert points(view, "seconds/certification") == [(0, 3.25)]
-    assert len(points(view, "certified/held_out")) == 25
+    assert len(points(view, "certified/held_out")) == 26
     assert view.tags["hash.classifier"] == "c" * 64
     assert (view.tags["reference"], view.tags["pruned"]) == ("false", "false")
     assert (view.tags["state"], view.tags["split"]) == ("complete", "held_out")

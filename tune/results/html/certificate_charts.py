@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from decrop.evaluation.curves import accuracy_curve, largest_radius, probability_curve, steps_of
+from decrop.evaluation.curves import accuracy_curve, end_of_curves, probability_curve, steps_of
 from decrop.evaluation.plots import LOSS_TITLES
 from tune.results.html.charts import (
     LONGEST_NAME,
@@ -30,8 +30,8 @@ _KEY_CHARACTERS, _LEGEND_CHARACTERS = 8, 60
 
 def accuracy_chart(shown: Sequence[Shown]) -> Chart:
     """Draw certified accuracy over the radius, with exact intervals."""
-    largest = largest_radius(one.table for one in shown)
-    radii = steps_of(np.concatenate([one.table.radius for one in shown]), largest)
+    end = end_of_curves(one.table for one in shown)
+    radii = steps_of(np.concatenate([one.table.radius for one in shown]), end)
     radii = radii[spaced(len(radii), _MOST_STEPS)]
     traces: list[Trace] = []
     for one in shown:
@@ -75,7 +75,7 @@ def accuracy_chart(shown: Sequence[Shown]) -> Chart:
         {
             "xaxis": {
                 "title": {"text": "L2 radius ([0,1] pixels)"},
-                "range": [-0.01 * largest, largest],
+                "range": [-0.01 * end, end],
                 "hoverformat": ".3f",
             },
             "yaxis": {"title": {"text": "certified accuracy (%)"}, "range": [0, 101]},

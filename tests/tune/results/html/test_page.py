@@ -267,6 +267,10 @@ def test_its_figures_are_the_leaderboards(written: Path, directory: SweepDirecto
     drawn = dict(zip(accuracy["x"], accuracy["y"], strict=True))
     at_zero = 100 * entry.result["certified_accuracy"]["0.0"]
     assert drawn[0] == pytest.approx(at_zero)
+    # No curve ends in mid-air.
+    assert {
+        trace["y"][-1] for trace in figures["accuracy"]["data"] if trace["meta"]["role"] == "line"
+    } == {0}
     low, high = accuracy["customdata"][0]
     assert (low, high) == pytest.approx([100 * end for end in entry.intervals["0.0"]], abs=0.01)
 
