@@ -108,7 +108,10 @@ def _description(loaded: Bundle) -> str:
 
 
 def _usage(loaded: Bundle, name: str) -> str:
-    """Say in Markdown how a registered model is used, for the page that has all its versions."""
+    """Say in Markdown how a registered model is used, for the page that has all its versions.
+
+    In short lines, for narrow windows cut long ones off.
+    """
     shape = loaded.result.image_shape or (loaded.classifier.channels, "H", "W")
     uri = f"models:/{name}@{CHAMPION}"
     return "\n".join(
@@ -119,7 +122,9 @@ def _usage(loaded: Bundle, name: str) -> str:
             "```python",
             "import mlflow",
             "",
-            f'model = mlflow.pyfunc.load_model("{uri}")',
+            "model = mlflow.pyfunc.load_model(",
+            f'    "{uri}"',
+            ")",
             f"# images are float32 [B, {', '.join(map(str, shape))}] in [0,1]",
             "answers = model.predict(images)",
             "# a row an image: label, class, radius, abstain",
@@ -127,8 +132,9 @@ def _usage(loaded: Bundle, name: str) -> str:
             *_imports(loaded),
             "Over HTTP:\n",
             "```bash",
-            f"mlflow models serve --model-uri {shlex.quote(uri)} --env-manager local --port "
-            f"{SERVING_PORT}",
+            "mlflow models serve \\",
+            f"    --model-uri {shlex.quote(uri)} \\",
+            f"    --env-manager local --port {SERVING_PORT}",
             "```",
         ]
     )

@@ -159,6 +159,11 @@ def modified(path: Path) -> datetime:
     return datetime.fromtimestamp(int(path.stat().st_mtime), UTC)
 
 
+def made_by(command: str) -> dict[str, str]:
+    """Return the tags of a run that a command of decrop made, which MLflow shows as its source."""
+    return {"mlflow.source.name": f"decrop {command}", "mlflow.source.type": "LOCAL"}
+
+
 def error_note(error: str | None) -> str:
     """Return a run's description that shows the end of a traceback, if there is one."""
     # An empty note replaces the error of an earlier attempt.

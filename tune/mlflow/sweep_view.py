@@ -24,6 +24,7 @@ from tune.mlflow.run_view import (
     Table,
     by_name,
     existing,
+    made_by,
     modified,
     stamps_of,
 )
@@ -62,6 +63,7 @@ class SweepSource:
             parameters=self._parameters(),
             tags={
                 "kind": "sweep",
+                **made_by("sweep"),
                 COLOUR_TAG: SWEEP_COLOUR,
                 NOTE_TAG: "\n".join(sweep_outcome(self.directory, self.record)),
                 **self._found(),

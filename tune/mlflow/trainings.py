@@ -31,6 +31,7 @@ from tune.mlflow.run_view import (
     error_note,
     existing,
     is_number,
+    made_by,
     stamps_of,
     trial_colour,
 )
@@ -213,8 +214,7 @@ def _view(
         tags={
             "kind": f"{record.kind} training",
             "mlflow.note.content": error_note(record.error),
-            "mlflow.source.name": f"decrop {record.kind} train",
-            "mlflow.source.type": "LOCAL",
+            **made_by(f"{record.kind} train"),
             # One of the colours for each training, the same whenever it goes on.
             COLOUR_TAG: trial_colour(int(record.id[:8], 16)),
             **tags,

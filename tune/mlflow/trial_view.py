@@ -31,6 +31,7 @@ from tune.mlflow.run_view import (
     error_note,
     existing,
     is_number,
+    made_by,
     modified,
     objective_key,
     stamps_of,
@@ -109,6 +110,7 @@ class UndefendedSource:
             ended=time,
             tags={
                 "kind": "undefended",
+                **made_by("sweep"),
                 NOTE_TAG: "The classifier without a denoiser, smoothed with the same noise. "
                 + certified_sentence(result),
                 COLOUR_TAG: UNDEFENDED_COLOUR,
@@ -360,8 +362,7 @@ def _code_tags(folder: SweepTrialFolder) -> dict[str, str]:
     tags = {
         "decrop.version": code.version,
         "decrop.host": code.host,
-        "mlflow.source.name": "decrop sweep",
-        "mlflow.source.type": "LOCAL",
+        **made_by("sweep"),
     }
     return tags if code.commit is None else {**tags, "mlflow.source.git.commit": code.commit}
 

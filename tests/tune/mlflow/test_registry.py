@@ -187,7 +187,11 @@ def test_a_bundle_whose_classifier_is_code_is_served(tmp_path: Path) -> None:
     served = ServedBundle()
     served.load_context(SimpleNamespace(artifacts={"bundle": str(bundle)}))
     assert len(served.predict(None, np.zeros((2, 1, 8, 8), np.float32))) == 2
-    assert f"imports `{FACTORY}`" in _usage(load_bundle(bundle, trust_code=True), NAME)
+    usage = _usage(load_bundle(bundle, trust_code=True), NAME)
+    assert f"imports `{FACTORY}`" in usage
+    # In a window of 1024 pixels, beside MLflow's assistant, longer ones are cut off.
+    blocks = usage.split("```")[1::2]
+    assert max(len(line) for block in blocks for line in block.splitlines()) <= 58
 
 
 def refused(images: Any) -> None:

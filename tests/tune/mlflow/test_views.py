@@ -207,6 +207,7 @@ def test_the_sweeps_run_says_what_was_searched_and_what_won(tmp_path: Path) -> N
     assert view.parameters["search"] == "tpe"
     assert view.parameters["sigma"] == "0.25"
     assert view.parameters["data"] == "cifar10"
+    assert view.tags["mlflow.source.name"] == "decrop sweep"
     assert "not finished yet" in view.tags["mlflow.note.content"]
     assert "best" not in view.tags
     write_board(directory)
