@@ -340,7 +340,7 @@ def test_labels_out_of_range_are_refused(
 def test_images_of_other_channels_are_refused(tmp_path: Path, name: str, channels: int) -> None:
     for split in ("train", "test"):
         write_parquet(tmp_path, split, [0], random_pixels(1, channels=channels))
-    with pytest.raises(InputError, match=rf"images of .* have {channels} channels; .* has [13]\."):
+    with pytest.raises(InputError, match=rf"images of .* have {channels} channels?; .* has [13]\."):
         opened(name, tmp_path)
 
 
