@@ -71,17 +71,14 @@ def test_help_lists_commands_and_exit_codes() -> None:
         assert all(f" {command} " in shown for command in COMMANDS)
 
 
-def test_versions_are_told(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_versions_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def found(package: str) -> str:
         if package == "ray":
             raise PackageNotFoundError
         return "1.2"
 
     monkeypatch.setattr(main_module, "version", found)
-    assert run(["--version"]) == 0
-    assert capsys.readouterr().out.splitlines() == [
+    assert command_of("--version").out.splitlines() == [
         "decrop 1.2",
         f"Python {platform.python_version()}, torch 1.2, ray not installed, mlflow 1.2",
     ]
