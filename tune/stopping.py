@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -92,6 +93,7 @@ _GRACE_SECONDS = 90.0
 _SECONDS_PER_HOUR = 3600.0
 # For ending the processes of a cluster of our own, or leaving one that was there before.
 _SHUTDOWN_SECONDS = 5.0
+_WATCH_SECONDS = 1.0
 
 
 def deadline(max_hours: float | None) -> float | None:
@@ -123,6 +125,7 @@ class SweepStop:
         self._console = console
         self._ends = ends
         self._requested = 0.0
+        self._listening = threading.Event()
         self.clear()
 
     def request(self, reason: Reason) -> None:
@@ -171,26 +174,56 @@ class SweepStop:
             yield
             return
         before = {number: signal.signal(number, self._interrupt) for number in _INTERRUPTS}
+        self._listening.set()
         try:
             yield
         finally:
+            self._listening.clear()
             for number, handler in before.items():
                 signal.signal(number, handler)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self.reason == "interrupted":
-            self._console.show_cursor(True)
-            self._say(f"stopped at once; {self._going_on}")
-            # Whatever is on disk is whole. Leaving by an exception would wait for trials and for
-            # MLflow. The thread, for this one may be inside of Ray.
-            end = threading.Thread(target=ray.shutdown, daemon=True)
-            end.start()
-            end.join(_SHUTDOWN_SECONDS)
-            os._exit(INTERRUPTED)
+            self._listening.clear()
+            self._end("stopped at once")
         self.request("interrupted")
         # Whatever else has asked for a stop before, the next Ctrl-C is the second.
         self.reason = "interrupted"
         self._say("stopping: trials save their state; press Ctrl-C again to stop at once")
+        if number == signal.SIGTERM:
+            threading.Thread(target=self._watch_ray, daemon=True).start()
+
+    def _watch_ray(self) -> None:
+        """End the process if the signal has ended its Ray too, as one to all of a job does.
+
+        Ray's client would wait a minute for it, and then end the process in words of its own.
+        """
+        address = ray.get_runtime_context().gcs_address if ray.is_initialized() else None
+        while address is not None and self._listening.is_set():
+            if not _answers(address):
+                self._end("Ray was stopped too; trials go on from what they saved last")
+            time.sleep(_WATCH_SECONDS)
+
+    def _end(self, why: str) -> None:
+        self._console.show_cursor(True)
+        self._say(f"{why}; {self._going_on}")
+        # Whatever is on disk is whole. Leaving by an exception would wait for trials and for
+        # MLflow. The thread, for this one may be inside of Ray.
+        end = threading.Thread(target=ray.shutdown, daemon=True)
+        end.start()
+        end.join(_SHUTDOWN_SECONDS)
+        os._exit(INTERRUPTED)
 
     def _say(self, line: str) -> None:
         say(line, self._console)
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _WATCH_SECONDS).close()
+    except ConnectionRefusedError:
+        return False
+    except OSError:
+        pass  # Late, it may still be there.
+    return True

@@ -4,10 +4,12 @@ import errno
 import io
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -82,6 +84,32 @@ def test_the_first_ctrl_c_asks_to_stop(directory: SweepDirectory, number: signal
     assert signal.getsignal(number) is before
     assert isinstance(console.file, io.StringIO)
     assert "press Ctrl-C again to stop at once" in console.file.getvalue()
+
+
+@pytest.mark.parametrize("stopped_too", [True, False])
+def test_a_sweep_whose_ray_was_stopped_too_does_not_wait_for_it(
+    directory: SweepDirectory, monkeypatch: pytest.MonkeyPatch, stopped_too: bool
+) -> None:
+    monkeypatch.setattr("tune.stopping._WATCH_SECONDS", 0.01)
+    said: list[str] = []
+
+    def end(stop: SweepStop, why: str) -> None:
+        said.append(why)
+        stop._listening.clear()
+
+    monkeypatch.setattr(SweepStop, "_end", end)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        context = SimpleNamespace(gcs_address=f"127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setattr("ray.is_initialized", lambda: True)
+        monkeypatch.setattr("ray.get_runtime_context", lambda: context)
+        with SweepStop(directory, quiet()).listening():
+            signal.raise_signal(signal.SIGTERM)
+            if stopped_too:
+                server.close()
+            ends = time.monotonic() + (10 if stopped_too else 0.2)
+            while not said and time.monotonic() < ends:
+                time.sleep(0.01)
+    assert said == ["Ray was stopped too; trials go on from what they saved last"] * stopped_too
 
 
 SECOND = """
