@@ -13,7 +13,7 @@ from scipy.special import ndtr
 from decrop.documents import show
 from decrop.errors import InputError
 from decrop.evaluation.record import CertificationRecord, read_record, record_path, write_record
-from decrop.files import MOST_TABLE_BYTES, require_regular, write_text
+from decrop.files import MOST_TABLE_BYTES, open_regular, write_text
 from decrop.smoothing.certificates import ABSTAIN
 
 _COLUMNS = ["idx", "label", "predict", "radius", "correct", "time"]
@@ -204,21 +204,21 @@ class CertificateTable:
 
 def read_texts(path: Path) -> pd.DataFrame:
     """Read a tab-separated file with a header, each field as text."""
-    require_regular(path, most_bytes=MOST_TABLE_BYTES)
-    try:
-        frame = pd.read_csv(
-            path,
-            sep="\t",
-            # As a row, for pandas would give the second of two equal names another one.
-            header=None,
-            dtype=str,
-            keep_default_na=False,
-            skip_blank_lines=False,
-            quoting=csv.QUOTE_NONE,
-        )
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is not a tab-separated table: {reason}") from None
+    with open_regular(path, most_bytes=MOST_TABLE_BYTES) as file:
+        try:
+            frame = pd.read_csv(
+                file,
+                sep="\t",
+                # As a row, for pandas would give the second of two equal names another one.
+                header=None,
+                dtype=str,
+                keep_default_na=False,
+                skip_blank_lines=False,
+                quoting=csv.QUOTE_NONE,
+            )
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{path} is not a tab-separated table: {reason}") from None
     names = frame.iloc[0]
     if names.duplicated().any():
         raise InputError(
