@@ -16,9 +16,9 @@ from decrop.config import (
     CountOrZero,
     FreeMapping,
     LongText,
-    RecordedTrialConfig,
     Settings,
     Text,
+    TrialConfig,
     Word,
 )
 from decrop.errors import InputError
@@ -51,7 +51,7 @@ class TrialRecord(Settings):
     number: CountOrZero = Field(description="Number of the trial; 0 is the reference.")
     reference: bool = Field(description="Whether it is the trial that the others are compared to.")
     parameters: FreeMapping = Field(description="Sampled values by dotted path.")
-    config: RecordedTrialConfig = Field(description="All settings, the sampled ones included.")
+    config: TrialConfig = Field(description="All settings, the sampled ones included.")
     row: Text | None = Field(default=None, description="Row of the table that it is a trial of.")
 
     @property

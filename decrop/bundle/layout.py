@@ -9,11 +9,7 @@ from decrop.evaluation.record import record_path
 from decrop.evaluation.sigma_tables import envelope_path
 from decrop.files import MOST_TEXT_BYTES, read_json, sha256_of_file, write_json
 
-# Before, bundles with a rejector (5) or an endpoint (6) had numbers of their own, and none named
-# the noise of its certificates.
-# In 8 the denoiser has a source; in 9 adaptive certificates take fewer samples.
 FORMAT = 9
-OLDEST_FORMAT = 4
 CONFIG = "config.json"
 DENOISER = "denoiser.safetensors"
 CERTIFICATES = "certificates.tsv"

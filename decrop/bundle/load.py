@@ -17,7 +17,6 @@ from decrop.bundle.layout import (
     DENOISER,
     FORMAT,
     HISTORY,
-    OLDEST_FORMAT,
     RECORD,
     REJECTOR,
     WEIGHTS,
@@ -27,9 +26,8 @@ from decrop.classifiers.classifier import Classifier
 from decrop.classifiers.feature_maps import StagedClassifier
 from decrop.classifiers.storage import AnyClassifier, load_stored_classifier
 from decrop.classifiers.weights import built_with_weights
-from decrop.config import Count, DenoiserSettings, Settings, TrialConfig, as_recorded
+from decrop.config import Count, DenoiserSettings, Settings, TrialConfig
 from decrop.config.rejector import RejectorSettings
-from decrop.config.trial import by_current_names
 from decrop.denoisers.sources import LocatedDenoiser, stored_denoiser
 from decrop.documents import show, validated
 from decrop.errors import InputError
@@ -40,9 +38,6 @@ from decrop.files import MOST_TEXT_BYTES, read_json, read_rows
 from decrop.rejection.network import RejectingNetwork, Rejector, check_certificate
 from decrop.rejection.training import RejectionScores, build_rejector
 from decrop.trial.result import Scores, TrialResult, nested_scores, radius_key
-
-# The format that was the first to name the noise of its certificates.
-_NAMES_NOISE = 7
 
 
 @dataclass(frozen=True)
@@ -97,7 +92,6 @@ class Bundle:
     history: tuple[dict[str, Any], ...] = ()
     rejector: BundledRejector | None = None
     sigma_tables: SigmaTables | None = None
-    format: int = FORMAT
 
     @property
     def tables(self) -> dict[str, CertificateTable]:
@@ -194,7 +188,6 @@ def load_bundle(
         history=tuple(read_rows(path / HISTORY)),
         rejector=_load_rejector(document, protected, path),
         sigma_tables=sigma_tables,
-        format=document.format,
     )
 
 
@@ -312,14 +305,10 @@ def _read_document(path: Path) -> _Document:
             f"{path} is of bundle format {show(number)}, written by a newer decrop; this one reads "
             f"up to {FORMAT}: upgrade decrop."
         )
-    if number < OLDEST_FORMAT:
+    if number < FORMAT:
         raise InputError(
             f"{path} is of bundle format {number}, which is no longer read; export it anew."
         )
-    if number < _NAMES_NOISE:
-        found["trial"] = as_recorded(found.get("trial"))
-    if number < FORMAT:
-        found["trial"] = by_current_names(found.get("trial"))
     document = validated(_Document, found, source=str(path))
     _check_stated(document, path)
     check_certificate(

@@ -25,10 +25,8 @@ from decrop.training.hooks import NO_HOOKS, Hooks
 from decrop.trial.certify import CertificationTask
 from decrop.trial.several_sigmas import certify_at_sigmas
 
-# Before, the adaptive procedure sampled by another rule.
-_ADAPTIVE_SINCE = 9
-# In sigmas: radii of earlier versions lack the room for rounding that is left now.
-_RADIUS_ROUNDING = 1e-5
+# In sigmas: another build of scipy may round a quantile otherwise.
+_RADIUS_ROUNDING = 1e-9
 
 
 def limited_data_of(bundle: Bundle, *, dataset_path: str | None = None) -> LimitedData:
@@ -66,20 +64,14 @@ def verify_bundle(
             other last bits, so that not all certificates need be identical.
 
     Raises:
-        InputError: its adaptive certificates are of an earlier version, the data are not those the
-            certificates were computed on, the images not those that the settings name, a label or a
-            figure of the card another one, or the device is not here.
+        InputError: the data are not those the certificates were computed on, the images not those
+            that the settings name, a label or a figure of the card another one, or the device is
+            not here.
     """
     if card is not None and misquotes(
         card, bundle.config, bundle.result, bundle.estimation_samples
     ):
         raise InputError(f"{CARD}: its figures are not those of the certificates.")
-    if bundle.format < _ADAPTIVE_SINCE and bundle.config.certification.procedure == "adaptive":
-        raise InputError(
-            "the certificates are of the adaptive procedure of an earlier version (bundle format "
-            f"{bundle.format}), which this one cannot repeat, for it takes fewer samples; certify "
-            "the bundle anew with decrop certify, or verify it with that version."
-        )
     config = bundle.config.model_copy(
         update={"dataset": bundle.config.dataset.model_copy(update={"path": dataset_path})}
     )

@@ -33,7 +33,7 @@ from decrop.config.training import (
     Mixing,
     TrainingSettings,
 )
-from decrop.config.trial import RecordedTrialConfig, TrialConfig, as_recorded
+from decrop.config.trial import TrialConfig
 
 __all__ = [
     "AugmentationPolicy",
@@ -63,7 +63,6 @@ __all__ = [
     "Number",
     "Positive",
     "PriorSettings",
-    "RecordedTrialConfig",
     "Seed",
     "Settings",
     "Side",
@@ -72,5 +71,4 @@ __all__ = [
     "TrainingSettings",
     "TrialConfig",
     "Word",
-    "as_recorded",
 ]

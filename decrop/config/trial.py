@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Collection
-from typing import Annotated, Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from decrop.config.certification import (
     CertificationSettings,
@@ -120,33 +120,6 @@ class TrialConfig(Settings):
         """Whether the held-out images are trained on too, once the trial is chosen for test."""
         training = self.classifier.training
         return self.trains == "denoiser" or training is None or training.trained_on == "limited"
-
-
-def as_recorded(document: Any) -> Any:
-    """Return recorded settings by their current names.
-
-    Those from before noise was a setting were of Gaussian noise.
-    """
-    document = by_current_names(document)
-    if not isinstance(document, dict):
-        return document
-    certification = document.get("certification", {})
-    if not isinstance(certification, dict):
-        return document
-    return {**document, "certification": {"noise": "gaussian", **certification}}
-
-
-def by_current_names(document: Any) -> Any:
-    """Return recorded settings whose denoiser's source may have its earlier name, architecture."""
-    if not isinstance(document, dict) or not isinstance(document.get("denoiser"), dict):
-        return document
-    denoiser = dict(document["denoiser"])
-    if "source" not in denoiser and "architecture" in denoiser:
-        denoiser["source"] = denoiser.pop("architecture")
-    return {**document, "denoiser": denoiser}
-
-
-RecordedTrialConfig = Annotated[TrialConfig, BeforeValidator(as_recorded)]
 
 
 # Paths of settings and of whole groups. A search over one of them would be rewarded for a weaker

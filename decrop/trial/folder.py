@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import load_file
 from torch import nn
 
-from decrop.config import DenoiserSettings, TrialConfig, as_recorded
+from decrop.config import DenoiserSettings, TrialConfig
 from decrop.denoisers.adapted import bare
 from decrop.denoisers.sources import store_program
 from decrop.documents import validated
@@ -92,8 +92,8 @@ class TrialFolder(TrainingFolder):
         self.figures_path = path / "figures"
 
     def read_config(self) -> TrialConfig:
-        """Read the settings, also those that an earlier version wrote."""
-        return TrialConfig.model_validate(as_recorded(read_json(self.config_path)))
+        """Read the settings."""
+        return TrialConfig.model_validate(read_json(self.config_path))
 
     def write_config(self, config: TrialConfig) -> None:
         """Write the settings."""
