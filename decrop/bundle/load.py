@@ -38,6 +38,7 @@ from decrop.files import MOST_TEXT_BYTES, read_json, read_rows
 from decrop.rejection.network import RejectingNetwork, Rejector, check_certificate
 from decrop.rejection.training import RejectionScores, build_rejector
 from decrop.trial.result import Scores, TrialResult, nested_scores, radius_key
+from decrop.wording import counted
 
 
 @dataclass(frozen=True)
@@ -290,8 +291,8 @@ def _check_rows(document: _Document, certificates: CertificateTable, path: Path)
     whole = np.array_equal(idx, np.arange(len(idx))) and len(idx) < asked
     if document.result.split == "test" and len(idx) != asked and not whole:
         raise InputError(
-            f"{path} has {len(idx)} certificates, but certification.test_images is {asked}: all "
-            "images that the settings name must be there, and no others."
+            f"{path} has {counted(len(idx), 'certificate')}, but certification.test_images is "
+            f"{asked}: all images that the settings name must be there, and no others."
         )
 
 
@@ -358,8 +359,8 @@ def _check_record(document: _Document, protected: AnyClassifier, path: Path) -> 
     shape, channels = document.result.image_shape, protected.channels
     if shape is not None and (shape[0] != channels or min(shape) < 1):
         raise InputError(
-            f"{path}: result.image_shape = {shape}: must be the {channels} channels of the "
-            "classifier, height and width."
+            f"{path}: result.image_shape = {shape}: must be the {counted(channels, 'channel')} of "
+            "the classifier, height and width."
         )
     hashes = document.result.hashes
     for name in ("classifier", "limited_data", "certified_images"):
