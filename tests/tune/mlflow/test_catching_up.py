@@ -91,7 +91,7 @@ def test_only_what_is_new_is_logged(
     end(folder)
     (Tracker(directory) if restarted else tracker).sync()
     assert shown.run("trial 0").info.status == "FINISHED"
-    assert len(shown.points("trial 0", "certified/held_out")) == 25
+    assert len(shown.points("trial 0", "certified/held_out")) == 26
     assert len(logged) == len(set(logged))
 
 
@@ -136,7 +136,7 @@ def test_a_sync_that_broke_off_is_caught_up_without_doubles(
             history = shown.client.get_metric_history(run.info.run_id, metric)
             assert len(history) == len({point.step for point in history})
         assert run.info.status == "FINISHED"
-    assert len(shown.points("final 0 (test)", "certified/test")) == 25
+    assert len(shown.points("final 0 (test)", "certified/test")) == 26
     assert shown.points("trial 0", "train/total") == [(1, 3.0), (2, 1.5), (3, 1.0)]
     assert (artifact_folder(directory, shown.run("trial 0")) / "figures").is_dir()
 

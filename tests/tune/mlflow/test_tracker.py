@@ -45,7 +45,7 @@ def test_a_finished_sweep_is_shown_whole(directory: SweepDirectory) -> None:
     assert shown.points("trial 1", "train/total") == [(1, 3.0), (2, 1.5), (3, 1.0)]
     assert shown.points("trial 1", "held_out/average_certified_radius") == [(1, 0.1), (2, 0.2)]
     curve = dict(shown.points("final 1 (test)", "certified/test"))
-    assert len(curve) == 25
+    assert len(curve) == 26
     assert curve[250] == pytest.approx(0.5)
     assert shown.points("digits", "sweep/best_so_far") == [(0, 0.2), (1, 0.3), (2, 0.3)]
 
