@@ -82,7 +82,7 @@ def test_the_newest_is_the_champion_and_the_one_before_is_previous(
     assert f"{accuracy:.1f} % at r = 0" in version.description
     assert "σ = " in version.description
     usage = client.get_registered_model(NAME).description
-    assert f'mlflow.pyfunc.load_model("models:/{NAME}@champion")' in usage
+    assert f'mlflow.pyfunc.load_model(\n    "models:/{NAME}@champion"\n)' in usage
     assert "float32 [B, 1, 8, 8] in [0,1]" in usage
     # One's own stays.
     client.update_registered_model(NAME, "mine")
