@@ -9,7 +9,9 @@ from decrop.evaluation.record import record_path
 from decrop.evaluation.sigma_tables import envelope_path
 from decrop.files import MOST_TEXT_BYTES, read_json, sha256_of_file, write_json
 
-FORMAT = 9
+# In 10 are settings that 9 lacks, whose defaults are what it did.
+FORMAT = 10
+OLDEST_FORMAT = 9
 CONFIG = "config.json"
 DENOISER = "denoiser.safetensors"
 CERTIFICATES = "certificates.tsv"

@@ -17,6 +17,7 @@ from decrop.bundle.layout import (
     DENOISER,
     FORMAT,
     HISTORY,
+    OLDEST_FORMAT,
     RECORD,
     REJECTOR,
     WEIGHTS,
@@ -306,7 +307,7 @@ def _read_document(path: Path) -> _Document:
             f"{path} is of bundle format {show(number)}, written by a newer decrop; this one reads "
             f"up to {FORMAT}: upgrade decrop."
         )
-    if number < FORMAT:
+    if number < OLDEST_FORMAT:
         raise InputError(
             f"{path} is of bundle format {number}, which is no longer read; export it anew."
         )

@@ -386,7 +386,7 @@ def test_an_interrupted_run_goes_on_and_draws_only_the_rest(
     )
     options = set_options(procedure, f"execution.chunks_per_batch={chunks_per_batch}")
     out = tmp_path / "certificates.tsv"
-    watched.interrupt_at = 25
+    watched.interrupt_at = 5
     assert run(["certify", str(exported), "--out", str(out), *options]) == 130
     assert "Traceback" not in capsys.readouterr().err
     auto = chunks_per_batch == "auto"

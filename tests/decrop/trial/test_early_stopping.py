@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import decrop.trial.certify
 import decrop.trial.run
+import decrop.trial.several_sigmas
 from decrop.cache import ContentCache
 from decrop.cli.main import run
 from decrop.files import read_json
@@ -69,7 +70,9 @@ def certified(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, dict[str, Tens
         calls.append((named["estimation_samples"], weights))
         return certify(config, task, **named)
 
-    monkeypatch.setattr(decrop.trial.run, "certify", spy)
+    # The last is through the module of several sigmas.
+    for module in (decrop.trial.run, decrop.trial.several_sigmas):
+        monkeypatch.setattr(module, "certify", spy)
     return calls
 
 
