@@ -151,7 +151,7 @@ def test_a_dry_run_counts_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("setting", "named"),
     [
-        ({"limited.fraction": 0.005}, "limited.fraction 0.005"),
+        ({"limited.fraction": 0.0005}, "limited.fraction 0.0005"),
         ({"classifier.training": None, "classifier.weights": "/none"}, "/none"),
     ],
 )
