@@ -91,8 +91,9 @@ class ProgressBars:
             if drawn > drawn_before and now > started:
                 rate = (drawn - drawn_before) / (now - started)
                 text += f", {rate:,.0f} samples a second"
-                if left := progress.samples_expected - progress.samples:
-                    text += f", about {duration(left / rate)} left"
+                left = (progress.samples_expected - progress.samples) / rate
+                if left >= 1:
+                    text += f", about {duration(left)} left"
             show(text, progress.samples, progress.samples_expected)
 
         return update
