@@ -158,14 +158,14 @@ class PriorImagesSettings(Settings):
     count: BatchSize = Field(50, description="Images a step, each used once.")
 
 
-class DiscriminatorPhaseSettings(Settings):
-    """What the phase with the discriminator has of its own."""
+class PhaseSettings(Settings):
+    """What a phase of the training has of its own."""
 
     optimizer: Optimizer | None = Field(
-        None, description="That of the first phase where not given (paper)."
+        None, description="training.optimizer where not given (paper)."
     )
     learning_rate: Positive | None = Field(
-        None, description="Initial learning rate; that of the first phase where not given (paper)."
+        None, description="Initial; training.learning_rate where not given (paper)."
     )
 
 
@@ -299,7 +299,8 @@ class TrainingSettings(Settings):
     distillation: DistillationSettings = DistillationSettings()
     adversarial: AdversarialSettings = AdversarialSettings()
     prior_images: PriorImagesSettings = PriorImagesSettings()
-    discriminator_phase: DiscriminatorPhaseSettings = DiscriminatorPhaseSettings()
+    mse_phase: PhaseSettings = PhaseSettings()
+    discriminator_phase: PhaseSettings = PhaseSettings()
     discriminator: DiscriminatorSettings = DiscriminatorSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
     evaluations: Count = Field(
@@ -323,8 +324,8 @@ class TrainingSettings(Settings):
 
     def of_phase(self, phase: int) -> Self:
         """Return the settings with the optimiser and learning rate of a phase."""
-        own = self.discriminator_phase.model_dump(exclude_none=True) if phase == 2 else {}
-        return self.model_copy(update=own)
+        own = {0: self.mse_phase, 2: self.discriminator_phase}.get(phase, PhaseSettings())
+        return self.model_copy(update=own.model_dump(exclude_none=True))
 
     @property
     def phase_epochs(self) -> tuple[int, int, int]:

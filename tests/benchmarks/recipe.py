@@ -8,6 +8,10 @@ as many seconds of CPU time as the first takes, by the time of a step that is me
 FFDNet as it is; no denoiser. Test images are certified once, at the end, by the product's own
 trials (adaptive, at most 20,000 samples, grid noise).
 
+With `--held-out`, other images of the training split are certified in place of test images, which
+choose nothing: so variants are found, each with `--set` and in a folder of its own. `decrop
+compare` takes the certificates in these folders.
+
 Hours of work: what was done by an earlier command in FOLDER is not done again, and a training or
 certification that was cut off goes on. `--rows` and `--seeds` take parts of it; `--shown` prints
 what is finished and does nothing.
@@ -16,7 +20,7 @@ what is finished and does nothing.
 import json
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,14 +34,18 @@ from decrop.cache import ContentCache
 from decrop.cli.options import change, load_trial
 from decrop.cli.output import console, progress_bars
 from decrop.config import TrialConfig
+from decrop.data.images import ImageSource
+from decrop.data.limited import LabelledImages, take
 from decrop.evaluation.accuracy import certified_correct, exact_interval
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_object, write_json
+from decrop.seeds import numpy_generator
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.synthesis.synthetic_samples import SyntheticSamples
-from decrop.training.denoiser import DenoiserTrainer, denoiser_schedule, initial_denoiser
+from decrop.training.denoiser import DenoiserTrainer, initial_denoiser
 from decrop.training.loop import AnyTrainer
 from decrop.training.prior import Prior, PriorTrainer
+from decrop.training.schedule import steps_an_epoch
 from decrop.trial.certify import CertificationTask, certify, with_recorded_batch_size
 from decrop.trial.folder import TrialFolder
 from decrop.trial.inputs import TrialInputs
@@ -103,8 +111,22 @@ def rows_of(
     return rows
 
 
-def seconds_a_step(config: TrialConfig, inputs: TrialInputs) -> tuple[float, float]:
-    """Measure the CPU seconds of a step of the prior, 0 without one, and of the training."""
+def held_out_images(train: ImageSource, limited: LabelledImages, count: int) -> LabelledImages:
+    """Take `count` images of a training split, always the same, none of them limited."""
+    others = np.setdiff1d(np.arange(len(train.labels)), limited.indices.numpy())
+    chosen = numpy_generator(0, "held-out images of the recipe").choice(
+        others, count, replace=False
+    )
+    return take(train, torch.from_numpy(np.sort(chosen)))
+
+
+# Of the prior, of the training's phase of squared error, of its other phases.
+Costs = tuple[float, float, float]
+Steps = tuple[int, int, int]
+
+
+def seconds_a_step(config: TrialConfig, inputs: TrialInputs) -> Costs:
+    """Measure the CPU seconds of a step of each part; 0 for one that there is not."""
     device = resolve_device(config.execution.device)
     images = inputs.limited.all.images.float() / 255
     stand_in = SyntheticSamples(
@@ -121,7 +143,12 @@ def seconds_a_step(config: TrialConfig, inputs: TrialInputs) -> tuple[float, flo
         shape = (channels, height, width)
         made = Prior(config.prior, config.denoiser, config.sigma, shape, config.seed, precision)
         prior = _timed(PriorTrainer(made, device))
-    return prior, _timed(DenoiserTrainer(config, inputs.classifier, stand_in, device))
+
+    def trained(config: TrialConfig) -> float:
+        return _timed(DenoiserTrainer(config, inputs.classifier, stand_in, device))
+
+    squared_error = trained(config) if config.training.mse_epochs else 0.0
+    return prior, squared_error, trained(change(config, ["training.mse_epochs=0"]))
 
 
 def _timed(trainer: AnyTrainer) -> float:
@@ -132,10 +159,12 @@ def _timed(trainer: AnyTrainer) -> float:
     return (time.process_time() - started) / TIMED_STEPS
 
 
-def steps_of(config: TrialConfig, images: int) -> tuple[int, int]:
-    """Return the steps of the prior and of the training on so many images."""
+def steps_of(config: TrialConfig, images: int) -> Steps:
+    """Return the steps of each part on so many images."""
     prior = config.prior.steps if config.pretrains_denoiser else 0
-    return prior, denoiser_schedule(config.training, images).steps
+    squared_error, *others = config.training.phase_epochs
+    an_epoch = steps_an_epoch(images, config.training.batch_size)
+    return prior, squared_error * an_epoch, sum(others) * an_epoch
 
 
 def with_training_steps(config: TrialConfig, images: int, steps: float) -> TrialConfig:
@@ -144,7 +173,7 @@ def with_training_steps(config: TrialConfig, images: int, steps: float) -> Trial
     Drops of the learning rate, and the change of the optimiser, come at the same share of a phase.
     """
     training = config.training
-    factor = steps / steps_of(config, images)[1]
+    factor = steps / sum(steps_of(config, images)[1:])
 
     def scaled(epochs: int, least: int = 1) -> int:
         return max(least, round(epochs * factor))
@@ -159,13 +188,11 @@ def with_training_steps(config: TrialConfig, images: int, steps: float) -> Trial
     return change(config, [f"training.{name}={value}" for name, value in changes.items()])
 
 
-def with_equal_time(
-    config: TrialConfig, images: int, costs: tuple[float, float], seconds: float
-) -> TrialConfig:
+def with_equal_time(config: TrialConfig, images: int, costs: Costs, seconds: float) -> TrialConfig:
     """Return the settings with as many epochs as take so many CPU seconds, prior included."""
-    prior, training = costs
-    left = seconds - prior * steps_of(config, images)[0]
-    return with_training_steps(config, images, left / training)
+    prior, *training = steps_of(config, images)
+    factor = (seconds - prior * costs[0]) / float(np.dot(training, costs[1:]))
+    return with_training_steps(config, images, factor * sum(training))
 
 
 def certify_as_it_is(config: TrialConfig, inputs: TrialInputs, folder: TrialFolder) -> None:
@@ -252,6 +279,9 @@ def main(
     rows: Annotated[str, typer.Option(help=f"Of: {'; '.join(ROWS)}.")] = ";".join(ROWS),
     images: Annotated[str, typer.Option(help="Further numbers of images, first seed.")] = "",
     test_images: Annotated[int, typer.Option(help="Test images.")] = 500,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Certify training images instead, 400 samples each.")
+    ] = False,
     setting: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE for all.")] = None,
     shown: Annotated[bool, typer.Option(help="Print what is finished, and do nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -261,12 +291,13 @@ def main(
         f"dataset.path={dataset_path}",
         f"classifier.weights={classifier}",
         f"certification.test_images={test_images}",
+        *(["certification.max_samples=400"] if held_out else []),
         *(setting or []),
     ]
     counts = [int(count) for count in images.split(",") if count]
     asked = rows_of(given, ffdnet, counts, rows.split(";"))
     all_seeds = [int(seed) for seed in seeds.split(",")]
-    run = _Run(out, given, ffdnet)
+    run = _Run(out, given, ffdnet, held_out)
     found: list[dict[str, Any]] = []
     for row in asked:
         further = row.name != row.kind
@@ -294,9 +325,10 @@ def main(
 class _Run:
     """Trials in a folder, with what they share."""
 
-    def __init__(self, out: Path, given: list[str], ffdnet: Path | None) -> None:
+    def __init__(self, out: Path, given: list[str], ffdnet: Path | None, held_out: bool) -> None:
         self._given = given
         self._ffdnet = ffdnet
+        self._held_out = held_out
         self._cache = ContentCache(out / "cache")
         self._preparation = Preparation()
         self._costs_path = out / "costs.json"
@@ -312,6 +344,10 @@ class _Run:
         config = row.of_seed(seed)
         device = resolve_device(config.execution.device)
         inputs = self._preparation.trial(config).load(self._cache, device)
+        if self._held_out:
+            train = self._preparation.dataset(config.dataset).train
+            count = config.certification.test_images
+            inputs = replace(inputs, test=held_out_images(train, inputs.limited.all, count))
         if row.kind == NONE:
             with progress_bars() as bars:
                 certify_undefended(config, inputs, folder, hooks=bars.hooks(NONE))
@@ -324,7 +360,7 @@ class _Run:
             config = with_equal_time(config, count, costs["a_step"], self.seconds(RECOMMENDED))
         else:
             # As many steps whatever the number of images.
-            config = with_training_steps(config, count, costs["steps"][1])
+            config = with_training_steps(config, count, sum(costs["steps"][1:]))
         with progress_bars() as bars:
             list(
                 run_trial(
@@ -339,7 +375,7 @@ class _Run:
         console.print(f"{row.name}, seed {seed}: {folder.path}", highlight=False)
 
     def _costs(self, kind: str) -> dict[str, Any]:
-        """Return seconds a step, and steps, of prior and training of a row as the preset has it.
+        """Return seconds a step, and steps, of each part of a row as the preset has it.
 
         They are measured once, so that a command that goes on finds the same epochs.
         """

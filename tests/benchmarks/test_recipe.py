@@ -4,8 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from decrop.cli.options import load_trial
+from decrop.data.datasets import load_dataset
+from decrop.data.limited import limited_data
 from decrop.evaluation.accuracy import exact_interval
 from decrop.evaluation.table import CertificateTable
 from tests.benchmarks.recipe import (
@@ -13,6 +16,7 @@ from tests.benchmarks.recipe import (
     PAPER,
     RECOMMENDED,
     ROWS,
+    held_out_images,
     main,
     rows_of,
     steps_of,
@@ -43,25 +47,36 @@ def test_rows_are_those_asked_for_and_ffdnet_has_none_without_its_weights() -> N
     assert [(config.seed, config.limited.seed) for config in seeds] == [(0, 0), (3, 3)]
 
 
+def test_held_out_images_are_always_the_same_and_none_of_the_limited_ones() -> None:
+    config = load_trial("digits", [])
+    dataset = load_dataset(config.dataset)
+    limited = limited_data(dataset, config.limited).all
+    few, again, all_ = (
+        held_out_images(dataset.train, limited, count)
+        for count in (200, 200, len(dataset.train.labels) - len(limited))
+    )
+    assert torch.equal(few.indices, again.indices)
+    for found in few, all_:
+        assert len(found.indices.unique()) == len(found)
+        assert not torch.isin(found.indices, limited.indices).any()
+
+
 @pytest.mark.parametrize("images", [50, 250, 500])
 def test_fewer_images_are_trained_on_in_as_many_steps(images: int) -> None:
     config = load_trial("recommended", [])
-    _, steps = steps_of(config, 500)
-    assert steps_of(with_training_steps(config, images, steps), images) == (
-        config.prior.steps,
-        pytest.approx(steps, abs=3),
-    )
+    steps = steps_of(config, 500)
+    found = steps_of(with_training_steps(config, images, sum(steps[1:])), images)
+    assert found == pytest.approx(steps, abs=3) and found[0] == config.prior.steps
 
 
 def test_equal_time_counts_the_prior_and_keeps_the_shape_of_the_schedule() -> None:
     recommended, paper = load_trial("recommended", []), load_trial("cifar10", [])
-    prior, training = steps_of(recommended, 500)
-    seconds = 2.0 * prior + 3.0 * training
-    same = with_equal_time(recommended, 500, (2.0, 3.0), seconds)
-    assert steps_of(same, 500) == (prior, training)
-    found = with_equal_time(paper, 500, (0.0, 20.0), seconds).training
-    steps = 3 * (found.epochs + found.discriminator_epochs)
-    assert 20 * steps == pytest.approx(seconds, rel=0.02)
+    steps, costs = steps_of(recommended, 500), (2.0, 3.0, 4.0)
+    assert all(steps)
+    seconds = float(np.dot(steps, costs))
+    assert steps_of(with_equal_time(recommended, 500, costs, seconds), 500) == steps
+    found = with_equal_time(paper, 500, (0.0, 0.0, 20.0), seconds).training
+    assert 20 * 3 * (found.epochs + found.discriminator_epochs) == pytest.approx(seconds, rel=0.02)
     assert found.epochs == found.discriminator_epochs
     assert found.epochs / found.learning_rate_drop_every == pytest.approx(3, rel=0.05)
 

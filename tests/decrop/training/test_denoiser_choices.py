@@ -260,21 +260,23 @@ def test_an_image_has_one_adversarial_perturbation_under_all_its_noise_draws() -
 # Optimisation.
 
 
-def test_second_phase_has_its_own_optimiser_and_rate() -> None:
+def test_phases_have_their_own_optimiser_and_rate() -> None:
     training = {
+        "mse_epochs": 1,
         "epochs": 3,
         "discriminator_epochs": 3,
         "learning_rate_drop_every": 2,
+        "mse_phase": {"learning_rate": 0.002},
         "discriminator_phase": {"optimizer": "sgd", "learning_rate": 0.5},
     }
     trainer = make_trainer(training=training)
     kinds = []
-    for _ in range(6):
+    for _ in range(7):
         trainer.run_epoch()
         kinds.append("exp_avg" in trainer.state_dict()["optimizer"]["state"][0])
-    assert kinds == [True] * 3 + [False] * 3
+    assert kinds == [True] * 4 + [False] * 3
     rates = [record.learning_rate for record in trainer.history]
-    assert rates == pytest.approx([0.01, 0.01, 0.001, 0.5, 0.5, 0.05])
+    assert rates == pytest.approx([0.002, 0.01, 0.01, 0.001, 0.5, 0.5, 0.05])
 
 
 def gradients(trainer: DenoiserTrainer) -> Tensor:
