@@ -23,19 +23,14 @@ from decrop.bundle.layout import (
     TORCH_EXPORT,
 )
 from decrop.bundle.load import RejectorRecord
+from decrop.bundle.trained_part import PARTS
 from decrop.bundle.usage import load_call, verify_command
 from decrop.config import CertificationSettings, TrialConfig
-from decrop.config.classifier_training import CLASSIFIER_OBJECTIVES, ClassifierTrainingSettings
-from decrop.config.components import Component
 from decrop.config.data import YOURS
-from decrop.config.prior import PRIORS
-from decrop.config.training import OBJECTIVES
-from decrop.config.trial import Part
 from decrop.denoisers.sources import PROGRAM
 from decrop.documents import parse_yaml
 from decrop.errors import InputError
 from decrop.evaluation.accuracy import exact_interval
-from decrop.evaluation.escaping import markdown_text
 from decrop.evaluation.table import Shares
 from decrop.rejection.training import RejectionScores
 from decrop.smoothing.noise import PixelGrid
@@ -89,103 +84,6 @@ _SIGMAS = "## At several σ"
 _CLASSIFIERS = {f"{CLASSIFIER}/weights.safetensors", f"{CLASSIFIER}/program.pt2"}
 
 
-class _Denoiser:
-    """What a card says of a denoiser: its use, its training and the images of it."""
-
-    tags: Sequence[str] = ("denoiser", "de-crop")
-    before_the_classifier = "this denoiser, "
-
-    def use(self, config: TrialConfig, data: str) -> str:
-        source = markdown_text(config.classifier.source)
-        return (
-            f"Put this denoiser in front of the pretrained {source} classifier "
-            f"it was\ntrained for {data}, and classify many noisy copies of an image"
-        )
-
-    def training_data(self, config: TrialConfig) -> str:
-        return f"Trained on {config.limited.fraction:.2%} of the training split."
-
-    def training(self, config: TrialConfig) -> str:
-        training = config.training
-        sentences = []
-        if config.denoiser.pretraining is not None:
-            sentences.append(
-                f"It starts from a denoiser that has seen other images than those of the limited "
-                f"data: {markdown_text(config.denoiser.pretraining)}."
-            )
-        if config.prior.kind != "none":
-            sentences.append(
-                f"Before it saw an image of the data it was pretrained on generated images "
-                f"({PRIORS[config.prior.kind].help}), {counted(config.prior.steps, 'step')}."
-            )
-        sentences.append(
-            f"{_sentence(OBJECTIVES[training.objective])}, "
-            f"{counted(sum(training.phase_epochs), 'epoch')}"
-            + (" at most." if training.early_stopping else ".")
-        )
-        if training.prior_images.kind != "none":
-            sentences.append(
-                f"Every step took {counted(training.prior_images.count, 'generated image')} as "
-                f"well ({PRIORS[training.prior_images.kind].help})."
-            )
-        if training.last_layers:
-            last = training.last_layers
-            layers = "layer was" if last == 1 else f"{last} layers were"
-            sentences.append(f"Only its last {layers} trained.")
-        if training.sigma is not None:
-            levels = training.sigma if isinstance(training.sigma, tuple) else (training.sigma,)
-            sentences.append(
-                "The noise of training had a standard deviation of "
-                f"{' to '.join(f'{level:g}' for level in levels)}."
-            )
-        if training.early_stopping:
-            sentences.append(
-                "Early stopping chose the epoch, by the certified radius on held-out images of the "
-                "limited data."
-            )
-        return "\n".join(sentences)
-
-
-class _Classifier:
-    """The same of a classifier."""
-
-    tags: Sequence[str] = ()
-    before_the_classifier = ""
-
-    def use(self, config: TrialConfig, data: str) -> str:
-        source = markdown_text(config.classifier.source)
-        return (
-            f"Let this {source} classifier {data}, which was trained\n"
-            "for it and has no denoiser in front, classify many noisy copies of an image"
-        )
-
-    def training_data(self, config: TrialConfig) -> str:
-        trained_on = self._settings(config).trained_on
-        if trained_on == "limited":
-            return _Denoiser().training_data(config)
-        left_out = "" if trained_on == "all" else ", without the held-out images"
-        return f"Trained on the training split{left_out}."
-
-    def training(self, config: TrialConfig) -> str:
-        own = self._settings(config)
-        return (
-            f"{_sentence(CLASSIFIER_OBJECTIVES[own.objective])}, {counted(own.epochs, 'epoch')}"
-            + (
-                " at most; the certified\nradius on held-out images chose the epoch."
-                if config.training.early_stopping
-                else "."
-            )
-        )
-
-    def _settings(self, config: TrialConfig) -> ClassifierTrainingSettings:
-        settings = config.classifier.training
-        assert settings is not None  # it was trained by them
-        return settings
-
-
-_PARTS: dict[Part, _Denoiser | _Classifier] = {"denoiser": _Denoiser(), "classifier": _Classifier()}
-
-
 @dataclass(frozen=True)
 class Described:
     """What a bundle's settings and its card say.
@@ -214,7 +112,7 @@ def model_card(described: Described, files: Sequence[str]) -> str:
     """
     config, result, shares = described.config, described.result, described.shares
     rejection = None if described.rejector is None else described.rejector.held_out
-    part = _PARTS[config.trains]
+    part = PARTS[config.trains]
     header: dict[str, Any] = {
         "library_name": "decrop",
         "pipeline_tag": "image-classification",
@@ -422,11 +320,6 @@ probability is split over these σ, so that all certificates of an image hold to
 the smoothed classifier at the σ of that image keeps its answer. It is no certificate of one
 classifier that chooses σ by the image, for within the radius the choice might change.
 """
-
-
-def _sentence(component: Component) -> str:
-    paper = f" ({component.paper})" if component.paper else ""
-    return f"{component.help[0].upper()}{component.help[1:]}{paper}"
 
 
 def _file_rows(files: Sequence[str]) -> str:

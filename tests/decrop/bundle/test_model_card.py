@@ -152,7 +152,24 @@ def test_how_images_are_made_of_photographs_is_said() -> None:
         (("training.last_layers=1",), "Only its last layer was trained.", "last 1"),
         (("training.sigma=[0.1, 0.5]",), "a standard deviation of 0.1 to 0.5.", "last"),
         (("training.sigma=0.3",), "a standard deviation of 0.3.", "every step"),
-        (("training.objective=mse",), "Mean squared error to the clean images", "boundary"),
+        (
+            ("training.objective=mse", "training.adversarial.epsilon=0.5"),
+            "Mean squared error to the clean images",
+            "adversarial",
+        ),
+        (
+            ("training.mse_epochs=7", "training.epochs=3", "training.discriminator_epochs=2"),
+            "First mean squared error to the clean images (Salman et al. 2020), 7 epochs. "
+            "DE-CROP's losses on boundary and interpolated samples (DE-CROP eq. 12), 5 epochs.",
+            "adversarial",
+        ),
+        (
+            ("training.adversarial.epsilon=0.12", "training.loss_weights.distillation=2"),
+            "near those of the clean image, with weight 2; its label had weight 1. "
+            "In place of clean images it saw adversarial examples of the smoothed classifier, "
+            "within 0.12 of them (L2).",
+            "squared error",
+        ),
     ],
 )
 def test_procedure_and_training_are_told(
