@@ -52,6 +52,8 @@ SMALLER = (
     "space.interpolation.steps={choice: [10, 25]}",
 )
 _BATCH_SIZE = 70
+# What the quickstart has varied since the table was made.
+_LEFT_OUT = "training.mse_epochs"
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ def table_sweep(trials: int) -> SweepConfig:
     """Return the quickstart as a random search over small trials."""
     sweep = load_sweep("quickstart", [*SMALLER, f"trials={trials}"])
     trial = set_dotted(sweep.trial, "training.batch_size", _BATCH_SIZE)
-    return sweep.model_copy(update={"trial": trial})
+    space = {path: domain for path, domain in sweep.space.items() if path != _LEFT_OUT}
+    return sweep.model_copy(update={"trial": trial, "space": space})
 
 
 def make_row(
