@@ -98,7 +98,7 @@ class Live:
     def __init__(self, directory: SweepDirectory, tracker: Tracker) -> None:
         sweep = directory.read_record().sweep
         sweep = sweep.model_copy(
-            update={"search": "random", "trials": (sweep.trials or 0) + MORE_TRIALS}
+            update={"search": "random", "trials": (sweep.trials or 0) + 1 + MORE_TRIALS}
         )
         self.directory, self.tracker = directory, tracker
         past, unfinished = finished_trials(directory)
@@ -111,7 +111,7 @@ class Live:
         )
         # As on a terminal, where all that is shown is drawn anew.
         console = Console(file=StringIO(), force_terminal=True)
-        self.progress = SweepProgress(len(past) + MORE_TRIALS, 2, console, done_before=0)
+        self.progress = SweepProgress(len(past) + 1 + MORE_TRIALS, 2, console, done_before=0)
         for trial in past:
             self.progress.started(trial.number, dict(trial.parameters))
             self.progress.ended(trial.number, trial.state)
@@ -189,6 +189,8 @@ def _synced(
     tracker.sync()
     with measured(idle):
         tracker.sync()
+    # The first lists all runs, for another process has synced: that is what `dashboard` costs.
+    driver.one_more(template, Cost())
     for _ in range(MORE_TRIALS):
         driver.one_more(template, live)
     return {
