@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from decrop.config import DenoiserSettings, TrialConfig
+from decrop.config import DenoiserSettings, TrainingSettings, TrialConfig
+from decrop.config.training import OBJECTIVES
 from decrop.data.datasets import Dataset
 from decrop.data.limited import take
 from decrop.denoisers.sources import open_denoiser
@@ -102,8 +103,9 @@ def _dearest(sweep: SweepConfig, preparation: Preparation) -> PreparedTrial:
     return max(map(preparation.trial, tried), key=lambda trial: trial.stealing_queries)
 
 
-# Forward and backward, backward twice as dear; of a training image there are three views.
+# Forward and backward, backward twice as dear.
 _PASSES_OF_A_VIEW = 3
+# Clean, boundary and interpolated.
 _VIEWS = 3
 _PROBE_SECONDS = 1.0
 _NO_DENOISER = DenoiserSettings(source="none")
@@ -121,8 +123,8 @@ class Plan:
         finals: trainings on the whole limited data.
         generated_images: that priors are trained on, each prior once, and that are in the steps of
             trainings.
-        training_images: that go through the denoiser while training, three views counted once,
-            each noise draw for itself.
+        training_images: that go through the denoiser while training, each view, noise draw and
+            step of an attack counted.
         classifier_images: that classifiers are trained on, each noise sample and each step of an
             attack counted, at most where those are varied; a classifier that trials share is
             trained once.
@@ -169,7 +171,7 @@ def plan_sweep(
     # The probe uses the whole machine, which the trials share.
     seconds = undefended / rates.of(reference) if undefended else 0.0
     for config, done in zip(configs, work, strict=True):
-        views = _VIEWS * done.training_images + done.generated_images + done.classifier_images
+        views = done.training_images + done.generated_images + done.classifier_images
         seconds += (done.noisy_samples + _PASSES_OF_A_VIEW * views) / rates.of(config)
     given = _given_classifiers(sweep, configs)
     given_images = [
@@ -253,9 +255,18 @@ def _work(
     steps = sum(steps_an_epoch(some, training.batch_size) for some in trained)
     return _Work(
         noisy_samples,
-        training_images=epochs * training.noise_draws * sum(trained),
+        training_images=_passes_of_an_image(training) * training.noise_draws * sum(trained),
         generated_images=epochs * steps * (0 if beside.kind == "none" else beside.count),
     )
+
+
+def _passes_of_an_image(training: TrainingSettings) -> int:
+    """Return how often each noise draw of an image goes through the denoiser, in all its views."""
+    squared_error, *others = training.phase_epochs
+    views = _VIEWS if OBJECTIVES[training.objective].adapts else 1
+    adversarial = training.adversarial
+    attacked = adversarial.epsilon > 0 and training.objective != "mse"
+    return squared_error + sum(others) * (views + (adversarial.steps if attacked else 0))
 
 
 def _classifier_images(config: TrialConfig, dataset: Dataset, images: int, held_out: int) -> int:

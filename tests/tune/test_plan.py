@@ -108,7 +108,8 @@ def test_the_work_is_what_trials_do(
     epochs = len(json.loads(trial.history_path.read_text()))
     images = len(inputs.limited.all)
     trained_on = images - int(inputs.limited.held_out_mask.sum())
-    assert planned.training_images == epochs * (4 * trained_on + 3 * images)
+    # Clean, boundary and interpolated.
+    assert planned.training_images == 3 * epochs * (4 * trained_on + 3 * images)
 
 
 @pytest.mark.slow

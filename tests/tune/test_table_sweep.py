@@ -138,13 +138,20 @@ def test_a_dry_run_counts_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (ran.last_line["trials"], ran.last_line["finals"]) == (2, 2)
     # 0.08 and 0.16 of 1,297 images, 10 and 21 a class, of which a quarter is held out.
     rows = {
-        "short": {"training.objective": "stability"},
+        "short": {
+            "training.objective": "stability",
+            "training.mse_epochs": 1,
+            "training.adversarial.epsilon": 0.1,
+            "training.adversarial.steps": 2,
+        },
         "long": {"training.epochs": 5, "limited.fraction": 0.16},
     }
     changed = json.loads(json.dumps({**TABLE, "rows": rows, "reference": None}))
     ran = decrop("sweep", write_sweep(tmp_path, changed), "--dry-run", "--json")
     assert ran.code == 0, ran.out + ran.err
-    short, long = 2 * ((100 - 20) + 100), (5 + 1) * ((210 - 50) + 210)
+    # An epoch of squared error, then two of one view that is attacked twice; else three views.
+    short = (1 + 2 * (1 + 2)) * ((100 - 20) + 100)
+    long = 3 * (5 + 1) * ((210 - 50) + 210)
     assert ran.last_line["training_images"] == short + long
 
 

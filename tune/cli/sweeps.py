@@ -172,7 +172,7 @@ def _work(plan: "Plan") -> str:
     classified = counted(plan.classifier_images, "image")
     work = {
         counted(plan.generated_images, "generated image"): plan.generated_images,
-        f"{trained_on} (three views each)": plan.training_images,
+        f"{trained_on} (each view and attack step)": plan.training_images,
         f"{classified} to train classifiers (each noise sample and attack step)": (
             plan.classifier_images
         ),
