@@ -1,7 +1,8 @@
 """The schema of a store, upgraded by one process at a time."""
 
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from filelock import FileLock
 from sqlalchemy import create_engine, text
@@ -25,6 +26,11 @@ def upgrade_store(store: str) -> None:
 
     with lock(store):
         upgrade.main([store], prog_name="mlflow db upgrade", standalone_mode=False)
+        if (database := sqlite_file(store)) is not None:
+            # Without statistics SQLite looks for a metric of a run among that metric's points of
+            # all runs. They are from a sample: it takes milliseconds.
+            with closing(sqlite3.connect(database)) as connection:
+                connection.executescript("PRAGMA analysis_limit = 400; ANALYZE;")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from mlflow.store.db.utils import _get_alembic_config
 from mlflow.store.tracking.dbmodels.initial_models import Base
 from sqlalchemy import create_engine, text
 
+from mlflow_server.schema import upgrade_store
 from tests.mlflow_server.postgres import Postgres
 
 # What takes time comes before the signal to go, so that both reach the database at once.
@@ -104,3 +105,20 @@ def test_two_that_start_at_once_upgrade_an_old_store_once(
     create_old(store, older[9])
     upgrade_twice_at_once(store)
     assert revision(store) == newest
+
+
+def test_a_metric_of_a_run_is_not_looked_for_among_all_runs(tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path}/runs.db"
+    upgrade_store(store)
+    rows = [{"run": f"r{run}", "key": f"k{key}"} for run in range(100) for key in range(3)]
+    made = (
+        "INSERT INTO metrics (key, value, timestamp, step, is_nan, run_uuid) "
+        "VALUES (:key, 1, 1, 1, 0, :run)"
+    )
+    with create_engine(store).begin() as connection:
+        connection.execute(text(made), rows)
+    upgrade_store(store)
+    with create_engine(store).connect() as connection:
+        asked = "EXPLAIN QUERY PLAN SELECT * FROM metrics WHERE run_uuid = 'r1' AND key = 'k1'"
+        [[*_, plan]] = connection.execute(text(asked))
+    assert "run_uuid=? AND key=?" in plan

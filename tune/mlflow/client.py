@@ -3,8 +3,9 @@
 import logging
 import os
 import re
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
@@ -155,6 +156,17 @@ def register_version(
     return int(created.version)
 
 
+# Without statistics SQLite looks for a metric of a run among that metric's points of all runs.
+# Statistics written by hand are SQLite's own way to settle a plan (sqlite.org/optoverview.html).
+_STATISTICS = """
+ANALYZE;
+INSERT INTO sqlite_stat1 VALUES
+    ('metrics', 'sqlite_autoindex_metrics_1', '100000 2000 2000 1000 1 1 1'),
+    ('metrics', 'index_metrics_run_uuid', '100000 100'),
+    ('metrics', 'index_metrics_run_uuid_key_step', '100000 100 5 1');
+"""
+
+
 def create_store(database: Path) -> None:
     """Make an empty store with MLflow's tables where there is none.
 
@@ -165,12 +177,12 @@ def create_store(database: Path) -> None:
         return
     from mlflow.db import upgrade
 
-    write_whole(
-        database,
-        lambda path: upgrade.main(
-            [sqlite_uri(path)], prog_name="mlflow db upgrade", standalone_mode=False
-        ),
-    )
+    def made(path: Path) -> None:
+        upgrade.main([sqlite_uri(path)], prog_name="mlflow db upgrade", standalone_mode=False)
+        with closing(sqlite3.connect(path)) as store:
+            store.executescript(_STATISTICS)
+
+    write_whole(database, made)
 
 
 def sqlite_uri(database: Path) -> str:

@@ -1,8 +1,10 @@
 """The sweep's own store."""
 
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,15 @@ def test_a_store_is_made_in_a_folder_of_any_name(tmp_path: Path) -> None:
     assert client.get_experiment(client.create_experiment("denoisers")).name == "denoisers"
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
     assert [path.name for path in folder.iterdir()] == ["mlflow.db"]
+
+
+def test_a_metric_of_a_run_is_not_looked_for_among_all_runs(tmp_path: Path) -> None:
+    set_up_mlflow()
+    create_store(tmp_path / "mlflow.db")
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
+        asked = "EXPLAIN QUERY PLAN SELECT * FROM metrics WHERE run_uuid = 'a' AND key = 'b'"
+        [[*_, plan]] = store.execute(asked)
+    assert "run_uuid=? AND key=?" in plan
 
 
 @pytest.mark.slow
