@@ -52,8 +52,11 @@ class CardDenoiser:
         )
         weights = training.loss_weights
         if weights.distillation and training.objective != "mse":
+            maps = training.distillation.loss == "feature_maps"
+            compared = "feature maps" if maps else "logits"
             sentences.append(
-                f"The classifier's logits were kept near those of the clean image, with weight "
+                f"The classifier's {compared} were kept near those of "
+                "the clean image, with weight "
                 f"{weights.distillation:g}; its label had weight {weights.label_consistency:g}."
             )
         if training.adversarial.epsilon and training.objective != "mse":

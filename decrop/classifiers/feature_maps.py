@@ -2,9 +2,11 @@
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any
 
 import torch
@@ -18,8 +20,36 @@ from decrop.smoothing.prepare import copied
 _ENOUGH_SIZES = 3
 
 
+@dataclass(frozen=True)
+class Outputs:
+    """What a classifier makes of B images.
+
+    Attributes:
+        logits: [B, K].
+        features: L2-normalised penultimate features, [B, F].
+        maps: of each stage, [B, channels, height, width].
+    """
+
+    logits: Tensor
+    features: Tensor
+    maps: tuple[Tensor, ...] = ()
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Outputs":
+        """Return them with every tensor changed."""
+        return Outputs(change(self.logits), change(self.features), tuple(map(change, self.maps)))
+
+    def of_rows(self, rows: slice | Tensor) -> "Outputs":
+        """Return those of some of the images."""
+        return self.each(lambda values: values[rows])
+
+    def split(self, sizes: Sequence[int]) -> list["Outputs"]:
+        """Part them into those of so many images each."""
+        ends = accumulate(sizes)
+        return [self.of_rows(slice(end - size, end)) for size, end in zip(sizes, ends, strict=True)]
+
+
 class StagedClassifier(nn.Module):
-    """A copy of a classifier that also returns the outputs of some of its modules, detached.
+    """A copy of a classifier that also returns the outputs of some of its modules.
 
     The copy has hooks that stay, for threads may share it: each thread sees its own maps. Like the
     classifier it is frozen and always in eval mode.
@@ -50,13 +80,24 @@ class StagedClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return logits [B, K], and the map [B, channels, height, width] of each stage."""
+        with self._keeping() as maps:
+            logits: Tensor = self.classifier(images)
+        return logits, [maps[stage] for stage in self.stages]
+
+    def outputs(self, images: Tensor) -> "Outputs":
+        """Return logits, L2-normalised penultimate features, and the maps."""
+        with self._keeping() as maps:
+            logits, features = self.classifier.logits_and_features(images)
+        return Outputs(logits, features, tuple(maps[stage] for stage in self.stages))
+
+    @contextmanager
+    def _keeping(self) -> Iterator[dict[str, Tensor]]:
         thread = threading.get_ident()
         maps = self._maps[thread] = {}
         try:
-            logits: Tensor = self.classifier(images)
+            yield maps
         finally:
             del self._maps[thread]
-        return logits, [maps[stage].detach() for stage in self.stages]
 
     def channels(self, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
         """Return the channels of each stage's map for images [C, H, W]."""

@@ -83,7 +83,7 @@ class LossWeights(Settings):
     )
     distillation: NonNegative = Field(
         0.0,
-        description="Of the distance of logits from those of the clean image, see "
+        description="Of the distance of logits or feature maps from those of the clean image, see "
         "training.distillation (paper: 0).",
     )
     prior_squared_error: NonNegative = Field(
@@ -115,13 +115,20 @@ class KernelSettings(Settings):
 
 
 class DistillationSettings(Settings):
-    """Distillation of the classifier's logits on clean images (not in DE-CROP)."""
+    """Distillation of what the classifier makes of clean images (not in DE-CROP)."""
 
-    loss: Literal["kl", "mse"] = Field(
+    loss: Literal["kl", "mse", "feature_maps"] = Field(
         "kl",
         description="kl: Kullback-Leibler divergence of the softmax of denoised logits from that "
         "of clean ones (Hinton et al. 2015); mse: mean squared error of logits (Ba and Caruana "
-        "2014).",
+        "2014); feature_maps: mean squared error of maps in the middle of the classifier, over the "
+        "mean square of the clean ones (Romero et al. 2015).",
+    )
+    stages: Count = Field(
+        2,
+        le=64,
+        description="feature_maps: the maps are those before the last so many changes of their "
+        "size, the last maps included.",
     )
     temperature: float = Field(
         1.0, ge=0.01, le=1000, description="kl: by which logits are divided before the softmax."

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from decrop.classifiers.classifier import Classifier
+from decrop.classifiers.feature_maps import Outputs, StagedClassifier, find_stages
 from decrop.config import DenoiserSettings, TrainingSettings, TrialConfig
 from decrop.config.prior import PRIORS
 from decrop.config.training import OBJECTIVES
@@ -158,27 +159,32 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
         self._seed = config.seed
         self._settings = config.training
         # A copy, in which BatchNorms cost nothing.
-        self._classifier = folded(classifier).to(device)
+        self._classifier = StagedClassifier(
+            folded(classifier), distilled_stages(config.training, classifier, samples.clean)
+        ).to(device)
         images = samples.clean, samples.boundary, samples.interpolated
         self._on_device = fit_on(device, images)
         held = [kind.to(device) if self._on_device else kind for kind in images]
         self._clean, self._boundary, self._interpolated = held
         keep_all = config.boundary.on_failure == "keep"
         self._boundary_used = (samples.flipped | keep_all).to(device)
-        # Without augmentation the classifier sees the same clean images in every epoch.
+        # Without augmentation the classifier sees the same clean images in every epoch; maps of all
+        # would not fit.
         self._clean_outputs = None
-        if not augments(self._settings.augmentation):
+        if not (augments(self._settings.augmentation) or self._classifier.stages):
             with torch.no_grad():
                 parts = [self._classify(part.to(device)) for part in self._clean.split(_AT_ONCE)]
-            logits, features = zip(*parts, strict=True)
-            self._clean_outputs = torch.cat(logits), torch.cat(features)
+            self._clean_outputs = Outputs(
+                torch.cat([part.logits for part in parts]),
+                torch.cat([part.features for part in parts]),
+            )
         self._average = None
         if self._settings.averaging_decay:
             averaging = get_ema_multi_avg_fn(self._settings.averaging_decay)
             self._average = AveragedModel(denoiser, multi_avg_fn=averaging, use_buffers=True)
         with seeded_globals(self._seed, "discriminator initialisation"):
             self._discriminator = Discriminator(
-                features=self._classifier.feature_count(self._clean[:1].to(device)),
+                features=self._classifier.classifier.feature_count(self._clean[:1].to(device)),
                 hidden_units=self._settings.discriminator.hidden_units,
                 outputs=self._settings.discriminator.outputs,
             ).to(device)
@@ -291,11 +297,8 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
         drawn = torch.randn(images.shape, generator=generator, device=self._device)
         return sigma[:, None, None, None] * drawn
 
-    def _clean_outputs_of(self, rows: Tensor) -> tuple[Tensor, Tensor] | None:
-        if self._clean_outputs is None:
-            return None
-        logits, features = self._clean_outputs
-        return logits[rows], features[rows]
+    def _clean_outputs_of(self, rows: Tensor) -> Outputs | None:
+        return None if self._clean_outputs is None else self._clean_outputs.of_rows(rows)
 
     def _objective(self, phase: Phase) -> str:
         return "mse" if phase == 0 else self._settings.objective
@@ -342,15 +345,35 @@ class DenoiserTrainer(Trainer[EpochRecord, Batch]):
         told = (sigma,) if isinstance(self.network, SigmaConditional) else ()
         return self._forward(self.network, noisy, *told)
 
-    def _classify(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _classify(self, images: Tensor) -> Outputs:
         with autocast(self.precision, self._device):
-            logits, features = self._classifier.logits_and_features(images)
-        return logits.float(), features.float()
+            outputs = self._classifier.outputs(images)
+        return outputs.each(Tensor.float)
 
 
 def _repeated(images: Tensor, times: int) -> Tensor:
     # A copy would have another memory layout, in which the classifier's last bits may differ.
     return images if times == 1 else images.repeat(times, 1, 1, 1)
+
+
+def distilled_stages(
+    settings: TrainingSettings, classifier: Classifier, images: Tensor
+) -> tuple[str, ...]:
+    """Name the stages of a classifier whose maps of images [N, C, H, W] a training compares."""
+    weights = settings.loss_weights
+    if settings.distillation.loss != "feature_maps" or not (
+        weights.distillation or weights.prior_distillation
+    ):
+        return ()
+    channels, height, width = images.shape[1:]
+    stages = find_stages(classifier, (channels, height, width), most=settings.distillation.stages)
+    if not stages:
+        raise InputError(
+            "training.distillation.loss: feature_maps needs modules of the classifier that give "
+            f"maps [batch, channels, height, width]; {classifier.architecture} has none. Use kl or "
+            "mse, which compare logits."
+        )
+    return stages
 
 
 def freeze_all_but_last(network: nn.Module, layers: int) -> list[nn.Module]:

@@ -3,7 +3,7 @@
 B batch, K classes, F features. Logits and features are the frozen classifier's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from decrop.classifiers.feature_maps import Outputs
 from decrop.config import DistillationSettings, KernelSettings, LossWeights, TrainingSettings
 from decrop.config.training import AdversarialSettings
 from decrop.networks.discriminator import Discriminator, reverse_gradient
@@ -109,13 +110,26 @@ def squared_logit_error(denoised_logits: Tensor, clean_logits: Tensor) -> Tensor
     return F.mse_loss(denoised_logits, clean_logits)
 
 
-def distillation_loss(
-    denoised_logits: Tensor, clean_logits: Tensor, settings: DistillationSettings
-) -> Tensor:
-    """Distance of denoised logits [B, K] from clean ones, by the loss that the settings name."""
+def feature_map_error(denoised: Sequence[Tensor], clean: Sequence[Tensor]) -> Tensor:
+    """Squared error of feature maps [B, C, H, W], over the mean square of the clean ones.
+
+    The mean over stages; hints of FitNets (Romero et al. 2015, eq. 3), and the feature
+    reconstruction loss of Johnson et al. 2016 (eq. 2), which both leave each stage its own scale.
+    """
+    errors = [
+        F.mse_loss(one, other) / other.square().mean().clamp_min(torch.finfo(other.dtype).tiny)
+        for one, other in zip(denoised, clean, strict=True)
+    ]
+    return torch.stack(errors).mean()
+
+
+def distillation_loss(denoised: Outputs, clean: Outputs, settings: DistillationSettings) -> Tensor:
+    """Distance of what the classifier makes of denoised images from what it makes of clean ones."""
+    if settings.loss == "feature_maps":
+        return feature_map_error(denoised.maps, clean.maps)
     if settings.loss == "mse":
-        return squared_logit_error(denoised_logits, clean_logits)
-    return softened_divergence(denoised_logits, clean_logits, settings.temperature)
+        return squared_logit_error(denoised.logits, clean.logits)
+    return softened_divergence(denoised.logits, clean.logits, settings.temperature)
 
 
 @dataclass(frozen=True)
@@ -197,7 +211,7 @@ class Batch:
         noise: [B, C, H, W], of the clean images.
         sigma: [B], standard deviation of the noise of each image in all its views.
         generated: views of the same images, row by row.
-        clean_outputs: logits [B, K] and features [B, F] of `clean`, where they are known already.
+        clean_outputs: of the classifier for `clean`, where they are known already.
         draws: noise draws of each image.
         prior: generated images beside them, or None.
     """
@@ -206,7 +220,7 @@ class Batch:
     noise: Tensor
     sigma: Tensor
     generated: tuple[View, ...] = ()
-    clean_outputs: tuple[Tensor, Tensor] | None = None
+    clean_outputs: Outputs | None = None
     draws: int = 1
     prior: PriorImages | None = None
 
@@ -218,12 +232,11 @@ class Networks:
     Attributes:
         denoise: noisy images float32 [B, C, H, W] and the standard deviations of their noise [B] to
             denoised images.
-        classify: images float32 [B, C, H, W] to logits [B, K] and features [B, F] of the frozen
-            classifier, float32.
+        classify: images float32 [B, C, H, W] to outputs of the frozen classifier, float32.
     """
 
     denoise: Callable[[Tensor, Tensor], Tensor]
-    classify: Callable[[Tensor], tuple[Tensor, Tensor]]
+    classify: Callable[[Tensor], Outputs]
     discriminator: Discriminator
 
 
@@ -238,11 +251,11 @@ def with_adversarial_noise(
     """
     clean_outputs = _clean_outputs(batch, networks)
     noise: Tensor = batch.noise.unflatten(0, (batch.draws, -1))
-    images, labels = (part.chunk(batch.draws)[0] for part in (batch.clean, clean_outputs[0]))
+    images, labels = (part.chunk(batch.draws)[0] for part in (batch.clean, clean_outputs.logits))
 
     def classify(noisy: Tensor) -> Tensor:
-        logits, _features = networks.classify(networks.denoise(noisy.flatten(0, 1), batch.sigma))
-        return logits.reshape(*noise.shape[:2], -1)
+        outputs = networks.classify(networks.denoise(noisy.flatten(0, 1), batch.sigma))
+        return outputs.logits.reshape(*noise.shape[:2], -1)
 
     adversaries = smoothed_adversaries(
         classify,
@@ -260,14 +273,14 @@ def decrop_terms(
     batch: Batch, networks: Networks, settings: TrainingSettings, reversal_scale: float | None
 ) -> LossTerms:
     """Return the terms of DE-CROP eq. 12; with a domain loss where there is a `reversal_scale`."""
-    clean_logits, clean_features = _clean_outputs(batch, networks)
+    clean = _clean_outputs(batch, networks)
     generated, targets, weights = [], [], []
     for view in batch.generated:
         if view.used is None or view.used.any():
             # Left out before the denoiser, where BatchNorm would let them act on the others.
             kept = slice(None) if view.used is None else view.used
             generated.append(((view.images + view.noise)[kept], batch.sigma[kept]))
-            targets.append(clean_logits[kept])
+            targets.append(clean.of_rows(kept))
             weights.append(view.weight)
     # One pass a view, for BatchNorm normalises each by statistics of its own. The clean view goes
     # last: with DnCNN's momentum the running statistics are then its own. The published code goes
@@ -276,41 +289,39 @@ def decrop_terms(
     noisy = [*generated, (batch.clean + batch.noise, batch.sigma)]
     denoised = [networks.denoise(images, sigma) for images, sigma in noisy]
     # The classifier normalises by fixed statistics, so one pass does for all views.
-    all_logits, all_features = networks.classify(torch.cat(denoised))
-    sizes = [len(view) for view in denoised]
-    *generated_logits, logits = all_logits.split(sizes)
-    *generated_features, features = all_features.split(sizes)
+    *views, outputs = networks.classify(torch.cat(denoised)).split([len(d) for d in denoised])
 
-    def summed(loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        found = clean_logits.new_zeros(())
-        for weight, view_logits, view_targets in zip(
-            weights, generated_logits, targets, strict=True
-        ):
-            found = found + weight * loss(view_logits, view_targets)
+    def summed(loss: Callable[[Outputs, Outputs], Tensor]) -> Tensor:
+        found = clean.logits.new_zeros(())
+        for weight, view, target in zip(weights, views, targets, strict=True):
+            found = found + weight * loss(view, target)
         return found
 
-    mmd = clean_logits.new_zeros(())
-    for weight, view_features in zip(weights, generated_features, strict=True):
-        mmd = mmd + weight * maximum_mean_discrepancy(
-            view_features, clean_features, settings.mmd_kernel
-        )
     domain = None
     if reversal_scale is not None:
-        joint = torch.cat([clean_features, reverse_gradient(features, reversal_scale)])
+        joint = torch.cat([clean.features, reverse_gradient(outputs.features, reversal_scale)])
         clean_scores, denoised_scores = networks.discriminator(joint).chunk(2)
         domain = domain_loss(clean_scores, denoised_scores)
     generated_consistency = None
     if settings.loss_weights.generated_label_consistency:
-        generated_consistency = summed(label_consistency_loss)
-    distillation = _distillation(logits, clean_logits, settings)
+        generated_consistency = summed(
+            lambda view, target: label_consistency_loss(view.logits, target.logits)
+        )
+    distillation = _distillation(outputs, clean, settings)
     if distillation is not None and settings.distillation.views == "all":
         distillation = distillation + summed(
             partial(distillation_loss, settings=settings.distillation)
         )
     return LossTerms(
-        label_consistency=label_consistency_loss(logits, clean_logits),
-        cosine_similarity=summed(cosine_similarity),
-        mmd=mmd,
+        label_consistency=label_consistency_loss(outputs.logits, clean.logits),
+        cosine_similarity=summed(
+            lambda view, target: cosine_similarity(view.logits, target.logits)
+        ),
+        mmd=summed(
+            lambda view, _: maximum_mean_discrepancy(
+                view.features, clean.features, settings.mmd_kernel
+            )
+        ),
         domain=domain,
         generated_label_consistency=generated_consistency,
         distillation=distillation,
@@ -325,9 +336,9 @@ def prior_terms(
     terms = {"prior_squared_error": squared_error(denoised, prior.images)}
     if settings.loss_weights.prior_distillation:
         with torch.no_grad():
-            clean_logits, _features = networks.classify(prior.images)
-        logits, _features = networks.classify(denoised)
-        terms["prior_distillation"] = distillation_loss(logits, clean_logits, settings.distillation)
+            clean = networks.classify(prior.images)
+        outputs = networks.classify(denoised)
+        terms["prior_distillation"] = distillation_loss(outputs, clean, settings.distillation)
     return terms
 
 
@@ -338,11 +349,11 @@ def stability_terms(
 
     With distillation where that has a weight.
     """
-    clean_logits, _features = _clean_outputs(batch, networks)
-    logits, _features = networks.classify(networks.denoise(batch.clean + batch.noise, batch.sigma))
+    clean = _clean_outputs(batch, networks)
+    outputs = networks.classify(networks.denoise(batch.clean + batch.noise, batch.sigma))
     return LossTerms(
-        label_consistency=label_consistency_loss(logits, clean_logits),
-        distillation=_distillation(logits, clean_logits, settings),
+        label_consistency=label_consistency_loss(outputs.logits, clean.logits),
+        distillation=_distillation(outputs, clean, settings),
     )
 
 
@@ -352,17 +363,15 @@ def mse_terms(batch: Batch, networks: Networks, _: TrainingSettings, __: float |
     return LossTerms(squared_error=squared_error(denoised, batch.clean))
 
 
-def _distillation(
-    logits: Tensor, clean_logits: Tensor, settings: TrainingSettings
-) -> Tensor | None:
+def _distillation(denoised: Outputs, clean: Outputs, settings: TrainingSettings) -> Tensor | None:
     if not settings.loss_weights.distillation:
         return None
-    return distillation_loss(logits, clean_logits, settings.distillation)
+    return distillation_loss(denoised, clean, settings.distillation)
 
 
-def _clean_outputs(batch: Batch, networks: Networks) -> tuple[Tensor, Tensor]:
+def _clean_outputs(batch: Batch, networks: Networks) -> Outputs:
     if batch.clean_outputs is not None:
         return batch.clean_outputs
     with torch.no_grad():
-        logits, features = networks.classify(batch.clean[: len(batch.clean) // batch.draws])
-    return logits.repeat(batch.draws, 1), features.repeat(batch.draws, 1)
+        outputs = networks.classify(batch.clean[: len(batch.clean) // batch.draws])
+    return outputs.each(lambda values: values.repeat(batch.draws, *[1] * (values.ndim - 1)))

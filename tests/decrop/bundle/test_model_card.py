@@ -164,10 +164,14 @@ def test_how_images_are_made_of_photographs_is_said() -> None:
             "adversarial",
         ),
         (
-            ("training.adversarial.epsilon=0.12", "training.loss_weights.distillation=2"),
-            "near those of the clean image, with weight 2; its label had weight 1. "
-            "In place of clean images it saw adversarial examples of the smoothed classifier, "
-            "within 0.12 of them (L2).",
+            (
+                "training.adversarial.epsilon=0.12",
+                "training.loss_weights.distillation=2",
+                "training.distillation.loss=feature_maps",
+            ),
+            "The classifier's feature maps were kept near those of the clean image, with "
+            "weight 2; its label had weight 1. In place of clean images it saw adversarial "
+            "examples of the smoothed classifier, within 0.12 of them (L2).",
             "squared error",
         ),
     ],

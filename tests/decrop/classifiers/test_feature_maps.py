@@ -96,12 +96,18 @@ def test_maps_are_the_outputs_of_the_modules() -> None:
     assert not any(module._forward_hooks for module in classifier.modules())
 
 
-def test_maps_carry_no_gradient() -> None:
-    staged = StagedClassifier(small_classifier(), ("maps.2",))
-    images = torch.rand(3, *SHAPE, requires_grad=True)
-    logits, [maps] = staged(images)
-    assert logits.requires_grad
-    assert not maps.requires_grad
+def test_outputs_are_logits_features_and_maps() -> None:
+    classifier = small_classifier()
+    staged = StagedClassifier(classifier, ("maps.2",))
+    images = torch.rand(3, *SHAPE)
+    outputs, (_, maps) = staged.outputs(images), staged(images)
+    logits, features = classifier.logits_and_features(images)
+    assert torch.equal(outputs.logits, logits)
+    assert torch.equal(outputs.features, features)
+    assert torch.equal(outputs.maps[0], maps[0])
+    first, last = outputs.split([1, 2])
+    assert torch.equal(torch.cat([first.maps[0], last.maps[0]]), maps[0])
+    assert torch.equal(torch.cat([first.logits, last.logits]), logits)
 
 
 @pytest.mark.parametrize("how", ["copied", "pickled"])

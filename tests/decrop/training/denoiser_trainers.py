@@ -69,7 +69,7 @@ def record_epoch(trainer: DenoiserTrainer) -> tuple[Recording, EpochRecord]:
 
     handles = [
         trainer.network.register_forward_hook(denoise),
-        trainer._classifier.register_forward_pre_hook(classify),
+        trainer._classifier.classifier.register_forward_pre_hook(classify),
     ]
     record = trainer.run_epoch()
     for handle in handles:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from decrop.classifiers.classifier import Classifier
+from decrop.classifiers.feature_maps import Outputs, StagedClassifier
 from decrop.config import DistillationSettings
 from decrop.errors import InputError
 from decrop.synthesis.synthetic_samples import SyntheticSamples
@@ -18,7 +19,7 @@ from decrop.training.losses import (
     label_consistency_loss,
     maximum_mean_discrepancy,
 )
-from tests.decrop.tiny import random_samples, same, tiny_classifier
+from tests.decrop.tiny import CLASSES, random_samples, same, tiny_classifier
 from tests.decrop.training.denoiser_trainers import (
     IMAGES,
     NO_NOISE,
@@ -36,14 +37,25 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def one_step(
-    samples: SyntheticSamples | None = None, **training: Any
+    samples: SyntheticSamples | None = None,
+    classifier: Classifier | None = None,
+    **training: Any,
 ) -> tuple[Recording, EpochRecord, Classifier]:
     """Train one step on all images, without augmentation or noise to speak of."""
-    classifier = tiny_classifier()
+    classifier = classifier or tiny_classifier()
     training = {"batch_size": IMAGES, "augmentation": PLAIN, **training}
     trainer = make_trainer(samples, classifier, **NO_NOISE, training=training)
     found, record = record_epoch(trainer)
     return found, record, classifier
+
+
+def classifier_with_maps() -> Classifier:
+    """A classifier like the tiny one, with maps of two sizes."""
+    network = nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1), nn.Tanh(), nn.Conv2d(3, 4, 3, stride=2), nn.Flatten()
+    )
+    network.append(nn.Linear(16, CLASSES))
+    return Classifier(network, architecture="tiny", mean=(0.5,), std=(0.1,), class_count=CLASSES)
 
 
 # Terms and their weights.
@@ -82,21 +94,31 @@ def test_generated_samples_have_the_label_of_the_clean_image() -> None:
     assert record.total == pytest.approx(3 * expected.item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("loss", ["kl", "mse"])
+@pytest.mark.parametrize("loss", ["kl", "mse", "feature_maps"])
 @pytest.mark.parametrize("views", ["clean", "all"])
 @pytest.mark.parametrize("objective", ["decrop", "stability"])
-def test_logits_are_distilled_from_the_clean_image(loss: str, views: str, objective: str) -> None:
+def test_outputs_are_distilled_from_the_clean_image(loss: str, views: str, objective: str) -> None:
     settings = {"loss": loss, "temperature": 3, "views": views}
     found, record, classifier = one_step(
-        objective=objective, loss_weights={**NO_WEIGHTS, "distillation": 5}, distillation=settings
+        classifier=classifier_with_maps(),
+        objective=objective,
+        loss_weights={**NO_WEIGHTS, "distillation": 5},
+        distillation=settings,
     )
-    logits = classifier(found.classified[0])
+    clean = found.classified[0]
+    outputs = StagedClassifier(classifier, ("1", "2")).outputs
     compared = found.denoised if views == "all" else found.denoised[-1:]
     given = DistillationSettings.model_validate(settings)
-    expected = sum(distillation_loss(classifier(view), logits, given) for view in compared)
+    expected = sum(distillation_loss(outputs(view), outputs(clean), given) for view in compared)
     assert len(compared) == (3 if views == "all" and objective == "decrop" else 1)
     assert record.distillation == pytest.approx(float(expected), rel=1e-3)
     assert record.total == pytest.approx(5 * float(expected), rel=1e-3)
+
+
+def test_feature_maps_need_a_classifier_that_has_them() -> None:
+    changes = {"loss_weights": {"distillation": 1}, "distillation": {"loss": "feature_maps"}}
+    with pytest.raises(InputError, match=r"training\.distillation\.loss: .*tiny has none"):
+        make_trainer(training=changes)
 
 
 # Generated images beside those of the data.
@@ -121,7 +143,7 @@ def test_generated_images_are_in_every_step(objective: str) -> None:
     error = (denoised - images).square().mean().item()
     assert error == pytest.approx(0.3**2, rel=0.3)
     assert record.prior_squared_error == pytest.approx(error, rel=1e-4)
-    logits, targets = classifier(denoised), classifier(images)
+    logits, targets = (Outputs(*classifier.logits_and_features(x)) for x in (denoised, images))
     distance = distillation_loss(logits, targets, DistillationSettings()).item()
     assert record.prior_distillation == pytest.approx(distance, rel=1e-4)
     rest = record.squared_error if objective == "mse" else 0

@@ -17,6 +17,7 @@ from decrop.training.losses import (
     LossTerms,
     cosine_similarity,
     domain_loss,
+    feature_map_error,
     label_consistency_loss,
     maximum_mean_discrepancy,
     softened_divergence,
@@ -195,6 +196,15 @@ def test_divergence_is_zero_for_equal_logits_up_to_a_shift() -> None:
     logits = normal(4, 3)
     assert softened_divergence(logits + 7, logits, 1.0).item() == pytest.approx(0, abs=1e-12)
     assert squared_logit_error(logits + 7, logits).item() == pytest.approx(49)
+
+
+def test_each_stage_of_maps_counts_on_its_own_scale() -> None:
+    clean = [normal(2, 3, 4, 4), 100 * normal(2, 5, 2, 2, seed=1)]
+    denoised = [1.5 * clean[0], -clean[1]]
+    # |x / 2|^2 and |2 x|^2 over |x|^2.
+    assert feature_map_error(denoised, clean).item() == pytest.approx((0.25 + 4) / 2)
+    dead = [torch.zeros(1, 1, 2, 2)]
+    assert feature_map_error(dead, dead).item() == 0
 
 
 # Eq. 12.
