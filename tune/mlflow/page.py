@@ -10,6 +10,7 @@ from typing import Any
 from decrop.evaluation.escaping import markdown_text
 from decrop.wording import counted
 from tune.directory import SweepDirectory, SweepRecord
+from tune.mlflow.measurements import STEPS_PER_UNIT_RADIUS
 from tune.mlflow.run_view import (
     BEST_SO_FAR,
     CERTIFIED,
@@ -17,7 +18,6 @@ from tune.mlflow.run_view import (
     TRIAL_NUMBER,
     objective_key,
 )
-from tune.mlflow.trial_view import STEPS_PER_UNIT_RADIUS
 from tune.results.leaderboard import read_leaderboard
 from tune.results.metric import Metric
 from tune.results.tables import accuracy_table

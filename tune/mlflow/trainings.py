@@ -20,6 +20,7 @@ from decrop.training.folder import ClassifierFolder
 from tune.directory import now
 from tune.mlflow.client import TrackingError, check_tracking_uri
 from tune.mlflow.experiment import ExperimentView, experiment_page
+from tune.mlflow.measurements import epoch_times, history_measurements, result_measurements
 from tune.mlflow.page import page_state
 from tune.mlflow.run_view import (
     COLOUR_TAG,
@@ -37,12 +38,7 @@ from tune.mlflow.run_view import (
 )
 from tune.mlflow.tracked_training import TrackedTraining, TrainingKind, known_record
 from tune.mlflow.tracker import RunsTracker, Shown, TrackingThread
-from tune.mlflow.trial_view import (
-    epoch_times,
-    flatten_settings,
-    history_measurements,
-    result_measurements,
-)
+from tune.mlflow.trial_view import flatten_settings
 from tune.space import CLASSIFIER_TRIALS
 
 # Settings that say nothing of how a classifier was trained.

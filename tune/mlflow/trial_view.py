@@ -1,28 +1,29 @@
 """The runs of trials and of the undefended classifier in MLflow, read from their folders."""
 
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from decrop.config import Settings, TrialConfig
-from decrop.evaluation.accuracy import certified_accuracy
 from decrop.evaluation.escaping import markdown_text
 from decrop.evaluation.record import record_path
 from decrop.evaluation.table import CertificateTable
 from tune.directory import State, SweepTrialFolder, TrialRecord, TrialState
-from tune.finished_trials import read_outcome
+from tune.mlflow.measurements import (
+    epoch_times,
+    history_measurements,
+    objective_measurements,
+    report_measurements,
+    result_measurements,
+    system_measurements,
+)
 from tune.mlflow.run_view import (
-    CERTIFIED,
     COLOUR_TAG,
-    CURVE_RADIUS,
     NOTE_TAG,
     UNDEFENDED_COLOUR,
     Input,
-    Measurement,
     RunStatus,
     RunView,
     Stamp,
@@ -33,16 +34,11 @@ from tune.mlflow.run_view import (
     is_number,
     made_by,
     modified,
-    objective_key,
     stamps_of,
     trial_colour,
 )
 from tune.results.metric import Metric
 from tune.space import kind_of
-
-CURVE_SPACING = 0.05
-CURVE_LEAST_EXTENT = 1.0
-STEPS_PER_UNIT_RADIUS = 1000
 
 _STATUS: dict[State, RunStatus] = {
     "running": "RUNNING",
@@ -51,7 +47,6 @@ _STATUS: dict[State, RunStatus] = {
     "pruned": "FINISHED",
     "failed": "FAILED",
 }
-_HISTORY_COLUMNS_NOT_LOGGED = ("epoch", "phase")
 
 
 @dataclass(frozen=True)
@@ -139,23 +134,6 @@ def flatten_settings(settings: Settings) -> dict[str, str]:
     return dict(_leaves("", settings.model_dump(mode="json")))
 
 
-def certified_curve(table: CertificateTable) -> list[tuple[int, float]]:
-    """Compute certified accuracy on a grid of 0.05 down to 0, at least to radius 1.
-
-    Returns:
-        pairs of radius × 1000 and certified accuracy in [0,1]; [] where nothing was certified.
-    """
-    if not len(table.idx):
-        return []
-    # The first place of the grid that nothing reaches; rounded, for a radius may lie on the grid.
-    reached = math.floor(round(float(table.radius.max()) / CURVE_SPACING, 9))
-    last = max(reached + 1, round(CURVE_LEAST_EXTENT / CURVE_SPACING))
-    steps = [round(index * CURVE_SPACING * STEPS_PER_UNIT_RADIUS) for index in range(last + 1)]
-    radii = [step / STEPS_PER_UNIT_RADIUS for step in steps]
-    accuracies = certified_accuracy(table.predict, table.radius, table.label, radii)
-    return [(step, float(accuracy)) for step, accuracy in zip(steps, accuracies, strict=True)]
-
-
 def _trial_view(source: TrialSource) -> RunView | None:
     folder = source.folder
     record, state = folder.read_record(), folder.read_state()
@@ -170,11 +148,11 @@ def _trial_view(source: TrialSource) -> RunView | None:
     if source.kind == "trial":
         # The one report of a final training is its test score, which the result has too.
         reports = folder.read_reports()
-        measurements += _report_measurements(reports, times, state.started)
-        measurements += _objective_measurements(source, reports, times, state)
+        measurements += report_measurements(reports, times, state.started)
+        measurements += objective_measurements(folder, source.objectives, reports, times, state)
     if result is not None:
         measurements += result_measurements(certificates, result, state.ended or state.started)
-    measurements += _system_measurements(folder, state.started)
+    measurements += system_measurements(folder, state.started)
     row = record.name if source.kind == "trial" else f"{record.name} (test)"
     return RunView(
         name=source.name if record.row is None else row,
@@ -248,104 +226,6 @@ def certified_sentence(result: Mapping[str, Any]) -> str:
     return f"Certified accuracy on {result.get('images', '?')} {split} images: {accuracies}{mean}."
 
 
-def epoch_times(started: datetime, history: list[dict[str, Any]]) -> dict[int, datetime]:
-    """Return when each epoch ended, had nothing but epochs taken time."""
-    # Derived from the files, so that logging the same epoch twice gives the very same point.
-    times, elapsed = {}, 0.0
-    for row in history:
-        elapsed += float(row.get("seconds") or 0.0)
-        times[int(row["epoch"])] = started + timedelta(seconds=elapsed)
-    return times
-
-
-def history_measurements(
-    history: list[dict[str, Any]], times: Mapping[int, datetime]
-) -> list[Measurement]:
-    """Return the points of what each epoch recorded."""
-    return [
-        Measurement(f"train/{name}", float(value), int(row["epoch"]), times[int(row["epoch"])])
-        for row in history
-        for name, value in row.items()
-        if name not in _HISTORY_COLUMNS_NOT_LOGGED and is_number(value)
-    ]
-
-
-def _report_measurements(
-    reports: list[dict[str, Any]], times: Mapping[int, datetime], started: datetime
-) -> list[Measurement]:
-    return [
-        Measurement(name, value, int(row["evaluation"]), times.get(int(row["epoch"]), started))
-        for row in reports
-        for name, value in _scores("held_out", row)
-    ]
-
-
-def _objective_measurements(
-    source: TrialSource,
-    reports: Sequence[dict[str, Any]],
-    times: Mapping[int, datetime],
-    state: TrialState,
-) -> list[Measurement]:
-    """Return the points of what a sweep searches for, unless it is the average radius alone."""
-    if all(metric == Metric() for metric in source.objectives):
-        return []
-    outcome = read_outcome(source.folder)
-    points = [
-        Measurement(
-            objective_key(metric),
-            metric.score(row),
-            int(row["evaluation"]),
-            times.get(int(row["epoch"]), state.started),
-        )
-        for metric in source.objectives
-        if metric.while_training
-        for row in reports
-    ]
-    if outcome is not None and reports:
-        step = int(reports[-1]["evaluation"])
-        points += [
-            Measurement(
-                objective_key(metric), metric.score(outcome), step, state.ended or state.started
-            )
-            for metric in source.objectives
-            if not metric.while_training
-        ]
-    return points
-
-
-def result_measurements(
-    certificates: CertificateTable | None, result: dict[str, Any], time: datetime
-) -> list[Measurement]:
-    """Return the points of a `result.json` and, where there are any, of the certificates' curve."""
-    split = result["split"]
-    named = [(f"{split}/{name}", result.get(name)) for name in ("images", "clean_accuracy")]
-    named.append((f"{split}/abstention_rate", result.get("abstention_rate")))
-    named.append(("stage1/flip_rate", result.get("flip_rate")))
-    named += [(f"seconds/{name}", value) for name, value in result.get("seconds", {}).items()]
-    if split != "held_out":  # The last held-out score is a report already.
-        named += _scores(split, result)
-        for sigma, scores in (result.get("by_sigma") or {}).items():
-            named += _scores(f"{split}_sigma_{sigma}", scores)
-        named += _scores(f"{split}_envelope", result.get("envelope") or {})
-    measurements = [
-        Measurement(name, float(value), 0, time) for name, value in named if is_number(value)
-    ]
-    if certificates is not None:
-        for step, accuracy in certified_curve(certificates):
-            radius = step / STEPS_PER_UNIT_RADIUS
-            measurements.append(Measurement(f"{CERTIFIED}/{split}", accuracy, step, time))
-            measurements.append(Measurement(CURVE_RADIUS, radius, step, time))
-    return measurements
-
-
-def _scores(split: str, row: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    for name in ("average_certified_radius", "area_under_curve"):
-        if is_number(row.get(name)):
-            yield f"{split}/{name}", float(row[name])
-    for radius, accuracy in row.get("certified_accuracy", {}).items():
-        yield f"{split}/certified_accuracy_at_{radius}", float(accuracy)
-
-
 def _result_tags(result: dict[str, Any]) -> dict[str, str]:
     tags = {name: str(result[name]) for name in ("split", "precision") if name in result}
     return tags | _hash_tags(result.get("hashes", {}))
@@ -406,20 +286,6 @@ def _certificates(folder: SweepTrialFolder) -> CertificateTable | None:
 
 def _tables(certificates: CertificateTable | None) -> dict[str, Table]:
     return {} if certificates is None else {"certificates.json": Table.of(certificates)}
-
-
-def _system_measurements(folder: SweepTrialFolder, started: datetime) -> list[Measurement]:
-    return [
-        Measurement(
-            f"system/{name}",
-            float(value),
-            int(row["seconds"]),
-            started + timedelta(seconds=int(row["seconds"])),
-        )
-        for row in folder.read_system()
-        for name, value in row.items()
-        if name != "seconds" and is_number(value)
-    ]
 
 
 def _documents(folder: SweepTrialFolder) -> dict[str, Path]:

@@ -20,10 +20,11 @@ from tests.tune.sweeps import (
     write_outcome,
 )
 from tune.directory import CodeRecord, SweepDirectory
+from tune.mlflow.measurements import certified_curve, result_measurements
 from tune.mlflow.page import sweep_description
 from tune.mlflow.run_view import Measurement, RunView, Source
 from tune.mlflow.sweep_view import BestSoFar, sources
-from tune.mlflow.trial_view import certified_curve, flatten_settings, result_measurements
+from tune.mlflow.trial_view import flatten_settings
 
 
 def source_of(directory: SweepDirectory, key: str) -> Source:
