@@ -84,7 +84,7 @@ class StagedClassifier(nn.Module):
             logits: Tensor = self.classifier(images)
         return logits, [maps[stage] for stage in self.stages]
 
-    def outputs(self, images: Tensor) -> "Outputs":
+    def outputs(self, images: Tensor) -> Outputs:
         """Return logits, L2-normalised penultimate features, and the maps."""
         with self._keeping() as maps:
             logits, features = self.classifier.logits_and_features(images)
