@@ -127,8 +127,8 @@ class DistillationSettings(Settings):
     stages: Count = Field(
         2,
         le=64,
-        description="feature_maps: how many of the classifier's last stages are compared, each with "
-        "maps of one size.",
+        description="feature_maps: how many of the classifier's last stages are compared, each "
+        "with maps of one size.",
     )
     temperature: float = Field(
         1.0, ge=0.01, le=1000, description="kl: by which logits are divided before the softmax."
