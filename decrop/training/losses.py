@@ -113,8 +113,8 @@ def squared_logit_error(denoised_logits: Tensor, clean_logits: Tensor) -> Tensor
 def feature_map_error(denoised: Sequence[Tensor], clean: Sequence[Tensor]) -> Tensor:
     """Squared error of feature maps [B, C, H, W], over the mean square of the clean ones.
 
-    The mean over stages; hints of FitNets (Romero et al. 2015, eq. 3), and the feature
-    reconstruction loss of Johnson et al. 2016 (eq. 2), which both leave each stage its own scale.
+    The mean over stages. A hint of FitNets (Romero et al. 2015, eq. 3) without its regressor, as
+    both maps are of one network; so scaled that every stage counts alike. Zero for equal maps.
     """
     errors = [
         F.mse_loss(one, other) / other.square().mean().clamp_min(torch.finfo(other.dtype).tiny)

@@ -1,5 +1,6 @@
 """Schedules of trainings: optimiser and learning rate of each step."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +13,8 @@ from decrop.config import ClassifierTrainingSettings, TrainingSettings
 from decrop.config.rejector import RejectorSettings
 
 OptimizerKind = Literal["adam", "sgd"]
+# Of the denoiser: 0 squared error, 1 the objective, 2 with the discriminator.
+Phase = Literal[0, 1, 2]
 
 
 @dataclass(frozen=True)
@@ -79,3 +82,52 @@ def build_optimizer(
     if schedule.optimizer(epoch)[1] == "adam":
         return torch.optim.Adam(parameters, weight_decay=decay)
     return torch.optim.SGD(parameters, weight_decay=decay, momentum=schedule.momentum)
+
+
+def denoiser_schedule(settings: TrainingSettings, images: int) -> Schedule:
+    """Return the schedule of the denoiser's phases, each of which begins it anew."""
+    steps = steps_an_epoch(images, settings.batch_size)
+    of_phase = [settings.of_phase(phase) for phase in (0, 1, 2)]
+
+    def optimizer(epoch: int) -> tuple[int, OptimizerKind]:
+        phase, epoch = phase_and_epoch(settings, epoch)
+        kind = of_phase[phase].optimizer
+        if kind == "adam_then_sgd":
+            return phase, "adam" if epoch < settings.adam_epochs else "sgd"
+        return phase, "sgd" if kind == "sgd" else "adam"
+
+    def learning_rate(step: int) -> float:
+        phase, epoch = phase_and_epoch(settings, step // steps)
+        own = of_phase[phase]
+        if own.optimizer != "one_cycle":
+            return dropped_rate(own, epoch)
+        rates = one_cycle_rates(own.learning_rate, settings.phase_epochs[phase] * steps)
+        return rates[epoch * steps + step % steps]
+
+    return Schedule(
+        sum(settings.phase_epochs) * steps,
+        steps,
+        optimizer,
+        learning_rate,
+        weight_decay=settings.weight_decay,
+        gradient_norm=settings.gradient_norm,
+    )
+
+
+def phase_and_epoch(settings: TrainingSettings, epoch: int) -> tuple[Phase, int]:
+    """Return the phase of an epoch of the denoiser's training, and its number there, from 0."""
+    squared_error, objective, _ = settings.phase_epochs
+    if epoch < squared_error:
+        return 0, epoch
+    if epoch < squared_error + objective:
+        return 1, epoch - squared_error
+    return 2, epoch - squared_error - objective
+
+
+def reversal_scale(settings: TrainingSettings, progress: float) -> float:
+    """Scale of the reversed gradient at `progress` in [0,1] of the discriminator's phase.
+
+    beta 4 times w times the ramp 2 / (1 + exp(-10 p)) - 1 (Ganin and Lempitsky 2015, section 4).
+    """
+    ramp = 2 / (1 + math.exp(-10 * progress)) - 1
+    return settings.loss_weights.discriminator * settings.discriminator.reversal_scale * ramp

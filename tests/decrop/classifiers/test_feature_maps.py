@@ -99,8 +99,10 @@ def test_maps_are_the_outputs_of_the_modules() -> None:
 def test_outputs_are_logits_features_and_maps() -> None:
     classifier = small_classifier()
     staged = StagedClassifier(classifier, ("maps.2",))
-    images = torch.rand(3, *SHAPE)
+    images = torch.rand(3, *SHAPE, requires_grad=True)
     outputs, (_, maps) = staged.outputs(images), staged(images)
+    # For the denoiser learns through them.
+    assert outputs.maps[0].requires_grad
     logits, features = classifier.logits_and_features(images)
     assert torch.equal(outputs.logits, logits)
     assert torch.equal(outputs.features, features)

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from decrop.config import KernelSettings, LossWeights, TrainingSettings
 from decrop.networks.discriminator import Discriminator, reverse_gradient
 from decrop.seeds import torch_generator
-from decrop.training.denoiser import reversal_scale
 from decrop.training.losses import (
     LossTerms,
     cosine_similarity,
@@ -24,6 +23,7 @@ from decrop.training.losses import (
     squared_logit_error,
     total_loss,
 )
+from decrop.training.schedule import reversal_scale
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

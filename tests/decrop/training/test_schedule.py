@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from decrop.config import TrainingSettings
-from decrop.training.denoiser import denoiser_schedule, reversal_scale
-from decrop.training.schedule import Schedule, build_optimizer
+from decrop.training.schedule import Schedule, build_optimizer, denoiser_schedule, reversal_scale
 
 
 def settings(**given: Any) -> TrainingSettings:

@@ -204,7 +204,7 @@ def _resource(name: str) -> str:
 def _asked(record: SweepRecord, board: Leaderboard, config: TrialConfig) -> str:
     """Say in one sentence what the sweep was asked."""
     sweep = record.sweep
-    where = f"held-out images of {config.dataset.name} at σ = {config.sigma:g}"
+    where = f"held-out images of {config.dataset.name} at σ\u00a0=\u00a0{config.sigma:g}"
     if sweep.search == "rows":
         return (
             f"The sweep asked how {counted(len(sweep.rows), 'row')} of settings compare on {where}."
