@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from decrop.config import DenoiserSettings, TrainingSettings, TrialConfig
 from decrop.config.training import OBJECTIVES
 from decrop.data.datasets import Dataset
 from decrop.data.limited import take
 from decrop.denoisers.sources import open_denoiser
+from decrop.networks.denoised import DenoisedClassifier
 from decrop.smoothing.execution import resolve_device
 from decrop.smoothing.sampling import LocalSampler, full_batches
 from decrop.training.schedule import steps_an_epoch
@@ -329,7 +329,7 @@ class _Rates:
 def _samples_a_second(trial: PreparedTrial, denoiser: DenoiserSettings) -> float:
     config, dataset = trial.config, trial.dataset
     opened = open_denoiser(denoiser, image_channels=dataset.channels, sigma=config.sigma)
-    network = nn.Sequential(opened.network, trial.classifier)
+    network = DenoisedClassifier(opened.network, trial.classifier, mirrored=denoiser.mirrored)
     image = take(dataset.test, torch.zeros(1, dtype=torch.int64))
     certified = CertificationTask(network, image, "test", dataset.class_count)
     config = with_batch_size(config, certified)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from decrop.black_box.client import EndpointClient
 from decrop.config import EndpointSettings, ExecutionSettings
 from decrop.errors import InputError
+from decrop.networks.denoised import DenoisedClassifier
 from decrop.smoothing.backend import Backend
 from decrop.smoothing.execution import reproducible_kernels
 from decrop.smoothing.sampling import (
@@ -102,7 +103,7 @@ class EndpointBackend(Backend):
         trained_through: bool = False,
     ) -> ExecutionSettings:
         """Return the settings; where nothing but the endpoint is asked, precision auto is fp32."""
-        if isinstance(network, nn.Sequential) or execution.precision != "auto":
+        if isinstance(network, DenoisedClassifier) or execution.precision != "auto":
             return execution
         return execution.model_copy(update={"precision": "fp32"})
 
@@ -182,8 +183,8 @@ class AskingSampler:
         self._class_count = task.class_count
         self._device = device
         denoiser: nn.Module = nn.Identity()
-        if isinstance(task.network, nn.Sequential):
-            denoiser = task.network[:-1]
+        if isinstance(task.network, DenoisedClassifier):
+            denoiser = task.network.denoiser
         else:
             task = dataclasses.replace(task, precision="fp32")
         self._chunk_size = task.chunk_size

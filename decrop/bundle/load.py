@@ -36,7 +36,8 @@ from decrop.evaluation.record import record_path
 from decrop.evaluation.sigma_tables import SigmaTables, envelope_record, sigma_table_paths
 from decrop.evaluation.table import CertificateTable
 from decrop.files import MOST_TEXT_BYTES, read_json, read_rows
-from decrop.rejection.network import RejectingNetwork, Rejector, check_certificate
+from decrop.networks.denoised import DenoisedClassifier
+from decrop.rejection.network import RejectingNetwork, Rejector, check_certificate, check_one_image
 from decrop.rejection.training import RejectionScores, build_rejector
 from decrop.trial.result import Scores, TrialResult, nested_scores, radius_key
 from decrop.wording import counted
@@ -107,7 +108,8 @@ class Bundle:
         """Denoiser, classifier and any rejector in one, the function that was certified."""
         if self.rejector is not None:
             return self.rejector.behind(self.denoiser, self.white_box)
-        return nn.Sequential(self.denoiser, self.classifier)
+        mirrored = self.config.denoiser.mirrored
+        return DenoisedClassifier(self.denoiser, self.classifier, mirrored=mirrored)
 
     @property
     def white_box(self) -> Classifier:
@@ -316,6 +318,8 @@ def _read_document(path: Path) -> _Document:
     check_certificate(
         document.trial.certification.certificate, rejecting=document.rejector is not None
     )
+    if document.rejector is not None:
+        check_one_image(document.trial.denoiser)
     return document
 
 

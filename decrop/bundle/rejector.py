@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from decrop.bundle.export import finish_bundle, portable
 from decrop.bundle.layout import (
     CARD,
@@ -36,7 +34,8 @@ from decrop.files import (
     write_json,
     write_tensors,
 )
-from decrop.rejection.network import check_certificate
+from decrop.networks.denoised import DenoisedClassifier
+from decrop.rejection.network import check_certificate, check_one_image
 from decrop.rejection.training import RejectorTrainer, with_stages
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.training.hooks import NO_HOOKS, Hooks
@@ -89,6 +88,7 @@ def add_rejector(
         RunError: the loss is no longer a finite number.
     """
     check_certificate(config.certification.certificate, rejecting=True)
+    check_one_image(bundle.config.denoiser)
     if bundle.rejector is not None:
         raise InputError(f"{source} has a rejector already; give the bundle that it was added to.")
     limited = limited_data_of(bundle, dataset_path=config.dataset.path)
@@ -96,7 +96,9 @@ def add_rejector(
     settings = with_stages(settings, bundle.white_box, (channels, height, width))
     device = resolve_device(config.execution.device)
     config = with_fitting_execution(
-        config, nn.Sequential(bundle.denoiser, bundle.white_box), (channels, height, width)
+        config,
+        DenoisedClassifier(bundle.denoiser, bundle.white_box, mirrored=False),
+        (channels, height, width),
     )
     trainer = RejectorTrainer(
         settings,
@@ -133,7 +135,7 @@ def add_rejector(
         hooks=hooks,
     )
     # Without the rejector: it turns nothing away where there is no noise.
-    classified = nn.Sequential(bundle.denoiser, bundle.classifier)
+    classified = bundle.network
     result = trial_result(
         found.own,
         hashes=bundle.result.hashes,

@@ -20,9 +20,11 @@ class CardDenoiser:
 
     def use(self, config: TrialConfig, data: str) -> str:
         source = markdown_text(config.classifier.source)
+        mirrored = ",\neach by the mean of its logits and those of its mirror image"
         return (
             f"Put this denoiser in front of the pretrained {source} classifier "
             f"it was\ntrained for {data}, and classify many noisy copies of an image"
+            f"{mirrored if config.denoiser.mirrored else ''}"
         )
 
     def training_data(self, config: TrialConfig) -> str:

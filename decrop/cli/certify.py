@@ -274,6 +274,7 @@ def _load(
     from decrop.data.datasets import load_dataset
     from decrop.data.limited import images_to_certify, limited_data
     from decrop.denoisers.check import check_trained_sigma
+    from decrop.networks.denoised import DenoisedClassifier
     from decrop.rejection.network import check_certificate
     from decrop.smoothing.execution import resolve_device
     from decrop.trial.certify import CertificationTask
@@ -319,7 +320,10 @@ def _load(
         classifier = protected_classifier(
             config, dataset, ContentCache(Path(cache)), device, queries or _ledger(out)
         )
-    network = classifier if denoiser is None else nn.Sequential(denoiser.network, classifier)
+    network: nn.Module = classifier
+    if denoiser is not None:
+        mirrored = config.denoiser.mirrored
+        network = DenoisedClassifier(denoiser.network, classifier, mirrored=mirrored)
     return config, CertificationTask(network, images, "test", dataset.class_count), out
 
 

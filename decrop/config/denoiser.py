@@ -215,6 +215,14 @@ class DenoiserSettings(Settings):
         description="Of a denoiser that is trained already: the images it has seen, in words, for "
         "model card and leaderboard.",
     )
+    mirrored: bool = Field(
+        False,
+        description="Whether logits are averaged over each noisy image and its mirror image, both "
+        "denoised (an ensemble, Horvath et al. 2022): larger radii where mirror images are of the "
+        "same class, at twice the time of a sample. Training does not change.",
+        # Bundles and trials without it are read as before.
+        exclude_if=lambda mirrored: not mirrored,
+    )
     depth: int = Field(
         17,
         ge=3,
@@ -250,6 +258,8 @@ class DenoiserSettings(Settings):
                 f"pretrained_on is not for source {self.source!r}, which starts from random "
                 "weights; drop it, or give weights"
             )
+        if self.mirrored and self.source == "none":
+            raise ValueError("mirrored is not for source 'none'; drop it")
         return self
 
     @property

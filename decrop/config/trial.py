@@ -52,6 +52,15 @@ class TrialConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _logits_to_average(self) -> Self:
+        if self.denoiser.mirrored and self.classifier.asked is not None:
+            raise ValueError(
+                "denoiser.mirrored averages logits of two images, and an endpoint is asked about "
+                "one; drop it, or give a classifier that runs here"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _a_radius_in_reach(self) -> Self:
         settings = self.certification
         positive = [radius for radius in settings.radii if radius > 0]

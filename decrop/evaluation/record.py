@@ -19,9 +19,11 @@ from decrop.files import (
     MOST_TEXT_BYTES,
     read_json,
     sha256_of_file,
+    sha256_of_json,
     sha256_of_tensors,
     write_json,
 )
+from decrop.networks.denoised import DenoisedClassifier
 from decrop.networks.identity import network_identity
 from decrop.rejection.network import RejectingNetwork
 from decrop.smoothing.execution import (
@@ -218,10 +220,12 @@ def _hashes_of(network: nn.Module) -> dict[str, str]:
     if isinstance(network, RejectingNetwork):
         denoiser, classifier = network.denoiser, network.classifier.classifier
         hashes["rejector"] = network.content_hash()
-    elif isinstance(network, nn.Sequential) and len(network) == 2:
-        denoiser, classifier = network
+    elif isinstance(network, DenoisedClassifier):
+        denoiser, classifier = network.denoiser, network.classifier
     if denoiser is not None and not isinstance(denoiser, nn.Identity):
         hashes["denoiser"] = content_hash_of(denoiser)
+        if isinstance(network, DenoisedClassifier) and network.mirrored:
+            hashes["denoiser"] = sha256_of_json([hashes["denoiser"], "mirrored"])
     if isinstance(classifier, AnyClassifier):
         hashes["classifier"] = classifier.content_hash()
         if isinstance(classifier, Classifier) and imports_code(classifier.architecture):

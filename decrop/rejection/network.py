@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from decrop.classifiers.feature_maps import StagedClassifier
+from decrop.config import DenoiserSettings
 from decrop.errors import InputError
 from decrop.files import sha256_of_json, sha256_of_tensors
 from decrop.networks.resnet import BasicBlock
@@ -160,6 +161,15 @@ def is_rejected(classes: Tensor, heads: Tensor, *, threshold: float) -> Tensor:
     """
     consulted = heads.gather(1, classes[:, None])[:, 0]
     return consulted.float().sigmoid() > threshold
+
+
+def check_one_image(denoiser: DenoiserSettings) -> None:
+    """Raise InputError where logits are averaged over two images, of which one may be rejected."""
+    if denoiser.mirrored:
+        raise InputError(
+            "denoiser.mirrored: a rejector decides about one denoised image, not about two whose "
+            "logits are averaged; give a bundle without denoiser.mirrored."
+        )
 
 
 def check_certificate(certificate: str, *, rejecting: bool) -> None:

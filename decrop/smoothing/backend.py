@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from decrop.config import ExecutionSettings
+from decrop.networks.denoised import DenoisedClassifier
 from decrop.smoothing.prepare import fitting_execution
 from decrop.smoothing.probe import probe_chunks_per_batch
 from decrop.smoothing.sampling import LocalSampler, MakeSampler, Sampler, SamplingTask
@@ -73,8 +74,8 @@ _HERE = Backend()
 
 
 def backend_of(network: nn.Module) -> Backend:
-    """Return where a function computes its classes: where the last part of a sequence does."""
-    if isinstance(network, nn.Sequential) and len(network):
-        network = network[-1]
+    """Return where a function computes its classes: where the classifier in it does."""
+    if isinstance(network, DenoisedClassifier):
+        network = network.classifier
     found = getattr(network, "backend", None)
     return found if isinstance(found, Backend) else _HERE

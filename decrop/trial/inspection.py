@@ -20,6 +20,7 @@ from decrop.denoisers.sources import OpenedDenoiser
 from decrop.errors import InputError
 from decrop.evaluation.accuracy import exact_interval
 from decrop.networks.conditional import SigmaConditional, told_sigma
+from decrop.networks.denoised import DenoisedClassifier
 from decrop.seeds import torch_generator
 from decrop.smoothing.collect import CountCollector
 from decrop.smoothing.execution import resolve_device
@@ -153,12 +154,14 @@ def inspect_classifier(
     if denoiser is not None:
         noisy = _NoisyImages(config, images, split, draws, classifier.class_count)
         network = copied(denoiser.network)
+        mirrored = config.denoiser.mirrored
+        protected = DenoisedClassifier(network, classifier, mirrored=mirrored)
         quality, behind = {}, {}
         for count, sigma in enumerate(sigmas):
             done(len(sigmas) + count)
             told_sigma(network, sigma)
             quality[f"{sigma:g}"] = noisy.psnr(network, sigma)
-            behind[f"{sigma:g}"] = noisy.accuracy(nn.Sequential(network, classifier), sigma)
+            behind[f"{sigma:g}"] = noisy.accuracy(protected, sigma)
         before = DenoiserInspection(
             source=denoiser.given.source,
             network=type(bare(network)).__name__,

@@ -16,6 +16,7 @@ from decrop.config import TrialConfig
 from decrop.config.trial import Part
 from decrop.data.limited import LabelledImages
 from decrop.denoisers.sources import OpenedDenoiser
+from decrop.networks.denoised import DenoisedClassifier
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.smoothing.prepare import copied
 from decrop.synthesis.synthetic_samples import synthetic_samples
@@ -169,7 +170,9 @@ class DenoiserPart(_InTraining):
         self.config = config
         self.classifier = inputs.protected
         certified = inputs.classifier if split == "held_out" else inputs.protected
-        self.network = nn.Sequential(trainer.denoiser, certified)
+        self.network = DenoisedClassifier(
+            trainer.denoiser, certified, mirrored=config.denoiser.mirrored
+        )
         self.epochs = sum(config.training.phase_epochs)
         self.flip_rate = samples.subset(training_mask).flip_rate
         self._denoiser = trainer.denoiser

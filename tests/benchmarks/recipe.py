@@ -28,7 +28,6 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
-from torch import nn
 
 from decrop.cache import ContentCache
 from decrop.cli.options import change, load_trial
@@ -39,6 +38,7 @@ from decrop.data.limited import LabelledImages, take
 from decrop.evaluation.accuracy import certified_correct, exact_interval
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_object, write_json
+from decrop.networks.denoised import DenoisedClassifier
 from decrop.seeds import numpy_generator
 from decrop.smoothing.execution import resolve_device, resolve_precision
 from decrop.synthesis.synthetic_samples import SyntheticSamples
@@ -207,7 +207,9 @@ def certify_as_it_is(config: TrialConfig, inputs: TrialInputs, folder: TrialFold
         seed=config.seed,
         device=resolve_device(config.execution.device),
     )
-    network = nn.Sequential(denoiser.eval(), inputs.protected)
+    network = DenoisedClassifier(
+        denoiser.eval(), inputs.protected, mirrored=config.denoiser.mirrored
+    )
     task = CertificationTask(network, inputs.test, "test", inputs.classifier.class_count)
     config = with_recorded_batch_size(config, task, folder.execution_path)
     with progress_bars() as bars:

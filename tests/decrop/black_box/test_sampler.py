@@ -22,6 +22,7 @@ from decrop.black_box import sampler as asking
 from decrop.black_box.sampler import EndpointBackend, QueryPlan
 from decrop.config import ClassifierSettings
 from decrop.errors import InputError
+from decrop.networks.denoised import DenoisedClassifier
 from decrop.seeds import seeded_globals
 from decrop.smoothing.backend import backend_of
 from decrop.smoothing.journal import RecordedSampler
@@ -66,6 +67,10 @@ def denoiser() -> nn.Module:
         return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 1, 1))
 
 
+def behind(denoiser: nn.Module, classifier: nn.Module) -> nn.Module:
+    return DenoisedClassifier(denoiser, classifier, mirrored=False)
+
+
 def opened(endpoint: Endpoint, ledger: Path | None = None, **given: Any) -> EndpointClassifier:
     settings = {"retries": 0, "batch_size": 2 * CHUNK, **given}
     source = ClassifierSettings.model_validate({"source": endpoint.url, "endpoint": settings})
@@ -107,11 +112,11 @@ def test_counts_are_those_of_the_network_behind(answer: Any, precision: str) -> 
     """Noise and denoised images are the same, bit for bit; so is the class of nearly all."""
     before = denoiser().eval()
     with serving(answer) as endpoint:
-        counts = asked(nn.Sequential(before, opened(endpoint)), precision=precision)
+        counts = asked(behind(before, opened(endpoint)), precision=precision)
         assert endpoint.images == 1 + DRAWS
     # The classifier at the endpoint computes in fp32.
-    behind = nn.Sequential(before, nn.Identity()) if precision == "fp32" else InPrecision(before)
-    expected = local(nn.Sequential(behind, NETWORK))
+    denoising = before if precision == "fp32" else InPrecision(before)
+    expected = local(behind(denoising, NETWORK))
     assert np.array_equal(counts, expected)
     assert (counts[:, :-1] > 0).any(axis=0).sum() > 1
 
@@ -149,9 +154,9 @@ def test_chunks_go_whole_and_requests_are_full() -> None:
 def test_where_an_endpoint_is_found() -> None:
     with serving() as endpoint:
         classifier = opened(endpoint)
-    for asked in (classifier, nn.Sequential(nn.Identity(), classifier)):
+    for asked in (classifier, behind(nn.Identity(), classifier)):
         assert isinstance(backend_of(asked), EndpointBackend)
-    for computed in (nn.Sequential(classifier, nn.Identity()), NETWORK, nn.Sequential()):
+    for computed in (behind(classifier, nn.Identity()), NETWORK):
         assert not backend_of(computed).costs
 
 
@@ -161,7 +166,7 @@ def test_what_a_denoiser_must_not_give_is_not_asked() -> None:
             return images * torch.nan
 
     with serving() as endpoint, pytest.raises(InputError, match="not finite numbers"):
-        asked(nn.Sequential(Nan(), opened(endpoint)))
+        asked(behind(Nan(), opened(endpoint)))
     assert endpoint.asked == [1]
 
 

@@ -18,6 +18,7 @@ from decrop.evaluation.record import CertificationRecord, read_record, record_pa
 from decrop.evaluation.table import CertificateTable
 from decrop.files import read_json, write_json
 from decrop.networks.conditional import told_sigma
+from decrop.networks.denoised import DenoisedClassifier
 from tests.cases import cases
 from tests.decrop.rejecting import rejecting_network, small_classifier
 from tests.decrop.tiny import labelled, random_images, tiny_classifier, tiny_config
@@ -169,9 +170,9 @@ def record_of(network: nn.Module, **execution: str) -> CertificationRecord:
     return CertificationRecord.of(config, network, images, split="test", estimation_samples=100)
 
 
-def behind(denoiser: nn.Module, **contract: Any) -> nn.Module:
+def behind(denoiser: nn.Module, *, mirrored: bool = False, **contract: Any) -> nn.Module:
     adapted = AdaptedDenoiser(denoiser, DenoiserContract(**contract))
-    return nn.Sequential(adapted, small_classifier())
+    return DenoisedClassifier(adapted, small_classifier(), mirrored=mirrored)
 
 
 def of_a_function(negative_slope: float) -> nn.Module:
@@ -187,6 +188,7 @@ def of_a_function(negative_slope: float) -> nn.Module:
         # Programs, and networks of others, compute with more than their weights.
         (behind(nn.AvgPool2d(3, 1, 1)), behind(nn.MaxPool2d(3, 1, 1)), "another denoiser"),
         (behind(nn.Tanh()), behind(nn.Tanh(), returns="noise"), "another denoiser"),
+        (behind(nn.Tanh()), behind(nn.Tanh(), mirrored=True), "another denoiser"),
         (of_a_function(0.1), of_a_function(0.2), "another version of the classifier's code"),
         (rejecting_network(), rejecting_network(threshold=0.4), "another rejector"),
     ],

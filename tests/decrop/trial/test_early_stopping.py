@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 import decrop.trial.certify
 import decrop.trial.run
@@ -16,6 +16,7 @@ import decrop.trial.several_sigmas
 from decrop.cache import ContentCache
 from decrop.cli.main import run
 from decrop.files import read_json
+from decrop.networks.denoised import DenoisedClassifier
 from decrop.training.hooks import Hooks
 from decrop.trial.certify import CertificationTask
 from decrop.trial.folder import Report, TrialFolder
@@ -64,8 +65,8 @@ def certified(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, dict[str, Tens
     certify = decrop.trial.run.certify
 
     def spy(config: Any, task: CertificationTask, **named: Any) -> Any:
-        assert isinstance(task.network, nn.Sequential)
-        denoiser = task.network[0].state_dict()
+        assert isinstance(task.network, DenoisedClassifier)
+        denoiser = task.network.denoiser.state_dict()
         weights = {name: value.clone() for name, value in denoiser.items()}
         calls.append((named["estimation_samples"], weights))
         return certify(config, task, **named)
