@@ -1,7 +1,7 @@
 """The experiment of runs in MLflow: found or made, with its description and its page."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,8 @@ class ExperimentView:
 
     Attributes:
         name: of a new one.
-        page: its saved view, as the value of MLflow's tag.
+        page: writes its saved view, as the value of MLflow's tag, with the ids of runs to pin.
+        pinned: keys of these runs.
         key: unique, by which a sweep finds its own again; None for one that several share, which
             is found by its name and left as it was made.
         note: writes its description in Markdown, where there is a key.
@@ -46,7 +47,8 @@ class ExperimentView:
     """
 
     name: str
-    page: str
+    page: Callable[[Sequence[str]], str]
+    pinned: Sequence[str] = ()
     key: str | None = None
     note: Callable[[], str] = str
     reserve_name: str = ""
@@ -91,12 +93,16 @@ class ShownExperiment:
             self._opened = experiment
         return self._opened
 
-    def sync(self) -> None:
-        """Bring description and page up to date, unless the description is a user's own."""
-        known = self.open()
+    def sync(self, pinned: Sequence[str] = ()) -> None:
+        """Bring description and page up to date, unless the description is a user's own.
+
+        Args:
+            pinned: ids of the runs to pin that there are.
+        """
+        known, page = self.open(), self._view.page(pinned)
         note, client, identity = _shortened(self._view.note()), self._client, known.experiment_id
         shown = (known.tags.get(_NOTE_TAG), known.tags.get(_STATE_TAG))
-        if self._view.key is None or shown == (note, self._view.page):
+        if self._view.key is None or shown == (note, page):
             return
         current = client.get_experiment(identity)
         found = _hash(current.tags.get(_NOTE_TAG, ""))
@@ -104,15 +110,15 @@ class ShownExperiment:
             # Both, so that a break before the description is written leaves one that is known.
             client.set_experiment_tag(identity, _NOTE_HASHES_TAG, f"{found} {_hash(note)}")
             client.set_experiment_tag(identity, _NOTE_TAG, note)
-        if current.tags.get(_STATE_TAG) != self._view.page:
-            client.set_experiment_tag(identity, _STATE_TAG, self._view.page)
+        if current.tags.get(_STATE_TAG) != page:
+            client.set_experiment_tag(identity, _STATE_TAG, page)
         # What there is to be shown, were it not for a user's own description.
-        known.tags.update({_NOTE_TAG: note, _STATE_TAG: self._view.page})
+        known.tags.update({_NOTE_TAG: note, _STATE_TAG: page})
 
     def _create(self) -> "Experiment":
         from mlflow.exceptions import MlflowException
 
-        client, name, tags = self._client, self._view.name, {_STATE_TAG: self._view.page}
+        client, name, tags = self._client, self._view.name, {_STATE_TAG: self._view.page(())}
         if self._view.key is not None:
             note = _shortened(self._view.note())
             tags |= {KEY_TAG: self._view.key, _NOTE_TAG: note, _NOTE_HASHES_TAG: _hash(note)}

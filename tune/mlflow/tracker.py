@@ -134,10 +134,6 @@ class RunsTracker:
         """
         problems: list[tuple[str, Exception]] = []
         with self._exclusive():
-            try:
-                self._experiment.sync()
-            except InputError as error:
-                problems.append(("the page", error))
             path = self._writer_path
             wrote_last = path.exists() and path.read_text() == self._identity
             self._listed = self._listed and wrote_last
@@ -156,6 +152,11 @@ class RunsTracker:
                     if not isinstance(error, Exception) or _ends_sync(error):
                         raise
                     problems.append((source.key, error))
+            pinned = [self._runs[key] for key in self.shown.experiment.pinned if key in self._runs]
+            try:
+                self._experiment.sync([run.id for run in pinned])
+            except InputError as error:
+                problems.insert(0, ("the page", error))
         if problems:
             key, first = problems[0]
             raise TrackingError(
@@ -330,9 +331,14 @@ class Tracker(RunsTracker):
         name = f"{record.name} {record.created:%Y-%m-%d %H:%M:%S}"
         experiment = ExperimentView(
             name=name,
-            page=page_state(
-                sweep_kind(record.sweep), varied_paths(record.sweep), objectives_of(record.sweep)
+            page=lambda pinned: page_state(
+                sweep_kind(record.sweep),
+                varied_paths(record.sweep),
+                objectives_of(record.sweep),
+                pinned,
             ),
+            # The reference, to which all others are compared.
+            pinned=["trials/0"],
             key=f"{record.id}/experiment",
             note=lambda: sweep_description(directory, record),
             reserve_name=f"{name} {record.id}",
