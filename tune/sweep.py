@@ -22,7 +22,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Trials that Ray Tune starts at a time, one unless told; how many there may be is the searcher's.
 os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(2**16))
 
-import ray
 from ray import tune as ray_tune
 from rich.console import Console
 
@@ -64,7 +63,7 @@ from tune.space import (
 from tune.stopping import Reason, SweepStop, common_cause, deadline, ends_sweep
 from tune.sweep_file import SweepConfig
 from tune.trust import resume_command
-from tune.worker import OBJECTIVE, SweepJob, SweepTrial, has_imported, shares_inputs
+from tune.worker import OBJECTIVE, SweepJob, SweepTrial, shares_inputs
 
 # It tells of a trial that failed by a traceback, which is in the trial's folder.
 logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
@@ -331,22 +330,10 @@ def _job(sweep: SweepConfig, directory: SweepDirectory, claimed: Claims, fence: 
     return SweepJob(directory.path.absolute(), sweep, claimed, None, fence.absolute())
 
 
-def _start_processes(claims: Claims) -> None:
-    """Let the processes of the first trials import what they need while inputs are loaded here.
-
-    Ray gives idle processes to trials. Not on GPUs, of which an idle process must hold nothing.
-    """
-    if claims.trial.gpu == 0:
-        imported = ray.remote(num_cpus=claims.trial.cpu)(has_imported)
-        for _ in range(claims.trials_at_once(cluster_size())):
-            imported.remote()
-
-
 def _with_inputs(job: SweepJob, console: Console) -> SweepJob:
     """Add the inputs that all trials share, if they do."""
     if not shares_inputs(job.sweep):
         return job
-    _start_processes(job.claims)
     reference = reference_config(job.sweep)
     # What trials compute on, if this machine has it too.
     device = resolve_device("cpu" if job.claims.trial.gpu == 0 else reference.execution.device)

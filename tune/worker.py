@@ -159,10 +159,6 @@ class SweepJob:
         )
 
 
-def has_imported() -> None:
-    """Do nothing; a process that can be asked to has imported what trials need."""
-
-
 def shares_inputs(sweep: SweepConfig) -> bool:
     """Tell whether all trials of a sweep work on the same classifier and data."""
     varied, trained = varied_paths(sweep), trial_kinds(sweep)

@@ -87,11 +87,6 @@ def export_bundle(
         raise InputError(
             "--onnx and --torch-export write the denoiser, and the trial has none; drop them."
         )
-    if (onnx or torch_export) and result.image_shape is None:
-        raise InputError(
-            f"{folder.path} is of an earlier version and has not recorded the shape of its images, "
-            "which an exported program needs; train it again."
-        )
     partial = destination.with_name(f".{destination.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -158,7 +153,6 @@ def _write_programs(
     trust_code: bool,
 ) -> None:
     shape = result.image_shape
-    assert shape is not None  # checked before anything was written
     denoiser = stored_denoiser(
         config.denoiser,
         partial / DENOISER,

@@ -11,7 +11,7 @@ from decrop.files import MOST_TEXT_BYTES, read_json, sha256_of_file, write_json
 
 # In 10 are settings that 9 lacks, whose defaults are what it did.
 FORMAT = 10
-OLDEST_FORMAT = 9
+OLDEST_FORMAT = 10
 CONFIG = "config.json"
 DENOISER = "denoiser.safetensors"
 CERTIFICATES = "certificates.tsv"

@@ -342,10 +342,8 @@ def _load_rejector(
     record, shape = document.rejector, document.result.image_shape
     if record is None:
         return None
-    if record.settings.stages is None or shape is None:
-        raise InputError(
-            f"{path / CONFIG}: rejector.settings.stages and result.image_shape must be stated."
-        )
+    if record.settings.stages is None:
+        raise InputError(f"{path / CONFIG}: rejector.settings.stages must be stated.")
     staged = StagedClassifier(protected.white_box(), record.settings.stages)
     network = built_with_weights(
         partial(build_rejector, record.settings, staged, shape),
@@ -362,7 +360,7 @@ def _check_record(document: _Document, protected: AnyClassifier, path: Path) -> 
         if getattr(document.trial.execution, name) == "auto":
             raise InputError(f"{path}: trial.execution.{name} = 'auto': must be what was used.")
     shape, channels = document.result.image_shape, protected.channels
-    if shape is not None and (shape[0] != channels or min(shape) < 1):
+    if shape[0] != channels or min(shape) < 1:
         raise InputError(
             f"{path}: result.image_shape = {shape}: must be the {counted(channels, 'channel')} of "
             "the classifier, height and width."

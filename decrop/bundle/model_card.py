@@ -261,8 +261,6 @@ def _batches(config: TrialConfig) -> str:
 
 
 def _images(result: TrialResult) -> str:
-    if result.image_shape is None:
-        return ""
     channels, height, width = result.image_shape
     return f", images of {channels}×{height}×{width}"
 
@@ -382,9 +380,9 @@ def _rows(result: TrialResult) -> str:
 
 
 def _average(result: TrialResult) -> str:
-    interval = result.scores.average_radius_interval
-    within = "" if interval is None else f" ({interval[0]:.3f} – {interval[1]:.3f})"
-    return f"Average certified radius {result.scores.average_certified_radius:.3f}{within}"
+    low, high = result.scores.average_radius_interval
+    average = result.scores.average_certified_radius
+    return f"Average certified radius {average:.3f} ({low:.3f} – {high:.3f})"
 
 
 def _percent(share: float) -> str:

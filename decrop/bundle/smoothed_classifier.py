@@ -124,7 +124,7 @@ class SmoothedClassifier(ModelHubMixin):
             if config.trains == "denoiser"
             else config.classifier.source,
             f"{len(self.class_names)} classes",
-            *([] if shape is None else [f"images {' x '.join(map(str, shape))}"]),
+            f"images {' x '.join(map(str, shape))}",
             f"sigma {self.sigma:g}",
             str(self.device),
         ]
@@ -265,8 +265,7 @@ class SmoothedClassifier(ModelHubMixin):
     def _fitting(self, bundle: Bundle) -> TrialConfig:
         execution = bundle.config.execution.model_copy(update={"device": self.device.type})
         config = bundle.config.model_copy(update={"execution": execution})
-        shape = bundle.result.image_shape
-        return config if shape is None else with_fitting_execution(config, bundle.network, shape)
+        return with_fitting_execution(config, bundle.network, bundle.result.image_shape)
 
     def _task(
         self, images: Images, indices: Numbers | None, sigma: float | None
@@ -294,10 +293,8 @@ class SmoothedClassifier(ModelHubMixin):
         """Return images uint8 or float32, on the CPU; floats may leave [0,1] by the margin."""
         found = torch.as_tensor(images).detach().cpu()
         shape = self.bundle.result.image_shape
-        channels = self.bundle.classifier.channels
-        expected = f"[batch, {', '.join(map(str, shape or (channels, 'height', 'width')))}]"
-        fits = found.ndim == 4 and found.shape[1] == channels
-        if not fits or (shape is not None and tuple(found.shape[1:]) != shape):
+        if found.ndim != 4 or tuple(found.shape[1:]) != shape:
+            expected = f"[batch, {', '.join(map(str, shape))}]"
             raise InputError(f"images must be {expected}, but are {list(found.shape)}.")
         if not len(found):
             raise InputError("images must be at least 1, but are 0.")

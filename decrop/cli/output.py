@@ -161,11 +161,9 @@ def accuracy_table(title: str, rows: "Mapping[str, Scores]") -> Table:
 
 
 def _average_cell(scores: "Scores") -> Text:
-    shown, interval = f"{scores.average_certified_radius:.3f}", scores.average_radius_interval
-    if interval is None:
-        return Text(shown)
-    low, high = interval
-    return Text.assemble(f"{shown} ", (f"({low:.2f}–{high:.2f})", "dim"))
+    low, high = scores.average_radius_interval
+    average = f"{scores.average_certified_radius:.3f} "
+    return Text.assemble(average, (f"({low:.2f}–{high:.2f})", "dim"))
 
 
 def accuracy_cell(accuracy: float, images: int) -> Text:

@@ -49,8 +49,7 @@ class Report:
         evaluation: counted from 1.
         epoch: epochs that the scored denoiser was trained for.
         finished: whether this is the trial's last report.
-        area_under_curve: of certified accuracy up to the largest of its radii; None in reports of
-            before it was recorded.
+        area_under_curve: of certified accuracy up to the largest of its radii.
     """
 
     evaluation: int
@@ -58,7 +57,7 @@ class Report:
     average_certified_radius: float
     certified_accuracy: dict[str, float]
     finished: bool
-    area_under_curve: float | None = None
+    area_under_curve: float
 
 
 class TrialFolder(TrainingFolder):

@@ -1,6 +1,6 @@
 """The result of a trial, as it is written to its folder."""
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -36,8 +36,6 @@ from decrop.smoothing.execution import Layout
 NOISY_IMAGE = "noisy_image"
 
 
-# Of `Scores`, what results of earlier versions lack.
-_LATER = ("area_under_curve", "radius_error")
 _NORMAL_95 = 1.96
 
 
@@ -55,23 +53,20 @@ class Scores:
         certified_accuracy: share of all images that are correct with at least the radius.
         abstention_rate: share of images without a certified class, those among them whose selected
             class is wrong included (`CertificateTable.shares` tells both apart).
-        area_under_curve: of certified accuracy up to the largest of its radii, in [0,1] pixels;
-            None in results of before it was recorded.
-        radius_error: standard error of the average certified radius; None likewise.
+        area_under_curve: of certified accuracy up to the largest of its radii, in [0,1] pixels.
+        radius_error: standard error of the average certified radius.
     """
 
     images: CountOrZero
     average_certified_radius: NonNegative
     certified_accuracy: Annotated[dict[Word, Share], Field(max_length=MOST_RADII)]
     abstention_rate: Share
-    area_under_curve: NonNegative | None = None
-    radius_error: NonNegative | None = None
+    area_under_curve: NonNegative
+    radius_error: NonNegative
 
     @property
-    def average_radius_interval(self) -> tuple[float, float] | None:
+    def average_radius_interval(self) -> tuple[float, float]:
         """A 95 % interval of the average certified radius over images, by the normal law."""
-        if self.radius_error is None:
-            return None
         reach, average = _NORMAL_95 * self.radius_error, self.average_certified_radius
         return max(0.0, average - reach), average + reach
 
@@ -95,10 +90,8 @@ class Scores:
         )
 
     def sums_up(self, table: CertificateTable, radii: tuple[float, ...]) -> bool:
-        """Return whether these are the scores of a table, as far as they were recorded."""
-        found = Scores.of(table, radii)
-        absent: dict[str, Any] = {name: None for name in _LATER if getattr(self, name) is None}
-        return self == replace(found, **absent)
+        """Return whether these are the scores of a table."""
+        return self == Scores.of(table, radii)
 
 
 @dataclass(frozen=True)
@@ -116,7 +109,7 @@ class TrialResult:
             box also of its surrogate, which held-out certificates are of.
         seconds: duration of stage1, prior, training and certification; on the test split also of
             noisy_image (`decrop.trial.certify.noisy_image_seconds`).
-        image_shape: channels, height and width; None in results of before it was recorded.
+        image_shape: channels, height and width.
         agreement: of a black box, share of held-out images on which its surrogate predicts as it.
         layout: of images in memory, when the certified function takes them.
         by_sigma: certified performance at each of several standard deviations of the noise, the
@@ -133,7 +126,7 @@ class TrialResult:
     chunks_per_batch: BatchSize
     hashes: Hashes
     seconds: Annotated[dict[Word, Seconds], Field(max_length=100)]
-    image_shape: tuple[Side, Side, Side] | None = None
+    image_shape: tuple[Side, Side, Side]
     agreement: Share | None = None
     layout: Layout = "channels_last"
     by_sigma: Annotated[dict[Word, Scores], Field(max_length=MOST_SIGMAS + 1)] | None = None
@@ -175,8 +168,7 @@ class TrialResult:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Self:
         """Read what `to_json` returned."""
-        shape = document.get("image_shape")
-        nested = nested_scores(document) | {"image_shape": None if shape is None else tuple(shape)}
+        nested = nested_scores(document) | {"image_shape": tuple(document["image_shape"])}
         nested["scores"] = Scores(**nested["scores"])
         if (by_sigma := document.get("by_sigma")) is not None:
             nested["by_sigma"] = {sigma: Scores(**scores) for sigma, scores in by_sigma.items()}

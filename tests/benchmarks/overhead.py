@@ -149,6 +149,7 @@ def stub_trial(
             average_certified_radius=radius,
             certified_accuracy={radius_key(RADIUS): radius / RADIUS},
             finished=evaluation == EVALUATIONS,
+            area_under_curve=radius,
         )
         reports.append(asdict(report))
         write_json(folder.history_path, history)

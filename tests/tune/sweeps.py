@@ -69,6 +69,7 @@ def report_row(evaluation: int, finished: bool = False) -> dict[str, Any]:
         "average_certified_radius": 0.1 * evaluation,
         "certified_accuracy": {"0.0": 0.5, "0.25": 0.05 * evaluation},
         "finished": finished,
+        "area_under_curve": 0.1 * evaluation,
     }
 
 
@@ -79,11 +80,14 @@ def result(split: str = "held_out", radius: float = 0.3) -> dict[str, Any]:
         "average_certified_radius": radius,
         "certified_accuracy": {"0.0": 0.7, "0.25": 0.5},
         "abstention_rate": 0.2,
+        "area_under_curve": radius,
+        "radius_error": 0.01,
         "clean_accuracy": 0.9,
         "flip_rate": 0.95,
         "precision": "fp32",
         "device": "cpu",
         "chunks_per_batch": 4,
+        "image_shape": [3, 32, 32],
         "hashes": {"classifier": "c" * 64, "dataset": "d" * 64},
         "seconds": {"stage1": 1.5, "training": 6.0, "certification": 3.25},
     }

@@ -69,7 +69,7 @@ def save_model(loaded: Bundle, bundle: Path, destination: Path) -> None:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
-    shape = loaded.result.image_shape or (loaded.classifier.channels, -1, -1)
+    shape = loaded.result.image_shape
     outputs = {
         "label": DataType.string,
         "class": DataType.long,
@@ -112,7 +112,7 @@ def _usage(loaded: Bundle, name: str) -> str:
 
     In short lines, for narrow windows cut long ones off.
     """
-    shape = loaded.result.image_shape or (loaded.classifier.channels, "H", "W")
+    shape = loaded.result.image_shape
     uri = f"models:/{name}@{CHAMPION}"
     return "\n".join(
         [

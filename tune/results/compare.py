@@ -18,7 +18,7 @@ from decrop.evaluation.sigma_tables import ENVELOPE, envelope_table
 from decrop.evaluation.table import CertificateTable, Shares
 from decrop.files import write_text
 from decrop.trial.folder import save_figure
-from decrop.trial.result import TrialResult, radius_key
+from decrop.trial.result import radius_key
 from decrop.wording import times
 from tune.directory import SweepDirectory
 from tune.export import trial_number
@@ -114,7 +114,7 @@ def read_certified(target: str) -> Certified:
         return _of_sweep(target, path, "best")
     if (path / CONFIG).exists():
         _, result, table = read_bundle(path)
-        return Certified(target, path.name, table, _pixel_values(result))
+        return Certified(target, path.name, table, prod(result.image_shape))
     folder, separator, selector = target.rpartition(":")
     if not separator or not SweepDirectory(Path(folder)).record_path.exists():
         raise InputError(
@@ -315,11 +315,7 @@ def _of_sweep(target: str, path: Path, selector: str) -> Certified:
             f"{target}: {name} is not certified on test images; certified trials are {certified}."
         )
     table = read_final(directory, number)
-    return Certified(target, f"{path.resolve().name}: {name}", table, _pixel_values(result))
-
-
-def _pixel_values(result: TrialResult) -> int | None:
-    return None if result.image_shape is None else prod(result.image_shape)
+    return Certified(target, f"{path.resolve().name}: {name}", table, prod(result.image_shape))
 
 
 def _certified_trial(directory: SweepDirectory) -> int | None:

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 
 from decrop.bundle import load_bundle
 from decrop.errors import InputError
-from decrop.files import read_json, write_json
+from decrop.files import read_json
 from decrop.trial.folder import TrialFolder
 from decrop.trial.inputs import TrialInputs
 from tests.decrop.digits_trial import export, files_in
@@ -66,18 +66,3 @@ def test_a_missing_extra_is_named_before_anything_is_written(
         export(final_trial, inputs, tmp_path / "bundle", onnx=True)
     assert not list(tmp_path.iterdir())
     export(final_trial, inputs, tmp_path / "bundle")
-
-
-def test_a_trial_without_a_recorded_shape_is_exported_without_programs(
-    final_trial: TrialFolder, inputs: TrialInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    result = read_json(final_trial.result_path)
-    assert result.pop("image_shape") == [1, 8, 8]
-    earlier = TrialFolder(final_trial.path)
-    earlier.result_path = tmp_path / "result.json"
-    write_json(earlier.result_path, result)
-    with pytest.raises(InputError, match="has not recorded the shape of its images"):
-        export(earlier, inputs, tmp_path / "bundle", torch_export=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
-    path = export(earlier, inputs, tmp_path / "bundle")
-    assert load_bundle(path).result.image_shape is None

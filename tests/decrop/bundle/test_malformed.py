@@ -37,7 +37,7 @@ READ = [
 @pytest.fixture
 def bundle_path(tmp_path: Path) -> Path:
     """A bundle that says nothing twice: the record beside its certificates repeats its settings."""
-    path = shutil.copytree(BUNDLES / "format-9", tmp_path / "bundle")
+    path = shutil.copytree(BUNDLES / "format-10", tmp_path / "bundle")
     (path / "certificates.tsv.json").unlink()
     renew_checksums(path)
     return Path(path)

@@ -179,7 +179,7 @@ def test_a_bundle_with_a_rejector_gets_no_other(
     [
         ("rejector", None, "there is no rejector here"),
         ("trial.certification.certificate", "cohen", "must be rejection"),
-        ("rejector.settings.stages", None, "stages and result.image_shape must be stated"),
+        ("rejector.settings.stages", None, "rejector.settings.stages must be stated"),
         ("rejector.settings.stages", ["maps.2", "nowhere"], "has no module 'nowhere'"),
         ("rejector.settings.stages", [], "does not fit the rejector"),
         ("rejector.settings.width", 8, "does not fit the rejector"),

@@ -21,6 +21,8 @@ def scores(accuracy: float) -> Scores:
         average_certified_radius=0.12345,
         certified_accuracy={"0.0": accuracy, "0.25": 0.0},
         abstention_rate=0.1,
+        area_under_curve=0.12,
+        radius_error=0.01,
     )
 
 
@@ -146,7 +148,7 @@ def test_table_has_a_row_a_name_and_a_column_a_radius(capsys: pytest.CaptureFixt
 
 def test_a_table_in_a_narrow_terminal_cuts_nothing_off() -> None:
     shares = {f"{radius}": 0.5 for radius in (0.0, 0.25, 0.5, 0.75)}
-    found = Scores(200, 0.287, shares, 0.1, radius_error=0.02)
+    found = Scores(200, 0.287, shares, 0.1, area_under_curve=0.28, radius_error=0.02)
     # Of 80 columns intervals have a line of their own, unbroken.
     for width, whole in ((60, "0.287"), (80, "(0.25–0.33)")):
         narrow = Console(file=io.StringIO(), width=width)

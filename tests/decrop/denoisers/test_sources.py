@@ -123,7 +123,7 @@ def settings_of(kind: str, folder: Path) -> dict[str, Any]:
         case "program":
             return {"source": str(program_file(folder))}
         case "bundle":
-            return {"source": str(BUNDLES / "format-9")}
+            return {"source": str(BUNDLES / "format-10")}
         case "diffusion":
             return {"source": str(diffusion_folder(folder / "model"))}
         case "deepinv":
@@ -263,7 +263,7 @@ def test_what_cannot_be_opened_is_refused_in_a_line(tmp_path: Path) -> None:
 
 
 def test_a_changed_bundle_is_not_gone_on_from(tmp_path: Path) -> None:
-    shutil.copytree(BUNDLES / "format-9", tmp_path / "bundle")
+    shutil.copytree(BUNDLES / "format-10", tmp_path / "bundle")
     with (tmp_path / "bundle" / "denoiser.safetensors").open("ab") as file:
         file.write(b"0")
     assert "was changed" in refusal(source=str(tmp_path / "bundle"))

@@ -59,6 +59,7 @@ def result_of(rows: CertificateTable) -> TrialResult:
         chunks_per_batch=4,
         hashes={},
         seconds={},
+        image_shape=(1, 8, 8),
     )
 
 

@@ -25,7 +25,7 @@ from tune.mlflow.trainings import track_training
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 URI = "http://127.0.0.1:9"
-BUNDLE = Path(__file__).parents[2] / "data" / "bundles" / "format-9"
+BUNDLE = Path(__file__).parents[2] / "data" / "bundles" / "format-10"
 SHORT = (
     "classifier.training.objective=adre_reg",
     "classifier.training.epochs=3",

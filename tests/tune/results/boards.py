@@ -28,6 +28,7 @@ def write_test_outcome(folder: SweepTrialFolder, robust: Iterable[int]) -> None:
         chunks_per_batch=4,
         hashes={},
         seconds={"certification": 2.0, "noisy_image": 0.00123456},
+        image_shape=(3, 32, 32),
     )
     write_json(folder.result_path, outcome.to_json())
 
