@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -134,6 +134,9 @@ class RunsTracker:
         """
         problems: list[tuple[str, Exception]] = []
         with self._exclusive():
+            # First, for nothing is written where MLflow is away; a broken page is told below.
+            with suppress(InputError):
+                self._experiment.open()
             path = self._writer_path
             wrote_last = path.exists() and path.read_text() == self._identity
             self._listed = self._listed and wrote_last
