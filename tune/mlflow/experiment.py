@@ -1,7 +1,7 @@
 """The experiment of runs in MLflow: found or made, with its description and its page."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,8 +38,7 @@ class ExperimentView:
 
     Attributes:
         name: of a new one.
-        page: writes its saved view, as the value of MLflow's tag, with the ids of runs to pin.
-        pinned: keys of these runs.
+        page: its saved view, as the value of MLflow's tag.
         key: unique, by which a sweep finds its own again; None for one that several share, which
             is found by its name and left as it was made.
         note: writes its description in Markdown, where there is a key.
@@ -47,8 +46,7 @@ class ExperimentView:
     """
 
     name: str
-    page: Callable[[Sequence[str]], str]
-    pinned: Sequence[str] = ()
+    page: str
     key: str | None = None
     note: Callable[[], str] = str
     reserve_name: str = ""
@@ -93,16 +91,12 @@ class ShownExperiment:
             self._opened = experiment
         return self._opened
 
-    def sync(self, pinned: Sequence[str] = ()) -> None:
-        """Bring description and page up to date, unless the description is a user's own.
-
-        Args:
-            pinned: ids of the runs to pin that there are.
-        """
-        known, page = self.open(), self._view.page(pinned)
+    def sync(self) -> None:
+        """Bring description and page up to date, unless the description is a user's own."""
+        known = self.open()
         note, client, identity = _shortened(self._view.note()), self._client, known.experiment_id
         shown = (known.tags.get(_NOTE_TAG), known.tags.get(_STATE_TAG))
-        if self._view.key is None or shown == (note, page):
+        if self._view.key is None or shown == (note, self._view.page):
             return
         current = client.get_experiment(identity)
         found = _hash(current.tags.get(_NOTE_TAG, ""))
@@ -110,15 +104,15 @@ class ShownExperiment:
             # Both, so that a break before the description is written leaves one that is known.
             client.set_experiment_tag(identity, _NOTE_HASHES_TAG, f"{found} {_hash(note)}")
             client.set_experiment_tag(identity, _NOTE_TAG, note)
-        if current.tags.get(_STATE_TAG) != page:
-            client.set_experiment_tag(identity, _STATE_TAG, page)
+        if current.tags.get(_STATE_TAG) != self._view.page:
+            client.set_experiment_tag(identity, _STATE_TAG, self._view.page)
         # What there is to be shown, were it not for a user's own description.
-        known.tags.update({_NOTE_TAG: note, _STATE_TAG: page})
+        known.tags.update({_NOTE_TAG: note, _STATE_TAG: self._view.page})
 
     def _create(self) -> "Experiment":
         from mlflow.exceptions import MlflowException
 
-        client, name, tags = self._client, self._view.name, {_STATE_TAG: self._view.page(())}
+        client, name, tags = self._client, self._view.name, {_STATE_TAG: self._view.page}
         if self._view.key is not None:
             note = _shortened(self._view.note())
             tags |= {KEY_TAG: self._view.key, _NOTE_TAG: note, _NOTE_HASHES_TAG: _hash(note)}

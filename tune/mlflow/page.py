@@ -42,17 +42,13 @@ class _Section:
 
 
 def page_state(
-    kind: TrialKind,
-    paths: Sequence[str] = (),
-    objectives: Sequence[Metric] = (Metric(),),
-    pinned: Sequence[str] = (),
+    kind: TrialKind, paths: Sequence[str] = (), objectives: Sequence[Metric] = (Metric(),)
 ) -> str:
     """Return the saved view of runs that differ in settings, as the value of MLflow's tag.
 
     Args:
         paths: of settings that differ.
         objectives: what is searched for, that which ranks first.
-        pinned: ids of runs that MLflow shows however many rank before them.
     """
     scores = [objective_key(objective) for objective in objectives]
     score = scores[0]
@@ -88,7 +84,6 @@ def page_state(
     shown = [section for section in sections if section.charts]
     state = {
         "runsHiddenMode": "SHOW_ALL",
-        "runsPinned": list(pinned),
         "hideEmptyCharts": True,
         "isAccordionReordered": True,
         "compareRunSections": [

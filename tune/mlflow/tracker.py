@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -134,9 +134,10 @@ class RunsTracker:
         """
         problems: list[tuple[str, Exception]] = []
         with self._exclusive():
-            # First, for nothing is written where MLflow is away; a broken page is told below.
-            with suppress(InputError):
-                self._experiment.open()
+            try:
+                self._experiment.sync()
+            except InputError as error:
+                problems.append(("the page", error))
             path = self._writer_path
             wrote_last = path.exists() and path.read_text() == self._identity
             self._listed = self._listed and wrote_last
@@ -155,11 +156,6 @@ class RunsTracker:
                     if not isinstance(error, Exception) or _ends_sync(error):
                         raise
                     problems.append((source.key, error))
-            pinned = [self._runs[key] for key in self.shown.experiment.pinned if key in self._runs]
-            try:
-                self._experiment.sync([run.id for run in pinned])
-            except InputError as error:
-                problems.insert(0, ("the page", error))
         if problems:
             key, first = problems[0]
             raise TrackingError(
@@ -334,14 +330,9 @@ class Tracker(RunsTracker):
         name = f"{record.name} {record.created:%Y-%m-%d %H:%M:%S}"
         experiment = ExperimentView(
             name=name,
-            page=lambda pinned: page_state(
-                sweep_kind(record.sweep),
-                varied_paths(record.sweep),
-                objectives_of(record.sweep),
-                pinned,
+            page=page_state(
+                sweep_kind(record.sweep), varied_paths(record.sweep), objectives_of(record.sweep)
             ),
-            # The reference, to which all others are compared.
-            pinned=["trials/0"],
             key=f"{record.id}/experiment",
             note=lambda: sweep_description(directory, record),
             reserve_name=f"{name} {record.id}",

@@ -312,7 +312,7 @@ def _shown(folder: TrackedTraining) -> Shown:
         path=folder.path,
         state_path=folder.state_path,
         id=record.id,
-        experiment=ExperimentView(record.experiment, lambda _: page),
+        experiment=ExperimentView(record.experiment, page),
         sources=lambda _: training_sources(folder),
     )
 

@@ -1,19 +1,12 @@
 """The sweep directory as MLflow shows it."""
 
 import json
-from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
 
 from decrop.files import write_json
-from tests.tune.mlflow.view_makers import (
-    RUN_NAMES,
-    Shown,
-    artifact_folder,
-    unpacked_state,
-    write_everything,
-)
+from tests.tune.mlflow.view_makers import RUN_NAMES, Shown, artifact_folder, write_everything
 from tests.tune.sweeps import (
     ENDED,
     STARTED,
@@ -126,25 +119,6 @@ def test_a_view_of_an_earlier_version_is_replaced(directory: SweepDirectory) -> 
     shown.client.set_experiment_tag(shown.experiment_id, tag, "{}")
     Tracker(directory).sync()
     assert shown.client.get_experiment(shown.experiment_id).tags[tag] == state
-
-
-def test_the_reference_is_shown_however_many_trials_are_better(directory: SweepDirectory) -> None:
-    tracker = Tracker(directory)
-    assert pinned_in(Shown.of(tracker)) == []
-    for number in range(3):
-        write_complete_trial(directory.trial(number), number)
-    tracker.sync()
-    # One that finds runs and page as another process has left them.
-    for _ in range(2):
-        shown = Shown.of(tracker)
-        assert pinned_in(shown) == [shown.run("trial 0").info.run_id]
-        tracker = Tracker(directory)
-        tracker.sync()
-
-
-def pinned_in(shown: Shown) -> Any:
-    tags = shown.client.get_experiment(shown.experiment_id).tags
-    return unpacked_state(tags["mlflow.sharedViewState.all-trials"])["runsPinned"]
 
 
 def test_data_and_classifier_are_inputs_and_certificates_a_table(directory: SweepDirectory) -> None:

@@ -1,16 +1,12 @@
 """What MLflow shows of a sweep."""
 
-import base64
-import json
 import subprocess
 import time
 import urllib.error
 import urllib.request
-import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mlflow.entities import Run, ViewType
 from mlflow.tracking import MlflowClient
@@ -57,15 +53,6 @@ RUN_NAMES = Counter(
         *("undefended (test)", "digits"),
     ]
 )
-
-
-def unpacked_state(tag: str) -> dict[str, Any]:
-    """Unpack the saved view of an experiment's page as MLflow's bundle does."""
-    head, _, packed = tag.partition(";")
-    assert head == "deflate"
-    state = json.loads(zlib.decompress(base64.b64decode(packed)))
-    assert isinstance(state, dict)
-    return state
 
 
 @dataclass(frozen=True)
