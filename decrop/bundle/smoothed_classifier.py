@@ -123,6 +123,7 @@ class SmoothedClassifier(ModelHubMixin):
             f"{config.denoiser.source} before {config.classifier.source}"
             if config.trains == "denoiser"
             else config.classifier.source,
+            *(["mirrored"] if config.denoiser.mirrored else []),
             f"{len(self.class_names)} classes",
             f"images {' x '.join(map(str, shape))}",
             f"sigma {self.sigma:g}",

@@ -37,6 +37,7 @@ def test_its_bundle_computes_what_was_certified(bundle_path: Path) -> None:
     model = decrop.load(bundle_path)
     bundle = model.bundle
     assert bundle.config.denoiser.mirrored
+    assert "before small_cnn, mirrored, 10 classes" in repr(model)
     assert verify_bundle(bundle) == len(bundle.certificates.idx)
     noisy = torch.rand(3, 1, 8, 8)
     with torch.no_grad():
