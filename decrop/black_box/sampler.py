@@ -184,6 +184,12 @@ class AskingSampler:
         self._device = device
         denoiser: nn.Module = nn.Identity()
         if isinstance(task.network, DenoisedClassifier):
+            if task.network.mirrored:
+                # Settings refuse it; a bundle may name one classifier and hold another.
+                raise InputError(
+                    "denoiser.mirrored averages logits of two images, and an endpoint is asked "
+                    "about one."
+                )
             denoiser = task.network.denoiser
         else:
             task = dataclasses.replace(task, precision="fp32")

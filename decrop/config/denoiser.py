@@ -218,8 +218,9 @@ class DenoiserSettings(Settings):
     mirrored: bool = Field(
         False,
         description="Whether logits are averaged over each noisy image and its mirror image, both "
-        "denoised (an ensemble, Horvath et al. 2022): larger radii where mirror images are of the "
-        "same class, at twice the time of a sample. Training does not change.",
+        "denoised (test-time augmentation; an ensemble, Horvath et al. 2022): larger radii where "
+        "mirror images are of the same class, at twice the time of a sample. Training does not "
+        "change.",
         # Bundles and trials without it are read as before.
         exclude_if=lambda mirrored: not mirrored,
     )

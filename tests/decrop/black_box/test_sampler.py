@@ -67,8 +67,8 @@ def denoiser() -> nn.Module:
         return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 1, 1))
 
 
-def behind(denoiser: nn.Module, classifier: nn.Module) -> nn.Module:
-    return DenoisedClassifier(denoiser, classifier, mirrored=False)
+def behind(denoiser: nn.Module, classifier: nn.Module, *, mirrored: bool = False) -> nn.Module:
+    return DenoisedClassifier(denoiser, classifier, mirrored=mirrored)
 
 
 def opened(endpoint: Endpoint, ledger: Path | None = None, **given: Any) -> EndpointClassifier:
@@ -158,6 +158,12 @@ def test_where_an_endpoint_is_found() -> None:
         assert isinstance(backend_of(asked), EndpointBackend)
     for computed in (behind(classifier, nn.Identity()), NETWORK):
         assert not backend_of(computed).costs
+
+
+def test_an_endpoint_is_not_asked_in_place_of_what_averages_two_answers() -> None:
+    with serving() as endpoint, pytest.raises(InputError, match=r"denoiser\.mirrored averages"):
+        asked(behind(nn.Identity(), opened(endpoint), mirrored=True))
+    assert endpoint.asked == [1]
 
 
 def test_what_a_denoiser_must_not_give_is_not_asked() -> None:

@@ -6,8 +6,7 @@ from torch import Tensor, nn
 from decrop.networks.denoised import DenoisedClassifier
 from decrop.networks.dncnn import DnCNN
 from decrop.networks.resnet import CifarResNet
-from decrop.smoothing.prepare import as_given, folded, prepared
-from tests.decrop.tiny import CPU
+from decrop.smoothing.prepare import folded
 
 
 def parts() -> tuple[nn.Module, nn.Module]:
@@ -51,9 +50,6 @@ def test_batch_norms_of_both_parts_are_folded() -> None:
     ready = folded(network)
     assert not [layer for layer in ready.modules() if isinstance(layer, nn.BatchNorm2d)]
     torch.testing.assert_close(ready(images()), network(images()), rtol=1e-4, atol=1e-4)
-    ready = prepared(network, "bf16", "channels_last", CPU)
-    found = ready(as_given(images(), "bf16", "channels_last"))
-    assert found.dtype == torch.bfloat16
 
 
 @torch.no_grad()
