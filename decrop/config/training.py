@@ -312,7 +312,8 @@ class TrainingSettings(Settings):
     augmentation: AugmentationSettings = AugmentationSettings()
     evaluations: Count = Field(
         4,
-        description="Held-out scores of a trial, the last after the last epoch; used for pruning.",
+        description="Held-out scores of a trial, the last after the last epoch and none within "
+        "mse_epochs; used for pruning.",
     )
     early_stopping: bool = Field(
         False,

@@ -41,6 +41,7 @@ class TrainedPart(ABC):
         config: the trial's settings, with the precision and layout that its networks need.
         network: noisy images to logits, with the weights so far.
         classifier: the classifier in it, that of test images.
+        unscored_epochs: at the beginning, in which scores would tell nothing of the end.
         flip_rate: share of the boundary samples that changed the prediction, where it has any.
     """
 
@@ -49,6 +50,7 @@ class TrainedPart(ABC):
     network: nn.Module
     classifier: AnyClassifier
     epochs: int
+    unscored_epochs: int = 0
     flip_rate: float | None = None
 
     @property
@@ -174,6 +176,7 @@ class DenoiserPart(_InTraining):
             trainer.denoiser, certified, mirrored=config.denoiser.mirrored
         )
         self.epochs = sum(config.training.phase_epochs)
+        self.unscored_epochs = config.training.mse_epochs
         self.flip_rate = samples.subset(training_mask).flip_rate
         self._denoiser = trainer.denoiser
         self._inputs, self._samples, self._device = inputs, samples, device

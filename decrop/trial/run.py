@@ -75,6 +75,7 @@ def run_trial(
     config = with_recorded_batch_size(part.config, task, folder.execution_path)
     samples = config.certification
     epochs = last_epoch or part.epochs
+    scored_epochs = epochs - part.unscored_epochs
     keeps_best = split == "held_out" and config.training.early_stopping
     stage = f"training{' without held-out images' if split == 'held_out' else ''}, epochs"
 
@@ -82,7 +83,8 @@ def run_trial(
         hooks.on_progress(stage, done, epochs)
 
     for evaluation in range(len(reports) + 1, evaluations + 1):
-        part.train(folder, evaluation * epochs // evaluations, hooks, on_epoch)
+        scored_after = part.unscored_epochs + evaluation * scored_epochs // evaluations
+        part.train(folder, scored_after, hooks, on_epoch)
         epoch, finished = part.epochs_done, evaluation == evaluations
         if not finished or keeps_best:
             scores = certify(

@@ -91,6 +91,12 @@ def test_held_out_trial_reports_at_each_evaluation(
     assert outcome(folder) == outcome(held_out_trial)
 
 
+def test_scores_begin_after_the_squared_error(session: Session, folder: TrialFolder) -> None:
+    """A trial that is still in it would be compared with trials that have left it."""
+    reports = list(session.run(folder, short_trial("training.mse_epochs=4")))
+    assert [report.epoch for report in reports] == [5, 7, 9]
+
+
 def test_fixed_procedure_draws_equally_often_of_each_image(
     session: Session, folder: TrialFolder
 ) -> None:
