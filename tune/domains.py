@@ -1,7 +1,7 @@
 """Domains of the settings that a sweep varies, and rows of a table, checked before it starts."""
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Any, Self
 
@@ -262,6 +262,33 @@ def check_space(
     check_each(_check_searched)
     check_each(lambda path: _check_values(path, space, document))
     raise_found()
+
+
+def check_points(points: Sequence[Mapping[str, Any]], space: Space, *, source: str) -> None:
+    """Check that a search of the space can begin with points, which give some of its settings."""
+    for number, point in enumerate(points, 1):
+        for path, value in point.items():
+            if mistake := _mistake_in_point(path, value, point, space):
+                raise InputError(
+                    f"{source}: points_to_evaluate, point {number}: {mistake}; change the point, "
+                    "or --set points_to_evaluate=[]."
+                )
+
+
+def _mistake_in_point(path: str, value: Any, point: Mapping[str, Any], space: Space) -> str | None:
+    if path not in space:
+        return f"the sweep does not vary {path}, but {', '.join(space) or 'nothing'}"
+    domain = space[path]
+    if not domain.contains(value):
+        shown = show(domain.model_dump(mode="json", exclude_defaults=True, exclude={"when"}))
+        return f"{path} = {show(value)}: must be in its domain {shown}"
+    if not exists(domain, point):
+        asked = " and ".join(
+            f"{other} = {' or '.join(map(show, values))}"
+            for other, values in domain.conditions.items()
+        )
+        return f"{path} exists for {asked} alone, which the point must give too"
+    return None
 
 
 def _check_searched(path: str) -> None:

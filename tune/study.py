@@ -157,6 +157,8 @@ def propose(
     learns = sweep.search in ("tpe", "gp")
     study = known_study(sweep, finished if learns else (), running if learns else {}, known)
     study.sampler = _sampler(sweep, number)
+    if 1 <= number <= len(sweep.points_to_evaluate):
+        study.enqueue_trial(sweep.points_to_evaluate[number - 1])
     return suggest(study.ask(), sweep.space)
 
 

@@ -22,6 +22,7 @@ from decrop.config import (
 )
 from decrop.documents import (
     Document,
+    blame,
     field_paths,
     load_document,
     load_trial_document,
@@ -37,6 +38,7 @@ from tune.domains import (
     MOST_POINTS,
     Domain,
     Space,
+    check_points,
     check_rows,
     check_space,
     require_choices,
@@ -176,6 +178,12 @@ class SweepConfig(Settings):
         le=1_000_000,
         description="Trials in total with trial 0; not given for a grid, which has its own.",
     )
+    points_to_evaluate: tuple[FreeMapping, ...] = Field(
+        default=(),
+        max_length=MOST_POINTS,
+        description="Settings of space, by dotted path, that trials 1, 2, … begin the search with; "
+        "it chooses what a point leaves out.",
+    )
     objectives: tuple[Word, ...] = Field(
         default=(AVERAGE_RADIUS,),
         min_length=1,
@@ -223,6 +231,14 @@ class SweepConfig(Settings):
             )
         elif self.trials > 1 and not self.space:
             raise ValueError(f"trials = {self.trials}: must be 1, for space is empty")
+        return self
+
+    @model_validator(mode="after")
+    def _points_fit_search(self) -> Self:
+        if self.points_to_evaluate and self.search in ("grid", "rows"):
+            raise ValueError(
+                f"points_to_evaluate needs search tpe, gp or random, not {self.search}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -285,6 +301,8 @@ def load_sweep(name_or_path: str, assignments: Sequence[str] = ()) -> SweepConfi
     trial = _trial_document(sweep.base, sweep.trial, name_or_path, assigned)
     if mistakes := _mistakes(trial, sweep.space, name_or_path, assigned):
         raise together(mistakes)
+    blamed = blame("points_to_evaluate", name_or_path, assigned)
+    check_points(sweep.points_to_evaluate, sweep.space, source=blamed)
     config = TrialConfig.model_validate(trial)
     radii = config.certification.radii
     metrics_named(sweep.objectives, radii, source=f"{name_or_path}: objectives")

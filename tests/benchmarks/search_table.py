@@ -38,6 +38,7 @@ TABLE = Path(__file__).parent / "data" / "search_table.json.gz"
 # values of the attacks' bounds and steps let trials share boundary samples.
 SMALLER = (
     "search=random",
+    "points_to_evaluate=[]",
     "limited.fraction=0.08",
     "limited.held_out_fraction=0.33",
     "training.epochs=8",

@@ -39,6 +39,22 @@ def test_suggestions_have_what_their_conditions_ask_and_nothing_else() -> None:
     assert seen == {(True, True), (True, False), (False, False)}
 
 
+@pytest.mark.parametrize("search", ["tpe", "gp", "random"])
+def test_a_search_begins_with_its_points_and_chooses_the_rest(search: str) -> None:
+    points = (
+        {"interpolation.mode": "published", "training.learning_rate": 2e-3},
+        {"interpolation.mode": "as_written", "training.optimizer": "adam"},
+    )
+    given = sweep(space=CONDITIONAL, search=search, trials=9, points_to_evaluate=points)
+    ended = [FinishedTrial(0, propose(given, 9, [], {}), "complete", 0.1, {1: 0.1})]
+    first, second, third = (propose(given, number, ended, {}) for number in (1, 2, 3))
+    assert first.items() >= points[0].items()
+    assert second.items() >= points[1].items()
+    free = given.model_copy(update={"points_to_evaluate": ()})
+    assert third == propose(free, 3, ended, {})
+    assert all(contains(given.space, parameters) for parameters in (first, second))
+
+
 @pytest.mark.parametrize(
     "parameters",
     [

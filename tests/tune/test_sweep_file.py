@@ -135,6 +135,14 @@ def test_assignments_reach_the_sweep_the_trial_and_the_space(tmp_path: Path) -> 
             "training.loss_weights.cosine=2",
             ["has no effect", "--set space.training.loss_weights.cosine=null"],
         ),
+        (
+            "points_to_evaluate=[{training.epochs: 3}]",
+            ["point 1: the sweep does not vary training.epochs, but training.loss_weights.cosine"],
+        ),
+        (
+            "points_to_evaluate=[{}, {training.loss_weights.cosine: 99}]",
+            ["point 2", "cosine = 99", "uniform"],
+        ),
         ("zzz=1", ["valid here: name, description", "certification"]),
     ],
 )
@@ -165,6 +173,16 @@ def test_wrong_assignment_is_refused_in_one_line(
         ),
         ({"space": {"seed": {"int": [0, 5], "step": 2}}}, ["space.seed", "multiple of step"]),
         ({"space": {"training": {"epochs": {"int": [1, 2]}}}}, ["space.training.epochs"]),
+        (
+            {
+                "space": {
+                    "denoiser.source": {"choice": ["dncnn", "unet"]},
+                    "denoiser.depth": {"choice": [4, 6], "when": {"denoiser.source": "dncnn"}},
+                },
+                "points_to_evaluate": [{"denoiser.depth": 4}],
+            },
+            ["point 1: denoiser.depth exists for denoiser.source = 'dncnn' alone"],
+        ),
     ],
 )
 def test_wrong_file_is_refused_in_one_line(
